@@ -1,0 +1,1 @@
+//! Builtin builders: fetch, Debian, rootfs edits, OCI.

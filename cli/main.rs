@@ -1,0 +1,2 @@
+//! The `sos` command.
+fn main() {}

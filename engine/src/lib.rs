@@ -1,0 +1,1 @@
+//! The build engine: graph, scheduler, sandbox, events.

@@ -1,0 +1,1 @@
+//! Recipe front ends and the sos language library.

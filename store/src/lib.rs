@@ -1,0 +1,1 @@
+//! The content-addressed store: blobs, trees, rootfs manifests, metadata, garbage collection.
