@@ -1,0 +1,43 @@
+# The front door. Every job does its own set-up; see setup.sh for what it installs.
+#
+#   make demo       build sos, then examples/web: a Debian image with a program compiled from C inside
+#   make test       everything: unit tests, black-box tests, tests against real peers
+#   make check      formatting, lints, documentation, licences
+#   make bench      ratios against the real peers (writes nothing; see BENCHMARKS.md)
+#   make test-slow  the rounds that take long
+
+CARGO ?= cargo
+SOS = $(or $(CARGO_TARGET_DIR),target)/release/sos
+
+.PHONY: demo test test-slow check bench build clean
+
+build:
+	@sh setup.sh demo
+	$(CARGO) build --release --locked
+
+demo: build
+	@SOS="$(SOS)" sh examples/demo.sh
+
+test:
+	@sh setup.sh test
+	$(CARGO) test --workspace --locked
+
+test-slow:
+	@sh setup.sh test
+	SOS_TEST_SLOW=1 $(CARGO) test --workspace --locked
+
+check:
+	@sh setup.sh check
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked --document-private-items
+	@if command -v cargo-deny >/dev/null 2>&1; then $(CARGO) deny --offline check licenses bans sources; \
+	else echo "cargo-deny is not installed: the test over cargo metadata checks licences and sources"; \
+	$(CARGO) test --locked --test sos structure; fi
+
+bench: build
+	@sh setup.sh bench
+	@SOS="$(SOS)" sh tests/bench/run.sh
+
+clean:
+	$(CARGO) clean
