@@ -1,0 +1,19 @@
+//! What holds for the tree itself: arrows between crates, licences, words that must not stand in it.
+
+mod arrows;
+mod licences;
+mod words;
+
+use std::process::Command;
+
+/// `cargo metadata` of this workspace, with every dependency when `deep`.
+fn metadata(deep: bool) -> serde_json::Value {
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["metadata", "--format-version", "1", "--locked", "--offline"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    if !deep {
+        command.arg("--no-deps");
+    }
+    let out = command.output().expect("cargo runs");
+    assert!(out.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).expect("cargo prints JSON")
+}
