@@ -1,1 +1,19 @@
-//! Pure byte formats and ids of sos: no I/O, no clock, no async.
+//! Pure byte formats and ids of sos: no I/O of its own, no clock, no async.
+//!
+//! Readers take foreign bytes: every one of them is bounded (declared sizes are checked before memory is
+//! taken, depth is limited, nothing recurses on input depth) and answers with an error, never with a panic.
+#![forbid(unsafe_code)]
+
+pub mod deb;
+pub mod derivation;
+pub mod diagnostic;
+pub mod hash;
+pub mod lock;
+pub mod manifest;
+pub mod nar;
+pub mod nix32;
+pub mod store_path;
+pub mod tar;
+
+/// A byte string that need not be UTF-8: names, link targets, environment values.
+pub type Bytes = Vec<u8>;

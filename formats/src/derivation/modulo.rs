@@ -1,0 +1,259 @@
+//! The hash of a derivation modulo fixed outputs, from which input-addressed paths are made.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::{Derivation, Output, fixed_path};
+use crate::hash::Sha256;
+use crate::store_path::{self, StoreDir, StorePath, StorePathError};
+
+/// Why the paths of outputs cannot be computed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModuloError<E> {
+    /// A name is not legal in a store path.
+    #[error(transparent)]
+    Path(#[from] StorePathError),
+    /// An input derivation has no such output.
+    #[error("derivation `{drv}` has no output `{output}`")]
+    NoSuchOutput {
+        /// The input derivation.
+        drv: StorePath,
+        /// The output that is asked of it.
+        output: String,
+    },
+    /// Derivations depend on themselves; only possible when the lookup lies about contents.
+    #[error("derivation `{0}` depends on itself")]
+    Cycle(StorePath),
+    /// The caller's lookup failed.
+    #[error("derivation `{drv}` cannot be read")]
+    Lookup {
+        /// The derivation looked up.
+        drv: StorePath,
+        /// What the lookup said.
+        #[source]
+        cause: E,
+    },
+}
+
+/// What [`DrvHashes::fill_outputs`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filled {
+    /// Every output's path is known.
+    Known,
+    /// Paths follow from content, after the build.
+    Floating,
+    /// Paths follow once the inputs are built.
+    Deferred,
+}
+
+#[derive(Debug, Clone)]
+struct Modulo {
+    hash_hex: String,
+    deferred: bool,
+    outputs: Box<[String]>,
+}
+
+/// Remembers the hash of every derivation seen, as each is needed by all that depend on it.
+#[derive(Debug)]
+pub struct DrvHashes {
+    dir: StoreDir,
+    known: HashMap<StorePath, Modulo>,
+}
+
+impl DrvHashes {
+    /// Makes an empty memory for one store directory.
+    pub fn new(dir: StoreDir) -> Self {
+        Self {
+            dir,
+            known: HashMap::new(),
+        }
+    }
+
+    /// Returns the store directory.
+    pub fn store_dir(&self) -> &StoreDir {
+        &self.dir
+    }
+
+    /// Says whether the hash of a derivation is remembered.
+    pub fn contains(&self, path: &StorePath) -> bool {
+        self.known.contains_key(path)
+    }
+
+    /// Computes all output paths that can be known now, and puts each output's path or placeholder in the environment.
+    ///
+    /// Outputs given as `InputAddressed` or `Deferred` become `InputAddressed`, or `Deferred` (with an empty variable)
+    /// when an input is floating or deferred. `lookup` is asked for input derivations that are not remembered.
+    ///
+    /// # Errors
+    /// When a name is not legal, an input has not the output asked for, or a lookup fails.
+    pub fn fill_outputs<E>(
+        &mut self,
+        drv: &mut Derivation,
+        name: &str,
+        lookup: &mut dyn FnMut(&StorePath) -> Result<Derivation, E>,
+    ) -> Result<Filled, ModuloError<E>> {
+        let names: Vec<String> = drv.outputs.keys().cloned().collect();
+        let mut filled = Filled::Known;
+        let mut unknown = Vec::new();
+        for output in names {
+            let value = match &drv.outputs[&output] {
+                Output::Fixed { method, hash } => {
+                    fixed_path(&self.dir, name, &output, *method, hash)?.absolute(&self.dir)
+                }
+                Output::Floating { .. } => {
+                    filled = Filled::Floating;
+                    store_path::placeholder(&output)
+                }
+                Output::InputAddressed(_) | Output::Deferred => {
+                    unknown.push(output);
+                    continue;
+                }
+            };
+            drv.env.insert(output.into_bytes(), value.into_bytes());
+        }
+        if unknown.is_empty() {
+            return Ok(filled);
+        }
+        for output in &unknown {
+            drv.env.insert(output.clone().into_bytes(), Vec::new());
+            drv.outputs.insert(output.clone(), Output::Deferred);
+        }
+        self.learn_inputs(drv, lookup)?;
+        let modulo = self.compute(drv, name, true)?;
+        if modulo.deferred {
+            return Ok(Filled::Deferred);
+        }
+        for output in unknown {
+            let path = store_path::make_output(&self.dir, &modulo.hash, &output, name)?;
+            let absolute = path.absolute(&self.dir).into_bytes();
+            drv.env.insert(output.clone().into_bytes(), absolute);
+            drv.outputs.insert(output, Output::InputAddressed(path));
+        }
+        Ok(filled)
+    }
+
+    /// Remembers the hash of a finished derivation, so that `lookup` is not asked for it later.
+    ///
+    /// # Errors
+    /// As [`DrvHashes::fill_outputs`].
+    pub fn record<E>(
+        &mut self,
+        path: &StorePath,
+        drv: &Derivation,
+        lookup: &mut dyn FnMut(&StorePath) -> Result<Derivation, E>,
+    ) -> Result<(), ModuloError<E>> {
+        if self.known.contains_key(path) {
+            return Ok(());
+        }
+        if !drv.is_fixed() {
+            self.learn_inputs(drv, lookup)?;
+        }
+        self.remember(path, drv)
+    }
+
+    fn remember<E>(&mut self, path: &StorePath, drv: &Derivation) -> Result<(), ModuloError<E>> {
+        let modulo = self.compute(drv, Derivation::name_from_path(path), false)?;
+        let entry = Modulo {
+            hash_hex: modulo.hash.to_hex(),
+            deferred: modulo.deferred,
+            outputs: drv.outputs.keys().cloned().collect(),
+        };
+        self.known.insert(path.clone(), entry);
+        Ok(())
+    }
+
+    /// Makes sure that the hash of every input is known. Keeps its own stack: closures can be very deep.
+    fn learn_inputs<E>(
+        &mut self,
+        drv: &Derivation,
+        lookup: &mut dyn FnMut(&StorePath) -> Result<Derivation, E>,
+    ) -> Result<(), ModuloError<E>> {
+        let mut stack: Vec<(StorePath, Option<Derivation>)> = self.missing(drv);
+        let mut open = BTreeSet::new();
+        while let Some((path, loaded)) = stack.pop() {
+            if self.known.contains_key(&path) {
+                continue;
+            }
+            if let Some(drv) = loaded {
+                self.remember(&path, &drv)?;
+                open.remove(&path);
+                continue;
+            }
+            if !open.insert(path.clone()) {
+                return Err(ModuloError::Cycle(path));
+            }
+            let drv = lookup(&path).map_err(|cause| ModuloError::Lookup {
+                drv: path.clone(),
+                cause,
+            })?;
+            // The inputs of a fixed output do not count, so they need not even be readable.
+            let missing = if drv.is_fixed() {
+                Vec::new()
+            } else {
+                self.missing(&drv)
+            };
+            stack.push((path, Some(drv)));
+            stack.extend(missing);
+        }
+        Ok(())
+    }
+
+    fn missing(&self, drv: &Derivation) -> Vec<(StorePath, Option<Derivation>)> {
+        drv.input_drvs
+            .keys()
+            .filter(|path| !self.known.contains_key(*path))
+            .map(|path| (path.clone(), None))
+            .collect()
+    }
+
+    fn compute<E>(
+        &self,
+        drv: &Derivation,
+        name: &str,
+        mask_outputs: bool,
+    ) -> Result<Computed, ModuloError<E>> {
+        if let Some((output, Output::Fixed { method, hash })) = drv.outputs.first_key_value() {
+            let path = fixed_path(&self.dir, name, output, *method, hash)?;
+            let text = format!(
+                "fixed:out:{}{hash}:{}",
+                method.prefix(),
+                path.absolute(&self.dir)
+            );
+            return Ok(Computed {
+                hash: Sha256::of(text.as_bytes()),
+                deferred: false,
+            });
+        }
+        let mut deferred = drv.is_floating();
+        let mut inputs: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        for (path, outputs) in &drv.input_drvs {
+            // Every caller learns the inputs first.
+            let Some(input) = self.known.get(path) else {
+                return Err(ModuloError::Cycle(path.clone()));
+            };
+            deferred |= input.deferred;
+            for output in outputs {
+                if !input.outputs.contains(output) {
+                    return Err(ModuloError::NoSuchOutput {
+                        drv: path.clone(),
+                        output: output.clone(),
+                    });
+                }
+            }
+            inputs
+                .entry(input.hash_hex.clone())
+                .or_default()
+                .extend(outputs.iter().map(String::as_str));
+        }
+        let aterm = drv.to_hashed_aterm(&self.dir, name, mask_outputs, &inputs)?;
+        Ok(Computed {
+            hash: Sha256::of(&aterm),
+            deferred,
+        })
+    }
+}
+
+struct Computed {
+    hash: Sha256,
+    deferred: bool,
+}

@@ -1,0 +1,1 @@
+//! The NAR archive format of Nix: streaming writer and reader.

@@ -1,0 +1,1 @@
+//! The tar archive format: a canonical ustar and pax writer, and a tolerant, bounded reader.
