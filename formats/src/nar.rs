@@ -1,1 +1,0 @@
-//! The NAR archive format of Nix: streaming writer and reader.
