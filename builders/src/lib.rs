@@ -1,1 +1,4 @@
 //! Builtin builders: fetch, Debian, rootfs edits, OCI.
+
+pub mod debian;
+pub mod mirrors;

@@ -1,0 +1,3 @@
+//! Debian archives: verified indexes, a resolver that chooses as apt does, locks, and unpacking.
+
+pub mod verify;
