@@ -1,1 +1,22 @@
 //! The build engine: graph, scheduler, sandbox, events.
+//!
+//! A graph of derivations goes in, outputs and events come out. The engine knows neither the language nor any
+//! artifact format: it runs commands in a sandbox and calls builders through the [`Builder`] trait.
+
+mod builder;
+mod cancel;
+mod clock;
+mod context;
+mod event;
+mod graph;
+mod options;
+mod report;
+
+pub use builder::{Builder, BuilderError, HashMismatch, Pool, Registry};
+pub use cancel::{Cancel, Subscription};
+pub use clock::{Clock, SystemClock, rfc3339};
+pub use context::BuilderCtx;
+pub use event::{EVENT_VERSION, Event, EventRecord, EventSink, Status, Text};
+pub use graph::{Graph, Wanted};
+pub use options::BuildOptions;
+pub use report::{Excerpt, Reporter, TAIL_LINES};

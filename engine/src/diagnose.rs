@@ -1,0 +1,344 @@
+//! The problems of a run, put into words.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::time::Duration;
+
+use sos_formats::derivation::Derivation;
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::Hash;
+use sos_formats::store_path::StorePath;
+use sos_store::StoreError;
+
+use crate::report::Excerpt;
+
+/// Problems of one kind that are listed one by one.
+const LISTED_MAX: usize = 50;
+
+/// Turns a failure of the store into words.
+pub(crate) fn store_failed(error: StoreError) -> Box<Diagnostic> {
+    Box::new(Diagnostic::from(error))
+}
+
+/// Formats a duration as people say it: `0.4s`, `14s`, `2m 41s`, `1h 3m`.
+#[must_use]
+pub(crate) fn duration_text(duration: Duration) -> String {
+    let secs = duration.as_secs();
+    match secs {
+        0..10 => format!("{secs}.{}s", duration.subsec_millis() / 100),
+        10..60 => format!("{secs}s"),
+        60..3600 => format!("{}m {}s", secs / 60, secs % 60),
+        _ => format!("{}h {}m", secs / 3600, secs / 60 % 60),
+    }
+}
+
+fn log_help(name: &str) -> String {
+    format!("`sos log {name}` shows the whole log")
+}
+
+/// Adds the end of the log, and the first error above it, as notes.
+fn with_excerpt(mut diagnostic: Diagnostic, name: &str, log: &Excerpt) -> Diagnostic {
+    if log.tail.is_empty() {
+        return diagnostic.note("it wrote nothing to its log");
+    }
+    if let Some(error) = &log.first_error {
+        diagnostic = diagnostic.note(format!("first error in the log:\n{error}"));
+    }
+    let shown = log.tail.len() as u64;
+    let mut text = if shown < log.lines {
+        format!("last {shown} of {} lines:", log.lines)
+    } else {
+        "its log:".to_owned()
+    };
+    for line in &log.tail {
+        text.push('\n');
+        text.push_str(line);
+    }
+    diagnostic.note(text).help(log_help(name))
+}
+
+fn in_phase(log: &Excerpt) -> String {
+    log.phase
+        .as_ref()
+        .map_or_else(String::new, |phase| format!(" in phase {phase}"))
+}
+
+/// A builder ended with a bad status.
+pub(crate) fn build_failed(name: &str, how: &str, took: Duration, log: &Excerpt) -> Diagnostic {
+    let phase = in_phase(log);
+    let took = duration_text(took);
+    let diagnostic = Diagnostic::error(
+        "build-failed",
+        Class::BuildFailed,
+        format!("`{name}` failed{phase} {how} after {took}"),
+    );
+    with_excerpt(diagnostic, name, log)
+}
+
+/// A builder took too long, was silent too long, or wrote too much.
+pub(crate) fn build_timeout(name: &str, what: &str, help: &str, log: &Excerpt) -> Diagnostic {
+    let phase = in_phase(log);
+    let diagnostic = Diagnostic::error(
+        "build-timeout",
+        Class::TimedOut,
+        format!("`{name}`{phase} {what}, and was stopped"),
+    );
+    with_excerpt(diagnostic, name, log).help(help)
+}
+
+/// A builder succeeded without making an output.
+pub(crate) fn build_no_output(name: &str, missing: &[String], log: &Excerpt) -> Diagnostic {
+    let list: Vec<String> = missing.iter().map(|o| format!("`{o}`")).collect();
+    let (noun, which) = if list.len() == 1 {
+        ("output", "it")
+    } else {
+        ("outputs", "each of them")
+    };
+    let first = missing.first().map_or("out", String::as_str);
+    let diagnostic = Diagnostic::error(
+        "build-no-output",
+        Class::BuildFailed,
+        format!(
+            "the builder of `{name}` succeeded but did not make its {noun} {}",
+            list.join(", ")
+        ),
+    );
+    with_excerpt(diagnostic, name, log).help(format!(
+        "let the builder write a file or a directory at `${first}` ({which} must exist when it ends)"
+    ))
+}
+
+/// A builder is not there.
+pub(crate) fn build_no_builder(
+    name: &str,
+    builder: &str,
+    inputs: usize,
+    providers: &[String],
+) -> Diagnostic {
+    let diagnostic = Diagnostic::error(
+        "build-no-builder",
+        Class::BuildFailed,
+        format!("builder `{builder}` of `{name}` does not exist in its sandbox"),
+    );
+    let base = builder.rsplit('/').next().unwrap_or(builder);
+    if let Some(found) = providers.first() {
+        return diagnostic
+            .note("the sandbox holds only declared inputs")
+            .help(format!("use `{found}`, which is an input"));
+    }
+    let note = match inputs {
+        0 => "the sandbox holds only declared inputs, and there are none".to_owned(),
+        1 => format!("the sandbox holds only declared inputs; the one input has no `bin/{base}`"),
+        n => format!("the sandbox holds only declared inputs; none of the {n} inputs has `bin/{base}`"),
+    };
+    diagnostic.note(note).help(format!(
+        "name a program of an input, as in `builder = \"${{{base}}}/bin/{base}\"`, or show a path of this machine with `--sandbox-path {builder}`"
+    ))
+}
+
+/// Derivations for systems that this machine does not run.
+pub(crate) fn wrong_system(
+    drvs: &[(String, String)],
+    here: &BTreeSet<String>,
+) -> Option<Diagnostic> {
+    let (name, system) = drvs.first()?;
+    let here: Vec<&str> = here.iter().map(String::as_str).collect();
+    let mut diagnostic = Diagnostic::error(
+        "env-wrong-system",
+        Class::Machine,
+        format!(
+            "`{name}` needs {system}; this machine builds {}",
+            here.join(", ")
+        ),
+    );
+    if drvs.len() > 1 {
+        let mut others = String::from("so do:");
+        for (name, system) in drvs[1..].iter().take(LISTED_MAX) {
+            let _infallible = write!(others, " `{name}` ({system})");
+        }
+        if drvs.len() > LISTED_MAX + 1 {
+            let _infallible = write!(others, " and {} more", drvs.len() - 1 - LISTED_MAX);
+        }
+        diagnostic = diagnostic.note(others);
+    }
+    Some(diagnostic.help(format!(
+        "build it on a machine that runs {system}, or allow an emulator with `--config build.extra_platforms={system}`"
+    )))
+}
+
+/// Derivations that need each other in a circle.
+pub(crate) fn graph_cycle(names: &[&str]) -> Diagnostic {
+    let first = names.first().copied().unwrap_or("?");
+    let mut way = String::new();
+    for name in names {
+        let _infallible = write!(way, "`{name}` needs ");
+    }
+    let _infallible = write!(way, "`{first}`");
+    Diagnostic::error("graph-cycle", Class::Recipe, format!("`{first}` needs itself")).note(way)
+}
+
+/// One output whose content is not what its derivation says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Mismatch {
+    /// The derivation.
+    pub(crate) name: String,
+    /// The hash as the recipe gives it.
+    pub(crate) expected: String,
+    /// What was found, in the same notation or in words.
+    pub(crate) found: String,
+    /// Where it came from.
+    pub(crate) detail: String,
+}
+
+/// All wrong contents of a run, as one problem.
+pub(crate) fn hash_mismatches(list: &[Mismatch]) -> Option<Diagnostic> {
+    let first = list.first()?;
+    let message = if list.len() == 1 {
+        format!("`{}` does not match its hash", first.name)
+    } else {
+        format!("{} outputs do not match their hashes", list.len())
+    };
+    let mut diagnostic = Diagnostic::error("hash-mismatch", Class::HashMismatch, message);
+    for mismatch in list.iter().take(LISTED_MAX) {
+        let mut note = format!(
+            "`{}`\n  expected {}\n  found    {}",
+            mismatch.name, mismatch.expected, mismatch.found
+        );
+        if !mismatch.detail.is_empty() {
+            let _infallible = write!(note, "\n  {}", mismatch.detail);
+        }
+        diagnostic = diagnostic.note(note);
+    }
+    if list.len() > LISTED_MAX {
+        diagnostic = diagnostic.note(format!("and {} more", list.len() - LISTED_MAX));
+    }
+    Some(diagnostic.help(
+        "if you trust what was found, put its hash in the recipe; otherwise the source was changed or the download is broken",
+    ))
+}
+
+/// Writes `hash` in the notation of `pattern`, the hash as a recipe gives it.
+pub(crate) fn in_notation_of(pattern: &str, hash: &Hash) -> String {
+    let pattern = pattern.trim();
+    let algo = hash.algo().to_string();
+    if pattern.starts_with(&format!("{algo}-")) {
+        return hash.to_sri();
+    }
+    let (prefix, digits) = match pattern.split_once(':') {
+        Some((_, digits)) => (format!("{algo}:"), digits),
+        None => (String::new(), pattern),
+    };
+    let bytes = hash.bytes().len();
+    let text = if digits.len() == 2 * bytes {
+        hash.to_hex()
+    } else if digits.len() == (bytes * 8).div_ceil(5) {
+        hash.to_nix32()
+    } else if digits.len() == bytes.div_ceil(3) * 4 {
+        hash.to_base64()
+    } else {
+        return hash.to_sri();
+    };
+    format!("{prefix}{text}")
+}
+
+/// Returns the hash of a fixed output as its derivation was given it, and the same in `found`'s words.
+pub(crate) fn mismatch(
+    drv: &Derivation,
+    drv_path: &StorePath,
+    expected: &Hash,
+    found: Option<&Hash>,
+    detail: &str,
+) -> Mismatch {
+    let written = written_hash(drv).filter(|text| {
+        // What is written must mean this hash, else it is not what the user will look for.
+        Hash::parse_any(text, Some(expected.algo())).is_ok_and(|hash| hash == *expected)
+    });
+    let (expected_text, pattern) = match written {
+        Some(text) => (text.clone(), text),
+        None => (expected.to_sri(), expected.to_sri()),
+    };
+    Mismatch {
+        name: Derivation::name_from_path(drv_path).to_owned(),
+        expected: expected_text,
+        found: match found {
+            Some(hash) if hash.algo() == expected.algo() => in_notation_of(&pattern, hash),
+            Some(hash) => hash.to_sri(),
+            None => "something else".to_owned(),
+        },
+        detail: detail.to_owned(),
+    }
+}
+
+fn written_hash(drv: &Derivation) -> Option<String> {
+    if let Some(hash) = drv.env.get(b"outputHash".as_slice()) {
+        return String::from_utf8(hash.clone()).ok();
+    }
+    let json = drv.env.get(b"__json".as_slice())?;
+    let json: serde_json::Value = serde_json::from_slice(json).ok()?;
+    Some(json.get("outputHash")?.as_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use sos_formats::hash::HashAlgo;
+
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let text = |ms| duration_text(Duration::from_millis(ms));
+        assert_eq!(text(420), "0.4s");
+        assert_eq!(text(14_900), "14s");
+        assert_eq!(text(161_000), "2m 41s");
+        assert_eq!(text(3_780_000), "1h 3m");
+    }
+
+    #[test]
+    fn hashes_are_shown_in_the_notation_of_the_recipe() {
+        let hash = Hash::of(HashAlgo::Sha256, b"x");
+        let other = Hash::of(HashAlgo::Sha256, b"y");
+        for (pattern, expected) in [
+            (other.to_sri(), hash.to_sri()),
+            (other.to_hex(), hash.to_hex()),
+            (other.to_nix32(), hash.to_nix32()),
+            (other.to_base64(), hash.to_base64()),
+            (
+                format!("sha256:{}", other.to_nix32()),
+                format!("sha256:{}", hash.to_nix32()),
+            ),
+        ] {
+            assert_eq!(in_notation_of(&pattern, &hash), expected);
+        }
+    }
+
+    #[test]
+    fn many_mismatches_are_one_problem() {
+        let one = |name: &str| Mismatch {
+            name: name.to_owned(),
+            expected: "a".to_owned(),
+            found: "b".to_owned(),
+            detail: String::new(),
+        };
+        assert_eq!(hash_mismatches(&[]), None);
+        let both = hash_mismatches(&[one("x"), one("y")]).unwrap();
+        assert_eq!(both.message, "2 outputs do not match their hashes");
+        assert_eq!(both.notes.len(), 2);
+    }
+
+    #[test]
+    fn a_failure_shows_the_end_of_its_log() {
+        let log = Excerpt {
+            tail: ["cc: boom".to_owned()].into(),
+            first_error: None,
+            lines: 1,
+            ..Excerpt::default()
+        };
+        let shown = build_failed("zlib-1.3", "with exit status 2", Duration::from_secs(14), &log);
+        assert_eq!(
+            shown.message,
+            "`zlib-1.3` failed with exit status 2 after 14s"
+        );
+        assert_eq!(shown.notes, ["its log:\ncc: boom"]);
+        assert_eq!(shown.helps, ["`sos log zlib-1.3` shows the whole log"]);
+    }
+}

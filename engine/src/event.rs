@@ -1,0 +1,406 @@
+//! What happens during a run, as one stream of plain data for every display and for the journal.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Serialize, Serializer};
+use sos_formats::diagnostic::Diagnostic;
+
+use crate::clock::{Clock, SystemClock, rfc3339};
+
+/// Version of the event objects; fields are only ever added within one version.
+pub const EVENT_VERSION: u32 = 1;
+
+/// Events that wait for a slow display before the builds wait too.
+const CHANNEL_EVENTS: usize = 4096;
+
+/// Text that many events share.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Text(Arc<str>);
+
+impl Text {
+    /// Returns the text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Text {
+    fn from(s: &str) -> Self {
+        Self(s.into())
+    }
+}
+
+impl From<String> for Text {
+    fn from(s: String) -> Self {
+        Self(s.into())
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+/// How a derivation ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// A builder ran.
+    Built,
+    /// A fetching builder ran.
+    Fetched,
+    /// A result that was there is used: the same inputs were built before.
+    Cached,
+    /// The builder failed, or its result was refused.
+    Failed,
+    /// It was stopped on request.
+    Cancelled,
+    /// Something that it needs failed.
+    Skipped,
+}
+
+/// One thing that happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "type")]
+pub enum Event {
+    /// Evaluation of a target began.
+    #[serde(rename = "eval.started")]
+    EvalStarted {
+        /// The target as the user wrote it.
+        target: String,
+    },
+    /// Evaluation of a target ended.
+    #[serde(rename = "eval.finished")]
+    EvalFinished {
+        /// The target as the user wrote it.
+        target: String,
+        /// Derivations in its graph.
+        drvs: usize,
+        /// Milliseconds it took.
+        duration_ms: u64,
+    },
+    /// What will be done.
+    #[serde(rename = "plan")]
+    Plan {
+        /// Derivations to build, at most.
+        build: usize,
+        /// Derivations to fetch, at most.
+        fetch: usize,
+        /// Wanted or needed derivations that are present.
+        cached: usize,
+        /// Milliseconds expected, if the past tells.
+        eta_ms: Option<u64>,
+    },
+    /// A derivation waits for its inputs or for a slot.
+    #[serde(rename = "build.queued")]
+    BuildQueued {
+        /// Path of the derivation.
+        drv: Text,
+        /// Its name.
+        name: Text,
+        /// Milliseconds expected, if the past tells.
+        expected_ms: Option<u64>,
+    },
+    /// Another process builds this derivation.
+    #[serde(rename = "build.waiting")]
+    BuildWaiting {
+        /// Path of the derivation.
+        drv: Text,
+        /// Its name.
+        name: Text,
+        /// The process that holds the lock, if it can be told.
+        pid: Option<u32>,
+    },
+    /// A builder was started.
+    #[serde(rename = "build.started")]
+    BuildStarted {
+        /// Path of the derivation.
+        drv: Text,
+        /// Its name.
+        name: Text,
+        /// The builder.
+        builder: Text,
+        /// Milliseconds expected, if the past tells.
+        expected_ms: Option<u64>,
+    },
+    /// A build entered a phase that it named.
+    #[serde(rename = "build.phase")]
+    BuildPhase {
+        /// Path of the derivation.
+        drv: Text,
+        /// Its name.
+        name: Text,
+        /// The phase.
+        phase: String,
+    },
+    /// An in-process build came further.
+    #[serde(rename = "build.progress")]
+    BuildProgress {
+        /// Path of the derivation.
+        drv: Text,
+        /// Its name.
+        name: Text,
+        /// Units done.
+        done: u64,
+        /// Units in all; 0 if unknown.
+        total: u64,
+    },
+    /// A build wrote a line.
+    #[serde(rename = "build.log")]
+    BuildLog {
+        /// Path of the derivation.
+        drv: Text,
+        /// Its name.
+        name: Text,
+        /// The line without its end.
+        line: String,
+    },
+    /// A derivation ended.
+    #[serde(rename = "build.finished")]
+    BuildFinished {
+        /// Path of the derivation.
+        drv: Text,
+        /// Its name.
+        name: Text,
+        /// How it ended.
+        status: Status,
+        /// Milliseconds it took.
+        duration_ms: u64,
+        /// Its outputs.
+        outputs: BTreeMap<String, String>,
+    },
+    /// A fetch was started.
+    #[serde(rename = "fetch.started")]
+    FetchStarted {
+        /// Path of the derivation.
+        drv: Text,
+        /// Its name.
+        name: Text,
+    },
+    /// A fetch came further.
+    #[serde(rename = "fetch.progress")]
+    FetchProgress {
+        /// Path of the derivation.
+        drv: Text,
+        /// Its name.
+        name: Text,
+        /// Bytes done.
+        done: u64,
+        /// Bytes in all; 0 if unknown.
+        total: u64,
+    },
+    /// A fetch ended.
+    #[serde(rename = "fetch.finished")]
+    FetchFinished {
+        /// Path of the derivation.
+        drv: Text,
+        /// Its name.
+        name: Text,
+        /// How it ended.
+        status: Status,
+        /// Milliseconds it took.
+        duration_ms: u64,
+        /// Bytes of the outputs, as an archive.
+        bytes: u64,
+        /// Its outputs.
+        outputs: BTreeMap<String, String>,
+    },
+    /// A problem to show.
+    #[serde(rename = "diagnostic")]
+    Diagnostic {
+        /// The problem.
+        #[serde(serialize_with = "serialize_diagnostic")]
+        diagnostic: Box<Diagnostic>,
+    },
+    /// The run ended.
+    #[serde(rename = "summary")]
+    Summary {
+        /// Derivations built.
+        built: usize,
+        /// Derivations fetched.
+        fetched: usize,
+        /// Bytes fetched.
+        fetched_bytes: u64,
+        /// Derivations that were present.
+        cached: usize,
+        /// Derivations that failed.
+        failed: usize,
+        /// Derivations not tried because of a failure or a stop.
+        skipped: usize,
+        /// Milliseconds it took.
+        elapsed_ms: u64,
+        /// The exit code that the run leads to.
+        exit_code: i32,
+        /// Results, in the order asked.
+        outputs: Vec<String>,
+    },
+}
+
+impl Event {
+    /// Tells whether the journal keeps it: lines and percentages are not history.
+    #[must_use]
+    pub fn is_history(&self) -> bool {
+        !matches!(
+            self,
+            Self::BuildLog { .. }
+                | Self::BuildProgress { .. }
+                | Self::FetchProgress { .. }
+                | Self::BuildQueued { .. }
+        )
+    }
+}
+
+/// An event with its place in the stream.
+#[derive(Clone, Debug, Serialize)]
+pub struct EventRecord {
+    /// Always [`EVENT_VERSION`].
+    pub v: u32,
+    /// Counts from 1 without gaps.
+    pub seq: u64,
+    /// When, as RFC 3339 in UTC.
+    pub t: String,
+    /// What.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+impl EventRecord {
+    /// Returns the JSON object on one line.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// The end of the stream that engine and command line write to.
+#[derive(Clone)]
+pub struct EventSink {
+    inner: Arc<SinkInner>,
+}
+
+struct SinkInner {
+    // The number and the send are one step, so that the stream is in the order of its numbers.
+    sender: Option<Mutex<SyncSender<EventRecord>>>,
+    seq: AtomicU64,
+    clock: Box<dyn Clock>,
+}
+
+impl EventSink {
+    /// Makes a bounded stream and the end to read it from.
+    #[must_use]
+    pub fn channel() -> (Self, Receiver<EventRecord>) {
+        Self::channel_with_clock(Box::new(SystemClock::new()))
+    }
+
+    /// Makes a stream that takes its times from `clock`.
+    #[must_use]
+    pub fn channel_with_clock(clock: Box<dyn Clock>) -> (Self, Receiver<EventRecord>) {
+        let (sender, receiver) = sync_channel(CHANNEL_EVENTS);
+        (Self::over(Some(Mutex::new(sender)), clock), receiver)
+    }
+
+    /// Makes a sink that forgets everything.
+    #[must_use]
+    pub fn null() -> Self {
+        Self::over(None, Box::new(SystemClock::new()))
+    }
+
+    fn over(sender: Option<Mutex<SyncSender<EventRecord>>>, clock: Box<dyn Clock>) -> Self {
+        Self {
+            inner: Arc::new(SinkInner {
+                sender,
+                seq: AtomicU64::new(0),
+                clock,
+            }),
+        }
+    }
+
+    /// Sends an event and returns its record; waits while the reader is behind, and goes on when it is gone.
+    pub fn emit(&self, event: Event) -> EventRecord {
+        let Some(sender) = &self.inner.sender else {
+            return self.record(event);
+        };
+        let sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self.record(event);
+        // A reader that went away is no reason to stop building.
+        let _gone = sender.send(record.clone()).is_err();
+        record
+    }
+
+    fn record(&self, event: Event) -> EventRecord {
+        EventRecord {
+            v: EVENT_VERSION,
+            seq: self.inner.seq.fetch_add(1, Ordering::SeqCst) + 1,
+            t: rfc3339(self.inner.clock.unix_ms()),
+            event,
+        }
+    }
+}
+
+fn serialize_diagnostic<S: Serializer>(diagnostic: &Diagnostic, s: S) -> Result<S::Ok, S::Error> {
+    diagnostic.to_json().serialize(s)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sos_formats::diagnostic::Class;
+
+    use super::*;
+
+    struct Fixed;
+
+    impl Clock for Fixed {
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
+        }
+
+        fn unix_ms(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn records_are_flat_objects_in_order() {
+        let (sink, events) = EventSink::channel_with_clock(Box::new(Fixed));
+        sink.emit(Event::BuildPhase {
+            drv: "/nix/store/x.drv".into(),
+            name: "x".into(),
+            phase: "check".to_owned(),
+        });
+        sink.emit(Event::Diagnostic {
+            diagnostic: Box::new(Diagnostic::error("a-b", Class::Other, "no")),
+        });
+        drop(sink);
+        let lines: Vec<String> = events.iter().map(|e| e.to_json()).collect();
+        assert_eq!(
+            lines[0],
+            r#"{"v":1,"seq":1,"t":"1970-01-01T00:00:00.000Z","type":"build.phase","drv":"/nix/store/x.drv","name":"x","phase":"check"}"#
+        );
+        assert!(lines[1].contains(r#""seq":2"#) && lines[1].contains(r#""code":"a-b""#));
+    }
+
+    #[test]
+    fn a_reader_that_left_stops_nobody() {
+        let (sink, events) = EventSink::channel();
+        drop(events);
+        for _ in 0..2 * CHANNEL_EVENTS {
+            sink.emit(Event::EvalStarted {
+                target: String::new(),
+            });
+        }
+    }
+}

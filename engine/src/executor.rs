@@ -1,0 +1,68 @@
+//! The seam between deciding what runs and running it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use sos_formats::derivation::Derivation;
+use sos_formats::diagnostic::Diagnostic;
+use sos_formats::store_path::StorePath;
+
+use crate::builder::Pool;
+use crate::diagnose::Mismatch;
+use crate::event::{Status, Text};
+use crate::resolve::OutputPaths;
+
+/// One derivation to build, with the paths of everything it needs.
+pub(crate) struct Job {
+    /// Its path.
+    pub(crate) path: StorePath,
+    /// Itself.
+    pub(crate) drv: Arc<Derivation>,
+    /// Outputs that somebody needs.
+    pub(crate) outputs: BTreeSet<String>,
+    /// Outputs of its inputs.
+    pub(crate) inputs: OutputPaths,
+    /// Absolute path, as shown.
+    pub(crate) shown: Text,
+    /// Name, as shown.
+    pub(crate) name: Text,
+    /// Whose slot it takes.
+    pub(crate) pool: Pool,
+    /// Milliseconds expected, if the past tells.
+    pub(crate) expected_ms: Option<u64>,
+}
+
+/// What came of a job.
+pub(crate) enum Outcome {
+    /// The outputs are valid.
+    Done {
+        /// Their paths: at least the needed ones.
+        outputs: BTreeMap<String, StorePath>,
+        /// How they came about.
+        status: Status,
+        /// Bytes of all of them, if they were fetched.
+        bytes: u64,
+    },
+    /// It cannot be built.
+    Failed(Box<Diagnostic>),
+    /// Its content is not what was promised.
+    Mismatched(Vec<Mismatch>),
+    /// Another process is building it.
+    Locked {
+        /// What to wait for, see [`Executor::wait`].
+        lock: StorePath,
+        /// The other process, if it can be told.
+        pid: Option<u32>,
+    },
+    /// It was stopped.
+    Cancelled,
+}
+
+/// Runs jobs. Every call is made on a thread of its own and may block.
+pub(crate) trait Executor: Send + Sync + 'static {
+    /// Runs one job to its end.
+    fn execute(&self, job: &Job) -> Outcome;
+
+    /// Waits until nobody holds `lock`, or `stop` says that nobody needs to know any more.
+    fn wait(&self, lock: &StorePath, stop: &dyn Fn() -> bool);
+}

@@ -1,0 +1,68 @@
+//! How the engine may use the machine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Settings of one engine. None of them may change what is built, only whether, how fast and with what limits.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// Builds at once.
+    pub jobs: usize,
+    /// Cores that one build is told to use.
+    pub cores: usize,
+    /// Fetches at once.
+    pub io_jobs: usize,
+    /// After a failure, go on with what does not depend on it.
+    pub keep_going: bool,
+    /// Keep the build directory of a failed build.
+    pub keep_failed: bool,
+    /// Seconds that one build may take.
+    pub timeout_secs: Option<u64>,
+    /// Seconds that one build may be silent.
+    pub silent_timeout_secs: Option<u64>,
+    /// Bytes of log that one build may write.
+    pub max_log_bytes: Option<u64>,
+    /// Paths of the machine shown to sandboxed builds: (inside, outside).
+    pub sandbox_paths: Vec<(PathBuf, PathBuf)>,
+    /// Builders may not use the network.
+    pub offline: bool,
+    /// The system that builds here, `x86_64-linux`.
+    pub system: String,
+    /// Other systems whose programs run here.
+    pub extra_platforms: Vec<String>,
+    /// The `sos` program, which is its own sandbox child.
+    pub sos_exe: PathBuf,
+    /// Environment that `impureEnvVars` of fixed-output derivations may copy.
+    pub impure_env: BTreeMap<String, String>,
+}
+
+impl BuildOptions {
+    /// Returns settings for one system, with one build at a time and no limits.
+    #[must_use]
+    pub fn new(system: &str, sos_exe: PathBuf) -> Self {
+        Self {
+            jobs: 1,
+            cores: 1,
+            io_jobs: 16,
+            keep_going: false,
+            keep_failed: false,
+            timeout_secs: None,
+            silent_timeout_secs: None,
+            max_log_bytes: None,
+            sandbox_paths: Vec::new(),
+            offline: false,
+            system: system.to_owned(),
+            extra_platforms: Vec::new(),
+            sos_exe,
+            impure_env: BTreeMap::new(),
+        }
+    }
+
+    /// Tells whether derivations for `system` can be built here.
+    #[must_use]
+    pub fn can_build(&self, system: &str) -> bool {
+        system == "builtin"
+            || system == self.system
+            || self.extra_platforms.iter().any(|p| p == system)
+    }
+}

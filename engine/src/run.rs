@@ -1,0 +1,405 @@
+//! Drives one run: starts jobs as the schedule allows, and deals with how they end.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use sos_formats::derivation::Derivation;
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::store_path::{StoreDir, StorePath};
+
+use crate::builder::Pool;
+use crate::cancel::Cancel;
+use crate::clock::{Clock, millis};
+use crate::diagnose::{Mismatch, graph_cycle, hash_mismatches};
+use crate::event::{Event, EventSink, Status, Text};
+use crate::executor::{Executor, Job, Outcome};
+use crate::needed::Needed;
+use crate::resolve::OutputPaths;
+use crate::schedule::{Mode, Schedule, Task};
+
+/// Stack of a thread that runs a builder: decoders of foreign formats may recurse.
+const STACK_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a run counts.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Counts {
+    /// Derivations built.
+    pub built: usize,
+    /// Derivations fetched.
+    pub fetched: usize,
+    /// Bytes fetched.
+    pub fetched_bytes: u64,
+    /// Derivations that were there, or that stopped at an identical build.
+    pub cached: usize,
+    /// Derivations that failed.
+    pub failed: usize,
+    /// Derivations that were not tried, because of a failure or a stop.
+    pub skipped: usize,
+}
+
+/// How to run a node, decided by the engine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NodePlan {
+    /// Whose slot it takes.
+    pub(crate) pool: Pool,
+    /// Milliseconds expected, if the past tells.
+    pub(crate) expected_ms: Option<u64>,
+}
+
+/// What a run is made of.
+pub(crate) struct Run<'a> {
+    pub(crate) dir: &'a StoreDir,
+    pub(crate) needed: &'a Needed,
+    pub(crate) plans: &'a [NodePlan],
+    pub(crate) build_slots: usize,
+    pub(crate) io_slots: usize,
+    pub(crate) keep_going: bool,
+    pub(crate) executor: Arc<dyn Executor>,
+    pub(crate) events: &'a EventSink,
+    pub(crate) clock: &'a dyn Clock,
+    pub(crate) cancel: &'a Cancel,
+}
+
+/// What a run gave.
+#[derive(Default)]
+pub(crate) struct Done {
+    /// Paths of everything that was there or was made.
+    pub(crate) paths: OutputPaths,
+    /// Problems, in the order they were met; all wrong hashes are one of them.
+    pub(crate) failures: Vec<Diagnostic>,
+    /// What was counted.
+    pub(crate) counts: Counts,
+}
+
+enum Message {
+    Finished(usize, Box<Outcome>),
+    Unlocked(usize),
+    Cancelled,
+}
+
+struct Running {
+    shown: Text,
+    name: Text,
+    pool: Pool,
+    since: Duration,
+}
+
+struct Driver<'a> {
+    run: &'a Run<'a>,
+    schedule: Schedule,
+    sender: Sender<Message>,
+    running: BTreeMap<usize, Running>,
+    mismatches: Vec<Mismatch>,
+    stop: Arc<AtomicBool>,
+    done: Done,
+}
+
+/// Returns milliseconds that a job is assumed to take when the past does not tell.
+const UNKNOWN_COST_MS: u64 = 1000;
+
+/// Makes the schedule of a run, or tells the circle that makes it impossible.
+pub(crate) fn schedule(
+    needed: &Needed,
+    plans: &[NodePlan],
+    build_slots: usize,
+    io_slots: usize,
+) -> Result<Schedule, Box<Diagnostic>> {
+    let tasks: Vec<Task> = needed
+        .nodes
+        .iter()
+        .zip(plans)
+        .map(|(node, plan)| Task {
+            needs: node.needs.clone(),
+            pool: plan.pool,
+            cost_ms: plan.expected_ms.unwrap_or(UNKNOWN_COST_MS),
+            fixed: node.drv.is_fixed(),
+        })
+        .collect();
+    Schedule::new(&tasks, build_slots, io_slots).map_err(|cycle| {
+        let names: Vec<&str> = cycle
+            .iter()
+            .map(|id| Derivation::name_from_path(&needed.nodes[*id].path))
+            .collect();
+        Box::new(graph_cycle(&names))
+    })
+}
+
+/// Runs everything that is needed. Blocks until nothing runs any more.
+pub(crate) fn drive(run: &Run<'_>) -> Done {
+    let schedule = match schedule(run.needed, run.plans, run.build_slots, run.io_slots) {
+        Ok(schedule) => schedule,
+        Err(cycle) => {
+            run.events.emit(Event::Diagnostic {
+                diagnostic: cycle.clone(),
+            });
+            return Done {
+                failures: vec![*cycle],
+                ..Done::default()
+            };
+        }
+    };
+    let (sender, receiver) = channel();
+    let on_cancel = sender.clone();
+    let _subscription = run.cancel.on_cancel(move || {
+        // The driver may be gone already.
+        let _gone = on_cancel.send(Message::Cancelled).is_err();
+    });
+    let mut driver = Driver {
+        run,
+        schedule,
+        sender,
+        running: BTreeMap::new(),
+        mismatches: Vec::new(),
+        stop: Arc::new(AtomicBool::new(false)),
+        done: Done {
+            paths: run.needed.known.clone(),
+            ..Done::default()
+        },
+    };
+    driver.done.counts.cached = run.needed.cached();
+    driver.announce();
+    driver.work(&receiver);
+    driver.stop.store(true, Ordering::SeqCst);
+    driver.finish()
+}
+
+impl Driver<'_> {
+    fn announce(&self) {
+        for (node, plan) in self.run.needed.nodes.iter().zip(self.run.plans) {
+            self.run.events.emit(Event::BuildQueued {
+                drv: node.path.absolute(self.run.dir).into(),
+                name: Derivation::name_from_path(&node.path).into(),
+                expected_ms: plan.expected_ms,
+            });
+        }
+    }
+
+    fn work(&mut self, receiver: &Receiver<Message>) {
+        loop {
+            if self.run.cancel.is_cancelled() {
+                self.schedule.narrow(Mode::Nothing);
+            }
+            while let Some(id) = self.schedule.start_next() {
+                self.start(id);
+            }
+            if self.schedule.is_over() {
+                return;
+            }
+            // This driver holds a sender, so the channel cannot close.
+            match receiver.recv() {
+                Ok(Message::Finished(id, outcome)) => self.ended(id, *outcome),
+                Ok(Message::Unlocked(id)) => self.schedule.unpark(id),
+                Ok(Message::Cancelled) => self.schedule.narrow(Mode::Nothing),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn start(&mut self, id: usize) {
+        let job = self.job(id);
+        self.running.insert(
+            id,
+            Running {
+                shown: job.shown.clone(),
+                name: job.name.clone(),
+                pool: job.pool,
+                since: self.run.clock.monotonic(),
+            },
+        );
+        let name = job.name.clone();
+        let (executor, sender) = (self.run.executor.clone(), self.sender.clone());
+        let spawned = thread::Builder::new()
+            .name(format!("build {name}"))
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                let outcome = catch_unwind(AssertUnwindSafe(|| executor.execute(&job)))
+                    .unwrap_or_else(|panic| Outcome::Failed(panicked(&job.name, panic.as_ref())));
+                let _gone = sender
+                    .send(Message::Finished(id, Box::new(outcome)))
+                    .is_err();
+            });
+        if let Err(e) = spawned {
+            let failure = Diagnostic::error(
+                "env-no-thread",
+                Class::Machine,
+                format!("cannot start a thread for `{name}`: {e}"),
+            )
+            .help("raise the limit of processes (`ulimit -u`), or build less at once with `-j`");
+            self.ended(id, Outcome::Failed(Box::new(failure)));
+        }
+    }
+
+    fn job(&self, id: usize) -> Job {
+        let (node, plan) = (&self.run.needed.nodes[id], &self.run.plans[id]);
+        let mut inputs = OutputPaths::new();
+        for input in node.drv.input_drvs.keys() {
+            if let Some(paths) = self.done.paths.get(input) {
+                inputs.insert(input.clone(), paths.clone());
+            }
+        }
+        Job {
+            path: node.path.clone(),
+            drv: node.drv.clone(),
+            outputs: node.outputs.clone(),
+            inputs,
+            shown: node.path.absolute(self.run.dir).into(),
+            name: Derivation::name_from_path(&node.path).into(),
+            pool: plan.pool,
+            expected_ms: plan.expected_ms,
+        }
+    }
+
+    fn ended(&mut self, id: usize, outcome: Outcome) {
+        let Some(running) = self.running.remove(&id) else {
+            return;
+        };
+        let duration_ms = millis(self.run.clock.monotonic().saturating_sub(running.since));
+        match outcome {
+            Outcome::Done {
+                outputs,
+                status,
+                bytes,
+            } => {
+                let counts = &mut self.done.counts;
+                match status {
+                    Status::Built => counts.built += 1,
+                    Status::Fetched => {
+                        counts.fetched += 1;
+                        counts.fetched_bytes += bytes;
+                    }
+                    _ => counts.cached += 1,
+                }
+                self.tell(&running, status, duration_ms, bytes, &outputs);
+                let path = self.run.needed.nodes[id].path.clone();
+                self.done.paths.entry(path).or_default().extend(outputs);
+                self.schedule.succeed(id);
+            }
+            Outcome::Failed(diagnostic) => {
+                self.tell(&running, Status::Failed, duration_ms, 0, &BTreeMap::new());
+                let class = diagnostic.class;
+                self.problem(*diagnostic);
+                self.failed(
+                    id,
+                    if class == Class::HashMismatch {
+                        Mode::FixedOnly
+                    } else {
+                        Mode::Nothing
+                    },
+                );
+            }
+            Outcome::Mismatched(list) => {
+                self.tell(&running, Status::Failed, duration_ms, 0, &BTreeMap::new());
+                self.mismatches.extend(list);
+                self.failed(id, Mode::FixedOnly);
+            }
+            Outcome::Locked { lock, pid } => self.wait(id, &running, lock, pid),
+            Outcome::Cancelled => {
+                self.tell(&running, Status::Cancelled, duration_ms, 0, &BTreeMap::new());
+                self.done.counts.skipped += 1;
+                self.schedule.fail(id);
+                self.schedule.narrow(Mode::Nothing);
+            }
+        }
+    }
+
+    fn failed(&mut self, id: usize, mode: Mode) {
+        self.done.counts.failed += 1;
+        self.schedule.fail(id);
+        if !self.run.keep_going {
+            self.schedule.narrow(mode);
+        }
+    }
+
+    fn problem(&mut self, diagnostic: Diagnostic) {
+        self.run.events.emit(Event::Diagnostic {
+            diagnostic: Box::new(diagnostic.clone()),
+        });
+        self.done.failures.push(diagnostic);
+    }
+
+    fn tell(
+        &self,
+        running: &Running,
+        status: Status,
+        duration_ms: u64,
+        bytes: u64,
+        outputs: &BTreeMap<String, StorePath>,
+    ) {
+        let (drv, name) = (running.shown.clone(), running.name.clone());
+        let outputs = outputs
+            .iter()
+            .map(|(output, path)| (output.clone(), path.absolute(self.run.dir)))
+            .collect();
+        self.run.events.emit(match running.pool {
+            Pool::Build => Event::BuildFinished {
+                drv,
+                name,
+                status,
+                duration_ms,
+                outputs,
+            },
+            Pool::Io => Event::FetchFinished {
+                drv,
+                name,
+                status,
+                duration_ms,
+                bytes,
+                outputs,
+            },
+        });
+    }
+
+    /// Gives the slot away while another process builds the same thing; what it made is looked for afterwards.
+    fn wait(&mut self, id: usize, running: &Running, lock: StorePath, pid: Option<u32>) {
+        self.run.events.emit(Event::BuildWaiting {
+            drv: running.shown.clone(),
+            name: running.name.clone(),
+            pid,
+        });
+        self.schedule.park(id);
+        let (executor, sender) = (self.run.executor.clone(), self.sender.clone());
+        let (cancel, over) = (self.run.cancel.clone(), self.stop.clone());
+        let spawned = thread::Builder::new()
+            .name(format!("wait {}", running.name))
+            .spawn(move || {
+                executor.wait(&lock, &|| {
+                    cancel.is_cancelled() || over.load(Ordering::SeqCst)
+                });
+                let _gone = sender.send(Message::Unlocked(id)).is_err();
+            });
+        if spawned.is_err() {
+            // Without a thread to wait on, the job itself asks again.
+            self.schedule.unpark(id);
+        }
+    }
+
+    fn finish(mut self) -> Done {
+        if let Some(diagnostic) = hash_mismatches(&self.mismatches) {
+            self.problem(diagnostic);
+        }
+        self.done.counts.skipped += self.schedule.never_ran().count();
+        self.done
+    }
+}
+
+fn panicked(name: &Text, panic: &(dyn Any + Send)) -> Box<Diagnostic> {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message");
+    Box::new(
+        Diagnostic::error(
+            "bug-panic",
+            Class::Bug,
+            format!("the builder of `{name}` panicked: {text}"),
+        )
+        .help("this is a defect of sos: please report it with the recipe and this message"),
+    )
+}
