@@ -1,1 +1,50 @@
-//! Recipe front ends and the sos language library.
+//! Recipe front ends and the `sos` language library.
+//!
+//! A front end reads one recipe format, checks all of it, and lowers it to plain data; the library, written in the Nix language,
+//! makes derivations of that data. What a recipe leaves open (which packages, which content) is answered from `sos.lock`.
+#![forbid(unsafe_code)]
+
+mod library;
+mod locks;
+mod plain;
+mod problems;
+mod report;
+mod rootfs;
+mod session;
+pub mod templates;
+mod tree;
+
+pub use library::LIBRARY;
+pub use locks::{LOCK_FILE, LockMode, Pins};
+pub use report::{Change, LockReport};
+pub use session::{Context, Session};
+
+use std::path::Path;
+
+/// Suffix of the recipe files of Debian root filesystems.
+pub const ROOTFS_SUFFIX: &str = ".rootfs.toml";
+
+/// Returns the expression that a recipe file stands for, or nothing when the file is not of a known recipe format.
+///
+/// # Example
+/// ```
+/// # use std::path::Path;
+/// let text = sos_recipes::entry_expression(Path::new("/p/web.rootfs.toml"));
+/// assert_eq!(text.as_deref(), Some(r#"(import <sos>).debian.rootfs (/. + "/p/web.rootfs.toml")"#));
+/// assert_eq!(sos_recipes::entry_expression(Path::new("/p/default.nix")), None);
+/// ```
+pub fn entry_expression(file: &Path) -> Option<String> {
+    let name = file.to_str()?;
+    if !name.ends_with(ROOTFS_SUFFIX) {
+        return None;
+    }
+    // A string, not a path literal: a name may hold characters that a literal cannot.
+    let mut quoted = String::with_capacity(name.len() + 2);
+    for c in name.chars() {
+        if matches!(c, '"' | '\\' | '$') {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    Some(format!("(import <sos>).debian.rootfs (/. + \"{quoted}\")"))
+}

@@ -1,0 +1,12 @@
+//! The text of the `sos` library, in the Nix language, as the evaluator sees it under `<sos>`.
+
+/// Name and text of each file.
+pub const LIBRARY: &[(&str, &str)] = &[
+    ("default.nix", include_str!("lib/default.nix")),
+    ("debian.nix", include_str!("lib/debian.nix")),
+    ("derive.nix", include_str!("lib/derive.nix")),
+    ("fetch.nix", include_str!("lib/fetch.nix")),
+    ("oci.nix", include_str!("lib/oci.nix")),
+    ("rootfs.nix", include_str!("lib/rootfs.nix")),
+    ("run.nix", include_str!("lib/run.nix")),
+];

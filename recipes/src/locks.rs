@@ -1,0 +1,225 @@
+//! The lock files of a session: read when first asked, kept in memory, written once at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use sos_formats::diagnostic::{Class, Diagnostic, SourceFile};
+use sos_formats::lock::{RootfsEntry, RootfsLocked, RootfsRequest, SosLock, UrlEntry};
+
+use crate::report::{Change, LockReport};
+
+/// Name of the lock file.
+pub const LOCK_FILE: &str = "sos.lock";
+
+/// What may happen to the lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LockMode {
+    /// What is missing or stale is resolved and written, as `sos build` does.
+    Create,
+    /// Nothing may change: what is missing or stale is an error (`--locked`).
+    Locked,
+    /// Everything that is used is resolved again; with names (of recipe files or URLs), only that (`sos lock --update NAME`).
+    Update(Vec<String>),
+    /// Nothing is fetched and nothing fails: what is missing counts as empty (`sos check`). The plan is not fit to be built.
+    Preview,
+}
+
+/// How the world outside is asked for what a recipe leaves open.
+pub trait Pins: Send + Sync {
+    /// Resolves the packages of a root filesystem.
+    ///
+    /// # Errors
+    /// Every problem that was found.
+    fn lock_rootfs(&self, request: &RootfsRequest) -> Result<RootfsLocked, Vec<Diagnostic>>;
+
+    /// Fetches a URL and returns the digest and size of its content.
+    ///
+    /// # Errors
+    /// Why it could not be fetched.
+    fn lock_url(&self, url: &str) -> Result<UrlEntry, Box<Diagnostic>>;
+}
+
+/// One lock file that was opened.
+#[derive(Debug)]
+struct Open {
+    /// The text on disk; absent when there is no file.
+    original: Option<String>,
+    lock: SosLock,
+    changes: Vec<Change>,
+    /// What was resolved in this session and is fresh, whatever the mode says.
+    fresh: BTreeSet<String>,
+}
+
+/// All lock files of a session, by directory.
+#[derive(Debug)]
+pub(crate) struct Locks {
+    mode: LockMode,
+    open: BTreeMap<PathBuf, Open>,
+}
+
+/// Where an entry stands in relation to its recipe.
+enum State {
+    Fresh,
+    Missing,
+    Stale,
+}
+
+impl Locks {
+    pub(crate) fn new(mode: LockMode) -> Self {
+        Self { mode, open: BTreeMap::new() }
+    }
+
+    /// Returns the paths of the lock files that were asked for, whether they exist or not.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.open.keys().map(|dir| dir.join(LOCK_FILE))
+    }
+
+    /// Returns the packages of a recipe, resolving them where the mode allows.
+    pub(crate) fn rootfs(
+        &mut self,
+        dir: &Path,
+        recipe: &str,
+        request: &RootfsRequest,
+        pins: &dyn Pins,
+    ) -> Result<RootfsLocked, Vec<Diagnostic>> {
+        let mode = self.mode.clone();
+        let open = self.open(dir).map_err(|e| vec![*e])?;
+        let digest = request.digest();
+        let entry = open.lock.rootfs(recipe, &request.arch);
+        let state = match entry {
+            None => State::Missing,
+            Some(e) if e.digest != digest => State::Stale,
+            Some(_) => State::Fresh,
+        };
+        let again = mode.updates(recipe) && !open.fresh.contains(recipe);
+        match (&state, &mode) {
+            (State::Fresh, _) if !again => return Ok(entry.map(|e| e.locked.clone()).unwrap_or_default()),
+            (State::Missing, LockMode::Preview) => return Ok(RootfsLocked::default()),
+            (_, LockMode::Preview) => return Ok(entry.map(|e| e.locked.clone()).unwrap_or_default()),
+            (State::Missing, LockMode::Locked) => return Err(vec![missing(&format!("the packages of `{recipe}`"), open)]),
+            (State::Stale, LockMode::Locked) => return Err(vec![stale(recipe)]),
+            _ => {}
+        }
+        let before = entry.cloned();
+        let locked = pins.lock_rootfs(request)?;
+        let after = RootfsEntry { recipe: recipe.to_owned(), arch: request.arch.clone(), digest, locked: locked.clone() };
+        open.fresh.insert(recipe.to_owned());
+        open.lock.set_rootfs(after.clone());
+        if before.as_ref() != Some(&after) {
+            open.changes.push(Change::Rootfs { before, after });
+        }
+        Ok(locked)
+    }
+
+    /// Returns the pinned content of a URL, fetching it where the mode allows.
+    pub(crate) fn url(&mut self, dir: &Path, url: &str, pins: &dyn Pins) -> Result<Option<UrlEntry>, Box<Diagnostic>> {
+        let mode = self.mode.clone();
+        let open = self.open(dir)?;
+        let before = open.lock.url(url).cloned();
+        let again = mode.updates(url) && !open.fresh.contains(url);
+        match (&before, &mode) {
+            (Some(_), _) if !again => return Ok(before),
+            (None, LockMode::Preview) => return Ok(None),
+            (None, LockMode::Locked) => return Err(Box::new(missing(&format!("the content of `{url}`"), open))),
+            _ => {}
+        }
+        let after = UrlEntry { url: url.to_owned(), ..pins.lock_url(url)? };
+        open.fresh.insert(url.to_owned());
+        open.lock.set_url(after.clone());
+        if before.as_ref() != Some(&after) {
+            open.changes.push(Change::Url { before, after: after.clone() });
+        }
+        Ok(Some(after))
+    }
+
+    fn open(&mut self, dir: &Path) -> Result<&mut Open, Box<Diagnostic>> {
+        if !self.open.contains_key(dir) {
+            let path = dir.join(LOCK_FILE);
+            let original = match fs::read_to_string(&path) {
+                Ok(text) => Some(text),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+                Err(e) => return Err(Box::new(machine("lock-unreadable", format!("`{}` cannot be read: {e}", path.display())))),
+            };
+            let lock = match &original {
+                Some(text) => SosLock::parse(text).map_err(|e| Box::new(damaged(&path, text, &e)))?,
+                None => SosLock::new(),
+            };
+            let open = Open { original, lock, changes: Vec::new(), fresh: BTreeSet::new() };
+            self.open.insert(dir.to_owned(), open);
+        }
+        let unreadable = || Box::new(machine("lock-unreadable", "the lock was not opened".to_owned()));
+        self.open.get_mut(dir).ok_or_else(unreadable)
+    }
+
+    /// Writes every lock that changed and says what changed in it.
+    pub(crate) fn write(&mut self) -> Result<Vec<LockReport>, Box<Diagnostic>> {
+        let mut reports = Vec::new();
+        for (dir, open) in &mut self.open {
+            if open.changes.is_empty() {
+                continue;
+            }
+            let path = dir.join(LOCK_FILE);
+            let text = open.lock.to_text();
+            write_atomically(&path, text.as_bytes())
+                .map_err(|e| Box::new(machine("lock-unwritable", format!("`{}` cannot be written: {e}", path.display()))))?;
+            let created = open.original.replace(text).is_none();
+            reports.push(LockReport { path, created, changes: std::mem::take(&mut open.changes) });
+        }
+        Ok(reports)
+    }
+}
+
+impl LockMode {
+    fn updates(&self, name: &str) -> bool {
+        match self {
+            Self::Update(names) => names.is_empty() || names.iter().any(|n| n == name),
+            _ => false,
+        }
+    }
+}
+
+fn missing(what: &str, open: &Open) -> Diagnostic {
+    let message = match open.original {
+        None => format!("there is no `{LOCK_FILE}`, and {what} must come from it"),
+        Some(_) => format!("{what} is not pinned in `{LOCK_FILE}`").replace("packages of", "list of packages of"),
+    };
+    Diagnostic::error("lock-missing", Class::Recipe, message)
+        .note("`--locked` allows no change of the lock")
+        .help("run `sos lock` and commit the file")
+}
+
+fn stale(recipe: &str) -> Diagnostic {
+    Diagnostic::error("lock-stale", Class::Recipe, format!("`{recipe}` asks for other packages than `{LOCK_FILE}` pins"))
+        .note("the suites, packages or keys of the recipe changed after it was locked")
+        .help("run `sos lock` and commit the file")
+}
+
+fn damaged(path: &Path, text: &str, e: &sos_formats::lock::LockError) -> Diagnostic {
+    let mut problem = Diagnostic::error("lock-damaged", Class::Recipe, format!("`{LOCK_FILE}` cannot be used: {e}"));
+    if let Some(span) = e.span() {
+        let file = SourceFile::new(path.display().to_string(), text);
+        problem = problem.label(&file, span, "here");
+    }
+    problem.help(format!("restore the file, or remove it and run `sos lock` ({})", path.display()))
+}
+
+fn machine(code: &'static str, message: String) -> Diagnostic {
+    Diagnostic::error(code, Class::Machine, message)
+}
+
+/// A reader sees the old file or the new one, never a part.
+fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_file_name(format!(".{LOCK_FILE}.{}", std::process::id()));
+    let written = fs::File::create(&temporary).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    let done = written.and_then(|()| fs::rename(&temporary, path));
+    if done.is_err() {
+        // The first error is the one worth telling.
+        let _ignored = fs::remove_file(&temporary);
+    }
+    done
+}

@@ -1,0 +1,95 @@
+//! Collecting every problem of a recipe, so that one run shows them all.
+
+use std::sync::Arc;
+
+use sos_formats::diagnostic::{Class, Diagnostic, Label, SourceFile, suggest};
+
+use crate::tree::Place;
+
+/// The most problems that are shown of one recipe.
+pub(crate) const MAX_PROBLEMS: usize = 50;
+
+/// The problems found so far, and where to point.
+#[derive(Debug)]
+pub(crate) struct Problems {
+    file: Option<Arc<SourceFile>>,
+    /// Shown for values without a place: the call in the Nix expression.
+    call: Option<Label>,
+    found: Vec<Diagnostic>,
+    total: usize,
+}
+
+impl Problems {
+    /// Starts with none, for a recipe file.
+    pub(crate) fn in_file(file: &Arc<SourceFile>) -> Self {
+        Self { file: Some(Arc::clone(file)), call: None, found: Vec::new(), total: 0 }
+    }
+
+    /// Starts with none, for a recipe written as a Nix attribute set.
+    pub(crate) fn in_call(call: Option<Label>) -> Self {
+        Self { file: None, call, found: Vec::new(), total: 0 }
+    }
+
+    /// Makes a label at a place.
+    pub(crate) fn label(&self, place: &Place, text: impl Into<String>) -> Option<Label> {
+        match (&self.file, place) {
+            (Some(file), Some(span)) => Some(Label { file: Arc::clone(file), span: span.clone(), text: text.into() }),
+            _ => self.call.clone().map(|l| Label { text: text.into(), ..l }),
+        }
+    }
+
+    /// Starts an error of the recipe that points at a place.
+    pub(crate) fn error(&self, code: &'static str, message: impl Into<String>, place: &Place, text: impl Into<String>) -> Diagnostic {
+        Diagnostic::error(code, Class::Recipe, message).with_labels(self.label(place, text))
+    }
+
+    /// Records a problem.
+    pub(crate) fn add(&mut self, problem: Diagnostic) {
+        self.total += 1;
+        if self.found.len() < MAX_PROBLEMS {
+            self.found.push(problem);
+        }
+    }
+
+    /// Records a value that cannot stand where it stands.
+    pub(crate) fn bad_value(&mut self, message: impl Into<String>, place: &Place, expected: impl Into<String>) {
+        let problem = self.error("recipe-bad-value", message, place, expected);
+        self.add(problem);
+    }
+
+    /// Records the same thing given twice, naming both places.
+    pub(crate) fn duplicate(&mut self, message: String, again: &Place, first: &Place) {
+        let problem = self.error("recipe-duplicate", message, again, "given again").with_labels(self.label(first, "first given here"));
+        self.add(problem);
+    }
+
+    /// Returns how many problems there are.
+    pub(crate) fn count(&self) -> usize {
+        self.total
+    }
+
+    /// Returns the problems from top to bottom; the last one says how many are not shown.
+    pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
+        self.found.sort_by_key(|d| d.labels.first().map(|l| l.span.start));
+        let hidden = self.total - self.found.len();
+        if hidden > 0
+            && let Some(last) = self.found.pop()
+        {
+            self.found.push(last.note(format!("{hidden} more problems are not shown")));
+        }
+        self.found
+    }
+}
+
+/// Adds the help line for a misspelt word: the words that are near, or else all of them.
+pub(crate) fn with_suggestion<'a>(problem: Diagnostic, found: &str, known: impl Iterator<Item = &'a str> + Clone) -> Diagnostic {
+    if suggest(found, known.clone()).is_empty() {
+        return problem.help(format!("known here: {}", list(known)));
+    }
+    problem.suggest(found, known)
+}
+
+/// Joins words for a message: `a`, `b`, `c`.
+pub(crate) fn list<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    words.map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ")
+}

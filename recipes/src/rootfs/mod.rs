@@ -1,0 +1,18 @@
+//! Debian root filesystems: `*.rootfs.toml`, or the same as an attribute set of a Nix expression.
+
+mod accounts;
+mod check;
+mod fields;
+mod files;
+mod lower;
+mod model;
+mod request;
+mod schema;
+
+pub(crate) use lower::{edit, lower};
+pub(crate) use model::RootfsRecipe;
+pub(crate) use request::request;
+pub(crate) use schema::{parse_edit, parse_file, parse_tree};
+
+#[cfg(test)]
+mod tests;

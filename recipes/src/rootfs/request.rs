@@ -1,0 +1,86 @@
+//! From a recipe to what a resolver is asked, reading the files that the recipe names.
+
+use std::path::{Path, PathBuf};
+
+use sos_formats::hash::Sha256;
+use sos_formats::lock::{Keyring, LocalDeb, RootfsRequest, RootfsSource, Wanted};
+use sos_lang::Host;
+
+use super::fields::Located;
+use super::model::{FileRef, RootfsRecipe, SourceSpec};
+use crate::problems::Problems;
+
+/// Returns the request, or records in `problems` which files could not be read.
+pub(crate) fn request(recipe: &RootfsRecipe, base: &Path, host: &dyn Host, problems: &mut Problems) -> Option<RootfsRequest> {
+    let before = problems.count();
+    let sources = recipe.sources.iter().filter_map(|s| source(s, base, host, problems)).collect();
+    let debs = recipe.debs.iter().filter_map(|d| local_deb(d, base, host, problems)).collect();
+    let wanted = |list: &[Located<String>], problems: &Problems| -> Vec<Wanted> { list.iter().map(|l| wanted(l, problems)).collect() };
+    let request = RootfsRequest {
+        name: recipe.name.clone(),
+        arch: recipe.arch.clone(),
+        sources,
+        variant: recipe.variant,
+        include: wanted(&recipe.include, problems),
+        exclude: wanted(&recipe.exclude, problems),
+        recommends: recipe.recommends,
+        debs,
+    };
+    (problems.count() == before).then_some(request)
+}
+
+fn wanted(l: &Located<String>, problems: &Problems) -> Wanted {
+    Wanted { text: l.value.clone(), label: problems.label(&l.place, "asked for here") }
+}
+
+fn source(s: &SourceSpec, base: &Path, host: &dyn Host, problems: &mut Problems) -> Option<RootfsSource> {
+    let keyring = match &s.keyring {
+        None => Keyring::Debian,
+        Some(file) => Keyring::File { name: file.value.shown(), bytes: read("keyring", file, base, host, problems)? },
+    };
+    let suites = s.suites.iter().map(|l| wanted(l, problems)).collect();
+    Some(RootfsSource { uri: s.uri.clone(), suites, components: s.components.clone(), keyring, snapshot: s.snapshot.clone() })
+}
+
+fn local_deb(file: &Located<FileRef>, base: &Path, host: &dyn Host, problems: &mut Problems) -> Option<LocalDeb> {
+    let bytes = read("package", file, base, host, problems)?;
+    Some(LocalDeb {
+        path: Wanted { text: file.value.shown(), label: problems.label(&file.place, "asked for here") },
+        physical: file.value.locate(base),
+        sha256: Sha256::of(&bytes),
+        size: bytes.len() as u64,
+    })
+}
+
+fn read(what: &str, file: &Located<FileRef>, base: &Path, host: &dyn Host, problems: &mut Problems) -> Option<Vec<u8>> {
+    match host.read_file(&file.value.locate(base)) {
+        Ok(bytes) => Some(bytes),
+        Err(e) => {
+            let message = format!("the {what} `{}` cannot be read: {e}", file.value.shown());
+            let problem = problems.error("recipe-file-missing", message, &file.place, "named here");
+            problems.add(problem);
+            None
+        }
+    }
+}
+
+impl FileRef {
+    /// Returns the name as the recipe writes it; of absolute paths only the last part, since the rest is this machine's.
+    pub(crate) fn shown(&self) -> String {
+        let path = match self {
+            Self::Relative(s) => return s.clone(),
+            Self::Store(s, _) => Path::new(s),
+            Self::Path(p) => p,
+        };
+        path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+    }
+
+    /// Returns where the file is.
+    pub(crate) fn locate(&self, base: &Path) -> PathBuf {
+        match self {
+            Self::Relative(s) => base.join(s),
+            Self::Path(p) => p.clone(),
+            Self::Store(s, _) => PathBuf::from(s),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! One evaluation: the builtins behind the `sos` library, and the locks that they read and change.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sos_formats::diagnostic::{Class, Diagnostic, SourceFile};
+use sos_lang::{ExtBuiltin, ExtCall, Extension, Plain};
+
+use crate::library::LIBRARY;
+use crate::locks::{LockMode, Locks, Pins};
+use crate::plain::{Set, int, text};
+use crate::problems::Problems;
+use crate::report::LockReport;
+use crate::rootfs;
+use crate::tree;
+
+/// The largest recipe that is read.
+const MAX_RECIPE_BYTES: usize = 4 << 20;
+
+/// What an evaluation needs to know about its surroundings.
+#[derive(Clone)]
+pub struct Context {
+    /// The directory of the target: where the lock of inline recipes and of URLs is, and what relative names in inline recipes
+    /// are relative to.
+    pub project_dir: PathBuf,
+    /// Paths below this directory are shown relative to it.
+    pub shown_from: PathBuf,
+    /// What may happen to the locks.
+    pub mode: LockMode,
+    /// The way to the outside.
+    pub pins: Arc<dyn Pins>,
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("project_dir", &self.project_dir).field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+/// The state of one evaluation. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Session {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    context: Context,
+    locks: Mutex<Locks>,
+    read: Mutex<BTreeSet<PathBuf>>,
+    /// A builtin can fail with one problem; the others of the same recipe wait here.
+    further: Mutex<Vec<Diagnostic>>,
+}
+
+impl Session {
+    /// Starts an evaluation.
+    pub fn new(context: Context) -> Self {
+        let locks = Mutex::new(Locks::new(context.mode.clone()));
+        Self { inner: Arc::new(Inner { context, locks, read: Mutex::default(), further: Mutex::default() }) }
+    }
+
+    /// Returns the builtins and the library for an evaluator.
+    pub fn extension(&self) -> Extension {
+        let builtin = |name, doc, f: fn(&Inner, &ExtCall<'_>, Plain) -> Result<Plain, Box<Diagnostic>>| {
+            let inner = Arc::clone(&self.inner);
+            ExtBuiltin { name, doc, fun: Arc::new(move |call: &ExtCall<'_>, argument: Plain| f(&inner, call, argument)) }
+        };
+        Extension {
+            builtins: vec![
+                builtin("__sosRootfsPlan", "Reads a rootfs recipe and its lock; returns what the library builds it from.", Inner::rootfs_plan),
+                builtin("__sosRootfsEdit", "Checks an edit of a root filesystem; returns it as the builder takes it.", Inner::rootfs_edit),
+                builtin("__sosPinUrl", "Returns the digest of the content of a URL from the lock.", Inner::pin_url),
+            ],
+            search: vec![("sos".to_owned(), LIBRARY)],
+        }
+    }
+
+    /// Writes the locks that changed, each at once, and says what changed. To be called when evaluation is over.
+    ///
+    /// # Errors
+    /// When a lock cannot be written.
+    pub fn finish(&self) -> Result<Vec<LockReport>, Box<Diagnostic>> {
+        locked(&self.inner.locks).write()
+    }
+
+    /// Returns the problems beyond the one that the evaluation failed with, and forgets them.
+    pub fn take_further_problems(&self) -> Vec<Diagnostic> {
+        std::mem::take(&mut *locked(&self.inner.further))
+    }
+
+    /// Returns the recipe and lock files that the evaluation depends on, locks that do not exist included.
+    pub fn files_read(&self) -> Vec<PathBuf> {
+        let mut all = locked(&self.inner.read).clone();
+        all.extend(locked(&self.inner.locks).paths());
+        all.into_iter().collect()
+    }
+}
+
+/// A lock poisoned by a panic elsewhere still holds usable data: every change to it is complete or not made.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn rootfs_plan(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
+        let Plain::Attrs(mut argument) = argument else { return Err(misuse(call)) };
+        let (recipe, key, base, mut problems) = match (argument.remove("file"), argument.remove("recipe")) {
+            (Some(Plain::Path(file)), _) => self.read_recipe(call, &file)?,
+            (Some(Plain::Str { s, .. }), _) => {
+                let file = PathBuf::from(String::from_utf8_lossy(&s).into_owned());
+                self.read_recipe(call, &file)?
+            }
+            (_, Some(recipe)) => {
+                let tree = tree::from_plain(recipe);
+                let (recipe, found) = rootfs::parse_tree(&tree, "rootfs", Problems::in_call(call.label.clone()));
+                let recipe = self.accept(recipe, found)?;
+                let key = format!("inline:{}", recipe.name);
+                (recipe, key, self.context.project_dir.clone(), Problems::in_call(call.label.clone()))
+            }
+            _ => return Err(misuse(call)),
+        };
+        let request = rootfs::request(&recipe, &base, call.host, &mut problems);
+        let request = self.accept(request, problems.finish())?;
+        let dir = if base.starts_with(call.host.store_dir().as_str()) { &self.context.project_dir } else { &base };
+        let pins = Arc::clone(&self.context.pins);
+        let found = locked(&self.locks).rootfs(dir, &key, &request, &*pins);
+        let packages = match found {
+            Ok(packages) => packages,
+            Err(found) => return self.accept(None, found),
+        };
+        Ok(rootfs::lower(&recipe, &packages, &base))
+    }
+
+    fn read_recipe(
+        &self,
+        call: &ExtCall<'_>,
+        file: &Path,
+    ) -> Result<(rootfs::RootfsRecipe, String, PathBuf, Problems), Box<Diagnostic>> {
+        let unreadable = |why: String| {
+            let message = format!("the recipe `{}` cannot be read: {why}", self.shown(file));
+            Box::new(Diagnostic::error("recipe-file-missing", Class::Recipe, message).with_labels(call.label.clone()))
+        };
+        let bytes = call.host.read_file(file).map_err(|e| unreadable(e.to_string()))?;
+        if bytes.len() > MAX_RECIPE_BYTES {
+            return Err(unreadable(format!("it is {} bytes long, the limit is {MAX_RECIPE_BYTES}", bytes.len())));
+        }
+        let content = String::from_utf8(bytes).map_err(|e| unreadable(format!("it is not UTF-8 ({e})")))?;
+        let name = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let base = file.parent().unwrap_or(Path::new("/"));
+        // The same recipe through a symlinked directory must not get a second lock.
+        let base = call.host.canonicalize(base).unwrap_or_else(|_e| base.to_owned());
+        locked(&self.read).insert(base.join(&name));
+        let source = SourceFile::new(self.shown(file), content);
+        let stem = name.strip_suffix(".toml").unwrap_or(&name);
+        let stem = stem.strip_suffix(".rootfs").unwrap_or(stem);
+        let (recipe, found) = rootfs::parse_file(&source, stem);
+        let recipe = self.accept(recipe, found)?;
+        Ok((recipe, name, base, Problems::in_file(&source)))
+    }
+
+    fn rootfs_edit(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
+        let (edit, found) = rootfs::parse_edit(&tree::from_plain(argument), Problems::in_call(call.label.clone()));
+        let edit = self.accept(edit, found)?;
+        Ok(rootfs::edit(&edit, &self.context.project_dir))
+    }
+
+    fn pin_url(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
+        let Plain::Str { s, .. } = argument else { return Err(misuse(call)) };
+        let url = String::from_utf8_lossy(&s).into_owned();
+        let pins = Arc::clone(&self.context.pins);
+        let entry = locked(&self.locks).url(&self.context.project_dir, &url, &*pins);
+        let entry = entry.map_err(|e| Box::new((*e).with_labels(call.label.clone())))?;
+        let (sha256, size) = match entry {
+            Some(entry) => (entry.sha256.to_string(), entry.size),
+            // Only when nothing will be built: see LockMode::Preview.
+            None => ("0".repeat(64), 0),
+        };
+        Ok(Set::new().with("sha256", text(sha256)).with("size", int(size)).done())
+    }
+
+    /// Returns the value, or fails with the first problem and keeps the others.
+    fn accept<T>(&self, value: Option<T>, problems: Vec<Diagnostic>) -> Result<T, Box<Diagnostic>> {
+        let mut problems = problems.into_iter();
+        match (value, problems.next()) {
+            (Some(value), None) => Ok(value),
+            (_, Some(first)) => {
+                locked(&self.further).extend(problems);
+                Err(Box::new(first))
+            }
+            (None, None) => Err(Box::new(Diagnostic::error("recipe-failed", Class::Bug, "a recipe was refused without a reason"))),
+        }
+    }
+
+    fn shown(&self, path: &Path) -> String {
+        path.strip_prefix(&self.context.shown_from).unwrap_or(path).display().to_string()
+    }
+}
+
+fn misuse(call: &ExtCall<'_>) -> Box<Diagnostic> {
+    let message = "a builtin of the sos library was called with something that it does not take";
+    Box::new(Diagnostic::error("recipe-bad-call", Class::Recipe, message).with_labels(call.label.clone()))
+}

@@ -1,0 +1,122 @@
+//! Recipe text as a tree of values that know where they were written.
+//!
+//! A recipe comes from a TOML file or from an attribute set of a Nix expression; both become this tree, so that one reader checks
+//! both. Only the first has places of its own; problems in the second are shown at the call.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use sos_lang::{ContextElem, Plain};
+use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+
+/// Byte range of a value in the text of the recipe; absent for recipes written in Nix.
+pub(crate) type Place = Option<Range<usize>>;
+
+/// A value and its place.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) place: Place,
+    pub(crate) value: Value,
+}
+
+/// What a recipe can say.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Value {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    /// An integer that does not fit, as written.
+    HugeInt(String),
+    /// A TOML date, as written.
+    Date(String),
+    /// The context is that of Nix strings: the store paths that the text mentions.
+    Str(String, Vec<ContextElem>),
+    /// A path value of the Nix language.
+    Path(PathBuf),
+    List(Vec<Node>),
+    Table(Vec<Field>),
+}
+
+/// One `key = value`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Field {
+    pub(crate) name: String,
+    pub(crate) place: Place,
+    pub(crate) node: Node,
+}
+
+impl Value {
+    /// Returns the kind of the value with its article, for messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "a boolean",
+            Self::Int(_) | Self::HugeInt(_) => "an integer",
+            Self::Float(_) => "a float",
+            Self::Date(_) => "a date",
+            Self::Str(..) => "a string",
+            Self::Path(_) => "a path",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+}
+
+/// Problems of the TOML syntax: message and place.
+pub(crate) type SyntaxErrors = Vec<(String, Place)>;
+
+/// Reads TOML, collecting every syntax error.
+pub(crate) fn from_toml(text: &str) -> Result<Node, SyntaxErrors> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        return Err(errors.iter().map(|e| (e.message().to_owned(), e.span())).collect());
+    }
+    let place = Some(table.span());
+    Ok(Node { place, value: Value::Table(fields(table.into_inner())) })
+}
+
+fn fields(table: DeTable<'_>) -> Vec<Field> {
+    let mut out: Vec<Field> = table
+        .into_iter()
+        .map(|(key, value)| Field { place: Some(key.span()), name: key.into_inner().into_owned(), node: node(value) })
+        .collect();
+    // In the order of the text, so that problems are reported from top to bottom.
+    out.sort_by_key(|f| f.place.as_ref().map(|p| p.start));
+    out
+}
+
+fn node(value: Spanned<DeValue<'_>>) -> Node {
+    let place = Some(value.span());
+    let value = match value.into_inner() {
+        DeValue::String(s) => Value::Str(s.into_owned(), Vec::new()),
+        DeValue::Integer(i) => match i64::from_str_radix(i.as_str(), i.radix()) {
+            Ok(n) => Value::Int(n),
+            Err(_) => Value::HugeInt(i.to_string()),
+        },
+        DeValue::Float(f) => f.as_str().parse().map_or_else(|_e| Value::HugeInt(f.to_string()), Value::Float),
+        DeValue::Boolean(b) => Value::Bool(b),
+        DeValue::Datetime(d) => Value::Date(d.to_string()),
+        DeValue::Array(list) => Value::List(list.into_iter().map(node).collect()),
+        DeValue::Table(table) => Value::Table(fields(table)),
+    };
+    Node { place, value }
+}
+
+/// Takes over a value of the Nix language. Bytes that are not UTF-8 are replaced: every field that allows more than ASCII is text.
+pub(crate) fn from_plain(plain: Plain) -> Node {
+    let value = match plain {
+        Plain::Null => Value::Null,
+        Plain::Bool(b) => Value::Bool(b),
+        Plain::Int(n) => Value::Int(n),
+        Plain::Float(f) => Value::Float(f),
+        Plain::Str { s, context } => Value::Str(String::from_utf8_lossy(&s).into_owned(), context),
+        Plain::Path(p) => Value::Path(p),
+        Plain::List(list) => Value::List(list.into_iter().map(from_plain).collect()),
+        Plain::Attrs(attrs) => Value::Table(
+            attrs.into_iter().map(|(name, v)| Field { name, place: None, node: from_plain(v) }).collect(),
+        ),
+    };
+    Node { place: None, value }
+}
