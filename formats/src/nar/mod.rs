@@ -139,3 +139,20 @@ fn padding(len: u64) -> usize {
     // The remainder is below 8.
     usize::try_from(len.wrapping_neg() % 8).unwrap_or(0)
 }
+
+/// For code that passes archives through [`Read`](io::Read) and [`Write`](io::Write).
+impl From<NarError> for io::Error {
+    fn from(error: NarError) -> Self {
+        let kind = match &error {
+            NarError::Read(cause)
+            | NarError::Write(cause)
+            | NarError::Contents(cause)
+            | NarError::Visitor(cause) => cause.kind(),
+            NarError::Malformed { .. } => io::ErrorKind::InvalidData,
+            NarError::Unwritable(_) | NarError::SizeChanged { .. } | NarError::OutOfOrder(_) => {
+                io::ErrorKind::InvalidInput
+            }
+        };
+        Self::new(kind, error)
+    }
+}
