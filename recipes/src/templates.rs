@@ -26,7 +26,7 @@ pub const TEMPLATES: &[Template] = &[
     },
     Template {
         name: "nix",
-        about: "derivations in the Nix language, from a script and a fetched busybox-free shell",
+        about: "derivations in the Nix language that run commands in a small Debian",
         files: &[(".gitignore", include_str!("templates/nix/gitignore")), ("sos.nix", include_str!("templates/nix/sos.nix"))],
     },
 ];

@@ -1,1 +1,114 @@
-{ }
+# A Debian root filesystem, built as apt would: the essential packages are laid out so that their own dpkg can run, it installs
+# them, then the rest in the order of the lock. Each stage is a derivation, so that an edit to a file of the recipe repeats none of
+# the package work.
+{ derive, fetch, oci, rootfs }:
+let
+  inherit (builtins) concatStringsSep elemAt foldl' genList length listToAttrs;
+
+  # Where the packages of a step are.
+  debDir = "/run/debs";
+in
+{
+  rootfs = recipe:
+    let
+      plan = builtins.__sosRootfsPlan (if builtins.isAttrs recipe && !(recipe ? outPath) then { recipe = rootfs.plainly recipe; } else { file = recipe; });
+      inherit (plan) epoch;
+
+      deb = d:
+        if d ? local then
+          (if builtins.isPath d.local then
+            "${builtins.path { path = d.local; name = d.file; recursive = false; inherit (d) sha256; }}"
+          else
+            d.local)
+        else
+          "${derive.fixed {
+            name = d.file;
+            builder = "builtin:fetch";
+            inherit (d) urls size;
+            outputHash = d.sha256;
+          }}";
+      debs = map deb plan.debs;
+      pick = map (elemAt debs);
+
+      # Mounted by number: a file name could occur twice, and the order is the one given to dpkg.
+      mounted = indexes: listToAttrs (map (i: { name = "${debDir}/${toString i}.deb"; value = elemAt debs i; }) indexes);
+      arguments = indexes: concatStringsSep " " (map (i: "${debDir}/${toString i}.deb") indexes);
+
+      step = { name, rootfs, mounts ? { }, script }:
+        derive.rootfs {
+          inherit name mounts epoch;
+          inherit (plan) system;
+          builder = "builtin:step";
+          rootfs = "${rootfs}";
+          script = ''
+            # No service may start while packages are configured.
+            printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
+            chmod 755 /usr/sbin/policy-rc.d
+            ${script}
+            rm -f /usr/sbin/policy-rc.d
+          '';
+          env = {
+            DEBIAN_FRONTEND = "noninteractive";
+            DEBCONF_NONINTERACTIVE_SEEN = "true";
+          };
+        };
+
+      # Named after the suite: recipes of the same suite and epoch share these two.
+      unpacked = derive.rootfs {
+        name = "${plan.suite}-essential-unpacked";
+        builder = "builtin:debian-unpack";
+        debs = pick plan.essential;
+        inherit epoch;
+        merged_usr = plan.mergedUsr;
+      };
+      essential = step {
+        name = "${plan.suite}-essential";
+        rootfs = unpacked;
+        mounts = mounted plan.essential;
+        script = "dpkg --install --force-depends ${arguments plan.essential}";
+      };
+      preseeded =
+        if plan ? debconf then
+          step {
+            name = "${plan.name}-debconf";
+            rootfs = essential;
+            mounts."/run/debconf" = builtins.toFile "debconf-selections" plan.debconf;
+            script = "debconf-set-selections /run/debconf";
+          }
+        else
+          essential;
+      batch = below: number:
+        let indexes = elemAt plan.batches number;
+        in
+        step {
+          name = "${plan.name}-packages${if length plan.batches == 1 then "" else "-${toString (number + 1)}"}";
+          rootfs = below;
+          mounts = mounted indexes;
+          script = ''
+            dpkg --unpack ${arguments indexes}
+            dpkg --configure --pending
+          '';
+        };
+      configured = foldl' batch preseeded (genList (i: i) (length plan.batches));
+
+      drv = derive.rootfs (rootfs.withSources plan.edit // {
+        name = "${plan.name}-rootfs";
+        builder = "builtin:rootfs-edit";
+        rootfs = "${configured}";
+        inherit epoch;
+        extended_states = plan.auto;
+      });
+      whole = drv // {
+        inherit epoch;
+        inherit (plan) arch;
+        packages = plan.debs;
+        rootfs = whole;
+        oci = oci.oci {
+          inherit (plan) name;
+          rootfs = whole;
+          config.cmd = [ "/bin/sh" ];
+        };
+      };
+    in
+    whole;
+}

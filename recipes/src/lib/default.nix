@@ -1,1 +1,26 @@
-{ }
+# The `sos` library. Everything here ends in plain derivations with in-process builders, so that what a recipe makes is cached,
+# shared and content-addressed like anything else.
+let
+  derive = import ./derive.nix;
+  fetch = import ./fetch.nix derive;
+  oci = import ./oci.nix derive;
+  rootfs = import ./rootfs.nix derive;
+  debian = import ./debian.nix { inherit derive fetch oci rootfs; };
+  run = import ./run.nix derive;
+in
+{
+  # fetchurl { url | urls, sha256 | hash, name?, executable?, unpack? }: a file, pinned by its hash or else by sos.lock.
+  inherit (fetch) fetchurl;
+
+  # debian.rootfs ./x.rootfs.toml, or debian.rootfs { suite = "bookworm"; ... }: a root filesystem.
+  debian = { inherit (debian) rootfs; };
+
+  # rootfs.edit { rootfs, name?, files?, users?, ... }: a root filesystem with files, users and services changed.
+  rootfs = { inherit (rootfs) edit; };
+
+  # run { name, rootfs, script | command, mounts?, env?, cwd?, result? }: a command in a root filesystem.
+  inherit run;
+
+  # oci { name, rootfs, layers?, config?, tag? }: an OCI image layout; ociLayer { name, files | tree | rootfs }: one layer of it.
+  inherit (oci) oci ociLayer;
+}

@@ -1,1 +1,56 @@
-{ }
+# How every derivation of the library is made: structured attributes, and an address that follows from the content, so that an
+# input that is rebuilt to the same bytes stops the rebuild there.
+let
+  # An attribute that is null was not given.
+  present = attrs: removeAttrs attrs (builtins.filter (name: attrs.${name} == null) (builtins.attrNames attrs));
+
+  structured = {
+    system = "builtin";
+    __structuredAttrs = true;
+  };
+
+  floating = mode: algo: attrs:
+    derivation (structured // {
+      __contentAddressed = true;
+      outputHashMode = mode;
+      outputHashAlgo = algo;
+    } // present attrs);
+
+  allowed = char: builtins.match "[A-Za-z0-9+._?=-]" char != null;
+  characters = text: builtins.genList (i: builtins.substring i 1 text) (builtins.stringLength text);
+in
+rec {
+  inherit present;
+
+  # The output is a tree of files.
+  tree = floating "recursive" "sha256";
+
+  # The output is a root filesystem, with owners, modes and devices.
+  rootfs = floating "rootfs" "blake3";
+
+  # The output is known beforehand: `outputHash`, with `outputHashMode` flat unless it says otherwise.
+  fixed = attrs:
+    derivation (structured // {
+      outputHashMode = "flat";
+      outputHashAlgo = "sha256";
+    } // present attrs);
+
+  # A text that can name a store path.
+  storeName = text:
+    let
+      replaced = builtins.concatStringsSep "" (map (c: if allowed c then c else "-") (characters text));
+      name = builtins.unsafeDiscardStringContext replaced;
+    in
+    if name == "" || builtins.substring 0 1 name == "." then "x${name}" else name;
+
+  # Brings a source into the store by itself: its key depends on its content and its last name, not on where it lies or on what lies
+  # beside it. What is in the store already stays as it is.
+  source = value:
+    if builtins.isPath value then
+      "${builtins.path {
+        path = value;
+        name = storeName (baseNameOf value);
+      }}"
+    else
+      "${value}";
+}

@@ -1,1 +1,86 @@
-{ }
+derive:
+let
+  # A function for its argument names: a misspelt one is an error of the language, with a place.
+  checkedConfig =
+    { entrypoint ? null
+    , cmd ? null
+    , env ? null
+    , user ? null
+    , workdir ? null
+    , labels ? null
+    , exposedPorts ? null
+    , volumes ? null
+    , stopSignal ? null
+    }@config:
+    derive.present config;
+
+  ociLayer =
+    { name ? "layer"
+    , files ? null
+    , tree ? null
+    , at ? null
+    , rootfs ? null
+    , base ? null
+    , diff ? null
+    , owner ? null
+    , epoch ? rootfs.epoch or base.epoch or 1
+    , compression ? null
+    , level ? null
+    }:
+    let
+      path = value: if value == null then null else derive.source value;
+    in
+    derive.tree {
+      inherit name at diff owner epoch compression level;
+      builder = "builtin:oci-layer";
+      files = if files == null then null else builtins.mapAttrs (_: derive.source) files;
+      tree = path tree;
+      rootfs = path rootfs;
+      base = path base;
+    };
+in
+{
+  inherit ociLayer;
+
+  oci =
+    { name
+    , rootfs
+    , layers ? [ ]
+    , config ? { }
+    , tag ? "latest"
+    , epoch ? rootfs.epoch or 1
+    , arch ? rootfs.arch or "amd64"
+    , compression ? null
+    , level ? null
+    , annotations ? null
+    }:
+    let
+      shared = { inherit epoch compression level; };
+      bottom = ociLayer (shared // {
+        name = "${name}-layer-0";
+        inherit rootfs;
+      });
+      isLayer = value: (value.type or null) == "derivation";
+      # Each layer is a derivation of its own: a change rebuilds only the layer that holds it.
+      layer = i:
+        let given = builtins.elemAt layers i;
+        in
+        if isLayer given then
+          given
+        else
+          ociLayer (shared // {
+            name = "${name}-layer-${toString (i + 1)}";
+            # Parents of placed files take their owner and mode from the image below; of a root filesystem only the
+            # difference to it is stored.
+            base = rootfs;
+            diff = if given ? rootfs then true else null;
+          } // given);
+      all = [ bottom ] ++ builtins.genList layer (builtins.length layers);
+    in
+    derive.tree {
+      inherit name tag epoch arch annotations;
+      builder = "builtin:oci";
+      layers = map (one: "${one}") all;
+      config = checkedConfig config;
+    } // { layers = all; inherit rootfs; };
+}

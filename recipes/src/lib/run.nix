@@ -1,1 +1,58 @@
-{ }
+derive:
+let
+  systems = {
+    amd64 = "x86_64-linux";
+    arm64 = "aarch64-linux";
+    armel = "armv5tel-linux";
+    armhf = "armv7l-linux";
+    i386 = "i686-linux";
+    loong64 = "loongarch64-linux";
+    mips64el = "mips64el-linux";
+    ppc64el = "powerpc64le-linux";
+    riscv64 = "riscv64-linux";
+    s390x = "s390x-linux";
+  };
+in
+{ name
+, rootfs
+, script ? null
+, command ? null
+, shell ? null
+, mounts ? { }
+, env ? { }
+, cwd ? null
+, user ? null
+, epoch ? rootfs.epoch or 1
+, arch ? rootfs.arch or "amd64"
+, result ? "tree"
+, timeout ? null
+, tmpfs ? null
+, hostname ? null
+, parallel ? false
+}:
+let
+  make =
+    if result == "tree" then
+      derive.tree
+    else if result == "rootfs" then
+      derive.rootfs
+    else
+      throw "sos.run { name = \"${name}\"; } has result = \"${result}\"; it can be \"tree\" or \"rootfs\"";
+  one =
+    if (script == null) == (command == null) then
+      throw "sos.run { name = \"${name}\"; } needs either `script` or `command`"
+    else
+      true;
+  drv = make {
+    inherit name script command shell cwd user epoch timeout tmpfs hostname;
+    builder = "builtin:step";
+    system = systems.${arch} or (throw "sos.run { name = \"${name}\"; } has the unknown arch \"${arch}\"");
+    rootfs = "${rootfs}";
+    mounts = builtins.mapAttrs (_: derive.source) mounts;
+    # Booleans are written as a shell would test them.
+    env = builtins.mapAttrs (_: value: if value == true then "1" else if value == false then "" else toString value) env;
+    parallel = if parallel then true else null;
+  };
+in
+assert one;
+drv // (if result == "rootfs" then { inherit epoch arch; } else { })

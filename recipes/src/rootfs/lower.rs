@@ -17,7 +17,7 @@ const SPLIT_USR: &[&str] = &["wheezy", "jessie", "stretch", "trusty", "xenial"];
 /// Makes the plan of a recipe.
 ///
 /// # Shape
-/// `name`, `arch`, `system`, `variant`, `epoch`, `mergedUsr`; `debs`: all packages in install order, each with `name`, `version`,
+/// `name`, `arch`, `system`, `suite`, `variant`, `epoch`, `mergedUsr`; `debs`: all packages in install order, each with `name`, `version`,
 /// `arch`, `file`, `sha256` and `urls` or `local`; `essential`: indexes into `debs`; `batches`: lists of indexes; `auto`: packages
 /// that were only pulled in; `debconf`: one text; `edit`: see [`edit`].
 pub(crate) fn lower(recipe: &RootfsRecipe, locked: &RootfsLocked, base: &Path) -> Plain {
@@ -32,6 +32,7 @@ pub(crate) fn lower(recipe: &RootfsRecipe, locked: &RootfsLocked, base: &Path) -
         let members = locked.packages.iter().enumerate().filter(|(_, p)| p.phase == Phase::Rest && p.batch == n);
         Plain::List(members.map(index).collect())
     };
+    let suite = recipe.sources.first().and_then(|s| s.suites.first()).map(|s| &s.value);
     let split = locked.suites.iter().any(|s| SPLIT_USR.contains(&s.suite.as_str()));
     let auto = locked.packages.iter().filter(|p| p.auto);
     let auto = auto.map(|p| Set::new().with("package", text(&p.name)).with("arch", text(&p.arch)).done()).collect();
@@ -40,6 +41,7 @@ pub(crate) fn lower(recipe: &RootfsRecipe, locked: &RootfsLocked, base: &Path) -
         .with("name", text(&recipe.name))
         .with("arch", text(&recipe.arch))
         .with("system", text(nix_system(&recipe.arch)))
+        .with("suite", text(store_name(suite.map_or("debian", String::as_str))))
         .with("variant", text(recipe.variant.as_str()))
         .with("epoch", Plain::Int(epoch))
         .with("mergedUsr", Plain::Bool(!split))
