@@ -3,20 +3,39 @@
 //! A graph of derivations goes in, outputs and events come out. The engine knows neither the language nor any
 //! artifact format: it runs commands in a sandbox and calls builders through the [`Builder`] trait.
 
+mod attributes;
 mod builder;
 mod cancel;
+mod checks;
 mod clock;
 mod context;
+mod diagnose;
+mod engine;
+mod environment;
 mod event;
+mod executor;
 mod graph;
+mod hashing;
+mod needed;
+mod nix_shape;
 mod options;
+mod output;
 mod report;
+mod resolve;
+mod rewrite;
+mod run;
+pub mod sandbox;
+mod schedule;
+mod step;
+mod work;
 
 pub use builder::{Builder, BuilderError, HashMismatch, Pool, Registry};
 pub use cancel::{Cancel, Subscription};
 pub use clock::{Clock, SystemClock, rfc3339};
 pub use context::BuilderCtx;
+pub use engine::{BuildReport, Engine, Plan, Planned};
 pub use event::{EVENT_VERSION, Event, EventRecord, EventSink, Status, Text};
 pub use graph::{Graph, Wanted};
 pub use options::BuildOptions;
 pub use report::{Excerpt, Reporter, TAIL_LINES};
+pub use run::Counts;

@@ -1,9 +1,9 @@
 //! A derivation with every path known: what is really built, and the key under which its result is remembered.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use sos_formats::derivation::{Derivation, DrvHashes, ModuloError, Output};
+use sos_formats::derivation::{Derivation, DrvHashes, ModuloError};
 use sos_formats::hash::Blake3;
 use sos_formats::store_path::{
     StoreDir, StorePath, StorePathError, downstream_placeholder, make_scratch, placeholder,
@@ -149,18 +149,9 @@ pub(crate) fn trace_key(aterm: &[u8], builder: &str, revision: u32) -> [u8; 32] 
     Blake3::of(&text).0
 }
 
-/// Returns the names of the outputs that are addressed by a content not known beforehand.
-pub(crate) fn floating_outputs(drv: &Derivation) -> BTreeSet<String> {
-    drv.outputs
-        .iter()
-        .filter(|(_, output)| matches!(output, Output::Floating { .. }))
-        .map(|(name, _)| name.clone())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use sos_formats::derivation::Method;
+    use sos_formats::derivation::{Method, Output};
     use sos_formats::hash::HashAlgo;
 
     use super::*;

@@ -60,6 +60,7 @@ pub(crate) struct Schedule {
     slots: [usize; 2],
     parked: usize,
     mode: Mode,
+    order: Vec<usize>,
 }
 
 fn index(pool: Pool) -> usize {
@@ -93,7 +94,7 @@ impl Schedule {
             }
         }
         let order = topological(tasks, &nodes)?;
-        for id in order.into_iter().rev() {
+        for id in order.iter().rev().copied() {
             let behind = nodes[id]
                 .wanted_by
                 .iter()
@@ -109,6 +110,7 @@ impl Schedule {
             slots: [build_slots.max(1), io_slots.max(1)],
             parked: 0,
             mode: Mode::All,
+            order,
         };
         for id in 0..schedule.nodes.len() {
             if schedule.nodes[id].waits_for == 0 {
@@ -201,6 +203,11 @@ impl Schedule {
             )
             .then_some(id)
         })
+    }
+
+    /// Returns all tasks so that each comes after what it needs.
+    pub(crate) fn order(&self) -> impl Iterator<Item = usize> + '_ {
+        self.order.iter().copied()
     }
 
     /// Returns the expected milliseconds from the start of the most urgent task to the end.

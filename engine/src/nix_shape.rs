@@ -1,0 +1,291 @@
+//! A build in the Nix shape: a program in a sandbox that sees its inputs and writes its outputs under the store directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::store_path::StorePath;
+use sos_store::ObjectKind;
+
+use crate::diagnose::{build_failed, build_no_builder, build_timeout, store_failed};
+use crate::environment::nix_environment;
+use crate::options::BuildOptions;
+use crate::output::{Made, Stop};
+use crate::report::Reporter;
+use crate::sandbox::{self, Bind, Control, Exit, Input, SandboxError, Spec};
+use crate::work::{Attempt, place_failed};
+
+/// Bumped when the sandbox changes in a way that changes what builders make.
+pub(crate) const REVISION: u32 = 1;
+
+/// Runs the builder and collects the outputs that it made.
+pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop> {
+    let store = &attempt.worker.store;
+    let options = &attempt.worker.options;
+    let place = attempt.place.path();
+    check_inputs(attempt)?;
+    check_builder(attempt)?;
+    let outputs = place.join("out");
+    let build_dir = place.join("build");
+    let scratch = place.join("scratch");
+    for dir in [&build_dir, &scratch] {
+        fs::create_dir(dir).map_err(|e| place_failed(attempt.place, e))?;
+    }
+    let inputs = attempt
+        .closure
+        .iter()
+        .map(|path| Input {
+            base: path.base(),
+            physical: store.physical(path),
+        })
+        .collect();
+    let store_dir = PathBuf::from(store.store_dir().as_str());
+    let mut spec = Spec::nix(&scratch, &store_dir, &outputs, &build_dir, inputs);
+    let environment = nix_environment(
+        store.store_dir(),
+        &attempt.drv,
+        &attempt.resolved.building,
+        options,
+    )
+    .map_err(|e| attempt.failed("build-bad-attributes", Class::Recipe, &e))?;
+    for (name, content) in &environment.files {
+        fs::write(build_dir.join(name), content).map_err(|e| place_failed(attempt.place, e))?;
+    }
+    spec.env = environment.env;
+    spec.program = attempt.drv.builder.clone();
+    let base = attempt
+        .drv
+        .builder
+        .rsplit(|b| *b == b'/')
+        .next()
+        .unwrap_or_default();
+    spec.argv = vec![base.to_vec()];
+    spec.argv.extend(attempt.drv.args.iter().cloned());
+    for (inside, outside) in &options.sandbox_paths {
+        spec.binds.push(Bind::read_only(inside, outside));
+    }
+    spec.linux32 = is_32_bit(&attempt.drv.system, &options.system);
+    if attempt.drv.is_fixed() && !options.offline {
+        spec.allow_network();
+    }
+    let reporter = attempt.reporter.clone();
+    let mut log = |bytes: &[u8]| reporter.write(bytes);
+    match sandbox::run(&spec, &mut log, &control(options, &attempt.reporter)) {
+        Ok(outcome) => ended(attempt, outcome.exit),
+        Err(e) => Err(sandbox_failed(attempt, e)),
+    }
+    .map_err(|stop| keep_failed(attempt, &build_dir, stop))?;
+    let mut made = BTreeMap::new();
+    for (output, path) in &attempt.resolved.building {
+        let place = outputs.join(path.as_str());
+        if place.symlink_metadata().is_ok() {
+            made.insert(output.clone(), Made::Tree(place));
+        }
+    }
+    Ok(made)
+}
+
+/// Returns the limits under which a run is watched.
+pub(crate) fn control(options: &BuildOptions, reporter: &Reporter) -> Control {
+    Control {
+        exe: Some(options.sos_exe.clone()),
+        cancel: reporter.cancel().clone(),
+        timeout: options.timeout_secs.map(Duration::from_secs),
+        silent_timeout: options.silent_timeout_secs.map(Duration::from_secs),
+        max_log_bytes: options.max_log_bytes,
+    }
+}
+
+fn is_32_bit(system: &str, here: &str) -> bool {
+    matches!(
+        (system, here),
+        ("i686-linux", "x86_64-linux") | ("armv7l-linux", "aarch64-linux")
+    )
+}
+
+/// Turns the end of a sandboxed run into success or a problem.
+pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit) -> Result<(), Stop> {
+    if exit.success() {
+        return Ok(());
+    }
+    let name = attempt.job.name.as_str();
+    let options = &attempt.worker.options;
+    let log = attempt.reporter.finish();
+    let stop = |diagnostic: Diagnostic| Err(Stop::Problem(Box::new(diagnostic)));
+    match exit {
+        Exit::Code(code) => stop(build_failed(
+            name,
+            &format!("with exit status {code}"),
+            attempt.took(),
+            &log,
+        )),
+        Exit::Signal(signal) => stop(build_failed(
+            name,
+            &format!("by signal {signal}{}", signal_name(signal)),
+            attempt.took(),
+            &log,
+        )),
+        Exit::TimedOut => stop(build_timeout(
+            name,
+            &format!("took longer than {} seconds", limit(options.timeout_secs)),
+            "allow more with `--timeout SECONDS`",
+            &log,
+        )),
+        Exit::SilentTooLong => stop(build_timeout(
+            name,
+            &format!(
+                "wrote nothing for {} seconds",
+                limit(options.silent_timeout_secs)
+            ),
+            "allow more with `--config build.silent_timeout=SECONDS`",
+            &log,
+        )),
+        Exit::LogTooLong => stop(build_timeout(
+            name,
+            &format!(
+                "wrote more than {} bytes of log",
+                limit(options.max_log_bytes)
+            ),
+            "allow more with `--config build.max_log=BYTES`",
+            &log,
+        )),
+        Exit::Cancelled => Err(Stop::Cancelled),
+    }
+}
+
+fn limit(limit: Option<u64>) -> String {
+    limit.map_or_else(|| "the allowed".to_owned(), |n| n.to_string())
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGABRT => " (aborted)",
+        libc::SIGKILL => " (killed; often the machine ran out of memory)",
+        libc::SIGSEGV => " (segmentation fault)",
+        libc::SIGBUS => " (bus error)",
+        libc::SIGILL => " (illegal instruction)",
+        libc::SIGFPE => " (arithmetic error)",
+        libc::SIGTERM => " (terminated)",
+        _ => "",
+    }
+}
+
+/// Turns a sandbox that could not be made into a problem.
+pub(crate) fn sandbox_failed(attempt: &Attempt<'_>, error: SandboxError) -> Stop {
+    match error {
+        SandboxError::Cancelled => Stop::Cancelled,
+        error => {
+            let diagnostic = error.into_diagnostic();
+            Stop::Problem(Box::new(
+                diagnostic.note(format!("while building `{}`", attempt.job.name)),
+            ))
+        }
+    }
+}
+
+/// A rootfs object has no files that could be mounted.
+fn check_inputs(attempt: &Attempt<'_>) -> Result<(), Stop> {
+    let store = &attempt.worker.store;
+    for path in &attempt.resolved.drv.input_srcs {
+        if store.physical(path).symlink_metadata().is_ok() {
+            continue;
+        }
+        let info = store.query(path).map_err(store_failed)?;
+        let absolute = path.absolute(store.store_dir());
+        let problem = if info.is_some_and(|info| info.kind == ObjectKind::Rootfs) {
+            format!("its input `{absolute}` is a root filesystem, which only steps (`sos.run`) can use")
+        } else {
+            format!("its input `{absolute}` is not in the store")
+        };
+        return Err(attempt.failed("build-bad-input", Class::Recipe, &problem));
+    }
+    Ok(())
+}
+
+/// Says early and clearly that a builder is not there.
+fn check_builder(attempt: &Attempt<'_>) -> Result<(), Stop> {
+    let store = &attempt.worker.store;
+    let builder = String::from_utf8_lossy(&attempt.drv.builder).into_owned();
+    let exists = match StorePath::split_absolute(store.store_dir(), &builder) {
+        Ok((path, rest)) => {
+            // A link inside may lead to another input; only the sandbox sees where.
+            attempt.closure.contains(&path)
+                && below(&store.physical(&path), rest).symlink_metadata().is_ok()
+        }
+        Err(_) => attempt
+            .worker
+            .options
+            .sandbox_paths
+            .iter()
+            .any(|(inside, outside)| {
+                Path::new(&builder)
+                    .strip_prefix(inside)
+                    .is_ok_and(|rest| outside.join(rest).symlink_metadata().is_ok())
+            }),
+    };
+    if exists {
+        return Ok(());
+    }
+    let base = Path::new(&builder)
+        .file_name()
+        .map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned())
+        .unwrap_or_default();
+    let providers: Vec<String> = attempt
+        .closure
+        .iter()
+        .filter(|path| {
+            !base.is_empty()
+                && store
+                    .physical(path)
+                    .join("bin")
+                    .join(&base)
+                    .symlink_metadata()
+                    .is_ok()
+        })
+        .map(|path| format!("{}/bin/{base}", path.absolute(store.store_dir())))
+        .collect();
+    Err(Stop::Problem(Box::new(build_no_builder(
+        attempt.job.name.as_str(),
+        &builder,
+        attempt.closure.len(),
+        &providers,
+    ))))
+}
+
+fn below(base: &Path, rest: &str) -> PathBuf {
+    let rest = rest.trim_start_matches('/');
+    // Joining an empty path would add a slash, which a file does not bear.
+    if rest.is_empty() {
+        base.to_owned()
+    } else {
+        base.join(rest)
+    }
+}
+
+/// Moves the build directory of a failed build to a lasting place, if that was asked for.
+fn keep_failed(attempt: &Attempt<'_>, build_dir: &Path, stop: Stop) -> Stop {
+    let Stop::Problem(diagnostic) = stop else {
+        return stop;
+    };
+    if !attempt.worker.options.keep_failed {
+        return Stop::Problem(diagnostic);
+    }
+    let failed = attempt.worker.store.root().join("failed");
+    let name = attempt
+        .place
+        .path()
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let kept = failed.join(format!("{name}-{}", attempt.job.name));
+    let moved = fs::create_dir_all(&failed).and_then(|()| fs::rename(build_dir, &kept));
+    let note = match moved {
+        Ok(()) => format!("its build directory is kept at `{}`", kept.display()),
+        Err(e) => format!("its build directory could not be kept: {e}"),
+    };
+    Stop::Problem(Box::new(diagnostic.note(note)))
+}

@@ -1,0 +1,440 @@
+//! From what a builder left behind to registered store objects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use sos_formats::derivation::{Method, Output};
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::{Blake3, Hash, HashAlgo};
+use sos_formats::store_path::{StorePath, make_fixed, output_name};
+use sos_store::{IngestOptions, Ingested, Registration, Store};
+
+use crate::attributes::Attributes;
+use crate::checks::{CheckError, Fresh, check_references};
+use crate::diagnose::{Mismatch, mismatch, store_failed};
+use crate::executor::Job;
+use crate::hashing::{HashingError, hash_modulo, hash_path};
+use crate::resolve::Resolved;
+use crate::rewrite::{HASH_DIGITS, HashParts, digits};
+
+/// What a builder made for one output.
+#[derive(Clone, Debug)]
+pub(crate) enum Made {
+    /// A file tree at a private place.
+    Tree(PathBuf),
+    /// A rootfs object whose nodes and blobs are in the store.
+    Rootfs(Blake3),
+}
+
+/// Why a build gives nothing.
+pub(crate) enum Stop {
+    /// A problem.
+    Problem(Box<Diagnostic>),
+    /// Content that is not what was promised.
+    Mismatch(Vec<Mismatch>),
+    /// Stopping was asked for.
+    Cancelled,
+}
+
+impl From<Box<Diagnostic>> for Stop {
+    fn from(diagnostic: Box<Diagnostic>) -> Self {
+        Self::Problem(diagnostic)
+    }
+}
+
+/// One output of which everything is known but that is not registered.
+enum Ready {
+    Tree {
+        ingested: Ingested,
+        registration: Registration,
+    },
+    Rootfs(Blake3),
+}
+
+/// A registered output.
+pub(crate) struct Registered {
+    /// Its path.
+    pub(crate) path: StorePath,
+    /// Bytes of its archive; 0 for a rootfs.
+    pub(crate) bytes: u64,
+}
+
+/// Takes the outputs of one build into the store.
+pub(crate) struct Finish<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) job: &'a Job,
+    pub(crate) resolved: &'a Resolved,
+    /// The closure of the inputs: what an output may refer to.
+    pub(crate) closure: &'a BTreeSet<StorePath>,
+    /// The builder was told the paths of its outputs, so they may be in what it made.
+    pub(crate) knows_own_paths: bool,
+}
+
+impl Finish<'_> {
+    /// Checks and registers everything, or nothing. `hold` is told all paths before they are registered.
+    pub(crate) fn register(
+        &self,
+        made: &BTreeMap<String, Made>,
+        hold: &dyn Fn(&[StorePath]) -> Result<(), Box<Diagnostic>>,
+    ) -> Result<BTreeMap<String, Registered>, Stop> {
+        let mut ready = BTreeMap::new();
+        let mut fresh = Fresh::new();
+        let mut finals: BTreeMap<String, StorePath> = BTreeMap::new();
+        for output in self.order(made)? {
+            let Some(made) = made.get(&output) else {
+                continue;
+            };
+            let (path, one) = match made {
+                Made::Rootfs(root) => self.rootfs(&output, *root)?,
+                Made::Tree(place) => self.tree(&output, place, &finals)?,
+            };
+            let references = match &one {
+                Ready::Tree { registration, .. } => registration.references.clone(),
+                Ready::Rootfs(_) => BTreeSet::new(),
+            };
+            finals.insert(output.clone(), path.clone());
+            fresh.insert(output.clone(), (path, references));
+            ready.insert(output, one);
+        }
+        let attributes = Attributes::of(&self.resolved.drv).map_err(|e| self.problem(e))?;
+        check_references(self.store, &attributes, &fresh).map_err(|e| match e {
+            CheckError::Store(e) => store_failed(e),
+            other => self.problem(other.to_string()),
+        })?;
+        let paths: Vec<StorePath> = finals.values().cloned().collect();
+        hold(&paths)?;
+        self.commit(ready, &finals)
+    }
+
+    fn commit(
+        &self,
+        ready: BTreeMap<String, Ready>,
+        finals: &BTreeMap<String, StorePath>,
+    ) -> Result<BTreeMap<String, Registered>, Stop> {
+        let mut registered = BTreeMap::new();
+        let mut trees = Vec::new();
+        for (output, one) in ready {
+            let path = finals[&output].clone();
+            let bytes = match one {
+                Ready::Tree {
+                    ingested,
+                    registration,
+                } => {
+                    let bytes = ingested.nar_size;
+                    trees.push((ingested, registration));
+                    bytes
+                }
+                Ready::Rootfs(root) => {
+                    let name = self.output_name(&output);
+                    self.store
+                        .add_rootfs(root, &name, Some(&self.job.path))
+                        .map_err(store_failed)?;
+                    0
+                }
+            };
+            registered.insert(output, Registered { path, bytes });
+        }
+        if !trees.is_empty() {
+            self.store.commit_many(trees).map_err(store_failed)?;
+        }
+        Ok(registered)
+    }
+
+    fn output_name(&self, output: &str) -> String {
+        output_name(self.job.name.as_str(), output)
+    }
+
+    fn problem(&self, message: impl AsRef<str>) -> Box<Diagnostic> {
+        Box::new(Diagnostic::error(
+            "build-bad-output",
+            Class::BuildFailed,
+            format!("the result of `{}` is refused: {}", self.job.name, message.as_ref()),
+        ))
+    }
+
+    fn hashing(&self, output: &str, error: HashingError) -> Box<Diagnostic> {
+        self.problem(format!("output `{output}`: {error}"))
+    }
+
+    /// Returns the outputs so that each comes after those whose paths it holds.
+    fn order(&self, made: &BTreeMap<String, Made>) -> Result<Vec<String>, Stop> {
+        let floating = |output: &String| {
+            matches!(
+                self.resolved.drv.outputs.get(output),
+                Some(Output::Floating { .. })
+            )
+        };
+        if !self.knows_own_paths || made.len() < 2 || !made.keys().any(floating) {
+            return Ok(made.keys().cloned().collect());
+        }
+        let mut left: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (output, made) in made {
+            let mut others = BTreeSet::new();
+            if let Made::Tree(place) = made {
+                let found = self.scan(output, place, &BTreeSet::new())?;
+                for (other, path) in &self.resolved.building {
+                    if other != output && found.contains(&digits(path.hash_str())) {
+                        others.insert(other.clone());
+                    }
+                }
+            }
+            left.insert(output.clone(), others);
+        }
+        let mut order = Vec::new();
+        while !left.is_empty() {
+            let next = left
+                .iter()
+                .find(|(_, others)| others.iter().all(|o| order.contains(o)))
+                .map(|(output, _)| output.clone());
+            let Some(next) = next else {
+                let names: Vec<&str> = left.keys().map(String::as_str).collect();
+                return Err(self
+                    .problem(format!(
+                        "outputs {} refer to each other in a circle",
+                        names.join(" and ")
+                    ))
+                    .into());
+            };
+            left.remove(&next);
+            order.push(next);
+        }
+        Ok(order)
+    }
+
+    /// Returns which hash parts of own outputs and of `others` a tree holds.
+    fn scan(
+        &self,
+        output: &str,
+        place: &Path,
+        others: &BTreeSet<StorePath>,
+    ) -> Result<BTreeSet<[u8; HASH_DIGITS]>, Stop> {
+        let mut parts = HashParts::default();
+        for path in self.resolved.building.values().chain(others) {
+            let part = digits(path.hash_str());
+            parts.insert(part, part);
+        }
+        parts
+            .scan_tree(place)
+            .map_err(|e| self.unreadable(output, &e).into())
+    }
+
+    fn unreadable(&self, output: &str, error: &std::io::Error) -> Box<Diagnostic> {
+        self.problem(format!("output `{output}` cannot be read: {error}"))
+    }
+
+    fn rootfs(&self, output: &str, root: Blake3) -> Result<(StorePath, Ready), Stop> {
+        let hash = Hash::from(root);
+        match self.resolved.drv.outputs.get(output) {
+            Some(Output::Floating {
+                method: Method::Rootfs,
+                ..
+            }) => {}
+            Some(Output::Fixed {
+                method: Method::Rootfs,
+                hash: expected,
+            }) => self.compare(expected, &hash)?,
+            _ => {
+                return Err(self
+                    .problem(format!(
+                        "output `{output}` is a root filesystem, but the derivation does not declare it with `outputHashMode = \"rootfs\"`"
+                    ))
+                    .into());
+            }
+        }
+        let path = self.address(output, Method::Rootfs, &hash, &BTreeSet::new(), false)?;
+        Ok((path, Ready::Rootfs(root)))
+    }
+
+    fn tree(
+        &self,
+        output: &str,
+        place: &Path,
+        finals: &BTreeMap<String, StorePath>,
+    ) -> Result<(StorePath, Ready), Stop> {
+        match self.resolved.drv.outputs.get(output) {
+            Some(Output::Floating { method, algo }) if *method != Method::Rootfs => {
+                self.floating(output, place, *method, *algo, finals)
+            }
+            Some(Output::Fixed { method, hash }) if *method != Method::Rootfs => {
+                self.fixed(output, place, *method, hash)
+            }
+            Some(Output::InputAddressed(path)) => {
+                let own: Vec<StorePath> = self.resolved.building.values().cloned().collect();
+                let ingested = self.ingest(place, &own)?;
+                Ok(self.ready(path.clone(), ingested, None))
+            }
+            _ => Err(self
+                .problem(format!(
+                    "output `{output}` is a file tree, but the derivation declares a root filesystem"
+                ))
+                .into()),
+        }
+    }
+
+    fn fixed(
+        &self,
+        output: &str,
+        place: &Path,
+        method: Method,
+        expected: &Hash,
+    ) -> Result<(StorePath, Ready), Stop> {
+        let by_archive = method == Method::Recursive && expected.algo() == HashAlgo::Sha256;
+        if !by_archive {
+            let found = hash_path(place, method, expected.algo())
+                .map_err(|e| self.hashing(output, e))?;
+            self.compare(expected, &found)?;
+        }
+        let ingested = self.ingest(place, &[])?;
+        if by_archive {
+            self.compare(expected, &Hash::from(ingested.nar_sha256))?;
+        }
+        if let Some(reference) = ingested.references.iter().next() {
+            return Err(self
+                .problem(format!(
+                    "output `{output}` has a fixed hash and may not refer to `{}`",
+                    reference.absolute(self.store.store_dir())
+                ))
+                .into());
+        }
+        let path = self.address(output, method, expected, &BTreeSet::new(), false)?;
+        Ok(self.ready(path, ingested, Some(ca_field(method, expected))))
+    }
+
+    fn compare(&self, expected: &Hash, found: &Hash) -> Result<(), Stop> {
+        if expected == found {
+            return Ok(());
+        }
+        Err(Stop::Mismatch(vec![mismatch(
+            &self.job.drv,
+            &self.job.path,
+            expected,
+            Some(found),
+            "",
+        )]))
+    }
+
+    fn floating(
+        &self,
+        output: &str,
+        place: &Path,
+        method: Method,
+        algo: HashAlgo,
+        finals: &BTreeMap<String, StorePath>,
+    ) -> Result<(StorePath, Ready), Stop> {
+        let scratch = &self.resolved.building[output];
+        let own = digits(scratch.hash_str());
+        let mut found = BTreeSet::new();
+        if self.knows_own_paths {
+            found = self.scan(output, place, self.closure)?;
+            let mut parts = HashParts::default();
+            for (other, path) in &self.resolved.building {
+                let part = digits(path.hash_str());
+                if let Some(last) = finals.get(other)
+                    && found.contains(&part)
+                {
+                    parts.insert(part, digits(last.hash_str()));
+                }
+            }
+            self.rewrite(output, place, &parts)?;
+        }
+        if !found.contains(&own) {
+            let others: Vec<StorePath> = finals.values().cloned().collect();
+            let (ingested, hash) = if method == Method::Recursive && algo == HashAlgo::Sha256 {
+                let ingested = self.ingest(place, &others)?;
+                let hash = Hash::from(ingested.nar_sha256);
+                (ingested, hash)
+            } else {
+                let hash = hash_path(place, method, algo).map_err(|e| self.hashing(output, e))?;
+                (self.ingest(place, &others)?, hash)
+            };
+            let path = self.address(output, method, &hash, &ingested.references, false)?;
+            return Ok(self.ready(path, ingested, Some(ca_field(method, &hash))));
+        }
+        // The content holds its own name: hash it without, then put the real name in.
+        let hash =
+            hash_modulo(place, method, algo, own).map_err(|e| self.hashing(output, e))?;
+        let mut references: BTreeSet<StorePath> = self
+            .closure
+            .iter()
+            .filter(|path| found.contains(&digits(path.hash_str())))
+            .cloned()
+            .collect();
+        for (other, last) in finals {
+            if found.contains(&digits(self.resolved.building[other].hash_str())) {
+                references.insert(last.clone());
+            }
+        }
+        let path = self.address(output, method, &hash, &references, true)?;
+        let mut parts = HashParts::default();
+        parts.insert(own, digits(path.hash_str()));
+        self.rewrite(output, place, &parts)?;
+        let mut candidates: Vec<StorePath> = finals.values().cloned().collect();
+        candidates.push(path.clone());
+        let ingested = self.ingest(place, &candidates)?;
+        Ok(self.ready(path, ingested, Some(ca_field(method, &hash))))
+    }
+
+    fn rewrite(&self, output: &str, place: &Path, parts: &HashParts) -> Result<(), Stop> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        parts
+            .rewrite_tree(place)
+            .map_err(|e| self.unreadable(output, &e).into())
+    }
+
+    fn ingest(&self, place: &Path, own: &[StorePath]) -> Result<Ingested, Stop> {
+        let candidates: Vec<StorePath> = self.closure.iter().chain(own).cloned().collect();
+        let options = IngestOptions {
+            take: true,
+            candidates: &candidates,
+            ..IngestOptions::default()
+        };
+        self.store
+            .ingest(place, options)
+            .map_err(|e| store_failed(e).into())
+    }
+
+    fn address(
+        &self,
+        output: &str,
+        method: Method,
+        hash: &Hash,
+        references: &BTreeSet<StorePath>,
+        own: bool,
+    ) -> Result<StorePath, Stop> {
+        let name = self.output_name(output);
+        make_fixed(self.store.store_dir(), &name, method, hash, references, own)
+            .map_err(|e| self.problem(format!("output `{output}`: {e}")).into())
+    }
+
+    fn ready(
+        &self,
+        path: StorePath,
+        ingested: Ingested,
+        ca: Option<String>,
+    ) -> (StorePath, Ready) {
+        let registration = Registration {
+            path: path.clone(),
+            references: ingested.references.clone(),
+            deriver: Some(self.job.path.clone()),
+            ca,
+        };
+        (
+            path,
+            Ready::Tree {
+                ingested,
+                registration,
+            },
+        )
+    }
+}
+
+/// Returns the claim by which everybody can check a path against its content.
+fn ca_field(method: Method, hash: &Hash) -> String {
+    let digits = hash.to_nix32();
+    match method {
+        Method::Text => format!("text:{}:{digits}", hash.algo()),
+        _ => format!("fixed:{}{}:{digits}", method.prefix(), hash.algo()),
+    }
+}

@@ -1,0 +1,485 @@
+//! Runs one job for real: is it there already, who builds it, and what becomes of the outcome.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use sos_formats::derivation::Derivation;
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::store_path::StorePath;
+use sos_store::{Lease, Store, TempDir, Trace};
+use tokio::runtime::Handle;
+
+use crate::attributes::as_json;
+use crate::builder::{Builder, BuilderError, Pool, Registry};
+use crate::cancel::Cancel;
+use crate::clock::{Clock, millis};
+use crate::context::BuilderCtx;
+use crate::diagnose::{build_no_output, mismatch, store_failed, wrong_system};
+use crate::event::{Event, EventSink, Status};
+use crate::executor::{Executor, Job, Outcome};
+use crate::options::BuildOptions;
+use crate::output::{Finish, Made, Stop};
+use crate::report::Reporter;
+use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
+use crate::{nix_shape, step};
+
+/// Milliseconds between two looks at a lock that another process holds.
+const LOCK_POLL_MS: u64 = 50;
+
+/// Executes jobs with a store, in sandboxes and with in-process builders.
+pub(crate) struct Worker {
+    pub(crate) store: Store,
+    pub(crate) builders: Registry,
+    pub(crate) options: BuildOptions,
+    pub(crate) events: EventSink,
+    pub(crate) cancel: Cancel,
+    pub(crate) runtime: Handle,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) lease: Lease,
+}
+
+/// Who builds a derivation.
+pub(crate) enum Chosen<'a> {
+    /// A program in a sandbox.
+    Nix,
+    /// A command in a root filesystem.
+    Step,
+    /// A builder of this process.
+    InProcess(&'a Arc<dyn Builder>),
+}
+
+impl Chosen<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Nix => "sandbox",
+            Self::Step => step::NAME,
+            Self::InProcess(builder) => builder.name(),
+        }
+    }
+
+    fn revision(&self) -> u32 {
+        match self {
+            Self::Nix => nix_shape::REVISION,
+            Self::Step => step::REVISION,
+            Self::InProcess(builder) => builder.revision(),
+        }
+    }
+}
+
+/// Finds who builds a derivation, by the name of its builder.
+pub(crate) fn choose<'a>(
+    builders: &'a Registry,
+    drv: &Derivation,
+    name: &str,
+) -> Result<Chosen<'a>, Box<Diagnostic>> {
+    let builder = String::from_utf8_lossy(&drv.builder);
+    if !builder.starts_with("builtin:") {
+        return Ok(Chosen::Nix);
+    }
+    if builder == step::NAME {
+        return Ok(Chosen::Step);
+    }
+    if let Some(found) = builders.get(&builder) {
+        return Ok(Chosen::InProcess(found));
+    }
+    let known = builders.names().chain([step::NAME]);
+    Err(Box::new(
+        Diagnostic::error(
+            "build-unknown-builtin",
+            Class::Recipe,
+            format!("`{name}` names the builder `{builder}`, which this sos does not have"),
+        )
+        .suggest(&builder, known),
+    ))
+}
+
+/// Returns whose slot a derivation takes.
+pub(crate) fn pool_of(builders: &Registry, drv: &Derivation, name: &str) -> Pool {
+    match choose(builders, drv, name) {
+        Ok(Chosen::InProcess(builder)) => builder.pool(),
+        // A build of known content is a download.
+        Ok(Chosen::Nix) if drv.is_fixed() => Pool::Io,
+        _ => Pool::Build,
+    }
+}
+
+/// What is remembered of a build besides its outputs.
+struct Remembered<'a> {
+    key: [u8; 32],
+    builder: &'a str,
+    started_ms: u64,
+    duration_ms: u64,
+}
+
+/// One build in progress.
+pub(crate) struct Attempt<'a> {
+    pub(crate) worker: &'a Worker,
+    pub(crate) job: &'a Job,
+    pub(crate) resolved: &'a Resolved,
+    /// As the builder sees it.
+    pub(crate) drv: Derivation,
+    pub(crate) closure: &'a BTreeSet<StorePath>,
+    pub(crate) place: &'a TempDir,
+    pub(crate) reporter: Reporter,
+    pub(crate) since: Duration,
+}
+
+impl Attempt<'_> {
+    /// Returns the time since the builder started.
+    pub(crate) fn took(&self) -> Duration {
+        self.worker
+            .clock
+            .monotonic()
+            .saturating_sub(self.since)
+    }
+
+    /// A failure in one sentence, with the end of the log if there is one.
+    pub(crate) fn failed(&self, code: &'static str, class: Class, message: &str) -> Stop {
+        let mut diagnostic =
+            Diagnostic::error(code, class, format!("`{}` failed: {message}", self.job.name));
+        let log = self.reporter.finish();
+        if !log.tail.is_empty() {
+            let tail: Vec<&str> = log.tail.iter().map(String::as_str).collect();
+            diagnostic = diagnostic.note(format!("its log ends with:\n{}", tail.join("\n")));
+        }
+        Stop::Problem(Box::new(diagnostic))
+    }
+}
+
+impl Executor for Worker {
+    fn execute(&self, job: &Job) -> Outcome {
+        match self.run(job) {
+            Ok(outcome) => outcome,
+            Err(_) if self.cancel.is_cancelled() => Outcome::Cancelled,
+            Err(Stop::Problem(diagnostic)) => Outcome::Failed(diagnostic),
+            Err(Stop::Mismatch(list)) => Outcome::Mismatched(list),
+            Err(Stop::Cancelled) => Outcome::Cancelled,
+        }
+    }
+
+    fn wait(&self, lock: &StorePath, stop: &dyn Fn() -> bool) {
+        while !stop() {
+            // An error is met again, and told, by the job itself.
+            if !matches!(self.store.try_lock_drv(lock), Ok(Err(_))) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(LOCK_POLL_MS));
+        }
+    }
+}
+
+impl Worker {
+    fn run(&self, job: &Job) -> Result<Outcome, Stop> {
+        let dir = self.store.store_dir();
+        let resolved = resolve(dir, &job.path, &job.drv, &job.inputs).map_err(|e| {
+            Box::new(Diagnostic::error(
+                "build-unresolved",
+                Class::Bug,
+                format!("`{}` cannot be resolved: {e}", job.name),
+            ))
+        })?;
+        let chosen = choose(&self.builders, &resolved.drv, job.name.as_str())?;
+        let key = trace_key(&resolved.aterm, chosen.name(), chosen.revision());
+        if let Some(outputs) = self.present(job, &resolved, &key)? {
+            return Ok(cached(outputs));
+        }
+        if self.cancel.is_cancelled() {
+            return Err(Stop::Cancelled);
+        }
+        if !self.options.can_build(&job.drv.system) {
+            let wrong = [(job.name.to_string(), job.drv.system.clone())];
+            if let Some(diagnostic) = wrong_system(&wrong, &systems(&self.options)) {
+                return Err(Box::new(diagnostic).into());
+            }
+        }
+        let lock_path = if is_dynamic(&job.drv) {
+            // Derivations that resolve to the same are one build.
+            &resolved.identity
+        } else {
+            &job.path
+        };
+        let lock = match self.store.try_lock_drv(lock_path).map_err(store_failed)? {
+            Ok(lock) => lock,
+            Err(holder) => {
+                return Ok(Outcome::Locked {
+                    lock: lock_path.clone(),
+                    pid: holder.pid,
+                });
+            }
+        };
+        // Somebody may have made it between the first look and the lock.
+        if let Some(outputs) = self.present(job, &resolved, &key)? {
+            return Ok(cached(outputs));
+        }
+        let outcome = self.build(job, &resolved, &chosen, key);
+        drop(lock);
+        outcome
+    }
+
+    /// Returns the needed outputs if all are there: by their paths, or because the same was built before.
+    fn present(
+        &self,
+        job: &Job,
+        resolved: &Resolved,
+        key: &[u8; 32],
+    ) -> Result<Option<BTreeMap<String, StorePath>>, Box<Diagnostic>> {
+        let dir = self.store.store_dir();
+        let mut outputs = BTreeMap::new();
+        for output in &job.outputs {
+            let found = match resolved.known_path(dir, job.name.as_str(), output) {
+                Some(path) => self
+                    .store
+                    .is_valid(&path)
+                    .map_err(store_failed)?
+                    .then_some(path),
+                None => self.store.trace(key, output).map_err(store_failed)?,
+            };
+            let Some(path) = found else {
+                return Ok(None);
+            };
+            outputs.insert(output.clone(), path);
+        }
+        let paths: Vec<StorePath> = outputs.values().cloned().collect();
+        self.lease.hold(&paths).map_err(store_failed)?;
+        self.record_outputs(job, &outputs)?;
+        Ok(Some(outputs))
+    }
+
+    /// Remembers the outputs of a derivation that does not tell its own, so that the next run need not resolve it.
+    fn record_outputs(
+        &self,
+        job: &Job,
+        outputs: &BTreeMap<String, StorePath>,
+    ) -> Result<(), Box<Diagnostic>> {
+        if !is_dynamic(&job.drv) {
+            return Ok(());
+        }
+        for (output, path) in outputs {
+            self.store
+                .set_drv_output(&job.path, output, path)
+                .map_err(store_failed)?;
+        }
+        Ok(())
+    }
+
+    fn build(
+        &self,
+        job: &Job,
+        resolved: &Resolved,
+        chosen: &Chosen<'_>,
+        key: [u8; 32],
+    ) -> Result<Outcome, Stop> {
+        self.started(job, chosen);
+        let started_ms = self.clock.unix_ms();
+        let roots: Vec<StorePath> = resolved.drv.input_srcs.iter().cloned().collect();
+        let closure = self.store.closure(&roots).map_err(store_failed)?;
+        let place = self.store.temp_dir("build").map_err(store_failed)?;
+        fs::create_dir(place.path().join("out")).map_err(|e| place_failed(&place, e))?;
+        let attempt = Attempt {
+            worker: self,
+            job,
+            resolved,
+            drv: for_builder(self.store.store_dir(), resolved),
+            closure: &closure,
+            place: &place,
+            reporter: Reporter::new(
+                self.store.clone(),
+                job.path.clone(),
+                job.shown.clone(),
+                job.name.clone(),
+                job.pool,
+                self.events.clone(),
+                self.cancel.clone(),
+            ),
+            since: self.clock.monotonic(),
+        };
+        let made = match chosen {
+            Chosen::Nix => nix_shape::run(&attempt)?,
+            Chosen::Step => step::run(&attempt)?,
+            Chosen::InProcess(builder) => in_process(&attempt, builder.as_ref())?,
+        };
+        let log = attempt.reporter.finish();
+        let missing: Vec<String> = resolved
+            .drv
+            .outputs
+            .keys()
+            .filter(|output| !made.contains_key(*output))
+            .cloned()
+            .collect();
+        if !missing.is_empty() {
+            return Err(Box::new(build_no_output(job.name.as_str(), &missing, &log)).into());
+        }
+        if self.cancel.is_cancelled() {
+            return Err(Stop::Cancelled);
+        }
+        let finish = Finish {
+            store: &self.store,
+            job,
+            resolved,
+            closure: &closure,
+            knows_own_paths: matches!(chosen, Chosen::Nix),
+        };
+        let registered = finish.register(&made, &|paths| {
+            self.lease.hold(paths).map_err(store_failed)
+        })?;
+        let outputs: BTreeMap<String, StorePath> = registered
+            .iter()
+            .map(|(output, one)| (output.clone(), one.path.clone()))
+            .collect();
+        let duration_ms = millis(attempt.took());
+        let made = Remembered {
+            key,
+            builder: chosen.name(),
+            started_ms,
+            duration_ms,
+        };
+        self.remember(job, &made, &outputs)?;
+        Ok(Outcome::Done {
+            outputs,
+            status: match job.pool {
+                Pool::Build => Status::Built,
+                Pool::Io => Status::Fetched,
+            },
+            bytes: registered.values().map(|one| one.bytes).sum(),
+        })
+    }
+
+    /// Records what was built, how long it took, and under which key it will be found again.
+    fn remember(
+        &self,
+        job: &Job,
+        made: &Remembered<'_>,
+        outputs: &BTreeMap<String, StorePath>,
+    ) -> Result<(), Box<Diagnostic>> {
+        for (output, path) in outputs {
+            self.store
+                .record_trace(&Trace {
+                    key: made.key,
+                    drv: job.path.clone(),
+                    output: output.clone(),
+                    path: path.clone(),
+                    builder: made.builder.to_owned(),
+                    duration_ms: made.duration_ms,
+                    started_secs: i64::try_from(made.started_ms / 1000).unwrap_or(i64::MAX),
+                    log: Some(job.path.clone()),
+                })
+                .map_err(store_failed)?;
+        }
+        self.record_outputs(job, outputs)
+    }
+
+    fn started(&self, job: &Job, chosen: &Chosen<'_>) {
+        let (drv, name) = (job.shown.clone(), job.name.clone());
+        self.events.emit(match job.pool {
+            Pool::Build => Event::BuildStarted {
+                drv,
+                name,
+                builder: chosen.name().into(),
+                expected_ms: job.expected_ms,
+            },
+            Pool::Io => Event::FetchStarted { drv, name },
+        });
+    }
+}
+
+/// Returns the systems that build here.
+pub(crate) fn systems(options: &BuildOptions) -> BTreeSet<String> {
+    let mut systems: BTreeSet<String> = options.extra_platforms.iter().cloned().collect();
+    systems.insert(options.system.clone());
+    systems
+}
+
+pub(crate) fn place_failed(place: &TempDir, error: io::Error) -> Box<Diagnostic> {
+    let code = if error.kind() == io::ErrorKind::StorageFull {
+        "env-disk-full"
+    } else {
+        "build-directory"
+    };
+    Box::new(Diagnostic::error(
+        code,
+        Class::Machine,
+        format!(
+            "cannot prepare the build directory `{}`: {error}",
+            place.path().display()
+        ),
+    ))
+}
+
+/// Runs a builder of this process and collects what it made.
+fn in_process(
+    attempt: &Attempt<'_>,
+    builder: &dyn Builder,
+) -> Result<BTreeMap<String, Made>, Stop> {
+    let worker = attempt.worker;
+    let attrs = as_json(&attempt.drv)
+        .map_err(|e| attempt.failed("build-bad-attributes", Class::Recipe, &e))?;
+    let mut ctx = BuilderCtx {
+        drv: &attempt.drv,
+        drv_path: &attempt.job.path,
+        name: attempt.job.name.as_str(),
+        attrs,
+        store: &worker.store,
+        runtime: worker.runtime.clone(),
+        cores: worker.options.cores,
+        options: &worker.options,
+        place: attempt.place.path(),
+        rootfs: BTreeMap::new(),
+        closure: OnceLock::new(),
+        reporter: attempt.reporter.clone(),
+    };
+    builder
+        .build(&mut ctx)
+        .map_err(|e| builder_failed(attempt, e))?;
+    let mut made = BTreeMap::new();
+    for output in attempt.drv.outputs.keys() {
+        if let Some(root) = ctx.rootfs.remove(output) {
+            made.insert(output.clone(), Made::Rootfs(root));
+            continue;
+        }
+        let place = ctx.out_path(output);
+        if place.symlink_metadata().is_ok() {
+            made.insert(output.clone(), Made::Tree(place));
+        }
+    }
+    Ok(made)
+}
+
+fn builder_failed(attempt: &Attempt<'_>, error: BuilderError) -> Stop {
+    match error {
+        BuilderError::Cancelled => Stop::Cancelled,
+        BuilderError::Diagnostic(diagnostic) => Stop::Problem(diagnostic),
+        BuilderError::HashMismatch(found) => Stop::Mismatch(vec![mismatch(
+            &attempt.job.drv,
+            &attempt.job.path,
+            &found.expected,
+            found.found.as_ref(),
+            &found.detail,
+        )]),
+        BuilderError::Store(error) => {
+            let diagnostic = Diagnostic::from(error);
+            Stop::Problem(Box::new(
+                diagnostic.note(format!("while building `{}`", attempt.job.name)),
+            ))
+        }
+        BuilderError::Io { context, source } if source.kind() == io::ErrorKind::StorageFull => {
+            Stop::Problem(Box::new(
+                Diagnostic::error("env-disk-full", Class::Machine, format!("the disk is full: {context}"))
+                    .note(format!("while building `{}`; nothing was added to the store", attempt.job.name))
+                    .help("`sos gc` frees what nothing needs any more"),
+            ))
+        }
+        error => attempt.failed("build-failed", Class::BuildFailed, &error.to_string()),
+    }
+}
+
+fn cached(outputs: BTreeMap<String, StorePath>) -> Outcome {
+    Outcome::Done {
+        outputs,
+        status: Status::Cached,
+        bytes: 0,
+    }
+}
