@@ -12,6 +12,10 @@ mod report;
 mod rootfs;
 mod session;
 pub mod templates;
+#[cfg(test)]
+mod session_tests;
+#[cfg(test)]
+mod test_host;
 mod tree;
 
 pub use library::LIBRARY;

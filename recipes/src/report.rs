@@ -35,18 +35,26 @@ pub enum Change {
     },
 }
 
+/// The versions of a package before and after.
+#[derive(Default)]
+struct Versions<'a> {
+    old: Option<&'a str>,
+    new: Option<&'a str>,
+}
+
 impl Change {
     /// Says in one line what changed.
     pub fn summary(&self) -> String {
         match self {
             Self::Rootfs { before: None, after } => {
-                format!("{}: {} packages pinned", after.recipe, after.locked.packages.len())
+                let n = after.locked.packages.len();
+                format!("{}: {n} {} pinned", after.recipe, if n == 1 { "package" } else { "packages" })
             }
             Self::Rootfs { before: Some(_), after } => {
                 let lines = self.details();
                 let count = |sign: &str| lines.iter().filter(|l| l.starts_with(sign)).count();
                 let (added, removed, changed) = (count("+"), count("-"), count("~"));
-                format!("{}: {added} packages added, {removed} removed, {changed} changed", after.recipe)
+                format!("{}: packages: {added} added, {removed} removed, {changed} changed", after.recipe)
             }
             Self::Url { before: None, after } => format!("{}: pinned", after.url),
             Self::Url { before: Some(_), after } => format!("{}: content changed", after.url),
@@ -56,14 +64,14 @@ impl Change {
     /// Returns one line for each package that came (`+ name version`), went (`- name version`) or moved (`~ name old -> new`), by name.
     pub fn details(&self) -> Vec<String> {
         let Self::Rootfs { before: Some(before), after } = self else { return Vec::new() };
-        let mut packages: BTreeMap<(&str, &str), (Option<&str>, Option<&str>)> = BTreeMap::new();
+        let mut packages: BTreeMap<&str, Versions<'_>> = BTreeMap::new();
         for p in &before.locked.packages {
-            packages.entry((&p.name, &p.arch)).or_default().0 = Some(&p.version);
+            packages.entry(&p.name).or_default().old = Some(&p.version);
         }
         for p in &after.locked.packages {
-            packages.entry((&p.name, &p.arch)).or_default().1 = Some(&p.version);
+            packages.entry(&p.name).or_default().new = Some(&p.version);
         }
-        let line = |((name, _), versions): (&(&str, &str), &(Option<&str>, Option<&str>))| match *versions {
+        let line = |(name, versions): (&&str, &Versions<'_>)| match (versions.old, versions.new) {
             (None, Some(new)) => Some(format!("+ {name} {new}")),
             (Some(old), None) => Some(format!("- {name} {old}")),
             (Some(old), Some(new)) if old != new => Some(format!("~ {name} {old} -> {new}")),

@@ -82,9 +82,9 @@ fn unknown_fields() {
     2:1 recipe-unknown-field: unknown field `includes` in the recipe | not a field | did you mean `include`?
     3:1 recipe-unknown-field: unknown field `machine_id` in the recipe | not a field | did you mean `machine-id`?
     4:1 recipe-unknown-field: unknown field `zzz` in the recipe | not a field | known here: `name`, `arch`, `variant`, `recommends`, `epoch`, `mirror`, `suite`, `components`, `keyring`, `snapshot`, `include`, `exclude`, `debs`, `debconf`, `hostname`, `locale`, `timezone`, `machine-id`, `rootfs`, `source`, `packages`, `system`, `file`, `user`, `group`, `services`, `cleanup`
-    9:1 recipe-unknown-field: unknown field `suorce` in file 1 | not a field | did you mean `source`?
-    7:1 recipe-missing-field: file 1 needs exactly one of `source`, `content`, `symlink` and `directory` | has none
     6:1 recipe-unknown-field: unknown field `enabled` in `[services]` | not a field | did you mean `enable`?
+    7:1 recipe-missing-field: file 1 needs exactly one of `source`, `content`, `symlink` and `directory` | has none
+    9:1 recipe-unknown-field: unknown field `suorce` in file 1 | not a field | did you mean `source`?
     "#);
 }
 
@@ -93,16 +93,16 @@ fn wrong_types() {
     insta::assert_snapshot!(problems(
         "suite = 12\ncomponents = \"main\"\nrecommends = \"true\"\ninclude = [1, \"curl\", true]\nepoch = 1.5\nhostname = [\"a\"]\nservices = []\nfile = 3\n[[user]]\nname = \"a\"\nuid = \"1000\""
     ), @r#"
-    3:14 recipe-wrong-type: `recommends` must be a boolean, not a string | expected a boolean | write `recommends = true` without quotes
-    5:9 recipe-wrong-type: `epoch` must be seconds since 1970 or a date, not a float | expected seconds since 1970 or a date
     1:9 recipe-wrong-type: `suite` must be a string, not an integer | expected a string | put it in quotes: "12"
     2:14 recipe-wrong-type: `components` must be a list of strings, not a string | expected a list of strings | write `components = ["main"]`
+    3:14 recipe-wrong-type: `recommends` must be a boolean, not a string | expected a boolean | write `recommends = true` without quotes
     4:12 recipe-wrong-type: an element of `include` must be a string, not an integer | expected a string | put it in quotes: "1"
     4:23 recipe-wrong-type: an element of `include` must be a string, not a boolean | expected a string
+    5:9 recipe-wrong-type: `epoch` must be seconds since 1970 or a date, not a float | expected seconds since 1970 or a date
+    6:12 recipe-wrong-type: `hostname` must be a string, not a list | expected a string
+    7:12 recipe-wrong-type: `[services]` must be a table, not a list | expected a table
     8:8 recipe-wrong-type: `file` must be a list, not an integer | expected a list
     11:7 recipe-wrong-type: `uid` must be an integer, not a string | expected an integer
-    7:12 recipe-wrong-type: `[services]` must be a table, not a list | expected a table
-    6:12 recipe-wrong-type: `hostname` must be a string, not a list | expected a string
     "#);
 }
 
@@ -128,20 +128,20 @@ cleanup = { paths = ["relative"] }
 "#
     ), @r#"
     2:8 recipe-bad-value: bad `name`: `a b` | expected letters, digits and `+-._?=`, not starting with `.`
+    3:9 recipe-bad-value: bad `suite`: `../etc` | expected a suite such as `bookworm` or `bookworm-updates`
     4:8 recipe-bad-value: bad `arch`: `amd46` | expected a Debian architecture such as `amd64` or `arm64`
     5:11 recipe-bad-value: unknown variant `minibase` | not known | did you mean `minbase`?
-    11:9 recipe-bad-value: bad `epoch` | expected seconds since 1970, up to the year 9999
     6:10 recipe-bad-value: bad `mirror`: `debian` | expected an address such as `mirror://debian`, with `mirror`, `http`, `https` or `file`
-    3:9 recipe-bad-value: bad `suite`: `../etc` | expected a suite such as `bookworm` or `bookworm-updates`
     7:12 recipe-bad-value: bad `include`: `Nginx` | expected a package as in `nginx`, `nginx:amd64`, `nginx (>= 1.22)` or `nginx=1.22-9`
     7:21 recipe-bad-value: bad `include`: `nginx (~ 1)` | expected a package as in `nginx`, `nginx:amd64`, `nginx (>= 1.22)` or `nginx=1.22-9`
     8:12 recipe-bad-value: bad `exclude`: `a b` | expected a package name: lower-case letters, digits and `+-.`
-    9:9 recipe-bad-value: bad `an element of `debs`: `../x.deb` | expected a path below the directory of the recipe, without `..`
+    9:9 recipe-bad-value: bad `debs`: `../x.deb` | expected a path below the directory of the recipe, without `..`
     10:12 recipe-bad-value: bad `debconf`: `a\nb` | expected one line without control characters
-    15:24 recipe-bad-value: bad `enable`: `nginx` | expected a unit with its suffix, such as `nginx.service`
+    11:9 recipe-bad-value: bad `epoch` | expected seconds since 1970, up to the year 9999
     12:12 recipe-bad-value: bad `hostname`: `a_b` | expected a host name: letters, digits and `-`, at most 64 characters
     13:12 recipe-bad-value: bad `timezone`: `../x` | expected a time zone such as `UTC` or `Europe/Berlin`
     14:14 recipe-bad-value: unknown machine-id `none` | not known | known here: `empty`, `uninitialized`, `absent`
+    15:24 recipe-bad-value: bad `enable`: `nginx` | expected a unit with its suffix, such as `nginx.service`
     16:22 recipe-bad-value: bad `paths`: `relative` | expected an absolute path without `.`, `..`, `//` or a slash at the end
     "#);
 }
@@ -195,8 +195,8 @@ directory = true
     11:1 recipe-missing-field: file 4 needs exactly one of `source`, `content`, `symlink` and `directory` | has none
     15:1 recipe-missing-field: file 5 needs exactly one of `source`, `content`, `symlink` and `directory` | has source and content
     20:8 recipe-wrong-type: `mode` must be a string of octal digits, not an integer | expected a string of octal digits | write `mode = "0644"`
-    25:9 recipe-bad-value: bad `owner`: `root` | expected `user:group` with names or numbers, such as `root:root` or `0:0`
     24:8 recipe-bad-value: bad `mode`: `0999` | expected three or four octal digits in quotes, such as "0644"
+    25:9 recipe-bad-value: bad `owner`: `root` | expected `user:group` with names or numbers, such as `root:root` or `0:0`
     28:10 recipe-bad-value: bad `source`: `/abs` | expected a path below the directory of the recipe, without `..`
     32:1 recipe-bad-value: a symlink has no mode | remove it
     37:8 recipe-duplicate: `/g` is placed twice | given again | first given here
@@ -237,16 +237,16 @@ name = "ops2"
 gid = 2000
 "#
     ), @r#"
-    29:7 recipe-duplicate: `ops` and `ops2` have the same gid 2000 | given again | first given here
     3:1 recipe-missing-field: user 1 needs the field `uid` | no `uid`
     6:8 recipe-bad-value: bad `name`: `Deploy` | expected at most 32 of `a-z`, `0-9`, `_` and `-`, starting with a letter or `_`
     7:7 recipe-bad-value: bad `uid`: 70000 | expected a number from 0 to 65533
     12:1 recipe-bad-value: `gid` belongs to a group of the user's own | remove it or `group`
     14:8 recipe-duplicate: user `a` is given twice | given again | first given here
     18:7 recipe-duplicate: `a` and `b` have the same uid 1000 | given again | first given here
-    23:9 recipe-bad-value: bad `shell`: `bash` | expected an absolute path without `.`, `..`, `//` or a slash at the end
-    22:11 recipe-bad-value: bad `comment`: `a:b` | expected one line without `:`
     21:7 recipe-duplicate: the group of user `c` would have gid 2000, which is that of `ops` | given again | first given here
+    22:11 recipe-bad-value: bad `comment`: `a:b` | expected one line without `:`
+    23:9 recipe-bad-value: bad `shell`: `bash` | expected an absolute path without `.`, `..`, `//` or a slash at the end
+    29:7 recipe-duplicate: `ops` and `ops2` have the same gid 2000 | given again | first given here
     "#);
 }
 
@@ -271,11 +271,11 @@ disable = ["a.service"]
 mask = ["b.service"]
 "#
     ), @r#"
-    3:1 recipe-duplicate: `suite` and `suites` in the recipe are the same field | given again | first given here
-    8:1 recipe-duplicate: `name` stands both in the recipe and in `[rootfs]` | given again | first given here
     2:1 recipe-conflict: `suite` cannot stand beside `[[source]]` | move it into the source that it belongs to
-    11:1 recipe-missing-field: source 2 needs the field `suites` | no `suites`
+    3:1 recipe-duplicate: `suite` and `suites` in the recipe are the same field | given again | first given here
     5:12 recipe-conflict: `curl` is both included and excluded | included here
+    8:1 recipe-duplicate: `name` stands both in the recipe and in `[rootfs]` | given again | first given here
+    11:1 recipe-missing-field: source 2 needs the field `suites` | no `suites`
     15:12 recipe-conflict: `a.service` is both enabled and disabled | also listed here
     16:9 recipe-conflict: `b.service` is both enabled and masked | also listed here
     "#);
@@ -283,17 +283,15 @@ mask = ["b.service"]
 
 #[test]
 fn missing_suite() {
-    insta::assert_snapshot!(problems("include = [\"curl\"]"), @r#"
-    1:1 recipe-missing-field: the recipe needs the field `suite` | no `suite`
-    "#);
+    insta::assert_snapshot!(problems("include = [\"curl\"]"), @"1:1 recipe-missing-field: the recipe needs the field `suite` | no `suite`");
 }
 
 #[test]
 fn syntax_errors_are_all_reported() {
     insta::assert_snapshot!(problems("suite = \nname = \"a\ninclude = [\"x\" \"y\"]\n"), @r#"
-    3:16 recipe-syntax: missing comma between array elements, expected `,` | here
     1:9 recipe-syntax: string values must be quoted, expected literal string | here
     2:10 recipe-syntax: invalid basic string, expected `"` | here
+    3:16 recipe-syntax: missing comma between array elements, expected `,` | here
     "#);
 }
 
