@@ -556,6 +556,49 @@ mod tests {
         assert_eq!(path.unwrap().base(), "3a52d53v4xrhwhwjyd6sy9m0lh4w9kwp-fx");
     }
 
+    // From Nix 2.8, a file with "hello\n": `nix-store --add`, and `--add-fixed` with other algorithms.
+    #[test]
+    fn sources_of_nix() {
+        let mut nar = crate::nar::Writer::new(Vec::new()).unwrap();
+        nar.regular(false, 6, &mut &b"hello\n"[..]).unwrap();
+        let nar = nar.finish().unwrap();
+        for (method, hash, expect) in [
+            (
+                Method::Recursive,
+                Hash::of(HashAlgo::Sha256, &nar),
+                "pi8axnzkz80qa3x5smwjwxcc9n9hjik0-h",
+            ),
+            (
+                Method::Recursive,
+                Hash::of(HashAlgo::Sha1, &nar),
+                "rnnfmkispwwn3nls31fgijpp0py3x86y-h",
+            ),
+            (
+                Method::Flat,
+                Hash::of(HashAlgo::Sha512, b"hello\n"),
+                "mwib1aj7nlvsdwnyz1v50r7423krli05-h",
+            ),
+        ] {
+            let path = make_fixed(&StoreDir::default(), "h", method, &hash, &no_refs(), false);
+            assert_eq!(path.unwrap().base(), expect);
+        }
+    }
+
+    // From Nix 2.8: `nix store make-content-addressed` of an output that refers to a text and to itself.
+    #[test]
+    fn references_of_nix() {
+        let dir = StoreDir::new("/n/store").unwrap();
+        let hash = "sha256:1qhhqnirjsl3dph7q4gimnsrpf50jw407nrqlmq8kyis2x7qfn89"
+            .parse()
+            .unwrap();
+        let refs = [StorePath::from_base("c308p525g51kyw8nqxynl1pqbd6nyihx-t").unwrap()].into();
+        let path = make_fixed(&dir, "self", Method::Recursive, &hash, &refs, true);
+        assert_eq!(
+            path.unwrap().base(),
+            "frd9zwd81b71a4lwan3vkq9bcs406amn-self"
+        );
+    }
+
     #[test]
     fn placeholders_of_nix() {
         assert_eq!(

@@ -2,6 +2,8 @@
 
 mod aterm;
 mod modulo;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
