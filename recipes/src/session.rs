@@ -163,6 +163,9 @@ impl Inner {
     fn rootfs_edit(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
         let (edit, found) = rootfs::parse_edit(&tree::from_plain(argument), Problems::in_call(call.label.clone()));
         let edit = self.accept(edit, found)?;
+        let mut problems = Problems::in_call(call.label.clone());
+        rootfs::check_sources(&edit, &self.context.project_dir, call.host, &mut problems);
+        let edit = self.accept(Some(edit), problems.finish())?;
         Ok(rootfs::edit(&edit, &self.context.project_dir))
     }
 

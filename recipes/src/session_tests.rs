@@ -192,6 +192,12 @@ fn files_that_cannot_be_read() {
     let session = p.session(LockMode::Create);
     let first = p.plan(&session).unwrap_err();
     assert_eq!((first.code, session.take_further_problems().len()), ("recipe-file-missing", 1));
+    p.write("web.rootfs.toml", "suite = \"bookworm\"\n[[file]]\npath = \"/etc/a\"\nsource = \"a.conf\"\n");
+    let first = p.plan(&session).unwrap_err();
+    assert_eq!(
+        first.to_string(),
+        "web.rootfs.toml:4:10: error[recipe-file-missing]: `a.conf` cannot be placed at `/etc/a`: there is no such file"
+    );
     let gone = call(&session, "__sosRootfsPlan", attrs("file", Plain::Path(Path::new("/no/such.toml").into()))).unwrap_err();
     assert_eq!(gone.code, "recipe-file-missing");
 }

@@ -11,8 +11,10 @@ mod schema;
 
 pub(crate) use lower::{edit, lower};
 pub(crate) use model::RootfsRecipe;
-pub(crate) use request::request;
+pub(crate) use request::{check_sources, request};
 pub(crate) use schema::{parse_edit, parse_file, parse_tree};
 
+#[cfg(test)]
+mod lower_tests;
 #[cfg(test)]
 mod tests;

@@ -7,12 +7,13 @@ use sos_formats::lock::{Keyring, LocalDeb, RootfsRequest, RootfsSource, Wanted};
 use sos_lang::Host;
 
 use super::fields::Located;
-use super::model::{FileRef, RootfsRecipe, SourceSpec};
+use super::model::{EditSpec, FileKind, FileRef, RootfsRecipe, SourceSpec};
 use crate::problems::Problems;
 
 /// Returns the request, or records in `problems` which files could not be read.
 pub(crate) fn request(recipe: &RootfsRecipe, base: &Path, host: &dyn Host, problems: &mut Problems) -> Option<RootfsRequest> {
     let before = problems.count();
+    check_sources(&recipe.edit, base, host, problems);
     let sources = recipe.sources.iter().filter_map(|s| source(s, base, host, problems)).collect();
     let debs = recipe.debs.iter().filter_map(|d| local_deb(d, base, host, problems)).collect();
     let wanted = |list: &[Located<String>], problems: &Problems| -> Vec<Wanted> { list.iter().map(|l| wanted(l, problems)).collect() };
@@ -27,6 +28,25 @@ pub(crate) fn request(recipe: &RootfsRecipe, base: &Path, host: &dyn Host, probl
         debs,
     };
     (problems.count() == before).then_some(request)
+}
+
+/// Records which files that an edit places are not there: the place in the recipe is known only here.
+pub(crate) fn check_sources(edit: &EditSpec, base: &Path, host: &dyn Host, problems: &mut Problems) {
+    for file in &edit.files {
+        let FileKind::Source(source) = &file.kind else { continue };
+        // What is named by a text of the Nix language may still have to be built.
+        if matches!(source.value, FileRef::Store(..)) {
+            continue;
+        }
+        let why = match host.file_type(&source.value.locate(base)) {
+            Ok(Some(_)) => continue,
+            Ok(None) => "there is no such file".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        let message = format!("`{}` cannot be placed at `{}`: {why}", source.value.shown(), file.path.value);
+        let problem = problems.error("recipe-file-missing", message, &source.place, "named here");
+        problems.add(problem);
+    }
 }
 
 fn wanted(l: &Located<String>, problems: &Problems) -> Wanted {
