@@ -1,4 +1,4 @@
-//! `[[user]]` and `[[group]]`. Ids are always written down: one that a script chose could differ after any change of packages.
+//! `[[user]]` and `[[group]]`.
 
 use super::check;
 use super::fields::{Fields, Known, Located};
@@ -11,7 +11,7 @@ const USER: Known = Known {
     names: &["name", "uid", "gid", "group", "groups", "home", "shell", "system", "comment", "create-home"],
     aliases: &[],
 };
-const GROUP: Known = Known { names: &["name", "gid"], aliases: &[] };
+const GROUP: Known = Known { names: &["name", "gid", "system"], aliases: &[] };
 
 pub(super) fn groups(top: &Fields<'_>, problems: &mut Problems) -> Vec<GroupSpec> {
     let mut out: Vec<GroupSpec> = Vec::new();
@@ -19,16 +19,17 @@ pub(super) fn groups(top: &Fields<'_>, problems: &mut Problems) -> Vec<GroupSpec
         let what = key.as_ref().map_or_else(|| format!("group {}", i + 1), |k| format!("group `{}`", k.value));
         let Some(fields) = Fields::open(node, what, GROUP, problems) else { continue };
         let name = name(&fields, key, problems);
-        fields.required("gid", problems);
         let gid = id(&fields, "gid", problems);
-        let (Some(name), Some(gid)) = (name, gid) else { continue };
+        let system = fields.flag("system", problems).unwrap_or(false);
+        let Some(name) = name else { continue };
+        let same_id = out.iter().find_map(|g| Some((g, g.gid.as_ref()?, gid.as_ref()?)).filter(|(_, a, b)| a.value == b.value));
         if let Some(first) = out.iter().find(|g| g.name.value == name.value) {
             problems.duplicate(format!("group `{}` is given twice", name.value), &name.place, &first.name.place);
-        } else if let Some(first) = out.iter().find(|g| g.gid.value == gid.value) {
+        } else if let Some((first, first_gid, gid)) = same_id {
             let message = format!("`{}` and `{}` have the same gid {}", first.name.value, name.value, gid.value);
-            problems.duplicate(message, &gid.place, &first.gid.place);
+            problems.duplicate(message, &gid.place, &first_gid.place);
         } else {
-            out.push(GroupSpec { name, gid });
+            out.push(GroupSpec { name, gid, system });
         }
     }
     out
@@ -42,17 +43,23 @@ pub(super) fn users(top: &Fields<'_>, groups: &[GroupSpec], problems: &mut Probl
             problems.duplicate(format!("user `{}` is given twice", user.name.value), &user.name.place, &first.name.place);
             continue;
         }
-        if let Some(first) = out.iter().find(|u| u.uid.value == user.uid.value) {
-            let message = format!("`{}` and `{}` have the same uid {}", first.name.value, user.name.value, user.uid.value);
-            problems.duplicate(message, &user.uid.place, &first.uid.place);
+        let Some(uid) = &user.uid else {
+            out.push(user);
+            continue;
+        };
+        let same_id = out.iter().find_map(|u| Some((u, u.uid.as_ref()?)).filter(|(_, id)| id.value == uid.value));
+        if let Some((first, first_uid)) = same_id {
+            let message = format!("`{}` and `{}` have the same uid {}", first.name.value, user.name.value, uid.value);
+            problems.duplicate(message, &uid.place, &first_uid.place);
             continue;
         }
-        let own_gid = user.gid.unwrap_or(user.uid.value);
-        if user.group.is_none()
-            && let Some(other) = groups.iter().find(|g| g.gid.value == own_gid && g.name.value != user.name.value)
-        {
-            let message = format!("the group of user `{}` would have gid {own_gid}, which is that of `{}`", user.name.value, other.name.value);
-            problems.duplicate(message, &user.uid.place, &other.gid.place);
+        let own_gid = user.gid.unwrap_or(uid.value);
+        let taken = groups.iter().filter(|g| user.group.is_none() && g.name.value != user.name.value);
+        let mut taken = taken.filter_map(|g| Some((g, g.gid.as_ref()?))).filter(|(_, gid)| gid.value == own_gid);
+        if let Some((other, gid)) = taken.next() {
+            let message =
+                format!("the group of user `{}` would have gid {own_gid}, which is that of `{}`", user.name.value, other.name.value);
+            problems.duplicate(message, &uid.place, &gid.place);
             continue;
         }
         out.push(user);
@@ -64,7 +71,6 @@ fn user(i: usize, key: Option<Located<String>>, node: &Node, problems: &mut Prob
     let what = key.as_ref().map_or_else(|| format!("user {}", i + 1), |k| format!("user `{}`", k.value));
     let fields = Fields::open(node, what, USER, problems)?;
     let name = name(&fields, key, problems);
-    fields.required("uid", problems);
     let uid = id(&fields, "uid", problems);
     let gid = id(&fields, "gid", problems).map(|g| g.value);
     let group = checked(&fields, "group", check::user_name, problems);
@@ -82,7 +88,7 @@ fn user(i: usize, key: Option<Located<String>>, node: &Node, problems: &mut Prob
     let default_home = if system { "/nonexistent".to_owned() } else { format!("/home/{}", name.value) };
     let default_shell = if system { "/usr/sbin/nologin" } else { "/bin/bash" };
     Some(Account {
-        uid: uid?,
+        uid,
         gid,
         group,
         groups,

@@ -107,13 +107,13 @@ pub(crate) fn id(n: i64) -> Result<u32, &'static str> {
     u32::try_from(n).ok().filter(|n| *n <= MAX_ID).ok_or("a number from 0 to 65533")
 }
 
-/// `user:group`, each a name or a number.
+/// `user:group` or only `user`, each a name or a number.
 pub(crate) fn owner(s: &str) -> Checked {
-    const EXPECTED: &str = "`user:group` with names or numbers, such as `root:root` or `0:0`";
+    const EXPECTED: &str = "`user:group` with names or numbers, such as `root:root`, `0:0` or `deploy`";
     let part_ok = |p: &str| user_name(p).is_ok() || p.parse::<u32>().is_ok_and(|n| n <= MAX_ID && n.to_string() == p);
     match s.split_once(':') {
         Some((user, group)) => rule(part_ok(user) && part_ok(group), EXPECTED),
-        None => Err(EXPECTED),
+        None => rule(part_ok(s), EXPECTED),
     }
 }
 
@@ -250,10 +250,10 @@ mod tests {
         for bad in ["", "64", "0648", "17777", "rw-r", "-644", "+644"] {
             assert!(mode(bad).is_err(), "{bad}");
         }
-        for good in ["root:root", "0:0", "www-data:33"] {
+        for good in ["root:root", "0:0", "www-data:33", "root", "0"] {
             assert_eq!(owner(good), Ok(()), "{good}");
         }
-        for bad in ["root", "root:", ":", "a:b:c", "00:0", "65534:0", "Root:root"] {
+        for bad in ["", "root:", ":", "a:b:c", "00:0", "65534:0", "Root:root"] {
             assert!(owner(bad).is_err(), "{bad}");
         }
         assert!(hostname("web-1.example").is_ok() && hostname("-web").is_err() && hostname("").is_err() && hostname("a_b").is_err());

@@ -60,7 +60,7 @@ pub(crate) fn edit(edit: &EditSpec, base: &Path) -> Plain {
     let users = edit.users.iter().map(|u| {
         Set::new()
             .with("name", text(&u.name.value))
-            .with("uid", int(u.uid.value))
+            .with_some("uid", u.uid.as_ref().map(|id| int(id.value)))
             .with_some("gid", u.gid.map(int))
             .with_some("group", u.group.as_ref().map(text))
             .with("groups", texts(&u.groups))
@@ -71,7 +71,13 @@ pub(crate) fn edit(edit: &EditSpec, base: &Path) -> Plain {
             .with("create_home", Plain::Bool(u.create_home))
             .done()
     });
-    let groups = edit.groups.iter().map(|g| Set::new().with("name", text(&g.name.value)).with("gid", int(g.gid.value)).done());
+    let groups = edit.groups.iter().map(|g| {
+        Set::new()
+            .with("name", text(&g.name.value))
+            .with_some("gid", g.gid.as_ref().map(|id| int(id.value)))
+            .with("system", Plain::Bool(g.system))
+            .done()
+    });
     let s = &edit.services;
     let any_service = !(s.enable.is_empty() && s.disable.is_empty() && s.mask.is_empty());
     let services =
@@ -81,6 +87,7 @@ pub(crate) fn edit(edit: &EditSpec, base: &Path) -> Plain {
             .with("logs", Plain::Bool(c.logs))
             .with("apt_lists", Plain::Bool(c.apt_lists))
             .with("ssh_host_keys", Plain::Bool(c.ssh_host_keys))
+            .with("docs", Plain::Bool(c.docs))
             .with("paths", texts(&c.paths))
             .done()
     });

@@ -105,6 +105,7 @@ fn smallest_plan() {
       "edit": {
         "cleanup": {
           "apt_lists": true,
+          "docs": false,
           "logs": true,
           "paths": [],
           "ssh_host_keys": true
@@ -218,6 +219,7 @@ fn whole_edit() {
     {
       "cleanup": {
         "apt_lists": true,
+        "docs": false,
         "logs": false,
         "paths": [
           "/usr/share/doc"
@@ -250,7 +252,8 @@ fn whole_edit() {
       "groups": [
         {
           "gid": 2000,
-          "name": "ops"
+          "name": "ops",
+          "system": false
         }
       ],
       "hostname": "web",

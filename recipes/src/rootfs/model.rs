@@ -86,7 +86,8 @@ pub(crate) enum FileKind {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Account {
     pub(crate) name: Located<String>,
-    pub(crate) uid: Located<u32>,
+    /// Absent: the first that is free after the packages are there.
+    pub(crate) uid: Option<Located<u32>>,
     /// Primary group: the name of an existing one, or absent for a group of the user's own.
     pub(crate) group: Option<String>,
     /// Id of the user's own group; the uid when absent.
@@ -103,7 +104,9 @@ pub(crate) struct Account {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct GroupSpec {
     pub(crate) name: Located<String>,
-    pub(crate) gid: Located<u32>,
+    /// Absent: the first that is free after the packages are there.
+    pub(crate) gid: Option<Located<u32>>,
+    pub(crate) system: bool,
 }
 
 /// systemd units to change.
@@ -146,12 +149,13 @@ pub(crate) struct Cleanup {
     pub(crate) logs: bool,
     pub(crate) apt_lists: bool,
     pub(crate) ssh_host_keys: bool,
+    pub(crate) docs: bool,
     pub(crate) paths: Vec<String>,
 }
 
 impl Default for Cleanup {
     fn default() -> Self {
         // What differs from build to build or must not be shared by two machines goes away unless the recipe keeps it.
-        Self { logs: true, apt_lists: true, ssh_host_keys: true, paths: Vec::new() }
+        Self { logs: true, apt_lists: true, ssh_host_keys: true, docs: false, paths: Vec::new() }
     }
 }

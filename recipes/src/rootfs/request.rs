@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use sos_formats::hash::Sha256;
 use sos_formats::lock::{Keyring, LocalDeb, RootfsRequest, RootfsSource, Wanted};
-use sos_lang::Host;
+use sos_lang::{FileType, Host};
 
 use super::fields::Located;
 use super::model::{EditSpec, FileKind, FileRef, RootfsRecipe, SourceSpec};
@@ -39,6 +39,9 @@ pub(crate) fn check_sources(edit: &EditSpec, base: &Path, host: &dyn Host, probl
             continue;
         }
         let why = match host.file_type(&source.value.locate(base)) {
+            Ok(Some(FileType::Directory)) if file.mode.is_some() => {
+                "it is a directory, whose files keep their executable bits: remove `mode`".to_owned()
+            }
             Ok(Some(_)) => continue,
             Ok(None) => "there is no such file".to_owned(),
             Err(e) => e.to_string(),

@@ -48,7 +48,7 @@ const IN_SOURCE: Known = Known { names: SOURCE, aliases: &[("suite", "suites"), 
 const IN_PACKAGES: Known = Known { names: PACKAGES, aliases: &[] };
 const IN_SYSTEM: Known = Known { names: SYSTEM, aliases: &[] };
 const IN_SERVICES: Known = Known { names: &["enable", "disable", "mask"], aliases: &[] };
-const IN_CLEANUP: Known = Known { names: &["logs", "apt-lists", "ssh-host-keys", "paths"], aliases: &[] };
+const IN_CLEANUP: Known = Known { names: &["logs", "apt-lists", "ssh-host-keys", "docs", "paths"], aliases: &[] };
 
 /// The archive that a recipe without `mirror` takes its packages from.
 const DEFAULT_MIRROR: &str = "mirror://debian";
@@ -369,8 +369,9 @@ fn cleanup(top: &Fields<'_>, problems: &mut Problems) -> Option<Cleanup> {
     let logs = flag("logs", default.logs);
     let apt_lists = flag("apt-lists", default.apt_lists);
     let ssh_host_keys = flag("ssh-host-keys", default.ssh_host_keys);
+    let docs = flag("docs", default.docs);
     let paths = checked_list(&fields, "paths", check::absolute_path, problems).into_iter().map(|p| p.value).collect();
-    Some(Cleanup { logs, apt_lists, ssh_host_keys, paths })
+    Some(Cleanup { logs, apt_lists, ssh_host_keys, docs, paths })
 }
 
 /// Returns the elements of a list of tables, or of a table of tables whose keys fill in the field `key`.

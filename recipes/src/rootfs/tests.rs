@@ -173,7 +173,7 @@ mode = 644
 path = "/d"
 content = ""
 mode = "0999"
-owner = "root"
+owner = "root:"
 [[file]]
 path = "/e"
 source = "/abs"
@@ -196,7 +196,7 @@ directory = true
     15:1 recipe-missing-field: file 5 needs exactly one of `source`, `content`, `symlink` and `directory` | has source and content
     20:8 recipe-wrong-type: `mode` must be a string of octal digits, not an integer | expected a string of octal digits | write `mode = "0644"`
     24:8 recipe-bad-value: bad `mode`: `0999` | expected three or four octal digits in quotes, such as "0644"
-    25:9 recipe-bad-value: bad `owner`: `root` | expected `user:group` with names or numbers, such as `root:root` or `0:0`
+    25:9 recipe-bad-value: bad `owner`: `root:` | expected `user:group` with names or numbers, such as `root:root`, `0:0` or `deploy`
     28:10 recipe-bad-value: bad `source`: `/abs` | expected a path below the directory of the recipe, without `..`
     32:1 recipe-bad-value: a symlink has no mode | remove it
     37:8 recipe-duplicate: `/g` is placed twice | given again | first given here
@@ -237,7 +237,6 @@ name = "ops2"
 gid = 2000
 "#
     ), @r#"
-    3:1 recipe-missing-field: user 1 needs the field `uid` | no `uid`
     6:8 recipe-bad-value: bad `name`: `Deploy` | expected at most 32 of `a-z`, `0-9`, `_` and `-`, starting with a letter or `_`
     7:7 recipe-bad-value: bad `uid`: 70000 | expected a number from 0 to 65533
     12:1 recipe-bad-value: `gid` belongs to a group of the user's own | remove it or `group`
