@@ -13,6 +13,8 @@ mod rootfs;
 mod session;
 pub mod templates;
 #[cfg(test)]
+mod example_tests;
+#[cfg(test)]
 mod session_tests;
 #[cfg(test)]
 mod test_host;
