@@ -30,9 +30,12 @@ in
       debs = map deb plan.debs;
       pick = map (elemAt debs);
 
-      # Mounted by number: a file name could occur twice, and the order is the one given to dpkg.
-      mounted = indexes: listToAttrs (map (i: { name = "${debDir}/${toString i}.deb"; value = elemAt debs i; }) indexes);
-      arguments = indexes: concatStringsSep " " (map (i: "${debDir}/${toString i}.deb") indexes);
+      # Mounted by number: a file name could occur twice, and the order is the one given to dpkg. Counted anew in each step, so
+      # that the step does not depend on what else the recipe installs.
+      inside = n: "${debDir}/${toString n}.deb";
+      numbers = list: genList (n: n) (length list);
+      mounted = indexes: listToAttrs (map (n: { name = inside n; value = elemAt debs (elemAt indexes n); }) (numbers indexes));
+      arguments = indexes: concatStringsSep " " (map inside (numbers indexes));
 
       step = { name, rootfs, mounts ? { }, script }:
         derive.rootfs {
@@ -89,7 +92,7 @@ in
             dpkg --configure --pending
           '';
         };
-      configured = foldl' batch preseeded (genList (i: i) (length plan.batches));
+      configured = foldl' batch preseeded (numbers plan.batches);
 
       drv = derive.rootfs (rootfs.withSources plan.edit // {
         name = "${plan.name}-rootfs";
