@@ -48,13 +48,13 @@ impl Clock for SystemClock {
     fn unix_ms(&self) -> u64 {
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| millis(d))
+            .map_or(0, millis)
     }
 }
 
 /// Returns whole milliseconds, capped at what 64 bits hold.
 #[must_use]
-pub fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_store::Store;
+use sos_store::{BuildId, Store};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -17,12 +17,13 @@ use crate::cancel::Cancel;
 use crate::clock::{Clock, SystemClock, millis};
 use crate::diagnose::{store_failed, wrong_system};
 use crate::event::{Event, EventSink};
+use crate::journal::Journal;
 use crate::graph::{Graph, Wanted, wanted_outputs};
 use crate::needed::{Needed, answer_at_once, find_needed, load};
 use crate::options::BuildOptions;
 use crate::resolve::{OutputPaths, is_dynamic};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
-use crate::work::{Worker, pool_of, systems};
+use crate::work::{Worker, history_key, pool_of, systems};
 
 /// Builds derivations into one store.
 #[derive(Clone)]
@@ -73,6 +74,8 @@ pub struct BuildReport {
     pub elapsed: Duration,
     /// Stopping was asked for.
     pub cancelled: bool,
+    /// The number of the build in the journal; none when there was nothing to do.
+    pub build: Option<BuildId>,
 }
 
 impl BuildReport {
@@ -219,6 +222,32 @@ impl Engine {
         cancel: &Cancel,
         since: Duration,
     ) -> BuildReport {
+        let journal = match self.store.journal_begin(&self.options.command) {
+            Ok(build) => Arc::new(Journal::new(self.store.clone(), build)),
+            Err(e) => return self.failed(graph, wanted, *store_failed(e), since),
+        };
+        let mut engine = self.clone();
+        engine.events = self.events.with_journal(journal.clone());
+        let mut report = engine.build_journaled(runtime, graph, wanted, cancel, since);
+        journal.end(if report.success() {
+            "done"
+        } else if report.cancelled {
+            "interrupted"
+        } else {
+            "failed"
+        });
+        report.build = Some(journal.build());
+        report
+    }
+
+    fn build_journaled(
+        &self,
+        runtime: &Handle,
+        graph: &Graph,
+        wanted: &[Wanted],
+        cancel: &Cancel,
+        since: Duration,
+    ) -> BuildReport {
         match self.prepare(runtime, graph, wanted, cancel) {
             Err(diagnostic) => self.failed(graph, wanted, *diagnostic, since),
             Ok((needed, plans, worker)) => {
@@ -262,6 +291,7 @@ impl Engine {
         }
         lease.hold(&hold).map_err(store_failed)?;
         self.still_valid(&needed)?;
+        self.keep_derivations(&needed)?;
         let count = |pool| plans.iter().filter(|p| p.pool == pool).count();
         let critical = schedule(&needed, &plans, 1, 1)?.critical_path_ms();
         self.events.emit(Event::Plan {
@@ -281,6 +311,26 @@ impl Engine {
             lease,
         };
         Ok((needed, plans, worker))
+    }
+
+    /// Writes down what is going to be built: logs, traces and later questions refer to it.
+    fn keep_derivations(&self, needed: &Needed) -> Result<(), Box<Diagnostic>> {
+        let dir = self.store.store_dir();
+        let mut texts = Vec::with_capacity(needed.nodes.len());
+        for node in &needed.nodes {
+            let name = Derivation::name_from_path(&node.path);
+            let text = node.drv.to_aterm(dir, name).map_err(|e| {
+                Box::new(Diagnostic::error(
+                    "drv-malformed",
+                    Class::Other,
+                    format!("derivation `{name}` cannot be written: {e}"),
+                ))
+            })?;
+            texts.push((&node.path, text));
+        }
+        self.store
+            .put_drvs(texts.iter().map(|(path, text)| (*path, text.as_slice())))
+            .map_err(store_failed)
     }
 
     /// Refuses sources that are not there, and what a collection took before the lease held it.
@@ -348,7 +398,7 @@ impl Engine {
             let name = Derivation::name_from_path(&node.path);
             let mut past = self
                 .store
-                .duration_history(name, &node.drv.system)
+                .duration_history(history_key(name), &node.drv.system)
                 .map_err(store_failed)?;
             past.sort_unstable();
             plans.push(NodePlan {
@@ -400,6 +450,7 @@ impl Engine {
             counts: done.counts,
             elapsed: self.clock.monotonic().saturating_sub(since),
             cancelled,
+            build: None,
         };
         // A stop that came when everything was done changes nothing.
         let counts = report.counts;

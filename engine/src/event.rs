@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use sos_formats::diagnostic::Diagnostic;
 
 use crate::clock::{Clock, SystemClock, rfc3339};
+use crate::journal::Journal;
 
 /// Version of the event objects; fields are only ever added within one version.
 pub const EVENT_VERSION: u32 = 1;
@@ -288,6 +289,7 @@ impl EventRecord {
 #[derive(Clone)]
 pub struct EventSink {
     inner: Arc<SinkInner>,
+    journal: Option<Arc<Journal>>,
 }
 
 struct SinkInner {
@@ -324,19 +326,37 @@ impl EventSink {
                 seq: AtomicU64::new(0),
                 clock,
             }),
+            journal: None,
         }
     }
 
-    /// Sends an event and returns its record; waits while the reader is behind, and goes on when it is gone.
-    pub fn emit(&self, event: Event) -> EventRecord {
+    /// Makes a handle of the same stream whose events are also kept in a journal.
+    pub(crate) fn with_journal(&self, journal: Arc<Journal>) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            journal: Some(journal),
+        }
+    }
+
+    /// Sends an event; waits while the reader is behind, and goes on when it is gone.
+    pub fn emit(&self, event: Event) {
+        let keep = self.journal.is_some() && event.is_history();
+        let record = self.send(event, keep);
+        if let (Some(journal), Some(record)) = (&self.journal, record) {
+            journal.add(record.to_json());
+        }
+    }
+
+    fn send(&self, event: Event, keep: bool) -> Option<EventRecord> {
         let Some(sender) = &self.inner.sender else {
-            return self.record(event);
+            return keep.then(|| self.record(event));
         };
         let sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
         let record = self.record(event);
+        let kept = keep.then(|| record.clone());
         // A reader that went away is no reason to stop building.
-        let _gone = sender.send(record.clone()).is_err();
-        record
+        let _gone = sender.send(record).is_err();
+        kept
     }
 
     fn record(&self, event: Event) -> EventRecord {

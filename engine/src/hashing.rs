@@ -1,4 +1,4 @@
-//! Hashes of trees on disk that the store does not know yet.
+//! The hash of a tree that holds its own name.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sos_formats::derivation::Method;
-use sos_formats::hash::{Hash, HashAlgo, Hasher};
+use sos_formats::hash::{Hash, HashAlgo};
 use sos_formats::nar::{self, NarError};
 
 use crate::rewrite::{HASH_DIGITS, ModuloHasher};
@@ -16,11 +16,8 @@ use crate::rewrite::{HASH_DIGITS, ModuloHasher};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HashingError {
     /// A flat hash is of one plain file.
-    #[error("a flat hash needs a regular file that is not executable, and the output is {found}")]
-    NotFlat {
-        /// What it is.
-        found: &'static str,
-    },
+    #[error("a flat hash needs a regular file that is not executable")]
+    NotFlat,
     /// The tree holds something that an archive cannot hold.
     #[error("`{}` is neither a file, a directory nor a symlink", .0.display())]
     Special(PathBuf),
@@ -53,20 +50,12 @@ fn write_to(path: &Path, method: Method, out: &mut dyn Write) -> Result<(), Hash
         return Ok(());
     }
     let meta = fs::symlink_metadata(path).map_err(at(path))?;
-    let found = if meta.is_dir() {
-        "a directory"
-    } else if meta.is_symlink() {
-        "a symlink"
-    } else if !meta.is_file() {
-        "a special file"
-    } else if meta.permissions().mode() & 0o100 != 0 {
-        "executable"
-    } else {
-        let mut file = File::open(path).map_err(at(path))?;
-        io::copy(&mut file, out).map_err(at(path))?;
-        return Ok(());
-    };
-    Err(HashingError::NotFlat { found })
+    if !meta.is_file() || meta.permissions().mode() & 0o100 != 0 {
+        return Err(HashingError::NotFlat);
+    }
+    let mut file = File::open(path).map_err(at(path))?;
+    io::copy(&mut file, out).map_err(at(path))?;
+    Ok(())
 }
 
 /// Recursion is bounded: the writer refuses trees deeper than the format allows.
@@ -95,13 +84,6 @@ fn node<W: Write>(path: &Path, writer: &mut nar::Writer<W>) -> Result<(), Hashin
         return Err(HashingError::Special(path.to_owned()));
     }
     Ok(())
-}
-
-/// Hashes a tree or file.
-pub(crate) fn hash_path(path: &Path, method: Method, algo: HashAlgo) -> Result<Hash, HashingError> {
-    let mut hasher = Hasher::new(algo);
-    write_to(path, method, &mut hasher)?;
-    Ok(hasher.finish())
 }
 
 /// Hashes a tree or file modulo one hash part, so that content may hold its own name.

@@ -32,6 +32,8 @@ pub struct BuildOptions {
     pub extra_platforms: Vec<String>,
     /// The `sos` program, which is its own sandbox child.
     pub sos_exe: PathBuf,
+    /// What the user asked for, as the journal shows it.
+    pub command: String,
     /// Environment that `impureEnvVars` of fixed-output derivations may copy.
     pub impure_env: BTreeMap<String, String>,
 }
@@ -54,6 +56,7 @@ impl BuildOptions {
             system: system.to_owned(),
             extra_platforms: Vec::new(),
             sos_exe,
+            command: String::new(),
             impure_env: BTreeMap::new(),
         }
     }

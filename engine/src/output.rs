@@ -13,7 +13,7 @@ use crate::attributes::Attributes;
 use crate::checks::{CheckError, Fresh, check_references};
 use crate::diagnose::{Mismatch, mismatch, store_failed};
 use crate::executor::Job;
-use crate::hashing::{HashingError, hash_modulo, hash_path};
+use crate::hashing::{HashingError, hash_modulo};
 use crate::resolve::Resolved;
 use crate::rewrite::{HASH_DIGITS, HashParts, digits};
 
@@ -71,11 +71,10 @@ pub(crate) struct Finish<'a> {
 }
 
 impl Finish<'_> {
-    /// Checks and registers everything, or nothing. `hold` is told all paths before they are registered.
+    /// Checks and registers everything, or nothing.
     pub(crate) fn register(
         &self,
         made: &BTreeMap<String, Made>,
-        hold: &dyn Fn(&[StorePath]) -> Result<(), Box<Diagnostic>>,
     ) -> Result<BTreeMap<String, Registered>, Stop> {
         let mut ready = BTreeMap::new();
         let mut fresh = Fresh::new();
@@ -101,8 +100,6 @@ impl Finish<'_> {
             CheckError::Store(e) => store_failed(e),
             other => self.problem(other.to_string()),
         })?;
-        let paths: Vec<StorePath> = finals.values().cloned().collect();
-        hold(&paths)?;
         self.commit(ready, &finals)
     }
 
@@ -152,7 +149,7 @@ impl Finish<'_> {
         ))
     }
 
-    fn hashing(&self, output: &str, error: HashingError) -> Box<Diagnostic> {
+    fn hashing(&self, output: &str, error: &HashingError) -> Box<Diagnostic> {
         self.problem(format!("output `{output}`: {error}"))
     }
 
@@ -260,7 +257,7 @@ impl Finish<'_> {
             }
             Some(Output::InputAddressed(path)) => {
                 let own: Vec<StorePath> = self.resolved.building.values().cloned().collect();
-                let ingested = self.ingest(place, &own)?;
+                let ingested = self.ingest(place, &own, Method::Recursive, HashAlgo::Sha256)?;
                 Ok(self.ready(path.clone(), ingested, None))
             }
             _ => Err(self
@@ -278,16 +275,9 @@ impl Finish<'_> {
         method: Method,
         expected: &Hash,
     ) -> Result<(StorePath, Ready), Stop> {
-        let by_archive = method == Method::Recursive && expected.algo() == HashAlgo::Sha256;
-        if !by_archive {
-            let found = hash_path(place, method, expected.algo())
-                .map_err(|e| self.hashing(output, e))?;
-            self.compare(expected, &found)?;
-        }
-        let ingested = self.ingest(place, &[])?;
-        if by_archive {
-            self.compare(expected, &Hash::from(ingested.nar_sha256))?;
-        }
+        let ingested = self.ingest(place, &[], method, expected.algo())?;
+        let found = self.content_hash(output, &ingested, method, expected.algo())?;
+        self.compare(expected, &found)?;
         if let Some(reference) = ingested.references.iter().next() {
             return Err(self
                 .problem(format!(
@@ -339,20 +329,14 @@ impl Finish<'_> {
         }
         if !found.contains(&own) {
             let others: Vec<StorePath> = finals.values().cloned().collect();
-            let (ingested, hash) = if method == Method::Recursive && algo == HashAlgo::Sha256 {
-                let ingested = self.ingest(place, &others)?;
-                let hash = Hash::from(ingested.nar_sha256);
-                (ingested, hash)
-            } else {
-                let hash = hash_path(place, method, algo).map_err(|e| self.hashing(output, e))?;
-                (self.ingest(place, &others)?, hash)
-            };
+            let ingested = self.ingest(place, &others, method, algo)?;
+            let hash = self.content_hash(output, &ingested, method, algo)?;
             let path = self.address(output, method, &hash, &ingested.references, false)?;
             return Ok(self.ready(path, ingested, Some(ca_field(method, &hash))));
         }
         // The content holds its own name: hash it without, then put the real name in.
         let hash =
-            hash_modulo(place, method, algo, own).map_err(|e| self.hashing(output, e))?;
+            hash_modulo(place, method, algo, own).map_err(|e| self.hashing(output, &e))?;
         let mut references: BTreeSet<StorePath> = self
             .closure
             .iter()
@@ -370,7 +354,7 @@ impl Finish<'_> {
         self.rewrite(output, place, &parts)?;
         let mut candidates: Vec<StorePath> = finals.values().cloned().collect();
         candidates.push(path.clone());
-        let ingested = self.ingest(place, &candidates)?;
+        let ingested = self.ingest(place, &candidates, method, algo)?;
         Ok(self.ready(path, ingested, Some(ca_field(method, &hash))))
     }
 
@@ -383,16 +367,44 @@ impl Finish<'_> {
             .map_err(|e| self.unreadable(output, &e).into())
     }
 
-    fn ingest(&self, place: &Path, own: &[StorePath]) -> Result<Ingested, Stop> {
+    fn ingest(
+        &self,
+        place: &Path,
+        own: &[StorePath],
+        method: Method,
+        algo: HashAlgo,
+    ) -> Result<Ingested, Stop> {
         let candidates: Vec<StorePath> = self.closure.iter().chain(own).cloned().collect();
         let options = IngestOptions {
             take: true,
             candidates: &candidates,
+            flat_algo: (method != Method::Recursive).then_some(algo),
+            nar_algo: (method == Method::Recursive && algo != HashAlgo::Sha256).then_some(algo),
             ..IngestOptions::default()
         };
         self.store
             .ingest(place, options)
             .map_err(|e| store_failed(e).into())
+    }
+
+    /// Returns the hash that a method takes of what was read.
+    fn content_hash(
+        &self,
+        output: &str,
+        ingested: &Ingested,
+        method: Method,
+        algo: HashAlgo,
+    ) -> Result<Hash, Stop> {
+        if method != Method::Recursive {
+            return match &ingested.flat {
+                Some(hash) if !ingested.executable => Ok(hash.clone()),
+                _ => Err(self.hashing(output, &HashingError::NotFlat).into()),
+            };
+        }
+        match &ingested.nar_hash {
+            Some(hash) if hash.algo() == algo => Ok(hash.clone()),
+            _ => Ok(Hash::from(ingested.nar_sha256)),
+        }
     }
 
     fn address(

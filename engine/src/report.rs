@@ -59,7 +59,7 @@ pub struct Excerpt {
     pub lines: u64,
     /// The last phase that the build named.
     pub phase: Option<String>,
-    first_error_at: u64,
+    pub(crate) first_error_at: u64,
 }
 
 impl Excerpt {

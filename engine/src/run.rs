@@ -403,3 +403,6 @@ fn panicked(name: &Text, panic: &(dyn Any + Send)) -> Box<Diagnostic> {
         .help("this is a defect of sos: please report it with the recipe and this message"),
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -179,11 +179,6 @@ impl Schedule {
         self.mode = self.mode.max(mode);
     }
 
-    /// Returns what may still be started.
-    pub(crate) fn mode(&self) -> Mode {
-        self.mode
-    }
-
     /// Tells whether nothing runs, nothing is parked, and nothing can be started any more.
     pub(crate) fn is_over(&self) -> bool {
         self.running == [0, 0]
@@ -360,7 +355,7 @@ mod tests {
         assert_eq!(schedule.start_next(), Some(3));
         schedule.narrow(Mode::Nothing);
         schedule.narrow(Mode::All);
-        assert_eq!(schedule.mode(), Mode::Nothing);
+        assert_eq!(schedule.mode, Mode::Nothing);
         assert!(!schedule.is_over());
         schedule.succeed(3);
         assert!(schedule.is_over());

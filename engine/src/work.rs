@@ -10,7 +10,7 @@ use std::time::Duration;
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_store::{Lease, Store, TempDir, Trace};
+use sos_store::{Lease, Store, TempDir, Trace, TryLock};
 use tokio::runtime::Handle;
 
 use crate::attributes::as_json;
@@ -164,7 +164,7 @@ impl Executor for Worker {
     fn wait(&self, lock: &StorePath, stop: &dyn Fn() -> bool) {
         while !stop() {
             // An error is met again, and told, by the job itself.
-            if !matches!(self.store.try_lock_drv(lock), Ok(Err(_))) {
+            if !matches!(self.store.try_lock_drv(lock), Ok(TryLock::Held(_))) {
                 return;
             }
             thread::sleep(Duration::from_millis(LOCK_POLL_MS));
@@ -203,11 +203,11 @@ impl Worker {
             &job.path
         };
         let lock = match self.store.try_lock_drv(lock_path).map_err(store_failed)? {
-            Ok(lock) => lock,
-            Err(holder) => {
+            TryLock::Acquired(lock) => lock,
+            TryLock::Held(holder) => {
                 return Ok(Outcome::Locked {
                     lock: lock_path.clone(),
-                    pid: holder.pid,
+                    pid: holder.map(|holder| holder.pid),
                 });
             }
         };
@@ -258,12 +258,10 @@ impl Worker {
         if !is_dynamic(&job.drv) {
             return Ok(());
         }
-        for (output, path) in outputs {
-            self.store
-                .set_drv_output(&job.path, output, path)
-                .map_err(store_failed)?;
-        }
-        Ok(())
+        let outputs = outputs
+            .iter()
+            .map(|(output, path)| (&job.path, output.as_str(), path));
+        self.store.set_drv_outputs(outputs).map_err(store_failed)
     }
 
     fn build(
@@ -323,9 +321,7 @@ impl Worker {
             closure: &closure,
             knows_own_paths: matches!(chosen, Chosen::Nix),
         };
-        let registered = finish.register(&made, &|paths| {
-            self.lease.hold(paths).map_err(store_failed)
-        })?;
+        let registered = finish.register(&made)?;
         let outputs: BTreeMap<String, StorePath> = registered
             .iter()
             .map(|(output, one)| (output.clone(), one.path.clone()))
@@ -355,21 +351,24 @@ impl Worker {
         made: &Remembered<'_>,
         outputs: &BTreeMap<String, StorePath>,
     ) -> Result<(), Box<Diagnostic>> {
-        for (output, path) in outputs {
-            self.store
-                .record_trace(&Trace {
-                    key: made.key,
-                    drv: job.path.clone(),
-                    output: output.clone(),
-                    path: path.clone(),
-                    builder: made.builder.to_owned(),
-                    duration_ms: made.duration_ms,
-                    started_secs: i64::try_from(made.started_ms / 1000).unwrap_or(i64::MAX),
-                    log: Some(job.path.clone()),
-                })
-                .map_err(store_failed)?;
-        }
-        self.record_outputs(job, outputs)
+        let traces: Vec<Trace> = outputs
+            .iter()
+            .map(|(output, path)| Trace {
+                key: made.key,
+                drv: job.path.clone(),
+                output: output.clone(),
+                path: path.clone(),
+                builder: made.builder.to_owned(),
+                duration_ms: made.duration_ms,
+                started_secs: i64::try_from(made.started_ms / 1000).unwrap_or(i64::MAX),
+                log: Some(job.path.clone()),
+            })
+            .collect();
+        self.store.record_traces(&traces).map_err(store_failed)?;
+        let key = history_key(job.name.as_str());
+        self.store
+            .record_duration(key, &job.drv.system, made.duration_ms)
+            .map_err(store_failed)
     }
 
     fn started(&self, job: &Job, chosen: &Chosen<'_>) {
@@ -384,6 +383,15 @@ impl Worker {
             Pool::Io => Event::FetchStarted { drv, name },
         });
     }
+}
+
+/// Returns the name under which durations are remembered: without the version, which changes and costs no more.
+pub(crate) fn history_key(name: &str) -> &str {
+    let bytes = name.as_bytes();
+    let version = (1..bytes.len()).find(|at| {
+        bytes[at - 1] == b'-' && !bytes[*at].is_ascii_alphabetic()
+    });
+    version.map_or(name, |at| &name[..at - 1])
 }
 
 /// Returns the systems that build here.
@@ -481,5 +489,18 @@ fn cached(outputs: BTreeMap<String, StorePath>) -> Outcome {
         outputs,
         status: Status::Cached,
         bytes: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::history_key;
+
+    #[test]
+    fn names_without_versions() {
+        assert_eq!(history_key("gcc-13.2"), "gcc");
+        assert_eq!(history_key("linux-headers-6.6"), "linux-headers");
+        assert_eq!(history_key("x"), "x");
+        assert_eq!(history_key("-1"), "");
     }
 }
