@@ -36,6 +36,9 @@
 //! assert_eq!(root.encode()[..10], *b"sosroot\x01\xed\x01");
 //! ```
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use crate::Bytes;

@@ -284,7 +284,7 @@ fn malformed_outputs() {
         assert_eq!(found, expect);
     }
     let fx = "/nix/store/3a52d53v4xrhwhwjyd6sy9m0lh4w9kwp-fx";
-    let hello = crate::hash::Sha256::of(b"hello\n").to_hex();
+    let hello = Sha256::of(b"hello\n").to_hex();
     let fixed = |path: &str, hash: &str| format!(r#"("out","{path}","sha256","{hash}")"#);
     let good = SMALL.replace(r#"("out","","","")"#, &fixed(fx, &hello));
     assert!(

@@ -460,17 +460,11 @@ impl Header<'_> {
         let Some(stored) = self.number(148, 8) else {
             return false;
         };
-        let counted = |b: (usize, &u8)| {
-            if (148..156).contains(&b.0) {
-                b' '
-            } else {
-                *b.1
-            }
-        };
-        let bytes = || self.0.iter().enumerate().map(counted);
-        let unsigned: i64 = bytes().map(i64::from).sum();
+        // The field itself counts as 8 spaces.
+        let parts = [&self.0[..148], &b"        "[..], &self.0[156..]];
+        let bytes = || parts.into_iter().flatten();
+        let unsigned: i64 = bytes().map(|b| i64::from(*b)).sum();
         // Some old tars summed signed bytes.
-        let signed: i64 = bytes().map(|b| i64::from(b.cast_signed())).sum();
-        stored == unsigned || stored == signed
+        stored == unsigned || stored == bytes().map(|b| i64::from(b.cast_signed())).sum::<i64>()
     }
 }
