@@ -3,6 +3,8 @@
 //! The damage is the same in every run. Where a format has one form only, what is still accepted must be written
 //! back as the same bytes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
 use std::io::{self, Read};
 
 use sos_formats::derivation::Derivation;

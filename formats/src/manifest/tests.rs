@@ -268,7 +268,7 @@ fn metadata_that_is_refused() {
     refused(&node, &ManifestError::LargeXattr(65537));
     let node = with(&|m| {
         m.xattrs
-            .extend((0..1025u32).map(|i| (i.to_string().into_bytes(), Vec::new())))
+            .extend((0..1025u32).map(|i| (i.to_string().into_bytes(), Vec::new())));
     });
     refused(&node, &ManifestError::ManyXattrs(1025));
 }

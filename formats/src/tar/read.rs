@@ -376,7 +376,7 @@ fn xattr(key: &[u8], value: &[u8]) -> Result<Option<(Bytes, Bytes)>, TarProblem>
             .or_else(|_| STANDARD_NO_PAD.decode(value));
         (
             percent_decoded(name).ok_or_else(bad)?,
-            decoded.or_else(|_| Err(bad()))?,
+            decoded.map_err(|_cause| bad())?,
         )
     } else {
         return Ok(None);

@@ -457,7 +457,7 @@ fn damage_is_refused() {
         P::BadNumber("size")
     );
     let uid = raw_header(b'0', b"f", |h| {
-        h[108..116].copy_from_slice(b"\x80\0\0\x01\0\0\0\0")
+        h[108..116].copy_from_slice(b"\x80\0\0\x01\0\0\0\0");
     });
     assert_eq!(refused(&uid), P::BadNumber("uid"));
     let major = raw_header(b'3', b"f", |h| h[329..337].copy_from_slice(b"zzzzzzz\0"));
@@ -469,11 +469,11 @@ fn extra_headers_are_bounded() {
     use TarProblem as P;
     for kind in *b"xgLK" {
         let large = raw_header(kind, b"e", |h| {
-            h[124..136].copy_from_slice(b"77777777777\0")
+            h[124..136].copy_from_slice(b"77777777777\0");
         });
         assert_eq!(refused(&large), P::LargeExtra((8 << 30) - 1));
         let short = raw_header(kind, b"e", |h| {
-            h[124..136].copy_from_slice(b"00000000777\0")
+            h[124..136].copy_from_slice(b"00000000777\0");
         });
         assert_eq!(refused(&short), P::Truncated);
     }
