@@ -1,0 +1,197 @@
+//! Messages between `sos` and its helpers: a length, JSON, and open descriptors, over a Unix socket or a pipe.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, send, sendmsg,
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The longest message: the plan of a build with some hundred thousand inputs.
+const MAX_MESSAGE_BYTES: usize = 256 << 20;
+/// The most descriptors in one message.
+const MAX_FDS: usize = 4;
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "malformed message")
+}
+
+fn frame<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, message)?;
+    let len = u32::try_from(frame.len() - 4).map_err(io::Error::other)?;
+    frame[..4].copy_from_slice(&len.to_le_bytes());
+    Ok(frame)
+}
+
+fn length(header: [u8; 4]) -> io::Result<usize> {
+    let len = usize::try_from(u32::from_le_bytes(header)).map_err(io::Error::other)?;
+    if len > MAX_MESSAGE_BYTES {
+        return Err(malformed());
+    }
+    Ok(len)
+}
+
+/// Writes one message without descriptors.
+pub(super) fn write_message<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
+    to.write_all(&frame(message)?)
+}
+
+/// Reads one message; `None` at the end of the stream.
+pub(super) fn read_message<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
+    let mut header = [0; 4];
+    match from.read_exact(&mut header) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let mut body = vec![0; length(header)?];
+    from.read_exact(&mut body)?;
+    Ok(Some(serde_json::from_slice(&body)?))
+}
+
+/// One end of a socket that carries messages with descriptors.
+pub(super) struct Channel {
+    socket: OwnedFd,
+}
+
+impl Channel {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+
+    /// Makes two connected ends.
+    pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (a, b) = rustix::net::socketpair(
+            rustix::net::AddressFamily::UNIX,
+            rustix::net::SocketType::STREAM,
+            rustix::net::SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok((Self::new(a), b))
+    }
+
+    /// Tells the other end that nothing more comes, which asks it to stop.
+    pub(super) fn close_writing(&self) {
+        // Fails only when the other end is gone, which is what it asks for.
+        let _gone = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+    }
+
+    pub(super) fn send<T: Serialize>(
+        &self,
+        message: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let frame = frame(message)?;
+        let mut sent = 0;
+        while sent < frame.len() {
+            let result = if sent == 0 && !fds.is_empty() {
+                let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+                let mut control = SendAncillaryBuffer::new(&mut space);
+                if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+                    return Err(malformed());
+                }
+                sendmsg(
+                    &self.socket,
+                    &[IoSlice::new(&frame)],
+                    &mut control,
+                    SendFlags::NOSIGNAL,
+                )
+            } else {
+                send(&self.socket, &frame[sent..], SendFlags::NOSIGNAL)
+            };
+            match result {
+                Ok(n) => sent += n,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive_some(&self, into: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            match recvmsg(
+                &self.socket,
+                &mut [IoSliceMut::new(into)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            ) {
+                Err(rustix::io::Errno::INTR) => {}
+                // The other end died with something unread: an end like any other.
+                Err(rustix::io::Errno::CONNRESET) => return Ok(0),
+                other => break other?,
+            }
+        };
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        Ok(received.bytes)
+    }
+
+    /// Waits for one message; `None` when the other end closed.
+    pub(super) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        let mut fds = Vec::new();
+        let mut header = [0; 4];
+        if !self.receive_exact(&mut header, &mut fds)? {
+            return Ok(None);
+        }
+        let mut body = vec![0; length(header)?];
+        if !self.receive_exact(&mut body, &mut fds)? {
+            return Ok(None);
+        }
+        Ok(Some((serde_json::from_slice(&body)?, fds)))
+    }
+
+    fn receive_exact(&self, into: &mut [u8], fds: &mut Vec<OwnedFd>) -> io::Result<bool> {
+        let mut got = 0;
+        while got < into.len() {
+            match self.receive_some(&mut into[got..], fds)? {
+                0 => return Ok(false),
+                n => got += n,
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn messages_and_descriptors_arrive_in_order() {
+        let (a, b) = Channel::pair().unwrap();
+        let b = Channel::new(b);
+        let null = File::open("/dev/null").unwrap();
+        a.send(&"with", &[null.as_fd(), null.as_fd()]).unwrap();
+        a.send(&"without", &[]).unwrap();
+        let (text, fds) = b.receive::<String>().unwrap().unwrap();
+        assert_eq!((text.as_str(), fds.len()), ("with", 2));
+        let (text, fds) = b.receive::<String>().unwrap().unwrap();
+        assert_eq!((text.as_str(), fds.len()), ("without", 0));
+        a.close_writing();
+        assert!(b.receive::<String>().unwrap().is_none());
+    }
+
+    #[test]
+    fn absurd_lengths_are_refused() {
+        let bytes = [0xff, 0xff, 0xff, 0xff, b'"'];
+        assert!(read_message::<String>(&mut &bytes[..]).is_err());
+        let cut = [9, 0, 0, 0, b'"'];
+        assert!(read_message::<String>(&mut &cut[..]).is_err());
+    }
+}

@@ -1,0 +1,154 @@
+//! The ids of the namespace that steps run in, and where an ordinary user gets them from.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::outcome::SandboxError;
+
+/// Steps see the ids 0 to 65535 on every machine, no more, so that a bigger range does not show.
+pub const STEP_IDS: u32 = 65_536;
+/// Where distributions put the programs that write id maps.
+const PROGRAM_DIRS: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin"];
+
+/// Lines of an id map: (first id inside, first id outside, count).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IdMap(Vec<(u32, u32, u32)>);
+
+impl IdMap {
+    /// Returns the text that the kernel takes.
+    pub(super) fn text(&self) -> String {
+        self.0
+            .iter()
+            .map(|(inside, outside, count)| format!("{inside} {outside} {count}\n"))
+            .collect()
+    }
+
+    /// Returns the arguments that `newuidmap` takes after the process id.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        self.0
+            .iter()
+            .flat_map(|(inside, outside, count)| [inside, outside, count])
+            .map(ToString::to_string)
+            .collect()
+    }
+}
+
+/// A range of subordinate ids: (first, count).
+pub(crate) type Range = (u32, u32);
+
+/// Reads the ranges of one user, named or by number, out of the text of `/etc/subuid` or `/etc/subgid`.
+pub(crate) fn parse_ranges(text: &str, name: Option<&str>, uid: u32) -> Vec<Range> {
+    let uid = uid.to_string();
+    let mut ranges: Vec<Range> = text
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.trim().split(':');
+            let owner = fields.next()?;
+            let (start, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            let ours = owner == uid || Some(owner) == name;
+            (ours && fields.next().is_none() && count > 0).then_some((start, count))
+        })
+        .collect();
+    ranges.sort_unstable();
+    ranges.dedup();
+    ranges
+}
+
+/// Maps 0 to the caller and 1 to 65535 to subordinate ids; the error is how many ids there are.
+fn user_map(caller: u32, ranges: &[Range]) -> Result<IdMap, u32> {
+    let mut lines = vec![(0, caller, 1)];
+    let mut next = 1;
+    for &(start, count) in ranges {
+        let count = count.min(STEP_IDS - next);
+        if count == 0 {
+            break;
+        }
+        lines.push((next, start, count));
+        next += count;
+    }
+    if next < STEP_IDS {
+        return Err(next - 1);
+    }
+    Ok(IdMap(lines))
+}
+
+/// Finds the name of a user in the text of `/etc/passwd`.
+fn user_name(passwd: &str, uid: u32) -> Option<&str> {
+    let uid = uid.to_string();
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then_some(name)
+    })
+}
+
+/// Returns the caller's subordinate user or group ids; `file` is `/etc/subuid` or `/etc/subgid`.
+pub(crate) fn caller_ranges(file: &str) -> Vec<Range> {
+    let uid = rustix::process::geteuid().as_raw();
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let text = fs::read_to_string(file).unwrap_or_default();
+    parse_ranges(&text, user_name(&passwd, uid), uid)
+}
+
+/// Returns the caller's name for commands that are shown, or its number.
+pub(crate) fn caller_name() -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    user_name(&passwd, uid).map_or_else(|| uid.to_string(), ToOwned::to_owned)
+}
+
+/// Returns the user and group maps of the namespace that steps run in.
+pub(crate) fn step_maps() -> Result<(IdMap, IdMap), SandboxError> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    if uid.is_root() {
+        let all = IdMap(vec![(0, 0, STEP_IDS)]);
+        return Ok((all.clone(), all));
+    }
+    for program in ["newuidmap", "newgidmap"] {
+        if find_map_program(program).is_none() {
+            return Err(crate::probe::no_map_program(program));
+        }
+    }
+    let map = |file: &'static str, id: u32| {
+        user_map(id, &caller_ranges(file))
+            .map_err(|have| crate::probe::no_subordinate_ids(file, have))
+    };
+    Ok((
+        map("/etc/subuid", uid.as_raw())?,
+        map("/etc/subgid", gid.as_raw())?,
+    ))
+}
+
+/// Finds `newuidmap` or `newgidmap` where only root could have put it.
+pub(crate) fn find_map_program(name: &str) -> Option<PathBuf> {
+    PROGRAM_DIRS
+        .iter()
+        .map(|dir| Path::new(dir).join(name))
+        .find(|path| fs::metadata(path).is_ok_and(|m| m.is_file() && m.uid() == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_by_name_and_number() {
+        let text = "alice:100000:65536\n# bob:1:2\n1001:300000:10\nbob:200000:65536:x\nalice:100000:65536\nalice:5:0\n";
+        assert_eq!(parse_ranges(text, Some("alice"), 7), [(100_000, 65536)]);
+        assert_eq!(parse_ranges(text, Some("bob"), 1001), [(300_000, 10)]);
+        assert_eq!(parse_ranges(text, None, 8), []);
+        assert_eq!(user_name("root:x:0:0::/:\nbob:x:1001:1:\n", 1001), Some("bob"));
+    }
+
+    #[test]
+    fn maps_are_the_same_size_everywhere() {
+        let map = user_map(1000, &[(100_000, 200_000)]).unwrap();
+        assert_eq!(map.text(), "0 1000 1\n1 100000 65535\n");
+        let map = user_map(1000, &[(1, 60_000), (100_000, 9_999)]).unwrap();
+        assert_eq!(map.text(), "0 1000 1\n1 1 60000\n60001 100000 5535\n");
+        assert_eq!(map.arguments().len(), 9);
+        assert_eq!(user_map(1000, &[(100_000, 1000)]), Err(1000));
+        assert_eq!(user_map(1000, &[]), Err(0));
+    }
+}

@@ -1,0 +1,240 @@
+//! Process 1 of a run: builds the root, starts the program, reaps, and ends when the program or `sos` ends.
+
+use std::ffi::CString;
+use std::io::{self, PipeWriter};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{
+    DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit,
+    set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, wait,
+};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use super::channel::{Channel, write_message};
+use super::protocol::{Failure, InitReport, Naming};
+use super::spec::{Shape, Spec};
+use super::{helper, root, seccomp, sys};
+
+/// The most files a program may have open unless it asks for more; the caller's own limit must not show.
+const OPEN_FILES: u64 = 65_536;
+
+/// What root keeps in a step: enough for package managers, not enough to undo the mounts or touch the network namespace.
+const STEP_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::NET_BIND_SERVICE)
+    .union(CapabilitySet::NET_RAW)
+    .union(CapabilitySet::IPC_OWNER)
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::MKNOD)
+    .union(CapabilitySet::AUDIT_WRITE)
+    .union(CapabilitySet::SETFCAP);
+
+/// Runs as process 1 and never returns.
+pub(super) fn main(channel: &Channel, spec: &Spec, mut report: PipeWriter) -> ! {
+    if let Err(failure) = start(channel, spec, &mut report) {
+        // Fails only when the helper is gone.
+        let _gone = write_message(&mut report, &InitReport::Failed(failure));
+    }
+    sys::exit(0)
+}
+
+fn start(channel: &Channel, spec: &Spec, report: &mut PipeWriter) -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .naming(|| "ask for a death signal".to_owned())?;
+    let children = sys::child_signal_fd().naming(|| "watch children".to_owned())?;
+    root::build(spec)?;
+    rustix::system::sethostname(spec.hostname.as_bytes())
+        .naming(|| "set the host name".to_owned())?;
+    rustix::system::setdomainname(b"(none)").naming(|| "set the domain name".to_owned())?;
+    let program = match sys::fork().naming(|| "fork".to_owned())? {
+        sys::Fork::Child => {
+            let failure = exec(spec);
+            // Fails only when the helper is gone.
+            let _gone = write_message(report, &InitReport::Failed(failure));
+            sys::exit(127);
+        }
+        sys::Fork::Parent(pid) => pid,
+    };
+    // The program has the same user: it must not look into this process, which holds the channel.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .naming(|| "hide from the program".to_owned())?;
+    let status = reap(channel, report, &children, program)?;
+    write_message(report, &InitReport::Ended(status)).naming(|| "report the end".to_owned())
+}
+
+/// Waits for the program and for whatever else becomes a child of process 1.
+fn reap(
+    channel: &Channel,
+    report: &PipeWriter,
+    children: &OwnedFd,
+    program: Pid,
+) -> Result<i32, Failure> {
+    loop {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == program => return Ok(status.as_raw()),
+                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let mut fds = [
+            PollFd::new(children, PollFlags::IN),
+            PollFd::new(channel, PollFlags::IN),
+            PollFd::new(report, PollFlags::empty()),
+        ];
+        match poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => other.naming(|| "wait for the program".to_owned())?,
+        };
+        // Either end gone: nobody waits for this run any more. The kernel kills the rest with us.
+        if !fds[1].revents().is_empty() || !fds[2].revents().is_empty() {
+            sys::exit(1);
+        }
+        let mut info = [0u8; 1024];
+        // Only empties the descriptor; what happened is asked from `waitpid`.
+        let _drained = rustix::io::read(children, &mut info);
+    }
+}
+
+fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
+    CString::new(bytes)
+        .map_err(io::Error::other)
+        .naming(|| "use a string with a NUL byte".to_owned())
+}
+
+/// Becomes the program; returns why that failed.
+fn exec(spec: &Spec) -> Failure {
+    match prepare(spec) {
+        // A trial run, which only wants to know that everything up to here works.
+        Ok((program, ..)) if program.is_empty() => sys::exit(0),
+        Ok((program, argv, env)) => {
+            let error = sys::exec(&program, &argv, &env);
+            Failure {
+                exec: true,
+                ..Failure::new(String::from_utf8_lossy(&spec.program), &error)
+            }
+        }
+        Err(failure) => failure,
+    }
+}
+
+type Image = (CString, Vec<CString>, Vec<CString>);
+
+fn prepare(spec: &Spec) -> Result<Image, Failure> {
+    let program = c_string(&spec.program)?;
+    let argv = spec
+        .argv
+        .iter()
+        .map(|a| c_string(a))
+        .collect::<Result<_, _>>()?;
+    let mut env: Vec<(&[u8], &[u8])> = Vec::new();
+    for (name, value) in &spec.env {
+        env.retain(|(n, _)| n != name);
+        env.push((name, value));
+    }
+    let env = env
+        .iter()
+        .map(|(name, value)| c_string(&[name, &b"="[..], value].concat()))
+        .collect::<Result<_, _>>()?;
+
+    setsid().naming(|| "start a session".to_owned())?;
+    sys::reset_signals().naming(|| "reset signals".to_owned())?;
+    limit(spec)?;
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .naming(|| "open /dev/null".to_owned())?;
+    sys::set_stdin(null.as_fd()).naming(|| "set standard input".to_owned())?;
+    rustix::process::chdir(&spec.cwd).naming(|| {
+        format!(
+            "change to the directory {}",
+            String::from_utf8_lossy(spec.cwd.as_os_str().as_bytes())
+        )
+    })?;
+    let nix = matches!(spec.shape, Shape::Nix { .. });
+    if spec.network {
+        // An old kernel cannot: then the network is as open as Nix leaves it.
+        let _supported = sys::landlock_scope();
+    }
+    let filter = if nix {
+        rustix::thread::set_no_new_privs(true).naming(|| "forbid new privileges".to_owned())?;
+        seccomp::Filter::Nix
+    } else {
+        seccomp::Filter::Step
+    };
+    sys::set_personality(spec.linux32).naming(|| "set the personality".to_owned())?;
+    sys::install_filter(&seccomp::program(filter))
+        .naming(|| "install the system call filter".to_owned())?;
+    drop_capabilities(nix)?;
+    if !nix && (spec.uid, spec.gid) != (0, 0) {
+        helper::become_user(spec.uid, spec.gid)?;
+    }
+    sys::close_on_exec_above_stderr().naming(|| "close descriptors".to_owned())?;
+    Ok((program, argv, env))
+}
+
+fn drop_capabilities(nix: bool) -> Result<(), Failure> {
+    let keep = if nix {
+        CapabilitySet::empty()
+    } else {
+        STEP_CAPABILITIES
+    };
+    for capability in CapabilitySet::all().difference(keep) {
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            // A kernel older than the capability.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(e) => return Err(e).naming(|| "drop capabilities".to_owned()),
+        }
+    }
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets {
+            effective: keep,
+            permitted: keep,
+            inheritable: CapabilitySet::empty(),
+        },
+    )
+    .naming(|| "drop capabilities".to_owned())
+}
+
+fn limit(spec: &Spec) -> Result<(), Failure> {
+    let set = |resource: Resource, soft: Option<u64>, hard: Option<u64>| {
+        setrlimit(
+            resource,
+            Rlimit {
+                current: soft,
+                maximum: hard,
+            },
+        )
+        .naming(|| format!("set the limit {resource:?}"))
+    };
+    set(Resource::Core, Some(0), Some(0))?;
+    let hard = getrlimit(Resource::Nofile).maximum;
+    set(
+        Resource::Nofile,
+        Some(hard.map_or(OPEN_FILES, |h| h.min(OPEN_FILES))),
+        hard,
+    )?;
+    for (resource, wanted) in [
+        (Resource::As, spec.limits.address_space_bytes),
+        (Resource::Nproc, spec.limits.processes),
+        (Resource::Fsize, spec.limits.file_size_bytes),
+    ] {
+        if let Some(wanted) = wanted {
+            let most = getrlimit(resource).maximum.map_or(wanted, |h| h.min(wanted));
+            set(resource, Some(most), Some(most))?;
+        }
+    }
+    Ok(())
+}

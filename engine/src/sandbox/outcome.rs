@@ -1,0 +1,147 @@
+//! How a run is watched and how it ended.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sos_formats::diagnostic::{Class, Diagnostic};
+
+use crate::cancel::Cancel;
+
+/// Limits under which the caller watches a run. None of them can change what a successful run makes.
+#[derive(Clone, Default)]
+pub struct Control {
+    /// The program that runs the helper; `None` is this very program.
+    pub exe: Option<PathBuf>,
+    /// Asked for by Ctrl-C or a failure elsewhere.
+    pub cancel: Cancel,
+    /// The longest a run may take.
+    pub timeout: Option<Duration>,
+    /// The longest a run may write nothing to its log.
+    pub silent_timeout: Option<Duration>,
+    /// The most bytes a run may write to its log.
+    pub max_log_bytes: Option<u64>,
+}
+
+/// What ended a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The program ended by itself with this status.
+    Code(i32),
+    /// A signal ended the program.
+    Signal(i32),
+    /// It took longer than the limit.
+    TimedOut,
+    /// It was silent for longer than the limit.
+    SilentTooLong,
+    /// It wrote more log than the limit.
+    LogTooLong,
+    /// Stopping was asked for.
+    Cancelled,
+}
+
+impl Exit {
+    /// Tells whether the program ended by itself with status 0.
+    #[must_use]
+    pub fn success(self) -> bool {
+        self == Self::Code(0)
+    }
+
+    /// Returns the status a shell would show: 128 and the signal for a killed program; `None` if sos stopped it.
+    #[must_use]
+    pub fn status(self) -> Option<i32> {
+        match self {
+            Self::Code(code) => Some(code),
+            Self::Signal(signal) => Some(128 + signal),
+            _ => None,
+        }
+    }
+}
+
+/// The end of one run.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// What ended it.
+    pub exit: Exit,
+    /// Bytes that it wrote to its log.
+    pub log_bytes: u64,
+}
+
+/// Why a run could not be made. A program that fails is no error here, it is an [`Exit`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// The machine cannot make such a sandbox; the diagnostic says what to do.
+    #[error("{}", .0.message)]
+    Machine(Box<Diagnostic>),
+    /// Setting up failed in this process.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Setting up failed in the helper process.
+    #[error("the sandbox cannot {what}: {source}")]
+    Setup {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The program of the run cannot be started.
+    #[error("cannot execute `{program}` in the sandbox: {source}")]
+    Exec {
+        /// The program, as a path inside.
+        program: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The helper ended without an answer.
+    #[error("the sandbox helper ended without an answer ({how})")]
+    HelperDied {
+        /// How it ended.
+        how: String,
+    },
+    /// A message of the helper makes no sense.
+    #[error("the sandbox helper sent a malformed message")]
+    Protocol,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] sos_store::StoreError),
+    /// Stopping was asked for before the run ended.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl SandboxError {
+    /// Puts a failed operation of this process into words.
+    pub(crate) fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Io {
+            what: what.into(),
+            source: source.into(),
+        }
+    }
+
+    /// Turns the error into what a person sees.
+    #[must_use]
+    pub fn into_diagnostic(self) -> Diagnostic {
+        match self {
+            Self::Machine(diagnostic) => *diagnostic,
+            Self::Cancelled => Diagnostic::error("interrupted", Class::Interrupted, "interrupted"),
+            Self::Exec { .. } => {
+                Diagnostic::error("build-exec", Class::BuildFailed, self.to_string())
+            }
+            Self::HelperDied { .. } | Self::Protocol => {
+                Diagnostic::error("sandbox-helper", Class::Bug, self.to_string())
+            }
+            Self::Io { .. } | Self::Setup { .. } | Self::Store(_) => {
+                Diagnostic::error("sandbox-setup", Class::Machine, self.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! The root directory of a run, built by init in its own mount namespace.
+//!
+//! Every target is opened *below* the new root (`openat2` with `RESOLVE_IN_ROOT`) and mounted on by descriptor, so a
+//! symbolic link in a root filesystem or a shown directory cannot lead a mount elsewhere.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
+
+use super::protocol::{Failure, Naming};
+use super::spec::{Bind, InlineFile, Input, Shape, Spec};
+use super::sys::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY};
+use super::{step, sys};
+
+const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// Parts of `/proc` through which a process with the machine's user 0 could change the machine.
+const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
+/// The group `tty` of Debian and everybody else, which owns terminals.
+const TTY_GROUP: u32 = 5;
+
+/// Builds the root of `spec` and makes it the root of this process.
+pub(super) fn build(spec: &Spec) -> Result<(), Failure> {
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .naming(|| "make mounts private".to_owned())?;
+    let top = spec.scratch.join("root");
+    make_dir(CWD, &top, 0o755).naming(|| format!("create {}", top.display()))?;
+    let root = match &spec.shape {
+        Shape::Nix {
+            store_dir,
+            outputs,
+            inputs,
+            build_dir,
+        } => {
+            let root = nix_root(spec, &top)?;
+            bind(&root, build_dir, Path::new("/build"), 0)?;
+            bind(&root, outputs, store_dir, 0)?;
+            root.show_inputs(store_dir, inputs)?;
+            root
+        }
+        Shape::Step {
+            lower,
+            upper,
+            work,
+            writable,
+        } => step_root(spec, &top, lower, upper, work, writable)?,
+    };
+    for shown in &spec.binds {
+        show(&root, shown)?;
+    }
+    enter(&root.fd)
+}
+
+/// The new root while it is being built.
+struct Root {
+    fd: OwnedFd,
+    /// Missing mount points are made; in the step shape they come from a layer of their own.
+    create: bool,
+}
+
+fn nix_root(spec: &Spec, top: &Path) -> Result<Root, Failure> {
+    rustix::mount::mount(
+        "none",
+        top,
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        c"mode=0755",
+    )
+    .naming(|| "mount the root directory".to_owned())?;
+    let root = Root::open(top, true)?;
+    for dir in &spec.tmpfs {
+        root.directory(dir, 0o1777)?;
+    }
+    root.directory(Path::new("/dev"), 0o755)?;
+    let privileged = rustix::process::getuid().is_root() || outside_is_root();
+    root.proc(privileged)?;
+    root.devices(spec, None)?;
+    for file in &spec.files {
+        root.write(file)?;
+    }
+    Ok(root)
+}
+
+/// Tells whether this user namespace's caller is the machine's user 0.
+fn outside_is_root() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| {
+        map.lines()
+            .any(|line| line.split_ascii_whitespace().nth(1) == Some("0"))
+    })
+}
+
+fn step_root(
+    spec: &Spec,
+    top: &Path,
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    writable: &[(PathBuf, PathBuf)],
+) -> Result<Root, Failure> {
+    mount_overlay(top, lower, upper, work)?;
+    let root = Root::open(top, false)?;
+    root.proc(true)?;
+    root.mount_tmpfs(Path::new("/dev"), "mode=0755")?;
+    root.devices(spec, Some(TTY_GROUP))?;
+    root.mount_tmpfs(Path::new("/sys"), "mode=0555")?;
+    let sys = root.open_at(Path::new("/sys"))?;
+    sys::mount_setattr(sys.as_fd(), false, ATTR_RDONLY, 0)
+        .naming(|| "make /sys read-only".to_owned())?;
+    for dir in &spec.tmpfs {
+        let below = root.open_at(dir)?;
+        let mode = rustix::fs::fstat(&below)
+            .naming(|| format!("stat {}", dir.display()))?
+            .st_mode
+            & 0o7777;
+        root.mount_tmpfs(dir, &format!("mode={mode:o}"))?;
+    }
+    let private = Root {
+        fd: root.fd.try_clone().naming(|| "copy a descriptor".to_owned())?,
+        create: true,
+    };
+    private.directory(Path::new(step::STEP_DIR), 0o755)?;
+    for file in &spec.files {
+        private.write(file)?;
+    }
+    for (inside, outside) in writable {
+        bind(&private, outside, inside, 0)?;
+    }
+    Ok(root)
+}
+
+fn mount_overlay(top: &Path, lower: &[PathBuf], upper: &Path, work: &Path) -> Result<(), Failure> {
+    // By descriptor: no character of a path needs escaping, and no path of the machine shows in /proc/mounts.
+    let open = |path: &Path| {
+        rustix::fs::open(
+            path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .naming(|| format!("open {}", path.display()))
+    };
+    let fds = lower
+        .iter()
+        .map(|p| open(p))
+        .collect::<Result<Vec<_>, _>>()?;
+    let (upper, work) = (open(upper)?, open(work)?);
+    let layers: Vec<String> = fds.iter().map(|fd| fd_path(fd)).collect();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},userxattr,xino=off\0",
+        layers.join(":"),
+        fd_path(&upper),
+        fd_path(&work)
+    );
+    let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes())
+        .map_err(io::Error::other)
+        .naming(|| "write mount options".to_owned())?;
+    rustix::mount::mount("overlay", top, "overlay", MountFlags::NODEV, options)
+        .naming(|| "mount the overlay of the root filesystem".to_owned())
+}
+
+fn fd_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Makes a directory with exactly this mode unless there is one already.
+fn make_dir(at: BorrowedFd<'_>, path: impl AsRef<OsStr>, mode: u32) -> io::Result<()> {
+    let path = path.as_ref();
+    match rustix::fs::mkdirat(at, path, Mode::from_raw_mode(mode)) {
+        Ok(()) if mode & !0o755 != 0 => {
+            rustix::fs::chmodat(at, path, Mode::from_raw_mode(mode), AtFlags::empty())?;
+            Ok(())
+        }
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+impl Root {
+    fn open(top: &Path, create: bool) -> Result<Self, Failure> {
+        let fd = rustix::fs::open(
+            top,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .naming(|| "open the new root directory".to_owned())?;
+        Ok(Self { fd, create })
+    }
+
+    /// Opens a path below the new root without access to its content.
+    fn open_at(&self, inside: &Path) -> Result<OwnedFd, Failure> {
+        self.find(inside)
+            .naming(|| format!("find the mount point {}", inside.display()))
+    }
+
+    fn find(&self, inside: &Path) -> Result<OwnedFd, Errno> {
+        let relative = inside.strip_prefix("/").unwrap_or(inside);
+        let relative = if relative.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            relative
+        };
+        rustix::fs::openat2(
+            &self.fd,
+            relative,
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        )
+    }
+
+    /// Opens the directory of `inside`, making what is missing, and returns it with the last name.
+    fn parent<'a>(&self, inside: &'a Path) -> Result<(OwnedFd, &'a OsStr), Failure> {
+        let bad = || format!("use the path {}", inside.display());
+        let (Some(parent), Some(name)) = (inside.parent(), inside.file_name()) else {
+            return Err(Errno::INVAL).naming(bad);
+        };
+        if inside
+            .components()
+            .any(|c| matches!(c, Component::ParentDir))
+        {
+            return Err(Errno::INVAL).naming(bad);
+        }
+        let fd = match self.find(parent) {
+            Err(Errno::NOENT) if self.create => self.directory(parent, 0o755)?,
+            other => other.naming(|| format!("open {}", parent.display()))?,
+        };
+        Ok((fd, name))
+    }
+
+    /// Opens a directory, making what is missing of it.
+    fn directory(&self, inside: &Path, mode: u32) -> Result<OwnedFd, Failure> {
+        match self.find(inside) {
+            Err(Errno::NOENT) if self.create => {
+                let (parent, name) = self.parent(inside)?;
+                make_dir(parent.as_fd(), name, mode)
+                    .naming(|| format!("create {}", inside.display()))?;
+                self.open_at(inside)
+            }
+            other => other.naming(|| format!("open {}", inside.display())),
+        }
+    }
+
+    /// Opens a file, making an empty one if it is missing.
+    fn file(&self, inside: &Path) -> Result<OwnedFd, Failure> {
+        match self.find(inside) {
+            Err(Errno::NOENT) if self.create => {
+                let (parent, name) = self.parent(inside)?;
+                rustix::fs::openat(
+                    &parent,
+                    name,
+                    OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+                    Mode::from_raw_mode(0o444),
+                )
+                .naming(|| format!("create {}", inside.display()))?;
+                self.open_at(inside)
+            }
+            other => other.naming(|| format!("open {}", inside.display())),
+        }
+    }
+
+    fn write(&self, file: &InlineFile) -> Result<(), Failure> {
+        let what = || format!("write {}", file.path.display());
+        let (parent, name) = self.parent(&file.path)?;
+        let fd = rustix::fs::openat(
+            &parent,
+            name,
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC,
+            Mode::from_raw_mode(0o600),
+        )
+        .naming(what)?;
+        let mut fd = File::from(fd);
+        fd.write_all(&file.content).naming(what)?;
+        rustix::fs::fchmod(&fd, Mode::from_raw_mode(file.mode)).naming(what)
+    }
+
+    fn symlink(&self, target: &OsStr, inside: &Path) -> Result<(), Failure> {
+        let (parent, name) = self.parent(inside)?;
+        rustix::fs::symlinkat(target, &parent, name)
+            .naming(|| format!("create {}", inside.display()))
+    }
+
+    fn mount_tmpfs(&self, inside: &Path, options: &str) -> Result<(), Failure> {
+        let target = self.directory(inside, 0o755)?;
+        let options = std::ffi::CString::new(options)
+            .map_err(io::Error::other)
+            .naming(|| "write mount options".to_owned())?;
+        rustix::mount::mount(
+            "none",
+            fd_path(&target),
+            "tmpfs",
+            MountFlags::NOSUID | MountFlags::NODEV,
+            options.as_c_str(),
+        )
+        .naming(|| format!("mount a memory filesystem at {}", inside.display()))
+    }
+
+    fn proc(&self, protect: bool) -> Result<(), Failure> {
+        let target = self.directory(Path::new("/proc"), 0o755)?;
+        rustix::mount::mount(
+            "proc",
+            fd_path(&target),
+            "proc",
+            MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+            None,
+        )
+        .naming(|| "mount /proc".to_owned())?;
+        if protect {
+            for part in PROC_READ_ONLY {
+                let inside = Path::new("/proc").join(part);
+                if let Ok(source) = self.find(&inside) {
+                    let mount = clone_tree(source.as_fd(), Path::new(""), ATTR_RDONLY)?;
+                    attach(&mount, &source, &inside)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn devices(&self, spec: &Spec, tty_group: Option<u32>) -> Result<(), Failure> {
+        // What is in `/dev` is ours in both shapes: an empty memory filesystem.
+        let dev = Self {
+            fd: self.fd.try_clone().naming(|| "copy a descriptor".to_owned())?,
+            create: true,
+        };
+        let nodes = NODES
+            .iter()
+            .map(|name| Path::new("/dev").join(name))
+            .chain(spec.devices.iter().cloned());
+        for node in nodes {
+            let target = dev.file(&node)?;
+            let mount = clone_tree(CWD, &node, 0)?;
+            attach(&mount, &target, &node)?;
+        }
+        for (target, link) in [
+            ("/proc/self/fd", "/dev/fd"),
+            ("/proc/self/fd/0", "/dev/stdin"),
+            ("/proc/self/fd/1", "/dev/stdout"),
+            ("/proc/self/fd/2", "/dev/stderr"),
+            ("pts/ptmx", "/dev/ptmx"),
+        ] {
+            dev.symlink(OsStr::new(target), Path::new(link))?;
+        }
+        dev.mount_tmpfs(Path::new("/dev/shm"), "mode=1777")?;
+        let pts = dev.directory(Path::new("/dev/pts"), 0o755)?;
+        let mut options = "newinstance,mode=0620,ptmxmode=0666".to_owned();
+        if let Some(group) = tty_group {
+            options.push_str(&format!(",gid={group}"));
+        }
+        let options = std::ffi::CString::new(options)
+            .map_err(io::Error::other)
+            .naming(|| "write mount options".to_owned())?;
+        rustix::mount::mount(
+            "none",
+            fd_path(&pts),
+            "devpts",
+            MountFlags::NOSUID | MountFlags::NOEXEC,
+            options.as_c_str(),
+        )
+        .naming(|| "mount /dev/pts".to_owned())
+    }
+
+    /// Shows each input below the store directory, which is writable itself.
+    fn show_inputs(&self, store_dir: &Path, inputs: &[Input]) -> Result<(), Failure> {
+        let store = self.open_at(store_dir)?;
+        for input in inputs {
+            let what = || format!("show the input {}", input.physical.display());
+            let stat = rustix::fs::lstat(&input.physical).naming(what)?;
+            let name = OsStr::new(&input.base);
+            match FileType::from_raw_mode(stat.st_mode) {
+                // A link cannot be mounted on; a copy of it is the same thing.
+                FileType::Symlink => {
+                    let target = rustix::fs::readlink(&input.physical, Vec::new()).naming(what)?;
+                    rustix::fs::symlinkat(target, &store, name).naming(what)?;
+                    continue;
+                }
+                FileType::Directory => make_dir(store.as_fd(), name, 0o755).naming(what)?,
+                _ => drop(
+                    rustix::fs::openat(
+                        &store,
+                        name,
+                        OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+                        Mode::from_raw_mode(0o444),
+                    )
+                    .naming(what)?,
+                ),
+            }
+            let target = rustix::fs::openat(
+                &store,
+                name,
+                OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .naming(what)?;
+            let mount = clone_tree(CWD, &input.physical, ATTR_RDONLY)?;
+            attach(&mount, &target, &input.physical)?;
+        }
+        Ok(())
+    }
+}
+
+/// Clones a host path as a detached mount with these attributes besides nosuid.
+fn clone_tree(at: BorrowedFd<'_>, path: &Path, attributes: u64) -> Result<OwnedFd, Failure> {
+    let what = || format!("show {}", path.display());
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    if path.as_os_str().is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    let mount = rustix::mount::open_tree(at, path, flags).naming(what)?;
+    // Device nodes of the machine are shown on purpose, everything else loses them.
+    let nodev = if path.starts_with("/dev") { 0 } else { ATTR_NODEV };
+    sys::mount_setattr(mount.as_fd(), true, attributes | ATTR_NOSUID | nodev, 0).naming(what)?;
+    Ok(mount)
+}
+
+fn attach(mount: &OwnedFd, target: &OwnedFd, name: &Path) -> Result<(), Failure> {
+    rustix::mount::move_mount(
+        mount,
+        "",
+        target,
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+    .naming(|| format!("mount {}", name.display()))
+}
+
+fn bind(root: &Root, outside: &Path, inside: &Path, attributes: u64) -> Result<(), Failure> {
+    let mount = clone_tree(CWD, outside, attributes)?;
+    let target = root.directory(inside, 0o755)?;
+    attach(&mount, &target, inside)
+}
+
+fn show(root: &Root, shown: &Bind) -> Result<(), Failure> {
+    let stat = match rustix::fs::stat(&shown.outside) {
+        Err(Errno::NOENT | Errno::NOTDIR) if shown.optional => return Ok(()),
+        other => other.naming(|| format!("find {}", shown.outside.display()))?,
+    };
+    let target = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        root.directory(&shown.inside, 0o755)?
+    } else {
+        root.file(&shown.inside)?
+    };
+    let attributes = if shown.writable { 0 } else { ATTR_RDONLY };
+    let mount = clone_tree(CWD, &shown.outside, attributes)?;
+    attach(&mount, &target, &shown.inside)
+}
+
+/// Makes the new root the root of this process and lets go of the old one.
+fn enter(root: &OwnedFd) -> Result<(), Failure> {
+    let what = || "enter the new root directory".to_owned();
+    rustix::process::fchdir(root).naming(what)?;
+    // The old root is stacked on the new one, and then taken off.
+    rustix::process::pivot_root(".", ".").naming(what)?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).naming(what)?;
+    rustix::process::chdir("/").naming(what)
+}
