@@ -129,7 +129,9 @@ pub(crate) fn build_no_builder(
     let note = match inputs {
         0 => "the sandbox holds only declared inputs, and there are none".to_owned(),
         1 => format!("the sandbox holds only declared inputs; the one input has no `bin/{base}`"),
-        n => format!("the sandbox holds only declared inputs; none of the {n} inputs has `bin/{base}`"),
+        n => format!(
+            "the sandbox holds only declared inputs; none of the {n} inputs has `bin/{base}`"
+        ),
     };
     diagnostic.note(note).help(format!(
         "name a program of an input, as in `builder = \"${{{base}}}/bin/{base}\"`, or show a path of this machine with `--sandbox-path {builder}`"
@@ -174,7 +176,12 @@ pub(crate) fn graph_cycle(names: &[&str]) -> Diagnostic {
         let _infallible = write!(way, "`{name}` needs ");
     }
     let _infallible = write!(way, "`{first}`");
-    Diagnostic::error("graph-cycle", Class::Recipe, format!("`{first}` needs itself")).note(way)
+    Diagnostic::error(
+        "graph-cycle",
+        Class::Recipe,
+        format!("`{first}` needs itself"),
+    )
+    .note(way)
 }
 
 /// One output whose content is not what its derivation says.
@@ -333,7 +340,12 @@ mod tests {
             lines: 1,
             ..Excerpt::default()
         };
-        let shown = build_failed("zlib-1.3", "with exit status 2", Duration::from_secs(14), &log);
+        let shown = build_failed(
+            "zlib-1.3",
+            "with exit status 2",
+            Duration::from_secs(14),
+            &log,
+        );
         assert_eq!(
             shown.message,
             "`zlib-1.3` failed with exit status 2 after 14s"

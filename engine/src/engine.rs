@@ -17,8 +17,8 @@ use crate::cancel::Cancel;
 use crate::clock::{Clock, SystemClock, millis};
 use crate::diagnose::{store_failed, wrong_system};
 use crate::event::{Event, EventSink};
-use crate::journal::Journal;
 use crate::graph::{Graph, Wanted, wanted_outputs};
+use crate::journal::Journal;
 use crate::needed::{Needed, answer_at_once, find_needed, load};
 use crate::options::BuildOptions;
 use crate::resolve::{OutputPaths, is_dynamic};
@@ -104,12 +104,7 @@ impl BuildReport {
 impl Engine {
     /// Makes an engine.
     #[must_use]
-    pub fn new(
-        store: Store,
-        builders: Registry,
-        options: BuildOptions,
-        events: EventSink,
-    ) -> Self {
+    pub fn new(store: Store, builders: Registry, options: BuildOptions, events: EventSink) -> Self {
         Self {
             store,
             builders,

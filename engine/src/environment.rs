@@ -33,7 +33,8 @@ pub(crate) fn nix_environment(
     let attributes = Attributes::of(drv)?;
     if attributes.has("exportReferencesGraph") {
         return Err(
-            "`exportReferencesGraph` is not supported; pass the closure's paths as inputs".to_owned(),
+            "`exportReferencesGraph` is not supported; pass the closure's paths as inputs"
+                .to_owned(),
         );
     }
     let mut env = nix_base_env(dir.as_str(), options.cores);
@@ -64,7 +65,10 @@ pub(crate) fn nix_environment(
             if as_files.contains(text.as_ref()) {
                 let file = format!(".attr-{}", Hash::of(HashAlgo::Sha256, name).to_nix32());
                 let variable = format!("{text}Path");
-                set(variable.as_bytes(), format!("{BUILD_DIR}/{file}").as_bytes());
+                set(
+                    variable.as_bytes(),
+                    format!("{BUILD_DIR}/{file}").as_bytes(),
+                );
                 files.push((file, value.clone()));
             } else {
                 set(name, value);
@@ -191,7 +195,10 @@ mod tests {
             nix_environment(&StoreDir::default(), &drv(env), &outputs(), &options()).unwrap();
         let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
         (
-            made.env.into_iter().map(|(k, v)| (text(k), text(v))).collect(),
+            made.env
+                .into_iter()
+                .map(|(k, v)| (text(k), text(v)))
+                .collect(),
             made.files.into_iter().map(|(k, v)| (k, text(v))).collect(),
         )
     }
@@ -215,7 +222,8 @@ mod tests {
 
     #[test]
     fn structured_attributes() {
-        let json = r#"{"b":[1,"x y"],"a":{"k":"v'"},"n":null,"t":true,"deep":[[1]],"no-name":1,"f":1.5}"#;
+        let json =
+            r#"{"b":[1,"x y"],"a":{"k":"v'"},"n":null,"t":true,"deep":[[1]],"no-name":1,"f":1.5}"#;
         let (env, files) = made(&[("__json", json)]);
         assert!(!env.contains_key("out") && !env.contains_key("__json"));
         assert_eq!(env["NIX_ATTRS_SH_FILE"], "/build/.attrs.sh");

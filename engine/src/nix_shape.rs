@@ -196,7 +196,9 @@ fn check_inputs(attempt: &Attempt<'_>) -> Result<(), Stop> {
         let info = store.query(path).map_err(store_failed)?;
         let absolute = path.absolute(store.store_dir());
         let problem = if info.is_some_and(|info| info.kind == ObjectKind::Rootfs) {
-            format!("its input `{absolute}` is a root filesystem, which only steps (`sos.run`) can use")
+            format!(
+                "its input `{absolute}` is a root filesystem, which only steps (`sos.run`) can use"
+            )
         } else {
             format!("its input `{absolute}` is not in the store")
         };
@@ -213,7 +215,9 @@ fn check_builder(attempt: &Attempt<'_>) -> Result<(), Stop> {
         Ok((path, rest)) => {
             // A link inside may lead to another input; only the sandbox sees where.
             attempt.closure.contains(&path)
-                && below(&store.physical(&path), rest).symlink_metadata().is_ok()
+                && below(&store.physical(&path), rest)
+                    .symlink_metadata()
+                    .is_ok()
         }
         Err(_) => attempt
             .worker

@@ -145,7 +145,11 @@ impl Finish<'_> {
         Box::new(Diagnostic::error(
             "build-bad-output",
             Class::BuildFailed,
-            format!("the result of `{}` is refused: {}", self.job.name, message.as_ref()),
+            format!(
+                "the result of `{}` is refused: {}",
+                self.job.name,
+                message.as_ref()
+            ),
         ))
     }
 
@@ -335,8 +339,7 @@ impl Finish<'_> {
             return Ok(self.ready(path, ingested, Some(ca_field(method, &hash))));
         }
         // The content holds its own name: hash it without, then put the real name in.
-        let hash =
-            hash_modulo(place, method, algo, own).map_err(|e| self.hashing(output, &e))?;
+        let hash = hash_modulo(place, method, algo, own).map_err(|e| self.hashing(output, &e))?;
         let mut references: BTreeSet<StorePath> = self
             .closure
             .iter()
@@ -420,12 +423,7 @@ impl Finish<'_> {
             .map_err(|e| self.problem(format!("output `{output}`: {e}")).into())
     }
 
-    fn ready(
-        &self,
-        path: StorePath,
-        ingested: Ingested,
-        ca: Option<String>,
-    ) -> (StorePath, Ready) {
+    fn ready(&self, path: StorePath, ingested: Ingested, ca: Option<String>) -> (StorePath, Ready) {
         let registration = Registration {
             path: path.clone(),
             references: ingested.references.clone(),

@@ -182,11 +182,7 @@ mod tests {
     }
 
     fn inputs(input: &StorePath, result: &StorePath) -> OutputPaths {
-        [(
-            input.clone(),
-            [("out".to_owned(), result.clone())].into(),
-        )]
-        .into()
+        [(input.clone(), [("out".to_owned(), result.clone())].into())].into()
     }
 
     #[test]
@@ -200,10 +196,12 @@ mod tests {
                 algo: HashAlgo::Sha256,
             },
         );
-        let resolved =
-            resolve(&dir, &path('3', "x.drv"), &drv, &inputs(&input, &result)).unwrap();
+        let resolved = resolve(&dir, &path('3', "x.drv"), &drv, &inputs(&input, &result)).unwrap();
         let absolute = result.absolute(&dir);
-        assert_eq!(resolved.drv.builder, format!("{absolute}/bin/sh").into_bytes());
+        assert_eq!(
+            resolved.drv.builder,
+            format!("{absolute}/bin/sh").into_bytes()
+        );
         assert_eq!(resolved.drv.args[0], format!("-c {absolute}").into_bytes());
         assert_eq!(
             resolved.drv.env[b"__json".as_slice()],
@@ -247,8 +245,7 @@ mod tests {
         let (input, result) = (path('1', "dep.drv"), path('2', "dep"));
         let mut drv = consumer(&input, Output::Deferred);
         drv.env.insert(b"out".to_vec(), Vec::new());
-        let resolved =
-            resolve(&dir, &path('3', "x.drv"), &drv, &inputs(&input, &result)).unwrap();
+        let resolved = resolve(&dir, &path('3', "x.drv"), &drv, &inputs(&input, &result)).unwrap();
         let known = resolved.known_path(&dir, "x", "out").unwrap();
         assert_eq!(
             resolved.drv.env[b"out".as_slice()],

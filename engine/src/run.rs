@@ -300,7 +300,13 @@ impl Driver<'_> {
             }
             Outcome::Locked { lock, pid } => self.wait(id, &running, lock, pid),
             Outcome::Cancelled => {
-                self.tell(&running, Status::Cancelled, duration_ms, 0, &BTreeMap::new());
+                self.tell(
+                    &running,
+                    Status::Cancelled,
+                    duration_ms,
+                    0,
+                    &BTreeMap::new(),
+                );
                 self.done.counts.skipped += 1;
                 self.schedule.fail(id);
                 self.schedule.narrow(Mode::Nothing);

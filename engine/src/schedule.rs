@@ -183,10 +183,10 @@ impl Schedule {
     pub(crate) fn is_over(&self) -> bool {
         self.running == [0, 0]
             && (self.parked == 0 || self.mode == Mode::Nothing)
-            && !self.ready.iter().any(|heap| {
-                heap.iter()
-                    .any(|(_, Reverse(id))| self.may_start(*id))
-            })
+            && !self
+                .ready
+                .iter()
+                .any(|heap| heap.iter().any(|(_, Reverse(id))| self.may_start(*id)))
     }
 
     /// Returns the tasks that never ran.
@@ -312,7 +312,10 @@ mod tests {
 
     #[test]
     fn equals_go_in_the_order_given() {
-        assert_eq!(order(&[task(&[], 1), task(&[], 1), task(&[], 1)]), [0, 1, 2]);
+        assert_eq!(
+            order(&[task(&[], 1), task(&[], 1), task(&[], 1)]),
+            [0, 1, 2]
+        );
     }
 
     #[test]
@@ -380,9 +383,6 @@ mod tests {
     fn cycles_are_named() {
         let tasks = [task(&[1], 1), task(&[2], 1), task(&[3], 1), task(&[1], 1)];
         assert_eq!(Schedule::new(&tasks, 1, 1).err(), Some(vec![1, 2, 3]));
-        assert_eq!(
-            Schedule::new(&[task(&[0], 1)], 1, 1).err(),
-            Some(vec![0])
-        );
+        assert_eq!(Schedule::new(&[task(&[0], 1)], 1, 1).err(), Some(vec![0]));
     }
 }

@@ -162,8 +162,7 @@ fn parse_user(text: &str) -> Option<(u32, u32)> {
 fn input<'p>(attempt: &Attempt<'_>, path: &'p str) -> Result<(StorePath, &'p str), Stop> {
     let dir = attempt.worker.store.store_dir();
     let bad = |message: String| attempt.failed("build-bad-input", Class::Recipe, &message);
-    let (object, rest) =
-        StorePath::split_absolute(dir, path).map_err(|e| bad(e.to_string()))?;
+    let (object, rest) = StorePath::split_absolute(dir, path).map_err(|e| bad(e.to_string()))?;
     if !attempt.closure.contains(&object) {
         return Err(bad(format!("`{path}` is not one of its inputs")));
     }

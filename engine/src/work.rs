@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use sos_formats::derivation::Derivation;
-use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::diagnostic::{Class, Diagnostic, suggest};
 use sos_formats::store_path::StorePath;
 use sos_store::{Lease, Store, TempDir, Trace, TryLock};
 use tokio::runtime::Handle;
@@ -26,6 +26,9 @@ use crate::output::{Finish, Made, Stop};
 use crate::report::Reporter;
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
 use crate::{nix_shape, step};
+
+/// How names of builders of this process begin.
+const PREFIX: &str = "builtin:";
 
 /// Milliseconds between two looks at a lock that another process holds.
 const LOCK_POLL_MS: u64 = 50;
@@ -77,7 +80,7 @@ pub(crate) fn choose<'a>(
     name: &str,
 ) -> Result<Chosen<'a>, Box<Diagnostic>> {
     let builder = String::from_utf8_lossy(&drv.builder);
-    if !builder.starts_with("builtin:") {
+    if !builder.starts_with(PREFIX) {
         return Ok(Chosen::Nix);
     }
     if builder == step::NAME {
@@ -86,15 +89,22 @@ pub(crate) fn choose<'a>(
     if let Some(found) = builders.get(&builder) {
         return Ok(Chosen::InProcess(found));
     }
-    let known = builders.names().chain([step::NAME]);
-    Err(Box::new(
-        Diagnostic::error(
-            "build-unknown-builtin",
-            Class::Recipe,
-            format!("`{name}` names the builder `{builder}`, which this sos does not have"),
-        )
-        .suggest(&builder, known),
-    ))
+    // Compared without the prefix, which all of them share.
+    let short = |name: &'static str| name.strip_prefix(PREFIX).unwrap_or(name);
+    let known = builders.names().chain([step::NAME]).map(short);
+    let near: Vec<String> = suggest(&builder[PREFIX.len()..], known)
+        .iter()
+        .map(|name| format!("`{PREFIX}{name}`"))
+        .collect();
+    let mut diagnostic = Diagnostic::error(
+        "build-unknown-builtin",
+        Class::Recipe,
+        format!("`{name}` names the builder `{builder}`, which this sos does not have"),
+    );
+    if !near.is_empty() {
+        diagnostic = diagnostic.help(format!("did you mean {}?", near.join(" or ")));
+    }
+    Err(Box::new(diagnostic))
 }
 
 /// Returns whose slot a derivation takes.
@@ -131,16 +141,16 @@ pub(crate) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Returns the time since the builder started.
     pub(crate) fn took(&self) -> Duration {
-        self.worker
-            .clock
-            .monotonic()
-            .saturating_sub(self.since)
+        self.worker.clock.monotonic().saturating_sub(self.since)
     }
 
     /// A failure in one sentence, with the end of the log if there is one.
     pub(crate) fn failed(&self, code: &'static str, class: Class, message: &str) -> Stop {
-        let mut diagnostic =
-            Diagnostic::error(code, class, format!("`{}` failed: {message}", self.job.name));
+        let mut diagnostic = Diagnostic::error(
+            code,
+            class,
+            format!("`{}` failed: {message}", self.job.name),
+        );
         let log = self.reporter.finish();
         if !log.tail.is_empty() {
             let tail: Vec<&str> = log.tail.iter().map(String::as_str).collect();
@@ -388,9 +398,8 @@ impl Worker {
 /// Returns the name under which durations are remembered: without the version, which changes and costs no more.
 pub(crate) fn history_key(name: &str) -> &str {
     let bytes = name.as_bytes();
-    let version = (1..bytes.len()).find(|at| {
-        bytes[at - 1] == b'-' && !bytes[*at].is_ascii_alphabetic()
-    });
+    let version =
+        (1..bytes.len()).find(|at| bytes[at - 1] == b'-' && !bytes[*at].is_ascii_alphabetic());
     version.map_or(name, |at| &name[..at - 1])
 }
 
@@ -475,9 +484,16 @@ fn builder_failed(attempt: &Attempt<'_>, error: BuilderError) -> Stop {
         }
         BuilderError::Io { context, source } if source.kind() == io::ErrorKind::StorageFull => {
             Stop::Problem(Box::new(
-                Diagnostic::error("env-disk-full", Class::Machine, format!("the disk is full: {context}"))
-                    .note(format!("while building `{}`; nothing was added to the store", attempt.job.name))
-                    .help("`sos gc` frees what nothing needs any more"),
+                Diagnostic::error(
+                    "env-disk-full",
+                    Class::Machine,
+                    format!("the disk is full: {context}"),
+                )
+                .note(format!(
+                    "while building `{}`; nothing was added to the store",
+                    attempt.job.name
+                ))
+                .help("`sos gc` frees what nothing needs any more"),
             ))
         }
         error => attempt.failed("build-failed", Class::BuildFailed, &error.to_string()),
