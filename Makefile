@@ -37,7 +37,7 @@ check:
 
 bench: build
 	@sh setup.sh bench
-	@SOS="$(SOS)" sh tests/bench/run.sh
+	@SOS="$(SOS)" bash tests/bench/run.sh
 
 clean:
 	$(CARGO) clean

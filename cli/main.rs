@@ -1,2 +1,100 @@
-//! The `sos` command.
-fn main() {}
+//! The `sos` command: arguments, diagnostics, exit codes; wires the crates together.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod config;
+mod environment;
+mod evaluate;
+mod failure;
+mod host;
+mod interrupt;
+mod pins;
+mod render;
+mod run;
+mod session;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Cli, Command};
+use environment::Environment;
+use failure::Failure;
+use render::diagnostic::{self, Style};
+use render::output;
+use render::terminal::Terminal;
+use session::Session;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // The child of every build is this program again; it must not parse options or start threads.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == sos_engine::sandbox::HELPER_ARGUMENT) {
+        sos_engine::sandbox::child_main();
+    }
+    let env = Environment::read();
+    let cli = Cli::parse();
+    log_to_stderr(&env, cli.global.verbose);
+    let terminal = Terminal::decide(&cli.global, None, &env);
+    let style = Style { color: terminal.color, show_trace: cli.global.show_trace };
+    let json = cli.global.json;
+    match dispatch(cli, env) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report(&failure, style, terminal, json);
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+/// Runs the verb.
+fn dispatch(cli: Cli, env: Environment) -> Result<(), Failure> {
+    if let Command::Completions(args) = &cli.command {
+        return commands::completions::run(args);
+    }
+    let session = Session::new(cli.global, env)?;
+    match cli.command {
+        Command::Build(args) => commands::build::run(&session, &args),
+        Command::Check(args) => commands::check::run(&session, &args),
+        Command::Eval(args) => commands::eval::run(&session, &args),
+        Command::Parse(args) => commands::parse::run(&args),
+        Command::Lock(args) => commands::lock::run(&session, &args),
+        Command::Plan(args) => commands::plan::run(&session, &args),
+        Command::Log(args) => commands::log::run(&session, &args),
+        Command::Store(args) => commands::store::run(&session, &args),
+        Command::Gc(args) => commands::gc::run(&session, &args),
+        Command::Doctor(args) => commands::doctor::run(&session, &args),
+        Command::Init(args) => commands::init::run(&args),
+        Command::Completions(args) => commands::completions::run(&args),
+    }
+}
+
+/// Shows what went wrong; the last thing on the screen is the error itself.
+fn report(failure: &Failure, style: Style, terminal: Terminal, json: bool) {
+    if failure.shown {
+        return;
+    }
+    for d in failure.diagnostics.iter().take(diagnostic::MAX_DIAGNOSTICS) {
+        if json {
+            output::message(&d.to_json().to_string());
+            continue;
+        }
+        output::message(diagnostic::render(d, style).trim_end());
+        if terminal.github {
+            output::message(diagnostic::github(d).trim_end());
+        }
+    }
+    let hidden = failure.diagnostics.len().saturating_sub(diagnostic::MAX_DIAGNOSTICS);
+    if hidden > 0 && !json {
+        output::message(&format!("and {hidden} more problems"));
+    }
+}
+
+fn log_to_stderr(env: &Environment, verbose: u8) {
+    let filter = env.log.clone().unwrap_or_else(|| if verbose > 1 { "debug".to_owned() } else { "off".to_owned() });
+    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::new(filter)).with_writer(std::io::stderr).init();
+}

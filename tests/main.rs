@@ -2,5 +2,6 @@
 
 #![allow(clippy::print_stderr, reason = "a skipped test says why")]
 
+mod cli;
 mod structure;
 mod support;

@@ -1,0 +1,57 @@
+//! `sos eval`: prints a value.
+
+use crate::args::{LockFlags, TargetArgs};
+use crate::evaluate::{self, Mode};
+use crate::failure::Failure;
+use crate::render::output;
+use crate::session::Session;
+
+/// Print the value of a target
+#[derive(Debug, clap::Args)]
+pub(crate) struct EvalArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    lock: LockFlags,
+    /// Evaluate all of it, not only the outermost value
+    #[arg(long)]
+    strict: bool,
+    /// Print a string as it is, without quotes and without a newline
+    #[arg(long, conflicts_with_all = ["strict", "xml"])]
+    raw: bool,
+    /// Print as XML
+    #[arg(long)]
+    xml: bool,
+    /// Leave places out of the XML
+    #[arg(long, requires = "xml")]
+    no_location: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Problems of the recipe.
+pub(crate) fn run(session: &Session, args: &EvalArgs) -> Result<(), Failure> {
+    let targets = evaluate::targets(session, &args.target)?;
+    let json = session.global.json;
+    let evaluated = evaluate::values(session, &args.target, &targets, &Mode::of(args.lock), |evaluator, value, _| {
+        if args.raw {
+            return evaluator.to_raw_string(value);
+        }
+        if json {
+            return Ok(evaluator.to_json(value)?.into_bytes()).map(with_newline);
+        }
+        if args.strict || args.xml {
+            evaluator.force_deep(value)?;
+        }
+        let text = if args.xml { evaluator.to_xml(value, !args.no_location)? } else { with_newline(evaluator.print(value)?) };
+        Ok(text)
+    })?;
+    evaluate::report_locks(session, &evaluated.locks);
+    evaluated.values.iter().try_for_each(|text| output::bytes(text))
+}
+
+fn with_newline(mut text: Vec<u8>) -> Vec<u8> {
+    text.push(b'\n');
+    text
+}

@@ -1,0 +1,104 @@
+//! `sos gc`: frees what nothing needs.
+
+use std::time::Duration;
+
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_store::GcOptions;
+
+use crate::failure::Failure;
+use crate::render::{output, size};
+use crate::session::Session;
+
+/// Free what no root needs; says what and how much first
+#[derive(Debug, clap::Args)]
+pub(crate) struct GcArgs {
+    /// Only say what would be freed
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Stop when this much is freed: bytes, or with K, M, G, T
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_free: Option<u64>,
+    /// Take only what was registered longer ago: 30d, 12h, 10m
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    older_than: Option<Duration>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// When the store cannot be changed.
+pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
+    let store = session.store()?;
+    let options = |dry_run| GcOptions { dry_run, max_free: args.max_free, older_than: args.older_than };
+    let ahead = store.gc(options(true))?;
+    let dir = session.store_dir()?;
+    if args.dry_run || session.global.verbose > 0 {
+        for path in &ahead.removed {
+            output::line(&path.absolute(&dir))?;
+        }
+    }
+    if session.global.json && args.dry_run {
+        return output::json(&serde_json::json!({ "paths": ahead.removed.len(), "bytes": ahead.freed_bytes }));
+    }
+    let what = size::count(ahead.removed.len(), "path");
+    if args.dry_run {
+        output::message(&format!("would free {} in {what}", size::bytes(ahead.freed_bytes)));
+        return Ok(());
+    }
+    if !session.global.quiet {
+        output::message(&format!("freeing {what}, about {}", size::bytes(ahead.freed_bytes)));
+    }
+    let done = store.gc(options(false))?;
+    if session.global.json {
+        return output::json(&serde_json::json!({ "paths": done.removed.len(), "bytes": done.freed_bytes }));
+    }
+    output::message(&format!("freed {} in {}", size::bytes(done.freed_bytes), size::count(done.removed.len(), "path")));
+    Ok(())
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (number, factor) = match text.trim_end_matches("iB").trim_end_matches('B').char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
+        Some((at, 't' | 'T')) => (&text[..at], 1 << 40),
+        _ => (text.trim_end_matches('B'), 1_u64),
+    };
+    let number: u64 = number.trim().parse().map_err(|_e| format!("`{text}` is no size; write 500M or 2G"))?;
+    number.checked_mul(factor).ok_or_else(|| format!("`{text}` is too large"))
+}
+
+fn parse_age(text: &str) -> Result<Duration, String> {
+    let bad = || format!("`{text}` is no age; write 30d, 12h or 10m");
+    let (at, unit) = text.char_indices().last().ok_or_else(bad)?;
+    let secs = match unit {
+        'd' => 86_400,
+        'h' => 3_600,
+        'm' => 60,
+        's' => 1,
+        _ => return Err(bad()),
+    };
+    let number: u64 = text[..at].parse().map_err(|_e| bad())?;
+    number.checked_mul(secs).map(Duration::from_secs).ok_or_else(bad)
+}
+
+impl From<sos_formats::store_path::StorePathError> for Failure {
+    fn from(error: sos_formats::store_path::StorePathError) -> Self {
+        Self::new(Diagnostic::error("store-bad-path", Class::Usage, error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_ages_are_read() {
+        assert_eq!(parse_size("12"), Ok(12));
+        assert_eq!(parse_size("2G"), Ok(2 << 30));
+        assert_eq!(parse_size("5MiB"), Ok(5 << 20));
+        assert!(parse_size("many").is_err() && parse_size("99999999T").is_err());
+        assert_eq!(parse_age("2d"), Ok(Duration::from_secs(172_800)));
+        assert!(parse_age("").is_err() && parse_age("5y").is_err());
+    }
+}

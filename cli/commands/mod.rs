@@ -1,0 +1,14 @@
+//! The verbs, one file each: its options and what it does.
+
+pub(crate) mod build;
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod doctor;
+pub(crate) mod eval;
+pub(crate) mod gc;
+pub(crate) mod init;
+pub(crate) mod lock;
+pub(crate) mod log;
+pub(crate) mod parse;
+pub(crate) mod plan;
+pub(crate) mod store;

@@ -1,0 +1,35 @@
+//! `sos parse`: prints the expression that a file is read as.
+
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use crate::failure::Failure;
+use crate::render::output;
+
+/// Parse a Nix file and print the expression in canonical form
+#[derive(Debug, clap::Args)]
+#[command(hide = true)]
+pub(crate) struct ParseArgs {
+    /// The file, or `-` for standard input
+    file: PathBuf,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// `parse-syntax` and the other problems of the text.
+pub(crate) fn run(args: &ParseArgs) -> Result<(), Failure> {
+    let mut source = Vec::new();
+    let name = args.file.display().to_string();
+    let here = std::env::current_dir().map_err(|e| Failure::io("cannot tell the current directory", &e))?;
+    let (name, base) = if name == "-" {
+        std::io::stdin().lock().read_to_end(&mut source).map_err(|e| Failure::io("cannot read standard input", &e))?;
+        ("«stdin»".to_owned(), here)
+    } else {
+        source = std::fs::read(&args.file).map_err(|e| Failure::io(&format!("cannot read `{name}`"), &e))?;
+        let base = here.join(&args.file).parent().map_or(here, std::path::Path::to_path_buf);
+        (name, base)
+    };
+    let printed = sos_lang::with_big_stack(|| sos_lang::parse_and_print(&source, &name, &base))?;
+    output::line(&printed)
+}

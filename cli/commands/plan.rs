@@ -1,0 +1,78 @@
+//! `sos plan`: says what a build would do.
+
+use sos_engine::{EventSink, Planned};
+
+use crate::args::{LockFlags, TargetArgs};
+use crate::commands::build;
+use crate::evaluate::{self, Mode};
+use crate::failure::Failure;
+use crate::render::{output, size};
+use crate::run::{self, RunOptions};
+use crate::session::Session;
+use crate::target::Target;
+
+/// Say what a build would make and fetch, and what is there
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    lock: LockFlags,
+    /// Accepted for the sake of habit: a plan never builds
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// How to print it
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+}
+
+/// Forms of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Problems of the recipe.
+pub(crate) fn run(session: &Session, args: &PlanArgs) -> Result<(), Failure> {
+    let targets = evaluate::targets(session, &args.target)?;
+    let format = if session.global.json { Format::Json } else { args.format };
+    show(session, &args.target, &targets, args.lock, format)
+}
+
+/// Prints the plan of `targets`.
+pub(super) fn show(session: &Session, args: &TargetArgs, targets: &[Target], lock: LockFlags, format: Format) -> Result<(), Failure> {
+    let evaluated = build::resolve(session, args, targets, &Mode::of(lock))?;
+    evaluate::report_locks(session, &evaluated.locks);
+    let engine = run::engine(session, &RunOptions { offline: lock.offline, ..RunOptions::default() }, EventSink::null())?;
+    let plan = engine.plan(&evaluated.graph, &build::wanted(&evaluated.values))?;
+    if format == Format::Json {
+        let dir = session.store_dir()?;
+        let list = |all: &[Planned]| -> Vec<_> {
+            all.iter().map(|p| serde_json::json!({ "drv": p.drv.absolute(&dir), "name": p.name, "expectedMs": p.expected_ms, "maybe": p.maybe })).collect()
+        };
+        return output::json(&serde_json::json!({
+            "build": list(&plan.to_build), "fetch": list(&plan.to_fetch), "cached": plan.cached.len(), "etaMs": plan.eta_ms,
+        }));
+    }
+    let mut text = String::new();
+    for (title, list) in [("fetch", &plan.to_fetch), ("build", &plan.to_build)] {
+        if list.is_empty() {
+            continue;
+        }
+        text.push_str(&format!("to {title}: {}\n", list.len()));
+        for p in list {
+            let expected = p.expected_ms.map_or(String::new(), |ms| format!("  about {}", size::duration(std::time::Duration::from_millis(ms))));
+            let maybe = if p.maybe { "  unless its inputs turn out equal" } else { "" };
+            text.push_str(&format!("  {}{expected}{maybe}\n", p.name));
+        }
+    }
+    let eta = plan.eta_ms.map_or(String::new(), |ms| format!(", about {}", size::duration(std::time::Duration::from_millis(ms))));
+    text.push_str(&format!("{} to build, {} to fetch, {} there{eta}\n", plan.to_build.len(), plan.to_fetch.len(), plan.cached.len()));
+    output::bytes(text.as_bytes())
+}

@@ -1,0 +1,304 @@
+//! `sos store`: looks into the store and verifies it.
+
+use std::path::{Path, PathBuf};
+
+use sos_formats::derivation::Method;
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::store_path::StorePath;
+use sos_store::rootfs::{KindView, RootTree};
+use sos_store::{CheckOptions, ObjectKind, PathInfo, Store};
+
+use crate::failure::Failure;
+use crate::render::{output, size};
+use crate::session::Session;
+
+/// Look into the store, add to it, verify it
+#[derive(Debug, clap::Args)]
+pub(crate) struct StoreArgs {
+    #[command(subcommand)]
+    command: StoreCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum StoreCommand {
+    /// List the objects of the store, or the entries of a directory in one
+    Ls {
+        /// `/nix/store/...`, or a path in it
+        path: Option<String>,
+        /// With type, mode, owner and size
+        #[arg(short, long)]
+        long: bool,
+    },
+    /// Print a file of a store object
+    Cat {
+        /// `/nix/store/.../file`
+        path: String,
+    },
+    /// Say what is known of store objects
+    Info {
+        /// `/nix/store/...`
+        #[arg(required = true)]
+        paths: Vec<String>,
+        /// Sizes of whole closures as well
+        #[arg(short = 'S', long)]
+        closure_size: bool,
+        /// Print only where the object is on disk
+        #[arg(long, conflicts_with = "closure_size")]
+        physical: bool,
+        /// Print only the size
+        #[arg(long, conflicts_with_all = ["closure_size", "physical"])]
+        size: bool,
+    },
+    /// Add files or directories as sources; print their paths
+    Add {
+        /// What to add
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Name of the object [default: that of the file]
+        #[arg(long)]
+        name: Option<String>,
+        /// Hash a file by its content, not as an archive
+        #[arg(long)]
+        flat: bool,
+    },
+    /// Verify the store: every object, every blob, the database
+    Check {
+        /// Trust the content of files; check only that everything is there
+        #[arg(long)]
+        no_contents: bool,
+    },
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// `store-not-valid` for a path that is not there; `store-corrupt` when verification finds something.
+pub(crate) fn run(session: &Session, args: &StoreArgs) -> Result<(), Failure> {
+    match &args.command {
+        StoreCommand::Ls { path: None, long } => list(session, *long),
+        StoreCommand::Ls { path: Some(path), long } => entries(session, path, *long),
+        StoreCommand::Cat { path } => cat(session, path),
+        StoreCommand::Info { paths, closure_size, physical, size } => info(session, paths, *closure_size, *physical, *size),
+        StoreCommand::Add { files, name, flat } => add(session, files, name.as_deref(), *flat),
+        StoreCommand::Check { no_contents } => check(session, !no_contents),
+    }
+}
+
+fn list(session: &Session, long: bool) -> Result<(), Failure> {
+    let store = session.store()?;
+    let all = store.list()?;
+    if session.global.json {
+        let list: Vec<_> = all.iter().map(|i| describe(store, i)).collect();
+        return output::json(&serde_json::json!(list));
+    }
+    let mut text = String::new();
+    for info in &all {
+        if long {
+            text.push_str(&format!("{:7} {:>10}  ", kind(info), size::bytes(info.nar_size)));
+        }
+        text.push_str(&info.path.absolute(store.store_dir()));
+        text.push('\n');
+    }
+    output::bytes(text.as_bytes())
+}
+
+/// A store object and the path inside it, without a slash at either end.
+fn locate(store: &Store, text: &str) -> Result<(PathInfo, String), Failure> {
+    let (path, rest) = StorePath::split_absolute(store.store_dir(), text)?;
+    let info = store.query(&path)?.ok_or_else(|| {
+        Diagnostic::error("store-not-valid", Class::Other, format!("`{}` is not in the store", path.absolute(store.store_dir()))).help("`sos store ls` lists what is there")
+    })?;
+    let rest = rest.trim_matches('/').to_owned();
+    if rest.split('/').any(|part| part == "..") {
+        return Err(Failure::new(Diagnostic::error("store-bad-path", Class::Usage, format!("`{text}` leads out of its object"))));
+    }
+    Ok((info, rest))
+}
+
+fn missing(text: &str) -> Failure {
+    Failure::new(Diagnostic::error("store-no-entry", Class::Other, format!("there is no `{text}`")))
+}
+
+fn entries(session: &Session, text: &str, long: bool) -> Result<(), Failure> {
+    let store = session.store()?;
+    let (info, rest) = locate(store, text)?;
+    let mut out = Vec::new();
+    if let Some(root) = info.root {
+        let tree = RootTree::load(store, &root)?;
+        let path = tree.resolve(&rest)?;
+        let entry = tree.get(&path)?.ok_or_else(|| missing(text))?;
+        let names = if entry.kind == KindView::Dir { tree.list(&path)? } else { vec![Vec::new()] };
+        for name in names {
+            let full = [path.as_slice(), &name].into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(&b'/');
+            let entry = tree.get(&full)?.ok_or_else(|| missing(text))?;
+            if long {
+                let meta = entry.meta;
+                out.extend_from_slice(format!("{} {:04o} {}:{}\t", letter(entry.kind), meta.mode, meta.uid, meta.gid).as_bytes());
+            }
+            out.extend_from_slice(full.rsplit(|b| *b == b'/').next().unwrap_or_default());
+            out.push(b'\n');
+        }
+        return output::bytes(&out);
+    }
+    let place = store.physical(&info.path).join(&rest);
+    let meta = std::fs::symlink_metadata(&place).map_err(|_e| missing(text))?;
+    let mut names: Vec<_> = if meta.is_dir() {
+        let listed = std::fs::read_dir(&place).and_then(|d| d.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>());
+        listed.map_err(|e| Failure::io(&format!("cannot list `{text}`"), &e))?
+    } else {
+        vec![place.file_name().unwrap_or_default().to_owned()]
+    };
+    names.sort();
+    for name in names {
+        use std::os::unix::ffi::OsStrExt as _;
+        if long {
+            let path = if meta.is_dir() { place.join(&name) } else { place.clone() };
+            let meta = std::fs::symlink_metadata(&path).map_err(|e| Failure::io(&format!("cannot look at `{text}`"), &e))?;
+            let letter = if meta.is_dir() { 'd' } else if meta.is_symlink() { 'l' } else { '-' };
+            out.extend_from_slice(format!("{letter} {:>10}\t", meta.len()).as_bytes());
+        }
+        out.extend_from_slice(name.as_bytes());
+        out.push(b'\n');
+    }
+    output::bytes(&out)
+}
+
+fn letter(kind: KindView<'_>) -> char {
+    match kind {
+        KindView::Dir => 'd',
+        KindView::File { .. } => '-',
+        KindView::Symlink { .. } => 'l',
+        KindView::Fifo => 'p',
+        KindView::CharDev { .. } => 'c',
+        KindView::BlockDev { .. } => 'b',
+    }
+}
+
+fn cat(session: &Session, text: &str) -> Result<(), Failure> {
+    let store = session.store()?;
+    let (info, rest) = locate(store, text)?;
+    if let Some(root) = info.root {
+        let tree = RootTree::load(store, &root)?;
+        return output::bytes(&tree.read_file(tree.resolve(&rest)?)?);
+    }
+    let place = store.physical(&info.path).join(&rest);
+    let inside = std::fs::canonicalize(&place).map_err(|_e| missing(text))?;
+    // A link that leads elsewhere in the store is followed there by name, never to a file of the machine.
+    if !inside.starts_with(store.root().join("tree")) {
+        return Err(missing(text));
+    }
+    let mut file = std::fs::File::open(&inside).map_err(|e| Failure::io(&format!("cannot read `{text}`"), &e))?;
+    if file.metadata().is_ok_and(|m| m.is_dir()) {
+        return Err(Failure::new(Diagnostic::error("store-is-a-directory", Class::Other, format!("`{text}` is a directory")).help(format!("`sos store ls {text}` lists it"))));
+    }
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        let n = std::io::Read::read(&mut file, &mut chunk).map_err(|e| Failure::io(&format!("cannot read `{text}`"), &e))?;
+        if n == 0 {
+            return Ok(());
+        }
+        output::bytes(&chunk[..n])?;
+    }
+}
+
+fn kind(info: &PathInfo) -> &'static str {
+    match info.kind {
+        ObjectKind::Tree => "tree",
+        ObjectKind::Rootfs => "rootfs",
+    }
+}
+
+fn describe(store: &Store, info: &PathInfo) -> serde_json::Value {
+    let dir = store.store_dir();
+    serde_json::json!({
+        "path": info.path.absolute(dir),
+        "kind": kind(info),
+        "narHash": info.nar_sha256.map(|h| format!("sha256:{h}")),
+        "size": info.nar_size,
+        "rootfs": info.root.map(|r| format!("blake3:{r}")),
+        "references": info.references.iter().map(|r| r.absolute(dir)).collect::<Vec<_>>(),
+        "deriver": info.deriver.as_ref().map(|d| d.absolute(dir)),
+        "ca": info.ca,
+        "physical": (info.kind == ObjectKind::Tree).then(|| store.physical(&info.path)),
+    })
+}
+
+fn info(session: &Session, paths: &[String], closure: bool, physical: bool, only_size: bool) -> Result<(), Failure> {
+    let store = session.store()?;
+    let mut all = Vec::new();
+    for text in paths {
+        let (info, _) = locate(store, text)?;
+        if physical {
+            output::line(&store.physical(&info.path).display().to_string())?;
+            continue;
+        }
+        if only_size {
+            output::line(&size::bytes(info.nar_size))?;
+            continue;
+        }
+        let mut value = describe(store, &info);
+        if closure {
+            let members = store.closure(std::slice::from_ref(&info.path))?;
+            let mut total = 0;
+            for member in &members {
+                total += store.query(member)?.map_or(0, |i| i.nar_size);
+            }
+            value["closureSize"] = total.into();
+        }
+        all.push(value);
+    }
+    if physical || only_size {
+        return Ok(());
+    }
+    if session.global.json {
+        return output::json(&serde_json::json!(all));
+    }
+    let mut text = String::new();
+    for value in &all {
+        for (key, value) in value.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+            let shown = match value {
+                serde_json::Value::String(s) => s.clone(),
+                serde_json::Value::Array(list) => list.iter().filter_map(|v| v.as_str()).collect::<Vec<_>>().join("\n             "),
+                serde_json::Value::Number(n) => n.as_u64().map_or_else(|| n.to_string(), size::bytes),
+                other => other.to_string(),
+            };
+            text.push_str(&format!("{key:<12} {shown}\n"));
+        }
+        text.push('\n');
+    }
+    output::bytes(text.trim_end_matches('\n').as_bytes())?;
+    output::line("")
+}
+
+fn add(session: &Session, files: &[PathBuf], name: Option<&str>, flat: bool) -> Result<(), Failure> {
+    let store = session.store()?;
+    let method = if flat { Method::Flat } else { Method::Recursive };
+    for file in files {
+        let own = std::path::absolute(file).ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+        let Some(name) = name.map(str::to_owned).or(own) else {
+            return Err(Failure::new(Diagnostic::error("store-bad-path", Class::Usage, format!("`{}` has no name", file.display())).help("give one with `--name`")));
+        };
+        let path = store.add_path(Path::new(file), &name, method, None)?;
+        output::line(&path.absolute(store.store_dir()))?;
+    }
+    Ok(())
+}
+
+fn check(session: &Session, contents: bool) -> Result<(), Failure> {
+    let store = session.store()?;
+    let report = store.check(CheckOptions { contents })?;
+    if session.global.json {
+        let problems: Vec<_> = report.problems.iter().map(ToString::to_string).collect();
+        output::json(&serde_json::json!({ "paths": report.paths, "blobs": report.blobs, "problems": problems }))?;
+    } else if !session.global.quiet {
+        output::message(&format!("checked {} and {}", size::count(report.paths, "path"), size::count(report.blobs, "blob")));
+    }
+    if report.problems.is_empty() {
+        return Ok(());
+    }
+    let mut diagnostic = Diagnostic::error("store-corrupt", Class::Other, format!("the store has {}", size::count(report.problems.len(), "problem")));
+    for problem in report.problems.iter().take(crate::render::diagnostic::MAX_DIAGNOSTICS) {
+        diagnostic = diagnostic.note(problem.to_string());
+    }
+    Err(Failure::new(diagnostic.help("what is damaged is built again once it is gone: `sos gc` after removing its links, then `sos build`")))
+}

@@ -1,0 +1,272 @@
+//! Configuration: flag, environment, project file, user file, system file, default — in this order.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use sos_formats::diagnostic::{Class, Diagnostic, SourceFile, suggest};
+
+use crate::args::Global;
+use crate::environment::Environment;
+
+/// The keys of `sos.toml` and `config.toml`, for suggestions.
+const KEYS: &[&str] = &[
+    "store.dir",
+    "store.logical-dir",
+    "build.jobs",
+    "build.cores",
+    "build.timeout",
+    "build.silent-timeout",
+    "build.sandbox-paths",
+    "build.system",
+    "mirrors",
+    "progress",
+    "color",
+];
+
+/// Merged configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// Physical store.
+    pub(crate) store_dir: PathBuf,
+    /// Store directory that builds see.
+    pub(crate) logical_dir: String,
+    /// Builds at once.
+    pub(crate) jobs: usize,
+    /// Cores that one build may use.
+    pub(crate) cores: usize,
+    /// Seconds that one build may take.
+    pub(crate) timeout_secs: Option<u64>,
+    /// Seconds that one build may be silent.
+    pub(crate) silent_timeout_secs: Option<u64>,
+    /// Host paths that builds of the Nix shape see: inside, outside.
+    pub(crate) sandbox_paths: Vec<(PathBuf, PathBuf)>,
+    /// What this machine builds, `x86_64-linux`.
+    pub(crate) system: String,
+    /// Mirrors by name, most wanted first.
+    pub(crate) mirrors: BTreeMap<String, Vec<String>>,
+    /// Progress display when no flag says otherwise.
+    pub(crate) progress: Option<String>,
+    /// Where each value came from, for `sos doctor`.
+    pub(crate) origins: BTreeMap<&'static str, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    store: Option<StoreSection>,
+    build: Option<BuildSection>,
+    mirrors: Option<BTreeMap<String, OneOrMany>>,
+    progress: Option<String>,
+    color: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct StoreSection {
+    dir: Option<PathBuf>,
+    logical_dir: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct BuildSection {
+    jobs: Option<usize>,
+    cores: Option<usize>,
+    timeout: Option<u64>,
+    silent_timeout: Option<u64>,
+    sandbox_paths: Option<Vec<String>>,
+    system: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Config {
+    /// Merges all sources for a project in `project`.
+    ///
+    /// # Errors
+    /// `config-invalid` for a file or `--config` value that does not parse, `store-no-home` when no place for the store is known.
+    pub(crate) fn load(global: &Global, env: &Environment, project: &Path) -> Result<Self, Box<Diagnostic>> {
+        let mut config = Self::defaults(env)?;
+        let user = env
+            .config_home
+            .clone()
+            .or_else(|| env.home.as_ref().map(|h| h.join(".config")))
+            .map(|d| d.join("sos/config.toml"));
+        let project_file = project.ancestors().map(|d| d.join("sos.toml")).find(|f| f.is_file());
+        let files = [Some(PathBuf::from("/etc/sos/config.toml")), user, project_file];
+        for path in files.into_iter().flatten() {
+            match std::fs::read_to_string(&path) {
+                Ok(text) => {
+                    let file = parse(&path.display().to_string(), text)?;
+                    config.apply(file, &path.display().to_string(), path.parent())?;
+                }
+                Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+                Err(e) => return Err(invalid(format!("cannot read `{}`: {e}", path.display()))),
+            }
+        }
+        if let Some(jobs) = &env.jobs {
+            config.jobs = jobs.parse().ok().filter(|n| *n > 0).ok_or_else(|| invalid(format!("SOS_JOBS is `{jobs}`, not a number above 0")))?;
+            config.origin("build.jobs", "SOS_JOBS");
+        }
+        if let Some(store) = &env.store {
+            config.store_dir.clone_from(store);
+            config.origin("store.dir", "SOS_STORE");
+        }
+        if let Some(progress) = &env.progress {
+            config.progress = Some(progress.clone());
+            config.origin("progress", "SOS_PROGRESS");
+        }
+        for setting in &global.config {
+            config.apply_setting(setting)?;
+        }
+        if let Some(store) = &global.store {
+            config.store_dir.clone_from(store);
+            config.origin("store.dir", "--store");
+        }
+        config.store_dir = std::path::absolute(&config.store_dir).unwrap_or(config.store_dir);
+        Ok(config)
+    }
+
+    fn defaults(env: &Environment) -> Result<Self, Box<Diagnostic>> {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        let data = env.data_home.clone().or_else(|| env.home.as_ref().map(|h| h.join(".local/share")));
+        let store_dir = match (data, &env.store) {
+            (Some(d), _) => d.join("sos"),
+            (None, Some(s)) => s.clone(),
+            (None, None) => {
+                return Err(Box::new(
+                    Diagnostic::error("store-no-home", Class::Machine, "there is no place for the store: HOME is not set")
+                        .help("set SOS_STORE, or pass `--store DIR`"),
+                ));
+            }
+        };
+        Ok(Self {
+            store_dir,
+            logical_dir: "/nix/store".to_owned(),
+            jobs: cores,
+            cores,
+            timeout_secs: None,
+            silent_timeout_secs: None,
+            sandbox_paths: Vec::new(),
+            system: format!("{}-linux", std::env::consts::ARCH),
+            mirrors: BTreeMap::new(),
+            progress: None,
+            origins: BTreeMap::new(),
+        })
+    }
+
+    fn origin(&mut self, key: &'static str, from: &str) {
+        self.origins.insert(key, from.to_owned());
+    }
+
+    fn apply(&mut self, file: File, from: &str, base: Option<&Path>) -> Result<(), Box<Diagnostic>> {
+        if let Some(store) = file.store {
+            if let Some(dir) = store.dir {
+                self.store_dir = base.map_or(dir.clone(), |b| b.join(dir));
+                self.origin("store.dir", from);
+            }
+            if let Some(dir) = store.logical_dir {
+                self.logical_dir = dir;
+                self.origin("store.logical-dir", from);
+            }
+        }
+        if let Some(build) = file.build {
+            if let Some(jobs) = build.jobs {
+                self.jobs = jobs.max(1);
+                self.origin("build.jobs", from);
+            }
+            if let Some(cores) = build.cores {
+                self.cores = cores.max(1);
+                self.origin("build.cores", from);
+            }
+            if let Some(secs) = build.timeout {
+                self.timeout_secs = Some(secs);
+                self.origin("build.timeout", from);
+            }
+            if let Some(secs) = build.silent_timeout {
+                self.silent_timeout_secs = Some(secs);
+                self.origin("build.silent-timeout", from);
+            }
+            if let Some(paths) = build.sandbox_paths {
+                self.sandbox_paths = paths.iter().map(|p| sandbox_path(p)).collect::<Result<_, _>>()?;
+                self.origin("build.sandbox-paths", from);
+            }
+            if let Some(system) = build.system {
+                self.system = system;
+                self.origin("build.system", from);
+            }
+        }
+        for (name, urls) in file.mirrors.unwrap_or_default() {
+            let urls = match urls {
+                OneOrMany::One(u) => vec![u],
+                OneOrMany::Many(u) => u,
+            };
+            self.mirrors.insert(name, urls);
+            self.origin("mirrors", from);
+        }
+        if let Some(progress) = file.progress {
+            self.progress = Some(progress);
+            self.origin("progress", from);
+        }
+        if file.color.is_some() {
+            self.origin("color", from);
+        }
+        Ok(())
+    }
+
+    /// Applies one `KEY=VALUE` of `--config`.
+    fn apply_setting(&mut self, setting: &str) -> Result<(), Box<Diagnostic>> {
+        let Some((key, value)) = setting.split_once('=') else {
+            return Err(invalid(format!("`--config {setting}` has no `=`")));
+        };
+        let key = key.trim();
+        if !KEYS.contains(&key) && !key.starts_with("mirrors.") {
+            let mut d = *invalid(format!("unknown configuration key `{key}`"));
+            for s in suggest(key, KEYS.iter().copied()) {
+                d = d.help(format!("a similar key exists: `{s}`"));
+            }
+            return Err(Box::new(d));
+        }
+        // A value that is no TOML by itself is a string: `--config build.system=x86_64-linux`.
+        let text = format!("{key} = {value}\n");
+        let text = if toml::from_str::<toml::Table>(&text).is_ok() { text } else { format!("{key} = {}\n", toml::Value::String(value.to_owned())) };
+        let file = parse("--config", text)?;
+        self.apply(file, "--config", None)
+    }
+}
+
+/// Parses `INSIDE[=OUTSIDE]`; one path stands for both.
+///
+/// # Errors
+/// `config-invalid` when a path is not absolute.
+pub(crate) fn sandbox_path(text: &str) -> Result<(PathBuf, PathBuf), Box<Diagnostic>> {
+    let (inside, outside) = text.split_once('=').unwrap_or((text, text));
+    if !inside.starts_with('/') || !outside.starts_with('/') {
+        return Err(Box::new(
+            Diagnostic::error("config-invalid", Class::Usage, format!("sandbox path `{text}` is not absolute"))
+                .help("write `/path` or `/inside=/outside`"),
+        ));
+    }
+    Ok((inside.into(), outside.into()))
+}
+
+fn parse(name: &str, text: String) -> Result<File, Box<Diagnostic>> {
+    toml::from_str(&text).map_err(|e| {
+        let mut d = Diagnostic::error("config-invalid", Class::Usage, e.message().lines().next().unwrap_or_default().to_owned());
+        if let Some(span) = e.span() {
+            d = d.label(Arc::new(SourceFile { name: name.to_owned(), text }), span, "");
+        }
+        Box::new(d)
+    })
+}
+
+fn invalid(message: String) -> Box<Diagnostic> {
+    Box::new(Diagnostic::error("config-invalid", Class::Usage, message))
+}

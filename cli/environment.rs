@@ -1,0 +1,104 @@
+//! The one place where the process environment is read.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// What sos takes from the environment, read once at start.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Environment {
+    /// Home directory; absent for accounts without one.
+    pub(crate) home: Option<PathBuf>,
+    /// `XDG_DATA_HOME`.
+    pub(crate) data_home: Option<PathBuf>,
+    /// `XDG_CONFIG_HOME`.
+    pub(crate) config_home: Option<PathBuf>,
+    /// `SOS_STORE`: the physical store.
+    pub(crate) store: Option<PathBuf>,
+    /// `SOS_MIRRORS_<NAME>`, by lower-case name, `_` read as `-`.
+    pub(crate) mirrors: BTreeMap<String, String>,
+    /// `SOS_LOG`: a tracing filter.
+    pub(crate) log: Option<String>,
+    /// `SOS_PROGRESS`.
+    pub(crate) progress: Option<String>,
+    /// `SOS_JOBS`.
+    pub(crate) jobs: Option<String>,
+    /// `NIX_PATH`.
+    pub(crate) nix_path: Option<String>,
+    /// `NO_COLOR` is set and not empty.
+    pub(crate) no_color: bool,
+    /// `CLICOLOR_FORCE` is set and not `0`.
+    pub(crate) force_color: bool,
+    /// `TERM=dumb`.
+    pub(crate) dumb_terminal: bool,
+    /// `CI` is set.
+    pub(crate) ci: bool,
+    /// `GITHUB_ACTIONS` is set.
+    pub(crate) github_actions: bool,
+    /// The locale is UTF-8.
+    pub(crate) utf8: bool,
+    /// Everything, for `builtins.getEnv`.
+    pub(crate) all: BTreeMap<String, String>,
+}
+
+impl Environment {
+    /// Reads the environment of this process.
+    pub(crate) fn read() -> Self {
+        let all: BTreeMap<String, String> = std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+            .collect();
+        Self::from_map(all)
+    }
+
+    fn from_map(all: BTreeMap<String, String>) -> Self {
+        let get = |k: &str| all.get(k).filter(|v| !v.is_empty()).cloned();
+        let path = |k: &str| get(k).map(PathBuf::from).filter(|p| p.is_absolute());
+        let mirrors = all
+            .iter()
+            .filter_map(|(k, v)| {
+                let name = k.strip_prefix("SOS_MIRRORS_")?;
+                (!v.is_empty()).then(|| (name.to_lowercase().replace('_', "-"), v.clone()))
+            })
+            .collect();
+        let locale = get("LC_ALL").or_else(|| get("LC_CTYPE")).or_else(|| get("LANG"));
+        Self {
+            home: path("HOME"),
+            data_home: path("XDG_DATA_HOME"),
+            config_home: path("XDG_CONFIG_HOME"),
+            store: get("SOS_STORE").map(PathBuf::from),
+            mirrors,
+            log: get("SOS_LOG"),
+            progress: get("SOS_PROGRESS"),
+            jobs: get("SOS_JOBS"),
+            nix_path: get("NIX_PATH"),
+            no_color: get("NO_COLOR").is_some(),
+            force_color: get("CLICOLOR_FORCE").is_some_and(|v| v != "0"),
+            dumb_terminal: get("TERM").is_none_or(|v| v == "dumb"),
+            ci: get("CI").is_some(),
+            github_actions: get("GITHUB_ACTIONS").is_some(),
+            utf8: locale.is_some_and(|l| {
+                let l = l.to_ascii_lowercase();
+                l.contains("utf-8") || l.contains("utf8")
+            }),
+            all,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mirrors_are_named_in_lower_case() {
+        let env = Environment::from_map(
+            [("SOS_MIRRORS_DEBIAN_SECURITY".to_owned(), "http://mirror.example/s".to_owned())].into(),
+        );
+        assert_eq!(env.mirrors["debian-security"], "http://mirror.example/s");
+    }
+
+    #[test]
+    fn a_relative_home_is_no_home() {
+        let env = Environment::from_map([("HOME".to_owned(), "x".to_owned())].into());
+        assert_eq!(env.home, None);
+    }
+}

@@ -1,0 +1,244 @@
+//! From targets to a graph of derivations.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sos_engine::Graph;
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::store_path::StorePath;
+use sos_lang::{Evaluator, Options, Value};
+use sos_recipes::{Context, LockMode, LockReport};
+use sos_store::Store;
+
+use crate::args::{LockFlags, TargetArgs};
+use crate::failure::Failure;
+use crate::host::StoreHost;
+use crate::pins::NetworkPins;
+use crate::render::output;
+use crate::run;
+use crate::session::Session;
+use crate::target::{Source, Target};
+
+/// How to evaluate.
+#[derive(Debug, Clone)]
+pub(crate) struct Mode {
+    /// What may happen to the locks.
+    pub(crate) lock: LockMode,
+    /// Nothing is added to the store.
+    pub(crate) dry: bool,
+    /// No network.
+    pub(crate) offline: bool,
+}
+
+impl Mode {
+    /// How a build evaluates.
+    pub(crate) fn of(flags: LockFlags) -> Self {
+        Self { lock: if flags.locked { LockMode::Locked } else { LockMode::Create }, dry: false, offline: flags.offline }
+    }
+}
+
+/// What evaluation gave for every target.
+pub(crate) struct Evaluated<T> {
+    /// One value a target, in their order.
+    pub(crate) values: Vec<T>,
+    /// The derivations that were made.
+    pub(crate) graph: Graph,
+    /// The locks that changed.
+    pub(crate) locks: Vec<LockReport>,
+}
+
+/// What a target stands for in the store.
+#[derive(Debug, Clone)]
+pub(crate) enum Item {
+    /// Outputs of a derivation; none named means the default one.
+    Derivation { drv: StorePath, outputs: Vec<String>, name: String },
+    /// A store object that is there.
+    Object(StorePath),
+}
+
+/// The targets of a command line.
+///
+/// # Errors
+/// As [`Target::parse`].
+pub(crate) fn targets(session: &Session, args: &TargetArgs) -> Result<Vec<Target>, Failure> {
+    let store_dir = session.store_dir()?;
+    let attrs: Vec<&str> = if args.targets.is_empty() { vec![""] } else { args.targets.iter().map(String::as_str).collect() };
+    let parsed: Result<Vec<_>, _> = match (&args.file, &args.expression) {
+        (Some(file), _) => attrs.iter().map(|attr| Target::of_file(file, attr)).collect(),
+        (_, Some(expression)) => attrs.iter().map(|attr| Ok(Target::expression(expression, attr))).collect(),
+        _ => attrs.iter().map(|text| Target::parse(text, store_dir.as_str())).collect(),
+    };
+    Ok(parsed?)
+}
+
+/// Evaluates every target and hands its value to `each`, which runs on the evaluator's own thread.
+///
+/// # Errors
+/// Every problem of the first target that fails.
+pub(crate) fn values<T: Send>(
+    session: &Session,
+    args: &TargetArgs,
+    targets: &[Target],
+    mode: &Mode,
+    each: impl Fn(&mut Evaluator, &Value, &Target) -> Result<T, Box<Diagnostic>> + Send + Sync,
+) -> Result<Evaluated<T>, Failure> {
+    let job = Job::new(session, args, mode)?;
+    sos_lang::with_big_stack(|| job.run(targets, &each))
+}
+
+/// Evaluates every target to what is to be built.
+///
+/// # Errors
+/// As [`values`]; `target-not-buildable` for a value that is no derivation and holds none.
+pub(crate) fn items(session: &Session, args: &TargetArgs, targets: &[Target], mode: &Mode) -> Result<Evaluated<Vec<Item>>, Failure> {
+    values(session, args, targets, mode, |evaluator, value, target| {
+        let found = evaluator.derivations(value)?;
+        if found.is_empty() {
+            return Err(Box::new(
+                Diagnostic::error("target-not-buildable", Class::Recipe, format!("`{}` is {} without a derivation in it", target.text, evaluator.type_of(value)?))
+                    .note("what can be built is a derivation, or a set or list of them"),
+            ));
+        }
+        found
+            .into_iter()
+            .map(|found| {
+                let outputs = match &target.output {
+                    None => found.outputs.into_iter().take(1).collect(),
+                    Some(all) if all == "*" => found.outputs,
+                    Some(one) if found.outputs.contains(one) => vec![one.clone()],
+                    Some(one) => {
+                        return Err(Box::new(
+                            Diagnostic::error("target-no-output", Class::Recipe, format!("`{}` has no output `{one}`", found.name))
+                                .note(format!("its outputs are {}", found.outputs.join(", ")))
+                                .suggest(one, found.outputs.iter().map(String::as_str)),
+                        ));
+                    }
+                };
+                Ok(Item::Derivation { drv: found.drv_path, outputs, name: found.name })
+            })
+            .collect()
+    })
+}
+
+/// Says which locks were written.
+pub(crate) fn report_locks(session: &Session, locks: &[LockReport]) {
+    if session.global.quiet || session.global.json {
+        return;
+    }
+    for lock in locks {
+        let here = std::env::current_dir().unwrap_or_default();
+        let path = lock.path.strip_prefix(&here).unwrap_or(&lock.path).display();
+        output::message(&format!("{} {path}", if lock.created { "wrote" } else { "changed" }));
+        for change in &lock.changes {
+            output::message(&format!("  {}", change.summary()));
+            for line in change.details() {
+                output::message(&format!("    {line}"));
+            }
+        }
+    }
+}
+
+/// Everything that one evaluation needs; plain data, so that it can move to the evaluator's thread.
+struct Job<'a> {
+    session: Session,
+    store: Store,
+    args: &'a TargetArgs,
+    mode: &'a Mode,
+    here: PathBuf,
+}
+
+impl<'a> Job<'a> {
+    fn new(session: &'a Session, args: &'a TargetArgs, mode: &'a Mode) -> Result<Self, Failure> {
+        let here = std::env::current_dir().map_err(|e| Failure::io("cannot tell the current directory", &e))?;
+        Ok(Self { session: session.clone(), store: session.store()?.clone(), args, mode, here })
+    }
+
+    fn run<T>(&self, targets: &[Target], each: &(dyn Fn(&mut Evaluator, &Value, &Target) -> Result<T, Box<Diagnostic>> + Sync)) -> Result<Evaluated<T>, Failure> {
+        let mut out = Evaluated { values: Vec::new(), graph: Graph::new(), locks: Vec::new() };
+        // Targets of one directory share an evaluator, and with it the lock and everything evaluated once.
+        let mut groups: BTreeMap<PathBuf, Vec<usize>> = BTreeMap::new();
+        for (i, target) in targets.iter().enumerate() {
+            groups.entry(target.directory().unwrap_or_else(|| self.here.clone())).or_default().push(i);
+        }
+        let mut values: Vec<Option<T>> = targets.iter().map(|_| None).collect();
+        for (directory, members) in groups {
+            let recipes = sos_recipes::Session::new(Context {
+                project_dir: directory,
+                shown_from: self.here.clone(),
+                mode: self.mode.lock.clone(),
+                pins: Arc::new(NetworkPins::new(self.session.mirrors(), self.mode.offline)),
+            });
+            let host = std::rc::Rc::new(self.host());
+            let mut evaluator = Evaluator::new(host.clone(), self.options(&recipes)?);
+            for i in members {
+                let target = &targets[i];
+                let value = self.value(&mut evaluator, target).and_then(|value| each(&mut evaluator, &value, target));
+                match value {
+                    Ok(value) => values[i] = Some(value),
+                    Err(first) => {
+                        let mut all = vec![*first];
+                        all.extend(recipes.take_further_problems());
+                        return Err(Failure::from(all));
+                    }
+                }
+            }
+            out.locks.extend(recipes.finish()?);
+            out.graph.drvs.extend(host.graph().drvs);
+        }
+        out.values = values.into_iter().flatten().collect();
+        Ok(out)
+    }
+
+    fn host(&self) -> StoreHost {
+        let offline = self.mode.offline;
+        let realise = {
+            let session = self.session.clone();
+            move |graph: &Graph, wanted: &[(StorePath, String)]| run::realise(&session, graph, wanted, offline)
+        };
+        let session = self.session.clone();
+        let fetch = move |request: &sos_lang::FetchRequest| run::fetch(&session, request, offline);
+        StoreHost::new(self.store.clone(), &self.session.config.system, &self.session.env, self.mode.dry, Box::new(realise), Box::new(fetch))
+    }
+
+    fn options(&self, recipes: &sos_recipes::Session) -> Result<Options, Failure> {
+        let mut nix_path = Vec::new();
+        let from_env = self.session.env.nix_path.iter().flat_map(|p| p.split(':'));
+        for entry in self.args.include.iter().map(String::as_str).chain(from_env).filter(|e| !e.is_empty()) {
+            let (prefix, path) = entry.split_once('=').unwrap_or(("", entry));
+            let path = std::path::absolute(self.here.join(path)).map_err(|e| Failure::io("cannot resolve a search path", &e))?;
+            nix_path.push((prefix.to_owned(), path));
+        }
+        Ok(Options { nix_path, extensions: vec![recipes.extension()], ..Options::default() })
+    }
+
+    /// The value of a target: its file, called with its arguments, and the attribute in it.
+    fn value(&self, evaluator: &mut Evaluator, target: &Target) -> Result<Value, Box<Diagnostic>> {
+        let whole = match &target.source {
+            Source::Nix(file) => evaluator.eval_file(file)?,
+            Source::Rootfs(file) => {
+                let expression = sos_recipes::entry_expression(file).unwrap_or_default();
+                evaluator.eval_str(&expression, "rootfs recipe", &self.here)?
+            }
+            Source::Expression(text) => evaluator.eval_str(text, "expression", &self.here)?,
+            Source::StorePath(path) => {
+                return Err(Box::new(Diagnostic::error("target-is-a-path", Class::Usage, format!("`{path}` is a store path, not a recipe"))));
+            }
+        };
+        let arguments = self.arguments(evaluator)?;
+        let whole = evaluator.auto_call(&whole, &arguments)?;
+        if target.attr.is_empty() { Ok(whole) } else { evaluator.select(&whole, &target.attr) }
+    }
+
+    fn arguments(&self, evaluator: &mut Evaluator) -> Result<BTreeMap<String, Value>, Box<Diagnostic>> {
+        let mut out = BTreeMap::new();
+        out.insert("sos".to_owned(), evaluator.eval_str("import <sos>", "the sos library", Path::new("/"))?);
+        for pair in self.args.arg.chunks_exact(2) {
+            out.insert(pair[0].clone(), evaluator.eval_str(&pair[1], &format!("--arg {}", pair[0]), &self.here)?);
+        }
+        for pair in self.args.argstr.chunks_exact(2) {
+            out.insert(pair[0].clone(), evaluator.string(&pair[1]));
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,248 @@
+//! How the language reaches the world: files, the store, and the engine for imports from derivations.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use sos_engine::Graph;
+use sos_formats::Bytes;
+use sos_formats::derivation::{Derivation, Method};
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::Hash;
+use sos_formats::store_path::{self, StoreDir, StorePath};
+use sos_lang::{FetchRequest, FileType, Host, HostError, PathFilter};
+use sos_store::Store;
+
+use crate::environment::Environment;
+use crate::render::output;
+
+/// Builds outputs while a recipe is being evaluated.
+pub(crate) type Realise = dyn Fn(&Graph, &[(StorePath, String)]) -> Result<Vec<StorePath>, Box<Diagnostic>>;
+/// Fetches a URL while a recipe is being evaluated.
+pub(crate) type Fetch = dyn Fn(&FetchRequest) -> Result<StorePath, Box<Diagnostic>>;
+
+/// The world of one evaluation.
+pub(crate) struct StoreHost {
+    store: Store,
+    store_dir: StoreDir,
+    system: String,
+    env: BTreeMap<String, String>,
+    now_secs: i64,
+    realise: Box<Realise>,
+    fetch: Box<Fetch>,
+    /// Every derivation that was made, by path.
+    drvs: RefCell<BTreeMap<StorePath, Arc<Derivation>>>,
+    /// Sources are hashed, but not added: `sos check` and `sos plan -n` leave the store as it is.
+    dry: bool,
+}
+
+impl StoreHost {
+    /// A host over `store`.
+    pub(crate) fn new(store: Store, system: &str, env: &Environment, dry: bool, realise: Box<Realise>, fetch: Box<Fetch>) -> Self {
+        Self {
+            store_dir: store.store_dir().clone(),
+            store,
+            system: system.to_owned(),
+            env: env.all.clone(),
+            now_secs: now_secs(),
+            realise,
+            fetch,
+            drvs: RefCell::default(),
+            dry,
+        }
+    }
+
+    /// The derivations that were made so far.
+    pub(crate) fn graph(&self) -> Graph {
+        Graph { drvs: self.drvs.borrow().clone() }
+    }
+
+    /// The place on disk of a path that may lie in the logical store.
+    fn physical(&self, path: &Path) -> PathBuf {
+        let Ok(rest) = path.strip_prefix(self.store_dir.as_str()) else {
+            return path.to_path_buf();
+        };
+        let mut parts = rest.components();
+        let Some(Component::Normal(base)) = parts.next() else {
+            return path.to_path_buf();
+        };
+        match base.to_str().and_then(|b| StorePath::from_base(b).ok()) {
+            Some(object) if self.store.is_valid(&object).unwrap_or(false) => self.store.physical(&object).join(parts.as_path()),
+            // An installed Nix may hold it.
+            _ => path.to_path_buf(),
+        }
+    }
+
+    /// The logical name of a place on disk.
+    fn logical(&self, path: PathBuf) -> PathBuf {
+        match path.strip_prefix(self.store.root().join("tree")) {
+            Ok(rest) => Path::new(self.store_dir.as_str()).join(rest),
+            Err(_) => path,
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "builtins.currentTime is the clock by definition")]
+fn now_secs() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+fn store_error(error: sos_store::StoreError) -> HostError {
+    HostError::Diagnostic(Box::new(Diagnostic::from(error)))
+}
+
+/// A source that cannot be added names the path as the recipe knows it.
+fn path_error(path: &Path, error: sos_store::StoreError) -> HostError {
+    match std::fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => HostError::Io(e),
+        _ => store_error(error),
+    }
+}
+
+impl Host for StoreHost {
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        std::fs::read(self.physical(path))
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<(Bytes, FileType)>> {
+        use std::os::unix::ffi::OsStringExt as _;
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(self.physical(path))? {
+            let entry = entry?;
+            entries.push((entry.file_name().into_vec(), file_type(entry.file_type()?)));
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn file_type(&self, path: &Path) -> io::Result<Option<FileType>> {
+        match std::fs::symlink_metadata(self.physical(path)) {
+            Ok(meta) => Ok(Some(file_type(meta.file_type()))),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
+        Ok(self.logical(std::fs::canonicalize(self.physical(path))?))
+    }
+
+    fn add_path(
+        &self,
+        path: &Path,
+        name: &str,
+        method: Method,
+        filter: Option<PathFilter<'_>>,
+        expected: Option<&Hash>,
+    ) -> Result<StorePath, HostError> {
+        let physical = self.physical(path);
+        // The store can only be told of file system errors; what else the filter says is kept here.
+        let mut refused = None;
+        let mut adapter;
+        let filter: Option<sos_store::Filter<'_>> = match filter {
+            None => None,
+            Some(filter) => {
+                adapter = |file: &Path, kind: sos_store::FileType| {
+                    filter(file, of_store(kind)).map_err(|e| {
+                        refused = Some(e);
+                        io::Error::other("the filter failed")
+                    })
+                };
+                Some(&mut adapter)
+            }
+        };
+        let added = if self.dry { self.store.compute_path(&physical, name, method, filter) } else { self.store.add_path(&physical, name, method, filter) };
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        let added = added.map_err(|e| path_error(path, e))?;
+        let Some(expected) = expected else { return Ok(added) };
+        let wanted = store_path::make_fixed(&self.store_dir, name, method, expected, &BTreeSet::new(), false).map_err(|e| HostError::Message(e.to_string()))?;
+        if wanted == added {
+            return Ok(added);
+        }
+        Err(HostError::Diagnostic(Box::new(
+            Diagnostic::error("hash-mismatch", Class::HashMismatch, format!("`{}` does not have the hash that the recipe gives", path.display()))
+                .note(format!("expected {}", expected.to_sri()))
+                .help("take the new hash if the change of the file is meant"),
+        )))
+    }
+
+    fn add_text(&self, name: &str, contents: &[u8], refs: &BTreeSet<StorePath>) -> Result<StorePath, HostError> {
+        self.store.add_text(name, contents, refs).map_err(store_error)
+    }
+
+    fn add_derivation(&self, path: &StorePath, drv: &Derivation, _aterm: &[u8]) -> Result<(), HostError> {
+        self.drvs.borrow_mut().entry(path.clone()).or_insert_with(|| Arc::new(drv.clone()));
+        Ok(())
+    }
+
+    fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError> {
+        if let Some(drv) = self.drvs.borrow().get(path) {
+            return Ok((**drv).clone());
+        }
+        if let Some(aterm) = self.store.get_drv(path).map_err(store_error)? {
+            return Derivation::parse_aterm(&aterm, &self.store_dir).map_err(|e| HostError::Message(format!("`{}` is not a derivation: {e}", path.base())));
+        }
+        Err(HostError::Message(format!("derivation `{}` is not in the store", path.base())))
+    }
+
+    fn realise(&self, wanted: &[(StorePath, String)]) -> Result<Vec<StorePath>, HostError> {
+        (self.realise)(&self.graph(), wanted).map_err(HostError::Diagnostic)
+    }
+
+    fn is_valid_path(&self, path: &StorePath) -> Result<bool, HostError> {
+        self.store.is_valid(path).map_err(store_error)
+    }
+
+    fn fetch_url(&self, request: &FetchRequest) -> Result<StorePath, HostError> {
+        (self.fetch)(request).map_err(HostError::Diagnostic)
+    }
+
+    fn env(&self, name: &str) -> Option<String> {
+        self.env.get(name).cloned()
+    }
+
+    fn current_time(&self) -> i64 {
+        self.now_secs
+    }
+
+    fn system(&self) -> &str {
+        &self.system
+    }
+
+    fn store_dir(&self) -> &StoreDir {
+        &self.store_dir
+    }
+
+    fn trace(&self, message: &str) {
+        output::message(&format!("trace: {message}"));
+    }
+
+    fn warn(&self, message: &str) {
+        output::message(&format!("warning: {message}"));
+    }
+}
+
+fn file_type(t: std::fs::FileType) -> FileType {
+    if t.is_dir() {
+        FileType::Directory
+    } else if t.is_symlink() {
+        FileType::Symlink
+    } else if t.is_file() {
+        FileType::Regular
+    } else {
+        FileType::Unknown
+    }
+}
+
+fn of_store(t: sos_store::FileType) -> FileType {
+    match t {
+        sos_store::FileType::Regular => FileType::Regular,
+        sos_store::FileType::Directory => FileType::Directory,
+        sos_store::FileType::Symlink => FileType::Symlink,
+        _ => FileType::Unknown,
+    }
+}

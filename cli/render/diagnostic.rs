@@ -1,0 +1,157 @@
+//! Draws diagnostics for people, and writes them as JSON.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
+use sos_formats::diagnostic::{Diagnostic, Label, Severity, SourceFile};
+
+/// At most this many frames of a trace are shown without `--show-trace`.
+const SHORT_TRACE: usize = 0;
+/// At most this many diagnostics of one run are drawn.
+pub(crate) const MAX_DIAGNOSTICS: usize = 50;
+
+/// How diagnostics look.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Style {
+    /// Use colours.
+    pub(crate) color: bool,
+    /// Print every frame of evaluation traces.
+    pub(crate) show_trace: bool,
+}
+
+/// Renders one diagnostic, ended by a newline. The trace stands above, so that the error itself is last.
+pub(crate) fn render(diagnostic: &Diagnostic, style: Style) -> String {
+    let renderer = if style.color { Renderer::styled() } else { Renderer::plain() }.decor_style(DecorStyle::Ascii);
+    let mut out = String::new();
+    let frames = if style.show_trace { usize::MAX } else { SHORT_TRACE };
+    for frame in diagnostic.trace.iter().take(frames) {
+        let mut group = Group::with_title(Level::NOTE.secondary_title(frame.message.as_str()));
+        if let Some(label) = &frame.label {
+            group = group.element(snippet(std::slice::from_ref(label), &label.file));
+        }
+        let _ = writeln!(out, "{}", renderer.render(&[group]));
+    }
+    let level = match diagnostic.severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
+    };
+    let mut main = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code).elements(Vec::<Snippet<'_, annotate_snippets::Annotation<'_>>>::new());
+    for file in files(&diagnostic.labels) {
+        let labels: Vec<Label> = diagnostic.labels.iter().filter(|l| Arc::ptr_eq(&l.file, &file)).cloned().collect();
+        main = main.element(snippet_owned(&labels, &file));
+    }
+    for note in &diagnostic.notes {
+        main = main.element(Level::NOTE.message(note.as_str()));
+    }
+    if !style.show_trace && !diagnostic.trace.is_empty() {
+        main = main.element(Level::NOTE.message(format!("{} frames of evaluation are not shown; `--show-trace` shows them", diagnostic.trace.len())));
+    }
+    let mut report = vec![main];
+    for help in &diagnostic.helps {
+        report.push(Group::with_title(Level::HELP.secondary_title(help.as_str())));
+    }
+    for fix in &diagnostic.fixes {
+        let mut group = Group::with_title(Level::HELP.secondary_title(fix.description.as_str()));
+        for (file, span, text) in &fix.edits {
+            group = group.element(Snippet::source(file.text.as_str()).path(file.name.as_str()).patch(Patch::new(clamp(span, &file.text), text.as_str())));
+        }
+        report.push(group);
+    }
+    let _ = writeln!(out, "{}", renderer.render(&report));
+    out
+}
+
+/// The distinct source files of `labels`, in order of first use.
+fn files(labels: &[Label]) -> Vec<Arc<SourceFile>> {
+    let mut out: Vec<Arc<SourceFile>> = Vec::new();
+    for label in labels {
+        if !out.iter().any(|f| Arc::ptr_eq(f, &label.file)) {
+            out.push(Arc::clone(&label.file));
+        }
+    }
+    out
+}
+
+fn snippet<'a>(labels: &'a [Label], file: &'a SourceFile) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+    let mut snippet = Snippet::source(file.text.as_str()).path(file.name.as_str());
+    for (i, label) in labels.iter().enumerate() {
+        let kind = if i == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+        let mut annotation = kind.span(clamp(&label.span, &file.text));
+        if !label.text.is_empty() {
+            annotation = annotation.label(label.text.as_str());
+        }
+        snippet = snippet.annotation(annotation);
+    }
+    snippet
+}
+
+fn snippet_owned(labels: &[Label], file: &SourceFile) -> Snippet<'static, annotate_snippets::Annotation<'static>> {
+    let mut snippet = Snippet::source(file.text.clone()).path(file.name.clone());
+    for (i, label) in labels.iter().enumerate() {
+        let kind = if i == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+        let mut annotation = kind.span(clamp(&label.span, &file.text));
+        if !label.text.is_empty() {
+            annotation = annotation.label(label.text.clone());
+        }
+        snippet = snippet.annotation(annotation);
+    }
+    snippet
+}
+
+/// A span that lies inside `text` and on character boundaries, so that drawing cannot panic.
+fn clamp(span: &std::ops::Range<usize>, text: &str) -> std::ops::Range<usize> {
+    let fit = |mut at: usize| {
+        at = at.min(text.len());
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    };
+    let start = fit(span.start);
+    start..fit(span.end).max(start)
+}
+
+/// One line per diagnostic in the form that GitHub's log reader turns into an annotation.
+pub(crate) fn github(diagnostic: &Diagnostic) -> String {
+    let place = diagnostic.labels.first().map_or(String::new(), |l| {
+        let (line, column) = l.file.line_column(l.span.start);
+        format!(" file={},line={line},col={column}", l.file.name)
+    });
+    format!("::error{place}::{} [{}]\n", diagnostic.message.replace('\n', " "), diagnostic.code)
+}
+
+#[cfg(test)]
+mod tests {
+    use sos_formats::diagnostic::Class;
+
+    use super::*;
+
+    const PLAIN: Style = Style { color: false, show_trace: false };
+
+    #[test]
+    fn an_error_names_place_cause_and_fix() {
+        let file = Arc::new(SourceFile { name: "site.nix".into(), text: "{\n  name = s.pakage.name;\n}\n".into() });
+        let d = Diagnostic::error("eval-attr-missing", Class::Recipe, "attribute `pakage` not found")
+            .label(file, 13..19, "no such attribute")
+            .help("a similar attribute exists: `package`");
+        insta::assert_snapshot!(render(&d, PLAIN), @r"
+        error[eval-attr-missing]: attribute `pakage` not found
+         --> site.nix:2:12
+          |
+        2 |   name = s.pakage.name;
+          |            ^^^^^^ no such attribute
+          |
+        help: a similar attribute exists: `package`
+        ");
+    }
+
+    #[test]
+    fn spans_outside_the_text_do_not_panic() {
+        let file = Arc::new(SourceFile { name: "x".into(), text: "é".into() });
+        let d = Diagnostic::error("x", Class::Recipe, "y").label(file, 1..900, "");
+        assert!(render(&d, PLAIN).contains("error[x]: y"));
+    }
+}

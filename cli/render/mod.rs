@@ -1,0 +1,7 @@
+//! Everything that a person sees is drawn here.
+
+pub(crate) mod diagnostic;
+pub(crate) mod output;
+pub(crate) mod progress;
+pub(crate) mod size;
+pub(crate) mod terminal;

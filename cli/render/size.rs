@@ -1,0 +1,55 @@
+//! Sizes and durations for people.
+
+use std::time::Duration;
+
+/// `18.0 MiB`, `812 B`.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    #[allow(clippy::cast_precision_loss, reason = "shown with one digit behind the point")]
+    let mut value = n as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// `340ms`, `14.2s`, `2m 41s`, `1h 3m`.
+pub(crate) fn duration(d: Duration) -> String {
+    let secs = d.as_secs();
+    match secs {
+        0 => format!("{}ms", d.as_millis()),
+        1..=59 => format!("{:.1}s", d.as_secs_f64()),
+        60..=3599 => format!("{}m {}s", secs / 60, secs % 60),
+        _ => format!("{}h {}m", secs / 3600, secs % 3600 / 60),
+    }
+}
+
+/// `1 package`, `3 packages`.
+pub(crate) fn count(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_one_digit_behind_the_point() {
+        assert_eq!(bytes(812), "812 B");
+        assert_eq!(bytes(18 * 1024 * 1024), "18.0 MiB");
+        assert_eq!(bytes(u64::MAX), "16384.0 PiB");
+    }
+
+    #[test]
+    fn durations_drop_what_does_not_matter() {
+        assert_eq!(duration(Duration::from_millis(340)), "340ms");
+        assert_eq!(duration(Duration::from_millis(14_230)), "14.2s");
+        assert_eq!(duration(Duration::from_secs(161)), "2m 41s");
+        assert_eq!(duration(Duration::from_secs(3_800)), "1h 3m");
+    }
+}

@@ -1,0 +1,165 @@
+//! Runs the engine under a display.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use sos_builders::fetch::{Download, Fetcher};
+use sos_engine::{BuildOptions, BuildReport, Cancel, Engine, EventSink, Graph, Wanted};
+use sos_formats::derivation::{Derivation, Method, Output};
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::{Hash, HashAlgo};
+use sos_formats::store_path::StorePath;
+use sos_lang::FetchRequest;
+
+use crate::failure::Failure;
+use crate::interrupt;
+use crate::render::progress;
+use crate::session::Session;
+
+/// The largest file that an evaluation may fetch without a hash.
+const MAX_UNPINNED_BYTES: u64 = 1 << 30;
+
+/// What the flags of a build say beyond the configuration.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RunOptions {
+    pub(crate) jobs: Option<usize>,
+    pub(crate) keep_going: bool,
+    pub(crate) keep_failed: bool,
+    pub(crate) timeout_secs: Option<u64>,
+    pub(crate) offline: bool,
+    /// Show what builds write.
+    pub(crate) logs: bool,
+    /// As the journal shows it.
+    pub(crate) command: String,
+}
+
+/// An engine over the store of the session.
+///
+/// # Errors
+/// When the store cannot be opened.
+pub(crate) fn engine(session: &Session, options: &RunOptions, events: EventSink) -> Result<Engine, Failure> {
+    let config = &session.config;
+    let mut build = BuildOptions::new(&config.system, Session::exe()?);
+    build.jobs = options.jobs.unwrap_or(config.jobs);
+    build.cores = config.cores;
+    build.keep_going = options.keep_going;
+    build.keep_failed = options.keep_failed;
+    build.timeout_secs = options.timeout_secs.or(config.timeout_secs);
+    build.silent_timeout_secs = config.silent_timeout_secs;
+    build.sandbox_paths.clone_from(&config.sandbox_paths);
+    build.offline = options.offline;
+    build.command.clone_from(&options.command);
+    build.impure_env.clone_from(&session.env.all);
+    if config.system == "x86_64-linux" {
+        build.extra_platforms.push("i686-linux".to_owned());
+    }
+    let registry = sos_builders::registry(sos_builders::Config { mirrors: session.mirrors(), offline: options.offline });
+    Ok(Engine::new(session.store()?.clone(), registry, build, events))
+}
+
+/// Builds, with a display and with Ctrl-C handled.
+///
+/// # Errors
+/// `interrupted` after a signal; the problems of the build stand in the report and were shown already.
+pub(crate) fn build(session: &Session, graph: &Graph, wanted: &[Wanted], options: &RunOptions) -> Result<BuildReport, Failure> {
+    let (events, receiver) = EventSink::channel();
+    let engine = engine(session, options, events)?;
+    let display = progress::spawn(receiver, progress::Options { terminal: session.terminal, style: session.style(), logs: options.logs });
+    let seen = Arc::new(AtomicU8::new(0));
+    let report = runtime()?.block_on(async {
+        let cancel = Cancel::new();
+        let watch = tokio::spawn(interrupt::watch(cancel.clone(), seen.clone()));
+        let report = engine.build(graph, wanted, cancel).await;
+        watch.abort();
+        report
+    });
+    // The display ends when the last sender is gone.
+    drop(engine);
+    display.finish();
+    match seen.load(Ordering::SeqCst) {
+        0 => Ok(report),
+        signal => Err(Failure::interrupted(signal)),
+    }
+}
+
+/// Builds outputs while a recipe is being evaluated (import from derivation); quiet unless it fails.
+///
+/// # Errors
+/// The first problem.
+pub(crate) fn realise(session: &Session, graph: &Graph, wanted: &[(StorePath, String)], offline: bool) -> Result<Vec<StorePath>, Box<Diagnostic>> {
+    let options = RunOptions { offline, command: "import from derivation".to_owned(), ..RunOptions::default() };
+    let run = || -> Result<BuildReport, Failure> {
+        let engine = engine(session, &options, EventSink::null())?;
+        let asked: Vec<Wanted> = wanted.iter().map(|(drv, output)| Wanted { drv: drv.clone(), outputs: vec![output.clone()] }).collect();
+        Ok(runtime()?.block_on(engine.build(graph, &asked, Cancel::new())))
+    };
+    let report = run().map_err(Failure::into_first)?;
+    if let Some(first) = report.failures.into_iter().next() {
+        return Err(Box::new(first));
+    }
+    report
+        .results
+        .iter()
+        .zip(wanted)
+        .map(|((_, outputs), (drv, output))| {
+            outputs.get(output).cloned().ok_or_else(|| {
+                Box::new(Diagnostic::error("build-no-output", Class::BuildFailed, format!("`{}` did not make its output `{output}`", Derivation::name_from_path(drv))))
+            })
+        })
+        .collect()
+}
+
+/// Fetches what `builtins.fetchurl` or `builtins.fetchTarball` asks for.
+///
+/// # Errors
+/// Why it could not be fetched; `fetch-unpinned` for an archive without a hash.
+pub(crate) fn fetch(session: &Session, request: &FetchRequest, offline: bool) -> Result<StorePath, Box<Diagnostic>> {
+    let Some(hash) = &request.sha256 else {
+        return fetch_unpinned(session, request, offline);
+    };
+    let method = if request.unpack { Method::Recursive } else { Method::Flat };
+    let attributes = serde_json::json!({ "name": request.name, "urls": [request.url], "unpack": request.unpack });
+    let mut drv = Derivation {
+        outputs: [("out".to_owned(), Output::Fixed { method, hash: hash.clone() })].into(),
+        input_drvs: std::collections::BTreeMap::new(),
+        input_srcs: std::collections::BTreeSet::new(),
+        system: "builtin".to_owned(),
+        builder: b"builtin:fetch".to_vec(),
+        args: Vec::new(),
+        env: [(b"__json".to_vec(), attributes.to_string().into_bytes())].into(),
+    };
+    let store_dir = session.store_dir().map_err(Failure::into_first)?;
+    let broken = |e: &dyn std::fmt::Display| Box::new(Diagnostic::error("fetch-bad-name", Class::Recipe, format!("`{}` cannot name a store object: {e}", request.name)));
+    let out = drv.output_path(&store_dir, &request.name, "out").ok_or_else(|| broken(&"no path"))?;
+    drv.env.insert(b"out".to_vec(), out.absolute(&store_dir).into_bytes());
+    let path = drv.drv_path(&store_dir, &request.name).map_err(|e| broken(&e))?;
+    let mut graph = Graph::new();
+    graph.insert(path.clone(), drv);
+    realise(session, &graph, &[(path, "out".to_owned())], offline)?.pop().ok_or_else(|| broken(&"nothing was fetched"))
+}
+
+fn fetch_unpinned(session: &Session, request: &FetchRequest, offline: bool) -> Result<StorePath, Box<Diagnostic>> {
+    let fetcher = Fetcher::new(session.mirrors(), offline);
+    let bytes = fetcher.bytes(std::slice::from_ref(&request.url), MAX_UNPINNED_BYTES, None)?;
+    let found = Hash::of(HashAlgo::Sha256, &bytes);
+    if request.unpack {
+        return Err(Box::new(
+            Diagnostic::error("fetch-unpinned", Class::Recipe, format!("`{}` is an archive without a hash", request.url))
+                .help("give the hash of the unpacked tree as `sha256`; with a wrong one, the error names the right one"),
+        ));
+    }
+    let run = || -> Result<StorePath, Failure> {
+        let store = session.store()?;
+        let dir = store.temp_dir("fetch")?;
+        let file = dir.path().join("file");
+        std::fs::write(&file, &bytes).map_err(|e| Failure::io("cannot write to the store", &e))?;
+        Ok(store.add_path(&file, &request.name, Method::Flat, None)?)
+    };
+    let path = run().map_err(Failure::into_first)?;
+    crate::render::output::message(&format!("warning: `{}` is not pinned; its hash is {}", request.url, found.to_sri()));
+    Ok(path)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| Failure::io("cannot start the runtime", &e))
+}

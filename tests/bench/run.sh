@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Ratios of sos against real Nix, alternated in one run, medians; prints a table for BENCHMARKS.md.
+#
+#   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [lang|engine]
+#
+# The inputs are those of ../shared/bench; without that folder there is nothing to measure.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")/../.." && pwd)
+sos=$(realpath "${SOS:?"set SOS to a release build of sos; make bench does"}")
+inputs=$here/../shared/bench
+rounds=${ROUNDS:-5}
+only=${1:-all}
+
+[ -d "$inputs" ] || { echo "skipped: no ../shared/bench"; exit 0; }
+command -v nix-instantiate >/dev/null || { echo "skipped: no nix-instantiate"; exit 0; }
+
+work=$(mktemp -d)
+trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
+export HOME=$work/home NIX_CONFIG="experimental-features = nix-command ca-derivations"
+mkdir -p "$HOME"
+
+# Microseconds that a command takes; its own output is dropped.
+took() {
+  local start end
+  start=$(date +%s%N)
+  "$@" >/dev/null 2>"$work/stderr" || { echo "failed: $*" >&2; cat "$work/stderr" >&2; exit 1; }
+  end=$(date +%s%N)
+  echo $(((end - start) / 1000))
+}
+median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+row() { awk -v n="$1" -v a="$2" -v b="$3" 'BEGIN { printf "| %s | %.1f | %.1f | %.2f |\n", n, a / 1000, b / 1000, b / a }'; }
+
+# compare NAME 'command of Nix' 'command of sos'; PREPARE runs before each, untimed.
+compare() {
+  local name=$1 a=$2 b=$3 i
+  : >"$work/a"
+  : >"$work/b"
+  for ((i = 1; i <= rounds; i++)); do
+    export ROUND=$i
+    [ -z "${PREPARE:-}" ] || bash -c "$PREPARE"
+    took bash -c "$a" >>"$work/a"
+    [ -z "${PREPARE:-}" ] || bash -c "$PREPARE"
+    took bash -c "$b" >>"$work/b"
+  done
+  row "$name" "$(median <"$work/a")" "$(median <"$work/b")"
+}
+
+echo "commit $(git -C "$here" rev-parse --short HEAD 2>/dev/null || echo unknown), $rounds rounds, $(nproc) cores, $(nix-instantiate --version)"
+echo
+echo "| case | Nix ms | sos ms | sos/Nix |"
+echo "|---|---|---|---|"
+
+if [ "$only" != engine ]; then
+  for file in "$inputs"/lang/*.nix; do
+    name=$(basename "$file" .nix)
+    include=
+    if [ "$name" = modules ]; then
+      [ -n "${BENCH_LIB:-}" ] || { echo "| modules | skipped: BENCH_LIB is not set | | |"; continue; }
+      include="-I lib=$BENCH_LIB"
+    fi
+    compare "lang $name" "nix-instantiate --store dummy:// --eval --strict $include $file" "$sos eval --strict $include --file $file"
+  done
+fi
+
+if [ "$only" != lang ]; then
+  busybox=$(command -v busybox)
+  gen() { python3 "$inputs/engine/gen_dag.py" layers 1000 --builder "$busybox" "$@"; }
+  gen -o "$work/noop.nix"
+  nix_build="nix-build --store $work/nix --no-out-link --option sandbox-paths $busybox --option sandbox true -j 2 --option build-users-group ''"
+  sos_build="$sos --store $work/sos --config build.sandbox-paths=[\\\"$busybox\\\"] build --no-link -j 2"
+  bash -c "$nix_build $work/noop.nix" >/dev/null 2>&1 || echo "note: nix-build cannot build here" >&2
+  bash -c "$sos_build $work/noop.nix" >/dev/null 2>&1
+  compare "no-op, 1000 derivations" "$nix_build $work/noop.nix" "$sos_build $work/noop.nix"
+  rounds=3
+  for i in 1 2 3; do gen --salt "$i.$$" -o "$work/cold$i.nix"; done
+  compare "cold, 1000 derivations" "$nix_build $work/cold\$ROUND.nix" "$sos_build $work/cold\$ROUND.nix"
+fi

@@ -1,0 +1,6 @@
+//! The verbs, one file a subject.
+
+mod builds;
+mod bad_input;
+mod language;
+mod verbs;
