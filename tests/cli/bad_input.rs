@@ -75,7 +75,7 @@ fn a_cycle_is_named() {
 #[test]
 fn recipe_errors_come_all_at_once_with_their_places() {
     let w = World::new();
-    w.write("x.rootfs.toml", "name = \"x\"\nsuit = \"bookworm\"\nvariant = \"tiny\"\nepoch = 1\n[[users]]\nname = \"Root User\"\n");
+    w.write("x.rootfs.toml", "name = \"x\"\nsuit = \"bookworm\"\nvariant = \"tiny\"\nepoch = 1\n[[user]]\nname = \"Root User\"\n");
     let run = w.sos(["check", "x.rootfs.toml"]).fails(3);
     let run = run.says(&["x.rootfs.toml:2:1", "suit", "suite", "x.rootfs.toml:3:", "tiny", "minbase", "x.rootfs.toml:6:", "Root User"]);
     assert!(!w.project().join("sos.lock").exists());
