@@ -1,1 +1,62 @@
 //! The content-addressed store: blobs, trees, rootfs manifests, metadata, garbage collection.
+//!
+//! ```text
+//! <root>/
+//!   version                 format number; a newer one is refused
+//!   db/sos.sqlite           what is valid, what refers to what, results, leases, caches, journal
+//!   lock/{gc,add,drv/…}     files for flock
+//!   cas/ab/cdef…            contents by BLAKE3, 0444; the executable twin ends in .x, 0555
+//!   tree/<hash>-<name>      tree objects: directories of hard links to cas/, read-only, times 1
+//!   man/ab/cdef…            manifest nodes of rootfs objects, zstd
+//!   tmp/<pid>.<start>.<n>…  private directories, locked by their owners
+//!   roots/ , roots/auto/    symlinks that keep objects alive
+//!   log/ab/….zst            logs by derivation
+//!   work/                   the engine's cached working trees
+//!   reserve                 8 MiB, given up first on a full disk
+//! ```
+//!
+//! Invariants: an object is valid only by its row in the database; what a valid object refers to is valid; files are
+//! written and synced before the row. Nothing here is asynchronous; a [`Store`] can be used from many threads.
+#![forbid(unsafe_code)]
+
+mod cas;
+mod clock;
+mod db;
+mod error;
+#[doc(hidden)]
+pub mod fault;
+mod ingest;
+mod journal;
+mod listing;
+mod locks;
+mod logs;
+mod nar_in;
+mod objects;
+mod outputs;
+mod place;
+mod process;
+mod remove;
+pub mod rootfs;
+mod roots;
+mod scan;
+mod session;
+mod sources;
+mod statcache;
+mod store;
+mod sys;
+mod temp;
+
+pub use error::{Result, RootPathProblem, StoreError};
+pub use ingest::{IngestOptions, Ingested};
+pub use journal::{BuildId, BuildRecord};
+pub use listing::{FileType, Filter};
+pub use locks::{DrvLock, LockHolder, TryLock};
+pub use logs::LogWriter;
+pub use objects::{ObjectKind, PathInfo, Registration};
+pub use outputs::{Trace, TraceRecord};
+pub use process::ProcessId;
+pub use remove::{PlainRemover, Remover};
+pub use roots::GcRoot;
+pub use session::Lease;
+pub use store::{OpenOptions, Store};
+pub use temp::{SweepReport, TempDir};

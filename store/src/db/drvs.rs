@@ -1,0 +1,175 @@
+//! Derivations, their outputs, and the results of builds.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use sos_formats::store_path::StorePath;
+
+use super::Unsigned;
+use crate::error::{Result, StoreError};
+use crate::outputs::{Trace, TraceRecord};
+
+/// Keeps the text of a derivation.
+pub(crate) fn put_drv(db: &Connection, path: &StorePath, aterm: &[u8]) -> Result<()> {
+    let sql = "INSERT OR IGNORE INTO drv (hash20, name, aterm) VALUES (?1, ?2, ?3)";
+    db.prepare_cached(sql)?
+        .execute(params![path.hash_bytes(), path.name(), aterm])?;
+    Ok(())
+}
+
+/// Finds the text of a derivation.
+pub(crate) fn get_drv(db: &Connection, path: &StorePath) -> Result<Option<Vec<u8>>> {
+    let mut statement =
+        db.prepare_cached("SELECT aterm FROM drv WHERE hash20 = ?1 AND name = ?2")?;
+    Ok(statement
+        .query_row(params![path.hash_bytes(), path.name()], |row| row.get(0))
+        .optional()?)
+}
+
+/// Lists the derivations that are kept.
+pub(crate) fn all_drvs(db: &Connection) -> Result<BTreeSet<StorePath>> {
+    let mut statement = db.prepare("SELECT hash20, name FROM drv")?;
+    let mut rows = statement.query([])?;
+    let mut found = BTreeSet::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(1)?;
+        let path =
+            StorePath::new(row.get(0)?, &name).map_err(|err| StoreError::DatabaseCorrupt {
+                detail: err.to_string(),
+            })?;
+        found.insert(path);
+    }
+    Ok(found)
+}
+
+/// Forgets a derivation and where its outputs are.
+pub(crate) fn delete_drv(db: &Connection, path: &StorePath) -> Result<()> {
+    db.prepare_cached("DELETE FROM drv WHERE hash20 = ?1")?
+        .execute([path.hash_bytes()])?;
+    Ok(())
+}
+
+/// Forgets that a path is the output of anything.
+pub(crate) fn delete_results_of(db: &Connection, path: &StorePath) -> Result<()> {
+    db.prepare_cached("DELETE FROM drv_output WHERE path = ?1")?
+        .execute([path.as_str()])?;
+    db.prepare_cached("DELETE FROM trace WHERE path = ?1")?
+        .execute([path.as_str()])?;
+    Ok(())
+}
+
+/// Finds the output of a derivation, if that path is valid.
+pub(crate) fn get_output(
+    db: &Connection,
+    drv: &StorePath,
+    output: &str,
+) -> Result<Option<StorePath>> {
+    let sql = "SELECT path FROM drv_output WHERE drv = ?1 AND output = ?2";
+    let found: Option<String> = db
+        .prepare_cached(sql)?
+        .query_row(params![drv.as_str(), output], |row| row.get(0))
+        .optional()?;
+    valid(db, found)
+}
+
+/// Notes the output of a derivation, in place of an earlier note.
+pub(crate) fn set_output(
+    db: &Connection,
+    drv: &StorePath,
+    output: &str,
+    path: &StorePath,
+) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO drv_output (drv, output, path) VALUES (?1, ?2, ?3)";
+    db.prepare_cached(sql)?
+        .execute(params![drv.as_str(), output, path.as_str()])?;
+    Ok(())
+}
+
+/// All outputs of a derivation that are valid.
+pub(crate) fn outputs_of(db: &Connection, drv: &StorePath) -> Result<Vec<(String, StorePath)>> {
+    let mut statement =
+        db.prepare_cached("SELECT output, path FROM drv_output WHERE drv = ?1 ORDER BY output")?;
+    let rows = statement.query_map([drv.as_str()], |row| {
+        Ok((row.get::<_, String>(0)?, row.get(1)?))
+    })?;
+    let mut found = Vec::new();
+    for row in rows {
+        let (output, path) = row?;
+        if let Some(path) = valid(db, Some(path))? {
+            found.push((output, path));
+        }
+    }
+    Ok(found)
+}
+
+/// Finds the newest valid result for a key.
+pub(crate) fn find_trace(
+    db: &Connection,
+    key: &[u8; 32],
+    output: &str,
+) -> Result<Option<StorePath>> {
+    let sql = "SELECT path FROM trace WHERE key = ?1 AND output = ?2 ORDER BY id DESC";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query(params![key, output])?;
+    while let Some(row) = rows.next()? {
+        if let Some(path) = valid(db, Some(row.get(0)?))? {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Adds a result.
+pub(crate) fn insert_trace(db: &Connection, trace: &Trace) -> Result<()> {
+    let sql = "INSERT INTO trace (key, output, drv, path, builder, started, duration_ms, log)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    db.prepare_cached(sql)?.execute(params![
+        trace.key,
+        trace.output,
+        trace.drv.as_str(),
+        trace.path.as_str(),
+        trace.builder,
+        trace.started_secs,
+        Unsigned(trace.duration_ms),
+        trace.log.as_ref().map(StorePath::as_str),
+    ])?;
+    Ok(())
+}
+
+/// All results that made a path, oldest first.
+pub(crate) fn traces_of(db: &Connection, path: &StorePath) -> Result<Vec<TraceRecord>> {
+    let sql = "SELECT id, key, output, drv, path, builder, started, duration_ms, log FROM trace
+               WHERE path = ?1 ORDER BY id";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query([path.as_str()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let log: Option<String> = row.get(8)?;
+        found.push(TraceRecord {
+            id: row.get(0)?,
+            trace: Trace {
+                key: row.get(1)?,
+                output: row.get(2)?,
+                drv: parse(&row.get::<_, String>(3)?)?,
+                path: parse(&row.get::<_, String>(4)?)?,
+                builder: row.get(5)?,
+                started_secs: row.get(6)?,
+                duration_ms: row.get::<_, Unsigned>(7)?.0,
+                log: log.as_deref().map(parse).transpose()?,
+            },
+        });
+    }
+    Ok(found)
+}
+
+fn valid(db: &Connection, base: Option<String>) -> Result<Option<StorePath>> {
+    let Some(base) = base else { return Ok(None) };
+    let path = parse(&base)?;
+    Ok(super::path_id(db, &path)?.map(|_| path))
+}
+
+fn parse(base: &str) -> Result<StorePath> {
+    StorePath::from_base(base).map_err(|err| StoreError::DatabaseCorrupt {
+        detail: err.to_string(),
+    })
+}

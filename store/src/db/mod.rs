@@ -1,0 +1,290 @@
+//! The metadata of the store in SQLite. All SQL of sos is in this directory.
+//!
+//! One connection writes, behind a lock; readers take their own from a small pool, so a long write never
+//! delays a query. Write transactions begin IMMEDIATE: they are also what keeps two processes apart while
+//! one of them moves a tree into place (see `commit`) or out of it (see `gc`).
+
+mod cache;
+mod drvs;
+mod journal;
+mod leases;
+mod paths;
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+
+use crate::error::{Result, StoreError};
+
+pub(crate) use cache::*;
+pub(crate) use drvs::*;
+pub(crate) use journal::*;
+pub(crate) use leases::*;
+pub(crate) use paths::*;
+
+/// How the schema came to be, oldest first; `PRAGMA user_version` counts how many were applied.
+const MIGRATIONS: &[&str] = &[include_str!("001_initial.sql")];
+
+/// How long a writer waits for another process.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Idle reading connections that are kept.
+const MAX_IDLE_READERS: usize = 8;
+
+/// Pages in the write-ahead log before SQLite copies them back (4 KiB each).
+const WAL_PAGES: u32 = 4000;
+
+/// The open database.
+pub(crate) struct Db {
+    file: PathBuf,
+    mode: Mode,
+    writer: Mutex<Connection>,
+    readers: Mutex<Vec<Connection>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    ReadWrite,
+    ReadOnly,
+    /// On a read-only mount without a `-shm` file, SQLite can only read a database that nobody writes.
+    Immutable,
+}
+
+impl Db {
+    /// Opens the database for writing, making or migrating it. The caller holds the store's set-up lock.
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        let file = root.join("db/sos.sqlite");
+        let mut writer = connect(&file, Mode::ReadWrite)?;
+        migrate(&mut writer, root)?;
+        Ok(Self {
+            file,
+            mode: Mode::ReadWrite,
+            writer: Mutex::new(writer),
+            readers: Mutex::default(),
+        })
+    }
+
+    /// Opens the database for queries only; works on a read-only mount.
+    pub(crate) fn open_read_only(root: &Path) -> Result<Self> {
+        let file = root.join("db/sos.sqlite");
+        let mut mode = Mode::ReadOnly;
+        let connection = match connect(&file, mode)
+            .and_then(|db| user_version(&db).map(|version| (db, version)))
+        {
+            Ok((db, version)) => {
+                check_version(version, root)?;
+                db
+            }
+            Err(first) => {
+                let wal = root.join("db/sos.sqlite-wal");
+                let wal_has_data = std::fs::metadata(wal).is_ok_and(|meta| meta.len() > 0);
+                if wal_has_data || !file.exists() {
+                    return Err(first);
+                }
+                mode = Mode::Immutable;
+                let db = connect(&file, mode)?;
+                check_version(user_version(&db)?, root)?;
+                db
+            }
+        };
+        Ok(Self {
+            file,
+            mode,
+            writer: Mutex::new(connection),
+            readers: Mutex::default(),
+        })
+    }
+
+    /// Runs queries on a connection of their own.
+    pub(crate) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let pooled = lock(&self.readers).pop();
+        let connection = match pooled {
+            Some(connection) => connection,
+            None => {
+                let mode = if self.mode == Mode::ReadWrite {
+                    Mode::ReadOnly
+                } else {
+                    self.mode
+                };
+                connect(&self.file, mode)?
+            }
+        };
+        let result = work(&connection);
+        let mut idle = lock(&self.readers);
+        if idle.len() < MAX_IDLE_READERS {
+            idle.push(connection);
+        }
+        result
+    }
+
+    /// Runs one write transaction; everything or nothing of it happens.
+    pub(crate) fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        if self.mode != Mode::ReadWrite {
+            return Err(StoreError::ReadOnly);
+        }
+        let mut writer = lock(&self.writer);
+        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = work(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
+    }
+
+    /// A number that changes whenever another connection has committed; meaningful on the writer only.
+    pub(crate) fn data_version(connection: &Connection) -> Result<i64> {
+        Ok(connection.pragma_query_value(None, "data_version", |row| row.get(0))?)
+    }
+
+    /// Copies the write-ahead log back and cuts it, so that a full disk gets its room back.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        if self.mode != Mode::ReadWrite {
+            return Err(StoreError::ReadOnly);
+        }
+        let writer = lock(&self.writer);
+        writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        Ok(())
+    }
+
+    /// Asks SQLite to look through the whole file; returns what it complains about.
+    pub(crate) fn integrity(&self) -> Result<Vec<String>> {
+        self.read(|db| {
+            let mut found = Vec::new();
+            let mut statement = db.prepare("PRAGMA integrity_check(50)")?;
+            let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+            for row in rows {
+                let line = row?;
+                if line != "ok" {
+                    found.push(line);
+                }
+            }
+            let mut statement = db.prepare("PRAGMA foreign_key_check")?;
+            let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+            for row in rows {
+                found.push(format!("a row of table `{}` refers to nothing", row?));
+            }
+            Ok(found)
+        })
+    }
+}
+
+/// Takes a lock even if a thread panicked with it: the database itself keeps its transactions whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A count or a size: the database knows signed numbers only, and none of ours comes near the limit.
+pub(crate) struct Unsigned(pub(crate) u64);
+
+impl ToSql for Unsigned {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(i64::try_from(self.0).unwrap_or(i64::MAX).into())
+    }
+}
+
+impl FromSql for Unsigned {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        let number = value.as_i64()?;
+        u64::try_from(number)
+            .map(Self)
+            .map_err(|_negative| FromSqlError::OutOfRange(number))
+    }
+}
+
+fn connect(file: &Path, mode: Mode) -> Result<Connection> {
+    let base = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
+    let connection = match mode {
+        Mode::ReadWrite => {
+            let flags = base | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+            Connection::open_with_flags(file, flags)?
+        }
+        Mode::ReadOnly => {
+            Connection::open_with_flags(file, base | OpenFlags::SQLITE_OPEN_READ_ONLY)?
+        }
+        Mode::Immutable => {
+            let flags = base | OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+            Connection::open_with_flags(immutable_uri(file), flags)?
+        }
+    };
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    if mode == Mode::ReadWrite {
+        let journal: String =
+            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+        if !journal.eq_ignore_ascii_case("wal") {
+            // A file system without shared memory: the rollback journal is slower, and as safe.
+            tracing::debug!(%journal, "the database does not use a write-ahead log");
+        }
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+    }
+    Ok(connection)
+}
+
+fn immutable_uri(file: &Path) -> String {
+    use std::fmt::Write as _;
+    use std::os::unix::ffi::OsStrExt;
+    let mut uri = String::from("file:");
+    for &byte in file.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            // Writing to a string cannot fail.
+            let _ = write!(uri, "%{byte:02x}");
+        }
+    }
+    uri + "?immutable=1"
+}
+
+fn user_version(connection: &Connection) -> Result<u64> {
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    u64::try_from(version).map_err(|_negative| StoreError::DatabaseCorrupt {
+        detail: format!("format number {version}"),
+    })
+}
+
+fn check_version(found: u64, root: &Path) -> Result<()> {
+    let supported = MIGRATIONS.len() as u64;
+    if found > supported {
+        return Err(StoreError::TooNew {
+            root: root.to_owned(),
+            found,
+            supported,
+        });
+    }
+    if found == 0 {
+        return Err(StoreError::NotAStore {
+            root: root.to_owned(),
+            reason: "its database is empty",
+        });
+    }
+    Ok(())
+}
+
+fn migrate(connection: &mut Connection, root: &Path) -> Result<()> {
+    let supported = MIGRATIONS.len() as u64;
+    if user_version(connection)? == supported {
+        return Ok(());
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    // Another process may have been first.
+    let found = user_version(&transaction)?;
+    if found > supported {
+        return Err(StoreError::TooNew {
+            root: root.to_owned(),
+            found,
+            supported,
+        });
+    }
+    let done = usize::try_from(found).unwrap_or(MIGRATIONS.len());
+    for migration in MIGRATIONS.iter().skip(done) {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", Unsigned(supported))?;
+    transaction.commit()?;
+    Ok(())
+}

@@ -1,0 +1,567 @@
+//! Reads a tree once: hashes it as a NAR, looks for references, and stages it as hard links of blobs.
+
+use std::collections::BTreeSet;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use sos_formats::hash::{Blake3, Hash, HashAlgo, Hasher, Sha256};
+use sos_formats::nar::{self, NarError};
+use sos_formats::store_path::StorePath;
+
+use crate::cas::{self, IN_MEMORY_BYTES};
+use crate::error::{IoContext, Result, StoreError};
+use crate::fault;
+use crate::listing::{Filter, Item, ItemKind, ListOptions, Listing};
+use crate::place::{Content, Job, Placer, State};
+use crate::scan::RefScanner;
+use crate::store::Store;
+use crate::sys;
+use crate::temp::TempDir;
+
+/// How to read a tree into the store.
+#[derive(Default)]
+pub struct IngestOptions<'a> {
+    /// The tree is the caller's own and not needed afterwards: it may be changed and moved instead of copied.
+    pub take: bool,
+    /// The objects that it may refer to.
+    pub candidates: &'a [StorePath],
+    /// Leaves files out; not asked about the root.
+    pub filter: Option<Filter<'a>>,
+    /// With which algorithm to hash a regular file at the root; SHA-256 when not given.
+    pub flat_algo: Option<HashAlgo>,
+    /// A second algorithm for the NAR, where a fixed output asks for one.
+    pub nar_algo: Option<HashAlgo>,
+}
+
+/// A tree that has been read and staged, not yet registered. It is thrown away unless it is committed.
+#[derive(Debug)]
+pub struct Ingested {
+    /// The SHA-256 of the NAR.
+    pub nar_sha256: Sha256,
+    /// The size of the NAR in bytes.
+    pub nar_size: u64,
+    /// The NAR's hash by [`IngestOptions::nar_algo`], if asked for.
+    pub nar_hash: Option<Hash>,
+    /// The hash of the contents, when the root is a regular file.
+    pub flat: Option<Hash>,
+    /// Whether the root is an executable file.
+    pub executable: bool,
+    /// Those of the candidates that occur in it.
+    pub references: BTreeSet<StorePath>,
+    pub(crate) staged: Staged,
+}
+
+/// Where a staged tree is; a temporary directory goes with it.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(crate) path: PathBuf,
+    pub(crate) is_dir: bool,
+    pub(crate) _dir: Option<TempDir>,
+}
+
+/// What only reading a tree tells.
+pub(crate) struct Hashes {
+    pub(crate) nar_sha256: Sha256,
+    pub(crate) nar_size: u64,
+    pub(crate) nar_hash: Option<Hash>,
+    pub(crate) flat: Option<Hash>,
+    references: BTreeSet<StorePath>,
+}
+
+/// Takes the bytes of a NAR: everything about them that is needed, in one pass.
+pub(crate) struct NarSink {
+    buffer: Vec<u8>,
+    sha256: Hasher,
+    other: Option<Hasher>,
+    scanner: RefScanner,
+    size: u64,
+}
+
+const SINK_BYTES: usize = 64 << 10;
+
+impl NarSink {
+    pub(crate) fn new(candidates: &[StorePath], other: Option<HashAlgo>) -> Self {
+        Self {
+            buffer: Vec::with_capacity(SINK_BYTES),
+            sha256: Hasher::new(HashAlgo::Sha256),
+            other: other.map(Hasher::new),
+            scanner: RefScanner::new(candidates),
+            size: 0,
+        }
+    }
+
+    fn digest(&mut self, data: &[u8]) {
+        self.sha256.update(data);
+        if let Some(other) = self.other.as_mut() {
+            other.update(data);
+        }
+        self.scanner.update(data);
+        self.size += data.len() as u64;
+    }
+
+    fn drain(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        self.digest(&buffer);
+        self.buffer = buffer;
+        self.buffer.clear();
+    }
+
+    pub(crate) fn finish(mut self, flat: Option<Hasher>) -> Result<Hashes> {
+        self.drain();
+        let Some(nar_sha256) = self.sha256.finish().as_sha256() else {
+            return Err(StoreError::Nar {
+                detail: "the hash is not SHA-256".to_owned(),
+            });
+        };
+        Ok(Hashes {
+            nar_sha256,
+            nar_size: self.size,
+            nar_hash: self.other.map(Hasher::finish),
+            flat: flat.map(Hasher::finish),
+            references: self.scanner.finish(),
+        })
+    }
+}
+
+impl Write for NarSink {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        if self.buffer.len() + data.len() > SINK_BYTES {
+            self.drain();
+        }
+        if data.len() >= SINK_BYTES {
+            self.digest(data);
+        } else {
+            self.buffer.extend_from_slice(data);
+        }
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Receives what is read of a tree.
+trait Target {
+    fn directory(&mut self, item: &Item) -> Result<()>;
+    fn symlink(&mut self, item: &Item, target: &[u8]) -> Result<()>;
+    /// A file that was read into memory.
+    fn small(&mut self, index: usize, item: &Item, executable: bool, data: Vec<u8>) -> Result<()>;
+    /// Where the bytes of a large file are to be written while they are hashed, if anywhere.
+    fn large_begin(&mut self, item: &Item) -> Result<Option<std::fs::File>>;
+    fn large_end(
+        &mut self,
+        index: usize,
+        item: &Item,
+        executable: bool,
+        hash: Blake3,
+        size: u64,
+    ) -> Result<()>;
+}
+
+/// Only hashes.
+struct NoTarget {
+    hashes: Vec<(usize, Blake3)>,
+}
+
+impl Target for NoTarget {
+    fn directory(&mut self, _: &Item) -> Result<()> {
+        Ok(())
+    }
+    fn symlink(&mut self, _: &Item, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+    fn small(&mut self, index: usize, _: &Item, _: bool, data: Vec<u8>) -> Result<()> {
+        self.hashes.push((index, Blake3::of(&data)));
+        Ok(())
+    }
+    fn large_begin(&mut self, _: &Item) -> Result<Option<std::fs::File>> {
+        Ok(None)
+    }
+    fn large_end(&mut self, index: usize, _: &Item, _: bool, hash: Blake3, _: u64) -> Result<()> {
+        self.hashes.push((index, hash));
+        Ok(())
+    }
+}
+
+/// Builds the staged tree.
+struct StageTarget<'p, 's, 'e> {
+    placer: &'p mut Placer<'s, 'e>,
+    root: &'p Path,
+    in_place: bool,
+}
+
+impl StageTarget<'_, '_, '_> {
+    fn place(&self, item: &Item) -> PathBuf {
+        join(self.root, item)
+    }
+
+    fn state(&self, item: &Item) -> State {
+        match &item.kind {
+            _ if !self.in_place => State::Absent,
+            ItemKind::File {
+                adoptable: true, ..
+            } => State::Adoptable,
+            _ => State::Foreign,
+        }
+    }
+}
+
+impl Target for StageTarget<'_, '_, '_> {
+    fn directory(&mut self, item: &Item) -> Result<()> {
+        if self.in_place {
+            return Ok(());
+        }
+        let place = self.place(item);
+        std::fs::create_dir(&place).at("make the directory", place)
+    }
+
+    fn symlink(&mut self, item: &Item, target: &[u8]) -> Result<()> {
+        let place = self.place(item);
+        if !self.in_place {
+            std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), &place)
+                .at("make the link", &place)?;
+        }
+        sys::set_store_mtime(&place).at("set the time of", place)
+    }
+
+    fn small(&mut self, index: usize, item: &Item, executable: bool, data: Vec<u8>) -> Result<()> {
+        let state = self.state(item);
+        self.placer.submit(Job {
+            index,
+            place: self.place(item),
+            executable,
+            content: Content::Bytes(data),
+            state,
+        })
+    }
+
+    fn large_begin(&mut self, item: &Item) -> Result<Option<std::fs::File>> {
+        if self.in_place {
+            Ok(None)
+        } else {
+            Ok(Some(cas::create_private(&self.place(item))?))
+        }
+    }
+
+    fn large_end(
+        &mut self,
+        index: usize,
+        item: &Item,
+        executable: bool,
+        hash: Blake3,
+        size: u64,
+    ) -> Result<()> {
+        let state = if self.in_place {
+            self.state(item)
+        } else {
+            State::Adoptable
+        };
+        let content = Content::Hashed { hash, size };
+        self.placer.submit(Job {
+            index,
+            place: self.place(item),
+            executable,
+            content,
+            state,
+        })
+    }
+}
+
+impl Store {
+    /// Reads a tree once: NAR hash, references, and a staged copy of hard links with canonical modes and times.
+    ///
+    /// # Errors
+    /// When something cannot be read or written, is no part of a NAR, or changes meanwhile.
+    pub fn ingest(&self, src: &Path, options: IngestOptions<'_>) -> Result<Ingested> {
+        self.require_writable()?;
+        let take = options.take && self.may_take(src)?;
+        let listing = Listing::read(
+            src,
+            ListOptions {
+                filter: options.filter,
+                take,
+            },
+        )?;
+        let sink = NarSink::new(options.candidates, options.nar_algo);
+        let flat = options.flat_algo.unwrap_or(HashAlgo::Sha256);
+        let (ingested, _) = self.stage(src, &listing, take, sink, flat)?;
+        Ok(ingested)
+    }
+
+    /// Stages a listed tree; returns the hash of every file, too, by its place in the list.
+    pub(crate) fn stage(
+        &self,
+        src: &Path,
+        listing: &Listing,
+        in_place: bool,
+        sink: NarSink,
+        flat: HashAlgo,
+    ) -> Result<(Ingested, Vec<(usize, Blake3)>)> {
+        let dir = if in_place {
+            None
+        } else {
+            Some(self.temp_dir("add")?)
+        };
+        let root = match &dir {
+            Some(dir) => dir.path().join("x"),
+            None => src.to_owned(),
+        };
+        let (hashes, contents) = Placer::run(self.cas(), |placer| {
+            let mut target = StageTarget {
+                placer,
+                root: &root,
+                in_place,
+            };
+            read_tree(src, listing, sink, flat, &mut target)
+        })?;
+        let root_item = listing.items.first();
+        let is_dir = root_item.is_some_and(|item| matches!(item.kind, ItemKind::Directory));
+        let executable = root_item.is_some_and(|item| {
+            matches!(
+                item.kind,
+                ItemKind::File {
+                    executable: true,
+                    ..
+                }
+            )
+        });
+        // Last, for adding a file to a directory changes its time. The root stays writable until it is moved:
+        // renaming a directory to another parent writes to it.
+        for item in listing.items.iter().rev() {
+            if matches!(item.kind, ItemKind::Directory) {
+                seal_directory(&join(&root, item), item.depth == 0)?;
+            }
+        }
+        fault::point("ingest.staged");
+        let staged = Staged {
+            path: root,
+            is_dir,
+            _dir: dir,
+        };
+        Ok((Ingested::new(hashes, staged, executable), contents))
+    }
+
+    /// Hashes a listed tree without storing anything.
+    pub(crate) fn hash_tree(
+        src: &Path,
+        listing: &Listing,
+        flat: HashAlgo,
+    ) -> Result<(Hashes, Vec<(usize, Blake3)>)> {
+        let mut target = NoTarget { hashes: Vec::new() };
+        let hashes = read_tree(src, listing, NarSink::new(&[], None), flat, &mut target)?;
+        Ok((hashes, target.hashes))
+    }
+
+    /// Whether a tree can be taken as it is: on our file system, its directories ours.
+    fn may_take(&self, src: &Path) -> Result<bool> {
+        let meta = std::fs::symlink_metadata(src).at("look at", src)?;
+        let root = self.root();
+        let ours = std::fs::metadata(root).at("look at", root)?;
+        if meta.dev() != ours.dev() {
+            return Ok(false);
+        }
+        let user = rustix::process::geteuid().as_raw();
+        // Directories have no hard links, so those of another owner are found before anything is changed.
+        for entry in walkdir::WalkDir::new(src).follow_links(false) {
+            let Ok(entry) = entry else {
+                return Ok(meta.uid() == user);
+            };
+            if entry.file_type().is_dir() && entry.metadata().is_ok_and(|meta| meta.uid() != user) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Ingested {
+    pub(crate) fn new(hashes: Hashes, staged: Staged, executable: bool) -> Self {
+        Self {
+            nar_sha256: hashes.nar_sha256,
+            nar_size: hashes.nar_size,
+            nar_hash: hashes.nar_hash,
+            flat: hashes.flat,
+            executable,
+            references: hashes.references,
+            staged,
+        }
+    }
+
+    /// Where the staged tree is, to look into it before it is committed. Its files must not be changed.
+    pub fn staged_path(&self) -> &Path {
+        &self.staged.path
+    }
+}
+
+/// Writes a listed tree as a NAR into the sink, and gives every file to the target.
+fn read_tree(
+    src: &Path,
+    listing: &Listing,
+    sink: NarSink,
+    flat: HashAlgo,
+    target: &mut dyn Target,
+) -> Result<Hashes> {
+    let mut nar = nar::Writer::new(sink).map_err(nar_error)?;
+    let mut flat_hasher = None;
+    let mut open = 0;
+    for (index, item) in listing.items.iter().enumerate() {
+        while open > item.depth {
+            nar.end().map_err(nar_error)?;
+            open -= 1;
+        }
+        if let Some(name) = item.path.file_name() {
+            nar.entry(name.as_bytes()).map_err(nar_error)?;
+        }
+        match &item.kind {
+            ItemKind::Directory => {
+                nar.directory().map_err(nar_error)?;
+                open += 1;
+                target.directory(item)?;
+            }
+            ItemKind::Symlink { target: to } => {
+                nar.symlink(to).map_err(nar_error)?;
+                target.symlink(item, to)?;
+            }
+            ItemKind::File {
+                executable, size, ..
+            } => {
+                if item.depth == 0 {
+                    flat_hasher = Some(Hasher::new(flat));
+                }
+                let flat = flat_hasher.as_mut().filter(|_| item.depth == 0);
+                read_file(
+                    &join(src, item),
+                    index,
+                    item,
+                    *executable,
+                    *size,
+                    &mut nar,
+                    flat,
+                    target,
+                )?;
+            }
+        }
+    }
+    while open > 0 {
+        nar.end().map_err(nar_error)?;
+        open -= 1;
+    }
+    nar.finish().map_err(nar_error)?.finish(flat_hasher)
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "one step of one loop; a struct would only rename the arguments"
+)]
+fn read_file(
+    place: &Path,
+    index: usize,
+    item: &Item,
+    executable: bool,
+    size: u64,
+    nar: &mut nar::Writer<NarSink>,
+    mut flat: Option<&mut Hasher>,
+    target: &mut dyn Target,
+) -> Result<()> {
+    let mut file = cas::open_regular(place)?;
+    let changed = |err| match err {
+        NarError::SizeChanged { .. } => StoreError::Changed {
+            path: place.to_owned(),
+        },
+        NarError::Contents(source) => StoreError::io("read", place, source),
+        other => nar_error(other),
+    };
+    if size <= IN_MEMORY_BYTES as u64 {
+        let mut data = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
+        Read::take(&mut file, size + 1)
+            .read_to_end(&mut data)
+            .at("read", place)?;
+        nar.regular(executable, size, &mut data.as_slice())
+            .map_err(changed)?;
+        if let Some(flat) = flat.as_mut() {
+            flat.update(&data);
+        }
+        return target.small(index, item, executable, data);
+    }
+    let mut copy = target.large_begin(item)?;
+    if let Some(clone) = copy.as_ref()
+        && sys::clone_file(&file, clone).is_ok()
+    {
+        // What is stored is what is hashed: from here on the clone is read.
+        file = cas::open_regular_fd(clone, place)?;
+        copy = None;
+    }
+    let mut tee = Tee {
+        source: file,
+        copy,
+        hasher: blake3::Hasher::new(),
+        flat,
+    };
+    nar.regular(executable, size, &mut tee).map_err(changed)?;
+    let hash = Blake3(*tee.hasher.finalize().as_bytes());
+    target.large_end(index, item, executable, hash, size)
+}
+
+/// Passes a large file on while hashing and copying it.
+struct Tee<'a> {
+    source: std::fs::File,
+    copy: Option<std::fs::File>,
+    hasher: blake3::Hasher,
+    flat: Option<&'a mut Hasher>,
+}
+
+impl Read for Tee<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        let data = &buffer[..count];
+        self.hasher.update(data);
+        if let Some(flat) = self.flat.as_mut() {
+            flat.update(data);
+        }
+        if let Some(copy) = self.copy.as_mut() {
+            copy.write_all(data)?;
+        }
+        Ok(count)
+    }
+}
+
+/// Gives a directory its final time and mode. The root of a tree stays writable, see [`Store::stage`].
+pub(crate) fn seal_directory(place: &Path, is_root: bool) -> Result<()> {
+    sys::set_mode(place, if is_root { 0o755 } else { 0o555 }).at("set the mode of", place)?;
+    sys::set_store_mtime(place).at("set the time of", place)
+}
+
+fn join(root: &Path, item: &Item) -> PathBuf {
+    // Joining an empty path would add a slash, which follows a symlink.
+    if item.depth == 0 {
+        root.to_owned()
+    } else {
+        root.join(&item.path)
+    }
+}
+
+pub(crate) fn nar_error(err: NarError) -> StoreError {
+    match err {
+        NarError::Read(source)
+        | NarError::Write(source)
+        | NarError::Visitor(source)
+        | NarError::Contents(source)
+            if sys::is_disk_full(&source) =>
+        {
+            StoreError::DiskFull {
+                path: PathBuf::from("tmp"),
+            }
+        }
+        other => {
+            let mut detail = other.to_string();
+            if let Some(source) = std::error::Error::source(&other) {
+                detail.push_str(": ");
+                detail.push_str(&source.to_string());
+            }
+            StoreError::Nar { detail }
+        }
+    }
+}

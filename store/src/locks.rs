@@ -1,0 +1,112 @@
+//! One lock a derivation: two processes never build the same thing at once, and each can tell who is at it.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::PathBuf;
+
+use sos_formats::store_path::StorePath;
+
+use crate::error::{IoContext, Result};
+use crate::store::{Store, open_lock_file};
+use crate::sys;
+use crate::temp::same_file;
+
+/// The right to build a derivation, given back when it is dropped or when the process dies.
+#[derive(Debug)]
+pub struct DrvLock {
+    file: File,
+    path: PathBuf,
+}
+
+impl Drop for DrvLock {
+    fn drop(&mut self) {
+        // While the lock is still held: whoever opened this file in between sees that it has lost its name.
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "a lock file could not be removed");
+        }
+        // Closing the file unlocks it as well.
+        sys::unlock(&self.file).ok();
+    }
+}
+
+/// Who has a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LockHolder {
+    /// The number of the process.
+    pub pid: u32,
+}
+
+/// The result of asking for a lock without waiting.
+#[derive(Debug)]
+pub enum TryLock {
+    /// It is ours.
+    Acquired(DrvLock),
+    /// Somebody has it; who, is not always known.
+    Held(Option<LockHolder>),
+}
+
+impl Store {
+    /// Waits for the right to build a derivation. Ask again what is valid afterwards.
+    ///
+    /// # Errors
+    /// When the store is read-only or the lock file cannot be made.
+    pub fn lock_drv(&self, drv: &StorePath) -> Result<DrvLock> {
+        self.require_writable()?;
+        let path = self.lock_path(drv);
+        loop {
+            let file = open_lock_file(&path)?;
+            sys::lock_exclusive(&file).at("lock", &path)?;
+            if let Some(lock) = take(file, &path)? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// Asks for the right to build a derivation without waiting.
+    ///
+    /// # Errors
+    /// As [`Store::lock_drv`].
+    pub fn try_lock_drv(&self, drv: &StorePath) -> Result<TryLock> {
+        self.require_writable()?;
+        let path = self.lock_path(drv);
+        loop {
+            let mut file = open_lock_file(&path)?;
+            if !sys::try_lock_exclusive(&file).at("lock", &path)? {
+                return Ok(TryLock::Held(read_holder(&mut file)));
+            }
+            if let Some(lock) = take(file, &path)? {
+                return Ok(TryLock::Acquired(lock));
+            }
+        }
+    }
+
+    fn lock_path(&self, drv: &StorePath) -> PathBuf {
+        self.root().join("lock/drv").join(drv.as_str())
+    }
+}
+
+/// Writes our pid into a lock file that is locked; `None` when it was removed before we had the lock.
+fn take(mut file: File, path: &std::path::Path) -> Result<Option<DrvLock>> {
+    if !same_file(&file, path).at("look at", path)? {
+        return Ok(None);
+    }
+    let path = path.to_owned();
+    let line = format!("{}\n", std::process::id());
+    // Only for people: without it the lock is as good.
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(line.as_bytes()));
+    if let Err(error) = written {
+        tracing::debug!(path = %path.display(), %error, "the holder of a lock could not be noted");
+    }
+    Ok(Some(DrvLock { file, path }))
+}
+
+fn read_holder(file: &mut File) -> Option<LockHolder> {
+    let mut text = String::new();
+    file.take(64).read_to_string(&mut text).ok()?;
+    Some(LockHolder {
+        pid: text.trim().parse().ok()?,
+    })
+}

@@ -1,0 +1,175 @@
+//! Build logs: one zstd stream a derivation, readable while it is being written.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+use sos_formats::store_path::StorePath;
+
+use crate::error::{IoContext, Result, StoreError};
+use crate::store::Store;
+
+const LEVEL: i32 = 3;
+
+/// A block is closed after this many bytes, so that a reader of a running build is not far behind.
+const BLOCK_BYTES: usize = 16 << 10;
+
+/// Writes the log of a build. Dropping it without [`LogWriter::finish`] leaves a log that can be read, too.
+pub struct LogWriter {
+    encoder: zstd::stream::write::Encoder<'static, File>,
+    unflushed: usize,
+    size: u64,
+    path: PathBuf,
+}
+
+impl std::fmt::Debug for LogWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogWriter")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LogWriter {
+    /// How many bytes were written, before compression.
+    pub fn size_bytes(&self) -> u64 {
+        self.size
+    }
+
+    /// Ends the log.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn finish(self) -> Result<()> {
+        let path = self.path;
+        self.encoder.finish().at("write", path)?;
+        Ok(())
+    }
+}
+
+impl Write for LogWriter {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let count = self.encoder.write(data)?;
+        self.unflushed += count;
+        self.size += count as u64;
+        if self.unflushed >= BLOCK_BYTES {
+            self.flush()?;
+        }
+        Ok(count)
+    }
+
+    /// Makes everything so far visible to readers.
+    fn flush(&mut self) -> io::Result<()> {
+        self.unflushed = 0;
+        self.encoder.flush()
+    }
+}
+
+/// Reads a log that may end in the middle of a block: the writer is still at work, or was killed.
+struct LogReader {
+    decoder: zstd::stream::read::Decoder<'static, io::BufReader<File>>,
+}
+
+impl Read for LogReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.decoder.read(buffer) {
+            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            other => other,
+        }
+    }
+}
+
+impl Store {
+    /// Where the log of a derivation is, if it has one.
+    pub fn log_path(&self, drv: &StorePath) -> PathBuf {
+        let (shard, rest) = drv.as_str().split_at(2);
+        self.root()
+            .join("log")
+            .join(shard)
+            .join(format!("{rest}.zst"))
+    }
+
+    /// Begins the log of a derivation, in place of an earlier one.
+    ///
+    /// # Errors
+    /// When the store is read-only or the file cannot be made.
+    pub fn log_writer(&self, drv: &StorePath) -> Result<LogWriter> {
+        let path = self.log_path(drv);
+        // Under a private name first: a reader of the old log keeps it, and two writers do not mix.
+        let staged = self.session()?.new_file();
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&staged)
+            .at("make", &staged)?;
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).at("make the directory", parent)?;
+        }
+        std::fs::rename(&staged, &path).at("make", &path)?;
+        let encoder = zstd::stream::write::Encoder::new(file, LEVEL).at("write", &path)?;
+        Ok(LogWriter {
+            encoder,
+            unflushed: 0,
+            size: 0,
+            path,
+        })
+    }
+
+    /// The derivations of a name that have a log, the newest log first. The version may be left out: `bash` finds `bash-5.2`.
+    ///
+    /// # Errors
+    /// When the logs cannot be listed.
+    pub fn logs_named(&self, name: &str) -> Result<Vec<StorePath>> {
+        let root = self.root().join("log");
+        let shards = match std::fs::read_dir(&root) {
+            Ok(shards) => shards,
+            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(err) => return Err(StoreError::io("list", root, err)),
+        };
+        let mut found = Vec::new();
+        for shard in shards {
+            let shard = shard.at("list", &root)?.path();
+            for file in std::fs::read_dir(&shard).at("list", &shard)? {
+                let file = file.at("list", &shard)?;
+                let joined = [shard.file_name().unwrap_or_default(), &file.file_name()]
+                    .map(|part| part.to_string_lossy())
+                    .concat();
+                let Some(drv) = joined
+                    .strip_suffix(".zst")
+                    .and_then(|base| StorePath::from_base(base).ok())
+                else {
+                    continue;
+                };
+                let full = drv.name().strip_suffix(".drv").unwrap_or(drv.name());
+                let exact = full == name;
+                let versioned = || {
+                    full.strip_prefix(name).is_some_and(|rest| {
+                        rest.starts_with('-') && rest[1..].starts_with(|c: char| c.is_ascii_digit())
+                    })
+                };
+                if exact || versioned() {
+                    let newest = file.metadata().and_then(|meta| meta.modified()).ok();
+                    found.push((std::cmp::Reverse((exact, newest)), drv));
+                }
+            }
+        }
+        found.sort();
+        Ok(found.into_iter().map(|(_, drv)| drv).collect())
+    }
+
+    /// Reads the log of a derivation, as far as it is written.
+    ///
+    /// # Errors
+    /// When it is there and cannot be opened.
+    pub fn read_log(&self, drv: &StorePath) -> Result<Option<Box<dyn Read + Send>>> {
+        let path = self.log_path(drv);
+        match File::open(&path) {
+            Ok(file) => {
+                let decoder = zstd::stream::read::Decoder::new(file).at("read", path)?;
+                Ok(Some(Box::new(LogReader { decoder })))
+            }
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(err) => Err(StoreError::io("open", path, err)),
+        }
+    }
+}

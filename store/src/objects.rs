@@ -1,0 +1,202 @@
+//! Store objects: what is known about them and how they are registered.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use sos_formats::hash::{Blake3, Sha256};
+use sos_formats::store_path::StorePath;
+
+use crate::clock;
+use crate::db;
+use crate::error::{IoContext, Result, StoreError};
+use crate::fault;
+use crate::ingest::Ingested;
+use crate::store::Store;
+use crate::sys;
+
+/// The two kinds of store objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// Files with NAR semantics, below `tree/`.
+    Tree,
+    /// A root file system with owners, modes, devices and times: a manifest.
+    Rootfs,
+}
+
+/// What is known about a valid object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathInfo {
+    /// The object.
+    pub path: StorePath,
+    /// Tree or rootfs.
+    pub kind: ObjectKind,
+    /// The hash of its NAR; trees only.
+    pub nar_sha256: Option<Sha256>,
+    /// The size of the NAR in bytes; for a rootfs, the sum of its files' sizes.
+    pub nar_size: u64,
+    /// The id of the manifest; rootfs objects only.
+    pub root: Option<Blake3>,
+    /// What it refers to, itself perhaps included.
+    pub references: BTreeSet<StorePath>,
+    /// The derivation that made it.
+    pub deriver: Option<StorePath>,
+    /// How its path follows from its content, as in a narinfo file.
+    pub ca: Option<String>,
+    /// When it was registered, in seconds since 1970.
+    pub registered_secs: i64,
+}
+
+/// What is to be said about a tree that becomes an object.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// The path to register.
+    pub path: StorePath,
+    /// What it refers to; all of it must be valid, or registered with it.
+    pub references: BTreeSet<StorePath>,
+    /// The derivation that made it.
+    pub deriver: Option<StorePath>,
+    /// How the path follows from the content, as in a narinfo file.
+    pub ca: Option<String>,
+}
+
+impl Store {
+    /// Looks an object up.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn query(&self, path: &StorePath) -> Result<Option<PathInfo>> {
+        self.db()
+            .read(|db| Ok(db::find_path(db, path)?.map(|row| row.info)))
+    }
+
+    /// Whether an object is valid.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn is_valid(&self, path: &StorePath) -> Result<bool> {
+        self.db().read(|db| Ok(db::path_id(db, path)?.is_some()))
+    }
+
+    /// Everything that the given objects need to work, themselves included; those that are not valid are left out.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn closure(&self, paths: &[StorePath]) -> Result<BTreeSet<StorePath>> {
+        self.db().read(|db| db::closure(db, paths))
+    }
+
+    /// The objects that refer to one.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn referrers(&self, path: &StorePath) -> Result<BTreeSet<StorePath>> {
+        self.db().read(|db| match db::path_id(db, path)? {
+            Some(id) => db::referrers(db, id),
+            None => Ok(BTreeSet::new()),
+        })
+    }
+
+    /// Lists all valid objects in order; the references are left empty.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn list(&self) -> Result<Vec<PathInfo>> {
+        self.db()
+            .read(|db| Ok(db::all_paths(db)?.into_iter().map(|row| row.info).collect()))
+    }
+
+    /// Registers a staged tree as an object. The object is held for as long as this store is open.
+    ///
+    /// # Errors
+    /// [`StoreError::MissingReference`] when something it refers to is not valid, and what the disk says.
+    pub fn commit_tree(&self, tree: Ingested, registration: Registration) -> Result<PathInfo> {
+        let path = registration.path.clone();
+        self.commit_many(vec![(tree, registration)])?
+            .pop()
+            .ok_or(StoreError::NotValid { path })
+    }
+
+    /// Registers several staged trees with one sync and one transaction: all of them or none. They may refer to
+    /// each other. One that is valid already stays as it is, and the staged tree is thrown away.
+    ///
+    /// # Errors
+    /// As [`Store::commit_tree`].
+    pub fn commit_many(&self, trees: Vec<(Ingested, Registration)>) -> Result<Vec<PathInfo>> {
+        let session = self.session()?;
+        let paths: Vec<StorePath> = trees
+            .iter()
+            .map(|(_, registration)| registration.path.clone())
+            .collect();
+        // First of all: from here on no collection takes these paths, valid or just moved into place.
+        self.hold(&paths)?;
+        fault::point("commit.leased");
+        self.sync()?;
+        fault::point("commit.synced");
+        let registered = clock::now_secs();
+        let trash = self.temp_dir("replaced")?;
+        let infos = self.db().write(|db| {
+            let mut infos = Vec::with_capacity(trees.len());
+            let mut fresh = Vec::new();
+            for (number, (tree, registration)) in trees.iter().enumerate() {
+                if let Some(row) = db::find_path(db, &registration.path)? {
+                    infos.push(row.info);
+                    continue;
+                }
+                // The write transaction keeps other adders and the collector away from `tree/` meanwhile.
+                self.move_into_place(tree, registration, &trash.path().join(number.to_string()))?;
+                let info = PathInfo {
+                    path: registration.path.clone(),
+                    kind: ObjectKind::Tree,
+                    nar_sha256: Some(tree.nar_sha256),
+                    nar_size: tree.nar_size,
+                    root: None,
+                    references: registration.references.clone(),
+                    deriver: registration.deriver.clone(),
+                    ca: registration.ca.clone(),
+                    registered_secs: registered,
+                };
+                let id = db::insert_path(db, &info, registered)?;
+                fresh.push((id, infos.len()));
+                infos.push(info);
+            }
+            fault::point("commit.renamed");
+            for (id, at) in fresh {
+                if let Some(info) = infos.get(at) {
+                    db::insert_refs(db, id, info)?;
+                }
+            }
+            fault::point("commit.before-commit");
+            Ok(infos)
+        })?;
+        fault::point("commit.done");
+        drop((trees, session));
+        Ok(infos)
+    }
+
+    /// Moves a staged tree to its path below `tree/`. Whatever is there is not registered, so it is rubbish.
+    fn move_into_place(
+        &self,
+        tree: &Ingested,
+        registration: &Registration,
+        trash: &std::path::Path,
+    ) -> Result<()> {
+        let staged = &tree.staged.path;
+        let target = self.physical(&registration.path);
+        match std::fs::symlink_metadata(&target) {
+            Ok(meta) => {
+                if meta.is_dir() {
+                    // As when staging: a directory must be writable to get another parent.
+                    sys::set_mode(&target, 0o755).at("set the mode of", &target)?;
+                }
+                std::fs::rename(&target, trash).at("move away", &target)?;
+            }
+            Err(err) if err.kind() == io::ErrorKind::NotFound => {}
+            Err(err) => return Err(StoreError::io("look at", target, err)),
+        }
+        std::fs::rename(staged, &target).at("move into the store", staged)?;
+        if tree.staged.is_dir {
+            sys::set_mode(&target, 0o555).at("set the mode of", &target)?;
+        }
+        Ok(())
+    }
+}

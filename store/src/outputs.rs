@@ -1,0 +1,162 @@
+//! Derivations, their outputs, and the results of builds (traces).
+
+use sos_formats::store_path::StorePath;
+
+use crate::db;
+use crate::error::Result;
+use crate::store::Store;
+
+/// The result of one build of one output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// The BLAKE3 of what was built: the resolved derivation and the revision of its builder.
+    pub key: [u8; 32],
+    /// The derivation as it was asked for.
+    pub drv: StorePath,
+    /// The name of the output.
+    pub output: String,
+    /// What came out.
+    pub path: StorePath,
+    /// Who built it.
+    pub builder: String,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+    /// When it began, in seconds since 1970.
+    pub started_secs: i64,
+    /// The derivation under which its log is, if there is one.
+    pub log: Option<StorePath>,
+}
+
+/// A trace as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceRecord {
+    /// Counts up with every trace.
+    pub id: i64,
+    /// The trace.
+    pub trace: Trace,
+}
+
+impl Store {
+    /// Keeps the text of a derivation.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn put_drv(&self, path: &StorePath, aterm: &[u8]) -> Result<()> {
+        self.put_drvs([(path, aterm)])
+    }
+
+    /// Keeps the texts of many derivations in one transaction.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn put_drvs<'a>(
+        &self,
+        drvs: impl IntoIterator<Item = (&'a StorePath, &'a [u8])>,
+    ) -> Result<()> {
+        self.db().write(|db| {
+            drvs.into_iter()
+                .try_for_each(|(path, aterm)| db::put_drv(db, path, aterm))
+        })
+    }
+
+    /// Finds the text of a derivation.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn get_drv(&self, path: &StorePath) -> Result<Option<Vec<u8>>> {
+        self.db().read(|db| db::get_drv(db, path))
+    }
+
+    /// The output of a derivation, if it is known and valid.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn drv_output(&self, drv: &StorePath, output: &str) -> Result<Option<StorePath>> {
+        self.db().read(|db| db::get_output(db, drv, output))
+    }
+
+    /// All outputs of a derivation that are known and valid, by name.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn drv_outputs(&self, drv: &StorePath) -> Result<Vec<(String, StorePath)>> {
+        self.db().read(|db| db::outputs_of(db, drv))
+    }
+
+    /// Notes the output of a derivation; it counts for as long as that path is valid.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn set_drv_output(&self, drv: &StorePath, output: &str, path: &StorePath) -> Result<()> {
+        self.set_drv_outputs([(drv, output, path)])
+    }
+
+    /// Notes many outputs in one transaction.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn set_drv_outputs<'a>(
+        &self,
+        outputs: impl IntoIterator<Item = (&'a StorePath, &'a str, &'a StorePath)>,
+    ) -> Result<()> {
+        self.db().write(|db| {
+            outputs
+                .into_iter()
+                .try_for_each(|(drv, output, path)| db::set_output(db, drv, output, path))
+        })
+    }
+
+    /// The newest valid result for a key.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn trace(&self, key: &[u8; 32], output: &str) -> Result<Option<StorePath>> {
+        self.db().read(|db| db::find_trace(db, key, output))
+    }
+
+    /// Adds a result; earlier ones for the same key stay, so that builds can be compared.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn record_trace(&self, trace: &Trace) -> Result<()> {
+        self.db().write(|db| db::insert_trace(db, trace))
+    }
+
+    /// Adds several results and notes the outputs of their derivations, in one transaction.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn record_traces(&self, traces: &[Trace]) -> Result<()> {
+        self.db().write(|db| {
+            traces.iter().try_for_each(|trace| {
+                db::insert_trace(db, trace)?;
+                db::set_output(db, &trace.drv, &trace.output, &trace.path)
+            })
+        })
+    }
+
+    /// All results that made a path, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn traces_of(&self, path: &StorePath) -> Result<Vec<TraceRecord>> {
+        self.db().read(|db| db::traces_of(db, path))
+    }
+
+    /// The result of an evaluation with that fingerprint of all its inputs.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn cached_evaluation(&self, fingerprint: &[u8; 32]) -> Result<Option<String>> {
+        self.db().read(|db| db::find_evaluation(db, fingerprint))
+    }
+
+    /// Notes the result of an evaluation.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn cache_evaluation(&self, fingerprint: &[u8; 32], result: &str) -> Result<()> {
+        self.db()
+            .write(|db| db::put_evaluation(db, fingerprint, result))
+    }
+}

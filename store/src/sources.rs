@@ -1,0 +1,255 @@
+//! Sources: files of the user that become objects whose path follows from their content.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use sos_formats::derivation::Method;
+use sos_formats::hash::{Blake3, Hash, HashAlgo, Sha256};
+use sos_formats::store_path::{self, StorePath};
+
+use crate::clock;
+use crate::db;
+use crate::error::{Result, StoreError};
+use crate::ingest::{Hashes, Ingested, NarSink};
+use crate::listing::{Filter, ListOptions, Listing};
+use crate::objects::Registration;
+use crate::store::Store;
+
+/// A source that was looked at: the path that it would have.
+struct Looked {
+    listing: Listing,
+    /// The time before anything was looked at.
+    started_nanos: i128,
+    /// The hash over the listing, when the content of every file is known without reading it.
+    known: Option<(Sha256, u64)>,
+}
+
+impl Store {
+    /// Adds a file or a tree as a source object; symlinks are not followed, except a root that the caller resolved.
+    ///
+    /// A tree that was added before and has not changed is not read again: its files are recognised by inode,
+    /// size and times.
+    ///
+    /// # Errors
+    /// When a file cannot be read, is no part of a NAR or the method does not fit (`Flat` needs a regular file).
+    pub fn add_path(
+        &self,
+        src: &Path,
+        name: &str,
+        method: Method,
+        filter: Option<Filter<'_>>,
+    ) -> Result<StorePath> {
+        self.require_writable()?;
+        store_path::check_name(name)?;
+        let looked = self.look(src, method, filter)?;
+        if let Some((sha256, _)) = looked.known {
+            let path = self.source_path(name, method, sha256)?;
+            // Held first: a collection between the question and the answer would make the answer wrong.
+            self.hold(std::slice::from_ref(&path))?;
+            if self.is_valid(&path)? {
+                return Ok(path);
+            }
+        }
+        let sink = NarSink::new(&[], None);
+        let (tree, contents) = self.stage(src, &looked.listing, false, sink, HashAlgo::Sha256)?;
+        let sha256 = source_hash(method, &tree, src)?;
+        self.remember(&looked, method, &contents, sha256, tree.nar_size)?;
+        let path = self.source_path(name, method, sha256)?;
+        let ca = Some(content_address(method, sha256));
+        let registration = Registration {
+            path: path.clone(),
+            references: BTreeSet::new(),
+            deriver: None,
+            ca,
+        };
+        self.commit_tree(tree, registration)?;
+        Ok(path)
+    }
+
+    /// Computes the path that [`Store::add_path`] would return, and stores nothing but what was learnt about the files.
+    ///
+    /// # Errors
+    /// As [`Store::add_path`].
+    pub fn compute_path(
+        &self,
+        src: &Path,
+        name: &str,
+        method: Method,
+        filter: Option<Filter<'_>>,
+    ) -> Result<StorePath> {
+        store_path::check_name(name)?;
+        let looked = self.look(src, method, filter)?;
+        let sha256 = match looked.known {
+            Some((sha256, _)) => sha256,
+            None => {
+                let (hashes, contents) = Self::hash_tree(src, &looked.listing, HashAlgo::Sha256)?;
+                let sha256 = hashes.for_method(method, src)?;
+                if !self.is_read_only() {
+                    self.remember(&looked, method, &contents, sha256, hashes.nar_size)?;
+                }
+                sha256
+            }
+        };
+        self.source_path(name, method, sha256)
+    }
+
+    /// Adds a text object, as `builtins.toFile` makes it.
+    ///
+    /// # Errors
+    /// [`StoreError::MissingReference`] when it refers to something that is not valid.
+    pub fn add_text(
+        &self,
+        name: &str,
+        contents: &[u8],
+        references: &BTreeSet<StorePath>,
+    ) -> Result<StorePath> {
+        let sha256 = Sha256::of(contents);
+        let path = store_path::make_text(self.store_dir(), name, &sha256, references)?;
+        self.hold(std::slice::from_ref(&path))?;
+        if self.is_valid(&path)? {
+            return Ok(path);
+        }
+        let dir = self.temp_dir("text")?;
+        let file = dir.path().join("x");
+        {
+            use std::io::Write as _;
+            let mut out = crate::cas::create_private(&file)?;
+            out.write_all(contents)
+                .map_err(|err| StoreError::io("write", &file, err))?;
+        }
+        let tree = self.ingest(
+            &file,
+            crate::ingest::IngestOptions {
+                take: true,
+                ..Default::default()
+            },
+        )?;
+        let ca = Some(format!("text:sha256:{}", Hash::from(sha256).to_nix32()));
+        let registration = Registration {
+            path: path.clone(),
+            references: references.clone(),
+            deriver: None,
+            ca,
+        };
+        self.commit_tree(tree, registration)?;
+        Ok(path)
+    }
+
+    fn look(&self, src: &Path, method: Method, filter: Option<Filter<'_>>) -> Result<Looked> {
+        let started_nanos = clock::now_nanos();
+        let listing = Listing::read(
+            src,
+            ListOptions {
+                filter,
+                take: false,
+            },
+        )?;
+        let known = self.db().read(|db| {
+            let mut contents = Vec::new();
+            for (at, key) in listing.files() {
+                match db::find_stat(db, key)? {
+                    Some(hash) => contents.push((at, hash)),
+                    None => return Ok(None),
+                }
+            }
+            match fingerprint(&listing, method, &contents) {
+                Some(fingerprint) => db::find_listing(db, &fingerprint),
+                None => Ok(None),
+            }
+        })?;
+        Ok(Looked {
+            listing,
+            started_nanos,
+            known,
+        })
+    }
+
+    /// Notes what was learnt by reading; files that changed just now are left out.
+    fn remember(
+        &self,
+        looked: &Looked,
+        method: Method,
+        contents: &[(usize, Blake3)],
+        sha256: Sha256,
+        nar_size: u64,
+    ) -> Result<()> {
+        self.db().write(|db| {
+            for (at, key) in looked.listing.files() {
+                if key.is_racy(looked.started_nanos) {
+                    continue;
+                }
+                if let Some(hash) = content_at(contents, at) {
+                    db::put_stat(db, key, &hash)?;
+                }
+            }
+            match fingerprint(&looked.listing, method, contents) {
+                Some(fingerprint) => db::put_listing(db, &fingerprint, &sha256, nar_size),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn source_path(&self, name: &str, method: Method, sha256: Sha256) -> Result<StorePath> {
+        let hash = Hash::from(sha256);
+        Ok(store_path::make_fixed(
+            self.store_dir(),
+            name,
+            method,
+            &hash,
+            &BTreeSet::new(),
+            false,
+        )?)
+    }
+}
+
+/// The hash over a listing; a flat file and the same file as a NAR have different results, so the method is in it.
+fn fingerprint(listing: &Listing, method: Method, contents: &[(usize, Blake3)]) -> Option<Blake3> {
+    let listed = listing.fingerprint(&|at| content_at(contents, at))?;
+    let mut text = listed.0.to_vec();
+    text.extend_from_slice(method.as_str().as_bytes());
+    Some(Blake3::of(&text))
+}
+
+/// Both lists are in order.
+fn content_at(contents: &[(usize, Blake3)], at: usize) -> Option<Blake3> {
+    let found = contents
+        .binary_search_by_key(&at, |(index, _)| *index)
+        .ok()?;
+    contents.get(found).map(|(_, hash)| *hash)
+}
+
+impl Hashes {
+    fn for_method(&self, method: Method, src: &Path) -> Result<Sha256> {
+        match method {
+            Method::Recursive => Ok(self.nar_sha256),
+            _ => self.flat.as_ref().and_then(Hash::as_sha256).ok_or_else(|| {
+                StoreError::SpecialFile {
+                    path: src.to_owned(),
+                }
+            }),
+        }
+    }
+}
+
+fn source_hash(method: Method, tree: &Ingested, src: &Path) -> Result<Sha256> {
+    match method {
+        Method::Recursive => Ok(tree.nar_sha256),
+        _ => tree
+            .flat
+            .as_ref()
+            .and_then(Hash::as_sha256)
+            .ok_or_else(|| StoreError::SpecialFile {
+                path: src.to_owned(),
+            }),
+    }
+}
+
+/// The `CA` field of a fixed object.
+fn content_address(method: Method, sha256: Sha256) -> String {
+    let hash = Hash::from(sha256).to_nix32();
+    match method {
+        Method::Recursive => format!("fixed:r:sha256:{hash}"),
+        Method::Text => format!("text:sha256:{hash}"),
+        _ => format!("fixed:sha256:{hash}"),
+    }
+}

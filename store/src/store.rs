@@ -1,0 +1,409 @@
+//! The store itself: its directories, how it is opened, and what all its parts share.
+
+use std::fs::File;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+
+use sos_formats::store_path::{StoreDir, StorePath};
+
+use crate::cas::Cas;
+use crate::db::{self, Db};
+use crate::error::{IoContext, Result, StoreError};
+use crate::remove::{PlainRemover, Remover};
+use crate::session::Session;
+use crate::sys;
+use crate::temp::{SweepReport, TempDir};
+
+/// The format of the directory that this build writes; the database has a number of its own.
+const FORMAT: u64 = 1;
+
+/// The directories of a store. `work/` belongs to the engine: cached working trees.
+const DIRECTORIES: &[&str] = &[
+    "db",
+    "lock",
+    "lock/drv",
+    "cas",
+    "tree",
+    "man",
+    "tmp",
+    "roots",
+    "roots/auto",
+    "log",
+    "work",
+];
+
+/// The size of the file that is given up first when the disk is full, so that a collection can start.
+pub(crate) const RESERVE_BYTES: u64 = 8 << 20;
+
+/// How to open a store.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// The physical directory.
+    pub root: PathBuf,
+    /// The directory in which objects think they are, usually `/nix/store`.
+    pub store_dir: StoreDir,
+    /// Open for queries only: nothing is made, locked or written.
+    pub read_only: bool,
+}
+
+/// A store: a cheap handle that can be cloned and used from many threads.
+///
+/// An object is valid exactly when its row is in the database. Files come first, are synced once a batch, moved
+/// into place and only then registered; so a crash at any point leaves either the object or some rubbish that is
+/// never used and that [`Store::gc`] sweeps.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) root: PathBuf,
+    pub(crate) store_dir: StoreDir,
+    pub(crate) read_only: bool,
+    pub(crate) db: Db,
+    pub(crate) cas: Cas,
+    pub(crate) session: Mutex<Option<Arc<Session>>>,
+    remover: RwLock<Arc<dyn Remover>>,
+    syncer: Syncer,
+    swept: AtomicBool,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("root", &self.inner.root)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens a store; makes it when the directory is empty or absent and writing is allowed.
+    ///
+    /// # Errors
+    /// [`StoreError::TooNew`] when a newer sos wrote it, [`StoreError::NotAStore`] when the directory holds
+    /// something else, and what the file system or the database says.
+    pub fn open(options: OpenOptions) -> Result<Self> {
+        let OpenOptions {
+            root,
+            store_dir,
+            read_only,
+        } = options;
+        let root = std::path::absolute(&root).at("resolve", &root)?;
+        let db = if read_only {
+            match read_version(&root)? {
+                Some(_) => Db::open_read_only(&root)?,
+                None => {
+                    return Err(StoreError::NotAStore {
+                        root,
+                        reason: "it has no `version` file",
+                    });
+                }
+            }
+        } else {
+            prepare(&root)?
+        };
+        let directory = sys::open_dir(&root).at("open", &root)?;
+        let inner = Inner {
+            cas: Cas::new(root.join("cas")),
+            root,
+            store_dir,
+            read_only,
+            db,
+            session: Mutex::new(None),
+            remover: RwLock::new(Arc::new(PlainRemover)),
+            syncer: Syncer::new(directory),
+            swept: AtomicBool::new(false),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// The physical directory of the store.
+    pub fn root(&self) -> &Path {
+        &self.inner.root
+    }
+
+    /// The directory in which objects think they are.
+    pub fn store_dir(&self) -> &StoreDir {
+        &self.inner.store_dir
+    }
+
+    /// Whether the store was opened for queries only.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.read_only
+    }
+
+    /// Where a tree object is on the disk, whether it is valid or not.
+    pub fn physical(&self, path: &StorePath) -> PathBuf {
+        self.inner.root.join("tree").join(path.as_str())
+    }
+
+    /// Where the engine keeps its cached working trees.
+    pub fn work_dir(&self) -> PathBuf {
+        self.inner.root.join("work")
+    }
+
+    /// Sets how trees are removed: by temporary directories, sweeps and collections from now on.
+    pub fn set_remover(&self, remover: Arc<dyn Remover>) {
+        *self
+            .inner
+            .remover
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = remover;
+    }
+
+    pub(crate) fn remover(&self) -> Arc<dyn Remover> {
+        Arc::clone(
+            &self
+                .inner
+                .remover
+                .read()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.inner.db
+    }
+
+    pub(crate) fn cas(&self) -> &Cas {
+        &self.inner.cas
+    }
+
+    pub(crate) fn require_writable(&self) -> Result<()> {
+        if self.inner.read_only {
+            Err(StoreError::ReadOnly)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Makes a private directory below `tmp/`, on the file system of the store.
+    ///
+    /// # Errors
+    /// When the store is read-only or the directory cannot be made.
+    pub fn temp_dir(&self, label: &str) -> Result<TempDir> {
+        self.require_writable()?;
+        // Once a process: what killed ones left takes room that this one may need.
+        if !self.inner.swept.swap(true, Ordering::Relaxed) {
+            self.sweep()?;
+        }
+        TempDir::create(&self.inner.root.join("tmp"), label, self.remover())
+    }
+
+    /// Removes temporary directories whose owners are dead.
+    ///
+    /// # Errors
+    /// When `tmp/` cannot be listed; what cannot be removed is in the report.
+    pub fn sweep(&self) -> Result<SweepReport> {
+        self.require_writable()?;
+        crate::temp::sweep(&self.inner.root.join("tmp"), &*self.remover())
+    }
+
+    /// Writes everything to the disk that was written before this call; callers at the same time share one run.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.inner.syncer.sync(&self.inner.root)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let session = db::lock(&self.session).take();
+        if let Some(session) = session {
+            session.end(&self.db);
+        }
+    }
+}
+
+/// Lets concurrent callers share one `syncfs`: it is the slowest part of an addition.
+struct Syncer {
+    directory: File,
+    state: Mutex<SyncState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct SyncState {
+    running: bool,
+    started: u64,
+    finished: u64,
+}
+
+impl Syncer {
+    fn new(directory: File) -> Self {
+        Self {
+            directory,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn sync(&self, root: &Path) -> Result<()> {
+        let mut state = db::lock(&self.state);
+        // Only a run that begins from now on surely covers what the caller has written.
+        let ticket = state.started + 1;
+        while state.finished < ticket {
+            if state.running {
+                state = self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
+                continue;
+            }
+            state.running = true;
+            state.started += 1;
+            let run = state.started;
+            drop(state);
+            let result = sys::sync_filesystem(&self.directory);
+            state = db::lock(&self.state);
+            state.running = false;
+            if result.is_ok() {
+                state.finished = run;
+            }
+            self.changed.notify_all();
+            result.at("sync the file system of", root)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the directories and the database, or checks that they are of a known format.
+fn prepare(root: &Path) -> Result<Db> {
+    let existing = read_version(root)?;
+    if existing.is_none() {
+        refuse_foreign_directory(root)?;
+        if let Some(parent) = root.parent() {
+            std::fs::create_dir_all(parent).at("make the directory", parent)?;
+        }
+    }
+    for dir in
+        std::iter::once(root.to_owned()).chain(DIRECTORIES.iter().map(|name| root.join(name)))
+    {
+        match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Err(err) if err.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(StoreError::io("make the directory", dir, err));
+            }
+            _ => {}
+        }
+    }
+    // One process at a time makes the database or switches it to its write-ahead log.
+    let _lock = lock_file(&root.join("lock/add"))?;
+    let database = match Db::open(root) {
+        Err(err) if existing.is_some() && starved(&err, root) => {
+            // A full disk refuses even the shared memory of the database: give the reserve up.
+            let reserve = root.join("reserve");
+            std::fs::remove_file(&reserve).at("remove", &reserve)?;
+            Db::open(root)?
+        }
+        other => other?,
+    };
+    if existing.is_none() {
+        write_version(root)?;
+    }
+    keep_reserve(root);
+    Ok(database)
+}
+
+/// Whether opening failed for want of room, and there is a reserve to give up.
+fn starved(err: &StoreError, root: &Path) -> bool {
+    let failed = matches!(
+        err,
+        StoreError::DiskFull { .. } | StoreError::Database { .. }
+    );
+    let room = sys::filesystem_space(root).map_or(u64::MAX, |(bytes, _)| bytes);
+    failed && room < (1 << 20) && root.join("reserve").exists()
+}
+
+/// Makes the reserve file again if there is plenty of room for it. Failing is no error: it is a reserve.
+pub(crate) fn keep_reserve(root: &Path) {
+    let path = root.join("reserve");
+    if path.exists() {
+        return;
+    }
+    let room = sys::filesystem_space(root).map_or(0, |(bytes, _)| bytes);
+    if room < RESERVE_BYTES * 4 {
+        return;
+    }
+    if let Ok(file) = File::create(&path)
+        && sys::allocate(&file, RESERVE_BYTES).is_err()
+    {
+        // Half a reserve on a full disk does more harm than good.
+        std::fs::remove_file(&path).ok();
+    }
+}
+
+/// Opens a lock file, making it, and waits for its lock.
+pub(crate) fn lock_file(path: &Path) -> Result<File> {
+    let file = open_lock_file(path)?;
+    sys::lock_exclusive(&file).at("lock", path)?;
+    Ok(file)
+}
+
+pub(crate) fn open_lock_file(path: &Path) -> Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .at("open", path)
+}
+
+fn read_version(root: &Path) -> Result<Option<u64>> {
+    let path = root.join("version");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(err) if err.kind() == std::io::ErrorKind::InvalidData => String::new(),
+        Err(err) => return Err(StoreError::io("read", path, err)),
+    };
+    // The file is renamed into place whole; an empty or garbled one is not of our making.
+    let Ok(found) = text.trim().parse::<u64>() else {
+        return Err(StoreError::NotAStore {
+            root: root.to_owned(),
+            reason: "its `version` file holds no number",
+        });
+    };
+    if found > FORMAT {
+        return Err(StoreError::TooNew {
+            root: root.to_owned(),
+            found,
+            supported: FORMAT,
+        });
+    }
+    Ok(Some(found))
+}
+
+fn write_version(root: &Path) -> Result<()> {
+    let staged = root.join("version.new");
+    std::fs::write(&staged, format!("{FORMAT}\n")).at("write", &staged)?;
+    let file = File::open(&staged).at("open", &staged)?;
+    file.sync_all().at("sync", &staged)?;
+    std::fs::rename(&staged, root.join("version")).at("rename", &staged)
+}
+
+/// A directory with files of somebody else must not be filled with a store by a mistyped option.
+fn refuse_foreign_directory(root: &Path) -> Result<()> {
+    for entry in crate::temp::list_dir(root)? {
+        let name = entry
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        // A first opening that was killed leaves some of these.
+        let ours = DIRECTORIES.contains(&name.as_str())
+            || matches!(
+                name.as_str(),
+                "version.new" | "version" | "reserve" | "lost+found"
+            );
+        if !ours {
+            return Err(StoreError::NotAStore {
+                root: root.to_owned(),
+                reason: "it holds other files",
+            });
+        }
+    }
+    Ok(())
+}

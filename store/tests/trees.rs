@@ -1,0 +1,424 @@
+//! Tree objects: ingest, commit, NAR in and out, sources; compared with Nix where it is installed.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::Command;
+
+use sos_formats::derivation::Method;
+use sos_formats::hash::{Hash, HashAlgo, Sha256};
+use sos_store::{FileType, IngestOptions, StoreError};
+use support::{commit, object, open, peer, sample_tree, some_path};
+
+#[test]
+fn an_object_is_what_was_ingested_in_canonical_form() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let src = dir.path().join("src");
+    sample_tree(&src);
+    let path = some_path("sample");
+    let tree = store.ingest(&src, IngestOptions::default()).unwrap();
+    let nar = tree.nar_sha256;
+    let info = commit(&store, tree, &path, &[]);
+    assert_eq!(info.nar_sha256, Some(nar));
+    let place = store.physical(&path);
+    for entry in walkdir::WalkDir::new(&place) {
+        let entry = entry.unwrap();
+        let meta = entry.path().symlink_metadata().unwrap();
+        assert_eq!(meta.mtime(), 1, "{}", entry.path().display());
+        if meta.is_dir() {
+            assert_eq!(meta.mode() & 0o7777, 0o555);
+        } else if meta.is_file() {
+            assert!([0o444, 0o555].contains(&(meta.mode() & 0o7777)));
+            let shared = if meta.len() == 0 { 1 } else { 2 };
+            assert!(meta.nlink() >= shared, "{}", entry.path().display());
+        }
+    }
+    let one = std::fs::metadata(place.join("bin/deep/er/data")).unwrap();
+    let two = std::fs::metadata(place.join("bin/deep/er/same")).unwrap();
+    assert_eq!((one.ino(), one.nlink()), (two.ino(), 3));
+    let mut out = Vec::new();
+    store.nar_dump(&path, &mut out).unwrap();
+    assert_eq!(Sha256::of(&out), nar);
+    assert_eq!(out.len() as u64, info.nar_size);
+    assert_eq!(
+        std::fs::read_link(place.join("link")).unwrap().to_str(),
+        Some("bin/tool")
+    );
+    assert!(std::fs::metadata(store.root()).unwrap().mode() & 0o077 == 0);
+}
+
+#[test]
+fn hashes_are_those_of_nix() {
+    if !peer("nix-store") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let src = dir.path().join("src");
+    sample_tree(&src);
+    std::fs::write(dir.path().join("file"), "flat\n").unwrap();
+    std::os::unix::fs::symlink("somewhere", dir.path().join("only-a-link")).unwrap();
+    for name in ["src", "file", "only-a-link", "src/bin"] {
+        let place = dir.path().join(name);
+        let tree = store
+            .ingest(
+                &place,
+                IngestOptions {
+                    nar_algo: Some(HashAlgo::Sha512),
+                    ..Default::default()
+                },
+            )
+            .unwrap();
+        let dump = Command::new("nix-store")
+            .arg("--dump")
+            .arg(&place)
+            .output()
+            .unwrap();
+        assert!(dump.status.success());
+        assert_eq!(tree.nar_sha256, Sha256::of(&dump.stdout), "{name}");
+        assert_eq!(
+            tree.nar_hash,
+            Some(Hash::of(HashAlgo::Sha512, &dump.stdout))
+        );
+        assert_eq!(tree.nar_size, dump.stdout.len() as u64);
+        let hash = Command::new("nix-hash")
+            .args(["--type", "sha256"])
+            .arg(&place)
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(hash.stdout).unwrap().trim(),
+            tree.nar_sha256.to_hex()
+        );
+        let path = some_path(&name.replace('/', "-"));
+        commit(&store, tree, &path, &[]);
+        let dump_of_ours = Command::new("nix-store")
+            .arg("--dump")
+            .arg(store.physical(&path))
+            .output()
+            .unwrap();
+        assert_eq!(dump_of_ours.stdout, dump.stdout, "{name}");
+        let back = store
+            .ingest_nar(&mut dump.stdout.as_slice(), dump.stdout.len() as u64)
+            .unwrap();
+        assert_eq!(back.nar_sha256, Sha256::of(&dump.stdout));
+        commit(
+            &store,
+            back,
+            &some_path(&format!("back-{}", name.replace('/', "-"))),
+            &[],
+        );
+    }
+    let tree = store.ingest(&src, IngestOptions::default()).unwrap();
+    let printed = Command::new("nix-store")
+        .args(["--print-fixed-path", "--recursive", "sha256"])
+        .args([tree.nar_sha256.to_hex().as_str(), "src"])
+        .env("HOME", dir.path())
+        .output()
+        .unwrap();
+    if printed.status.success() {
+        let path = store
+            .add_path(&src, "src", Method::Recursive, None)
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(printed.stdout).unwrap().trim(),
+            path.absolute(store.store_dir())
+        );
+    }
+}
+
+#[test]
+fn taking_a_tree_gives_the_same_object_and_uses_it_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let src = dir.path().join("src");
+    sample_tree(&src);
+    // Names that must not be adopted as they are, and directories that cannot be listed.
+    std::fs::hard_link(src.join("big"), dir.path().join("outside")).unwrap();
+    std::fs::set_permissions(src.join("void"), PermissionsExt::from_mode(0o000)).unwrap();
+    let copy = store.ingest(&src, IngestOptions::default());
+    let temp = store.temp_dir("out").unwrap();
+    let built = temp.path().join("built");
+    sample_tree(&built);
+    std::fs::hard_link(built.join("big"), temp.path().join("outside")).unwrap();
+    let taken = store
+        .ingest(
+            &built,
+            IngestOptions {
+                take: true,
+                ..Default::default()
+            },
+        )
+        .unwrap();
+    if let Ok(copy) = copy {
+        assert_eq!(copy.nar_sha256, taken.nar_sha256);
+    }
+    let nar = taken.nar_sha256;
+    let path = some_path("taken");
+    commit(&store, taken, &path, &[]);
+    assert!(!built.exists());
+    let outside = std::fs::metadata(temp.path().join("outside")).unwrap();
+    assert_eq!(outside.nlink(), 1, "a file with a name outside was adopted");
+    let mut out = Vec::new();
+    store.nar_dump(&path, &mut out).unwrap();
+    assert_eq!(Sha256::of(&out), nar);
+}
+
+#[test]
+fn references_are_found_in_contents_names_and_targets() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let candidates: Vec<_> = ["in-file", "in-name", "in-link", "nowhere", "big"]
+        .map(some_path)
+        .into();
+    let src = dir.path().join("src");
+    std::fs::create_dir(&src).unwrap();
+    std::fs::write(src.join("a"), format!("x{}y", candidates[0].hash_part())).unwrap();
+    std::fs::write(src.join(candidates[1].hash_part()), "").unwrap();
+    std::os::unix::fs::symlink(candidates[2].absolute(store.store_dir()), src.join("l")).unwrap();
+    let mut big = vec![b'z'; 5_000_000];
+    let at = 16 * 1024 * 200 - 7;
+    big[at..at + 32].copy_from_slice(candidates[4].hash_part().as_bytes());
+    std::fs::write(src.join("big"), big).unwrap();
+    let options = IngestOptions {
+        candidates: &candidates,
+        ..Default::default()
+    };
+    let tree = store.ingest(&src, options).unwrap();
+    let expected: BTreeSet<_> = [0, 1, 2, 4].map(|at: usize| candidates[at].clone()).into();
+    assert_eq!(tree.references, expected);
+}
+
+#[test]
+fn a_reference_must_be_valid_or_come_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let src = dir.path().join("f");
+    std::fs::write(&src, "x").unwrap();
+    let (one, two) = (some_path("one"), some_path("two"));
+    let registration = |path: &sos_formats::store_path::StorePath,
+                        to: &[&sos_formats::store_path::StorePath]| {
+        sos_store::Registration {
+            path: path.clone(),
+            references: to.iter().map(|path| (*path).clone()).collect(),
+            deriver: None,
+            ca: None,
+        }
+    };
+    let tree = store.ingest(&src, IngestOptions::default()).unwrap();
+    let refused = store.commit_tree(tree, registration(&one, &[&two]));
+    assert!(
+        matches!(refused, Err(StoreError::MissingReference { .. })),
+        "{refused:?}"
+    );
+    assert!(!store.is_valid(&one).unwrap());
+    let first = store.ingest(&src, IngestOptions::default()).unwrap();
+    let second = store.ingest(&src, IngestOptions::default()).unwrap();
+    let both = vec![
+        (first, registration(&one, &[&two, &one])),
+        (second, registration(&two, &[])),
+    ];
+    store.commit_many(both).unwrap();
+    assert_eq!(
+        store.query(&one).unwrap().unwrap().references,
+        BTreeSet::from([one.clone(), two.clone()])
+    );
+    assert_eq!(
+        store.closure(std::slice::from_ref(&one)).unwrap(),
+        BTreeSet::from([one.clone(), two.clone()])
+    );
+    assert_eq!(store.referrers(&two).unwrap(), BTreeSet::from([one]));
+}
+
+#[test]
+fn sources_are_added_once_filtered_and_hashed_flat() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let src = dir.path().join("src");
+    sample_tree(&src);
+    let computed = store
+        .compute_path(&src, "source", Method::Recursive, None)
+        .unwrap();
+    assert!(!store.is_valid(&computed).unwrap());
+    let added = store
+        .add_path(&src, "source", Method::Recursive, None)
+        .unwrap();
+    assert_eq!(computed, added);
+    assert!(store.is_valid(&added).unwrap());
+    let mut asked = Vec::new();
+    let mut filter = |path: &std::path::Path, kind: FileType| {
+        asked.push((path.strip_prefix(&src).unwrap().to_owned(), kind));
+        Ok(!path.ends_with("bin"))
+    };
+    let filtered = store
+        .add_path(&src, "source", Method::Recursive, Some(&mut filter))
+        .unwrap();
+    assert_ne!(filtered, added);
+    assert!(!store.physical(&filtered).join("bin").exists());
+    assert!(asked.contains(&("bin".into(), FileType::Directory)));
+    assert!(!asked.iter().any(|(path, _)| path.starts_with("bin/deep")));
+    let flat = store
+        .add_path(&src.join("big"), "big", Method::Flat, None)
+        .unwrap();
+    let again = store
+        .add_path(&src.join("big"), "big", Method::Recursive, None)
+        .unwrap();
+    assert_ne!(flat, again);
+    assert!(matches!(
+        store.add_path(&src, "x", Method::Flat, None),
+        Err(StoreError::SpecialFile { .. })
+    ));
+    let mut failing = |_: &std::path::Path, _: FileType| Err(std::io::Error::other("no"));
+    let failed = store.add_path(&src, "x", Method::Recursive, Some(&mut failing));
+    assert!(matches!(failed, Err(StoreError::Filter { .. })));
+}
+
+#[test]
+fn an_unchanged_source_is_not_read_again_and_a_changed_one_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let src = dir.path().join("src");
+    sample_tree(&src);
+    // Old enough to be trusted by its times: only the inode change time cannot be set, so wait it out.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    let first = store
+        .add_path(&src, "source", Method::Recursive, None)
+        .unwrap();
+    // What cannot be read is not read. (Root reads everything, so the proof is by content for root.)
+    std::fs::write(src.join("big"), "changed").unwrap();
+    let second = store
+        .add_path(&src, "source", Method::Recursive, None)
+        .unwrap();
+    assert_ne!(first, second);
+    // Just changed: not trusted, so a second change of the same size in the same instant is seen.
+    std::fs::write(src.join("big"), "CHANGED").unwrap();
+    let third = store
+        .add_path(&src, "source", Method::Recursive, None)
+        .unwrap();
+    assert_ne!(second, third);
+}
+
+#[test]
+fn texts_have_the_paths_of_nix() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let to = object(&store, dir.path(), "dep", "x", &[]);
+    let plain = store
+        .add_text("hello", b"hello world", &BTreeSet::new())
+        .unwrap();
+    // nix-instantiate --eval -E 'builtins.toFile "hello" "hello world"'
+    assert_eq!(
+        std::fs::read(store.physical(&plain)).unwrap(),
+        b"hello world"
+    );
+    let with = store
+        .add_text("hello", b"hello world", &BTreeSet::from([to.clone()]))
+        .unwrap();
+    assert_ne!(plain, with);
+    assert!(
+        store
+            .query(&with)
+            .unwrap()
+            .unwrap()
+            .references
+            .contains(&to)
+    );
+    assert!(
+        store
+            .add_text("hello", b"", &BTreeSet::from([some_path("missing")]))
+            .is_err()
+    );
+}
+
+#[test]
+fn bad_archives_and_special_files_are_refused_and_leave_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let src = dir.path().join("src");
+    sample_tree(&src);
+    let path = some_path("x");
+    commit(
+        &store,
+        store.ingest(&src, IngestOptions::default()).unwrap(),
+        &path,
+        &[],
+    );
+    let mut nar = Vec::new();
+    store.nar_dump(&path, &mut nar).unwrap();
+    for cut in [0, 1, 24, 200, nar.len() / 2, nar.len() - 1] {
+        let cut_short = store.ingest_nar(&mut &nar[..cut], u64::MAX);
+        assert!(
+            matches!(cut_short, Err(StoreError::Nar { .. })),
+            "{cut}: {cut_short:?}"
+        );
+    }
+    let mut long = nar.clone();
+    long.push(0);
+    assert!(matches!(
+        store.ingest_nar(&mut long.as_slice(), u64::MAX),
+        Err(StoreError::Nar { .. })
+    ));
+    let capped = store.ingest_nar(&mut nar.as_slice(), nar.len() as u64 - 1);
+    assert!(
+        matches!(capped, Err(StoreError::TooLarge { .. })),
+        "{capped:?}"
+    );
+    let fifo = dir.path().join("fifo");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(matches!(
+        store.ingest(&fifo, IngestOptions::default()),
+        Err(StoreError::SpecialFile { .. })
+    ));
+    assert!(matches!(
+        store.put_blob_file(&fifo, false),
+        Err(StoreError::SpecialFile { .. })
+    ));
+    // Only the session's own directory is left.
+    assert_eq!(
+        std::fs::read_dir(store.root().join("tmp")).unwrap().count(),
+        1
+    );
+    let root = store.root().to_owned();
+    drop(store);
+    assert_eq!(std::fs::read_dir(root.join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
+fn thousands_of_files_use_the_threads_and_stay_deterministic() {
+    let dir = tempfile::tempdir().unwrap();
+    let src = dir.path().join("src");
+    for n in 0..1500 {
+        let sub = src.join(format!("d{}", n % 37));
+        std::fs::create_dir_all(&sub).unwrap();
+        std::fs::write(sub.join(format!("f{n}")), format!("{}", n % 400)).unwrap();
+    }
+    let mut hashes = BTreeSet::new();
+    for round in 0..2 {
+        let store = open(&dir.path().join(format!("r{round}")));
+        let tree = store.ingest(&src, IngestOptions::default()).unwrap();
+        hashes.insert(tree.nar_sha256);
+        let path = some_path("many");
+        let expected = tree.nar_sha256;
+        commit(&store, tree, &path, &[]);
+        let mut out = Vec::new();
+        store.nar_dump(&path, &mut out).unwrap();
+        assert_eq!(Sha256::of(&out), expected);
+        let blobs = support::names_below(&store.root().join("cas"));
+        assert_eq!(
+            blobs
+                .iter()
+                .filter(|name| name.components().count() == 2)
+                .count(),
+            400
+        );
+    }
+    assert_eq!(hashes.len(), 1);
+}
