@@ -448,3 +448,6 @@ fn ca_field(method: Method, hash: &Hash) -> String {
         _ => format!("fixed:{}{}:{digits}", method.prefix(), hash.algo()),
     }
 }
+
+#[cfg(test)]
+mod tests;
