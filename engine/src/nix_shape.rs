@@ -225,9 +225,11 @@ fn check_builder(attempt: &Attempt<'_>) -> Result<(), Stop> {
             .sandbox_paths
             .iter()
             .any(|(inside, outside)| {
-                Path::new(&builder)
-                    .strip_prefix(inside)
-                    .is_ok_and(|rest| outside.join(rest).symlink_metadata().is_ok())
+                Path::new(&builder).strip_prefix(inside).is_ok_and(|rest| {
+                    below(outside, &rest.to_string_lossy())
+                        .symlink_metadata()
+                        .is_ok()
+                })
             }),
     };
     if exists {

@@ -215,7 +215,6 @@ impl Maker {
         inputs: &[&StorePath],
         attrs: Value,
     ) -> StorePath {
-        let dir = StoreDir::default();
         let output = match how {
             How::Input => Output::Deferred,
             How::Floating => Output::Floating {
@@ -248,6 +247,12 @@ impl Maker {
         }
         drv.env
             .insert(b"__json".to_vec(), attrs.to_string().into_bytes());
+        self.add_drv(name, drv)
+    }
+
+    /// Fills the outputs of a derivation, adds it and returns its path.
+    pub(crate) fn add_drv(&mut self, name: &str, mut drv: Derivation) -> StorePath {
+        let dir = StoreDir::default();
         let graph = &self.graph;
         let mut lookup = |path: &StorePath| -> Result<Derivation, std::convert::Infallible> {
             Ok(graph.drvs[path].as_ref().clone())

@@ -1,0 +1,365 @@
+//! Builds in the Nix shape, in real sandboxes. Needs user namespaces and a shell; says so when they are missing.
+
+#![allow(missing_docs, reason = "tests")]
+#![allow(
+    clippy::print_stdout,
+    reason = "a test program with its own main reports by itself"
+)]
+
+#[path = "../builds/support.rs"]
+#[allow(dead_code, reason = "the other test program uses the rest")]
+mod support;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use sos_engine::sandbox::{HELPER_ARGUMENT, child_main};
+use sos_engine::{BuildOptions, Cancel, Event};
+use sos_formats::derivation::{Derivation, Method, Output};
+use sos_formats::hash::{Hash, HashAlgo};
+use sos_formats::store_path::StorePath;
+
+use support::{Maker, World, codes, run};
+
+const TESTS: [(&str, fn()); 11] = [
+    ("a_program_makes_its_output", a_program_makes_its_output),
+    (
+        "content_addressed_as_nix_does",
+        content_addressed_as_nix_does,
+    ),
+    (
+        "the_environment_is_that_of_nix",
+        the_environment_is_that_of_nix,
+    ),
+    (
+        "structured_attributes_are_files",
+        structured_attributes_are_files,
+    ),
+    ("a_bad_status_is_reported", a_bad_status_is_reported),
+    ("nothing_made_is_reported", nothing_made_is_reported),
+    (
+        "a_missing_builder_is_reported",
+        a_missing_builder_is_reported,
+    ),
+    ("a_hanging_build_is_stopped", a_hanging_build_is_stopped),
+    ("a_stop_kills_the_build", a_stop_kills_the_build),
+    ("a_wrong_hash_is_reported", a_wrong_hash_is_reported),
+    (
+        "a_failed_build_is_kept_if_asked",
+        a_failed_build_is_kept_if_asked,
+    ),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let first = arguments.next();
+    if first.as_deref() == Some(HELPER_ARGUMENT) {
+        child_main();
+    }
+    let filter = first.filter(|a| !a.starts_with('-')).unwrap_or_default();
+    if !Path::new("/bin/sh").exists() {
+        println!("skipped: no /bin/sh");
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = 0;
+    for (name, test) in TESTS.iter().filter(|(name, _)| name.contains(&filter)) {
+        let ok = catch_unwind(AssertUnwindSafe(test)).is_ok();
+        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
+        failed += usize::from(!ok);
+    }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// A world whose sandboxes show the programs of this machine.
+fn world() -> World {
+    let mut world = World::new();
+    let exe = std::env::current_exe().unwrap();
+    world.options = BuildOptions::new("x86_64-linux", exe);
+    for path in ["/bin", "/usr", "/lib", "/lib64"] {
+        if let Ok(real) = Path::new(path).canonicalize() {
+            world
+                .options
+                .sandbox_paths
+                .push((PathBuf::from(path), real));
+        }
+    }
+    world
+}
+
+fn shell(script: &str, outputs: &[&str], output: &Output) -> Derivation {
+    let mut drv = Derivation {
+        outputs: outputs
+            .iter()
+            .map(|o| ((*o).to_owned(), output.clone()))
+            .collect(),
+        system: "x86_64-linux".to_owned(),
+        builder: b"/bin/sh".to_vec(),
+        args: vec![b"-c".to_vec(), script.as_bytes().to_vec()],
+        ..Derivation::default()
+    };
+    drv.env.insert(b"PATH".to_vec(), b"/bin:/usr/bin".to_vec());
+    drv
+}
+
+fn floating() -> Output {
+    Output::Floating {
+        method: Method::Recursive,
+        algo: HashAlgo::Sha256,
+    }
+}
+
+fn build_one(world: &World, name: &str, drv: Derivation) -> (sos_engine::BuildReport, StorePath) {
+    let mut maker = Maker::default();
+    let path = maker.add_drv(name, drv);
+    (world.build(&maker.graph, &[&path]).0, path)
+}
+
+/// Builds one derivation that writes a text to `$out`.
+#[track_caller]
+fn text_of(name: &str, drv: Derivation) -> String {
+    let world = world();
+    let (report, _) = build_one(&world, name, drv);
+    assert_eq!(codes(&report), [""; 0], "{:?}", report.failures);
+    world.read(&report.results[0].1["out"])
+}
+
+fn a_program_makes_its_output() {
+    let script = "echo hello > $out; echo to the log; pwd";
+    let world = world();
+    let (report, drv) = build_one(&world, "x", shell(script, &["out"], &Output::Deferred));
+    assert_eq!(codes(&report), [""; 0], "{:?}", report.failures);
+    assert_eq!(world.read(&report.results[0].1["out"]), "hello\n");
+    let mut log = String::new();
+    let mut reader = world.store.read_log(&drv).unwrap().unwrap();
+    std::io::Read::read_to_string(&mut reader, &mut log).unwrap();
+    assert_eq!(log, "to the log\n/build\n");
+}
+
+/// The paths are those that `nix-build` of Nix 2.8 gives for derivations that write the same.
+fn content_addressed_as_nix_does() {
+    let world = world();
+    let mut maker = Maker::default();
+    let own = maker.add_drv(
+        "self",
+        shell(
+            "mkdir $out; echo $out/bin > $out/self; ln -s $out/self $out/link",
+            &["out"],
+            &floating(),
+        ),
+    );
+    let multi = maker.add_drv(
+        "multi",
+        shell(
+            "echo $dev > $out; mkdir $dev; echo dev $dev > $dev/me",
+            &["out", "dev"],
+            &floating(),
+        ),
+    );
+    let mut user = shell("", &["out"], &floating());
+    let dev = sos_formats::store_path::downstream_placeholder(&multi, "dev");
+    let script = format!("echo {} {dev} > $out", maker.reference(&own));
+    user.args[1] = script.into_bytes();
+    user.input_drvs = [
+        (own.clone(), ["out".to_owned()].into()),
+        (multi.clone(), ["dev".to_owned()].into()),
+    ]
+    .into();
+    let user = maker.add_drv("user", user);
+    let (report, _) = world.build(&maker.graph, &[&own, &multi, &user]);
+    assert_eq!(codes(&report), [""; 0], "{:?}", report.failures);
+    let paths: Vec<String> = report
+        .results
+        .iter()
+        .flat_map(|(_, outputs)| outputs.values().map(StorePath::base))
+        .collect();
+    assert_eq!(
+        paths,
+        [
+            "hs9xsm8w9dpkz0bkz9limq35x79xmgkm-self",
+            "bfl9yqi2kbyrf5arx1nn2s8k4apfmya8-multi-dev",
+            "69n0wx6kcccf15ms4igk8ax1jvx926xl-multi",
+            "fy5q25sfylj7d9inbr7x5y19qw4467p2-user",
+        ]
+    );
+}
+
+fn the_environment_is_that_of_nix() {
+    let mut drv = shell(
+        "env | sort > $out; echo $PWD $0 >> $out; cat $bigPath >> $out",
+        &["out"],
+        &Output::Deferred,
+    );
+    drv.env.insert(b"big".to_vec(), b"as a file\n".to_vec());
+    drv.env.insert(b"passAsFile".to_vec(), b"big".to_vec());
+    let text = text_of("x", drv);
+    for line in [
+        "HOME=/homeless-shelter",
+        "NIX_BUILD_TOP=/build",
+        "NIX_STORE=/nix/store",
+        "TMPDIR=/build",
+        "/build sh",
+        "as a file",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    }
+}
+
+fn structured_attributes_are_files() {
+    if !Path::new("/bin/bash").exists() {
+        println!("skipped: no /bin/bash");
+        return;
+    }
+    let mut drv = shell("", &["out"], &Output::Deferred);
+    drv.env.clear();
+    drv.builder = b"/bin/bash".to_vec();
+    let script = r#". $NIX_ATTRS_SH_FILE; echo "$word" "${list[1]}" > ${outputs[out]}
+                    while read -r line; do echo "$line"; done < $NIX_ATTRS_JSON_FILE >> ${outputs[out]}"#;
+    drv.args[1] = script.as_bytes().to_vec();
+    drv.env.insert(
+        b"__json".to_vec(),
+        br#"{"word":"one two","list":[1,2]}"#.to_vec(),
+    );
+    let text = text_of("x", drv);
+    assert!(text.starts_with("one two 2\n"), "{text}");
+    assert!(
+        text.contains(r#""word":"one two""#) || text.lines().count() == 1,
+        "{text}"
+    );
+}
+
+fn a_bad_status_is_reported() {
+    let script = "echo 'x.c:1: error: first'; for i in $(seq 40); do echo line $i; done; exit 3";
+    let world = world();
+    let (report, _) = build_one(&world, "x-1", shell(script, &["out"], &floating()));
+    assert_eq!(
+        (codes(&report), report.exit_code()),
+        (vec!["build-failed"], 100)
+    );
+    let failure = &report.failures[0];
+    assert!(
+        failure
+            .message
+            .starts_with("`x-1` failed with exit status 3 after ")
+    );
+    assert_eq!(
+        failure.notes[0],
+        "first error in the log:\nx.c:1: error: first"
+    );
+    assert!(
+        failure.notes[1].starts_with("last 25 of 41 lines:\nline 16\n"),
+        "{failure:?}"
+    );
+    assert!(world.store.list().unwrap().is_empty());
+    let (report, _) = build_one(&world, "x-2", shell("kill -SEGV $$", &["out"], &floating()));
+    assert!(
+        report.failures[0]
+            .message
+            .contains("by signal 11 (segmentation fault)"),
+        "{report:?}"
+    );
+}
+
+fn nothing_made_is_reported() {
+    let (report, _) = build_one(
+        &world(),
+        "x",
+        shell("echo > $out", &["out", "doc"], &floating()),
+    );
+    assert_eq!(codes(&report), ["build-no-output"]);
+    assert!(
+        report.failures[0]
+            .message
+            .ends_with("did not make its output `doc`")
+    );
+}
+
+fn a_missing_builder_is_reported() {
+    let mut drv = shell("", &["out"], &floating());
+    drv.builder = b"/opt/none/bash".to_vec();
+    let (report, _) = build_one(&world(), "x", drv);
+    assert_eq!(codes(&report), ["build-no-builder"]);
+    assert_eq!(
+        report.failures[0].message,
+        "builder `/opt/none/bash` of `x` does not exist in its sandbox"
+    );
+}
+
+fn a_hanging_build_is_stopped() {
+    let mut world = world();
+    world.options.timeout_secs = Some(1);
+    let (report, _) = build_one(
+        &world,
+        "x",
+        shell("echo on; sleep 1000", &["out"], &floating()),
+    );
+    assert_eq!(
+        (codes(&report), report.exit_code()),
+        (vec!["build-timeout"], 101)
+    );
+    assert!(report.elapsed < Duration::from_secs(60));
+}
+
+fn a_stop_kills_the_build() {
+    let world = world();
+    let mut maker = Maker::default();
+    let drv = maker.add_drv("x", shell("echo on; sleep 1000", &["out"], &floating()));
+    let (engine, events) = world.engine();
+    let cancel = Cancel::new();
+    let stop = cancel.clone();
+    let listener = std::thread::spawn(move || {
+        for event in events {
+            if matches!(event.event, Event::BuildLog { .. }) {
+                stop.cancel();
+            }
+        }
+    });
+    let report = run(&engine, &maker.graph, &[&drv], cancel);
+    drop(engine);
+    listener.join().unwrap();
+    assert!(report.cancelled && report.failures.is_empty(), "{report:?}");
+    assert!(world.store.list().unwrap().is_empty());
+}
+
+fn a_wrong_hash_is_reported() {
+    let output = |text: &[u8]| Output::Fixed {
+        method: Method::Flat,
+        hash: Hash::of(HashAlgo::Sha256, text),
+    };
+    let good = shell("echo x > $out", &["out"], &output(b"x\n"));
+    assert_eq!(text_of("x", good), "x\n");
+    let mut bad = shell("echo y > $out", &["out"], &output(b"x\n"));
+    let sri = Hash::of(HashAlgo::Sha256, b"x\n").to_sri();
+    bad.env
+        .insert(b"outputHash".to_vec(), sri.clone().into_bytes());
+    let (report, _) = build_one(&world(), "x", bad);
+    assert_eq!(
+        (codes(&report), report.exit_code()),
+        (vec!["hash-mismatch"], 102)
+    );
+    let found = Hash::of(HashAlgo::Sha256, b"y\n").to_sri();
+    assert!(
+        report.failures[0].notes[0].contains(&sri) && report.failures[0].notes[0].contains(&found)
+    );
+}
+
+fn a_failed_build_is_kept_if_asked() {
+    let mut world = world();
+    world.options.keep_failed = true;
+    let (report, _) = build_one(
+        &world,
+        "x",
+        shell("echo half > done; exit 1", &["out"], &floating()),
+    );
+    let note = report.failures[0].notes.last().unwrap();
+    let path = note.split('`').nth(1).unwrap();
+    assert_eq!(
+        std::fs::read_to_string(Path::new(path).join("done")).unwrap(),
+        "half\n"
+    );
+}
