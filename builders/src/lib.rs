@@ -1,4 +1,45 @@
 //! Builtin builders: fetch, Debian, rootfs edits, OCI.
+//!
+//! [`registry`] makes them known to an engine; each is named by the `builder` of a derivation, as in `builtin:fetch`.
 
+mod build;
 pub mod debian;
+pub mod fetch;
 pub mod mirrors;
+pub mod oci;
+pub mod rootfs_edit;
+
+use sos_engine::Registry;
+
+use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
+use crate::mirrors::Mirrors;
+use crate::oci::{OciBuilder, OciLayerBuilder};
+use crate::rootfs_edit::RootfsEditBuilder;
+
+/// What the builders need to know of this machine and this run.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// What `mirror://` URLs stand for.
+    pub mirrors: Mirrors,
+    /// Whether the network may not be used.
+    pub offline: bool,
+}
+
+/// Makes the registry of all builders of this crate, with a fetcher of its own.
+#[must_use]
+pub fn registry(config: Config) -> Registry {
+    registry_with(&Fetcher::new(config.mirrors, config.offline))
+}
+
+/// Makes the registry around a fetcher that is used elsewhere too, so that both share connections and experience.
+#[must_use]
+pub fn registry_with(fetcher: &Fetcher) -> Registry {
+    let mut registry = Registry::new();
+    registry
+        .register(FetchBuilder::new(fetcher.clone()))
+        .register(FetchUrlBuilder::new(fetcher.clone()))
+        .register(OciLayerBuilder)
+        .register(OciBuilder)
+        .register(RootfsEditBuilder);
+    registry
+}

@@ -1,0 +1,81 @@
+//! What the builders of this crate need of a build; a trait, so that they can be tested without an engine.
+
+use std::path::{Component, Path, PathBuf};
+
+use sos_engine::{BuilderCtx, BuilderError};
+use sos_formats::hash::Blake3;
+use sos_store::Store;
+
+/// One build, as far as these builders look at it.
+pub(crate) trait Build {
+    /// The name of the derivation.
+    fn name(&self) -> &str;
+    /// The store.
+    fn store(&self) -> &Store;
+    /// The root id of an input that is a rootfs object.
+    fn rootfs(&self, path: &str) -> Result<Blake3, BuilderError>;
+    /// The place on disk of an input that is a tree, or of a file inside one.
+    fn tree(&self, path: &str) -> Result<PathBuf, BuilderError>;
+    /// How many threads may work; may not reach the output.
+    fn cores(&self) -> usize;
+    /// Writes a line to the log.
+    fn log(&self, line: &str);
+    /// Tells how far the build is; a total of 0 is unknown.
+    fn progress(&self, done: u64, total: u64);
+    /// Tells whether the build should stop.
+    fn cancelled(&self) -> bool;
+}
+
+impl Build for BuilderCtx<'_> {
+    fn name(&self) -> &str {
+        self.name
+    }
+    fn store(&self) -> &Store {
+        self.store
+    }
+    fn rootfs(&self, path: &str) -> Result<Blake3, BuilderError> {
+        let info = self.input(path)?;
+        info.root.ok_or_else(|| {
+            BuilderError::failed(format!(
+                "`{path}` is a tree; `{}` needs a root file system",
+                self.name
+            ))
+        })
+    }
+    fn tree(&self, path: &str) -> Result<PathBuf, BuilderError> {
+        // The part behind the store path comes from the recipe and must stay inside.
+        if Path::new(path)
+            .components()
+            .any(|part| part == Component::ParentDir)
+        {
+            return Err(BuilderError::failed(format!(
+                "`{path}` must not contain `..`"
+            )));
+        }
+        if self.input(path)?.root.is_some() {
+            return Err(BuilderError::failed(format!(
+                "`{path}` is a root file system; `{}` needs a tree",
+                self.name
+            )));
+        }
+        self.physical(path)
+    }
+    fn cores(&self) -> usize {
+        self.cores
+    }
+    fn log(&self, line: &str) {
+        BuilderCtx::log(self, line);
+    }
+    fn progress(&self, done: u64, total: u64) {
+        BuilderCtx::progress(self, done, total);
+    }
+    fn cancelled(&self) -> bool {
+        BuilderCtx::cancelled(self)
+    }
+}
+
+/// Reads an owner as `uid:gid`.
+pub(crate) fn parse_ids(text: &str) -> Option<(u32, u32)> {
+    let (uid, gid) = text.split_once(':')?;
+    Some((uid.parse().ok()?, gid.parse().ok()?))
+}

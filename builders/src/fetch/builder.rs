@@ -1,0 +1,188 @@
+//! The builders that make fixed outputs out of URLs: sos's own `builtin:fetch` and Nix's `builtin:fetchurl`.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
+use sos_formats::derivation::Output;
+use sos_formats::diagnostic::{Class, Diagnostic};
+
+use super::fetcher::{FetchError, Fetcher};
+use super::observer::Observer;
+use super::output::{Unpack, Wish, fetch_output};
+use crate::build::Build;
+
+/// Makes a fixed output from `urls`.
+#[derive(Clone, Debug)]
+pub struct FetchBuilder {
+    fetcher: Fetcher,
+}
+
+impl FetchBuilder {
+    /// Makes the builder around the run's fetcher.
+    pub fn new(fetcher: Fetcher) -> Self {
+        Self { fetcher }
+    }
+}
+
+#[derive(Deserialize)]
+struct FetchAttrs {
+    urls: Vec<String>,
+    #[serde(default)]
+    executable: bool,
+    /// Unpack an archive, without its single top directory.
+    #[serde(default)]
+    unpack: bool,
+    /// The size of what is transferred, if it is known.
+    size: Option<u64>,
+}
+
+impl Builder for FetchBuilder {
+    fn name(&self) -> &'static str {
+        "builtin:fetch"
+    }
+    fn pool(&self) -> Pool {
+        Pool::Io
+    }
+    fn revision(&self) -> u32 {
+        1
+    }
+    fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
+        let attrs: FetchAttrs = ctx.attrs_as()?;
+        let unpack = if attrs.unpack {
+            Unpack::Archive
+        } else {
+            Unpack::Nothing
+        };
+        run(
+            ctx,
+            &self.fetcher,
+            &attrs.urls,
+            attrs.executable,
+            unpack,
+            attrs.size,
+        )
+    }
+}
+
+/// Makes a fixed output from `url`, as Nix's builder of the same name does.
+#[derive(Clone, Debug)]
+pub struct FetchUrlBuilder {
+    fetcher: Fetcher,
+}
+
+impl FetchUrlBuilder {
+    /// Makes the builder around the run's fetcher.
+    pub fn new(fetcher: Fetcher) -> Self {
+        Self { fetcher }
+    }
+}
+
+impl Builder for FetchUrlBuilder {
+    fn name(&self) -> &'static str {
+        "builtin:fetchurl"
+    }
+    fn pool(&self) -> Pool {
+        Pool::Io
+    }
+    fn revision(&self) -> u32 {
+        1
+    }
+    fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
+        let Some(url) = ctx
+            .attrs
+            .get("url")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+        else {
+            return Err(BuilderError::failed(format!(
+                "`{}` has no attribute `url`",
+                ctx.name
+            )));
+        };
+        let executable = flag(&ctx.attrs, "executable");
+        let unpack = if flag(&ctx.attrs, "unpack") {
+            Unpack::Nar
+        } else {
+            Unpack::Nothing
+        };
+        run(ctx, &self.fetcher, &[url], executable, unpack, None)
+    }
+}
+
+/// Reads a boolean as an environment variable (`1`) or as JSON has it.
+fn flag(attrs: &Value, name: &str) -> bool {
+    match attrs.get(name) {
+        Some(Value::Bool(value)) => *value,
+        Some(Value::String(text)) => text == "1",
+        _ => false,
+    }
+}
+
+/// Tells a build what happens to its transfer.
+struct OfBuild<'a>(&'a dyn Build);
+
+impl Observer for OfBuild<'_> {
+    fn progress(&self, done: u64, total: Option<u64>) {
+        self.0.progress(done, total.unwrap_or(0));
+    }
+    fn note(&self, text: &str) {
+        self.0.log(text);
+    }
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+}
+
+fn run(
+    ctx: &BuilderCtx<'_>,
+    fetcher: &Fetcher,
+    urls: &[String],
+    executable: bool,
+    unpack: Unpack,
+    size: Option<u64>,
+) -> Result<(), BuilderError> {
+    let Some(Output::Fixed { method, hash }) = ctx
+        .drv
+        .outputs
+        .get("out")
+        .filter(|_| ctx.drv.outputs.len() == 1)
+    else {
+        let message = format!(
+            "`{}` fetches, so it must have one output with a known hash",
+            ctx.name
+        );
+        return Err(Diagnostic::error("fetch-not-fixed", Class::Recipe, message)
+            .help("add `outputHash`, `outputHashAlgo` and `outputHashMode`")
+            .into());
+    };
+    let wish = Wish {
+        name: ctx.name,
+        urls,
+        method: *method,
+        hash: *hash,
+        executable,
+        unpack,
+        size,
+        offline: ctx.options.offline,
+    };
+    let (out, work) = (ctx.out_path("out"), ctx.work_dir()?);
+    let fetched = fetch_output(fetcher, &wish, &out, &work, &OfBuild(ctx))?;
+    ctx.log(&format!("{}: {} bytes", fetched.url, fetched.size));
+    Ok(())
+}
+
+impl From<FetchError> for BuilderError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Cancelled => Self::Cancelled,
+            FetchError::Failed(diagnostic) => Self::Diagnostic(diagnostic),
+        }
+    }
+}
+
+/// Makes a path of the file system the subject of an I/O error.
+pub(super) fn io_error(what: &str, path: &Path, error: std::io::Error) -> BuilderError {
+    BuilderError::io(format!("{what} `{}`", path.display()), error)
+}

@@ -1,0 +1,170 @@
+//! Why one source did not deliver.
+
+use std::io;
+use std::time::Duration;
+
+/// The reason why one source of a fetch was given up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The source is not a URL that can be fetched.
+    #[error("{reason}")]
+    Url {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The network may not be used.
+    #[error("not tried: offline")]
+    Offline,
+    /// The server was given up earlier in this run.
+    #[error("not tried: {server} failed earlier in this run ({reason})")]
+    Down {
+        /// Scheme, host and port.
+        server: String,
+        /// Why it was given up.
+        reason: String,
+    },
+    /// No connection could be made.
+    #[error("cannot connect: {reason}")]
+    Connect {
+        /// What the network said.
+        reason: String,
+    },
+    /// The connection was not made in time.
+    #[error("no connection within {} s", .after.as_secs_f32())]
+    ConnectTimeout {
+        /// The limit.
+        after: Duration,
+    },
+    /// The server accepted the request and said nothing.
+    #[error("no answer within {} s", .after.as_secs_f32())]
+    NoAnswer {
+        /// The limit.
+        after: Duration,
+    },
+    /// The body stopped arriving, or dripped.
+    #[error("stalled after {received} bytes")]
+    Stalled {
+        /// The bytes that had arrived.
+        received: u64,
+    },
+    /// The connection broke in the middle of the body.
+    #[error("connection broken after {received} bytes: {reason}")]
+    Broken {
+        /// The bytes that had arrived.
+        received: u64,
+        /// What the network said.
+        reason: String,
+    },
+    /// The body ended before its declared length.
+    #[error("ended after {received} of {expected} bytes")]
+    Truncated {
+        /// The bytes that had arrived.
+        received: u64,
+        /// The declared length.
+        expected: u64,
+    },
+    /// The server answered with an error status.
+    #[error("answered {status}")]
+    Status {
+        /// The status line, for example `404 Not Found`.
+        status: String,
+        /// The number in it.
+        code: u16,
+        /// The wait that the server asked for.
+        retry_after: Option<Duration>,
+    },
+    /// The answer to a range request was not the range asked for.
+    #[error("answered a range request with {found}, not from byte {wanted}")]
+    Range {
+        /// The first byte asked for.
+        wanted: u64,
+        /// What the answer said.
+        found: String,
+    },
+    /// Redirects went in a circle, went on for too long, or led somewhere that is refused.
+    #[error("redirected {reason}")]
+    Redirect {
+        /// Which of them.
+        reason: String,
+    },
+    /// The body is larger than allowed.
+    #[error("larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// The body does not have the size it should have.
+    #[error("{found} bytes, expected {expected}")]
+    Size {
+        /// The right size.
+        expected: u64,
+        /// The size received or announced.
+        found: u64,
+    },
+    /// The content does not have the expected hash.
+    #[error("expected {expected}, found {found} ({size} bytes)")]
+    Mismatch {
+        /// The right hash.
+        expected: String,
+        /// The hash of what arrived.
+        found: String,
+        /// The hash of what arrived, in the form that Nix expressions use.
+        found_sri: String,
+        /// The size of what arrived.
+        size: u64,
+    },
+    /// A web page arrived in place of the file.
+    #[error("found an HTML page ({size} bytes): the mirror answered with a web page")]
+    WebPage {
+        /// The size of the page.
+        size: u64,
+    },
+    /// The content is not what it must be to be unpacked.
+    #[error("cannot unpack: {reason}")]
+    Content {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A local file could not be read.
+    #[error("cannot read: {0}")]
+    Read(#[source] io::Error),
+    /// The destination could not be written; no other source can help.
+    #[error("cannot write the download: {0}")]
+    Write(#[source] io::Error),
+    /// Nobody waits for the result any more.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Failure {
+    /// Tells whether the same source may deliver when asked again.
+    pub(super) fn is_transient(&self) -> bool {
+        match self {
+            Self::Broken { .. }
+            | Self::Truncated { .. }
+            | Self::Range { .. }
+            | Self::Stalled { .. } => true,
+            Self::Status { code, .. } => *code == 429 || *code == 408 || *code >= 500,
+            _ => false,
+        }
+    }
+
+    /// Tells whether the server, and not this one file, is at fault.
+    pub(super) fn blames_server(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::NoAnswer { .. } => true,
+            other => other.is_transient(),
+        }
+    }
+
+    /// Tells whether trying further sources is pointless.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Write(_) | Self::Cancelled)
+    }
+
+    /// Tells whether content arrived that was not the right one.
+    pub(super) fn is_wrong_content(&self) -> bool {
+        matches!(self, Self::Mismatch { .. } | Self::WebPage { .. })
+    }
+}

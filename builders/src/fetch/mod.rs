@@ -1,0 +1,31 @@
+//! Fetching fixed outputs: several sources in order, checked while streaming, resumed when cut.
+//!
+//! One [`Fetcher`] serves a whole run. It keeps the connections, remembers which servers do not answer, and knows
+//! whether the network may be used at all. Three faces look at it: the builders `builtin:fetch` and Nix's
+//! `builtin:fetchurl`, and the blocking [`Download`] that locking uses.
+
+mod archive;
+mod builder;
+mod download;
+mod failure;
+mod fetcher;
+mod health;
+mod limits;
+mod observer;
+mod output;
+mod report;
+mod sink;
+mod transfer;
+
+#[cfg(test)]
+mod test_server;
+#[cfg(test)]
+mod tests;
+
+pub use builder::{FetchBuilder, FetchUrlBuilder};
+pub use download::Download;
+pub use failure::Failure;
+pub use fetcher::{FetchError, Fetched, Fetcher, Request};
+pub use limits::Limits;
+pub use observer::{Observer, Quiet};
+pub use sink::{FileSink, MemorySink, Sink};

@@ -1,0 +1,70 @@
+//! Where the bytes of a transfer go.
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+
+use super::failure::Failure;
+
+/// Takes the bytes of one file; may be asked to begin again, because the next source starts from the first byte.
+pub trait Sink {
+    /// Forgets everything taken so far.
+    fn restart(&mut self) -> io::Result<()>;
+    /// Takes the next bytes.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Checks the whole; a failure moves on to the next source.
+    fn complete(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+/// A sink in memory, for small files.
+#[derive(Debug, Default)]
+pub struct MemorySink {
+    bytes: Vec<u8>,
+}
+
+impl MemorySink {
+    /// Gives the bytes away.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+}
+
+impl Sink for MemorySink {
+    fn restart(&mut self) -> io::Result<()> {
+        self.bytes.clear();
+        Ok(())
+    }
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// A sink that writes a file.
+#[derive(Debug)]
+pub struct FileSink {
+    file: File,
+}
+
+impl FileSink {
+    /// Makes a sink of an open, empty file.
+    pub fn new(file: File) -> Self {
+        Self { file }
+    }
+
+    /// Gives access to the file.
+    pub fn file_mut(&mut self) -> &mut File {
+        &mut self.file
+    }
+}
+
+impl Sink for FileSink {
+    fn restart(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()
+    }
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+}

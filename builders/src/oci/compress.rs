@@ -1,0 +1,246 @@
+//! One pass from the tar stream to the blob: both digests, both sizes, compression.
+
+use std::io::{self, Write};
+
+use serde::Deserialize;
+use sos_formats::hash::{HashAlgo, Hasher, Sha256};
+
+use super::deflate::ParallelGzip;
+
+/// How a layer is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Compression {
+    /// One gzip member.
+    #[default]
+    Gzip,
+    /// One zstd frame that declares its content size.
+    Zstd,
+    /// A plain tar.
+    None,
+}
+
+impl Compression {
+    /// Gives the media type of such a layer.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Self::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+            Self::None => "application/vnd.oci.image.layer.v1.tar",
+        }
+    }
+
+    /// Gives the level used when none is asked for.
+    pub fn default_level(self) -> i32 {
+        match self {
+            Self::Gzip => 6,
+            Self::Zstd => 3,
+            Self::None => 0,
+        }
+    }
+
+    /// Gives the levels that may be asked for.
+    pub fn levels(self) -> std::ops::RangeInclusive<i32> {
+        match self {
+            Self::Gzip => 1..=9,
+            Self::Zstd => 1..=19,
+            Self::None => 0..=0,
+        }
+    }
+}
+
+/// Counts and hashes what passes through.
+struct Digesting<W> {
+    out: W,
+    hasher: Hasher,
+    size: u64,
+}
+
+impl<W> Digesting<W> {
+    fn new(out: W) -> Self {
+        Self {
+            out,
+            hasher: Hasher::new(HashAlgo::Sha256),
+            size: 0,
+        }
+    }
+}
+
+impl<W: Write> Write for Digesting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+enum Coder<W: Write> {
+    Gzip(ParallelGzip<Digesting<W>>),
+    Zstd(zstd::stream::write::Encoder<'static, Digesting<W>>),
+    None(Digesting<W>),
+}
+
+/// Takes the tar stream of a layer.
+pub(super) struct LayerWriter<W: Write> {
+    coder: Coder<W>,
+    hasher: Hasher,
+    /// Encoders see pieces of one size only, whatever the writes were.
+    buffer: Vec<u8>,
+}
+
+/// What became of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Written {
+    /// SHA-256 of the blob.
+    pub(super) digest: Sha256,
+    /// Size of the blob.
+    pub(super) size: u64,
+    /// SHA-256 of the plain tar.
+    pub(super) diff_id: Sha256,
+}
+
+/// How many bytes are handed on at once.
+const PIECE_BYTES: usize = 256 * 1024;
+
+impl<W: Write> LayerWriter<W> {
+    /// Begins a blob; `tar_size` is the exact size of the stream to come.
+    pub(super) fn new(
+        out: W,
+        compression: Compression,
+        level: i32,
+        tar_size: u64,
+        cores: usize,
+    ) -> io::Result<Self> {
+        let out = Digesting::new(out);
+        let coder = match compression {
+            Compression::Gzip => {
+                let level = u32::try_from(level).map_err(io::Error::other)?;
+                Coder::Gzip(ParallelGzip::new(out, level, cores)?)
+            }
+            Compression::Zstd => {
+                // One thread: zstd's own threads change the bytes with their number.
+                let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
+                encoder.set_pledged_src_size(Some(tar_size))?;
+                encoder.include_contentsize(true)?;
+                Coder::Zstd(encoder)
+            }
+            Compression::None => Coder::None(out),
+        };
+        Ok(Self {
+            coder,
+            hasher: Hasher::new(HashAlgo::Sha256),
+            buffer: Vec::with_capacity(PIECE_BYTES),
+        })
+    }
+
+    /// Ends the blob.
+    pub(super) fn finish(mut self) -> io::Result<Written> {
+        self.hand_on()?;
+        let mut out = match self.coder {
+            Coder::Gzip(gzip) => gzip.finish()?,
+            Coder::Zstd(encoder) => encoder.finish()?,
+            Coder::None(out) => out,
+        };
+        out.flush()?;
+        let digest = out.hasher.finish().as_sha256();
+        let diff_id = self.hasher.finish().as_sha256();
+        match (digest, diff_id) {
+            (Some(digest), Some(diff_id)) => Ok(Written {
+                digest,
+                size: out.size,
+                diff_id,
+            }),
+            _ => Err(io::Error::other("a SHA-256 hasher gave another hash")),
+        }
+    }
+
+    fn hand_on(&mut self) -> io::Result<()> {
+        self.hasher.update(&self.buffer);
+        match &mut self.coder {
+            Coder::Gzip(gzip) => gzip.write_all(&self.buffer)?,
+            Coder::Zstd(encoder) => encoder.write_all(&self.buffer)?,
+            Coder::None(out) => out.write_all(&self.buffer)?,
+        }
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for LayerWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(PIECE_BYTES - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..n]);
+        if self.buffer.len() == PIECE_BYTES {
+            self.hand_on()?;
+        }
+        Ok(n)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(data: &[u8], compression: Compression, piece: usize) -> (Vec<u8>, Written) {
+        let mut blob = Vec::new();
+        let mut writer = LayerWriter::new(
+            &mut blob,
+            compression,
+            compression.default_level(),
+            data.len() as u64,
+            2,
+        )
+        .expect("start");
+        for chunk in data.chunks(piece) {
+            writer.write_all(chunk).expect("write");
+        }
+        let written = writer.finish().expect("finish");
+        (blob, written)
+    }
+
+    #[test]
+    fn digests_are_those_of_the_bytes() {
+        let data: Vec<u8> = (0..700_000_u32)
+            .map(|i| i.to_le_bytes()[i as usize % 3])
+            .collect();
+        for compression in [Compression::Gzip, Compression::Zstd, Compression::None] {
+            let (blob, written) = make(&data, compression, 1013);
+            assert_eq!(written.digest, Sha256::of(&blob));
+            assert_eq!(written.size, blob.len() as u64);
+            assert_eq!(written.diff_id, Sha256::of(&data));
+            assert_eq!(make(&data, compression, 65_536).0, blob);
+        }
+    }
+
+    #[test]
+    fn zstd_declares_its_size_in_one_frame() {
+        let data = vec![b'x'; 300_000];
+        let (blob, _) = make(&data, Compression::Zstd, 100);
+        assert_eq!(
+            zstd::zstd_safe::get_frame_content_size(&blob)
+                .ok()
+                .flatten(),
+            Some(300_000)
+        );
+        assert_eq!(
+            zstd::zstd_safe::find_frame_compressed_size(&blob),
+            Ok(blob.len())
+        );
+        assert_eq!(zstd::decode_all(blob.as_slice()).expect("sound"), data);
+    }
+
+    #[test]
+    fn a_wrong_pledge_is_an_error() {
+        let mut writer = LayerWriter::new(Vec::new(), Compression::Zstd, 3, 5, 1).expect("start");
+        writer.write_all(b"123456").expect("buffered");
+        assert!(writer.finish().is_err());
+    }
+}

@@ -1,0 +1,171 @@
+//! `builtin:oci-layer`: one layer, as a blob and what is known about it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::BufWriter;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
+use sos_formats::diagnostic::{Class, Diagnostic};
+
+use super::compress::{Compression, LayerWriter};
+use super::contents::{arrange, measure, whole, write};
+use super::diff::difference;
+use super::names::MAX_EPOCH;
+use super::placed::{Placed, Style};
+use crate::build::{Build, parse_ids};
+
+/// Buffer before the file of the blob.
+const FILE_BUFFER_BYTES: usize = 1 << 20;
+
+/// Makes one layer of an OCI image.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OciLayerBuilder;
+
+impl Builder for OciLayerBuilder {
+    fn name(&self) -> &'static str {
+        "builtin:oci-layer"
+    }
+    fn pool(&self) -> Pool {
+        Pool::Build
+    }
+    fn revision(&self) -> u32 {
+        1
+    }
+    fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
+        let attrs: LayerAttrs = ctx.attrs_as()?;
+        let out = ctx.out_path("out");
+        make_layer(ctx, &attrs, &out).map(|_| ())
+    }
+}
+
+/// What a recipe says about a layer.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(super) struct LayerAttrs {
+    pub(super) base: Option<String>,
+    pub(super) diff: bool,
+    pub(super) rootfs: Option<String>,
+    pub(super) tree: Option<String>,
+    pub(super) at: Option<String>,
+    pub(super) files: BTreeMap<String, String>,
+    pub(super) owner: Option<String>,
+    pub(super) epoch: i64,
+    pub(super) compression: Compression,
+    pub(super) level: Option<i32>,
+}
+
+/// What `layer.json` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct LayerInfo {
+    pub(super) media_type: String,
+    pub(super) digest: String,
+    pub(super) size: u64,
+    pub(super) diff_id: String,
+    /// The number of entries.
+    pub(super) files: u64,
+}
+
+/// Writes `blob` and `layer.json` into the directory `out`.
+pub(super) fn make_layer(
+    build: &dyn Build,
+    attrs: &LayerAttrs,
+    out: &Path,
+) -> Result<LayerInfo, BuilderError> {
+    let epoch = attrs.epoch;
+    if !(0..=MAX_EPOCH).contains(&epoch) {
+        return Err(wrong(
+            build,
+            &format!("`epoch` is {epoch}; it must be within 0..{MAX_EPOCH}"),
+        ));
+    }
+    let level = attrs.level.unwrap_or(attrs.compression.default_level());
+    let levels = attrs.compression.levels();
+    if !levels.contains(&level) {
+        let (low, high) = (levels.start(), levels.end());
+        return Err(wrong(
+            build,
+            &format!("`level` is {level}; this compression has {low} to {high}"),
+        ));
+    }
+    let base = attrs
+        .base
+        .as_deref()
+        .map(|path| build.rootfs(path))
+        .transpose()?;
+    let placed = attrs.tree.is_some() || !attrs.files.is_empty();
+    let entries = match (&attrs.rootfs, base, placed) {
+        (Some(_), _, true) => {
+            return Err(wrong(build, "`rootfs` does not go with `tree` or `files`"));
+        }
+        (Some(rootfs), Some(base), _) if attrs.diff => {
+            difference(build.store(), &base, &build.rootfs(rootfs)?, epoch)?
+        }
+        (Some(_), None, _) if attrs.diff => return Err(wrong(build, "`diff` needs a `base`")),
+        (Some(rootfs), _, _) => whole(build.store(), &build.rootfs(rootfs)?, epoch)?,
+        (None, base, true) => {
+            let owner = match &attrs.owner {
+                Some(text) => parse_ids(text).ok_or_else(|| {
+                    wrong(
+                        build,
+                        &format!("`owner` is `{text}`; it must be numbers, as in `0:0`"),
+                    )
+                })?,
+                None => (0, 0),
+            };
+            let mut layer = Placed::new(build.store(), base.as_ref(), Style { owner, epoch })?;
+            if let Some(tree) = &attrs.tree {
+                layer.place(attrs.at.as_deref().unwrap_or("/"), &build.tree(tree)?)?;
+            }
+            for (at, source) in &attrs.files {
+                layer.place(at, &build.tree(source)?)?;
+            }
+            layer.finish()?
+        }
+        (None, _, false) => {
+            return Err(wrong(
+                build,
+                "it names neither `rootfs` nor `tree` nor `files`",
+            ));
+        }
+    };
+    let entries = arrange(entries)?;
+    let io = |what: &'static str| move |error| BuilderError::io(what, error);
+    let tar_size = match attrs.compression {
+        Compression::Zstd => measure(&entries)?,
+        _ => 0,
+    };
+    fs::create_dir(out).map_err(io("cannot create the output of the layer"))?;
+    let file = File::create(out.join("blob")).map_err(io("cannot create the blob of the layer"))?;
+    let file = BufWriter::with_capacity(FILE_BUFFER_BYTES, file);
+    let writer = LayerWriter::new(file, attrs.compression, level, tar_size, build.cores())
+        .map_err(io("cannot begin the layer"))?;
+    let written = write(build, &entries, writer)?
+        .finish()
+        .map_err(io("cannot end the layer"))?;
+    let info = LayerInfo {
+        media_type: attrs.compression.media_type().to_owned(),
+        digest: format!("sha256:{}", written.digest),
+        size: written.size,
+        diff_id: format!("sha256:{}", written.diff_id),
+        files: entries.len() as u64,
+    };
+    let json =
+        serde_json::to_vec(&info).map_err(|error| BuilderError::failed(error.to_string()))?;
+    fs::write(out.join("layer.json"), json).map_err(io("cannot write `layer.json`"))?;
+    build.log(&format!(
+        "{} entries, {} bytes, {}",
+        info.files, info.size, info.digest
+    ));
+    Ok(info)
+}
+
+fn wrong(build: &dyn Build, what: &str) -> BuilderError {
+    let message = format!(
+        "the image layer `{}` is not well described: {what}",
+        build.name()
+    );
+    Diagnostic::error("oci-attrs", Class::Recipe, message).into()
+}

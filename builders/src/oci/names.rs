@@ -1,0 +1,116 @@
+//! Tags, architectures and times as images write them.
+
+/// Gives Go's name and variant of an architecture named in Go's, Debian's, the kernel's or Nix's way.
+pub(super) fn platform(arch: &str) -> Option<(&'static str, Option<&'static str>)> {
+    let arch = arch.strip_suffix("-linux").unwrap_or(arch);
+    Some(match arch {
+        "amd64" | "x86_64" => ("amd64", None),
+        "386" | "i386" | "i686" => ("386", None),
+        "arm64" | "aarch64" => ("arm64", None),
+        "armhf" | "armv7l" | "arm" => ("arm", Some("v7")),
+        "armel" | "armv5tel" => ("arm", Some("v5")),
+        "armv6l" => ("arm", Some("v6")),
+        "riscv64" => ("riscv64", None),
+        "ppc64el" | "ppc64le" | "powerpc64le" => ("ppc64le", None),
+        "s390x" => ("s390x", None),
+        "mips64el" | "mips64le" => ("mips64le", None),
+        "loong64" | "loongarch64" => ("loong64", None),
+        _ => return None,
+    })
+}
+
+/// Tells whether a tag fits the grammar of `org.opencontainers.image.ref.name`.
+pub(super) fn is_ref_name(tag: &str) -> bool {
+    // component ::= alphanumeric (separator alphanumeric)*, separators `-._:@/+` or `--`.
+    let mut rest = tag.as_bytes();
+    loop {
+        let word = rest
+            .iter()
+            .take_while(|byte| byte.is_ascii_alphanumeric())
+            .count();
+        if word == 0 {
+            return false;
+        }
+        rest = &rest[word..];
+        rest = match rest {
+            [] => return true,
+            [b'-', b'-', after @ ..]
+            | [b'-' | b'.' | b'_' | b':' | b'@' | b'/' | b'+', after @ ..] => after,
+            _ => return false,
+        };
+    }
+}
+
+/// The last second of the year 9999: RFC 3339 has four digits for the year.
+pub(super) const MAX_EPOCH: i64 = 253_402_300_799;
+
+/// Writes seconds since 1970 as RFC 3339 in UTC.
+pub(super) fn rfc3339(secs: i64) -> String {
+    let secs = secs.clamp(0, MAX_EPOCH);
+    let (days, time) = (secs / 86_400, secs % 86_400);
+    // Days since 0000-03-01 in the proleptic Gregorian calendar; the leap day ends such a year.
+    let days = days + 719_468;
+    let era = days / 146_097;
+    let day_of_era = days % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        time / 3600,
+        time / 60 % 60,
+        time % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ref_names() {
+        for good in [
+            "latest",
+            "v1.2.3",
+            "a--b",
+            "host.example:5000/name/x@1+2_3",
+            "1",
+        ] {
+            assert!(is_ref_name(good), "{good}");
+        }
+        for bad in ["", "-a", "a-", "a..b", "a---b", "a b", "é", "a/"] {
+            assert!(!is_ref_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        // From `date -u -d @N +%FT%TZ`.
+        for (secs, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_783_764_997, "2026-07-11T10:16:37Z"),
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (253_402_300_799, "9999-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(secs), text);
+        }
+    }
+
+    #[test]
+    fn architectures() {
+        assert_eq!(platform("x86_64-linux"), Some(("amd64", None)));
+        assert_eq!(platform("armhf"), Some(("arm", Some("v7"))));
+        assert_eq!(platform("vax"), None);
+    }
+}
