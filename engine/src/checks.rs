@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sos_formats::store_path::{StoreDir, StorePath};
+use sos_formats::store_path::{StoreDir, StorePath, StorePathError};
 use sos_store::{Store, StoreError};
 
 use crate::attributes::Attributes;
@@ -24,8 +24,12 @@ pub(crate) enum CheckError {
         paths: Vec<String>,
     },
     /// An entry of a list is neither a store path nor an output.
-    #[error("`{entry}` in `{attribute}` is neither a store path nor an output of the derivation")]
+    #[error(
+        "`{entry}` in `{attribute}` is neither an output of the derivation nor a store path: {source}"
+    )]
     BadEntry {
+        /// Why it is no store path.
+        source: StorePathError,
         /// The entry.
         entry: String,
         /// The attribute.
@@ -99,7 +103,8 @@ fn listed_paths(
             if let Some((path, _)) = fresh.get(entry) {
                 return Ok(path.clone());
             }
-            StorePath::from_absolute(dir, entry).map_err(|_| CheckError::BadEntry {
+            StorePath::from_absolute(dir, entry).map_err(|source| CheckError::BadEntry {
+                source,
                 entry: entry.clone(),
                 attribute,
             })

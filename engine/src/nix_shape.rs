@@ -32,7 +32,7 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     let build_dir = place.join("build");
     let scratch = place.join("scratch");
     for dir in [&build_dir, &scratch] {
-        fs::create_dir(dir).map_err(|e| place_failed(attempt.place, e))?;
+        fs::create_dir(dir).map_err(|e| place_failed(attempt.place, &e))?;
     }
     let inputs = attempt
         .closure
@@ -52,7 +52,7 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     )
     .map_err(|e| attempt.failed("build-bad-attributes", Class::Recipe, &e))?;
     for (name, content) in &environment.files {
-        fs::write(build_dir.join(name), content).map_err(|e| place_failed(attempt.place, e))?;
+        fs::write(build_dir.join(name), content).map_err(|e| place_failed(attempt.place, &e))?;
     }
     spec.env = environment.env;
     spec.program = attempt.drv.builder.clone();

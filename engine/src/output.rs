@@ -44,10 +44,7 @@ impl From<Box<Diagnostic>> for Stop {
 
 /// One output of which everything is known but that is not registered.
 enum Ready {
-    Tree {
-        ingested: Ingested,
-        registration: Registration,
-    },
+    Tree(Box<(Ingested, Registration)>),
     Rootfs(Blake3),
 }
 
@@ -88,7 +85,7 @@ impl Finish<'_> {
                 Made::Tree(place) => self.tree(&output, place, &finals)?,
             };
             let references = match &one {
-                Ready::Tree { registration, .. } => registration.references.clone(),
+                Ready::Tree(tree) => tree.1.references.clone(),
                 Ready::Rootfs(_) => BTreeSet::new(),
             };
             finals.insert(output.clone(), path.clone());
@@ -113,12 +110,9 @@ impl Finish<'_> {
         for (output, one) in ready {
             let path = finals[&output].clone();
             let bytes = match one {
-                Ready::Tree {
-                    ingested,
-                    registration,
-                } => {
-                    let bytes = ingested.nar_size;
-                    trees.push((ingested, registration));
+                Ready::Tree(tree) => {
+                    let bytes = tree.0.nar_size;
+                    trees.push(*tree);
                     bytes
                 }
                 Ready::Rootfs(root) => {
@@ -400,12 +394,12 @@ impl Finish<'_> {
     ) -> Result<Hash, Stop> {
         if method != Method::Recursive {
             return match &ingested.flat {
-                Some(hash) if !ingested.executable => Ok(hash.clone()),
+                Some(hash) if !ingested.executable => Ok(*hash),
                 _ => Err(self.hashing(output, &HashingError::NotFlat).into()),
             };
         }
         match &ingested.nar_hash {
-            Some(hash) if hash.algo() == algo => Ok(hash.clone()),
+            Some(hash) if hash.algo() == algo => Ok(*hash),
             _ => Ok(Hash::from(ingested.nar_sha256)),
         }
     }
@@ -430,13 +424,7 @@ impl Finish<'_> {
             deriver: Some(self.job.path.clone()),
             ca,
         };
-        (
-            path,
-            Ready::Tree {
-                ingested,
-                registration,
-            },
-        )
+        (path, Ready::Tree(Box::new((ingested, registration))))
     }
 }
 

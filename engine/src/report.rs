@@ -120,11 +120,10 @@ impl Reporter {
     /// Tells how far the build is; `total` is 0 when unknown.
     pub fn progress(&self, done: u64, total: u64) {
         // A thousand steps are as much as any display can use.
-        let step = if total == 0 {
-            done >> 16
-        } else {
-            done.saturating_mul(1000) / total
-        };
+        let step = done
+            .saturating_mul(1000)
+            .checked_div(total)
+            .unwrap_or(done >> 16);
         if self.inner.last_progress.swap(step, Ordering::Relaxed) == step {
             return;
         }

@@ -206,17 +206,12 @@ impl Worker {
                 return Err(Box::new(diagnostic).into());
             }
         }
-        let lock_path = if is_dynamic(&job.drv) {
-            // Derivations that resolve to the same are one build.
-            &resolved.identity
-        } else {
-            &job.path
-        };
-        let lock = match self.store.try_lock_drv(lock_path).map_err(store_failed)? {
+        let lock_path = Self::lock_of(job, &resolved);
+        let lock = match self.store.try_lock_drv(&lock_path).map_err(store_failed)? {
             TryLock::Acquired(lock) => lock,
             TryLock::Held(holder) => {
                 return Ok(Outcome::Locked {
-                    lock: lock_path.clone(),
+                    lock: lock_path,
                     pid: holder.map(|holder| holder.pid),
                 });
             }
@@ -228,6 +223,18 @@ impl Worker {
         let outcome = self.build(job, &resolved, &chosen, key);
         drop(lock);
         outcome
+    }
+
+    /// Returns what names this build among all processes: derivations that make the same thing share it.
+    fn lock_of(job: &Job, resolved: &Resolved) -> StorePath {
+        if job.drv.is_fixed() {
+            let fixed = resolved.building.values().next();
+            return fixed.unwrap_or(&job.path).clone();
+        }
+        if is_dynamic(&job.drv) {
+            return resolved.identity.clone();
+        }
+        job.path.clone()
     }
 
     /// Returns the needed outputs if all are there: by their paths, or because the same was built before.
@@ -286,7 +293,7 @@ impl Worker {
         let roots: Vec<StorePath> = resolved.drv.input_srcs.iter().cloned().collect();
         let closure = self.store.closure(&roots).map_err(store_failed)?;
         let place = self.store.temp_dir("build").map_err(store_failed)?;
-        fs::create_dir(place.path().join("out")).map_err(|e| place_failed(&place, e))?;
+        fs::create_dir(place.path().join("out")).map_err(|e| place_failed(&place, &e))?;
         let attempt = Attempt {
             worker: self,
             job,
@@ -410,7 +417,7 @@ pub(crate) fn systems(options: &BuildOptions) -> BTreeSet<String> {
     systems
 }
 
-pub(crate) fn place_failed(place: &TempDir, error: io::Error) -> Box<Diagnostic> {
+pub(crate) fn place_failed(place: &TempDir, error: &io::Error) -> Box<Diagnostic> {
     let code = if error.kind() == io::ErrorKind::StorageFull {
         "env-disk-full"
     } else {

@@ -23,17 +23,20 @@ impl Clock for Still {
     }
 }
 
+type Answer = fn() -> Outcome;
+type Hook = Box<dyn Fn(&str) + Send + Sync>;
+
 /// Answers from a table; a job that it has no answer for succeeds.
 #[derive(Default)]
 struct Fake {
-    answers: Mutex<BTreeMap<String, Vec<fn() -> Outcome>>>,
+    answers: Mutex<BTreeMap<String, Vec<Answer>>>,
     started: Mutex<Vec<String>>,
     inputs: Mutex<BTreeMap<String, Vec<StorePath>>>,
-    on_start: Option<Box<dyn Fn(&str) + Send + Sync>>,
+    on_start: Option<Hook>,
 }
 
 impl Fake {
-    fn answer(self, name: &str, answers: &[fn() -> Outcome]) -> Self {
+    fn answer(self, name: &str, answers: &[Answer]) -> Self {
         let mut reversed = answers.to_vec();
         reversed.reverse();
         self.answers
@@ -195,9 +198,15 @@ fn run(needed: &Needed, fake: Fake) -> Ran {
 
 #[test]
 fn inputs_come_first_and_their_paths_are_passed_on() {
-    let ran = run(&graph(&[("top", &["a", "b"]), ("a", &[]), ("b", &["a"])]), Fake::default());
+    let ran = run(
+        &graph(&[("top", &["a", "b"]), ("a", &[]), ("b", &["a"])]),
+        Fake::default(),
+    );
     assert_eq!(ran.fake.started(), ["a", "b", "top"]);
-    assert_eq!(ran.fake.inputs.lock().unwrap()["top"], [path("a"), path("b")]);
+    assert_eq!(
+        ran.fake.inputs.lock().unwrap()["top"],
+        [path("a"), path("b")]
+    );
     assert_eq!(ran.done.counts.built, 3);
     assert_eq!(ran.types("build.finished"), 3);
 }
@@ -224,7 +233,13 @@ fn keep_going_skips_only_what_needs_the_failure() {
 
 #[test]
 fn all_wrong_hashes_of_a_run_are_one_problem() {
-    let needed = graph(&[("f1", &[]), ("f2", &[]), ("f3", &[]), ("a", &["f1", "f2"]), ("b", &[])]);
+    let needed = graph(&[
+        ("f1", &[]),
+        ("f2", &[]),
+        ("f3", &[]),
+        ("a", &["f1", "f2"]),
+        ("b", &[]),
+    ]);
     let fake = Fake::default()
         .answer("f1", &[wrong_hash])
         .answer("f3", &[wrong_hash]);
@@ -240,13 +255,16 @@ fn all_wrong_hashes_of_a_run_are_one_problem() {
 
 #[test]
 fn a_lock_of_another_process_is_waited_for_and_validity_read_again() {
-    let cached: fn() -> Outcome = || Outcome::Done {
+    let cached: Answer = || Outcome::Done {
         outputs: [("out".to_owned(), path("a"))].into(),
         status: Status::Cached,
         bytes: 0,
     };
     let needed = graph(&[("a", &[]), ("top", &["a"])]);
-    let ran = run(&needed, Fake::default().answer("a", &[locked, locked, cached]));
+    let ran = run(
+        &needed,
+        Fake::default().answer("a", &[locked, locked, cached]),
+    );
     assert_eq!(ran.fake.started(), ["a", "a", "a", "top"]);
     assert_eq!((ran.done.counts.built, ran.done.counts.cached), (1, 1));
     assert_eq!(ran.types("build.waiting"), 2);
