@@ -1,1 +1,32 @@
 //! The Nix language: parse, resolve, evaluate.
+//!
+//! [`Evaluator`] runs expressions; it reaches files, store and network only through a [`Host`].
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "values are packed into words; the ranges are checked where they can be exceeded"
+)]
+
+mod api;
+mod builtins;
+mod drvs;
+mod error;
+mod eval;
+mod heap;
+mod host;
+mod ir;
+mod json;
+mod parse;
+mod print;
+mod regex;
+
+pub use api::{Answer, DrvRef, Evaluator};
+pub use heap::Value;
+pub use host::{
+    ContextElem, ExtBuiltin, ExtCall, ExtFn, Extension, FetchRequest, FileType, Host, HostError, Options, PathFilter, Plain, VirtualFiles,
+};
+
+/// Runs code on a thread with a stack that is big enough for deep evaluation, and waits for it.
+pub fn with_big_stack<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    eval::on_big_stack(f)
+}

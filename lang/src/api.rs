@@ -1,0 +1,344 @@
+//! The evaluator as other crates use it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use sos_formats::diagnostic::Diagnostic;
+use sos_formats::store_path::StorePath;
+
+use crate::error::{Error, Kind, R};
+use crate::eval::{Text, Vm, canon_path, path_bytes};
+use crate::heap::{Attrs, Fun, Sym, Tag, Value};
+use crate::host::{ContextElem, Host, HostError, Options, Plain};
+use crate::ir::Pos;
+
+/// Answers of the evaluator.
+pub type Answer<T> = Result<T, Box<Diagnostic>>;
+
+/// A derivation that an expression names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrvRef {
+    /// The derivation.
+    pub drv_path: StorePath,
+    /// The outputs that are meant.
+    pub outputs: Vec<String>,
+    /// Its name.
+    pub name: String,
+    /// Where it was found below the value, `a.b`; empty for the value itself.
+    pub attr: String,
+}
+
+/// Evaluates expressions. Runs on the caller's thread: use [`crate::with_big_stack`] around everything that deals with values.
+pub struct Evaluator {
+    vm: Rc<Vm>,
+}
+
+impl Evaluator {
+    /// Makes an evaluator.
+    pub fn new(host: Rc<dyn Host>, options: Options) -> Evaluator {
+        Evaluator { vm: Vm::new(host, options) }
+    }
+
+    fn out<T>(&self, r: R<T>) -> Answer<T> {
+        r.map_err(|e| self.vm.diagnostic(e))
+    }
+
+    /// Evaluates a file, or `default.nix` in a directory. The path must be absolute.
+    pub fn eval_file(&self, path: &Path) -> Answer<Value> {
+        let p = canon_path(&path_bytes(path.to_path_buf()));
+        self.out(self.vm.import_file(&p, Pos::NONE))
+    }
+
+    /// Evaluates a text; `name` is shown in messages, relative paths start at `base_dir`.
+    pub fn eval_str(&self, text: &str, name: &str, base_dir: &Path) -> Answer<Value> {
+        self.eval_bytes(text.as_bytes(), name, base_dir)
+    }
+
+    /// Evaluates a text that need not be UTF-8.
+    pub fn eval_bytes(&self, text: &[u8], name: &str, base_dir: &Path) -> Answer<Value> {
+        let dir = canon_path(&path_bytes(base_dir.to_path_buf()));
+        let dir: &[u8] = if dir == b"/" { b"" } else { &dir };
+        self.out(self.vm.run_text(&Text { bytes: text, name: name.to_owned(), path: None, dir, extra: None }))
+    }
+
+    /// Calls a function that takes a set with those of the given arguments that it wants; other values stay as they are.
+    pub fn auto_call(&self, v: Value, args: &BTreeMap<String, Value>) -> Answer<Value> {
+        self.out(self.auto_call_inner(v, args))
+    }
+
+    fn auto_call_inner(&self, v: Value, args: &BTreeMap<String, Value>) -> R {
+        let vm = &self.vm;
+        let mut v = vm.force(v)?;
+        if let Some(f) = v.as_attrs().and_then(|a| a.get(vm.s.functor)) {
+            let g = vm.call(f, &[v], Pos::NONE)?;
+            return self.auto_call_inner(g, args);
+        }
+        let (l, have) = match v.as_fun() {
+            Some(Fun::Closure(l, _)) => (l, 0),
+            Some(Fun::Partial(g, have)) => match g.as_fun() {
+                Some(Fun::Closure(l, _)) => (l, have.len()),
+                _ => return Ok(v),
+            },
+            _ => return Ok(v),
+        };
+        let Some(formals) = l.formals.as_ref().filter(|_| have + 1 == l.arity as usize) else { return Ok(v) };
+        let mut given = Vec::new();
+        if formals.ellipsis {
+            given.extend(args.iter().map(|(k, v)| (Sym::new(k.as_bytes()), *v, Pos::NONE)));
+        } else {
+            for f in &formals.names {
+                match args.get(&*f.name.text()) {
+                    Some(v) => given.push((f.name, *v, Pos::NONE)),
+                    None if f.default.is_none() => {
+                        return Err(Error::new(
+                            Kind::Argument,
+                            f.pos,
+                            format!("cannot evaluate a function that has an argument without a value ('{}')", f.name.text()),
+                        )
+                        .help("values for arguments can be given with `--arg` or `--argstr`"));
+                    }
+                    None => {}
+                }
+            }
+        }
+        v = vm.call(v, &[Value::attrs(Attrs::from_pairs(given))], l.pos)?;
+        Ok(v)
+    }
+
+    /// Follows an attribute path such as `a.b."c d".0`; empty means the value itself. Functions on the way are called without arguments.
+    pub fn select(&self, v: Value, path: &str) -> Answer<Value> {
+        self.select_with(v, path, &BTreeMap::new())
+    }
+
+    /// Follows an attribute path; functions on the way get the given arguments.
+    pub fn select_with(&self, v: Value, path: &str, args: &BTreeMap<String, Value>) -> Answer<Value> {
+        let parts = self.out(split_attr_path(path))?;
+        let mut v = v;
+        for p in parts {
+            v = self.auto_call(v, args)?;
+            v = self.out(self.step(v, &p, path))?;
+        }
+        self.auto_call(v, args)
+    }
+
+    fn step(&self, v: Value, part: &str, whole: &str) -> R {
+        let vm = &self.vm;
+        if let Some(l) = v.as_list()
+            && let Ok(i) = part.parse::<usize>()
+        {
+            return match l.get(i) {
+                Some(x) => vm.force(*x),
+                None => Err(Error::new(Kind::AttrMissing, Pos::NONE, format!("list index {i} in selection path '{whole}' is out of range"))),
+            };
+        }
+        let Some(set) = v.as_attrs() else {
+            return Err(Error::new(
+                Kind::Type,
+                Pos::NONE,
+                format!("the expression selected by '{whole}' should be a set at '{part}' but is {}: {}", vm.show_type(v), vm.show_short(v)),
+            ));
+        };
+        let s = Sym::new(part.as_bytes());
+        match set.get(s) {
+            Some(x) => vm.force(x),
+            None => {
+                let mut e = vm.missing(set, s, Pos::NONE);
+                e.message = format!("attribute '{part}' in selection path '{whole}' not found");
+                Err(e)
+            }
+        }
+    }
+
+    /// Evaluates far enough to know the type.
+    pub fn force(&self, v: Value) -> Answer<Value> {
+        self.out(self.vm.force(v))
+    }
+
+    /// Evaluates completely.
+    pub fn force_deep(&self, v: Value) -> Answer<Value> {
+        self.out(self.vm.force_deep(v, Pos::NONE))
+    }
+
+    /// Calls a function.
+    pub fn call(&self, f: Value, args: &[Value]) -> Answer<Value> {
+        self.out(self.vm.call(f, args, Pos::NONE))
+    }
+
+    /// The value in the syntax of the language; what is not evaluated is shown as `<CODE>`.
+    pub fn print(&self, v: Value) -> String {
+        self.vm.show(v)
+    }
+
+    /// The same as bytes: strings need not be UTF-8.
+    pub fn print_bytes(&self, v: Value) -> Vec<u8> {
+        self.vm.show_bytes(v)
+    }
+
+    /// The value as JSON; paths are written as they are.
+    pub fn to_json(&self, v: Value) -> Answer<String> {
+        let r = crate::builtins::to_json(&self.vm, v, false, Pos::NONE);
+        self.out(r.map(|x| String::from_utf8_lossy(&x.0).into_owned()))
+    }
+
+    /// A text in the canonical form of `nix-instantiate --parse`.
+    pub fn parse_canonical(&self, text: &[u8], name: &str, base_dir: &Path) -> Answer<Vec<u8>> {
+        let dir = canon_path(&path_bytes(base_dir.to_path_buf()));
+        let dir: &[u8] = if dir == b"/" { b"" } else { &dir };
+        self.out(self.vm.parse_canonical(&Text { bytes: text, name: name.to_owned(), path: None, dir, extra: None }))
+    }
+
+    /// The value as XML.
+    pub fn to_xml(&self, v: Value, locations: bool) -> Answer<Vec<u8>> {
+        let r = crate::builtins::to_xml(&self.vm, v, locations, Pos::NONE);
+        self.out(r.map(|x| x.0))
+    }
+
+    /// The name of the value's type: `int`, `set`, ...
+    pub fn type_of(&self, v: Value) -> Answer<&'static str> {
+        self.out(self.vm.force(v).map(crate::builtins::type_name))
+    }
+
+    /// The names of a set, sorted; nothing for other values.
+    pub fn attr_names(&self, v: Value) -> Answer<Vec<String>> {
+        let v = self.force(v)?;
+        Ok(v.as_attrs().map_or_else(Vec::new, |a| a.iter_by_name().map(|x| x.0.text().into_owned()).collect()))
+    }
+
+    /// An attribute of a set, not evaluated.
+    pub fn attr(&self, v: Value, name: &str) -> Answer<Option<Value>> {
+        let v = self.force(v)?;
+        Ok(Sym::find(name.as_bytes()).and_then(|s| v.as_attrs()?.get(s)))
+    }
+
+    /// The items of a list, not evaluated; nothing for other values.
+    pub fn list_items(&self, v: Value) -> Answer<Vec<Value>> {
+        Ok(self.force(v)?.as_list().unwrap_or_default().to_vec())
+    }
+
+    /// The bytes of a string and what it depends on, for values that can be coerced to one.
+    pub fn to_str(&self, v: Value) -> Answer<(Vec<u8>, Vec<ContextElem>)> {
+        let s = self.out(self.vm.coerce(v, crate::eval::Coerce::PLAIN, Pos::NONE))?;
+        Ok((s.bytes().to_vec(), self.vm.ctx_elems(s.ctx())))
+    }
+
+    /// Everything in the value as plain data; functions are an error.
+    pub fn to_plain(&self, v: Value) -> Answer<Plain> {
+        self.out(self.vm.plain(v, Pos::NONE))
+    }
+
+    /// A value from plain data.
+    pub fn from_plain(&self, p: &Plain) -> Value {
+        self.vm.from_plain(p)
+    }
+
+    /// The derivations that a value names: itself, or those in a list or set, as nix-build finds them.
+    pub fn derivations(&self, v: Value) -> Answer<Vec<DrvRef>> {
+        self.out(crate::drvs::find(&self.vm, v))
+    }
+
+    /// The files and directories that were read.
+    pub fn files_read(&self) -> Vec<PathBuf> {
+        self.vm.files_read.borrow().iter().cloned().collect()
+    }
+
+    /// Bytes of memory that values take in this thread.
+    pub fn heap_bytes(&self) -> usize {
+        crate::heap::bytes_used()
+    }
+}
+
+/// Splits `a.b."c.d"` into names.
+fn split_attr_path(path: &str) -> R<Vec<String>> {
+    let mut out = Vec::new();
+    let mut cur = String::new();
+    let mut chars = path.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '.' => out.push(std::mem::take(&mut cur)),
+            '"' => loop {
+                match chars.next() {
+                    Some('"') => break,
+                    Some(c) => cur.push(c),
+                    None => {
+                        return Err(Error::new(Kind::Value, Pos::NONE, format!("missing closing quote in selection path '{path}'")));
+                    }
+                }
+            },
+            c => cur.push(c),
+        }
+    }
+    if !path.is_empty() {
+        out.push(cur);
+    }
+    if out.iter().any(String::is_empty) && !path.contains("\"\"") {
+        return Err(Error::new(Kind::Value, Pos::NONE, format!("empty attribute name in selection path '{path}'")));
+    }
+    Ok(out)
+}
+
+impl Vm {
+    /// A value as plain data.
+    pub(crate) fn plain(&self, v: Value, pos: Pos) -> R<Plain> {
+        self.check_stack()?;
+        let v = self.force(v)?;
+        Ok(match v.tag() {
+            Tag::Imm => v.as_bool().map_or(Plain::Null, Plain::Bool),
+            Tag::Str => {
+                let s = self.force_str(v, pos)?;
+                Plain::Str { s: s.bytes().to_vec(), context: self.ctx_elems(s.ctx()) }
+            }
+            Tag::List => {
+                let items = v.as_list().unwrap_or_default();
+                Plain::List(items.iter().map(|x| self.plain(*x, pos)).collect::<R<_>>()?)
+            }
+            Tag::Attrs => {
+                let set = self.force_attrs(v, pos)?;
+                // Derivations refer to themselves; what others need of them is the string.
+                if let Some(o) = set.get(self.s.out_path)
+                    && self.is_derivation(set)?
+                {
+                    return self.plain(o, pos);
+                }
+                let mut map = BTreeMap::new();
+                for (s, x) in set.iter() {
+                    map.insert(s.text().into_owned(), self.plain(x, pos)?);
+                }
+                Plain::Attrs(map)
+            }
+            Tag::Fun | Tag::Thunk => {
+                return Err(Error::new(Kind::Type, pos, format!("expected plain data but found {}: {}", self.show_type(v), self.show_short(v))));
+            }
+            Tag::Int | Tag::Boxed => match (v.as_int(), v.as_float(), v.as_path()) {
+                (Some(i), ..) => Plain::Int(i),
+                (_, Some(f), _) => Plain::Float(f),
+                (.., Some(p)) => Plain::Path(crate::eval::os_path(p)),
+                _ => Plain::Null,
+            },
+        })
+    }
+
+    /// Plain data as a value.
+    #[allow(clippy::wrong_self_convention, reason = "it makes a value in this evaluator")]
+    pub(crate) fn from_plain(&self, p: &Plain) -> Value {
+        match p {
+            Plain::Null => Value::NULL,
+            Plain::Bool(b) => Value::bool(*b),
+            Plain::Int(i) => Value::int(*i),
+            Plain::Float(f) => Value::float(*f),
+            Plain::Str { s, context } => Value::string_ctx(s, self.ctx_of(context.iter().cloned())),
+            Plain::Path(p) => Value::path(&canon_path(&path_bytes(p.clone()))),
+            Plain::List(l) => Value::list(&l.iter().map(|x| self.from_plain(x)).collect::<Vec<_>>()),
+            Plain::Attrs(m) => {
+                let all = m.iter().map(|(k, v)| (Sym::new(k.as_bytes()), self.from_plain(v), Pos::NONE)).collect();
+                Value::attrs(Attrs::from_pairs(all))
+            }
+        }
+    }
+}
+
+impl From<String> for HostError {
+    fn from(m: String) -> Self {
+        HostError::Message(m)
+    }
+}

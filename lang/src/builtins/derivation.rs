@@ -1,0 +1,430 @@
+//! `derivation`, `derivationStrict`, `placeholder`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use sos_formats::Bytes;
+use sos_formats::derivation::{Derivation, Method, Output};
+use sos_formats::hash::{Hash, HashAlgo};
+use sos_formats::store_path::{self, StorePath};
+
+use super::{Prim, p};
+use crate::error::{Error, Kind, R, Traced};
+use crate::eval::context::Collector;
+use crate::eval::{Coerce, Vm};
+use crate::heap::{Attrs, Native, Sym, Value};
+use crate::host::ContextElem;
+use crate::ir::Pos;
+
+pub(super) static TABLE: &[Prim] = &[
+    p("derivationStrict", 1, 1, strict, "Makes a derivation and returns the paths of it and its outputs."),
+    p("placeholder", 1, 1, placeholder, "Returns a string that stands for an output path inside its own derivation."),
+];
+
+static DERIVATION: Prim = p("derivation", 1, 1, derivation, "Makes a derivation, evaluated when one of its paths is needed.");
+
+/// The function `derivation`.
+pub(super) fn wrapper() -> Value {
+    Value::prim(&DERIVATION)
+}
+
+fn placeholder(vm: &Vm, a: &[Value], pos: Pos) -> R {
+    let o = vm.force_str_no_ctx(a[0], pos)?;
+    Ok(Value::string(store_path::placeholder(&String::from_utf8_lossy(o)).as_bytes()))
+}
+
+static STRICT: Native = Native {
+    run: |vm, a| {
+        strict(vm, a, Pos::NONE).map_err(|e| {
+            let name = a[0].peel().as_attrs().and_then(|s| s.get(vm.s.name)).and_then(|n| n.peel().as_str());
+            match name {
+                Some(n) => e.frame(format!("while evaluating derivation '{}'", String::from_utf8_lossy(n.bytes())), Pos::NONE),
+                None => e,
+            }
+        })
+    },
+};
+/// Selects an attribute (second word: its name) of a set that is computed when needed.
+static SELECT: Native = Native {
+    run: |vm, a| {
+        let set = vm.force_attrs(a[0], Pos::NONE)?;
+        let name = Sym::new(vm.force_str(a[1], Pos::NONE)?.bytes());
+        match set.get(name) {
+            Some(v) => vm.force(v),
+            None => Err(vm.missing(set, name, Pos::NONE)),
+        }
+    },
+};
+
+/// The wrapper: `attrs // outputs // { all; drvAttrs; }`, and per output its path; nothing is computed before it is needed.
+fn derivation(vm: &Vm, a: &[Value], pos: Pos) -> R {
+    let attrs = vm.force_attrs(a[0], pos)?;
+    let drv_attrs = Value::attrs(attrs);
+    let made = Value::thunk_native(&STRICT, drv_attrs, Value::NULL);
+    let names: Vec<&'static [u8]> = match attrs.get(vm.s.outputs) {
+        None => vec![b"out"],
+        Some(o) => {
+            let mut v = Vec::new();
+            for x in vm.force_list(o, pos)? {
+                v.push(vm.force_str(*x, pos)?.bytes());
+            }
+            v
+        }
+    };
+    if names.is_empty() {
+        return Err(Error::new(Kind::Derivation, pos, "derivation cannot have an empty set of outputs"));
+    }
+    let none = Pos::NONE;
+    // The outputs refer to each other, so thunks that are filled at the end tie the knot.
+    let values: Vec<(Sym, Value, Pos)> =
+        names.iter().map(|n| (Sym::new(n), Value::thunk_native(&STRICT, made, made), none)).collect();
+    let mut extra: Vec<(Sym, Value, Pos)> = values.clone();
+    extra.push((vm.s.all, Value::list(&values.iter().map(|v| v.1).collect::<Vec<_>>()), none));
+    extra.push((vm.s.drv_attrs, drv_attrs, none));
+    let base = vm.updates.update(attrs, Attrs::from_pairs(extra));
+    for (s, v, _) in &values {
+        if let Some(t) = v.as_thunk() {
+            t.finish(Value::attrs(vm.updates.update(base, output_attrs(vm, made, *s))));
+        }
+    }
+    vm.force(values[0].1)
+}
+
+fn output_attrs(vm: &Vm, made: Value, output: Sym) -> Attrs {
+    let none = Pos::NONE;
+    Attrs::from_pairs(vec![
+        (vm.s.out_path, Value::thunk_native(&SELECT, made, output.value()), none),
+        (vm.s.drv_path, Value::thunk_native(&SELECT, made, vm.s.drv_path.value()), none),
+        (vm.s.typ, Value::string(b"derivation"), none),
+        (vm.s.output_name, output.value(), none),
+    ])
+}
+
+/// What was read from the attributes.
+#[derive(Default)]
+struct Input {
+    drv: Derivation,
+    ctx: Collector,
+    structured: Option<BTreeMap<Bytes, Bytes>>,
+    outputs: Vec<String>,
+    output_hash: Option<Vec<u8>>,
+    output_hash_algo: Option<Vec<u8>>,
+    output_hash_mode: Option<Vec<u8>>,
+    content_addressed: bool,
+    has_builder: bool,
+}
+
+fn fail<T>(pos: Pos, m: impl Into<String>) -> R<T> {
+    Err(Error::new(Kind::Derivation, pos, m))
+}
+
+fn flag(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<bool> {
+    match set.get(vm.sym(name)) {
+        Some(v) => vm.force_bool(v, pos).traced(|| format!("while evaluating the `{name}` attribute passed to builtins.derivationStrict"), pos),
+        None => Ok(false),
+    }
+}
+
+fn strict(vm: &Vm, a: &[Value], pos: Pos) -> R {
+    let set = vm.force_attrs(a[0], pos)?;
+    let Some(name_at) = set.shape().find(vm.s.name) else {
+        return Err(vm.missing(set, vm.s.name, pos).frame("in the attrset passed as argument to builtins.derivationStrict", pos));
+    };
+    let pos = pos.or(set.shape().pos_at(name_at));
+    let name = vm
+        .force_str_no_ctx(set.values()[name_at], pos)
+        .traced(|| "while evaluating the `name` attribute passed to builtins.derivationStrict".into(), pos)?;
+    let name = String::from_utf8_lossy(name).into_owned();
+    store_path::check_name(&name).map_err(|e| {
+        Error::new(Kind::Derivation, pos, format!("invalid derivation name: {e}. Please pass a different 'name'."))
+    })?;
+    let input = read_attrs(vm, set, &name, pos)?;
+    instantiate(vm, input, &name, pos)
+        .map_err(|e| e.at(pos).frame(format!("while evaluating derivation '{name}'"), pos))
+}
+
+fn read_attrs(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<Input> {
+    let mut i = Input { outputs: vec!["out".into()], ..Input::default() };
+    let ignore_nulls = flag(vm, set, "__ignoreNulls", pos)?;
+    if flag(vm, set, "__structuredAttrs", pos)? {
+        i.structured = Some(BTreeMap::new());
+    }
+    for (k, (s, v)) in set.iter_by_name().enumerate() {
+        let key = s.bytes();
+        if key == b"__ignoreNulls" {
+            continue;
+        }
+        if ignore_nulls && vm.force(v)? == Value::NULL {
+            continue;
+        }
+        let at = set.shape().pos_at(set.shape().by_name()[k] as usize).or(pos);
+        read_attr(vm, &mut i, key, v, at)
+            .traced(|| format!("while evaluating attribute '{}' of derivation '{name}'", s.text()), at)?;
+    }
+    if let Some(json) = i.structured.take() {
+        let mut out = b"{".to_vec();
+        for (n, (k, v)) in json.iter().enumerate() {
+            if n > 0 {
+                out.push(b',');
+            }
+            super::json::quote(&mut out, k, pos)?;
+            out.push(b':');
+            out.extend_from_slice(v);
+        }
+        out.push(b'}');
+        i.drv.env.insert(b"__json".to_vec(), out);
+    }
+    Ok(i)
+}
+
+fn text(vm: &Vm, i: &mut Input, v: Value, pos: Pos) -> R<&'static [u8]> {
+    let s = vm.coerce(v, Coerce::ENV, pos)?;
+    i.ctx.add(s.ctx());
+    Ok(s.bytes())
+}
+
+fn read_attr(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Pos) -> R<()> {
+    match key {
+        b"__contentAddressed" => i.content_addressed = vm.force_bool(v, pos)?,
+        b"__impure" => {
+            if vm.force_bool(v, pos)? {
+                return fail(pos, "impure derivations are not supported");
+            }
+        }
+        b"args" => {
+            for x in vm.force_list(v, pos)? {
+                let s = text(vm, i, *x, pos).traced(|| "while evaluating an element of the argument list".into(), pos)?;
+                i.drv.args.push(s.to_vec());
+            }
+            return Ok(());
+        }
+        _ => {}
+    }
+    if i.structured.is_some() {
+        return read_structured(vm, i, key, v, pos);
+    }
+    let s = text(vm, i, v, pos)?.to_vec();
+    match key {
+        b"builder" => {
+            i.has_builder = true;
+            i.drv.builder.clone_from(&s);
+        }
+        b"system" => i.drv.system = String::from_utf8_lossy(&s).into_owned(),
+        b"outputHash" => i.output_hash = Some(s.clone()),
+        b"outputHashAlgo" => i.output_hash_algo = Some(s.clone()),
+        b"outputHashMode" => i.output_hash_mode = Some(s.clone()),
+        b"outputs" => {
+            let words = s.split(|b| b.is_ascii_whitespace()).filter(|w| !w.is_empty());
+            set_outputs(i, words.map(<[u8]>::to_vec).collect(), pos)?;
+        }
+        _ => {}
+    }
+    i.drv.env.insert(key.to_vec(), s);
+    Ok(())
+}
+
+fn read_structured(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Pos) -> R<()> {
+    if key == b"__structuredAttrs" {
+        return Ok(());
+    }
+    let mut json = Vec::new();
+    super::json::write(vm, v, true, &mut json, &mut i.ctx, pos)?;
+    if let Some(map) = &mut i.structured {
+        map.insert(key.to_vec(), json);
+    }
+    let string = |i: &mut Input| -> R<Vec<u8>> {
+        let s = vm.force_str(v, pos)?;
+        i.ctx.add(s.ctx());
+        Ok(s.bytes().to_vec())
+    };
+    match key {
+        b"builder" => {
+            i.drv.builder = string(i)?;
+            i.has_builder = true;
+        }
+        b"system" => i.drv.system = String::from_utf8_lossy(vm.force_str_no_ctx(v, pos)?).into_owned(),
+        b"outputHash" => i.output_hash = Some(vm.force_str_no_ctx(v, pos)?.to_vec()),
+        b"outputHashAlgo" => i.output_hash_algo = Some(vm.force_str_no_ctx(v, pos)?.to_vec()),
+        b"outputHashMode" => i.output_hash_mode = Some(vm.force_str_no_ctx(v, pos)?.to_vec()),
+        b"outputs" => {
+            let mut names = Vec::new();
+            for x in vm.force_list(v, pos)? {
+                names.push(vm.force_str_no_ctx(*x, pos)?.to_vec());
+            }
+            set_outputs(i, names, pos)?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn set_outputs(i: &mut Input, names: Vec<Vec<u8>>, pos: Pos) -> R<()> {
+    i.outputs.clear();
+    for n in names {
+        let n = String::from_utf8_lossy(&n).into_owned();
+        if i.outputs.contains(&n) {
+            return fail(pos, format!("duplicate derivation output '{n}'"));
+        }
+        if n == "drvPath" || n == "drv" {
+            return fail(pos, format!("invalid derivation output name '{n}'"));
+        }
+        store_path::check_name(&n).map_err(|_e| Error::new(Kind::Derivation, pos, format!("invalid derivation output name '{n}'")))?;
+        i.outputs.push(n);
+    }
+    if i.outputs.is_empty() {
+        return fail(pos, "derivation cannot have an empty set of outputs");
+    }
+    Ok(())
+}
+
+fn method(i: &Input, pos: Pos) -> R<Method> {
+    Ok(match i.output_hash_mode.as_deref() {
+        None | Some(b"flat") => Method::Flat,
+        Some(b"recursive" | b"nar") => Method::Recursive,
+        Some(b"text") => Method::Text,
+        Some(b"rootfs") => Method::Rootfs,
+        Some(m) => return fail(pos, format!("invalid value '{}' for 'outputHashMode' attribute", String::from_utf8_lossy(m))),
+    })
+}
+
+fn algo(i: &Input, pos: Pos) -> R<Option<HashAlgo>> {
+    match i.output_hash_algo.as_deref() {
+        None | Some(b"") => Ok(None),
+        Some(a) => {
+            let a = String::from_utf8_lossy(a);
+            a.parse().map(Some).map_err(|_e| {
+                Error::new(
+                    Kind::Derivation,
+                    pos,
+                    format!("unknown hash algorithm '{a}', expect 'blake3', 'md5', 'sha1', 'sha256', or 'sha512'"),
+                )
+            })
+        }
+    }
+}
+
+fn outputs(vm: &Vm, i: &mut Input, pos: Pos) -> R<()> {
+    if let Some(h) = &i.output_hash {
+        if i.outputs != ["out"] {
+            return fail(pos, "multiple outputs are not supported in fixed-output derivations");
+        }
+        let text = String::from_utf8_lossy(h).into_owned();
+        let algo = algo(i, pos)?;
+        let hash = if text.is_empty() {
+            let algo = algo.ok_or_else(|| Error::new(Kind::Derivation, pos, "empty hash requires explicit hash algorithm"))?;
+            let zero = Hash::new(algo, &vec![0; algo.digest_len()]).map_err(|e| Error::new(Kind::Derivation, pos, e.to_string()))?;
+            vm.host.warn(&format!("found empty hash, assuming '{}'", zero.to_sri()));
+            zero
+        } else {
+            Hash::parse_any(&text, algo).map_err(|e| Error::new(Kind::Derivation, pos, e.to_string()))?
+        };
+        let method = method(i, pos)?;
+        i.drv.outputs.insert("out".into(), Output::Fixed { method, hash });
+        return Ok(());
+    }
+    let floating = i.content_addressed;
+    for o in i.outputs.clone() {
+        let out = if floating {
+            let method = if i.output_hash_mode.is_none() { Method::Recursive } else { method(i, pos)? };
+            let default = if method == Method::Rootfs { HashAlgo::Blake3 } else { HashAlgo::Sha256 };
+            Output::Floating { method, algo: algo(i, pos)?.unwrap_or(default) }
+        } else {
+            Output::Deferred
+        };
+        i.drv.outputs.insert(o, out);
+    }
+    Ok(())
+}
+
+/// Adds what the strings refer to.
+fn inputs(vm: &Vm, i: &mut Input, pos: Pos) -> R<()> {
+    let ctx = std::mem::take(&mut i.ctx).finish(vm);
+    for e in vm.ctx_elems(ctx) {
+        match e {
+            ContextElem::Opaque(p) => {
+                i.drv.input_srcs.insert(p);
+            }
+            ContextElem::Built(p, o) => {
+                i.drv.input_drvs.entry(p).or_default().insert(o);
+            }
+            ContextElem::Closure(p) => closure(vm, i, p, pos)?,
+        }
+    }
+    Ok(())
+}
+
+/// A reference to a derivation with all it needs: every derivation below it with all outputs, and every source.
+fn closure(vm: &Vm, i: &mut Input, root: StorePath, pos: Pos) -> R<()> {
+    let mut todo = vec![root];
+    let mut seen: BTreeSet<StorePath> = BTreeSet::new();
+    while let Some(p) = todo.pop() {
+        if !seen.insert(p.clone()) {
+            continue;
+        }
+        i.drv.input_srcs.insert(p.clone());
+        if !p.is_derivation() {
+            continue;
+        }
+        let d = vm.read_drv(&p, pos)?;
+        i.drv.input_drvs.entry(p).or_default().extend(d.outputs.keys().cloned());
+        todo.extend(d.input_drvs.keys().cloned());
+        todo.extend(d.input_srcs.iter().cloned());
+    }
+    Ok(())
+}
+
+impl Vm {
+    /// A derivation by its path: made here, or read by the host.
+    pub(crate) fn read_drv(&self, p: &StorePath, pos: Pos) -> R<Rc<Derivation>> {
+        if let Some(d) = self.drvs.borrow().get(p) {
+            return Ok(d.clone());
+        }
+        let d = Rc::new(self.host.read_derivation(p).map_err(|e| self.host_error(e, pos, &format!("cannot read '{p}'")))?);
+        self.drvs.borrow_mut().insert(p.clone(), d.clone());
+        Ok(d)
+    }
+}
+
+fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos) -> R {
+    if !i.has_builder || i.drv.builder.is_empty() {
+        return fail(pos, "required attribute 'builder' missing");
+    }
+    if i.drv.system.is_empty() {
+        return fail(pos, "required attribute 'system' missing");
+    }
+    if name.ends_with(".drv") {
+        return fail(pos, "derivation names are not allowed to end in '.drv'");
+    }
+    outputs(vm, &mut i, pos)?;
+    inputs(vm, &mut i, pos)?;
+    let mut drv = i.drv;
+    let bad = |e: &dyn std::fmt::Display| Error::new(Kind::Derivation, pos, e.to_string());
+    let mut lookup = |p: &StorePath| -> Result<Derivation, String> {
+        vm.read_drv(p, pos).map(|d| Derivation::clone(&d)).map_err(|e| e.message)
+    };
+    let mut hashes = vm.drv_hashes.borrow_mut();
+    hashes.fill_outputs(&mut drv, name, &mut lookup).map_err(|e| bad(&e))?;
+    let dir = vm.host.store_dir();
+    let aterm = drv.to_aterm(dir, name).map_err(|e| bad(&e))?;
+    let path = drv.drv_path_of_aterm(dir, name, &aterm).map_err(|e| bad(&e))?;
+    hashes.record(&path, &drv, &mut lookup).map_err(|e| bad(&e))?;
+    drop(hashes);
+    if !vm.drvs.borrow().contains_key(&path) {
+        vm.host.add_derivation(&path, &drv, &aterm).map_err(|e| vm.host_error(e, pos, "cannot store the derivation"))?;
+    }
+    let mut all = vec![(
+        vm.s.drv_path,
+        Value::string_ctx(vm.absolute(&path).as_bytes(), vm.ctx_of([ContextElem::Closure(path.clone())])),
+        Pos::NONE,
+    )];
+    for o in drv.outputs.keys() {
+        let text = match drv.output_path(dir, name, o) {
+            Some(p) => vm.absolute(&p),
+            None => store_path::downstream_placeholder(&path, o),
+        };
+        let ctx = vm.ctx_of([ContextElem::Built(path.clone(), o.clone())]);
+        all.push((Sym::new(o.as_bytes()), Value::string_ctx(text.as_bytes(), ctx), Pos::NONE));
+    }
+    vm.drvs.borrow_mut().insert(path, Rc::new(drv));
+    Ok(Value::attrs(Attrs::from_pairs(all)))
+}

@@ -1,0 +1,157 @@
+//! The builtins: one table per group, with arity and documentation.
+
+mod attrs;
+mod context;
+mod control;
+mod derivation;
+mod files;
+mod hash;
+mod json;
+mod lists;
+mod math;
+mod strings;
+mod types;
+mod xml;
+
+use rustc_hash::FxHashMap;
+
+use crate::error::R;
+use crate::eval::Vm;
+use crate::heap::{Attrs, Sym, Value};
+use crate::ir::Pos;
+
+pub(crate) use json::to_json;
+pub(crate) use types::type_name;
+pub(crate) use xml::to_xml;
+
+/// A builtin function.
+pub(crate) struct Prim {
+    /// Its name in `builtins`.
+    pub(crate) name: &'static str,
+    /// How many arguments it takes.
+    pub(crate) arity: u32,
+    /// Bit n: argument n is always forced, and nothing can be seen before that; callers may evaluate it at once.
+    strict: u8,
+    /// What it does.
+    pub(crate) doc: &'static str,
+    /// The code.
+    pub(crate) run: fn(&Vm, &[Value], Pos) -> R,
+}
+
+impl Prim {
+    /// Whether callers may evaluate an argument at once.
+    #[inline(always)]
+    pub(crate) fn is_strict(&self, arg: usize) -> bool {
+        self.strict >> arg & 1 != 0
+    }
+}
+
+/// One line of a table.
+const fn p(
+    name: &'static str,
+    arity: u32,
+    strict: u8,
+    run: fn(&Vm, &[Value], Pos) -> R,
+    doc: &'static str,
+) -> Prim {
+    Prim { name, arity, strict, doc, run }
+}
+
+/// All tables.
+pub(crate) static TABLES: &[&[Prim]] = &[
+    types::TABLE,
+    xml::TABLE,
+    lists::TABLE,
+    attrs::TABLE,
+    strings::TABLE,
+    math::TABLE,
+    control::TABLE,
+    files::TABLE,
+    context::TABLE,
+    derivation::TABLE,
+    hash::TABLE,
+    json::TABLE,
+];
+
+/// Names that are in scope without `builtins.`.
+const BARE: &[&str] = &[
+    "abort", "baseNameOf", "break", "derivation", "derivationStrict", "dirOf", "fetchGit", "fetchMercurial", "fetchTarball", "fetchTree",
+    "fromTOML", "import", "isNull", "map", "placeholder", "removeAttrs", "scopedImport", "throw", "toString", "true", "false", "null",
+];
+
+/// The version of Nix whose language this is.
+const NIX_VERSION: &str = "2.31.0";
+const LANG_VERSION: i64 = 6;
+
+static EXTENSION: Prim = p("extension", 2, 1, call_extension, "Calls a builtin that a recipe front end added.");
+
+fn call_extension(vm: &Vm, a: &[Value], pos: Pos) -> R {
+    let i = vm.force_int(a[0], pos)?;
+    let b = vm.options.extensions.iter().flat_map(|e| &e.builtins).nth(usize::try_from(i).unwrap_or(usize::MAX));
+    let Some(b) = b else { return Ok(Value::NULL) };
+    let arg = vm.plain(a[1], pos)?;
+    let call = crate::host::ExtCall { label: vm.label(pos, Pos::NONE, ""), host: &*vm.host };
+    match (b.fun)(&call, arg) {
+        Ok(v) => Ok(vm.from_plain(&v)),
+        Err(d) => Err(vm.host_error(crate::host::HostError::Diagnostic(d), pos, "")),
+    }
+}
+
+/// Makes the names that every program sees.
+pub(crate) fn globals(vm: &Vm) -> FxHashMap<Sym, Value> {
+    let mut set: Vec<(Sym, Value, Pos)> = Vec::new();
+    let mut add = |name: &str, v: Value| set.push((Sym::new(name.as_bytes()), v, Pos::NONE));
+    for prim in TABLES.iter().copied().flatten() {
+        if prim.arity > 0 {
+            add(prim.name, Value::prim(prim));
+        }
+    }
+    add("true", Value::TRUE);
+    add("false", Value::FALSE);
+    add("null", Value::NULL);
+    add("langVersion", Value::int(LANG_VERSION));
+    add("nixVersion", Value::string(NIX_VERSION.as_bytes()));
+    add("storeDir", Value::string(vm.host.store_dir().as_str().as_bytes()));
+    add("nixPath", if vm.options.pure { Value::list(&[]) } else { vm.nix_path_value() });
+    if !vm.options.pure {
+        add("currentSystem", Value::string(vm.host.system().as_bytes()));
+        add("currentTime", Value::int(vm.host.current_time()));
+    }
+    add("derivation", derivation::wrapper());
+    for (i, b) in vm.options.extensions.iter().flat_map(|e| &e.builtins).enumerate() {
+        add(b.name, Value::partial(Value::prim(&EXTENSION), &[&[Value::int(i as i64)]]));
+    }
+    // `builtins.builtins` is the set itself.
+    let myself = Value::thunk_native(&BUILTINS, Value::NULL, Value::NULL);
+    set.push((Sym::new(b"builtins"), myself, Pos::NONE));
+    let all = Attrs::from_pairs(set);
+    let value = Value::attrs(all);
+    if let Some(t) = myself.as_thunk() {
+        t.finish(value);
+    }
+    let mut globals = FxHashMap::default();
+    globals.insert(Sym::new(b"builtins"), value);
+    for (s, v) in all.iter() {
+        let name = s.text();
+        if BARE.contains(&&*name) {
+            globals.insert(s, v);
+        } else if name != "builtins" {
+            globals.insert(Sym::new(format!("__{name}").as_bytes()), v);
+        }
+    }
+    globals
+}
+
+static BUILTINS: crate::heap::Native = crate::heap::Native { run: |vm, _| Ok(vm.globals()[&Sym::new(b"builtins")]) };
+
+/// What an I/O error says, in words that do not depend on the platform.
+pub(crate) fn io_text(e: &std::io::Error) -> String {
+    use std::io::ErrorKind as K;
+    match e.kind() {
+        K::NotFound => "no such file or directory".into(),
+        K::PermissionDenied => "permission denied".into(),
+        K::IsADirectory => "is a directory".into(),
+        K::NotADirectory => "not a directory".into(),
+        _ => e.to_string().to_lowercase(),
+    }
+}

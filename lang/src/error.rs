@@ -1,0 +1,156 @@
+//! Errors as they travel through the evaluator; turned into diagnostics at its border.
+
+use sos_formats::diagnostic::Diagnostic;
+
+use crate::ir::Pos;
+
+/// What went wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Throw,
+    Assert,
+    /// A `<path>` that is not in the search path.
+    NotFound,
+    Abort,
+    Type,
+    AttrMissing,
+    Undefined,
+    Cycle,
+    Depth,
+    Arith,
+    Argument,
+    Syntax,
+    Io,
+    /// A wrong value given to a builtin.
+    Value,
+    Derivation,
+    Regex,
+    Json,
+    Context,
+    Pure,
+    /// Reported by the host or an extension.
+    Host,
+}
+
+impl Kind {
+    /// The stable code of the diagnostic.
+    pub(crate) fn code(self) -> &'static str {
+        match self {
+            Kind::Throw => "eval-throw",
+            Kind::Assert => "eval-assert",
+            Kind::NotFound => "eval-path-not-found",
+            Kind::Abort => "eval-abort",
+            Kind::Type => "eval-type",
+            Kind::AttrMissing => "eval-attr-missing",
+            Kind::Undefined => "eval-undefined-variable",
+            Kind::Cycle => "eval-cycle",
+            Kind::Depth => "eval-too-deep",
+            Kind::Arith => "eval-arithmetic",
+            Kind::Argument => "eval-argument",
+            Kind::Syntax => "parse-syntax",
+            Kind::Io => "eval-io",
+            Kind::Value => "eval-value",
+            Kind::Derivation => "eval-derivation",
+            Kind::Regex => "eval-regex",
+            Kind::Json => "eval-format",
+            Kind::Context => "eval-context",
+            Kind::Pure => "eval-impure",
+            Kind::Host => "eval-host",
+        }
+    }
+
+    /// Whether `tryEval` catches it.
+    pub(crate) fn catchable(self) -> bool {
+        matches!(self, Kind::Throw | Kind::Assert | Kind::NotFound)
+    }
+}
+
+/// An error with what is known about it.
+pub(crate) struct Error {
+    pub(crate) kind: Kind,
+    pub(crate) message: String,
+    pub(crate) pos: Pos,
+    /// End of the primary place, when it is more than one token.
+    pub(crate) end: Pos,
+    /// Words at the primary place.
+    pub(crate) label: String,
+    pub(crate) others: Vec<(Pos, String)>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) helps: Vec<String>,
+    /// Innermost first.
+    pub(crate) trace: Vec<(String, Pos)>,
+    pub(crate) ready: Option<Box<Diagnostic>>,
+}
+
+/// A result of the evaluator.
+pub(crate) type R<T = crate::heap::Value> = Result<T, Box<Error>>;
+
+/// Frames kept of a trace: the innermost ones.
+const MAX_TRACE: usize = 200;
+
+impl Error {
+    #[cold]
+    pub(crate) fn new(kind: Kind, pos: Pos, message: impl Into<String>) -> Box<Error> {
+        Box::new(Error {
+            kind,
+            message: message.into(),
+            pos,
+            end: Pos::NONE,
+            label: String::new(),
+            others: Vec::new(),
+            notes: Vec::new(),
+            helps: Vec::new(),
+            trace: Vec::new(),
+            ready: None,
+        })
+    }
+
+    #[cold]
+    pub(crate) fn frame(mut self: Box<Self>, message: impl Into<String>, pos: Pos) -> Box<Self> {
+        if self.trace.len() < MAX_TRACE {
+            self.trace.push((message.into(), pos));
+        }
+        self
+    }
+
+    /// Gives the error a place if it has none.
+    #[cold]
+    pub(crate) fn at(mut self: Box<Self>, pos: Pos) -> Box<Self> {
+        if self.pos == Pos::NONE {
+            self.pos = pos;
+        }
+        self
+    }
+
+    pub(crate) fn label(mut self: Box<Self>, text: impl Into<String>) -> Box<Self> {
+        self.label = text.into();
+        self
+    }
+
+    pub(crate) fn other(mut self: Box<Self>, pos: Pos, text: impl Into<String>) -> Box<Self> {
+        if pos != Pos::NONE {
+            self.others.push((pos, text.into()));
+        }
+        self
+    }
+
+    pub(crate) fn help(mut self: Box<Self>, text: impl Into<String>) -> Box<Self> {
+        self.helps.push(text.into());
+        self
+    }
+}
+
+/// Adds a frame to the error of a result.
+pub(crate) trait Traced {
+    fn traced(self, message: impl FnOnce() -> String, pos: Pos) -> Self;
+}
+
+impl<T> Traced for R<T> {
+    #[inline(always)]
+    fn traced(self, message: impl FnOnce() -> String, pos: Pos) -> Self {
+        match self {
+            Ok(v) => Ok(v),
+            Err(e) => Err(e.frame(message(), pos)),
+        }
+    }
+}

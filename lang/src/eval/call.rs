@@ -1,0 +1,194 @@
+//! Calling functions.
+
+use super::{R, Vm};
+use crate::builtins::Prim;
+use crate::error::{Error, Kind, Traced};
+use crate::heap::{Attrs, Env, Fun, Value};
+use crate::ir::{Formals, Lambda, Pos};
+
+/// Arguments that are usually few.
+const FEW: usize = 8;
+
+const ABSENT: u32 = u32::MAX;
+
+impl Vm {
+    /// Calls a function with one or more arguments.
+    pub(crate) fn call(&self, f: Value, args: &[Value], pos: Pos) -> R {
+        let depth = self.depth();
+        let r = self.enter(pos).and_then(|()| self.call_inner(f, args, pos));
+        self.set_depth(depth);
+        r
+    }
+
+    fn call_inner(&self, f: Value, args: &[Value], pos: Pos) -> R {
+        let mut f = self.force(f)?;
+        let mut args = args;
+        while !args.is_empty() {
+            let Some(fun) = f.as_fun() else {
+                f = self.call_functor(f, pos)?;
+                continue;
+            };
+            let (arity, have): (usize, &[Value]) = match fun {
+                Fun::Closure(l, _) => (l.arity as usize, &[]),
+                Fun::Prim(p) => (p.arity as usize, &[]),
+                Fun::Partial(g, have) => match g.as_fun() {
+                    Some(Fun::Closure(l, _)) => (l.arity as usize, have),
+                    Some(Fun::Prim(p)) => (p.arity as usize, have),
+                    _ => (0, have),
+                },
+            };
+            let head = if let Fun::Partial(g, _) = fun { g } else { f };
+            let missing = arity.saturating_sub(have.len());
+            if args.len() < missing {
+                return Ok(Value::partial(head, &[have, args]));
+            }
+            let (now, rest) = args.split_at(missing);
+            f = match head.as_fun() {
+                Some(Fun::Closure(l, env)) => self.call_closure(l, env, &[have, now], pos)?,
+                Some(Fun::Prim(p)) if have.is_empty() => self.call_prim(p, now, pos)?,
+                Some(Fun::Prim(p)) => {
+                    let mut buf = [Value::NULL; FEW];
+                    let all = have.iter().chain(now);
+                    for (b, a) in buf.iter_mut().zip(all) {
+                        *b = *a;
+                    }
+                    self.call_prim(p, &buf[..arity], pos)?
+                }
+                _ => return Err(self.not_a_function(head, pos)),
+            };
+            args = rest;
+        }
+        Ok(f)
+    }
+
+    /// Calls a closure with exactly as many arguments as it takes.
+    fn call_closure(&self, l: &'static Lambda, env: Env, args: &[&[Value]; 2], pos: Pos) -> R {
+        let frame = Env::new(env, l.slots);
+        for (i, a) in args[0].iter().chain(args[1]).enumerate() {
+            frame.set(i as u32, *a);
+        }
+        if let Some(formals) = &l.formals {
+            self.bind_formals(l, formals, frame, pos)?;
+        }
+        self.eval(l.body, frame).map_err(|e| self.in_call(e, l, pos))
+    }
+
+    #[cold]
+    pub(crate) fn in_call(&self, e: Box<Error>, l: &Lambda, pos: Pos) -> Box<Error> {
+        let name = l.name.get().map_or_else(|| "anonymous lambda".to_owned(), |s| format!("'{}'", s.text()));
+        let e = e.frame(format!("while calling {name}"), l.pos);
+        if pos == Pos::NONE { e } else { e.frame("from call site", pos) }
+    }
+
+    /// Calls a builtin with all its arguments.
+    #[inline]
+    pub(crate) fn call_prim(&self, p: &'static Prim, args: &[Value], pos: Pos) -> R {
+        match (p.run)(self, args, pos) {
+            Ok(v) => Ok(v),
+            Err(e) => Err(in_prim(e, p, pos)),
+        }
+    }
+
+    fn call_functor(&self, f: Value, pos: Pos) -> R {
+        match f.as_attrs().and_then(|a| a.get(self.s.functor)) {
+            Some(g) => self.call(g, &[f], pos).traced(|| "while calling a functor (an attribute set with a '__functor' attribute)".into(), pos),
+            None => Err(self.not_a_function(f, pos)),
+        }
+    }
+
+    #[cold]
+    pub(crate) fn not_a_function(&self, f: Value, pos: Pos) -> Box<Error> {
+        Error::new(
+            Kind::Type,
+            pos,
+            format!("attempt to call something which is not a function but {}: {}", self.show_type(f), self.show_short(f)),
+        )
+        .label(format!("this is {}", self.show_type(f)))
+    }
+
+    /// Matches the last argument of `frame` against a set pattern and puts the names into their slots.
+    pub(crate) fn bind_formals(&self, l: &'static Lambda, f: &'static Formals, frame: Env, pos: Pos) -> R<()> {
+        let slot = l.arity - 1;
+        let Some(arg) = frame.get(slot) else { return Ok(()) };
+        let arg = self.force(arg)?;
+        let set = arg.as_attrs().ok_or_else(|| {
+            let e = self.type_error("a set", arg, pos);
+            self.in_call(e, l, pos)
+        })?;
+        frame.set(slot, arg);
+        let shape = set.shape();
+        let at = std::ptr::from_ref(shape) as usize;
+        if f.seen.shape.get() != at {
+            let index = self.match_formals(l, f, set, pos)?;
+            *f.seen.index.borrow_mut() = index;
+            f.seen.shape.set(at);
+        }
+        let index = f.seen.index.borrow();
+        let values = set.values();
+        for (formal, &i) in f.names.iter().zip(index.iter()) {
+            let v = if i == ABSENT {
+                match formal.default {
+                    Some(d) => self.delay(d, frame),
+                    None => continue,
+                }
+            } else {
+                values[i as usize]
+            };
+            frame.set(formal.slot, v);
+        }
+        Ok(())
+    }
+
+    fn match_formals(&self, l: &'static Lambda, f: &'static Formals, set: Attrs, pos: Pos) -> R<Vec<u32>> {
+        let mut found = 0;
+        let mut missing: Option<&crate::ir::Formal> = None;
+        let mut index = Vec::with_capacity(f.names.len());
+        for formal in &f.names {
+            match set.shape().find(formal.name) {
+                Some(i) => {
+                    found += 1;
+                    index.push(i as u32);
+                }
+                None => {
+                    if formal.default.is_none() && missing.is_none_or(|m| m.order > formal.order) {
+                        missing = Some(formal);
+                    }
+                    index.push(ABSENT);
+                }
+            }
+        }
+        let name = l.name.get().map_or_else(|| "anonymous lambda".to_owned(), |s| s.text().into_owned());
+        if let Some(m) = missing {
+            return Err(Error::new(
+                Kind::Argument,
+                pos,
+                format!("function '{name}' called without required argument '{}'", m.name.text()),
+            )
+            .other(m.pos, "required here"));
+        }
+        if !f.ellipsis && found != set.len() {
+            for (s, _) in set.iter_by_name() {
+                if f.names.binary_search_by_key(&s, |x| x.name).is_err() {
+                    let known: Vec<String> = f.names.iter().map(|x| x.name.text().into_owned()).collect();
+                    let e = Error::new(
+                        Kind::Argument,
+                        pos,
+                        format!("function '{name}' called with unexpected argument '{}'", s.text()),
+                    )
+                    .other(l.pos, "the function takes only the names listed here");
+                    return Err(crate::eval::vm::suggest(e, &s.text(), known.iter().map(String::as_str)));
+                }
+            }
+        }
+        Ok(index)
+    }
+}
+
+#[cold]
+pub(super) fn in_prim(e: Box<Error>, p: &Prim, pos: Pos) -> Box<Error> {
+    // Errors that the program itself raises need no frame for the builtin that raises them.
+    if e.trace.is_empty() && matches!(p.name, "throw" | "abort" | "addErrorContext") {
+        return e.at(pos);
+    }
+    e.at(pos).frame(format!("while calling the '{}' builtin", p.name), pos)
+}

@@ -1,0 +1,367 @@
+//! Files: reading, importing, searching, and the virtual files of extensions.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use sos_formats::diagnostic::SourceFile;
+use sos_formats::store_path::StorePath;
+
+use super::{Coerce, R, Vm, canon_path};
+use crate::error::{Error, Kind, Traced};
+use crate::heap::{Attrs, Env, Str, Sym, Value};
+use crate::host::{ContextElem, FileType, VirtualFiles};
+use crate::ir::{self, LowerError, Pos};
+
+/// Where the virtual files of extensions appear.
+const VIRTUAL: &[u8] = b"/.sos-builtin/";
+
+/// The host's form of a path.
+pub(crate) fn os_path(p: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(p))
+}
+
+/// Our form of a host path.
+pub(crate) fn path_bytes(p: PathBuf) -> Vec<u8> {
+    p.into_os_string().into_vec()
+}
+
+/// A piece of code to load.
+pub(crate) struct Text<'a> {
+    pub(crate) bytes: &'a [u8],
+    /// The name shown in messages.
+    pub(crate) name: String,
+    /// The file it came from.
+    pub(crate) path: Option<Vec<u8>>,
+    /// Directory of relative paths.
+    pub(crate) dir: &'a [u8],
+    /// Names put around it.
+    pub(crate) extra: Option<Attrs>,
+}
+
+impl Vm {
+    fn virtual_files(&self, p: &[u8]) -> Option<(VirtualFiles, String)> {
+        let rest = std::str::from_utf8(p.strip_prefix(VIRTUAL)?).ok()?;
+        let (name, file) = rest.split_once('/').unwrap_or((rest, ""));
+        let files = self.options.extensions.iter().flat_map(|e| &e.search).find(|s| s.0 == name)?.1;
+        Some((files, file.to_owned()))
+    }
+
+    /// Reads a file.
+    pub(crate) fn read_file(&self, p: &[u8]) -> io::Result<Vec<u8>> {
+        if p.starts_with(VIRTUAL) {
+            let (files, name) = self.virtual_files(p).ok_or(io::ErrorKind::NotFound)?;
+            let f = files.iter().find(|f| f.0 == name).ok_or(io::ErrorKind::NotFound)?;
+            return Ok(f.1.as_bytes().to_vec());
+        }
+        let os = os_path(p);
+        self.files_read.borrow_mut().insert(os.clone());
+        self.host.read_file(&os)
+    }
+
+    /// What a path is, without following a last link.
+    pub(crate) fn file_type(&self, p: &[u8]) -> io::Result<Option<FileType>> {
+        if p.starts_with(VIRTUAL) {
+            let Some((files, name)) = self.virtual_files(p) else { return Ok(None) };
+            if files.iter().any(|f| f.0 == name) {
+                return Ok(Some(FileType::Regular));
+            }
+            let dir = if name.is_empty() { String::new() } else { format!("{name}/") };
+            return Ok(files.iter().any(|f| f.0.starts_with(&dir)).then_some(FileType::Directory));
+        }
+        self.host.file_type(&os_path(p))
+    }
+
+    /// Lists a directory.
+    pub(crate) fn read_dir(&self, p: &[u8]) -> io::Result<Vec<(Vec<u8>, FileType)>> {
+        if p.starts_with(VIRTUAL) {
+            let (files, name) = self.virtual_files(p).ok_or(io::ErrorKind::NotFound)?;
+            let dir = if name.is_empty() { String::new() } else { format!("{name}/") };
+            let mut out: Vec<(Vec<u8>, FileType)> = Vec::new();
+            for f in files.iter().filter_map(|f| f.0.strip_prefix(dir.as_str())) {
+                let (n, kind) = match f.split_once('/') {
+                    Some((d, _)) => (d, FileType::Directory),
+                    None => (f, FileType::Regular),
+                };
+                if out.iter().all(|o| o.0 != n.as_bytes()) {
+                    out.push((n.as_bytes().to_vec(), kind));
+                }
+            }
+            return Ok(out);
+        }
+        let os = os_path(p);
+        self.files_read.borrow_mut().insert(os.clone());
+        self.host.read_dir(&os)
+    }
+
+    /// Resolves a path that is a link.
+    pub(crate) fn resolve_link(&self, p: &[u8]) -> io::Result<Vec<u8>> {
+        if !p.starts_with(VIRTUAL) && self.file_type(p)? == Some(FileType::Symlink) {
+            return Ok(path_bytes(self.host.canonicalize(&os_path(p))?));
+        }
+        Ok(p.to_vec())
+    }
+
+    pub(crate) fn io_error(&self, e: &io::Error, p: &[u8], pos: Pos) -> Box<Error> {
+        let shown = String::from_utf8_lossy(p);
+        if e.kind() == io::ErrorKind::NotFound {
+            return Error::new(Kind::Io, pos, format!("path '{shown}' does not exist"));
+        }
+        Error::new(Kind::Io, pos, format!("cannot read '{shown}': {}", crate::builtins::io_text(e)))
+    }
+
+    /// Registers and parses a text; returns its position, too.
+    fn parse_text(&self, t: &Text<'_>) -> R<(crate::parse::ast::Ast, u32)> {
+        let (text, foreign) = crate::parse::decode(t.bytes);
+        let file = SourceFile::new(t.name.clone(), text);
+        let base = self.sources.borrow_mut().add(file.clone(), t.path.clone(), foreign);
+        let Some(base) = base else {
+            return Err(Error::new(Kind::Syntax, Pos::NONE, "more than 4 GiB of source text were loaded"));
+        };
+        if t.bytes.contains(&0) {
+            let at = t.bytes.iter().position(|b| *b == 0).unwrap_or(0) as u32;
+            return Err(Error::new(Kind::Syntax, Pos(base + at), "input contains a NUL byte, which is not allowed"));
+        }
+        let ast = crate::parse::parse(&file.text, foreign).map_err(|e| {
+            let mut x = Error::new(Kind::Syntax, Pos(base + e.span.start as u32), e.message.clone());
+            x.end = Pos(base + e.span.end as u32);
+            match e.other {
+                Some(o) => x.other(Pos(base + o as u32), "first defined here"),
+                None => x,
+            }
+        })?;
+        Ok((ast, base))
+    }
+
+    /// A text in canonical form; names must be defined.
+    pub(crate) fn parse_canonical(&self, t: &Text<'_>) -> R<Vec<u8>> {
+        let (ast, base) = self.parse_text(t)?;
+        self.lower_text(&ast, base, t)?;
+        let home = self.host.env("HOME").unwrap_or_default();
+        Ok(crate::print::ast::show(&ast, &crate::print::ast::Place { dir: t.dir, home: home.as_bytes() }))
+    }
+
+    /// Parses, lowers and runs a text.
+    pub(crate) fn run_text(&self, t: &Text<'_>) -> R {
+        let (ast, base) = self.parse_text(t)?;
+        let code = self.lower_text(&ast, base, t)?;
+        drop(ast);
+        self.eval(code, Env::NONE)
+    }
+
+    fn lower_text(&self, ast: &crate::parse::ast::Ast, base: u32, t: &Text<'_>) -> R<ir::E> {
+        let cur_pos = |p: Pos| self.pos_value(p);
+        let home = self.host.env("HOME").map(String::into_bytes);
+        let scope = ir::Scope {
+            globals: self.globals(),
+            extra: t.extra,
+            base,
+            dir: t.dir,
+            home: if self.options.pure { None } else { home },
+            cur_pos: &cur_pos,
+        };
+        ir::lower(ast, &scope).map_err(|e| match e {
+            LowerError::Undefined(s, pos, known) => {
+                let e = Error::new(Kind::Undefined, pos, format!("undefined variable '{}'", s.text())).label("not defined");
+                let known: Vec<String> = known.iter().map(|k| k.text().into_owned()).collect();
+                super::vm::suggest(e, &s.text(), known.iter().map(String::as_str).filter(|k| !k.starts_with("__")))
+            }
+            LowerError::NoHome(pos) => Error::new(Kind::Pure, pos, "home-relative paths need the variable HOME, and cannot be used in pure evaluation"),
+        })
+    }
+
+    /// `{ file, line, column }` of a place, or null.
+    pub(crate) fn pos_value(&self, p: Pos) -> Value {
+        let sources = self.sources.borrow();
+        let Some((s, line, column)) = sources.line_column(p) else { return Value::NULL };
+        let file = s.path.clone().unwrap_or_else(|| s.file.name.clone().into_bytes());
+        Value::attrs(Attrs::from_pairs(vec![
+            (self.s.file, Value::string(&file), Pos::NONE),
+            (self.s.line, Value::int(line as i64), Pos::NONE),
+            (self.s.column, Value::int(column as i64), Pos::NONE),
+        ]))
+    }
+
+    /// Follows a link and adds `default.nix` to a directory.
+    pub(crate) fn resolve_import(&self, p: &[u8], pos: Pos) -> R<Vec<u8>> {
+        let mut p = self.resolve_link(p).map_err(|e| self.io_error(&e, p, pos))?;
+        if self.file_type(&p).map_err(|e| self.io_error(&e, &p, pos))? == Some(FileType::Directory) {
+            p.extend_from_slice(b"/default.nix");
+            p = self.resolve_link(&p).map_err(|e| self.io_error(&e, &p, pos))?;
+        }
+        Ok(p)
+    }
+
+    /// `import` of a file, cached by its resolved path.
+    pub(crate) fn import_file(&self, p: &[u8], pos: Pos) -> R {
+        let full = self.resolve_import(p, pos)?;
+        if let Some(v) = self.imports.borrow().get(&full) {
+            return Ok(*v);
+        }
+        let v = self.load_file(&full, None, pos)?;
+        self.imports.borrow_mut().insert(full, v);
+        Ok(v)
+    }
+
+    /// Evaluates a file.
+    pub(crate) fn load_file(&self, full: &[u8], extra: Option<Attrs>, pos: Pos) -> R {
+        self.check_stack()?;
+        let bytes = self.read_file(full).map_err(|e| self.io_error(&e, full, pos))?;
+        let dir = &full[..memchr::memrchr(b'/', full).unwrap_or(0)];
+        let name = String::from_utf8_lossy(full).into_owned();
+        self.run_text(&Text { bytes: &bytes, name, path: Some(full.to_vec()), dir, extra })
+            .traced(|| format!("while evaluating the file '{}'", String::from_utf8_lossy(full)), Pos::NONE)
+    }
+
+    /// `<name>`: the first entry of the search path that has it.
+    pub(crate) fn find_file(&self, paths: &[Value], name: Str, pos: Pos) -> R {
+        let wanted = name.bytes();
+        for entry in paths {
+            let set = self.force_attrs(*entry, pos)?;
+            let prefix = match set.get(self.s.prefix) {
+                Some(p) => self.force_str(p, pos)?.bytes(),
+                None => b"",
+            };
+            let Some(path) = set.get(self.s.path) else {
+                return Err(self.missing(set, self.s.path, pos));
+            };
+            let rest = if prefix.is_empty() {
+                wanted
+            } else {
+                match wanted.strip_prefix(prefix) {
+                    Some(b"") => b"",
+                    Some(r) if r.starts_with(b"/") => &r[1..],
+                    _ => continue,
+                }
+            };
+            let s = self.coerce(path, Coerce::PLAIN, pos)?;
+            let dir = self.realise_path_string(s, pos)?;
+            if !dir.starts_with(b"/") {
+                continue;
+            }
+            let full = canon_path(&[&dir, b"/".as_slice(), rest].concat());
+            if self.exists(&full) {
+                return Ok(Value::path(&full));
+            }
+        }
+        if let Ok(n) = std::str::from_utf8(wanted) {
+            let (first, rest) = n.split_once('/').unwrap_or((n, ""));
+            if self.options.extensions.iter().flat_map(|e| &e.search).any(|s| s.0 == first) {
+                let full = canon_path(&[VIRTUAL, first.as_bytes(), b"/", rest.as_bytes()].concat());
+                if self.exists(&full) {
+                    return Ok(Value::path(&full));
+                }
+            }
+        }
+        let shown = String::from_utf8_lossy(wanted);
+        Err(Error::new(Kind::NotFound, pos, format!("file '{shown}' was not found in the Nix search path (add it using $NIX_PATH or -I)")))
+    }
+
+    /// Whether a path exists; links are followed.
+    pub(crate) fn exists(&self, p: &[u8]) -> bool {
+        match self.file_type(p) {
+            Ok(Some(FileType::Symlink)) => self.host.canonicalize(&os_path(p)).is_ok(),
+            Ok(t) => t.is_some(),
+            Err(_) => false,
+        }
+    }
+
+    /// The search path as the language sees it.
+    pub(crate) fn nix_path_value(&self) -> Value {
+        let entries: Vec<Value> = self
+            .options
+            .nix_path
+            .iter()
+            .map(|(prefix, path)| {
+                Value::attrs(Attrs::from_pairs(vec![
+                    (self.s.prefix, Value::string(prefix.as_bytes()), Pos::NONE),
+                    (self.s.path, Value::string(path.as_os_str().as_bytes()), Pos::NONE),
+                ]))
+            })
+            .collect();
+        Value::list(&entries)
+    }
+
+    /// A value that names a file: path, string or set with `outPath`; what its context needs is built first.
+    pub(crate) fn path_arg(&self, v: Value, pos: Pos) -> R<Vec<u8>> {
+        let v = self.force(v)?;
+        if let Some(p) = v.as_path() {
+            return Ok(p.to_vec());
+        }
+        let s = self.coerce(v, Coerce::PLAIN, pos)?;
+        let p = self.realise_path_string(s, pos)?;
+        if !p.starts_with(b"/") {
+            return Err(Error::new(Kind::Value, pos, format!("string '{}' doesn't represent an absolute path", String::from_utf8_lossy(&p))));
+        }
+        Ok(canon_path(&p))
+    }
+
+    /// Builds what a string refers to and returns the string with real paths in it.
+    pub(crate) fn realise_path_string(&self, s: Str, pos: Pos) -> R<Vec<u8>> {
+        if s.ctx() == 0 {
+            return Ok(s.bytes().to_vec());
+        }
+        let mut wanted: Vec<(StorePath, String)> = Vec::new();
+        for e in self.ctx_elems(s.ctx()) {
+            match e {
+                ContextElem::Built(drv, out) => wanted.push((drv, out)),
+                ContextElem::Opaque(_) | ContextElem::Closure(_) => {}
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(s.bytes().to_vec());
+        }
+        let paths = self.host.realise(&wanted).map_err(|e| self.host_error(e, pos, "cannot build during evaluation"))?;
+        let mut text = s.bytes().to_vec();
+        for ((drv, out), real) in wanted.iter().zip(paths) {
+            let hole = sos_formats::store_path::downstream_placeholder(drv, out);
+            let real = self.absolute(&real);
+            text = replace(&text, hole.as_bytes(), real.as_bytes());
+        }
+        Ok(text)
+    }
+
+    /// The symbol of a name for use in Rust code.
+    pub(crate) fn sym(&self, name: &str) -> Sym {
+        Sym::new(name.as_bytes())
+    }
+}
+
+fn replace(text: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut at = 0;
+    for i in memchr::memmem::find_iter(text, from) {
+        out.extend_from_slice(&text[at..i]);
+        out.extend_from_slice(to);
+        at = i + from.len();
+    }
+    out.extend_from_slice(&text[at..]);
+    out
+}
+
+impl Vm {
+    /// The error of an assertion: shows the condition in canonical form.
+    #[cold]
+    pub(crate) fn assertion_failed(&self, pos: Pos, end: Pos) -> Box<Error> {
+        let shown = self.canonical(pos, end);
+        let mut e = Error::new(Kind::Assert, pos, shown.map_or_else(|| "assertion failed".into(), |s| format!("assertion '{s}' failed")));
+        e.end = end;
+        e.label("this is false")
+    }
+
+    /// The text between two places, parsed again and printed canonically.
+    fn canonical(&self, pos: Pos, end: Pos) -> Option<String> {
+        let (file, start, foreign, dir) = {
+            let sources = self.sources.borrow();
+            let (s, start) = sources.find(pos)?;
+            let dir = s.path.as_ref().map(|p| p[..memchr::memrchr(b'/', p).unwrap_or(0)].to_vec());
+            (s.file.clone(), start, s.foreign, dir.unwrap_or_default())
+        };
+        let text = file.text.get(start..start + (end.0.checked_sub(pos.0)?) as usize)?;
+        let ast = crate::parse::parse(text, foreign).ok()?;
+        let home = self.host.env("HOME").unwrap_or_default();
+        let place = crate::print::ast::Place { dir: &dir, home: home.as_bytes() };
+        Some(String::from_utf8_lossy(&crate::print::ast::show(&ast, &place)).into_owned())
+    }
+}

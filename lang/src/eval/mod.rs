@@ -1,0 +1,20 @@
+//! The evaluator.
+
+mod call;
+mod coerce;
+mod compare;
+pub(crate) mod context;
+mod files;
+mod force;
+mod run;
+mod sources;
+mod stack;
+mod update;
+mod vm;
+
+pub(crate) use coerce::{Coerce, canon_path, int_text};
+pub(crate) use files::{Text, os_path, path_bytes};
+pub(crate) use stack::on_big_stack;
+pub(crate) use vm::Vm;
+
+pub(crate) use crate::error::R;

@@ -1,0 +1,437 @@
+//! The loop that runs IR.
+
+use super::{R, Vm};
+use crate::error::{Error, Kind};
+use crate::heap::{Attrs, Env, Fun, Sym, Value};
+use crate::ir::{AttrsLit, BinOp, E, Expr, Name, Pos};
+
+impl Vm {
+    /// Evaluates an expression.
+    #[inline(always)]
+    pub(crate) fn eval(&self, e: E, env: Env) -> R {
+        match e {
+            Expr::Const(v) if v.as_thunk().is_none() => Ok(*v),
+            Expr::Local(i, ..) => match env.get(*i) {
+                Some(v) if v.as_thunk().is_none() => Ok(v),
+                _ => self.eval_slow(e, env),
+            },
+            _ => self.eval_slow(e, env),
+        }
+    }
+
+    #[inline(never)]
+    fn eval_slow(&self, e: E, env: Env) -> R {
+        self.check_stack()?;
+        let depth = self.depth();
+        let r = self.run(e, env);
+        self.set_depth(depth);
+        r
+    }
+
+    /// A value for later: known ones at once, else a thunk.
+    #[inline]
+    pub(crate) fn delay(&self, e: E, env: Env) -> Value {
+        let v = match e {
+            Expr::Const(v) => return *v,
+            Expr::Local(i, ..) => env.get(*i),
+            Expr::Up1(i, ..) => env.up(1).get(*i),
+            Expr::Up(n, i, ..) => env.up(*n).get(*i),
+            Expr::Lambda(l) => return Value::closure(l, env),
+            Expr::BinConst { cheap: true, .. } | Expr::Bin { cheap: true, .. } => self.speculate(e, env),
+            Expr::List(items) if items.len() <= 3 => {
+                return match Value::list_build(items.len(), |i| Ok::<_, std::convert::Infallible>(self.delay(items[i], env))) {
+                    Ok(v) => v,
+                };
+            }
+            _ => None,
+        };
+        match v {
+            Some(v) => v.peel(),
+            None => Value::thunk(e, env),
+        }
+    }
+
+    /// Arithmetic whose operands are known integers and whose result is one too: nothing to see from outside if done early.
+    fn speculate(&self, e: E, env: Env) -> Option<Value> {
+        match e {
+            Expr::BinConst { op, a, b, .. } => int_op(*op, self.known_int(a, env)?, *b),
+            Expr::Bin { op, a, b, .. } => int_op(*op, self.known_int(a, env)?, self.known_int(b, env)?),
+            _ => None,
+        }
+    }
+
+    fn known_int(&self, e: E, env: Env) -> Option<i64> {
+        match e {
+            Expr::Const(v) => *v,
+            Expr::Local(i, ..) => env.get(*i)?.peel(),
+            Expr::Up1(i, ..) => env.up(1).get(*i)?.peel(),
+            Expr::Up(n, i, ..) => env.up(*n).get(*i)?.peel(),
+            _ => self.speculate(e, env)?,
+        }
+        .small_int()
+    }
+
+    #[inline(always)]
+    fn variable(&self, v: Option<Value>, s: Sym, pos: Pos) -> R {
+        match v {
+            Some(v) => match self.force(v) {
+                Ok(v) => Ok(v),
+                Err(e) => Err(variable_error(e, s, pos)),
+            },
+            None => Err(Error::new(Kind::Cycle, pos, "infinite recursion encountered")),
+        }
+    }
+
+    #[inline(always)]
+    fn condition(&self, e: E, env: Env, pos: Pos) -> R<bool> {
+        let v = self.eval(e, env)?;
+        match v.as_bool() {
+            Some(b) => Ok(b),
+            None => Err(self.type_error("a Boolean", v, pos.or(pos_of(e)))),
+        }
+    }
+
+    fn run(&self, mut e: E, mut env: Env) -> R {
+        loop {
+            match e {
+                Expr::Const(v) => return self.force(*v),
+                Expr::Local(i, s, pos) => return self.variable(env.get(*i), *s, *pos),
+                Expr::Up1(i, s, pos) => return self.variable(env.up(1).get(*i), *s, *pos),
+                Expr::Up(n, i, s, pos) => return self.variable(env.up(*n).get(*i), *s, *pos),
+                Expr::If(c, t, f) => e = if self.condition(c, env, Pos::NONE)? { t } else { f },
+                Expr::Call { fun, args, pos } => {
+                    let f = self.eval(fun, env)?;
+                    if let Some(Fun::Closure(l, cenv)) = f.as_fun()
+                        && l.arity as usize == args.len()
+                    {
+                        let frame = Env::new(cenv, l.slots);
+                        for (i, a) in args.iter().enumerate() {
+                            frame.set(i as u32, self.delay(a, env));
+                        }
+                        self.enter(*pos)?;
+                        if let Some(formals) = &l.formals {
+                            self.bind_formals(l, formals, frame, *pos)?;
+                        }
+                        e = l.body;
+                        env = frame;
+                        continue;
+                    }
+                    return self.call_general(f, args, env, *pos);
+                }
+                Expr::Prim { prim, args, pos } => {
+                    let mut buf = [Value::NULL; 3];
+                    for (i, a) in args.iter().enumerate() {
+                        buf[i] = if prim.is_strict(i) { self.eval(a, env)? } else { self.delay(a, env) };
+                    }
+                    return self.call_prim(prim, &buf[..args.len()], *pos);
+                }
+                Expr::BinConst { op, a, b, pos, .. } => {
+                    let a = self.eval(a, env)?;
+                    if let Some(a) = a.small_int()
+                        && let Some(v) = int_op(*op, a, *b)
+                    {
+                        return Ok(v);
+                    }
+                    return self.binary(*op, a, Value::int(*b), *pos);
+                }
+                Expr::Bin { op, a, b, pos, .. } => {
+                    let a = self.eval(a, env)?;
+                    let b = self.eval(b, env)?;
+                    if let (Some(x), Some(y)) = (a.small_int(), b.small_int())
+                        && let Some(v) = int_op(*op, x, y)
+                    {
+                        return Ok(v);
+                    }
+                    return self.binary(*op, a, b, *pos);
+                }
+                Expr::Select { base, sym, cache, pos } => {
+                    let b = self.eval(base, env)?;
+                    let Some(set) = b.as_attrs() else { return Err(self.type_error("a set", b, *pos)) };
+                    let Some(i) = cache.find(set.shape(), *sym) else { return Err(self.missing(set, *sym, *pos)) };
+                    let v = set.values()[i];
+                    return match self.force(v) {
+                        Ok(v) => Ok(v),
+                        Err(x) => Err(in_attr(x, *sym, set.shape().pos_at(i), *pos)),
+                    };
+                }
+                Expr::Let(binds, body) => {
+                    for (slot, x) in binds {
+                        env.set(*slot, self.delay(x, env));
+                    }
+                    e = body;
+                }
+                Expr::Block(n, body) => {
+                    env = Env::new(env, *n);
+                    e = body;
+                }
+                Expr::With(slot, set, body) => {
+                    env.set(*slot, self.delay(set, env));
+                    e = body;
+                }
+                Expr::WithVar { sym, pos, scopes } => {
+                    for (up, slot, cache) in scopes {
+                        let frame = env.up(*up);
+                        let Some(v) = frame.get(*slot) else { continue };
+                        let v = if v.as_thunk().is_some() {
+                            let v = self.force(v)?;
+                            frame.set(*slot, v);
+                            v
+                        } else {
+                            v
+                        };
+                        let Some(set) = v.as_attrs() else { return Err(self.type_error("a set", v, *pos)) };
+                        if let Some(i) = cache.find(set.shape(), *sym) {
+                            return self.force(set.values()[i]);
+                        }
+                    }
+                    return Err(self.undefined_in_with(*sym, *pos, scopes.iter().map(|(up, slot, _)| env.up(*up).get(*slot))));
+                }
+                Expr::Lambda(l) => return Ok(Value::closure(l, env)),
+                Expr::Attrs(lit) => return self.attrs_literal(lit, env),
+                Expr::List(items) => return Value::list_build(items.len(), |i| Ok(self.delay(items[i], env))),
+                Expr::SelectPath { base, path, default, pos } => match (self.select_path(base, path, env, *pos)?, default) {
+                    (Ok(v), _) => return Ok(v),
+                    (Err(_), Some(d)) => e = d,
+                    (Err(x), None) => return Err(x),
+                },
+                Expr::HasAttr { base, path, .. } => return self.has_attr(base, path, env),
+                Expr::And(a, b, pos) => {
+                    if !self.condition(a, env, Pos::NONE)? {
+                        return Ok(Value::FALSE);
+                    }
+                    return Ok(Value::bool(self.condition(b, env, *pos)?));
+                }
+                Expr::Or(a, b, pos) => {
+                    if self.condition(a, env, Pos::NONE)? {
+                        return Ok(Value::TRUE);
+                    }
+                    return Ok(Value::bool(self.condition(b, env, *pos)?));
+                }
+                Expr::Implies(a, b, pos) => {
+                    if !self.condition(a, env, Pos::NONE)? {
+                        return Ok(Value::TRUE);
+                    }
+                    return Ok(Value::bool(self.condition(b, env, *pos)?));
+                }
+                Expr::Not(x, pos) => return Ok(Value::bool(!self.condition(x, env, *pos)?)),
+                Expr::Neg(x, pos) => {
+                    let v = self.eval(x, env)?;
+                    return self.binary(BinOp::Sub, Value::int(0), v, *pos);
+                }
+                Expr::Concat(a, b, pos) => {
+                    let a = self.eval(a, env)?;
+                    let x = a.as_list().ok_or_else(|| self.type_error("a list", a, *pos))?;
+                    let b = self.eval(b, env)?;
+                    let y = b.as_list().ok_or_else(|| self.type_error("a list", b, *pos))?;
+                    return Ok(if x.is_empty() {
+                        b
+                    } else if y.is_empty() {
+                        a
+                    } else {
+                        Value::list_concat(&[x, y])
+                    });
+                }
+                Expr::Update(a, b, pos) => {
+                    let a = self.eval(a, env)?;
+                    let x = a.as_attrs().ok_or_else(|| self.type_error("a set", a, *pos))?;
+                    let b = self.eval(b, env)?;
+                    let y = b.as_attrs().ok_or_else(|| self.type_error("a set", b, *pos))?;
+                    return Ok(Value::attrs(self.updates.update(x, y)));
+                }
+                Expr::Assert { cond, body, pos, end } => {
+                    if !self.condition(cond, env, *pos)? {
+                        return Err(self.assertion_failed(*pos, *end));
+                    }
+                    e = body;
+                }
+                Expr::Interp(parts, pos) => return self.interpolate(parts, env, *pos),
+                Expr::PathInterp(parts, pos) => return self.interpolate_path(parts, env, *pos),
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn call_general(&self, f: Value, args: &[E], env: Env, pos: Pos) -> R {
+        let mut buf = [Value::NULL; 6];
+        if args.len() <= buf.len() {
+            for (i, a) in args.iter().enumerate() {
+                buf[i] = self.delay(a, env);
+            }
+            return self.call(f, &buf[..args.len()], pos);
+        }
+        let all: Vec<Value> = args.iter().map(|a| self.delay(a, env)).collect();
+        self.call(f, &all, pos)
+    }
+
+    #[inline(never)]
+    fn attrs_literal(&self, lit: &'static AttrsLit, env: Env) -> R {
+        for (slot, x) in &lit.pre {
+            env.set(*slot, self.delay(x, env));
+        }
+        if lit.overrides {
+            return self.attrs_overridden(lit, env);
+        }
+        let set = self.fixed_attrs(lit, env);
+        if lit.dynamic.is_empty() {
+            return Ok(Value::attrs(set));
+        }
+        let mut all: Vec<(Sym, Value, Pos)> = set.entries().collect();
+        let fixed = all.len();
+        for (name, value, pos) in &lit.dynamic {
+            let n = self.eval(name, env)?;
+            if n == Value::NULL {
+                continue;
+            }
+            let s = Sym::new(self.force_str_no_ctx(n, pos_of(name).or(*pos))?);
+            let old = all[..fixed].iter().chain(&all[fixed..]).find(|x| x.0 == s);
+            if let Some(old) = old {
+                return Err(Error::new(Kind::Value, *pos, format!("dynamic attribute '{}' already defined", s.text()))
+                    .other(old.2, "first defined here"));
+            }
+            all.push((s, self.delay(value, env), *pos));
+        }
+        Ok(Value::attrs(Attrs::from_pairs(all)))
+    }
+
+    fn fixed_attrs(&self, lit: &'static AttrsLit, env: Env) -> Attrs {
+        match Attrs::build(lit.shape, |i| Ok::<_, std::convert::Infallible>(self.delay(lit.values[i], env))) {
+            Ok(set) => set,
+        }
+    }
+
+    /// `rec { __overrides = ..; }`: its attributes replace those of the set, for the set's own code too.
+    fn attrs_overridden(&self, lit: &'static AttrsLit, env: Env) -> R {
+        let set = self.fixed_attrs(lit, env);
+        let Some(over) = set.get(self.s.overrides) else { return Ok(Value::attrs(set)) };
+        let over = self.force_attrs(over, lit.pos)?;
+        for (s, v) in over.iter() {
+            if let Some(i) = lit.shape.find(s) {
+                env.set(lit.slots[i], v);
+            }
+        }
+        Ok(Value::attrs(self.updates.update(set, over)))
+    }
+
+    /// The name of a path component.
+    fn name(&self, n: &'static Name, env: Env) -> R<Sym> {
+        match n {
+            Name::Static(s, _) => Ok(*s),
+            Name::Dynamic(e) => {
+                let v = self.eval(e, env)?;
+                Ok(Sym::new(self.force_str_no_ctx(v, pos_of(e))?))
+            }
+        }
+    }
+
+    /// Walks a path. The inner error is the one that `or` catches.
+    fn select_path(&self, base: E, path: &'static [Name], env: Env, pos: Pos) -> R<R> {
+        let mut v = self.eval(base, env)?;
+        for n in path {
+            let s = self.name(n, env)?;
+            let Some(set) = v.as_attrs() else { return Ok(Err(self.type_error("a set", v, pos))) };
+            let i = match n {
+                Name::Static(_, cache) => cache.find(set.shape(), s),
+                Name::Dynamic(_) => set.shape().find(s),
+            };
+            let Some(i) = i else { return Ok(Err(self.missing(set, s, pos))) };
+            v = self.force(set.values()[i]).map_err(|e| in_attr(e, s, set.shape().pos_at(i), pos))?;
+        }
+        Ok(Ok(v))
+    }
+
+    fn has_attr(&self, base: E, path: &'static [Name], env: Env) -> R {
+        let mut v = self.eval(base, env)?;
+        for (k, n) in path.iter().enumerate() {
+            let s = self.name(n, env)?;
+            let Some(set) = v.as_attrs() else { return Ok(Value::FALSE) };
+            let i = match n {
+                Name::Static(_, cache) => cache.find(set.shape(), s),
+                Name::Dynamic(_) => set.shape().find(s),
+            };
+            let Some(i) = i else { return Ok(Value::FALSE) };
+            if k + 1 < path.len() {
+                v = self.force(set.values()[i])?;
+            }
+        }
+        Ok(Value::TRUE)
+    }
+
+    #[cold]
+    pub(crate) fn missing(&self, set: Attrs, s: Sym, pos: Pos) -> Box<Error> {
+        let e = Error::new(Kind::AttrMissing, pos, format!("attribute '{}' missing", s.text())).label("no such attribute");
+        let names: Vec<String> = set.iter_by_name().map(|x| x.0.text().into_owned()).collect();
+        super::vm::suggest(e, &s.text(), names.iter().map(String::as_str))
+    }
+
+    #[cold]
+    fn undefined_in_with(&self, s: Sym, pos: Pos, sets: impl Iterator<Item = Option<Value>>) -> Box<Error> {
+        let mut known: Vec<String> = Vec::new();
+        for v in sets.flatten() {
+            if let Some(a) = v.peel().as_attrs() {
+                known.extend(a.iter_by_name().map(|x| x.0.text().into_owned()));
+            }
+        }
+        let e = Error::new(Kind::Undefined, pos, format!("undefined variable '{}'", s.text()));
+        super::vm::suggest(e, &s.text(), known.iter().map(String::as_str))
+    }
+}
+
+impl Pos {
+    /// This place, or another if there is none.
+    pub(crate) fn or(self, other: Pos) -> Pos {
+        if self == Pos::NONE { other } else { self }
+    }
+}
+
+/// Where an expression is, if it says so.
+pub(crate) fn pos_of(e: E) -> Pos {
+    match e {
+        Expr::Local(_, _, p) | Expr::Up1(_, _, p) | Expr::Up(_, _, _, p) => *p,
+        Expr::WithVar { pos, .. }
+        | Expr::Call { pos, .. }
+        | Expr::Prim { pos, .. }
+        | Expr::Select { pos, .. }
+        | Expr::SelectPath { pos, .. }
+        | Expr::HasAttr { pos, .. }
+        | Expr::Bin { pos, .. }
+        | Expr::BinConst { pos, .. }
+        | Expr::Assert { pos, .. } => *pos,
+        Expr::Lambda(l) => l.pos,
+        Expr::Attrs(l) => l.pos,
+        Expr::And(_, _, p) | Expr::Or(_, _, p) | Expr::Implies(_, _, p) | Expr::Not(_, p) | Expr::Neg(_, p) => *p,
+        Expr::Concat(_, _, p) | Expr::Update(_, _, p) | Expr::Interp(_, p) | Expr::PathInterp(_, p) => *p,
+        Expr::Block(_, e) | Expr::Let(_, e) | Expr::With(_, _, e) => pos_of(e),
+        Expr::If(c, ..) => pos_of(c),
+        Expr::Const(_) | Expr::List(_) => Pos::NONE,
+    }
+}
+
+#[cold]
+fn variable_error(e: Box<Error>, s: Sym, pos: Pos) -> Box<Error> {
+    if e.kind == Kind::Cycle && e.pos == Pos::NONE {
+        return e.at(pos).label(format!("'{}' needs itself", s.text()));
+    }
+    e.at(pos)
+}
+
+#[cold]
+fn in_attr(e: Box<Error>, s: Sym, def: Pos, pos: Pos) -> Box<Error> {
+    e.at(pos).frame(format!("while evaluating the attribute '{}'", s.text()), def.or(pos))
+}
+
+/// Integer arithmetic; `None` when it overflows, divides by zero or does not apply.
+#[inline(always)]
+fn int_op(op: BinOp, a: i64, b: i64) -> Option<Value> {
+    Some(match op {
+        BinOp::Add => Value::int(a.checked_add(b)?),
+        BinOp::Sub => Value::int(a.checked_sub(b)?),
+        BinOp::Mul => Value::int(a.checked_mul(b)?),
+        BinOp::Div => Value::int(a.checked_div(b)?),
+        BinOp::Eq => Value::bool(a == b),
+        BinOp::Ne => Value::bool(a != b),
+        BinOp::Lt => Value::bool(a < b),
+        BinOp::Le => Value::bool(a <= b),
+        BinOp::Gt => Value::bool(a > b),
+        BinOp::Ge => Value::bool(a >= b),
+    })
+}

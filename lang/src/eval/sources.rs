@@ -1,0 +1,107 @@
+//! The texts that were loaded, and places in them.
+
+use std::sync::Arc;
+
+use sos_formats::diagnostic::{Class, Diagnostic, Frame, Label, SourceFile};
+
+use super::Vm;
+use crate::error::{Error, Kind};
+use crate::ir::Pos;
+
+/// One text.
+pub(crate) struct Source {
+    base: u32,
+    pub(crate) file: Arc<SourceFile>,
+    /// The path, when it came from a file.
+    pub(crate) path: Option<Vec<u8>>,
+    pub(crate) foreign: bool,
+}
+
+/// All texts, in the order of their positions.
+#[derive(Default)]
+pub(crate) struct Sources {
+    all: Vec<Source>,
+}
+
+impl Sources {
+    /// Registers a text; `None` when 4 GiB of text are loaded.
+    pub(crate) fn add(&mut self, file: Arc<SourceFile>, path: Option<Vec<u8>>, foreign: bool) -> Option<u32> {
+        let base = self.all.last().map_or(Some(1), |s| {
+            s.base.checked_add(u32::try_from(s.file.text.len()).ok()?)?.checked_add(1)
+        })?;
+        base.checked_add(u32::try_from(file.text.len()).ok()?)?;
+        self.all.push(Source { base, file, path, foreign });
+        Some(base)
+    }
+
+    /// The text and the offset in it.
+    pub(crate) fn find(&self, p: Pos) -> Option<(&Source, usize)> {
+        if p == Pos::NONE {
+            return None;
+        }
+        let i = self.all.partition_point(|s| s.base <= p.0).checked_sub(1)?;
+        let s = &self.all[i];
+        Some((s, (p.0 - s.base) as usize))
+    }
+
+    /// Line and byte column, from 1.
+    pub(crate) fn line_column(&self, p: Pos) -> Option<(&Source, usize, usize)> {
+        let (s, offset) = self.find(p)?;
+        let before = &s.file.text.as_bytes()[..offset.min(s.file.text.len())];
+        let start = memchr::memrchr(b'\n', before).map_or(0, |i| i + 1);
+        let line = memchr::memchr_iter(b'\n', before).count() + 1;
+        Some((s, line, before.len() - start + 1))
+    }
+}
+
+impl Vm {
+    /// A label for a place; `end` may be none.
+    pub(crate) fn label(&self, pos: Pos, end: Pos, text: &str) -> Option<Label> {
+        let sources = self.sources.borrow();
+        let (s, start) = sources.find(pos)?;
+        let start = start.min(s.file.text.len());
+        let stop = if end > pos { start + (end.0 - pos.0) as usize } else { start + token_len(&s.file.text[start..]) };
+        Some(Label::new(&s.file, start..stop.min(s.file.text.len()), text))
+    }
+
+    /// The diagnostic for an error.
+    #[allow(clippy::boxed_local, reason = "errors travel boxed")]
+    pub(crate) fn diagnostic(&self, e: Box<Error>) -> Box<Diagnostic> {
+        let e = *e;
+        let mut d = match e.ready {
+            Some(d) => *d,
+            None => Diagnostic::error(e.kind.code(), Class::Recipe, e.message),
+        };
+        if d.labels.is_empty() {
+            // Without a place of its own an error is shown at the innermost place of the trace.
+            let pos = std::iter::once(e.pos).chain(e.trace.iter().map(|t| t.1)).find(|p| *p != Pos::NONE);
+            let text = if e.label.is_empty() && e.kind == Kind::Throw { "thrown here" } else { &e.label };
+            d.labels.extend(self.label(pos.unwrap_or_default(), e.end, text));
+            for (pos, text) in &e.others {
+                d.labels.extend(self.label(*pos, Pos::NONE, text));
+            }
+        }
+        d.notes.extend(e.notes);
+        d.helps.extend(e.helps);
+        for (message, pos) in e.trace {
+            let label = self.label(pos, Pos::NONE, "");
+            d.trace.push(Frame { message, label });
+        }
+        Box::new(d)
+    }
+}
+
+/// Length of the token that begins a text.
+fn token_len(text: &str) -> usize {
+    let ident = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '\'');
+    let Some(first) = text.chars().next() else { return 0 };
+    if ident(first) {
+        return text.find(|c| !ident(c)).unwrap_or(text.len());
+    }
+    for op in ["...", "++", "//", "==", "!=", "<=", ">=", "&&", "||", "->", "''"] {
+        if text.starts_with(op) {
+            return op.len();
+        }
+    }
+    first.len_utf8()
+}

@@ -1,0 +1,177 @@
+//! The state of an evaluation.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
+use sos_formats::derivation::Method;
+use sos_formats::store_path::StorePath;
+
+use super::context::Contexts;
+use super::sources::Sources;
+use super::stack;
+use crate::error::{Error, Kind, R};
+use crate::heap::{Sym, Value};
+use crate::host::{Host, HostError, Options};
+use crate::ir::Pos;
+
+macro_rules! syms {
+    ($($field:ident = $text:literal),* $(,)?) => {
+        /// Names that the evaluator itself uses.
+        #[derive(Clone, Copy)]
+        pub(crate) struct Syms { $(pub(crate) $field: Sym,)* }
+        impl Syms {
+            fn new() -> Self { Syms { $($field: Sym::new($text.as_bytes()),)* } }
+        }
+    };
+}
+
+syms! {
+    functor = "__functor", to_string = "__toString", out_path = "outPath", drv_path = "drvPath", typ = "type", name = "name",
+    value = "value", file = "file", line = "line", column = "column", key = "key", operator = "operator", start_set = "startSet",
+    success = "success", right = "right", wrong = "wrong", path = "path", prefix = "prefix", outputs = "outputs",
+    all_outputs = "allOutputs", overrides = "__overrides", output_name = "outputName", output_specified = "outputSpecified",
+    recurse = "recurseForDerivations", all = "all", drv_attrs = "drvAttrs", out = "out", version = "version", url = "url",
+    sha256 = "sha256", filter = "filter", recursive = "recursive", hash = "hash", hash_algo = "hashAlgo",
+    to_hash_format = "toHashFormat", builder = "builder", system = "system", args = "args",
+}
+
+/// The state of an evaluation.
+pub(crate) struct Vm {
+    pub(crate) host: Rc<dyn Host>,
+    pub(crate) options: Options,
+    pub(crate) s: Syms,
+    depth: Cell<u32>,
+    stack_limit: usize,
+    pub(crate) sources: RefCell<Sources>,
+    pub(crate) contexts: RefCell<Contexts>,
+    globals: OnceCell<FxHashMap<Sym, Value>>,
+    /// Values of imported files by resolved path.
+    pub(crate) imports: RefCell<FxHashMap<Vec<u8>, Value>>,
+    /// Store paths of copied sources.
+    pub(crate) copied: RefCell<FxHashMap<Vec<u8>, StorePath>>,
+    pub(crate) regexes: RefCell<crate::regex::Cache>,
+    pub(crate) drv_hashes: RefCell<sos_formats::derivation::DrvHashes>,
+    /// Derivations made in this evaluation, by path.
+    pub(crate) drvs: RefCell<FxHashMap<StorePath, Rc<sos_formats::derivation::Derivation>>>,
+    pub(crate) files_read: RefCell<BTreeSet<PathBuf>>,
+    pub(crate) updates: super::update::Cache,
+}
+
+impl Vm {
+    pub(crate) fn new(host: Rc<dyn Host>, options: Options) -> Rc<Vm> {
+        let hashes = sos_formats::derivation::DrvHashes::new(host.store_dir().clone());
+        Rc::new(Vm {
+            host,
+            options,
+            s: Syms::new(),
+            depth: Cell::new(0),
+            stack_limit: stack::limit(),
+            sources: RefCell::default(),
+            contexts: RefCell::default(),
+            globals: OnceCell::new(),
+            imports: RefCell::default(),
+            copied: RefCell::default(),
+            regexes: RefCell::default(),
+            drv_hashes: RefCell::new(hashes),
+            drvs: RefCell::default(),
+            files_read: RefCell::default(),
+            updates: super::update::Cache::default(),
+        })
+    }
+
+    /// The global names.
+    pub(crate) fn globals(&self) -> &FxHashMap<Sym, Value> {
+        self.globals.get_or_init(|| crate::builtins::globals(self))
+    }
+
+    /// How deep calls are nested.
+    #[inline(always)]
+    pub(crate) fn depth(&self) -> u32 {
+        self.depth.get()
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_depth(&self, d: u32) {
+        self.depth.set(d);
+    }
+
+    /// Counts a call.
+    #[inline(always)]
+    pub(crate) fn enter(&self, pos: Pos) -> R<()> {
+        let d = self.depth.get() + 1;
+        self.depth.set(d);
+        if d > self.options.max_call_depth { Err(self.too_deep(pos)) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn too_deep(&self, pos: Pos) -> Box<Error> {
+        Error::new(Kind::Depth, pos, "stack overflow; max-call-depth exceeded")
+            .help(format!("calls may nest {} deep; a function that calls itself without end is the usual cause", self.options.max_call_depth))
+    }
+
+    /// Fails when the native stack is nearly used up.
+    #[inline(always)]
+    pub(crate) fn check_stack(&self) -> R<()> {
+        if stack::exhausted(self.stack_limit) { Err(out_of_stack()) } else { Ok(()) }
+    }
+
+    /// A problem the host reported.
+    pub(crate) fn host_error(&self, e: HostError, pos: Pos, doing: &str) -> Box<Error> {
+        match e {
+            HostError::Io(e) => Error::new(Kind::Io, pos, format!("{doing}: {}", crate::builtins::io_text(&e))),
+            HostError::Message(m) => Error::new(Kind::Host, pos, m),
+            HostError::Diagnostic(d) => {
+                let mut e = Error::new(Kind::Host, pos, d.message.clone());
+                e.ready = Some(d);
+                e
+            }
+        }
+    }
+
+    /// The absolute text of a store path.
+    pub(crate) fn absolute(&self, p: &StorePath) -> String {
+        p.absolute(self.host.store_dir())
+    }
+
+    /// Copies a source into the store, once, and returns its store path.
+    pub(crate) fn copy_to_store(&self, path: &[u8], pos: Pos) -> R<StorePath> {
+        if let Some(p) = self.copied.borrow().get(path) {
+            return Ok(p.clone());
+        }
+        if path.ends_with(b".drv") && path.starts_with(self.host.store_dir().as_str().as_bytes()) {
+            return Err(Error::new(
+                Kind::Context,
+                pos,
+                format!("file names are not allowed to end in '.drv': '{}'", String::from_utf8_lossy(path)),
+            ));
+        }
+        let base = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+        let name = String::from_utf8_lossy(base).into_owned();
+        let os = super::files::os_path(path);
+        let p = self.host.add_path(&os, &name, Method::Recursive, None, None).map_err(|e| {
+            self.host_error(e, pos, &format!("cannot copy '{}' to the store", String::from_utf8_lossy(path)))
+        })?;
+        self.files_read.borrow_mut().insert(os);
+        self.copied.borrow_mut().insert(path.to_vec(), p.clone());
+        Ok(p)
+    }
+}
+
+#[cold]
+fn out_of_stack() -> Box<Error> {
+    Error::new(Kind::Depth, Pos::NONE, "stack overflow; values or expressions are nested too deeply")
+}
+
+/// Adds "did you mean" to an error.
+#[cold]
+pub(crate) fn suggest<'a>(e: Box<Error>, wanted: &str, known: impl Iterator<Item = &'a str>) -> Box<Error> {
+    let near = sos_formats::diagnostic::suggest(wanted, known);
+    if near.is_empty() {
+        return e;
+    }
+    let names: Vec<String> = near.iter().map(|n| format!("'{n}'")).collect();
+    e.help(format!("did you mean {}?", names.join(" or ")))
+}

@@ -1,0 +1,43 @@
+//! The value heap: the only place of this crate with `unsafe` code.
+//!
+//! Every value is one 8-byte word. Objects live in a bump arena that is never freed before the process ends, so handles are plain
+//! `Copy` words that stay valid, and nothing is counted, moved or collected. Everything here is confined to one thread (`Value` is
+//! `!Send`). The functions offered to the rest of the crate are safe: lengths are checked, and a word can only be made here.
+#![allow(
+    unsafe_code,
+    reason = "tagged words and bump allocation need raw pointers; the rest of the crate has none"
+)]
+
+mod arena;
+mod env;
+mod shape;
+mod symbol;
+mod value;
+
+pub(crate) use arena::bytes_used;
+pub(crate) use env::Env;
+pub(crate) use shape::{Attrs, Shape};
+pub(crate) use symbol::Sym;
+pub use value::Value;
+pub(crate) use value::{Fun, Str, Tag, Thunk, ThunkState};
+
+use crate::ir::Expr;
+
+/// A thunk written in Rust: what to run, on what data, when the value is needed.
+pub(crate) struct Native {
+    /// Computes the value.
+    pub(crate) run: fn(&crate::eval::Vm, &[Value]) -> crate::eval::R,
+}
+
+/// What a thunk runs when it is forced.
+#[derive(Clone, Copy)]
+pub(crate) enum Code {
+    /// An expression in an environment.
+    Expr(&'static Expr, Env),
+    /// A function on one argument.
+    App(Value, Value),
+    /// A function on two arguments.
+    App2(Value, Value, Value),
+    /// Rust code on two words.
+    Native(&'static Native, Value, Value),
+}

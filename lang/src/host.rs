@@ -1,0 +1,205 @@
+//! How the language reaches the world. Implemented over the store by the command line, and in memory by tests.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sos_formats::Bytes;
+use sos_formats::derivation::{Derivation, Method};
+use sos_formats::diagnostic::{Diagnostic, Label};
+use sos_formats::hash::Hash;
+use sos_formats::store_path::{StoreDir, StorePath};
+
+/// What a directory entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileType {
+    /// A file with content.
+    Regular,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// Anything else: device, socket, pipe.
+    Unknown,
+}
+
+impl FileType {
+    /// The name that the language has for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FileType::Regular => "regular",
+            FileType::Directory => "directory",
+            FileType::Symlink => "symlink",
+            FileType::Unknown => "unknown",
+        }
+    }
+}
+
+/// A file to download.
+#[derive(Debug, Clone)]
+pub struct FetchRequest {
+    /// Where from.
+    pub url: String,
+    /// Name of the store object.
+    pub name: String,
+    /// What it must hash to: the file itself, or with `unpack` the NAR of the unpacked tree.
+    pub sha256: Option<Hash>,
+    /// Whether it is an archive whose content is wanted.
+    pub unpack: bool,
+}
+
+/// Why the host could not do what was asked.
+#[derive(Debug)]
+pub enum HostError {
+    /// The file system said no.
+    Io(io::Error),
+    /// A problem that is described already.
+    Diagnostic(Box<Diagnostic>),
+    /// Any other reason, one line.
+    Message(String),
+}
+
+impl From<io::Error> for HostError {
+    fn from(e: io::Error) -> Self {
+        HostError::Io(e)
+    }
+}
+
+/// Decides which files of a tree are added to the store.
+pub type PathFilter<'a> = &'a mut dyn FnMut(&Path, FileType) -> Result<bool, HostError>;
+
+/// The world as the evaluator sees it. For a path inside the logical store directory the host finds the physical place.
+pub trait Host {
+    /// Reads a file.
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// Lists a directory, in any order.
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<(Bytes, FileType)>>;
+    /// Says what a path is, without following a link at its end; `None` when there is nothing.
+    fn file_type(&self, path: &Path) -> io::Result<Option<FileType>>;
+    /// Resolves all links of a path.
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf>;
+    /// Adds a file or tree to the store.
+    fn add_path(
+        &self,
+        path: &Path,
+        name: &str,
+        method: Method,
+        filter: Option<PathFilter<'_>>,
+        expected: Option<&Hash>,
+    ) -> Result<StorePath, HostError>;
+    /// Adds a text to the store.
+    fn add_text(&self, name: &str, contents: &[u8], references: &BTreeSet<StorePath>) -> Result<StorePath, HostError>;
+    /// Learns of a derivation.
+    fn add_derivation(&self, path: &StorePath, drv: &Derivation, aterm: &[u8]) -> Result<(), HostError>;
+    /// Reads a derivation.
+    fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError>;
+    /// Builds outputs of derivations and returns their paths, in order.
+    fn realise(&self, wanted: &[(StorePath, String)]) -> Result<Vec<StorePath>, HostError>;
+    /// Says whether a path is in the store.
+    fn is_valid_path(&self, path: &StorePath) -> Result<bool, HostError>;
+    /// Downloads a file or archive into the store.
+    fn fetch_url(&self, request: &FetchRequest) -> Result<StorePath, HostError>;
+    /// Reads an environment variable.
+    fn env(&self, name: &str) -> Option<String>;
+    /// Seconds since 1970.
+    fn current_time(&self) -> i64;
+    /// The platform, `x86_64-linux`.
+    fn system(&self) -> &str;
+    /// The logical store directory.
+    fn store_dir(&self) -> &StoreDir;
+    /// Shows a message of `builtins.trace`.
+    fn trace(&self, message: &str);
+    /// Shows a warning.
+    fn warn(&self, message: &str);
+}
+
+/// Settings of an evaluation.
+#[derive(Clone)]
+pub struct Options {
+    /// What `<name>` means: prefix (possibly empty) and path, first match wins.
+    pub nix_path: Vec<(String, PathBuf)>,
+    /// Whether clock, environment and search path are out of reach.
+    pub pure: bool,
+    /// What the recipes add to the language.
+    pub extensions: Vec<Extension>,
+    /// How deep calls may nest.
+    pub max_call_depth: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { nix_path: Vec::new(), pure: false, extensions: Vec::new(), max_call_depth: 10_000 }
+    }
+}
+
+/// A virtual directory below `<name>`: path and text of each file.
+pub type VirtualFiles = &'static [(&'static str, &'static str)];
+
+/// Builtins and virtual files from outside.
+#[derive(Clone, Default)]
+pub struct Extension {
+    /// Builtins to add.
+    pub builtins: Vec<ExtBuiltin>,
+    /// What `<name>` and `<name/path>` find: a name, and the virtual files below it. `<name>` imports `default.nix`.
+    pub search: Vec<(String, VirtualFiles)>,
+}
+
+/// The code of a builtin from outside: plain data in, plain data out.
+pub type ExtFn = Arc<dyn Fn(&ExtCall<'_>, Plain) -> Result<Plain, Box<Diagnostic>>>;
+
+/// A builtin from outside. It takes one argument, which arrives completely evaluated.
+#[derive(Clone)]
+pub struct ExtBuiltin {
+    /// Appears as `builtins.<name>`.
+    pub name: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+    /// The code.
+    pub fun: ExtFn,
+}
+
+/// Where a builtin from outside was called, and what it may use.
+pub struct ExtCall<'a> {
+    /// The call, for diagnostics.
+    pub label: Option<Label>,
+    /// The world.
+    pub host: &'a dyn Host,
+}
+
+/// What a string depends on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ContextElem {
+    /// A store path as it is.
+    Opaque(StorePath),
+    /// An output of a derivation.
+    Built(StorePath, String),
+    /// A derivation with everything it needs.
+    Closure(StorePath),
+}
+
+/// A completely evaluated value without functions.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Plain {
+    /// null
+    Null,
+    /// A truth value.
+    Bool(bool),
+    /// An integer.
+    Int(i64),
+    /// A floating point number.
+    Float(f64),
+    /// A string and what it depends on.
+    Str {
+        /// The bytes.
+        s: Bytes,
+        /// What it depends on, sorted.
+        context: Vec<ContextElem>,
+    },
+    /// A path.
+    Path(PathBuf),
+    /// A list.
+    List(Vec<Plain>),
+    /// An attribute set.
+    Attrs(std::collections::BTreeMap<String, Plain>),
+}

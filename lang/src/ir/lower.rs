@@ -1,0 +1,548 @@
+//! The AST to IR, in one pass.
+
+use rustc_hash::FxHashMap;
+
+use super::scope::{Found, Scopes};
+use super::{AttrsLit, BinOp, E, Expr, Formal, Formals, FormalsCache, Lambda, Name, Pos, ShapeCache};
+use crate::heap::{Attrs, Fun, Shape, Sym, Value};
+use crate::parse::ast::{Ast, Attr, AttrSet, AttrValue, Node, Op, Param, Part};
+
+/// What the code can see from outside, and where it is.
+pub(crate) struct Scope<'a> {
+    /// The global names.
+    pub(crate) globals: &'a FxHashMap<Sym, Value>,
+    /// Names that `scopedImport` or a caller put around the file.
+    pub(crate) extra: Option<Attrs>,
+    /// Position of the first byte of the text.
+    pub(crate) base: u32,
+    /// Directory of relative paths.
+    pub(crate) dir: &'a [u8],
+    /// The home directory, for `~/x`.
+    pub(crate) home: Option<Vec<u8>>,
+    /// The value of `__curPos` at a place.
+    pub(crate) cur_pos: &'a dyn Fn(Pos) -> Value,
+}
+
+/// Why a program cannot run at all.
+#[derive(Debug)]
+pub(crate) enum LowerError {
+    /// A name that nothing defines, with the names that are visible.
+    Undefined(Sym, Pos, Vec<Sym>),
+    /// A path below the home directory, and there is none.
+    NoHome(Pos),
+}
+
+type Res<T> = Result<T, LowerError>;
+
+/// Lowers a program; the result is evaluated in an empty environment.
+pub(crate) fn lower(ast: &Ast, scope: &Scope<'_>) -> Res<E> {
+    let mut l = Lower { s: Scopes::new(), g: scope };
+    let outer = l.s.enter_frame();
+    let body = l.strict(ast)?;
+    let n = l.s.leave_frame(outer);
+    Ok(leak(Expr::Block(n, body)))
+}
+
+fn leak<T>(x: T) -> &'static T {
+    Box::leak(Box::new(x))
+}
+
+struct Lower<'a> {
+    s: Scopes,
+    g: &'a Scope<'a>,
+}
+
+impl Lower<'_> {
+    fn pos(&self, offset: u32) -> Pos {
+        Pos(self.g.base + offset)
+    }
+
+    /// Code that runs later, in the environment of this point.
+    fn delayed(&mut self, a: &Ast) -> Res<E> {
+        let outer = self.s.enter_delayed();
+        let r = self.strict(a);
+        self.s.leave_delayed(outer);
+        r
+    }
+
+    fn delayed_all(&mut self, items: &[Ast]) -> Res<Box<[E]>> {
+        items.iter().map(|i| self.delayed(i)).collect()
+    }
+
+    /// Code that runs when the block runs.
+    fn strict(&mut self, a: &Ast) -> Res<E> {
+        let pos = self.pos(a.start);
+        Ok(leak(match &a.node {
+            Node::Int(i) => Expr::Const(Value::int(*i)),
+            Node::Float(f) => Expr::Const(Value::float(*f)),
+            Node::Str(parts) => match parts.as_slice() {
+                [] => Expr::Const(Value::string(b"")),
+                [Part::Text(t)] => Expr::Const(Value::string(t)),
+                _ => Expr::Interp(self.parts(parts, a.start)?, pos),
+            },
+            Node::Path(parts) => return self.path(parts, a.start),
+            Node::SearchPath(name) => {
+                let f = self.variable(Sym::new(b"__findFile"), pos)?;
+                let paths = self.variable(Sym::new(b"__nixPath"), pos)?;
+                let name = leak(Expr::Const(Value::string(name.as_bytes())));
+                return Ok(call(f, vec![paths, name], pos));
+            }
+            Node::Var(s) => return self.variable(*s, pos),
+            Node::Lambda(..) => Expr::Lambda(self.lambda(a)?),
+            Node::Call(f, args) => return self.call(f, args, pos),
+            Node::Select(base, path, default) => return self.select(base, path, default.as_deref(), pos),
+            Node::HasAttr(base, path) => {
+                let base = self.strict(base)?;
+                Expr::HasAttr { base, path: self.names(path)?, pos }
+            }
+            Node::Attrs(set) => return self.attrs(set, pos),
+            Node::Let(set, body) => return self.let_in(set, body),
+            Node::List(items) if items.is_empty() => Expr::Const(Value::list(&[])),
+            Node::List(items) => Expr::List(self.delayed_all(items)?),
+            Node::With(set, body) => return self.with(set, body),
+            Node::If(c, t, f) => {
+                let c = self.strict(c)?;
+                let (t, f) = self.branches(t, f)?;
+                Expr::If(c, t, f)
+            }
+            Node::Assert(c, body) => {
+                let end = self.pos(c.end);
+                let start = self.pos(c.start);
+                Expr::Assert { cond: self.strict(c)?, body: self.strict(body)?, pos: start, end }
+            }
+            Node::Not(x) => Expr::Not(self.strict(x)?, pos),
+            Node::Neg(x) => match x.node {
+                Node::Int(i) => Expr::Const(Value::int(-i)),
+                Node::Float(f) => Expr::Const(Value::float(0.0 - f)),
+                _ => Expr::Neg(self.strict(x)?, pos),
+            },
+            Node::Bin(op, at, x, y) => return self.binary(*op, self.pos(*at), x, y),
+            Node::CurPos => Expr::Const((self.g.cur_pos)(pos)),
+        }))
+    }
+
+    fn branches(&mut self, t: &Ast, f: &Ast) -> Res<(E, E)> {
+        let before = self.s.begin_branch();
+        let t = self.strict(t);
+        let used_t = self.s.end_branch(before);
+        let before = self.s.begin_branch();
+        let f = self.strict(f);
+        let used_f = self.s.end_branch(before);
+        self.s.join(used_t.max(used_f));
+        Ok((t?, f?))
+    }
+
+    fn branch(&mut self, a: &Ast) -> Res<E> {
+        let before = self.s.begin_branch();
+        let r = self.strict(a);
+        let used = self.s.end_branch(before);
+        self.s.join(used);
+        r
+    }
+
+    fn binary(&mut self, op: Op, pos: Pos, x: &Ast, y: &Ast) -> Res<E> {
+        let a = self.strict(x)?;
+        let op = match op {
+            Op::And => return Ok(leak(Expr::And(a, self.branch(y)?, pos))),
+            Op::Or => return Ok(leak(Expr::Or(a, self.branch(y)?, pos))),
+            Op::Impl => return Ok(leak(Expr::Implies(a, self.branch(y)?, pos))),
+            Op::Concat => return Ok(leak(Expr::Concat(a, self.strict(y)?, pos))),
+            Op::Update => return Ok(leak(Expr::Update(a, self.strict(y)?, pos))),
+            Op::Add => BinOp::Add,
+            Op::Sub => BinOp::Sub,
+            Op::Mul => BinOp::Mul,
+            Op::Div => BinOp::Div,
+            Op::Eq => BinOp::Eq,
+            Op::Ne => BinOp::Ne,
+            Op::Lt => BinOp::Lt,
+            Op::Le => BinOp::Le,
+            Op::Gt => BinOp::Gt,
+            Op::Ge => BinOp::Ge,
+        };
+        let b = self.strict(y)?;
+        if let Expr::Const(v) = b
+            && let Some(b) = v.small_int()
+        {
+            return Ok(leak(Expr::BinConst { op, a, b, pos, cheap: cheap(a, 2) }));
+        }
+        let cheap = cheap(a, 2) && cheap(b, 2);
+        Ok(leak(Expr::Bin { op, a, b, pos, cheap }))
+    }
+
+    fn variable(&mut self, s: Sym, pos: Pos) -> Res<E> {
+        Ok(leak(match self.s.find(s) {
+            Found::Slot(0, slot) => Expr::Local(slot, s, pos),
+            Found::Slot(1, slot) => Expr::Up1(slot, s, pos),
+            Found::Slot(up, slot) => Expr::Up(up, slot, s, pos),
+            found => {
+                if let Some(v) = self.g.extra.and_then(|e| e.get(s)).or_else(|| self.g.globals.get(&s).copied()) {
+                    return Ok(leak(Expr::Const(v)));
+                }
+                match found {
+                    Found::With(scopes) => {
+                        let scopes = scopes.into_iter().map(|(up, slot)| (up, slot, ShapeCache::default())).collect();
+                        Expr::WithVar { sym: s, pos, scopes }
+                    }
+                    _ => {
+                        let mut known = self.s.names();
+                        known.extend(self.g.extra.iter().flat_map(|e| e.iter()).map(|x| x.0));
+                        let mut globals: Vec<Sym> = self.g.globals.keys().copied().collect();
+                        globals.sort_unstable();
+                        known.extend(globals);
+                        return Err(LowerError::Undefined(s, pos, known));
+                    }
+                }
+            }
+        }))
+    }
+
+    fn call(&mut self, f: &Ast, args: &[Ast], pos: Pos) -> Res<E> {
+        let f = self.strict(f)?;
+        if let Expr::Const(v) = f
+            && let Some(Fun::Prim(p)) = v.as_fun()
+            && args.len() >= p.arity as usize
+        {
+            let (now, rest) = args.split_at(p.arity as usize);
+            let mut lowered = Vec::with_capacity(now.len());
+            for (i, a) in now.iter().enumerate() {
+                lowered.push(if p.is_strict(i) { self.strict(a)? } else { self.delayed(a)? });
+            }
+            let e = leak(Expr::Prim { prim: p, args: lowered.into(), pos });
+            return Ok(if rest.is_empty() { e } else { call(e, self.delayed_all(rest)?.into_vec(), pos) });
+        }
+        let args = self.delayed_all(args)?.into_vec();
+        Ok(call(f, args, pos))
+    }
+
+    fn names(&mut self, path: &[Attr]) -> Res<Box<[Name]>> {
+        path.iter()
+            .map(|a| {
+                Ok(match a {
+                    Attr::Name(s, _) => Name::Static(*s, ShapeCache::default()),
+                    Attr::Dynamic(e) => Name::Dynamic(self.branch(e)?),
+                })
+            })
+            .collect()
+    }
+
+    fn select(&mut self, base: &Ast, path: &[Attr], default: Option<&Ast>, pos: Pos) -> Res<E> {
+        let mut base = self.strict(base)?;
+        if let Some(default) = default {
+            let path = self.names(path)?;
+            let default = Some(self.branch(default)?);
+            return Ok(leak(Expr::SelectPath { base, path, default, pos }));
+        }
+        for a in path {
+            base = leak(match a {
+                Attr::Name(s, at) => {
+                    // `builtins.x` is known now.
+                    if let Expr::Const(v) = base
+                        && let Some(v) = v.as_attrs().and_then(|set| set.get(*s))
+                        && v.as_thunk().is_none()
+                    {
+                        Expr::Const(v)
+                    } else {
+                        Expr::Select { base, sym: *s, cache: ShapeCache::default(), pos: self.pos(*at) }
+                    }
+                }
+                Attr::Dynamic(e) => {
+                    let pos = self.pos(e.start);
+                    let e = self.strict(e)?;
+                    Expr::SelectPath { base, path: Box::new([Name::Dynamic(e)]), default: None, pos }
+                }
+            });
+        }
+        Ok(base)
+    }
+
+    fn parts(&mut self, parts: &[Part], start: u32) -> Res<Box<[(E, Pos)]>> {
+        parts
+            .iter()
+            .map(|p| {
+                Ok(match p {
+                    Part::Text(t) => (leak(Expr::Const(Value::string(t))), self.pos(start)),
+                    Part::Expr(e) => (self.strict(e)?, self.pos(e.start)),
+                })
+            })
+            .collect()
+    }
+
+    fn path(&mut self, parts: &[Part], start: u32) -> Res<E> {
+        let pos = self.pos(start);
+        let Some((Part::Text(first), rest)) = parts.split_first() else {
+            return Ok(leak(Expr::PathInterp(self.parts(parts, start)?, pos)));
+        };
+        let full = if let Some(r) = first.strip_prefix(b"~") {
+            let mut p = self.g.home.clone().ok_or(LowerError::NoHome(pos))?;
+            p.extend_from_slice(r);
+            p
+        } else if first.starts_with(b"/") {
+            first.clone()
+        } else {
+            [self.g.dir, b"/", first].concat()
+        };
+        let mut canon = crate::eval::canon_path(&full);
+        if rest.is_empty() {
+            return Ok(leak(Expr::Const(Value::path(&canon))));
+        }
+        if first.ends_with(b"/") && canon != b"/" {
+            canon.push(b'/');
+        }
+        let mut out = vec![(&*leak(Expr::Const(Value::string(&canon))), pos)];
+        out.extend(self.parts(rest, start)?);
+        Ok(leak(Expr::PathInterp(out.into(), pos)))
+    }
+
+    fn with(&mut self, set: &Ast, body: &Ast) -> Res<E> {
+        let share = self.s.can_share(1);
+        // A new frame is in place before the set is evaluated; it is evaluated only when a name needs it.
+        let outer = if share { None } else { Some(self.s.enter_frame()) };
+        let slot = self.s.take(1);
+        let r = (|| {
+            let set = self.delayed(set)?;
+            self.s.push_with(slot);
+            let body = self.strict(body);
+            self.s.pop();
+            Ok(leak(Expr::With(slot, set, body?)))
+        })();
+        match outer {
+            Some(outer) => {
+                let n = self.s.leave_frame(outer);
+                Ok(leak(Expr::Block(n, r?)))
+            }
+            None => r.map(|e| &*e),
+        }
+    }
+
+    fn lambda(&mut self, a: &Ast) -> Res<&'static Lambda> {
+        // `a: b: c` is one function of two arguments; a set pattern can only come last, because a call that has no more than
+        // that argument fails at once when it does not match.
+        let mut params = Vec::new();
+        let mut body = a;
+        let mut pattern = None;
+        while let Node::Lambda(p, b) = &body.node {
+            body = b;
+            match p {
+                Param::Name(s, _) => params.push(*s),
+                Param::Formals { formals, ellipsis, bind } => {
+                    params.push(bind.unwrap_or_else(|| Sym::new(b"")));
+                    pattern = Some((formals, *ellipsis, *bind));
+                    break;
+                }
+            }
+        }
+        let arity = params.len() as u32;
+        let outer = self.s.enter_frame();
+        self.s.take(arity);
+        let mut names: FxHashMap<Sym, u32> = FxHashMap::default();
+        for (i, p) in params.iter().enumerate() {
+            if !p.bytes().is_empty() {
+                names.insert(*p, i as u32);
+            }
+        }
+        if let Some((formals, ..)) = pattern {
+            let first = self.s.take(formals.len() as u32);
+            for (i, f) in formals.iter().enumerate() {
+                names.insert(f.name, first + i as u32);
+            }
+        }
+        let slots_of = names.clone();
+        self.s.push_names(names);
+        let r = self.lambda_body(pattern.map(|p| p.0.as_slice()), &slots_of, body);
+        self.s.pop();
+        let slots = self.s.leave_frame(outer);
+        let (formals, body) = r?;
+        let formals = pattern.map(|(_, ellipsis, bind)| Formals {
+            names: formals.into(),
+            ellipsis,
+            bind,
+            seen: FormalsCache::default(),
+        });
+        Ok(leak(Lambda {
+            arity,
+            slots,
+            body,
+            formals,
+            params: params.into(),
+            name: std::cell::Cell::new(None),
+            pos: self.pos(a.start),
+        }))
+    }
+
+    fn lambda_body(
+        &mut self,
+        formals: Option<&[crate::parse::ast::Formal]>,
+        slots: &FxHashMap<Sym, u32>,
+        body: &Ast,
+    ) -> Res<(Vec<Formal>, E)> {
+        let mut out = Vec::new();
+        for (i, f) in formals.unwrap_or_default().iter().enumerate() {
+            let default = match &f.default {
+                Some(d) => Some(self.delayed(d)?),
+                None => None,
+            };
+            out.push(Formal { name: f.name, slot: slots[&f.name], default, pos: self.pos(f.pos), order: i as u32 });
+        }
+        out.sort_by_key(|f| f.name);
+        Ok((out, self.strict(body)?))
+    }
+
+    /// The definitions of a set, with slots for those that are variables.
+    fn definition(&mut self, v: &AttrValue, name: Sym, pos: Pos, from: &[u32]) -> Res<E> {
+        match v {
+            AttrValue::Plain(a) => {
+                let e = self.delayed(a)?;
+                if let Expr::Lambda(l) = e
+                    && l.name.get().is_none()
+                {
+                    l.name.set(Some(name));
+                }
+                Ok(e)
+            }
+            AttrValue::Inherit => self.variable(name, pos),
+            AttrValue::From(i) => {
+                let base = leak(Expr::Local(from[*i], name, pos));
+                Ok(leak(Expr::Select { base, sym: name, cache: ShapeCache::default(), pos }))
+            }
+        }
+    }
+
+    /// Puts the names of a `let` or recursive set into scope and lowers the definitions.
+    fn bind(&mut self, set: &AttrSet) -> Res<Vec<(u32, E)>> {
+        let n = set.attrs.len() as u32;
+        let first = self.s.take(n + set.from.len() as u32);
+        let from: Vec<u32> = (0..set.from.len() as u32).map(|i| first + n + i).collect();
+        let names = set.attrs.iter().enumerate().map(|(i, a)| (a.name, first + i as u32)).collect();
+        self.s.push_names(names);
+        let mut pre = Vec::new();
+        for (slot, e) in from.iter().zip(&set.from) {
+            pre.push((*slot, self.delayed(e)?));
+        }
+        for (i, a) in set.attrs.iter().enumerate() {
+            let pos = self.pos(a.pos);
+            let e = if matches!(a.value, AttrValue::Inherit) {
+                let hidden = self.s.hide();
+                let r = self.definition(&a.value, a.name, pos, &from);
+                self.s.unhide(hidden);
+                r?
+            } else {
+                self.definition(&a.value, a.name, pos, &from)?
+            };
+            pre.push((first + i as u32, e));
+        }
+        Ok(pre)
+    }
+
+    fn let_in(&mut self, set: &AttrSet, body: &Ast) -> Res<E> {
+        let n = (set.attrs.len() + set.from.len()) as u32;
+        let outer = if self.s.can_share(n) { None } else { Some(self.s.enter_frame()) };
+        let r = (|| {
+            let pre = self.bind(set)?;
+            let body = self.strict(body)?;
+            Ok(leak(Expr::Let(pre.into(), body)))
+        })();
+        self.s.pop();
+        match outer {
+            Some(outer) => {
+                let n = self.s.leave_frame(outer);
+                Ok(leak(Expr::Block(n, r?)))
+            }
+            None => r.map(|e| &*e),
+        }
+    }
+
+    fn attrs(&mut self, set: &AttrSet, pos: Pos) -> Res<E> {
+        if set.attrs.is_empty() && set.dynamic.is_empty() {
+            return Ok(leak(Expr::Const(Value::attrs(Attrs::empty()))));
+        }
+        let n = if set.recursive { set.attrs.len() + set.from.len() } else { set.from.len() } as u32;
+        let outer = if n == 0 || self.s.can_share(n) { None } else { Some(self.s.enter_frame()) };
+        let r = self.attrs_inner(set, pos);
+        match outer {
+            Some(outer) => {
+                let n = self.s.leave_frame(outer);
+                Ok(leak(Expr::Block(n, r?)))
+            }
+            None => r,
+        }
+    }
+
+    fn attrs_inner(&mut self, set: &AttrSet, pos: Pos) -> Res<E> {
+        let mut order: Vec<usize> = (0..set.attrs.len()).collect();
+        order.sort_by_key(|&i| set.attrs[i].name);
+        let mut pre = Vec::new();
+        let mut values: Vec<E> = Vec::with_capacity(order.len());
+        let mut slots = Vec::new();
+        if set.recursive {
+            let r = self.bind(set);
+            let dynamic = r.and_then(|p| {
+                pre = p;
+                self.dynamic(set)
+            });
+            self.s.pop();
+            let dynamic = dynamic?;
+            let defs = &pre[set.from.len()..];
+            for &i in &order {
+                let (slot, _) = defs[i];
+                slots.push(slot);
+                values.push(leak(Expr::Local(slot, set.attrs[i].name, self.pos(set.attrs[i].pos))));
+            }
+            return Ok(self.literal(set, &order, values, pre, dynamic, slots, pos));
+        }
+        let first = self.s.take(set.from.len() as u32);
+        let from: Vec<u32> = (0..set.from.len() as u32).map(|i| first + i).collect();
+        for (slot, e) in from.iter().zip(&set.from) {
+            pre.push((*slot, self.delayed(e)?));
+        }
+        for &i in &order {
+            let a = &set.attrs[i];
+            values.push(self.definition(&a.value, a.name, self.pos(a.pos), &from)?);
+        }
+        let dynamic = self.dynamic(set)?;
+        Ok(self.literal(set, &order, values, pre, dynamic, slots, pos))
+    }
+
+    fn dynamic(&mut self, set: &AttrSet) -> Res<Vec<(E, E, Pos)>> {
+        set.dynamic.iter().map(|d| Ok((self.strict(&d.name)?, self.delayed(&d.value)?, self.pos(d.pos)))).collect()
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one literal")]
+    fn literal(
+        &self,
+        set: &AttrSet,
+        order: &[usize],
+        values: Vec<E>,
+        pre: Vec<(u32, E)>,
+        dynamic: Vec<(E, E, Pos)>,
+        slots: Vec<u32>,
+        pos: Pos,
+    ) -> E {
+        let syms: Box<[Sym]> = order.iter().map(|&i| set.attrs[i].name).collect();
+        let places = order.iter().map(|&i| self.pos(set.attrs[i].pos)).collect();
+        let overrides = set.recursive && syms.contains(&Sym::new(b"__overrides"));
+        leak(Expr::Attrs(leak(AttrsLit {
+            shape: Shape::new(syms, places),
+            values: values.into(),
+            pre: pre.into(),
+            dynamic: dynamic.into(),
+            overrides,
+            slots: slots.into(),
+            pos,
+        })))
+    }
+}
+
+fn call(fun: E, args: Vec<E>, pos: Pos) -> E {
+    leak(Expr::Call { fun, args: args.into(), pos })
+}
+
+/// Whether an expression is worth trying at once instead of making a thunk: arithmetic on variables that may be known already.
+fn cheap(e: E, depth: u32) -> bool {
+    match e {
+        Expr::Const(v) => v.small_int().is_some(),
+        Expr::Local(..) | Expr::Up1(..) | Expr::Up(..) => true,
+        Expr::Bin { cheap: c, a, b, .. } => *c && depth > 0 && cheap(a, depth - 1) && cheap(b, depth - 1),
+        Expr::BinConst { cheap: c, a, .. } => *c && depth > 0 && cheap(a, depth - 1),
+        _ => false,
+    }
+}

@@ -1,0 +1,3 @@
+//! POSIX regular expressions.
+#[derive(Default)]
+pub(crate) struct Cache;
