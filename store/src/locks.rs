@@ -92,11 +92,18 @@ fn take(mut file: File, path: &std::path::Path) -> Result<Option<DrvLock>> {
     }
     let path = path.to_owned();
     let line = format!("{}\n", std::process::id());
-    // Only for people: without it the lock is as good.
+    // Only for people: without it the lock is as good. Never truncated to nothing: ext4 flushes such a file to the
+    // disk when it is closed, which costs more than a trivial build.
+    let length = line.len() as u64;
     let written = file
-        .set_len(0)
-        .and_then(|()| file.rewind())
-        .and_then(|()| file.write_all(line.as_bytes()));
+        .rewind()
+        .and_then(|()| file.write_all(line.as_bytes()))
+        .and_then(|()| {
+            if file.metadata()?.len() > length {
+                file.set_len(length)?;
+            }
+            Ok(())
+        });
     if let Err(error) = written {
         tracing::debug!(path = %path.display(), %error, "the holder of a lock could not be noted");
     }
