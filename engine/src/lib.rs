@@ -5,14 +5,14 @@
 
 mod attributes;
 mod builder;
-mod cancel;
+pub mod cancel;
 mod checks;
 mod clock;
 mod context;
 mod diagnose;
 mod engine;
 mod environment;
-mod event;
+pub mod event;
 mod executor;
 mod graph;
 mod hashing;
