@@ -15,6 +15,8 @@ pub mod templates;
 #[cfg(test)]
 mod example_tests;
 #[cfg(test)]
+mod library_tests;
+#[cfg(test)]
 mod session_tests;
 #[cfg(test)]
 mod test_host;

@@ -72,11 +72,10 @@ impl Project {
         let pins = Arc::new(TestPins::at("1.0"));
         let session = Session::new(Context { project_dir: dir.clone(), shown_from: dir.clone(), mode: LockMode::Create, pins });
         let text = format!("let sos = import <sos>; project = import ./sos.nix {{ inherit sos; }}; in {expression}");
-        let extension = session.extension();
-        let result = sos_lang::with_big_stack(move || {
+        let result = sos_lang::with_big_stack(|| {
             let host = Rc::new(TestHost::new());
-            let options = Options { extensions: vec![extension], ..Options::default() };
-            let mut evaluator = Evaluator::new(host.clone(), options);
+            let options = Options { extensions: vec![session.extension()], ..Options::default() };
+            let evaluator = Evaluator::new(Rc::clone(&host) as _, options);
             let value = evaluator.eval_str(&text, "test", &dir)?;
             let wanted = evaluator.derivations(value)?.into_iter().map(|d| d.drv_path).collect::<Vec<_>>();
             let all = host.derivations.borrow().clone();
@@ -154,7 +153,27 @@ fn the_graph_of_the_example() {
             format!("{name}: {} {} {output} <- {}", drv.system, String::from_utf8_lossy(&drv.builder), inputs.join(" "))
         })
         .collect();
-    insta::assert_snapshot!(lines.join("\n"), @"");
+    insta::assert_snapshot!(lines.join("\n"), @r#"
+    bookworm-essential-unpacked.drv: builtin builtin:debian-unpack floating Rootfs blake3 <- dpkg_1.0_1_amd64.deb libc6_1.0_1_amd64.deb
+    bookworm-essential.drv: x86_64-linux builtin:step floating Rootfs blake3 <- bookworm-essential-unpacked dpkg_1.0_1_amd64.deb libc6_1.0_1_amd64.deb
+    dpkg_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
+    gcc_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
+    hello.drv: x86_64-linux builtin:step floating Recursive sha256 <- toolchain-rootfs
+    libc6-dev_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
+    libc6_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
+    libssl3_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
+    make_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
+    nginx-light_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
+    toolchain-packages-1.drv: x86_64-linux builtin:step floating Rootfs blake3 <- bookworm-essential libssl3_1.0_1_amd64.deb
+    toolchain-packages-2.drv: x86_64-linux builtin:step floating Rootfs blake3 <- gcc_1.0_1_amd64.deb libc6-dev_1.0_1_amd64.deb make_1.0_1_amd64.deb toolchain-packages-1
+    toolchain-rootfs.drv: builtin builtin:rootfs-edit floating Rootfs blake3 <- toolchain-packages-2
+    web-image-layer-0.drv: builtin builtin:oci-layer floating Recursive sha256 <- web-rootfs
+    web-image-layer-1.drv: builtin builtin:oci-layer floating Recursive sha256 <- hello web-rootfs
+    web-image.drv: builtin builtin:oci floating Recursive sha256 <- web-image-layer-0 web-image-layer-1
+    web-packages-1.drv: x86_64-linux builtin:step floating Rootfs blake3 <- bookworm-essential libssl3_1.0_1_amd64.deb
+    web-packages-2.drv: x86_64-linux builtin:step floating Rootfs blake3 <- nginx-light_1.0_1_amd64.deb web-packages-1
+    web-rootfs.drv: builtin builtin:rootfs-edit floating Rootfs blake3 <- web-packages-2
+    "#);
 }
 
 #[test]
@@ -170,11 +189,15 @@ fn an_edit_changes_what_depends_on_it_and_nothing_else() {
 
     p.replace("hello/main.c", "Hello from", "Greetings from");
     let program = p.graph(IMAGE);
-    insta::assert_snapshot!(changed(&first, &program).join(" "), @"");
+    insta::assert_snapshot!(changed(&first, &program).join(" "), @r#"
+    hello.drv web-image-layer-1.drv web-image.drv
+    "#);
 
     p.replace("files/web.conf", "8080", "8081");
     let site = p.graph(IMAGE);
-    insta::assert_snapshot!(changed(&program, &site).join(" "), @"");
+    insta::assert_snapshot!(changed(&program, &site).join(" "), @r#"
+    web-image-layer-0.drv web-image-layer-1.drv web-image.drv web-rootfs.drv
+    "#);
 
     p.write("hello-notes.txt", "beside the sources");
     assert_eq!(changed(&site, &p.graph(IMAGE)), Vec::<String>::new());

@@ -16,8 +16,11 @@ let
       outputHashAlgo = algo;
     } // present attrs);
 
-  allowed = char: builtins.match "[A-Za-z0-9+._?=-]" char != null;
   characters = text: builtins.genList (i: builtins.substring i 1 text) (builtins.stringLength text);
+  allowed = builtins.listToAttrs (
+    map (char: { name = char; value = char; })
+      (characters "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-._?=")
+  );
 in
 rec {
   inherit present;
@@ -38,7 +41,7 @@ rec {
   # A text that can name a store path.
   storeName = text:
     let
-      replaced = builtins.concatStringsSep "" (map (c: if allowed c then c else "-") (characters text));
+      replaced = builtins.concatStringsSep "" (map (char: allowed.${char} or "-") (characters text));
       name = builtins.unsafeDiscardStringContext replaced;
     in
     if name == "" || builtins.substring 0 1 name == "." then "x${name}" else name;
