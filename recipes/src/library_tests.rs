@@ -150,20 +150,20 @@ fn the_graph_of_the_example() {
             };
             let mut inputs: Vec<_> = drv.input_drvs.keys().map(|p| p.name().trim_end_matches(".drv")).collect();
             inputs.sort_unstable();
-            format!("{name}: {} {} {output} <- {}", drv.system, String::from_utf8_lossy(&drv.builder), inputs.join(" "))
+            format!("{name}: {} {} {output} <- {}", drv.system, String::from_utf8_lossy(&drv.builder), inputs.join(" ")).trim_end().to_owned()
         })
         .collect();
     insta::assert_snapshot!(lines.join("\n"), @r#"
     bookworm-essential-unpacked.drv: builtin builtin:debian-unpack floating Rootfs blake3 <- dpkg_1.0_1_amd64.deb libc6_1.0_1_amd64.deb
     bookworm-essential.drv: x86_64-linux builtin:step floating Rootfs blake3 <- bookworm-essential-unpacked dpkg_1.0_1_amd64.deb libc6_1.0_1_amd64.deb
-    dpkg_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
-    gcc_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
+    dpkg_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <-
+    gcc_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <-
     hello.drv: x86_64-linux builtin:step floating Recursive sha256 <- toolchain-rootfs
-    libc6-dev_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
-    libc6_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
-    libssl3_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
-    make_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
-    nginx-light_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <- 
+    libc6-dev_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <-
+    libc6_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <-
+    libssl3_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <-
+    make_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <-
+    nginx-light_1.0_1_amd64.deb.drv: builtin builtin:fetch fixed Flat <-
     toolchain-packages-1.drv: x86_64-linux builtin:step floating Rootfs blake3 <- bookworm-essential libssl3_1.0_1_amd64.deb
     toolchain-packages-2.drv: x86_64-linux builtin:step floating Rootfs blake3 <- gcc_1.0_1_amd64.deb libc6-dev_1.0_1_amd64.deb make_1.0_1_amd64.deb toolchain-packages-1
     toolchain-rootfs.drv: builtin builtin:rootfs-edit floating Rootfs blake3 <- toolchain-packages-2
@@ -189,15 +189,11 @@ fn an_edit_changes_what_depends_on_it_and_nothing_else() {
 
     p.replace("hello/main.c", "Hello from", "Greetings from");
     let program = p.graph(IMAGE);
-    insta::assert_snapshot!(changed(&first, &program).join(" "), @r#"
-    hello.drv web-image-layer-1.drv web-image.drv
-    "#);
+    insta::assert_snapshot!(changed(&first, &program).join(" "), @"hello.drv web-image-layer-1.drv web-image.drv");
 
     p.replace("files/web.conf", "8080", "8081");
     let site = p.graph(IMAGE);
-    insta::assert_snapshot!(changed(&program, &site).join(" "), @r#"
-    web-image-layer-0.drv web-image-layer-1.drv web-image.drv web-rootfs.drv
-    "#);
+    insta::assert_snapshot!(changed(&program, &site).join(" "), @"web-image-layer-0.drv web-image-layer-1.drv web-image.drv web-rootfs.drv");
 
     p.write("hello-notes.txt", "beside the sources");
     assert_eq!(changed(&site, &p.graph(IMAGE)), Vec::<String>::new());
