@@ -1,3 +1,13 @@
 //! Debian archives: verified indexes, a resolver that chooses as apt does, locks, and unpacking.
 
+mod codec;
+mod local;
+mod order;
+mod resolve;
+mod select;
+mod solve;
+mod suite;
+mod universe;
 pub mod verify;
+
+pub use resolve::{SOLVER, resolve};

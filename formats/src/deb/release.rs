@@ -65,6 +65,10 @@ pub struct Release {
     pub date_secs: Option<i64>,
     /// Until when it may be used, in seconds since 1970.
     pub valid_until_secs: Option<i64>,
+    /// Whether its packages are taken only when asked for, as for `experimental`.
+    pub not_automatic: bool,
+    /// Whether packages taken from it are kept up to date from it, as for `backports`.
+    pub but_automatic_upgrades: bool,
     /// Whether indexes can be fetched by digest, free of races.
     pub acquire_by_hash: bool,
     /// Whether packages for all architectures are listed with each architecture.
@@ -96,6 +100,11 @@ impl Release {
                 .map(str::to_owned)
                 .collect::<Vec<_>>()
         };
+        let yes = |name| {
+            fields
+                .get(name)
+                .is_some_and(|v| v.eq_ignore_ascii_case("yes"))
+        };
         let mut files = BTreeMap::new();
         let digests = fields
             .field("SHA256")
@@ -117,9 +126,9 @@ impl Release {
             version: text("Version"),
             date_secs: date_field(&fields, "Date")?,
             valid_until_secs: date_field(&fields, "Valid-Until")?,
-            acquire_by_hash: fields
-                .get("Acquire-By-Hash")
-                .is_some_and(|v| v.eq_ignore_ascii_case("yes")),
+            not_automatic: yes("NotAutomatic"),
+            but_automatic_upgrades: yes("ButAutomaticUpgrades"),
+            acquire_by_hash: yes("Acquire-By-Hash"),
             all_in_each_arch: words("No-Support-for-Architecture-all")
                 .iter()
                 .any(|w| w == "Packages"),
