@@ -73,7 +73,7 @@ impl Cas {
                     }
                 }
                 Err(err) if err.kind() == io::ErrorKind::NotFound && !parent_exists(&blob) => {
-                    make_parent(&blob)?
+                    make_parent(&blob)?;
                 }
                 Err(err) => return Err(StoreError::io("make a link at", blob, err)),
             }
@@ -301,6 +301,10 @@ impl Store {
                         return Err(StoreError::MissingBlob { hash: *hash });
                     }
                     attempts += 1;
+                    // Also what a collection had in its hands when it was killed.
+                    for executable in [false, true] {
+                        put_back(&self.cas().path(hash, executable)).ok();
+                    }
                     std::thread::sleep(std::time::Duration::from_millis(2));
                 }
                 Err(err) => return Err(StoreError::io("open", self.cas().path(hash, false), err)),
@@ -311,6 +315,26 @@ impl Store {
     /// Where the bytes of a hash are, if they are there in that form: a blob may exist in one of the two only.
     pub fn blob_path(&self, hash: &Blake3, executable: bool) -> PathBuf {
         self.cas().path(hash, executable)
+    }
+}
+
+/// The name under which a collection holds a file while it asks a last time whether anybody needs it.
+pub(crate) fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ASIDE);
+    PathBuf::from(name)
+}
+
+/// How the names of such files end.
+pub(crate) const ASIDE: &str = ".gc";
+
+/// Gives a file that a collection has moved aside its name back.
+pub(crate) fn put_back(path: &Path) -> io::Result<()> {
+    let held = aside(path);
+    match sys::hard_link(&held, path) {
+        Err(err) if err.kind() != io::ErrorKind::AlreadyExists => Err(err),
+        // Written anew by somebody in the meantime, with the same content.
+        _ => std::fs::remove_file(&held),
     }
 }
 

@@ -78,6 +78,14 @@ pub enum StoreError {
         /// What it needs.
         reference: StorePath,
     },
+    /// Objects that are registered together refer to each other in a circle.
+    #[error("`{path}` refers to itself through `{through}`")]
+    ReferenceCycle {
+        /// One of them.
+        path: StorePath,
+        /// Another one of them.
+        through: StorePath,
+    },
     /// A file's content is not in the store.
     #[error("the content {hash} is not in the store")]
     MissingBlob {
@@ -265,6 +273,7 @@ impl StoreError {
             Self::ReadOnly => "store-read-only",
             Self::NotValid { .. } => "store-path-missing",
             Self::MissingReference { .. } => "store-reference-missing",
+            Self::ReferenceCycle { .. } => "store-reference-cycle",
             Self::MissingBlob { .. } => "store-blob-missing",
             Self::MissingNode { .. } => "store-node-missing",
             Self::Corrupt { .. } => "store-corrupt",

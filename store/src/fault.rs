@@ -17,11 +17,11 @@ pub const POINTS: &[&str] = &[
     "rootfs.nodes",
     "rootfs.before-commit",
     "gc.marked",
-    "gc.renamed",
     "gc.rows-gone",
+    "gc.trees-away",
+    "gc.trees-gone",
     "gc.nodes-gone",
-    "gc.blobs-away",
-    "gc.before-delete",
+    "gc.files-aside",
 ];
 
 /// Lets this process die when it passes `point` for the `nth` time (1 = the first).

@@ -20,11 +20,13 @@
 #![forbid(unsafe_code)]
 
 mod cas;
+mod check;
 mod clock;
 mod db;
 mod error;
 #[doc(hidden)]
 pub mod fault;
+mod gc;
 mod ingest;
 mod journal;
 mod listing;
@@ -46,7 +48,9 @@ mod store;
 mod sys;
 mod temp;
 
+pub use check::{CheckOptions, CheckReport, Problem};
 pub use error::{Result, RootPathProblem, StoreError};
+pub use gc::{GcOptions, GcReport, Progress};
 pub use ingest::{IngestOptions, Ingested};
 pub use journal::{BuildId, BuildRecord};
 pub use listing::{FileType, Filter};

@@ -1,6 +1,6 @@
 //! Store objects: what is known about them and how they are registered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use sos_formats::hash::{Blake3, Sha256};
@@ -123,6 +123,7 @@ impl Store {
     /// As [`Store::commit_tree`].
     pub fn commit_many(&self, trees: Vec<(Ingested, Registration)>) -> Result<Vec<PathInfo>> {
         let session = self.session()?;
+        refuse_cycles(&trees)?;
         let paths: Vec<StorePath> = trees
             .iter()
             .map(|(_, registration)| registration.path.clone())
@@ -198,5 +199,48 @@ impl Store {
             sys::set_mode(&target, 0o555).at("set the mode of", &target)?;
         }
         Ok(())
+    }
+}
+
+/// Refuses objects of one batch that refer to each other in a circle; across batches none can arise. A collection
+/// deletes referrers first, which needs an order.
+fn refuse_cycles(trees: &[(Ingested, Registration)]) -> Result<()> {
+    let mut waiting: BTreeMap<&StorePath, Vec<&StorePath>> = BTreeMap::new();
+    let batch: BTreeSet<&StorePath> = trees
+        .iter()
+        .map(|(_, registration)| &registration.path)
+        .collect();
+    for (_, registration) in trees {
+        let inside = registration
+            .references
+            .iter()
+            .filter(|to| **to != registration.path && batch.contains(to));
+        waiting
+            .entry(&registration.path)
+            .or_default()
+            .extend(inside);
+    }
+    loop {
+        let ready: Vec<&StorePath> = waiting
+            .iter()
+            .filter(|(_, to)| !to.iter().any(|to| waiting.contains_key(to)))
+            .map(|(path, _)| *path)
+            .collect();
+        for path in &ready {
+            waiting.remove(path);
+        }
+        let Some((path, through)) = waiting.first_key_value() else {
+            return Ok(());
+        };
+        if ready.is_empty() {
+            let through = through
+                .iter()
+                .find(|to| waiting.contains_key(*to))
+                .unwrap_or(path);
+            return Err(StoreError::ReferenceCycle {
+                path: (*path).clone(),
+                through: (*through).clone(),
+            });
+        }
     }
 }

@@ -1,4 +1,5 @@
 //! Tree objects: ingest, commit, NAR in and out, sources; compared with Nix where it is installed.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -132,9 +132,12 @@ impl Db {
         Ok(value)
     }
 
-    /// A number that changes whenever another connection has committed; meaningful on the writer only.
-    pub(crate) fn data_version(connection: &Connection) -> Result<i64> {
-        Ok(connection.pragma_query_value(None, "data_version", |row| row.get(0))?)
+    /// Opens another writing connection, for a collection.
+    pub(crate) fn open_for_gc(&self) -> Result<GcConnection> {
+        if self.mode != Mode::ReadWrite {
+            return Err(StoreError::ReadOnly);
+        }
+        Ok(GcConnection(connect(&self.file, Mode::ReadWrite)?))
     }
 
     /// Copies the write-ahead log back and cuts it, so that a full disk gets its room back.
@@ -174,6 +177,14 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A writing connection of a collection.
+pub(crate) struct GcConnection(pub(crate) Connection);
+
+/// A number that changes whenever another connection has committed.
+pub(crate) fn data_version(connection: &Connection) -> Result<i64> {
+    Ok(connection.pragma_query_value(None, "data_version", |row| row.get(0))?)
 }
 
 /// A count or a size: the database knows signed numbers only, and none of ours comes near the limit.

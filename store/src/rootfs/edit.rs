@@ -62,8 +62,7 @@ impl RootTree {
         );
         self.touched.extend(group);
         if shared {
-            // Its groups were named by their places in the other manifest.
-            self.touch_below(&names)?;
+            self.separate_below(&names)?;
         }
         Ok(())
     }

@@ -10,10 +10,10 @@ use super::tree::{Group, Item, ItemKind, RootTree, components};
 use crate::error::{Result, RootPathProblem, StoreError};
 
 impl RootTree {
-    /// A group id that nothing has: stored ones are hashes, which do not begin with eight zeros.
+    /// A group id that nothing has: stored ones are hashes.
     pub(super) fn fresh_group(&mut self) -> Group {
         self.next_group += 1;
-        let mut group = [0; 16];
+        let mut group = *b"sos-new:........";
         group[8..].copy_from_slice(&self.next_group.to_be_bytes());
         group
     }
@@ -39,6 +39,55 @@ impl RootTree {
             }
         }
         self.touched.extend(found);
+        Ok(())
+    }
+
+    /// Gives the groups below a directory that came from another manifest ids of their own: there, too, they are
+    /// named by paths, so a group that has the same path here would be taken for the same.
+    pub(super) fn separate_below(&mut self, names: &[&[u8]]) -> Result<()> {
+        let top = names.join(&b'/');
+        let mut found: Vec<(Bytes, Group)> = Vec::new();
+        if let Some(Item {
+            kind: ItemKind::Dir(dir),
+            ..
+        }) = self.item(names)?
+        {
+            self.walk_dir(dir, &mut top.clone(), names.len(), &mut |path, item| {
+                if let ItemKind::File {
+                    group: Some(group), ..
+                } = &item.kind
+                {
+                    found.push((path.to_vec(), *group));
+                }
+                Ok(())
+            })?;
+        }
+        let mut renamed: BTreeMap<Group, Group> = BTreeMap::new();
+        for (path, old) in found {
+            let new = match renamed.get(&old) {
+                Some(new) => *new,
+                None => {
+                    let new = self.fresh_group();
+                    renamed.insert(old, new);
+                    self.touched.insert(new);
+                    new
+                }
+            };
+            self.set_group(&path, Some(new))?;
+        }
+        Ok(())
+    }
+
+    fn set_group(&mut self, path: &[u8], name: Option<Group>) -> Result<()> {
+        let names = components(path)?;
+        if let Some((last, parent)) = names.split_last()
+            && let Some(Item {
+                kind: ItemKind::File { group, .. },
+                ..
+            }) = self.dir_mut(path, parent)?.get_mut(*last)
+        {
+            *group = name;
+        }
         Ok(())
     }
 
@@ -101,15 +150,7 @@ impl RootTree {
                 continue;
             }
             for path in &members.paths {
-                let names = components(path)?;
-                if let Some((last, parent)) = names.split_last()
-                    && let Some(Item {
-                        kind: ItemKind::File { group, .. },
-                        ..
-                    }) = self.dir_mut(path, parent)?.get_mut(*last)
-                {
-                    *group = name;
-                }
+                self.set_group(path, name)?;
             }
         }
         self.touched.clear();

@@ -92,7 +92,7 @@ impl Store {
     }
 
     /// Reads a manifest file and checks it against its name.
-    fn get_manifest(&self, id: &Blake3) -> Result<Vec<u8>> {
+    pub(crate) fn get_manifest(&self, id: &Blake3) -> Result<Vec<u8>> {
         let path = self.manifest_path(id);
         let mut attempts = 0;
         let file = loop {
@@ -107,6 +107,7 @@ impl Store {
                         return Err(StoreError::MissingNode { hash: *id });
                     }
                     attempts += 1;
+                    crate::cas::put_back(&path).ok();
                     std::thread::sleep(std::time::Duration::from_millis(2));
                 }
                 Err(err) => return Err(StoreError::io("open", path, err)),

@@ -1,5 +1,6 @@
 //! What the tests of the store share.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -35,7 +36,7 @@ pub fn sample_tree(at: &Path) {
     std::fs::write(
         at.join("big"),
         (0..3_000_000u32)
-            .map(|n| (n % 251) as u8)
+            .map(|n| u8::try_from(n % 251).unwrap())
             .collect::<Vec<_>>(),
     )
     .unwrap();

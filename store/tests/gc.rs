@@ -1,0 +1,330 @@
+//! Garbage collection: what goes, what stays, and beside running builds.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sos_formats::manifest::Meta;
+use sos_formats::store_path::StorePath;
+use sos_store::rootfs::RootTree;
+use sos_store::{CheckOptions, GcOptions, Store, StoreError};
+use support::{names_below, object, open, some_path};
+
+fn meta() -> Meta {
+    Meta {
+        mode: 0o755,
+        ..Meta::default()
+    }
+}
+
+fn rootfs(store: &Store, name: &str, files: &[(&str, &str)]) -> StorePath {
+    let mut tree = RootTree::empty(meta());
+    for (path, text) in files {
+        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        tree.mkdir_p(parent, &meta()).unwrap();
+        tree.write_file(path, *text, meta()).unwrap();
+    }
+    let id = tree.finish(store).unwrap();
+    store.add_rootfs(id, name, None).unwrap().path
+}
+
+fn assert_clean(store: &Store) {
+    let report = store.check(CheckOptions { contents: true }).unwrap();
+    assert!(report.problems.is_empty(), "{:?}", report.problems);
+}
+
+fn files_of(store: &Store, area: &str) -> usize {
+    names_below(&store.root().join(area))
+        .iter()
+        .filter(|name| name.components().count() == 2)
+        .count()
+}
+
+#[test]
+fn only_what_no_root_reaches_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let base = object(&store, dir.path(), "base", "base", &[]);
+    let top = object(
+        &store,
+        dir.path(),
+        "top",
+        "top",
+        std::slice::from_ref(&base),
+    );
+    let dead = object(
+        &store,
+        dir.path(),
+        "dead",
+        &"dead".repeat(5000),
+        std::slice::from_ref(&base),
+    );
+    let dead_too = object(
+        &store,
+        dir.path(),
+        "dead2",
+        "dead too",
+        std::slice::from_ref(&dead),
+    );
+    let system = rootfs(
+        &store,
+        "system",
+        &[("etc/host", "one"), ("usr/share/doc", "same")],
+    );
+    let old_system = rootfs(
+        &store,
+        "old",
+        &[("etc/host", "two"), ("usr/share/doc", "same")],
+    );
+    store.add_root("top", &top).unwrap();
+    store
+        .add_indirect_root(&dir.path().join("result"), &system)
+        .unwrap();
+    let drv = some_path("dead.drv");
+    store.put_drv(&drv, b"x").unwrap();
+    store.set_drv_output(&drv, "out", &dead).unwrap();
+    // Everything was touched by this store, so nothing goes while it is open.
+    assert!(store.gc(GcOptions::default()).unwrap().removed.is_empty());
+    drop(store);
+    let store = open(dir.path());
+    let planned = store
+        .gc(GcOptions {
+            dry_run: true,
+            ..GcOptions::default()
+        })
+        .unwrap();
+    let before = (files_of(&store, "cas"), files_of(&store, "man"));
+    let done = store.gc(GcOptions::default()).unwrap();
+    let mut expected = vec![dead.clone(), dead_too.clone(), old_system.clone()];
+    expected.sort();
+    assert_eq!(done.removed, expected);
+    assert_eq!(
+        (planned.removed, planned.freed_bytes),
+        (done.removed, done.freed_bytes)
+    );
+    assert!(done.freed_bytes >= 20_000);
+    assert!(done.problems.is_empty());
+    // Two contents of trees, one of the old rootfs; its root, its top and its etc.
+    assert_eq!(
+        (files_of(&store, "cas"), files_of(&store, "man")),
+        (before.0 - 3, before.1 - 3)
+    );
+    for (path, valid) in [
+        (&base, true),
+        (&top, true),
+        (&system, true),
+        (&dead, false),
+        (&dead_too, false),
+        (&old_system, false),
+    ] {
+        assert_eq!(store.is_valid(path).unwrap(), valid, "{path}");
+    }
+    assert!(!store.physical(&dead).exists());
+    assert_eq!(store.drv_output(&drv, "out").unwrap(), None);
+    assert_eq!(store.get_drv(&drv).unwrap(), None);
+    assert_clean(&store);
+    let orphans = store.check(CheckOptions::default()).unwrap().orphans;
+    assert!(orphans.is_empty(), "{orphans:?}");
+    assert_eq!(store.gc(GcOptions::default()).unwrap(), Default::default());
+    // What is gone can be made again.
+    std::fs::remove_file(dir.path().join("result")).unwrap();
+    assert_eq!(store.gc(GcOptions::default()).unwrap().removed, [system]);
+    assert_eq!(
+        rootfs(
+            &store,
+            "old",
+            &[("etc/host", "two"), ("usr/share/doc", "same")]
+        ),
+        old_system
+    );
+    assert_clean(&store);
+}
+
+#[test]
+fn leases_age_and_a_goal_limit_what_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let maker = open(dir.path());
+    let paths: Vec<_> = (0..6)
+        .map(|n| {
+            object(
+                &maker,
+                dir.path(),
+                &format!("o{n}"),
+                &format!("{n}").repeat(100_000),
+                &[],
+            )
+        })
+        .collect();
+    drop(maker);
+    let holder = open(dir.path());
+    let lease = holder.lease().unwrap();
+    lease.hold(&paths[..2]).unwrap();
+    let store = open(dir.path());
+    let young = GcOptions {
+        older_than: Some(Duration::from_secs(3600)),
+        ..GcOptions::default()
+    };
+    assert!(store.gc(young).unwrap().removed.is_empty());
+    let some = store
+        .gc(GcOptions {
+            max_free: Some(150_000),
+            ..GcOptions::default()
+        })
+        .unwrap();
+    assert_eq!(some.removed.len(), 2);
+    assert!(some.freed_bytes >= 150_000);
+    assert_eq!(store.gc(GcOptions::default()).unwrap().removed.len(), 2);
+    assert!(store.is_valid(&paths[0]).unwrap() && store.is_valid(&paths[1]).unwrap());
+    drop(lease);
+    assert_eq!(store.gc(GcOptions::default()).unwrap().removed.len(), 2);
+    assert_clean(&store);
+}
+
+#[test]
+fn one_collection_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let lock = std::fs::File::create(store.root().join("lock/gc")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    assert!(matches!(
+        store.gc(GcOptions::default()),
+        Err(StoreError::GcRunning)
+    ));
+}
+
+#[test]
+fn leftovers_are_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let kept = object(&store, dir.path(), "kept", "kept", &[]);
+    let tree = store.root().join("tree").join(some_path("half").base());
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("f"), "half").unwrap();
+    std::fs::write(store.root().join("tree/not a store path"), "x").unwrap();
+    std::fs::create_dir_all(store.root().join("tmp/1.2.3/x")).unwrap();
+    // A collection was killed with a content in its hands.
+    let blob = store.put_blob_bytes(b"in its hands").unwrap();
+    let place = store.blob_path(&blob, false);
+    std::fs::rename(&place, place.with_extension("gc")).unwrap();
+    assert!(
+        store.open_blob(&blob).is_ok(),
+        "a pinned blob is put back when it is asked for"
+    );
+    std::fs::rename(&place, place.with_extension("gc")).unwrap();
+    let report = store.check(CheckOptions { contents: true }).unwrap();
+    assert!(report.problems.is_empty());
+    assert_eq!(report.orphans.len(), 4, "{:?}", report.orphans);
+    store.gc(GcOptions::default()).unwrap();
+    assert!(
+        store
+            .check(CheckOptions { contents: true })
+            .unwrap()
+            .orphans
+            .is_empty()
+    );
+    assert!(store.is_valid(&kept).unwrap() && store.has_blob(&blob));
+}
+
+#[test]
+fn a_damaged_manifest_keeps_all_contents() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let system = rootfs(&store, "system", &[("etc/host", "one")]);
+    store.add_root("system", &system).unwrap();
+    let loose = store.put_blob_bytes(b"loose").unwrap();
+    let root = store.query(&system).unwrap().unwrap().root.unwrap();
+    drop(store);
+    let hex = root.to_hex();
+    let file = dir.path().join("s/man").join(&hex[..2]).join(&hex[2..]);
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, "rubbish").unwrap();
+    let store = open(dir.path());
+    let report = store.gc(GcOptions::default()).unwrap();
+    assert_eq!((report.removed_files, report.problems.len()), (0, 1));
+    assert!(store.has_blob(&loose));
+}
+
+/// Builders that add, look and drop, beside a collector that never rests.
+#[test]
+fn builds_and_collections_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    drop(open(dir.path()));
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..3)
+            .map(|worker| {
+                let dir = dir.path();
+                scope.spawn(move || {
+                    for round in 0..12 {
+                        // A new store each time: what it made before is garbage.
+                        let store = open(dir);
+                        let base = object(
+                            &store,
+                            &dir_of(dir, worker),
+                            &format!("base{}", round % 3),
+                            &format!("b{}", round % 3),
+                            &[],
+                        );
+                        let top = object(
+                            &store,
+                            &dir_of(dir, worker),
+                            &format!("top{worker}"),
+                            &format!("t{}", round % 2),
+                            std::slice::from_ref(&base),
+                        );
+                        let system = rootfs(
+                            &store,
+                            "system",
+                            &[
+                                ("a/b", "shared"),
+                                ("c", if round % 2 == 0 { "even" } else { "odd" }),
+                            ],
+                        );
+                        let lease = store.lease().unwrap();
+                        lease.hold(&[top.clone(), system.clone()]).unwrap();
+                        for path in [&base, &top, &system] {
+                            assert!(
+                                store.is_valid(path).unwrap(),
+                                "{path} was collected under our hands"
+                            );
+                        }
+                        assert!(store.physical(&base).exists() && store.physical(&top).exists());
+                        let root = store.query(&system).unwrap().unwrap().root.unwrap();
+                        let tree = RootTree::load(&store, &root).unwrap();
+                        assert_eq!(tree.read_file("a/b").unwrap(), b"shared");
+                    }
+                })
+            })
+            .collect();
+        let collector = scope.spawn(|| {
+            let store = open(dir.path());
+            let mut removed = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let report = store.gc(GcOptions::default()).unwrap();
+                assert!(report.problems.is_empty(), "{:?}", report.problems);
+                removed += report.removed.len();
+            }
+            removed
+        });
+        let failed = workers
+            .into_iter()
+            .map(std::thread::ScopedJoinHandle::join)
+            .filter(Result::is_err)
+            .count();
+        stop.store(true, Ordering::Relaxed);
+        assert!(collector.join().unwrap() > 0);
+        assert_eq!(failed, 0);
+    });
+    let store = open(dir.path());
+    assert_clean(&store);
+    store.gc(GcOptions::default()).unwrap();
+    assert_eq!((files_of(&store, "cas"), files_of(&store, "man")), (0, 0));
+}
+
+fn dir_of(dir: &std::path::Path, worker: usize) -> std::path::PathBuf {
+    let own = dir.join(format!("w{worker}"));
+    std::fs::create_dir_all(&own).unwrap();
+    own
+}

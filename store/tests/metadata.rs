@@ -1,0 +1,367 @@
+//! Opening, blobs, logs, locks, roots, results, journal: what the store keeps beside objects.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::Blake3;
+use sos_store::{OpenOptions, Store, StoreError, Trace, TryLock};
+use support::{object, open, options, some_path};
+
+#[test]
+fn a_store_is_made_private_and_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    assert_eq!(
+        std::fs::metadata(store.root()).unwrap().mode() & 0o777,
+        0o700
+    );
+    assert_eq!(
+        std::fs::read_to_string(store.root().join("version")).unwrap(),
+        "1\n"
+    );
+    assert_eq!(
+        std::fs::metadata(store.root().join("reserve"))
+            .unwrap()
+            .len(),
+        8 << 20
+    );
+    let path = object(&store, dir.path(), "kept", "x", &[]);
+    drop(store);
+    let again = open(dir.path());
+    assert!(again.is_valid(&path).unwrap());
+    let reader = Store::open(OpenOptions {
+        read_only: true,
+        ..options(dir.path())
+    })
+    .unwrap();
+    assert!(reader.is_valid(&path).unwrap());
+    assert!(matches!(
+        reader.put_blob_bytes(b"x"),
+        Err(StoreError::ReadOnly)
+    ));
+    assert!(matches!(
+        reader.put_drv(&path, b"x"),
+        Err(StoreError::ReadOnly)
+    ));
+    assert!(matches!(
+        reader.gc(Default::default()),
+        Err(StoreError::ReadOnly)
+    ));
+}
+
+#[test]
+fn newer_foreign_and_garbled_stores_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let root = dir.path().join("s");
+    for (text, code) in [
+        ("2\n", "store-too-new"),
+        ("", "store-not-a-store"),
+        ("x", "store-not-a-store"),
+        ("\u{0}\u{ff}", "store-not-a-store"),
+    ] {
+        std::fs::write(root.join("version"), text).unwrap();
+        for read_only in [false, true] {
+            let err = Store::open(OpenOptions {
+                read_only,
+                ..options(dir.path())
+            })
+            .unwrap_err();
+            assert_eq!(err.code(), code, "{text:?}");
+            let diagnostic = Diagnostic::from(err);
+            assert_eq!(diagnostic.class, Class::Machine);
+        }
+    }
+    std::fs::write(root.join("version"), "1\n").unwrap();
+    let database = rusqlite::Connection::open(root.join("db/sos.sqlite")).unwrap();
+    database.pragma_update(None, "user_version", 99).unwrap();
+    drop(database);
+    for read_only in [false, true] {
+        let err = Store::open(OpenOptions {
+            read_only,
+            ..options(dir.path())
+        })
+        .unwrap_err();
+        assert!(
+            matches!(err, StoreError::TooNew { found: 99, .. }),
+            "{err:?}"
+        );
+    }
+    let foreign = dir.path().join("home");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(foreign.join("letter"), "dear").unwrap();
+    let err = Store::open(OpenOptions {
+        root: foreign,
+        ..options(dir.path())
+    })
+    .unwrap_err();
+    assert_eq!(err.code(), "store-not-a-store");
+    let err = Store::open(OpenOptions {
+        root: dir.path().join("none"),
+        read_only: true,
+        ..options(dir.path())
+    })
+    .unwrap_err();
+    assert_eq!(err.code(), "store-not-a-store");
+}
+
+#[test]
+fn blobs_come_in_every_way_and_only_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let big: Vec<u8> = (0..4_000_000u32)
+        .map(|n| u8::try_from(n % 253).unwrap())
+        .collect();
+    for data in [&b""[..], b"small", &big] {
+        let hash = Blake3::of(data);
+        assert!(!store.has_blob(&hash));
+        assert!(matches!(
+            store.open_blob(&hash),
+            Err(StoreError::MissingBlob { .. })
+        ));
+        assert_eq!(
+            store.put_blob(&mut &data[..]).unwrap(),
+            (hash, data.len() as u64)
+        );
+        assert_eq!(store.put_blob_bytes(data).unwrap(), hash);
+        let file = dir.path().join("file");
+        std::fs::write(&file, data).unwrap();
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o4711)).unwrap();
+        assert_eq!(
+            store.put_blob_file(&file, false).unwrap(),
+            (hash, data.len() as u64)
+        );
+        assert!(file.exists());
+        assert_eq!(
+            store.put_blob_file(&file, true).unwrap(),
+            (hash, data.len() as u64)
+        );
+        assert!(!file.exists());
+        let meta = std::fs::metadata(store.blob_path(&hash, false)).unwrap();
+        assert_eq!(
+            (meta.mode() & 0o7777, meta.mtime(), meta.nlink()),
+            (0o444, 1, 1)
+        );
+        let mut back = Vec::new();
+        store
+            .open_blob(&hash)
+            .unwrap()
+            .read_to_end(&mut back)
+            .unwrap();
+        assert_eq!(back, data);
+    }
+    // Taken as it is: the inode becomes the blob.
+    let file = dir.path().join("taken");
+    std::fs::write(&file, "fresh content").unwrap();
+    let inode = std::fs::metadata(&file).unwrap().ino();
+    let (hash, _) = store.put_blob_file(&file, true).unwrap();
+    assert_eq!(
+        std::fs::metadata(store.blob_path(&hash, false))
+            .unwrap()
+            .ino(),
+        inode
+    );
+    // A blob that was cut short by a power failure is put right by the next one who has the content.
+    let place = store.blob_path(&Blake3::of(&big), false);
+    std::fs::remove_file(&place).unwrap();
+    std::fs::write(&place, "cut").unwrap();
+    store.put_blob_bytes(&big).unwrap();
+    assert_eq!(std::fs::read(&place).unwrap(), big);
+}
+
+#[test]
+fn logs_are_read_while_they_are_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let drv = some_path("hello-2.12.drv");
+    let read = || {
+        let mut text = String::new();
+        store
+            .read_log(&drv)
+            .unwrap()
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        text
+    };
+    assert!(store.read_log(&drv).unwrap().is_none());
+    let mut log = store.log_writer(&drv).unwrap();
+    assert_eq!(read(), "");
+    log.write_all(b"one\n").unwrap();
+    log.flush().unwrap();
+    assert_eq!(read(), "one\n");
+    log.write_all("long line\n".repeat(5000).as_bytes())
+        .unwrap();
+    assert!(read().len() > 30_000);
+    assert_eq!(log.size_bytes(), 50_004);
+    log.finish().unwrap();
+    assert_eq!(read().len(), 50_004);
+    // A writer that is killed leaves what it had flushed.
+    let mut second = store.log_writer(&drv).unwrap();
+    second.write_all(b"again\n").unwrap();
+    second.flush().unwrap();
+    std::mem::forget(second);
+    assert_eq!(read(), "again\n");
+    assert_eq!(
+        store.logs_named("hello").unwrap(),
+        std::slice::from_ref(&drv)
+    );
+    assert_eq!(store.logs_named("hello-2.12").unwrap(), [drv]);
+    assert!(store.logs_named("hell").unwrap().is_empty());
+}
+
+#[test]
+fn one_builder_at_a_time_and_it_is_known_who() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let drv = some_path("x.drv");
+    let lock = store.lock_drv(&drv).unwrap();
+    match open(dir.path()).try_lock_drv(&drv).unwrap() {
+        TryLock::Held(Some(holder)) => assert_eq!(holder.pid, std::process::id()),
+        other => panic!("{other:?}"),
+    }
+    drop(lock);
+    assert!(matches!(
+        store.try_lock_drv(&drv).unwrap(),
+        TryLock::Acquired(_)
+    ));
+    assert_eq!(
+        std::fs::read_dir(store.root().join("lock/drv"))
+            .unwrap()
+            .count(),
+        0
+    );
+    // Many who wait all get it, one after the other.
+    let inside = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let lock = store.lock_drv(&drv).unwrap();
+                    assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                    inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                    drop(lock);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn roots_are_links_that_count_while_they_lead_somewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let path = object(&store, dir.path(), "x", "x", &[]);
+    for bad in ["", "../x", "/x", "a//b", "auto", "auto/x", "a/."] {
+        assert!(
+            matches!(store.add_root(bad, &path), Err(StoreError::RootName { .. })),
+            "{bad}"
+        );
+    }
+    store.add_root("profiles/web", &path).unwrap();
+    let link = dir.path().join("out/result");
+    store.add_indirect_root(&link, &path).unwrap();
+    store.add_indirect_root(&link, &path).unwrap();
+    assert_eq!(std::fs::read_to_string(&link).unwrap(), "x");
+    let roots = store.roots().unwrap();
+    assert_eq!(roots.len(), 2);
+    assert!(roots.iter().all(|root| root.path == path));
+    let in_the_way = dir.path().join("file");
+    std::fs::write(&in_the_way, "mine").unwrap();
+    assert!(matches!(
+        store.add_indirect_root(&in_the_way, &path),
+        Err(StoreError::NotALink { .. })
+    ));
+    std::fs::remove_file(&link).unwrap();
+    store.remove_root("profiles/web").unwrap();
+    store.remove_root("profiles/web").unwrap();
+    assert!(store.roots().unwrap().is_empty());
+}
+
+#[test]
+fn results_count_while_their_paths_are_valid() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let drv = some_path("x.drv");
+    let (first, second) = (object(&store, dir.path(), "a", "a", &[]), some_path("gone"));
+    store.put_drv(&drv, b"Derive(..)").unwrap();
+    assert_eq!(
+        store.get_drv(&drv).unwrap().as_deref(),
+        Some(&b"Derive(..)"[..])
+    );
+    assert_eq!(store.get_drv(&some_path("y.drv")).unwrap(), None);
+    store.set_drv_output(&drv, "out", &second).unwrap();
+    assert_eq!(store.drv_output(&drv, "out").unwrap(), None);
+    store.set_drv_output(&drv, "out", &first).unwrap();
+    assert_eq!(store.drv_output(&drv, "out").unwrap(), Some(first.clone()));
+    assert_eq!(
+        store.drv_outputs(&drv).unwrap(),
+        [("out".to_owned(), first.clone())]
+    );
+    let trace = |path: &_| Trace {
+        key: [7; 32],
+        drv: drv.clone(),
+        output: "out".into(),
+        path: Clone::clone(path),
+        builder: "here".into(),
+        duration_ms: 1234,
+        started_secs: 5,
+        log: Some(drv.clone()),
+    };
+    assert_eq!(store.trace(&[7; 32], "out").unwrap(), None);
+    store.record_trace(&trace(&first)).unwrap();
+    // Newer, but not valid.
+    store.record_traces(&[trace(&second)]).unwrap();
+    assert_eq!(store.trace(&[7; 32], "out").unwrap(), Some(first.clone()));
+    assert_eq!(store.traces_of(&first).unwrap()[0].trace, trace(&first));
+    store.cache_evaluation(&[1; 32], "result").unwrap();
+    assert_eq!(
+        store.cached_evaluation(&[1; 32]).unwrap().as_deref(),
+        Some("result")
+    );
+}
+
+#[test]
+fn the_journal_keeps_order_and_durations_are_few() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let build = store.journal_begin("sos build").unwrap();
+    store.journal_event(build, "{\"n\":1}").unwrap();
+    store
+        .journal_events(build, &["{\"n\":2}".into(), "{\"n\":3}".into()])
+        .unwrap();
+    store.journal_end(build, "ok").unwrap();
+    let other = store.journal_begin("killed").unwrap();
+    assert_eq!(
+        store.build_events(build).unwrap(),
+        ["{\"n\":1}", "{\"n\":2}", "{\"n\":3}"]
+    );
+    let builds = store.recent_builds(10).unwrap();
+    assert_eq!((builds[0].id, builds[0].finished_secs), (other.0, None));
+    assert_eq!(builds[1].status.as_deref(), Some("ok"));
+    for n in 0..50 {
+        store.record_duration("hello", "x86_64-linux", n).unwrap();
+    }
+    let history = store.duration_history("hello", "x86_64-linux").unwrap();
+    assert_eq!((history.len(), history[0]), (20, 49));
+    assert!(store.duration_history("hello", "other").unwrap().is_empty());
+}
+
+#[test]
+fn every_error_has_a_code_and_full_disks_say_what_to_do() {
+    let full = StoreError::DiskFull { path: "x".into() };
+    assert!(full.is_disk_full());
+    let diagnostic = Diagnostic::from(full);
+    assert_eq!(
+        (diagnostic.code, diagnostic.class),
+        ("env-disk-full", Class::Machine)
+    );
+    assert!(diagnostic.helps[0].contains("sos gc"));
+    let sqlite =
+        rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
+    assert!(StoreError::from(sqlite).is_disk_full());
+}
