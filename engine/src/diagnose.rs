@@ -134,7 +134,7 @@ pub(crate) fn build_no_builder(
         ),
     };
     diagnostic.note(note).help(format!(
-        "name a program of an input, as in `builder = \"${{{base}}}/bin/{base}\"`, or show a path of this machine with `--sandbox-path {builder}`"
+        "name a program of an input, as in `builder = \"${{{base}}}/bin/{base}\"`, or show a path of this machine to builds with the setting `build.sandbox-paths`"
     ))
 }
 
@@ -164,7 +164,7 @@ pub(crate) fn wrong_system(
         diagnostic = diagnostic.note(others);
     }
     Some(diagnostic.help(format!(
-        "build it on a machine that runs {system}, or allow an emulator with `--config build.extra_platforms={system}`"
+        "build it on a machine that runs {system}, or change `system` in the recipe"
     )))
 }
 

@@ -1,6 +1,6 @@
 //! The engine: a graph and wishes go in, outputs and events come out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -151,8 +151,7 @@ impl Engine {
                 Pool::Io => plan.to_fetch.push(planned),
             }
         }
-        let nodes: std::collections::BTreeSet<&StorePath> =
-            needed.nodes.iter().map(|n| &n.path).collect();
+        let nodes: BTreeSet<&StorePath> = needed.nodes.iter().map(|n| &n.path).collect();
         plan.cached = needed
             .known
             .keys()
@@ -270,6 +269,10 @@ impl Engine {
         wanted: &[Wanted],
         cancel: &Cancel,
     ) -> Result<(Needed, Vec<NodePlan>, Worker), Box<Diagnostic>> {
+        // What killed processes left behind takes room that this build may need.
+        if let Err(error) = self.store.sweep() {
+            tracing::debug!(%error, "temporary directories could not be swept");
+        }
         // The lease comes before the look at what is there: what is found must not be collected meanwhile.
         let lease = self.store.lease().map_err(store_failed)?;
         let needed = find_needed(&self.store, graph, wanted)?;
@@ -330,7 +333,7 @@ impl Engine {
 
     /// Refuses sources that are not there, and what a collection took before the lease held it.
     fn still_valid(&self, needed: &Needed) -> Result<(), Box<Diagnostic>> {
-        let mut asked = std::collections::BTreeSet::new();
+        let mut asked = BTreeSet::new();
         for node in &needed.nodes {
             for path in &node.drv.input_srcs {
                 if !asked.insert(path) || self.store.is_valid(path).map_err(store_failed)? {

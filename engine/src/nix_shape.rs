@@ -140,7 +140,7 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit) -> Result<(), Stop> {
                 "wrote nothing for {} seconds",
                 limit(options.silent_timeout_secs)
             ),
-            "allow more with `--config build.silent_timeout=SECONDS`",
+            "allow more with the setting `build.silent-timeout`",
             &log,
         )),
         Exit::LogTooLong => stop(build_timeout(
@@ -149,7 +149,7 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit) -> Result<(), Stop> {
                 "wrote more than {} bytes of log",
                 limit(options.max_log_bytes)
             ),
-            "allow more with `--config build.max_log=BYTES`",
+            "let the builder write less, or raise the limit of log bytes",
             &log,
         )),
         Exit::Cancelled => Err(Stop::Cancelled),
