@@ -269,10 +269,6 @@ impl Engine {
         wanted: &[Wanted],
         cancel: &Cancel,
     ) -> Result<(Needed, Vec<NodePlan>, Worker), Box<Diagnostic>> {
-        // What killed processes left behind takes room that this build may need.
-        if let Err(error) = self.store.sweep() {
-            tracing::debug!(%error, "temporary directories could not be swept");
-        }
         // The lease comes before the look at what is there: what is found must not be collected meanwhile.
         let lease = self.store.lease().map_err(store_failed)?;
         let needed = find_needed(&self.store, graph, wanted)?;
