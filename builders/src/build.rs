@@ -79,3 +79,82 @@ pub(crate) fn parse_ids(text: &str) -> Option<(u32, u32)> {
     let (uid, gid) = text.split_once(':')?;
     Some((uid.parse().ok()?, gid.parse().ok()?))
 }
+
+#[cfg(test)]
+pub(crate) mod fake {
+    //! A build without an engine, over a store of its own.
+
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    use sos_formats::store_path::StoreDir;
+    use sos_store::OpenOptions;
+
+    use super::*;
+
+    /// Inputs by any name that a test likes.
+    pub(crate) struct Fake {
+        pub(crate) dir: tempfile::TempDir,
+        pub(crate) store: Store,
+        pub(crate) cores: usize,
+        pub(crate) roots: BTreeMap<String, Blake3>,
+        pub(crate) trees: BTreeMap<String, PathBuf>,
+        pub(crate) lines: RefCell<Vec<String>>,
+    }
+
+    impl Fake {
+        pub(crate) fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let options = OpenOptions {
+                root: dir.path().join("store"),
+                store_dir: StoreDir::default(),
+                read_only: false,
+            };
+            let store = Store::open(options).expect("a new store");
+            Self {
+                dir,
+                store,
+                cores: 2,
+                roots: BTreeMap::new(),
+                trees: BTreeMap::new(),
+                lines: RefCell::new(Vec::new()),
+            }
+        }
+
+        /// A path in the temporary directory.
+        pub(crate) fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        pub(crate) fn logged(&self, part: &str) -> bool {
+            self.lines.borrow().iter().any(|line| line.contains(part))
+        }
+    }
+
+    impl Build for Fake {
+        fn name(&self) -> &str {
+            "test"
+        }
+        fn store(&self) -> &Store {
+            &self.store
+        }
+        fn rootfs(&self, path: &str) -> Result<Blake3, BuilderError> {
+            let found = self.roots.get(path).copied();
+            found.ok_or_else(|| BuilderError::failed(format!("no root {path}")))
+        }
+        fn tree(&self, path: &str) -> Result<PathBuf, BuilderError> {
+            let found = self.trees.get(path).cloned();
+            found.ok_or_else(|| BuilderError::failed(format!("no tree {path}")))
+        }
+        fn cores(&self) -> usize {
+            self.cores
+        }
+        fn log(&self, line: &str) {
+            self.lines.borrow_mut().push(line.to_owned());
+        }
+        fn progress(&self, _done: u64, _total: u64) {}
+        fn cancelled(&self) -> bool {
+            false
+        }
+    }
+}

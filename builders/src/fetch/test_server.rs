@@ -127,7 +127,7 @@ async fn serve(mut stream: TcpStream, handler: Arc<Handler>, log: Arc<Mutex<Vec<
     }
     match reply.then {
         Then::Close => {
-            let _ = stream.shutdown().await;
+            drop(stream.shutdown().await);
             // Closing with unread input would reset the connection.
             let mut rest = [0; 64];
             while matches!(stream.read(&mut rest).await, Ok(n) if n > 0) {}
