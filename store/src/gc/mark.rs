@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use sos_formats::store_path::StorePath;
 
 use crate::clock;
-use crate::db::{self, PathRow};
+use crate::db::{self, LeaseRow, PathRow};
 use crate::error::Result;
 use crate::objects::PathInfo;
 use crate::store::Store;
@@ -91,7 +91,7 @@ fn leases(store: &Store, db: &Connection) -> Result<(BTreeSet<StorePath>, Vec<i6
     let mut held = BTreeSet::new();
     let mut dead = Vec::new();
     for lease in db::all_leases(db)? {
-        if lease.process.is_alive() || session_is_locked(store, lease.session.as_deref())? {
+        if is_alive(store, &lease)? {
             held.extend(db::lease_paths(db, lease.id)?);
         } else {
             dead.push(lease.id);
@@ -100,13 +100,18 @@ fn leases(store: &Store, db: &Connection) -> Result<(BTreeSet<StorePath>, Vec<i6
     Ok((held, dead))
 }
 
-/// Whether the owner of a session's directory has it locked: it lives, if in another pid namespace.
-fn session_is_locked(store: &Store, session: Option<&str>) -> Result<bool> {
-    let Some(name) = session.filter(|name| !name.contains('/')) else {
-        return Ok(false);
+/// Whether a lease counts. Its session's directory is made before it and removed after it; so without the directory
+/// it is left over from a session whose end a full disk could not note. With it, the lock on the directory proves
+/// life in every pid namespace, and the process proves it where the file system knows no locks.
+fn is_alive(store: &Store, lease: &LeaseRow) -> Result<bool> {
+    let Some(name) = lease.session.as_deref().filter(|name| !name.contains('/')) else {
+        return Ok(lease.process.is_alive());
     };
     let path = store.root().join("tmp").join(name);
-    Ok(path.is_dir() && lock_dir(&path)?.is_none() && path.is_dir())
+    if !path.is_dir() {
+        return Ok(false);
+    }
+    Ok(lease.process.is_alive() || lock_dir(&path)?.is_none())
 }
 
 /// Sorts dead objects so that, taken from the end, none goes before something that refers to it.
