@@ -108,7 +108,7 @@ impl Store {
                 .problems
                 .extend(found.into_iter().map(|detail| Problem::Database { detail })),
             Err(StoreError::DatabaseCorrupt { detail }) => {
-                report.problems.push(Problem::Database { detail })
+                report.problems.push(Problem::Database { detail });
             }
             Err(err) => return Err(err),
         }
@@ -118,7 +118,7 @@ impl Store {
         match self.list() {
             Ok(objects) => self.check_objects(&objects, options, &mut report)?,
             Err(StoreError::DatabaseCorrupt { detail }) => {
-                report.problems.push(Problem::Database { detail })
+                report.problems.push(Problem::Database { detail });
             }
             Err(err) => return Err(err),
         }
@@ -175,7 +175,7 @@ impl Store {
                 );
             }
             Err(StoreError::DatabaseCorrupt { detail }) => {
-                report.problems.push(Problem::Database { detail })
+                report.problems.push(Problem::Database { detail });
             }
             Err(err) => return Err(err),
         }

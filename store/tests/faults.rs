@@ -461,10 +461,10 @@ fn damage_is_found_wherever_it_is() {
     let cases: [(&str, usize, Damage); 12] = [
         // A content, and the tree that shares it.
         ("tree file", 2, |store, tree, _| {
-            flip(&store.physical(tree).join("big"), 1_000_000)
+            flip(&store.physical(tree).join("big"), 1_000_000);
         }),
         ("exec file", 2, |store, tree, _| {
-            flip(&store.physical(tree).join("bin/tool"), 3)
+            flip(&store.physical(tree).join("bin/tool"), 3);
         }),
         ("blob", 1, |store, _, _| flip(&only_blob(store), 2)),
         ("blob cut short", 2, |store, _, _| {
@@ -473,20 +473,20 @@ fn damage_is_found_wherever_it_is() {
             std::fs::set_permissions(only_blob(store), PermissionsExt::from_mode(0o444)).unwrap();
         }),
         ("blob missing", 1, |store, _, _| {
-            std::fs::remove_file(only_blob(store)).unwrap()
+            std::fs::remove_file(only_blob(store)).unwrap();
         }),
         ("blob mode", 1, |store, _, _| {
             std::fs::set_permissions(only_blob(store), PermissionsExt::from_mode(0o777)).unwrap();
         }),
         ("root of a manifest", 2, |store, _, system| {
-            flip(&man(store, system, false), 20)
+            flip(&man(store, system, false), 20);
         }),
         ("node of a manifest", 2, |store, _, system| {
-            flip(&man(store, system, true), 20)
+            flip(&man(store, system, true), 20);
         }),
         // Missing, and noted as complete.
         ("node missing", 2, |store, _, system| {
-            std::fs::remove_file(man(store, system, true)).unwrap()
+            std::fs::remove_file(man(store, system, true)).unwrap();
         }),
         ("tree missing", 1, |store, tree, _| {
             let place = store.physical(tree);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use sos_formats::hash::Blake3;
 use sos_formats::manifest::{self, Meta};
 
-use super::tree::{Dir, FileSpec, Item, ItemKind, RootTree, SpecKind, components};
+use super::entry::{FileSpec, SpecKind};
+use super::tree::{Dir, Item, ItemKind, RootTree, components};
 use crate::error::{Result, RootPathProblem, StoreError};
 
 impl RootTree {

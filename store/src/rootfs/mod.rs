@@ -1,10 +1,12 @@
 //! Rootfs objects: manifests in `man/` whose files are blobs, and a tree to edit them with.
 
 mod edit;
+mod entry;
 mod links;
 mod nodes;
 mod register;
 mod tree;
 
+pub use entry::{EntryView, FileSpec, KindView, SpecKind};
 pub use nodes::MAX_NODE_BYTES;
-pub use tree::{EntryView, FileSpec, KindView, MAX_DEPTH, RootTree, SpecKind};
+pub use tree::{MAX_DEPTH, RootTree};

@@ -13,12 +13,12 @@ use sos_formats::store_path::{StoreDir, StorePath, make_fixed};
 use sos_store::{IngestOptions, Ingested, OpenOptions, PathInfo, Registration, Store};
 
 /// Opens the store `s` below a directory.
-pub fn open(dir: &Path) -> Store {
+pub(crate) fn open(dir: &Path) -> Store {
     Store::open(options(dir)).unwrap()
 }
 
 /// How to open the store `s` below a directory.
-pub fn options(dir: &Path) -> OpenOptions {
+pub(crate) fn options(dir: &Path) -> OpenOptions {
     OpenOptions {
         root: dir.join("s"),
         store_dir: StoreDir::default(),
@@ -27,7 +27,7 @@ pub fn options(dir: &Path) -> OpenOptions {
 }
 
 /// Makes a tree with a bit of everything that a NAR can hold.
-pub fn sample_tree(at: &Path) {
+pub(crate) fn sample_tree(at: &Path) {
     std::fs::create_dir_all(at.join("bin/deep/er")).unwrap();
     std::fs::write(at.join("bin/tool"), "#!/bin/sh\necho hi\n").unwrap();
     std::fs::set_permissions(at.join("bin/tool"), PermissionsExt::from_mode(0o755)).unwrap();
@@ -48,7 +48,7 @@ pub fn sample_tree(at: &Path) {
 }
 
 /// A store path for a name, by content nobody has.
-pub fn some_path(name: &str) -> StorePath {
+pub(crate) fn some_path(name: &str) -> StorePath {
     let hash = Hash::from(Sha256::of(name.as_bytes()));
     make_fixed(
         &StoreDir::default(),
@@ -62,7 +62,7 @@ pub fn some_path(name: &str) -> StorePath {
 }
 
 /// Registers a staged tree under a path.
-pub fn commit(
+pub(crate) fn commit(
     store: &Store,
     tree: Ingested,
     path: &StorePath,
@@ -78,7 +78,7 @@ pub fn commit(
 }
 
 /// Makes an object of one file with that text.
-pub fn object(
+pub(crate) fn object(
     store: &Store,
     dir: &Path,
     name: &str,
@@ -94,8 +94,9 @@ pub fn object(
 }
 
 /// Whether a peer tool is here; says so when not, and fails when peers are required.
+#[allow(clippy::print_stdout, reason = "says what was not tested")]
 #[allow(clippy::disallowed_methods, reason = "the test's own switch")]
-pub fn peer(tool: &str) -> bool {
+pub(crate) fn peer(tool: &str) -> bool {
     let found = Command::new(tool)
         .arg("--version")
         .output()
@@ -111,7 +112,7 @@ pub fn peer(tool: &str) -> bool {
 }
 
 /// Every name below a directory, relative, sorted.
-pub fn names_below(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn names_below(dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<_> = walkdir::WalkDir::new(dir)
         .min_depth(1)
         .into_iter()
