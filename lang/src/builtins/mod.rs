@@ -4,13 +4,17 @@ mod attrs;
 mod context;
 mod control;
 mod derivation;
+mod fetch;
 mod files;
 mod hash;
 mod json;
 mod lists;
 mod math;
+mod regex;
 mod strings;
+mod toml;
 mod types;
+mod versions;
 mod xml;
 
 use rustc_hash::FxHashMap;
@@ -61,6 +65,10 @@ const fn p(
 pub(crate) static TABLES: &[&[Prim]] = &[
     types::TABLE,
     xml::TABLE,
+    fetch::TABLE,
+    regex::TABLE,
+    toml::TABLE,
+    versions::TABLE,
     lists::TABLE,
     attrs::TABLE,
     strings::TABLE,

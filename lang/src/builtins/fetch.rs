@@ -1,0 +1,62 @@
+//! Downloads; the host does them.
+
+use sos_formats::hash::{Hash, HashAlgo};
+
+use super::{Prim, p};
+use crate::error::{Error, Kind, R};
+use crate::eval::Vm;
+use crate::heap::Value;
+use crate::host::{ContextElem, FetchRequest};
+use crate::ir::Pos;
+
+pub(super) static TABLE: &[Prim] = &[
+    p("fetchurl", 1, 1, |vm, a, pos| fetch(vm, a[0], false, pos), "Downloads a file."),
+    p("fetchTarball", 1, 1, |vm, a, pos| fetch(vm, a[0], true, pos), "Downloads an archive and unpacks it."),
+    p("fetchGit", 1, 1, |vm, a, pos| unsupported(vm, a, pos, "fetchGit"), "Not supported: pin the revision's archive with fetchTarball."),
+    p("fetchMercurial", 1, 1, |vm, a, pos| unsupported(vm, a, pos, "fetchMercurial"), "Not supported."),
+    p("fetchTree", 1, 1, |vm, a, pos| unsupported(vm, a, pos, "fetchTree"), "Not supported: pin the archive with fetchTarball."),
+];
+
+fn unsupported(_: &Vm, _: &[Value], pos: Pos, name: &str) -> R {
+    Err(Error::new(Kind::Value, pos, format!("'builtins.{name}' is not supported"))
+        .help("use builtins.fetchTarball with the address of an archive and its sha256"))
+}
+
+fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
+    let who = if unpack { "fetchTarball" } else { "fetchurl" };
+    let v = vm.force(v)?;
+    let mut url = None;
+    let mut name = None;
+    let mut sha256 = None;
+    let text = |v: Value, pos: Pos| -> R<String> { Ok(String::from_utf8_lossy(vm.force_str_no_ctx(v, pos)?).into_owned()) };
+    if let Some(set) = v.as_attrs() {
+        for (i, (s, v)) in set.iter().enumerate() {
+            let at = set.shape().pos_at(i).or(pos);
+            if s == vm.s.url {
+                url = Some(text(v, at)?);
+            } else if s == vm.s.name {
+                name = Some(text(v, at)?);
+            } else if s == vm.s.sha256 {
+                let t = text(v, at)?;
+                sha256 = Some(Hash::parse_any(&t, Some(HashAlgo::Sha256)).map_err(|e| Error::new(Kind::Value, at, e.to_string()))?);
+            } else {
+                return Err(Error::new(Kind::Value, at, format!("unsupported argument '{}' to '{who}'", s.text())));
+            }
+        }
+    } else {
+        url = Some(text(v, pos)?);
+    }
+    let Some(url) = url else {
+        return Err(Error::new(Kind::Value, pos, format!("'url' argument required by '{who}'")));
+    };
+    if vm.options.pure && sha256.is_none() {
+        return Err(Error::new(Kind::Pure, pos, format!("in pure evaluation mode, '{who}' requires a 'sha256' argument")));
+    }
+    let name = name.unwrap_or_else(|| {
+        if unpack { "source".to_owned() } else { url.rsplit('/').next().unwrap_or("file").to_owned() }
+    });
+    let request = FetchRequest { url, name, sha256, unpack };
+    let p = vm.host.fetch_url(&request).map_err(|e| vm.host_error(e, pos, &format!("cannot fetch '{}'", request.url)))?;
+    let text = vm.absolute(&p);
+    Ok(Value::string_ctx(text.as_bytes(), vm.ctx_of([ContextElem::Opaque(p)])))
+}

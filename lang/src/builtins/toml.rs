@@ -1,0 +1,60 @@
+//! TOML.
+
+use super::{Prim, p};
+use crate::error::{Error, Kind, R};
+use crate::eval::Vm;
+use crate::heap::{Attrs, Sym, Value};
+use crate::ir::Pos;
+
+pub(super) static TABLE: &[Prim] = &[p("fromTOML", 1, 1, from_toml, "Reads TOML.")];
+
+fn from_toml(vm: &Vm, a: &[Value], pos: Pos) -> R {
+    let s = vm.force_str_no_ctx(a[0], pos)?;
+    let fail = |m: String| Error::new(Kind::Json, pos, format!("while parsing TOML: {m}"));
+    let text = std::str::from_utf8(s).map_err(|_e| fail("invalid UTF-8".into()))?;
+    let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
+        let place = e.span().map_or_else(String::new, |s| {
+            let before = &text.as_bytes()[..s.start.min(text.len())];
+            let line = memchr::memchr_iter(b'\n', before).count() + 1;
+            format!(" at line {line}")
+        });
+        fail(format!("{}{place}", e.message()))
+    })?;
+    convert_table(table, pos)
+}
+
+fn convert_table(t: toml::Table, pos: Pos) -> R {
+    let mut all = Vec::with_capacity(t.len());
+    for (k, v) in t {
+        no_nul(&k, pos)?;
+        all.push((Sym::new(k.as_bytes()), convert(v, pos)?, Pos::NONE));
+    }
+    Ok(Value::attrs(Attrs::from_pairs(all)))
+}
+
+fn no_nul(s: &str, pos: Pos) -> R<()> {
+    if s.contains('\0') {
+        return Err(Error::new(Kind::Json, pos, "input string cannot be represented as Nix string because it contains null bytes"));
+    }
+    Ok(())
+}
+
+fn convert(v: toml::Value, pos: Pos) -> R {
+    Ok(match v {
+        toml::Value::String(s) => {
+            no_nul(&s, pos)?;
+            Value::string(s.as_bytes())
+        }
+        toml::Value::Integer(i) => Value::int(i),
+        toml::Value::Float(f) => Value::float(f),
+        toml::Value::Boolean(b) => Value::bool(b),
+        toml::Value::Datetime(_) => {
+            return Err(Error::new(Kind::Json, pos, "while parsing TOML: Dates and times are not supported"));
+        }
+        toml::Value::Array(l) => {
+            let items = l.into_iter().map(|x| convert(x, pos)).collect::<R<Vec<Value>>>()?;
+            Value::list(&items)
+        }
+        toml::Value::Table(t) => convert_table(t, pos)?,
+    })
+}
