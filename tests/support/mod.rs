@@ -2,9 +2,20 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub(crate) mod archive;
+pub(crate) mod process;
+pub(crate) mod server;
+pub(crate) mod tiny;
+pub(crate) mod user;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What any one run may take; a run that takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// What one run of a program gave.
 #[derive(Debug)]
@@ -43,6 +54,7 @@ impl Run {
 pub(crate) struct World {
     dir: tempfile::TempDir,
     environment: Vec<(String, String)>,
+    program: PathBuf,
 }
 
 impl World {
@@ -50,7 +62,7 @@ impl World {
         let dir = tempfile::Builder::new().prefix("sos-test-").tempdir().expect("a temporary directory");
         std::fs::create_dir_all(dir.path().join("home")).expect("home");
         std::fs::create_dir_all(dir.path().join("project")).expect("project");
-        Self { dir, environment: Vec::new() }
+        Self { dir, environment: Vec::new(), program: env!("CARGO_BIN_EXE_sos").into() }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -71,6 +83,16 @@ impl World {
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Runs another copy of the program from now on.
+    pub(crate) fn use_program(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
+    /// Gives everything in this world to another user.
+    pub(crate) fn hand_over(&self, user: &user::User) {
+        user.owns(self.root());
+    }
+
     /// Writes a file of the project and returns its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.project().join(name);
@@ -81,7 +103,7 @@ impl World {
 
     /// `sos` with a fixed environment, in the project directory.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sos"));
+        let mut command = Command::new(&self.program);
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -100,16 +122,107 @@ impl World {
     pub(crate) fn sos<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(&self, args: I) -> Run {
         run(self.command().args(args))
     }
+
+    /// Builds with the event stream on standard output; the run must succeed.
+    #[track_caller]
+    pub(crate) fn events(&self, args: &[&str]) -> Events {
+        let run = self.sos(["build", "--no-link", "--progress", "json"].iter().chain(args)).ok();
+        Events(run.stdout.lines().map(|l| serde_json::from_str(l).expect("a JSON object a line")).collect())
+    }
+
+    /// Where a store object lies on disk.
+    #[track_caller]
+    pub(crate) fn physical(&self, path: &str) -> PathBuf {
+        PathBuf::from(self.sos(["store", "info", "--physical", path]).ok().stdout.trim_end())
+    }
+}
+
+/// The events of one run.
+#[derive(Debug)]
+pub(crate) struct Events(pub(crate) Vec<serde_json::Value>);
+
+impl Events {
+    /// The names of the derivations that have an event of this type, sorted.
+    pub(crate) fn names(&self, kind: &str) -> Vec<&str> {
+        let mut names: Vec<&str> = self.0.iter().filter(|e| e["type"] == kind).filter_map(|e| e["name"].as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The last event.
+    #[track_caller]
+    pub(crate) fn summary(&self) -> &serde_json::Value {
+        let last = self.0.last().expect("events");
+        assert_eq!(last["type"], "summary");
+        last
+    }
+
+    /// The first output of the run.
+    #[track_caller]
+    pub(crate) fn output(&self) -> String {
+        self.summary()["outputs"][0].as_str().expect("an output").to_owned()
+    }
 }
 
 /// Runs a command to its end.
 pub(crate) fn run(command: &mut Command) -> Run {
-    let out = command.output().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"));
+    finish(start(command), LIMIT)
+}
+
+/// Starts a command with its output kept for [`finish`].
+pub(crate) fn start(command: &mut Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"))
+}
+
+/// Waits for the end of a command; one that takes longer than `limit` is killed and fails the test.
+pub(crate) fn finish(child: Child, limit: Duration) -> Run {
+    let pid = process::pid(&child);
+    let (done, wait) = std::sync::mpsc::channel();
+    let waiter = std::thread::spawn(move || done.send(child.wait_with_output()));
+    let out = match wait.recv_timeout(limit) {
+        Ok(out) => out.expect("the output of a child"),
+        Err(_late) => {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            let shown = wait.recv_timeout(Duration::from_secs(5)).ok().and_then(Result::ok);
+            let shown = shown.map(|o| String::from_utf8_lossy(&o.stderr).into_owned()).unwrap_or_default();
+            panic!("still running after {} s; stderr so far:\n{shown}", limit.as_secs());
+        }
+    };
+    drop(waiter.join());
     Run {
         stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
         code: out.status.code().unwrap_or(-1),
     }
+}
+
+/// No store object of that name is registered, the store is clean, and nothing unfinished lies about.
+#[track_caller]
+pub(crate) fn left_nothing(w: &World, name: &str) {
+    let listed = w.sos(["store", "ls"]).ok().stdout;
+    assert!(!listed.lines().any(|l| l.ends_with(&format!("-{name}"))), "{listed}");
+    store_is_clean(w);
+}
+
+/// `sos store check` finds nothing, and no temporary file is left.
+#[track_caller]
+pub(crate) fn store_is_clean(w: &World) {
+    w.sos(["store", "check"]).ok();
+    let tmp = w.store().join("tmp");
+    let left: Vec<_> = std::fs::read_dir(&tmp).map(|d| d.flatten().map(|e| e.file_name()).collect()).unwrap_or_default();
+    assert!(left.is_empty(), "left in tmp: {left:?}");
+}
+
+/// Tests that load the machine run one after the other.
+pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static HEAVY: Mutex<()> = Mutex::new(());
+    HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// True when the rounds that take long are asked for.
+pub(crate) fn slow() -> bool {
+    std::env::var_os("SOS_TEST_SLOW").is_some_and(|v| v == "1")
 }
 
 /// Looks a peer up on PATH. A missing one is a skip with a printed reason, or a failure under `SOS_REQUIRE_PEERS=1`.

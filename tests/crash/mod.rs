@@ -1,0 +1,89 @@
+//! `kill -9` of `sos` at random moments: nothing survives, the store is clean, and the next build succeeds.
+
+mod graph;
+mod rootfs;
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::process::{all_gone, descendants, pid, signal};
+use crate::support::{World, finish, start};
+
+/// The moments of a run at which it is killed: one in each of equal parts of it, in random order. The seed is fixed, so that a
+/// failure can be met again.
+fn moments(rounds: u32, whole: Duration) -> Vec<Duration> {
+    let mut state = 0x5eed_u64;
+    let mut random = move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let mut at: Vec<Duration> = (0..rounds)
+        .map(|i| {
+            let inside = f64::from(u32::try_from(random() >> 40).unwrap_or(0)) / f64::from(1 << 24);
+            whole.mul_f64((f64::from(i) + inside) / f64::from(rounds))
+        })
+        .collect();
+    for i in (1..at.len()).rev() {
+        at.swap(i, usize::try_from(random() % (i as u64 + 1)).unwrap_or(0));
+    }
+    at
+}
+
+/// How one round ended.
+enum Killed {
+    /// It was killed in the middle.
+    Yes,
+    /// It had ended before.
+    TooLate,
+}
+
+/// Waits, kills the run, and checks that no process of it survives.
+#[track_caller]
+fn kill_after(w: &World, mut child: Child, moment: Duration) -> Killed {
+    let until = Instant::now() + moment;
+    while Instant::now() < until {
+        if child.try_wait().expect("a child").is_some() {
+            return Killed::TooLate;
+        }
+        std::thread::sleep(Duration::from_millis(2).min(until.saturating_duration_since(Instant::now())));
+    }
+    // Stopped first, so that the list of what it started is complete.
+    signal(&child, Signal::STOP);
+    let family = descendants(pid(&child));
+    signal(&child, Signal::KILL);
+    finish(child, Duration::from_secs(30)).fails(-1);
+    all_gone(&family, w.root());
+    Killed::Yes
+}
+
+/// Kills builds at `rounds` moments spread over the time that one takes undisturbed. `prepare` makes what the round of that number
+/// builds and gives the arguments of `sos`; `expected` is what a build of it prints.
+fn rounds(w: &World, rounds: u32, prepare: &dyn Fn(u32) -> Vec<String>) {
+    // The first, unkilled run fills the caches of the machine, the second is the measure.
+    w.sos(prepare(0)).ok();
+    let begin = Instant::now();
+    w.sos(prepare(1)).ok();
+    let whole = begin.elapsed();
+    let mut killed = 0;
+    for (round, moment) in (2..).zip(moments(rounds, whole)) {
+        let arguments = prepare(round);
+        let child = start(w.command().args(&arguments));
+        if matches!(kill_after(w, child, moment), Killed::Yes) {
+            killed += 1;
+        }
+        let check = w.sos(["store", "check"]);
+        assert_eq!(check.code, 0, "round {round}, killed after {moment:?} of {whole:?}:\n{}", check.stderr);
+        // Every third round goes on where it was killed; the others leave their half-done work lying about.
+        if round % 3 == 0 {
+            w.sos(&arguments).ok();
+        }
+    }
+    assert!(killed * 2 >= rounds, "only {killed} of {rounds} runs were killed before their end");
+    w.sos(prepare(rounds + 1)).ok();
+    crate::support::store_is_clean(w);
+}

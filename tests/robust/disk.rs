@@ -1,0 +1,70 @@
+//! A full disk is said to be full; it is not blamed on the builder, and what is there can be freed.
+
+use super::{job, text, unshared, world_with_busybox};
+use crate::support::run;
+
+/// Runs `script` with a small disk for the store; its lines `step NAME COMMAND..` leave `NAME.code`, `NAME.out` and `NAME.err` beside
+/// the project.
+fn on_a_small_disk(w: &crate::support::World, megabytes: u32, script: &str) -> Option<()> {
+    let store = w.store();
+    std::fs::create_dir_all(&store).expect("the place of the store");
+    let script = format!(
+        "set -u\nstep() {{ n=$1; shift; \"$@\" >../$n.out 2>../$n.err; echo $? >../$n.code; }}\nmount -t tmpfs -o size={megabytes}m,mode=0700 none {0}\n{script}\nls -A {0}/tmp >../left\n",
+        store.display()
+    );
+    run(&mut unshared(w, &["-rm"], &script)?).ok();
+    Some(())
+}
+
+#[test]
+fn a_build_that_fills_the_disk() {
+    let Some(w) = world_with_busybox() else { return };
+    w.write("big.nix", &job("big", "/bin/busybox mkdir $out; /bin/busybox dd if=/dev/zero of=$out/zeros bs=65536 count=2000"));
+    w.write("small.nix", &job("small", "echo small > $out"));
+    let script = "step small $SOS build --no-link small.nix
+        step big $SOS build --no-link big.nix
+        step check $SOS store check
+        step ls $SOS store ls
+        step again $SOS build --no-link small.nix";
+    if on_a_small_disk(&w, 24, script).is_none() {
+        return;
+    }
+    let at = |file: &str| text(&w.root().join(file));
+    assert_eq!(at("small.code"), "0\n", "{}", at("small.err"));
+    assert_eq!(at("big.code"), "4\n", "{}", at("big.err"));
+    assert!(at("big.err").contains("error[env-disk-full]") && at("big.err").contains("big") && at("big.err").contains("sos gc"), "{}", at("big.err"));
+    assert_eq!(at("check.code"), "0\n", "{}", at("check.err"));
+    assert!(!at("ls.out").contains("-big\n") && at("ls.out").contains("-small\n"), "{}", at("ls.out"));
+    assert_eq!(at("again.code"), "0\n", "{}", at("again.err"));
+    assert_eq!(at("left"), "");
+}
+
+#[test]
+fn what_is_there_can_be_freed_when_nothing_is_left() {
+    let Some(w) = world_with_busybox() else { return };
+    w.write("f.nix", &job("much", "/bin/busybox mkdir $out; /bin/busybox dd if=/dev/urandom of=$out/noise bs=65536 count=120"));
+    w.write("small.nix", &job("small", "echo small > $out"));
+    let script = format!(
+        "step much $SOS build --no-link f.nix
+        cat /dev/zero > {0}/filler 2>/dev/null
+        step full $SOS build --no-link small.nix
+        step gc $SOS gc
+        df -k --output=avail {0} | tail -n 1 > ../free
+        rm {0}/filler
+        step check $SOS store check
+        step after $SOS build --no-link small.nix",
+        w.store().display()
+    );
+    if on_a_small_disk(&w, 32, &script).is_none() {
+        return;
+    }
+    let at = |file: &str| text(&w.root().join(file));
+    assert_eq!(at("much.code"), "0\n", "{}", at("much.err"));
+    assert_eq!(at("full.code"), "4\n", "{}", at("full.err"));
+    assert!(at("full.err").contains("error[env-disk-full]"), "{}", at("full.err"));
+    assert_eq!(at("gc.code"), "0\n", "`sos gc` on a full disk: {}", at("gc.err"));
+    let free: u64 = at("free").trim().parse().expect("a number");
+    assert!(free > 7000, "{free} KiB free after gc: {}", at("gc.err"));
+    assert_eq!(at("check.code"), "0\n", "{}", at("check.err"));
+    assert_eq!(at("after.code"), "0\n", "{}", at("after.err"));
+}

@@ -1,0 +1,88 @@
+//! A web server on loopback that serves a directory, as a package mirror does, and can fall ill on demand.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// A running server; it ends with the value.
+pub(crate) struct Server {
+    address: std::net::SocketAddr,
+    state: Arc<State>,
+}
+
+struct State {
+    dir: PathBuf,
+    asked: Mutex<Vec<String>>,
+    broken: AtomicBool,
+    ended: AtomicBool,
+}
+
+impl Server {
+    /// Serves the files below `dir`.
+    pub(crate) fn start(dir: &Path) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let address = listener.local_addr().expect("an address");
+        let state = Arc::new(State { dir: dir.to_owned(), asked: Mutex::default(), broken: AtomicBool::new(false), ended: AtomicBool::new(false) });
+        let shared = state.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if shared.ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                let state = shared.clone();
+                // A client that goes away in the middle is no concern of the test.
+                std::thread::spawn(move || drop(state.serve(&stream)));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// The base address.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The paths asked for so far.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.state.asked.lock().expect("no thread of the server panicked").clone()
+    }
+
+    /// From now on every answer is `503`.
+    pub(crate) fn break_down(&self) {
+        self.state.broken.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.state.ended.store(true, Ordering::SeqCst);
+        // Wakes the listening thread, which then sees the flag.
+        drop(TcpStream::connect(self.address));
+    }
+}
+
+impl State {
+    fn serve(&self, stream: &TcpStream) -> std::io::Result<()> {
+        let mut lines = BufReader::new(stream).lines();
+        let request = lines.next().transpose()?.unwrap_or_default();
+        for line in lines {
+            if line?.is_empty() {
+                break;
+            }
+        }
+        let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
+        self.asked.lock().expect("no thread of the server panicked").push(path.clone());
+        let relative = path.trim_start_matches('/').replace("%7e", "~").replace("%2b", "+");
+        let mut stream = stream;
+        let content = if relative.split('/').any(|part| part == "..") { None } else { std::fs::read(self.dir.join(relative)).ok() };
+        let (status, body) = match content {
+            _ if self.broken.load(Ordering::SeqCst) => ("503 Service Unavailable", Vec::new()),
+            Some(bytes) => ("200 OK", bytes),
+            None => ("404 Not Found", Vec::new()),
+        };
+        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+        stream.write_all(&body)
+    }
+}

@@ -1,0 +1,87 @@
+//! An ordinary user of this machine that lives as long as a test. Only root can make one.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use super::{is_root, peer, run, skip};
+
+/// The account files have one lock, and `useradd` does not wait for it.
+static ACCOUNTS: Mutex<()> = Mutex::new(());
+
+/// A temporary user; it is removed when the value is dropped.
+pub(crate) struct User {
+    name: String,
+    uid: u32,
+    gid: u32,
+}
+
+impl User {
+    /// Makes a user, with a range of subordinate ids or without.
+    pub(crate) fn new(what: &str, subordinate_ids: bool) -> Option<Self> {
+        if !is_root() {
+            skip("only root can make a second user");
+            return None;
+        }
+        let useradd = peer("useradd")?;
+        let guard = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = format!("sostest{what}{}", std::process::id());
+        // A user of the system range gets no subordinate ids unless they are asked for.
+        run(Command::new(useradd).args(["--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/bin/sh", &name])).ok();
+        let id = |flag: &str| run(Command::new("id").args([flag, &name])).ok().stdout.trim().parse().expect("a number");
+        let user = Self { uid: id("-u"), gid: id("-g"), name };
+        if subordinate_ids {
+            let first = free_range();
+            let range = format!("{first}-{}", first + 65_535);
+            run(Command::new("/usr/sbin/usermod").args(["--add-subuids", &range, "--add-subgids", &range, &user.name])).ok();
+        }
+        drop(guard);
+        Some(user)
+    }
+
+    /// Makes a command run as this user.
+    pub(crate) fn becomes<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command.uid(self.uid).gid(self.gid)
+    }
+
+    /// Gives a directory, and what is in it, to this user.
+    pub(crate) fn owns(&self, dir: &Path) {
+        for entry in walkdir::WalkDir::new(dir).into_iter().flatten() {
+            std::os::unix::fs::lchown(entry.path(), Some(self.uid), Some(self.gid)).expect("root may give files away");
+        }
+    }
+
+    /// Copies the program to `dir`, where this user may run it: the target directory may lie in a home that is closed to others.
+    pub(crate) fn can_run(&self, dir: &Path) -> PathBuf {
+        let place = dir.join("sos");
+        std::fs::copy(env!("CARGO_BIN_EXE_sos"), &place).expect("the program");
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        place
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _guard = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+        // Fails only when the account is gone already.
+        let _ = Command::new("/usr/sbin/userdel").arg(&self.name).output();
+    }
+}
+
+/// The first subordinate id behind every range that is given away.
+fn free_range() -> u32 {
+    ["/etc/subuid", "/etc/subgid"]
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(file).ok())
+        .flat_map(|text| {
+            let end = |line: &str| {
+                let mut fields = line.split(':').skip(1);
+                Some(fields.next()?.parse::<u32>().ok()? + fields.next()?.parse::<u32>().ok()?)
+            };
+            text.lines().filter_map(end).collect::<Vec<_>>()
+        })
+        .fold(200_000, u32::max)
+}
