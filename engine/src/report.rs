@@ -182,6 +182,10 @@ impl Reporter {
             let line = mem::take(&mut log.partial);
             self.line(&mut log, &line);
         }
+        // A build that says nothing must not seem to have said what an earlier one did.
+        if log.bytes == 0 && self.inner.store.log_path(&self.inner.drv_path).exists() {
+            self.keep(&mut log, b"");
+        }
         if let Some(writer) = log.writer.take()
             && let Err(e) = writer.finish()
         {

@@ -4,7 +4,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,8 +11,6 @@ use std::thread;
 use serde_json::json;
 use sos_engine::{BuilderError, Cancel};
 use sos_formats::hash::{Hash, HashAlgo};
-use sos_formats::manifest::Meta;
-use sos_store::rootfs::RootTree;
 
 use support::{How, Maker, World, codes, run, story};
 
@@ -249,50 +246,16 @@ fn a_rootfs_is_registered_by_its_manifest() {
     let world = World::new();
     let mut maker = Maker::default();
     let a = maker.add("root", &How::FloatingRootfs, &[], json!({"hook": "rootfs"}));
-    // The hook cannot declare an output, so this checks the refusal of a tree where a rootfs is declared.
+    // A tree where a root is declared is refused.
     world.write.hook("rootfs", |ctx| {
         std::fs::write(ctx.out_path("out"), "tree").map_err(|e| BuilderError::io("out", e))
     });
     let (report, _) = world.build(&maker.graph, &[&a]);
     assert_eq!(codes(&report), ["build-bad-output"]);
 
-    struct Root;
-    impl sos_engine::Builder for Root {
-        fn name(&self) -> &'static str {
-            "builtin:root"
-        }
-        fn pool(&self) -> sos_engine::Pool {
-            sos_engine::Pool::Build
-        }
-        fn revision(&self) -> u32 {
-            1
-        }
-        fn build(&self, ctx: &mut sos_engine::BuilderCtx<'_>) -> Result<(), BuilderError> {
-            let meta = Meta {
-                mode: 0o755,
-                uid: 0,
-                gid: 0,
-                mtime_secs: 1,
-                mtime_nsecs: 0,
-                xattrs: BTreeMap::new(),
-            };
-            let mut tree = RootTree::empty_in(ctx.store, meta.clone());
-            tree.write_file("/file", "x", meta)?;
-            let root = tree.finish(ctx.store)?;
-            ctx.set_rootfs("out", root);
-            Ok(())
-        }
-    }
-    let a = maker.add_for("builtin:root", "root", &How::FloatingRootfs, &[], json!({}));
-    let mut registry = sos_engine::Registry::new();
-    registry.register(Root);
-    let engine = sos_engine::Engine::new(
-        world.store.clone(),
-        registry,
-        world.options.clone(),
-        sos_engine::EventSink::null(),
-    );
-    let report = run(&engine, &maker.graph, &[&a], Cancel::new());
+    let files = json!({"/bin/tool": "/proc/self/exe"});
+    let a = maker.add("root", &How::FloatingRootfs, &[], json!({"rootfs": files}));
+    let (report, _) = world.build(&maker.graph, &[&a]);
     assert_eq!(codes(&report), [""; 0]);
     let info = world
         .store
@@ -435,4 +398,74 @@ fn a_plan_says_what_would_be_done_and_does_nothing() {
     world.build(&maker.graph, &[&a]);
     let plan = engine.plan(&maker.graph, &wanted).unwrap();
     assert_eq!((plan.to_build.len(), plan.cached), (1, vec![a]));
+}
+
+#[test]
+fn what_is_not_in_the_graph_is_named() {
+    let world = World::new();
+    let mut maker = Maker::default();
+    let a = maker.add("a", &How::Floating, &[], json!({"text": "a"}));
+    let b = maker.add("b", &How::Floating, &[&a], json!({"text": "b"}));
+    let lost = maker.graph.drvs.remove(&a).unwrap();
+    let (report, _) = world.build(&maker.graph, &[&b]);
+    assert_eq!(codes(&report), ["graph-missing-derivation"]);
+    // What the store knows need not be in the graph.
+    maker.graph.drvs.insert(a.clone(), lost);
+    world.build(&maker.graph, &[&a]);
+    maker.graph.drvs.remove(&a);
+    let (report, _) = world.build(&maker.graph, &[&b]);
+    assert_eq!(codes(&report), [""; 0]);
+    let (engine, _events) = world.engine();
+    let wanted = sos_engine::Wanted {
+        drv: b,
+        outputs: vec!["uot".to_owned()],
+    };
+    let refused = engine.plan(&maker.graph, &[wanted]).unwrap_err();
+    assert_eq!(refused.code, "build-unknown-output");
+    assert_eq!(refused.helps, ["did you mean `out`?"]);
+}
+
+#[test]
+fn one_content_is_fetched_once_whoever_asks() {
+    let mut world = World::new();
+    world.options.jobs = 2;
+    let mut maker = Maker::default();
+    let how = How::Fixed(sha256("x"));
+    let a = maker.add("src", &how, &[], json!({"text": "x", "url": "one"}));
+    let b = maker.add("src", &how, &[], json!({"text": "x", "url": "two"}));
+    assert_ne!(a, b);
+    let (report, _) = world.build(&maker.graph, &[&a, &b]);
+    assert_eq!(codes(&report), [""; 0]);
+    assert_eq!(world.write.runs(), 1);
+    assert_eq!(report.results[0].1, report.results[1].1);
+}
+
+#[test]
+fn a_silent_build_does_not_keep_the_log_of_an_earlier_one() {
+    let world = World::new();
+    let mut maker = Maker::default();
+    let a = maker.add(
+        "a",
+        &How::Floating,
+        &[],
+        json!({"hook": "once", "text": "a"}),
+    );
+    let first = AtomicBool::new(true);
+    world.write.hook("once", move |ctx| {
+        if first.swap(false, Ordering::SeqCst) {
+            ctx.log("half of it");
+            return Err(BuilderError::failed("not now"));
+        }
+        Ok(())
+    });
+    let log = || {
+        let mut text = String::new();
+        let mut reader = world.store.read_log(&a).unwrap().unwrap();
+        std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        text
+    };
+    world.build(&maker.graph, &[&a]);
+    assert_eq!(log(), "half of it\n");
+    let (report, _) = world.build(&maker.graph, &[&a]);
+    assert_eq!((codes(&report), log()), (vec![], String::new()));
 }

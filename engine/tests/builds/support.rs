@@ -6,14 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sos_engine::{
     BuildOptions, BuildReport, Builder, BuilderCtx, BuilderError, Cancel, Engine, EventRecord,
     EventSink, Graph, Pool, Registry, Wanted,
 };
 use sos_formats::derivation::{Derivation, DrvHashes, Method, Output};
 use sos_formats::hash::{Hash, HashAlgo};
+use sos_formats::manifest::Meta;
 use sos_formats::store_path::{StoreDir, StorePath, downstream_placeholder};
+use sos_store::rootfs::{FileSpec, RootTree, SpecKind};
 use sos_store::{OpenOptions, Store};
 use tempfile::TempDir;
 
@@ -69,6 +71,10 @@ impl Builder for Write {
         if let Some(message) = text("fail") {
             return Err(BuilderError::failed(message));
         }
+        if let Some(files) = ctx.attrs.get("rootfs").and_then(Value::as_object) {
+            let files = files.clone();
+            return rootfs(ctx, &files);
+        }
         let Some(content) = text("text") else {
             return Ok(());
         };
@@ -91,6 +97,34 @@ impl Builder for Write {
         }
         Ok(())
     }
+}
+
+/// Makes a root with copies of files of this machine, executable, and `/bin/sh` for busybox.
+fn rootfs(ctx: &mut BuilderCtx<'_>, files: &Map<String, Value>) -> Result<(), BuilderError> {
+    let meta = Meta {
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        mtime_secs: 1,
+        mtime_nsecs: 0,
+        xattrs: BTreeMap::new(),
+    };
+    let mut tree = RootTree::empty_in(ctx.store, meta.clone());
+    for (path, source) in files {
+        let bytes = std::fs::read(source.as_str().unwrap())
+            .map_err(|e| BuilderError::io(path.clone(), e))?;
+        let parent = path.rsplit_once('/').unwrap().0;
+        tree.mkdir_p(parent, &meta)?;
+        tree.write_file(path, bytes, meta.clone())?;
+    }
+    if files.contains_key("/bin/busybox") {
+        let target = b"busybox".to_vec();
+        let kind = SpecKind::Symlink { target };
+        tree.insert("/bin/sh", FileSpec { meta, kind })?;
+    }
+    let root = tree.finish(ctx.store)?;
+    ctx.set_rootfs("out", root);
+    Ok(())
 }
 
 /// A store, an engine over it, and the events of the engine.

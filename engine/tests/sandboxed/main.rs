@@ -15,15 +15,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use sos_engine::sandbox::{HELPER_ARGUMENT, child_main};
 use sos_engine::{BuildOptions, Cancel, Event};
 use sos_formats::derivation::{Derivation, Method, Output};
 use sos_formats::hash::{Hash, HashAlgo};
 use sos_formats::store_path::StorePath;
+use sos_store::rootfs::RootTree;
 
-use support::{Maker, World, codes, run};
+use support::{How, Maker, World, codes, run, story};
 
-const TESTS: [(&str, fn()); 11] = [
+const TESTS: [(&str, fn()); 15] = [
     ("a_program_makes_its_output", a_program_makes_its_output),
     (
         "content_addressed_as_nix_does",
@@ -46,6 +48,10 @@ const TESTS: [(&str, fn()); 11] = [
     ("a_hanging_build_is_stopped", a_hanging_build_is_stopped),
     ("a_stop_kills_the_build", a_stop_kills_the_build),
     ("a_wrong_hash_is_reported", a_wrong_hash_is_reported),
+    ("a_step_changes_its_root", a_step_changes_its_root),
+    ("a_step_makes_a_tree", a_step_makes_a_tree),
+    ("a_step_that_fails_says_so", a_step_that_fails_says_so),
+    ("steps_stop_at_equal_inputs", steps_stop_at_equal_inputs),
     (
         "a_failed_build_is_kept_if_asked",
         a_failed_build_is_kept_if_asked,
@@ -362,4 +368,149 @@ fn a_failed_build_is_kept_if_asked() {
         std::fs::read_to_string(Path::new(path).join("done")).unwrap(),
         "half\n"
     );
+}
+
+const BUSYBOX: &str = "/bin/busybox";
+
+/// A root with a shell, made by the test builder; none when this machine has no busybox.
+fn root_with_shell(maker: &mut Maker) -> Option<StorePath> {
+    if !Path::new(BUSYBOX).exists() {
+        println!("skipped: no busybox");
+        return None;
+    }
+    let attrs = json!({"rootfs": {BUSYBOX: BUSYBOX}});
+    Some(maker.add("root", &How::FloatingRootfs, &[], attrs))
+}
+
+fn step(maker: &mut Maker, name: &str, how: &How, root: &StorePath, attrs: Value) -> StorePath {
+    let mut attrs = attrs;
+    attrs["rootfs"] = json!(maker.reference(root));
+    maker.add_for("builtin:step", name, how, &[root], attrs)
+}
+
+fn a_step_changes_its_root() {
+    let mut maker = Maker::default();
+    let Some(root) = root_with_shell(&mut maker) else {
+        return;
+    };
+    let script = "busybox mkdir /etc; echo $WORD > /etc/word; busybox chown 33:44 /etc/word; \
+                  busybox chmod 4711 /etc/word; echo said";
+    let attrs = json!({"script": script, "env": {"WORD": "hi"}, "epoch": 5});
+    let drv = step(&mut maker, "changed", &How::FloatingRootfs, &root, attrs);
+    let world = world();
+    let (report, _) = world.build(&maker.graph, &[&drv]);
+    assert_eq!(codes(&report), [""; 0], "{:?}", report.failures);
+    let info = world
+        .store
+        .query(&report.results[0].1["out"])
+        .unwrap()
+        .unwrap();
+    let tree = RootTree::load(&world.store, &info.root.unwrap()).unwrap();
+    let word = tree.get("/etc/word").unwrap().unwrap();
+    assert_eq!(
+        (
+            word.meta.mode,
+            word.meta.uid,
+            word.meta.gid,
+            word.meta.mtime_secs
+        ),
+        (0o4711, 33, 44, 5)
+    );
+    assert_eq!(tree.read_file("/etc/word").unwrap(), b"hi\n");
+    assert!(tree.get(BUSYBOX).unwrap().is_some());
+    // Nothing of the sandbox itself is in the result.
+    assert!(tree.get("/run/sos").unwrap().is_none());
+    // A second store and another number of cores give the same object.
+    let mut other = self::world();
+    other.options.cores = 7;
+    let (again, _) = other.build(&maker.graph, &[&drv]);
+    assert_eq!(again.results, report.results);
+}
+
+fn a_step_makes_a_tree() {
+    let mut maker = Maker::default();
+    let Some(root) = root_with_shell(&mut maker) else {
+        return;
+    };
+    let source = maker.add(
+        "source",
+        &How::Floating,
+        &[],
+        json!({"text": "from the input\n"}),
+    );
+    let attrs = json!({
+        "rootfs": maker.reference(&root),
+        "mounts": {"/src/file": maker.reference(&source)},
+        "command": ["/bin/busybox", "sh", "-c", "busybox mkdir $out; busybox cp /src/file $out/copy"],
+    });
+    let drv = maker.add_for(
+        "builtin:step",
+        "tree",
+        &How::Floating,
+        &[&root, &source],
+        attrs,
+    );
+    let world = world();
+    let (report, _) = world.build(&maker.graph, &[&drv]);
+    assert_eq!(codes(&report), [""; 0], "{:?}", report.failures);
+    let copy = world
+        .store
+        .physical(&report.results[0].1["out"])
+        .join("copy");
+    assert_eq!(std::fs::read_to_string(copy).unwrap(), "from the input\n");
+}
+
+fn a_step_that_fails_says_so() {
+    let mut maker = Maker::default();
+    let Some(root) = root_with_shell(&mut maker) else {
+        return;
+    };
+    let mut attempt = |attrs: Value| {
+        let drv = step(&mut maker, "bad", &How::Floating, &root, attrs);
+        let report = world().build(&maker.graph, &[&drv]).0;
+        (report.failures[0].code, report.failures[0].message.clone())
+    };
+    let (code, message) = attempt(json!({"script": "echo no; exit 4"}));
+    assert_eq!(code, "build-failed");
+    assert!(
+        message.starts_with("`bad` failed with exit status 4 after"),
+        "{message}"
+    );
+    assert_eq!(attempt(json!({"script": "exit 0"})).0, "build-no-output");
+    assert_eq!(attempt(json!({})).0, "build-bad-attributes");
+    let (code, message) = attempt(json!({"script": "x", "user": "me"}));
+    assert_eq!(code, "build-bad-attributes");
+    assert!(message.contains("`user` is `me`"), "{message}");
+    let mount =
+        json!({"script": "x", "mounts": {"/x": "/nix/store/11111111111111111111111111111111-x"}});
+    assert_eq!(attempt(mount).0, "build-bad-input");
+}
+
+fn steps_stop_at_equal_inputs() {
+    let world = world();
+    let build = |comment: &str| {
+        let mut maker = Maker::default();
+        let root = root_with_shell(&mut maker)?;
+        let script = format!("# {comment}\necho compiled > /out.txt");
+        let first = step(
+            &mut maker,
+            "first",
+            &How::FloatingRootfs,
+            &root,
+            json!({"script": script}),
+        );
+        let second = step(
+            &mut maker,
+            "second",
+            &How::FloatingRootfs,
+            &first,
+            json!({"script": "echo > /x"}),
+        );
+        let (report, events) = world.build(&maker.graph, &[&second]);
+        assert_eq!(codes(&report), [""; 0], "{:?}", report.failures);
+        Some(story(&events))
+    };
+    let Some(story) = build("one") else { return };
+    assert_eq!(story, ["root built", "first built", "second built"]);
+    assert_eq!(build("two").unwrap(), ["first built", "second cached"]);
 }

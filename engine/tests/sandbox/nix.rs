@@ -1,0 +1,192 @@
+//! Builds in the Nix shape.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sos_engine::Cancel;
+use sos_engine::sandbox::{Control, Exit, Input, SandboxError};
+
+use crate::support::nix_plan;
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    ("nix::identity_and_environment", identity_and_environment),
+    ("nix::inputs_are_read_only_and_outputs_appear", inputs_and_outputs),
+    ("nix::no_setuid_bits", no_setuid_bits),
+    ("nix::no_network_and_no_machine", no_network_and_no_machine),
+    ("nix::ends", ends),
+    ("nix::limits", limits),
+    ("nix::cancel", cancel),
+    ("nix::a_missing_program_is_told", missing_program),
+    ("nix::background_processes_do_not_outlive_it", background),
+    ("nix::network_namespaces_are_reused_only_when_clean", reuse),
+];
+
+#[track_caller]
+fn check(script: &str, exit: Exit, log: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let (outcome, said) = nix_plan(dir.path(), script).run(&Control::default()).unwrap();
+    assert_eq!((outcome.exit, said.as_str()), (exit, log));
+    assert_eq!(outcome.log_bytes, log.len() as u64);
+}
+
+fn identity_and_environment() {
+    let ok = Exit::Code(0);
+    check("id -u; id -g", ok, "1000\n100\n");
+    check("umask; pwd; hostname; ulimit -c", ok, "0022\n/build\nlocalhost\n0\n");
+    check(
+        "env | grep -v -e SHLVL -e OLDPWD | sort",
+        ok,
+        "HOME=/homeless-shelter\nNIX_BUILD_CORES=1\nNIX_BUILD_TOP=/build\nNIX_LOG_FD=2\nNIX_STORE=/nix/store\nPATH=/path-not-set\nPWD=/build\nTEMP=/build\nTEMPDIR=/build\nTERM=xterm-256color\nTMP=/build\nTMPDIR=/build\n",
+    );
+    check("ls /", ok, "bin\nbuild\ndev\netc\nnix\nproc\ntmp\n");
+    check("cd /proc/self/fd && echo *", ok, "0 1 2 3\n");
+    check("cat /proc/self/personality", ok, "00040000\n");
+    check("grep -e ^CapEff -e ^CapBnd -e ^NoNew /proc/self/status | cut -f2", ok, "0000000000000000\n0000000000000000\n1\n");
+    check("cat <&0; echo end", ok, "end\n");
+}
+
+fn inputs_and_outputs() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir(at("tree")).unwrap();
+    std::fs::write(at("tree/f"), "in the tree").unwrap();
+    std::fs::write(at("file"), "a file").unwrap();
+    std::os::unix::fs::symlink("/nix/store/t/f", at("link")).unwrap();
+    let mut plan = nix_plan(
+        dir.path(),
+        "cd /nix/store; cat t/f f l; echo; echo x 2>/dev/null >t/f || echo refused; echo y 2>/dev/null >f || echo refused
+         rm -rf t 2>/dev/null || echo refused; echo new >out; mkdir dir; ln -s t dir/link; ls",
+    );
+    let sosshape = |base: &str, name: &str| Input {
+        base: base.to_owned(),
+        physical: at(name),
+    };
+    if let sos_engine::sandbox::Shape::Nix { inputs, .. } = &mut plan.spec.shape {
+        *inputs = vec![sosshape("t", "tree"), sosshape("f", "file"), sosshape("l", "link")];
+    }
+    let (outcome, log) = plan.run(&Control::default()).unwrap();
+    assert_eq!(
+        (outcome.exit, log.as_str()),
+        (
+            Exit::Code(0),
+            "in the treea filein the tree\nrefused\nrefused\nrefused\ndir\nf\nl\nout\nt\n"
+        )
+    );
+    assert_eq!(std::fs::read_to_string(plan.outputs.join("out")).unwrap(), "new\n");
+    assert_eq!(std::fs::read_link(plan.outputs.join("dir/link")).unwrap(), Path::new("t"));
+    assert_eq!(std::fs::read_to_string(at("tree/f")).unwrap(), "in the tree");
+}
+
+fn no_setuid_bits() {
+    check(
+        "touch f; chmod 755 f; chmod 4755 f 2>&1; chmod g+s f 2>&1; stat -c %a f",
+        Exit::Code(0),
+        "chmod: f: Operation not permitted\nchmod: f: Operation not permitted\n755\n",
+    );
+}
+
+fn no_network_and_no_machine() {
+    let ok = Exit::Code(0);
+    check("cat /proc/net/dev | sed 1,2d | cut -d: -f1", ok, "    lo\n");
+    check(
+        "ip addr show lo 2>/dev/null | grep -c 127.0.0.1",
+        ok,
+        "1\n",
+    );
+    check("ls /home /usr 2>/dev/null; ls /proc | grep -c '^[0-9]*$'", ok, "4\n");
+    check(
+        "echo core 2>/dev/null >/proc/sys/kernel/core_pattern || echo refused; kill -9 1; echo alive",
+        ok,
+        "refused\nalive\n",
+    );
+    check(
+        "cat /proc/1/environ 2>/dev/null || echo hidden; ls /proc/1/fd 2>/dev/null || echo hidden",
+        ok,
+        "hidden\nhidden\n",
+    );
+}
+
+fn ends() {
+    check("exit 7", Exit::Code(7), "");
+    check("kill -TERM $$", Exit::Signal(15), "");
+    assert_eq!(Exit::Signal(9).status(), Some(137));
+    assert_eq!(Exit::TimedOut.status(), None);
+}
+
+fn limits() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = nix_plan(dir.path(), "echo start; sleep 100");
+    let ms = Duration::from_millis;
+    let (outcome, log) = plan
+        .run(&Control {
+            timeout: Some(ms(300)),
+            ..Control::default()
+        })
+        .unwrap();
+    assert_eq!((outcome.exit, log.as_str()), (Exit::TimedOut, "start\n"));
+
+    let dir = tempfile::tempdir().unwrap();
+    let plan = nix_plan(dir.path(), "for i in 1 2 3; do echo $i; sleep 0.2; done; sleep 100");
+    let (outcome, log) = plan
+        .run(&Control {
+            silent_timeout: Some(ms(1500)),
+            ..Control::default()
+        })
+        .unwrap();
+    assert_eq!((outcome.exit, log.as_str()), (Exit::SilentTooLong, "1\n2\n3\n"));
+
+    let dir = tempfile::tempdir().unwrap();
+    let plan = nix_plan(dir.path(), "while :; do echo 0123456789; done");
+    let (outcome, log) = plan
+        .run(&Control {
+            max_log_bytes: Some(100_000),
+            ..Control::default()
+        })
+        .unwrap();
+    assert_eq!((outcome.exit, log.len()), (Exit::LogTooLong, 100_000));
+}
+
+fn cancel() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = nix_plan(dir.path(), "echo go; trap '' TERM INT HUP; sleep 100");
+    let cancel = Cancel::new();
+    let control = Control {
+        cancel: cancel.clone(),
+        ..Control::default()
+    };
+    let outcome = sos_engine::sandbox::run(&plan.spec, &mut |_| cancel.cancel(), &control).unwrap();
+    assert_eq!(outcome.exit, Exit::Cancelled);
+    // Asked for before it begins: nothing is started.
+    assert!(matches!(plan.run(&control), Err(SandboxError::Cancelled)));
+}
+
+fn missing_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = nix_plan(dir.path(), "");
+    plan.spec.program = b"/bin/none".to_vec();
+    match plan.run(&Control::default()) {
+        Err(SandboxError::Exec { program, source }) => {
+            assert_eq!(program, "/bin/none");
+            assert_eq!(source.kind(), std::io::ErrorKind::NotFound);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn background() {
+    // The sleeper keeps the log open; the run ends all the same, and so does the log.
+    let begin = std::time::Instant::now();
+    check("sleep 1000 & (setsid sleep 1000 &) ; echo x", Exit::Code(0), "x\n");
+    assert!(begin.elapsed() < Duration::from_secs(100));
+}
+
+fn reuse() {
+    // Whatever the first run leaves in its network namespace, the second one finds none of it.
+    for _ in 0..3 {
+        check(
+            "sed 1d /proc/net/tcp | wc -l; (nc -l -p 8080 </dev/null >/dev/null &) ; sleep 0.2; echo hi | nc 127.0.0.1 8080; sed 1d /proc/net/tcp | wc -l | grep -v '^0' >/dev/null || echo unused",
+            Exit::Code(0),
+            "0\n",
+        );
+    }
+}
