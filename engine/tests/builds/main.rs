@@ -1,6 +1,6 @@
 //! Builds with in-process builders into a real store: no process, no network.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

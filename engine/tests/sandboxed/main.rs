@@ -1,6 +1,6 @@
 //! Builds in the Nix shape, in real sandboxes. Needs user namespaces and a shell; says so when they are missing.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 #![allow(
     clippy::print_stdout,
     reason = "a test program with its own main reports by itself"
