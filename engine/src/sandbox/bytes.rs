@@ -62,6 +62,27 @@ pub(super) mod pairs {
     }
 }
 
+/// The same for a list of byte strings with a flag.
+pub(super) mod points {
+    use super::{Deserialize, Deserializer, Serializer, from_text, to_text};
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        list: &[(Vec<u8>, bool)],
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(list.iter().map(|(a, b)| (to_text(a), b)))
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Vec<(Vec<u8>, bool)>, D::Error> {
+        Vec::<(String, bool)>::deserialize(from)?
+            .iter()
+            .map(|(a, b)| Ok((from_text(a)?, *b)))
+            .collect()
+    }
+}
+
 /// Paths need not be UTF-8; serde's own form refuses such.
 pub(super) mod path {
     use super::{Deserialize, Deserializer, Serialize, Serializer, from_text, to_text};

@@ -14,6 +14,8 @@ use serde::{Serialize, de::DeserializeOwned};
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 /// The most descriptors in one message.
 const MAX_FDS: usize = 4;
+/// How long to wait when the kernel takes no more descriptors.
+const IN_FLIGHT_PAUSE: std::time::Duration = std::time::Duration::from_millis(1);
 
 fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "malformed message")
@@ -105,6 +107,8 @@ impl Channel {
             match result {
                 Ok(n) => sent += n,
                 Err(rustix::io::Errno::INTR) => {}
+                // Too many descriptors under way: the other end takes them out one by one.
+                Err(rustix::io::Errno::TOOMANYREFS) => std::thread::sleep(IN_FLIGHT_PAUSE),
                 Err(e) => return Err(e.into()),
             }
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::outcome::SandboxError;
 
 /// Steps see the ids 0 to 65535 on every machine, no more, so that a bigger range does not show.
-pub const STEP_IDS: u32 = 65_536;
+pub(crate) const STEP_IDS: u32 = 65_536;
 /// Where distributions put the programs that write id maps.
 const PROGRAM_DIRS: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin"];
 

@@ -6,8 +6,11 @@
 //! a death signal, and each watches the socket, whose other end only `sos` holds.
 
 mod bytes;
+mod capture;
 mod channel;
 mod child;
+mod difference;
+mod files;
 mod helper;
 pub(crate) mod ids;
 mod init;
@@ -17,9 +20,12 @@ mod protocol;
 mod root;
 mod run;
 mod seccomp;
+pub(crate) mod self_test;
 pub mod spec;
 mod step;
 mod sys;
+mod tree;
+mod worker;
 mod worker_child;
 
 pub use helper::{HELPER_ARGUMENT, child_main};
@@ -27,5 +33,6 @@ pub use outcome::{Control, Exit, Outcome, SandboxError};
 pub use run::run;
 pub use spec::{Bind, InlineFile, Input, Limits, Shape, Spec};
 pub use step::{
-    STEP_DIR, STEP_OUT, STEP_SCRIPT, StepMount, StepOutcome, StepOutput, StepSpec, run_step,
+    NamespaceRemover, STEP_DIR, STEP_OUT, STEP_SCRIPT, StepMount, StepOutcome, StepOutput, StepSpec,
+    remove_tree, reset_work_trees, run_step,
 };

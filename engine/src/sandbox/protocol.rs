@@ -1,6 +1,7 @@
 //! What `sos` and its helper say to each other.
 
 use std::io;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -102,4 +103,133 @@ impl<T, E: Into<io::Error>> Naming<T> for Result<T, E> {
     fn naming(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
         self.map_err(|e| Failure::new(what(), &e.into()))
     }
+}
+
+/// What a worker is told to do; paths of entries are relative to the base, without `.` and `..`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Op {
+    /// Make this existing directory the base.
+    Base {
+        #[serde(with = "super::bytes::path")]
+        dir: PathBuf,
+    },
+    /// Make an entry in place of what is there; a directory keeps what is in it. A file's content comes along as a descriptor.
+    Put {
+        #[serde(with = "super::bytes")]
+        path: Vec<u8>,
+        meta: WireMeta,
+        kind: WireKind,
+    },
+    /// Give a file of the base a second name in place of what is there.
+    Link {
+        #[serde(with = "super::bytes")]
+        existing: Vec<u8>,
+        #[serde(with = "super::bytes")]
+        new: Vec<u8>,
+    },
+    /// Remove an entry with all below it.
+    Remove {
+        #[serde(with = "super::bytes")]
+        path: Vec<u8>,
+    },
+    /// Set the times of directories, which come last, and answer [`Done`].
+    Flush,
+    /// Make the mount points that are missing in `tree` in `stubs`, give `stubs` and `upper` the metadata of the tree's
+    /// own root, and answer [`Done`].
+    Stubs {
+        #[serde(with = "super::bytes::path")]
+        tree: PathBuf,
+        #[serde(with = "super::bytes::path")]
+        stubs: PathBuf,
+        #[serde(with = "super::bytes::path")]
+        upper: PathBuf,
+        /// Absolute path inside, and whether it is a directory.
+        #[serde(with = "super::bytes::points")]
+        points: Vec<(Vec<u8>, bool)>,
+        /// Time of what the tree does not have.
+        epoch: i64,
+    },
+    /// Send what an upper layer holds as [`Captured`] messages.
+    Capture {
+        #[serde(with = "super::bytes::path")]
+        upper: PathBuf,
+    },
+    /// Give everything at this path to the caller, readable and writable, and answer [`Done`].
+    Own {
+        #[serde(with = "super::bytes::path")]
+        path: PathBuf,
+    },
+    /// Remove this path with all below it, and answer [`Done`].
+    RemoveTree {
+        #[serde(with = "super::bytes::path")]
+        path: PathBuf,
+    },
+}
+
+/// Metadata of one entry on the wire.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WireMeta {
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) secs: i64,
+    pub(super) nsecs: u32,
+    #[serde(with = "super::bytes::pairs", default)]
+    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Kind of one entry on the wire.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum WireKind {
+    File,
+    Dir,
+    Symlink {
+        #[serde(with = "super::bytes")]
+        target: Vec<u8>,
+    },
+    Fifo,
+}
+
+/// The end of a worker's operation.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Done {
+    /// It is done.
+    Ok,
+    /// It could not be done; the worker is gone.
+    Failed(Failure),
+}
+
+/// One finding in an upper layer; parents come before what is in them.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Captured {
+    /// An entry that was made or changed; the empty path is the root.
+    Entry {
+        #[serde(with = "super::bytes")]
+        path: Vec<u8>,
+        meta: WireMeta,
+        kind: WireKind,
+        /// A directory that hides what the layers below have.
+        opaque: bool,
+        /// Number of a file with several names; its content comes with the first of them only.
+        inode: Option<u64>,
+    },
+    /// The path is gone.
+    Whiteout {
+        #[serde(with = "super::bytes")]
+        path: Vec<u8>,
+    },
+    /// Something that no manifest holds was left out.
+    Skipped {
+        #[serde(with = "super::bytes")]
+        path: Vec<u8>,
+        what: String,
+    },
+    /// Nothing more comes.
+    End,
+    /// It could not be done; the worker is gone.
+    Failed(Failure),
 }

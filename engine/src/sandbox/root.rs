@@ -18,11 +18,13 @@ use rustix::mount::{
 use super::protocol::{Failure, Naming};
 use super::spec::{Bind, InlineFile, Input, Shape, Spec};
 use super::sys::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY};
-use super::{step, sys};
+use super::sys;
 
 const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Parts of `/proc` through which a process with the machine's user 0 could change the machine.
 const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
+/// What `statfs` calls a memory filesystem.
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 /// The group `tty` of Debian and everybody else, which owns terminals.
 const TTY_GROUP: u32 = 5;
 
@@ -61,7 +63,8 @@ pub(super) fn build(spec: &Spec) -> Result<(), Failure> {
 /// The new root while it is being built.
 struct Root {
     fd: OwnedFd,
-    /// Missing mount points are made; in the step shape they come from a layer of their own.
+    /// Missing mount points are made anywhere; otherwise only in memory filesystems, because those of a root
+    /// filesystem come from a layer of their own and must not show as changes.
     create: bool,
 }
 
@@ -125,12 +128,11 @@ fn step_root(
         fd: root.fd.try_clone().naming(|| "copy a descriptor".to_owned())?,
         create: true,
     };
-    private.directory(Path::new(step::STEP_DIR), 0o755)?;
-    for file in &spec.files {
-        private.write(file)?;
-    }
     for (inside, outside) in writable {
         bind(&private, outside, inside, 0)?;
+    }
+    for file in &spec.files {
+        private.write(file)?;
     }
     Ok(root)
 }
@@ -227,17 +229,27 @@ impl Root {
             return Err(Errno::INVAL).naming(bad);
         }
         let fd = match self.find(parent) {
-            Err(Errno::NOENT) if self.create => self.directory(parent, 0o755)?,
+            Err(Errno::NOENT) => self.directory(parent, 0o755)?,
             other => other.naming(|| format!("open {}", parent.display()))?,
         };
         Ok((fd, name))
     }
 
+    fn may_create(&self, parent: &OwnedFd, inside: &Path) -> Result<(), Failure> {
+        let in_memory = || rustix::fs::fstatfs(parent).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC);
+        if self.create || in_memory() {
+            Ok(())
+        } else {
+            Err(Errno::NOENT).naming(|| format!("find the mount point {}", inside.display()))
+        }
+    }
+
     /// Opens a directory, making what is missing of it.
     fn directory(&self, inside: &Path, mode: u32) -> Result<OwnedFd, Failure> {
         match self.find(inside) {
-            Err(Errno::NOENT) if self.create => {
+            Err(Errno::NOENT) => {
                 let (parent, name) = self.parent(inside)?;
+                self.may_create(&parent, inside)?;
                 make_dir(parent.as_fd(), name, mode)
                     .naming(|| format!("create {}", inside.display()))?;
                 self.open_at(inside)
@@ -249,8 +261,9 @@ impl Root {
     /// Opens a file, making an empty one if it is missing.
     fn file(&self, inside: &Path) -> Result<OwnedFd, Failure> {
         match self.find(inside) {
-            Err(Errno::NOENT) if self.create => {
+            Err(Errno::NOENT) => {
                 let (parent, name) = self.parent(inside)?;
+                self.may_create(&parent, inside)?;
                 rustix::fs::openat(
                     &parent,
                     name,

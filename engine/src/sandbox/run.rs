@@ -1,7 +1,7 @@
 //! One run, seen from `sos`: starts the helper, pumps the log, keeps the limits.
 
 use std::io::{self, PipeReader};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 

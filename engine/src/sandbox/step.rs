@@ -1,12 +1,24 @@
 //! One step: a root filesystem, mounts and a command give a changed root filesystem or a tree.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use sos_formats::hash::Blake3;
-use sos_store::Store;
+use sos_formats::manifest::Meta;
+use sos_store::rootfs::RootTree;
+use sos_store::{PlainRemover, Remover, Store, TempDir};
 
 use super::outcome::{Control, Exit, SandboxError};
+use super::protocol::Op;
+use super::run::run;
+use super::spec::{Bind, InlineFile, Limits, Shape, Spec};
+use super::tree::{self, WorkTree};
+use super::worker::Worker;
+use super::capture;
 
 /// Where the private directory of a step is, as the step sees it.
 pub const STEP_DIR: &str = "/run/sos";
@@ -14,6 +26,9 @@ pub const STEP_DIR: &str = "/run/sos";
 pub const STEP_OUT: &str = "/run/sos/out";
 /// The path of the script of a step.
 pub const STEP_SCRIPT: &str = "/run/sos/script";
+
+/// What every step covers besides its own list.
+const ALWAYS_COVERED: [&str; 3] = ["/proc", "/dev", "/sys"];
 
 /// One path shown read-only to a step.
 #[derive(Clone, Debug)]
@@ -88,6 +103,89 @@ impl StepSpec {
         }
     }
 
+    /// Puts the step on the root that `shape` describes.
+    pub(super) fn lower_to(&self, shape: Shape, scratch: &Path) -> Spec {
+        let epoch = self.epoch.to_string();
+        let mut env: Vec<(Vec<u8>, Vec<u8>)> = [
+            (
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            ),
+            ("HOME", "/root"),
+            ("LC_ALL", "C.UTF-8"),
+            ("TZ", "UTC"),
+            ("SOURCE_DATE_EPOCH", &epoch),
+        ]
+        .map(|(name, value)| (name.into(), value.into()))
+        .into();
+        if let Some(cores) = self.cores {
+            env.push((b"SOS_CORES".to_vec(), cores.to_string().into()));
+        }
+        if self.output != StepOutput::Rootfs {
+            env.push((b"out".to_vec(), STEP_OUT.into()));
+        }
+        env.extend(self.env.clone());
+        let files = self.script.iter().map(|script| InlineFile {
+            path: PathBuf::from(STEP_SCRIPT),
+            content: script.clone(),
+            mode: 0o555,
+        });
+        let mut binds: Vec<Bind> = self
+            .mounts
+            .iter()
+            .map(|m| Bind::read_only(&m.inside, &m.outside))
+            .collect();
+        // A mount below another one comes after it.
+        binds.sort_by(|a, b| a.inside.cmp(&b.inside));
+        Spec {
+            shape,
+            scratch: scratch.to_owned(),
+            program: self.argv.first().cloned().unwrap_or_default(),
+            argv: self.argv.clone(),
+            env,
+            cwd: self.cwd.clone(),
+            uid: self.user.0,
+            gid: self.user.1,
+            hostname: self.hostname.clone(),
+            network: self.network,
+            linux32: self.linux32,
+            binds,
+            files: files.collect(),
+            tmpfs: self.tmpfs.clone(),
+            devices: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Lists the mount points that the root filesystem may lack, and which of them are directories.
+    fn mount_points(&self) -> Result<Vec<(Vec<u8>, bool)>, SandboxError> {
+        let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
+        let covered: Vec<&Path> = ALWAYS_COVERED
+            .iter()
+            .map(Path::new)
+            .chain(self.tmpfs.iter().map(PathBuf::as_path))
+            .collect();
+        // Below a covered directory mount points are made in memory.
+        let below_covered =
+            |path: &Path| covered.iter().any(|c| path.starts_with(c) && path != *c);
+        let mut points: Vec<(Vec<u8>, bool)> = covered
+            .iter()
+            .filter(|path| !below_covered(path))
+            .map(|path| (bytes(path), true))
+            .collect();
+        if !below_covered(Path::new(STEP_DIR)) {
+            points.push((bytes(Path::new(STEP_DIR)), true));
+        }
+        for mount in &self.mounts {
+            let meta = fs::metadata(&mount.outside)
+                .map_err(|e| SandboxError::io(format!("show {}", mount.outside.display()), e))?;
+            if !below_covered(&mount.inside) {
+                points.push((bytes(&mount.inside), meta.is_dir()));
+            }
+        }
+        Ok(points)
+    }
+
     /// Adds a script that `shell` (for example `["/bin/sh", "-eu"]`) runs.
     pub fn set_script(&mut self, shell: &[&str], script: &[u8]) {
         self.argv = shell.iter().map(|s| s.as_bytes().to_vec()).collect();
@@ -118,4 +216,174 @@ pub fn run_step(
     spec: &StepSpec,
     log: &mut dyn FnMut(&[u8]),
     control: &Control,
-) -> Result<StepOutcome, SandboxError>;
+) -> Result<StepOutcome, SandboxError> {
+    let mut worker = Worker::start(control)?;
+    let root = match &spec.rootfs {
+        Some(root) => *root,
+        None => empty_root(store, spec.epoch)?,
+    };
+    let tree = tree::acquire(store, &root, &mut worker, control)?;
+    let place = Place::new(store.temp_dir("step")?)?;
+    let outcome = in_tree(store, spec, &root, &tree, &place, &mut worker, log, control);
+    // The directory is removed here, by the worker that can, and not by what drops it.
+    let removed = worker.remove_tree(&place.overlay);
+    let outcome = outcome?;
+    removed?;
+    Ok(outcome)
+}
+
+/// Removes a path with all below it, whoever owns it.
+///
+/// # Errors
+/// When it cannot be removed, or the namespace of its owners cannot be made.
+pub fn remove_tree(path: &Path) -> Result<(), SandboxError> {
+    remove_tree_with(path, &Control::default())
+}
+
+pub(super) fn remove_tree_with(path: &Path, control: &Control) -> Result<(), SandboxError> {
+    // Most trees hold nothing of other ids: no namespace is needed then.
+    if PlainRemover.remove_tree(path).is_ok() {
+        return Ok(());
+    }
+    Worker::start(control)?.remove_tree(path)
+}
+
+/// Removes trees for the store, those of other ids too.
+#[derive(Clone, Default)]
+pub struct NamespaceRemover {
+    control: Control,
+}
+
+impl NamespaceRemover {
+    /// Removes with helpers started as `control` says.
+    #[must_use]
+    pub fn new(control: Control) -> Self {
+        Self { control }
+    }
+}
+
+impl Remover for NamespaceRemover {
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        remove_tree_with(path, &self.control).map_err(io::Error::other)
+    }
+}
+
+/// Forgets all cached working trees of a store; no step may run.
+///
+/// # Errors
+/// When they cannot be removed.
+pub fn reset_work_trees(store: &Store, control: &Control) -> Result<(), SandboxError> {
+    remove_tree_with(&store.work_dir(), control)
+}
+
+/// The manifest of a root filesystem with nothing in it.
+fn empty_root(store: &Store, epoch: i64) -> Result<Blake3, SandboxError> {
+    let meta = Meta {
+        mode: 0o755,
+        mtime_secs: epoch,
+        ..Meta::default()
+    };
+    Ok(RootTree::empty_in(store, meta).finish(store)?)
+}
+
+/// The private directories of one step.
+struct Place {
+    dir: TempDir,
+    overlay: PathBuf,
+}
+
+impl Place {
+    fn new(dir: TempDir) -> Result<Self, SandboxError> {
+        let overlay = dir.path().join("overlay");
+        let place = Self { dir, overlay };
+        for path in [
+            place.overlay.clone(),
+            place.stubs(),
+            place.upper(),
+            place.work(),
+            place.private(),
+        ] {
+            fs::create_dir(&path)
+                .map_err(|e| SandboxError::io(format!("create {}", path.display()), e))?;
+        }
+        Ok(place)
+    }
+
+    fn stubs(&self) -> PathBuf {
+        self.overlay.join("stubs")
+    }
+
+    fn upper(&self) -> PathBuf {
+        self.overlay.join("upper")
+    }
+
+    fn work(&self) -> PathBuf {
+        self.overlay.join("work")
+    }
+
+    /// What the step sees as [`STEP_DIR`].
+    fn private(&self) -> PathBuf {
+        self.overlay.join("private")
+    }
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one step, used once"
+)]
+fn in_tree(
+    store: &Store,
+    spec: &StepSpec,
+    root: &Blake3,
+    tree: &WorkTree,
+    place: &Place,
+    worker: &mut Worker,
+    log: &mut dyn FnMut(&[u8]),
+    control: &Control,
+) -> Result<StepOutcome, SandboxError> {
+    worker.ask(&Op::Stubs {
+        tree: tree.path(),
+        stubs: place.stubs(),
+        upper: place.upper(),
+        points: spec.mount_points()?,
+        epoch: spec.epoch,
+    })?;
+    // A tree may be made by any user of the step; a step that changes the root has nothing to put there.
+    let mode = if spec.output == StepOutput::Rootfs { 0o755 } else { 0o1777 };
+    fs::set_permissions(place.private(), fs::Permissions::from_mode(mode))
+        .map_err(|e| SandboxError::io("set up the directory of the output", e))?;
+    let shape = Shape::Step {
+        lower: vec![place.stubs(), tree.path()],
+        upper: place.upper(),
+        work: place.work(),
+        writable: vec![(PathBuf::from(STEP_DIR), place.private())],
+    };
+    let plan = spec.lower_to(shape, place.dir.path());
+    let outcome = run(&plan, log, control)?;
+    let mut result = StepOutcome {
+        exit: outcome.exit,
+        log_bytes: outcome.log_bytes,
+        root: None,
+        notes: Vec::new(),
+    };
+    if !outcome.exit.success() {
+        return Ok(result);
+    }
+    match &spec.output {
+        StepOutput::Rootfs => {
+            let (root, notes) =
+                capture::apply(store, root, worker, &place.upper(), spec.epoch)?;
+            result.root = Some(root);
+            result.notes = notes;
+        }
+        StepOutput::Tree(to) => {
+            let made = place.private().join("out");
+            if fs::symlink_metadata(&made).is_ok() {
+                worker.ask(&Op::Own { path: made.clone() })?;
+                fs::rename(&made, to)
+                    .map_err(|e| SandboxError::io(format!("move the output to {}", to.display()), e))?;
+            }
+        }
+    }
+    Ok(result)
+}

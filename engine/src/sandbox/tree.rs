@@ -1,0 +1,370 @@
+//! Cached working trees: root filesystems as files, owned by the ids of the step namespace.
+//!
+//! ```text
+//! <store>/work/          0700: a setuid program in a tree would give others the caller's rights
+//!   lock                 held while slots are chosen
+//!   <n>/lock             shared: the tree is in use; exclusive: it is being changed
+//!   <n>/state            "ready <root id>" or "changing <root id>"
+//!   <n>/tree/            the files
+//! ```
+//! A tree is what its state says only while that is `ready`. Whoever is killed in the middle leaves `changing` and
+//! no lock, and the next one who takes the slot begins with an empty tree.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::FlockOperation;
+use sos_formats::hash::Blake3;
+use sos_formats::manifest::Root;
+use sos_store::Store;
+
+use super::difference;
+use super::outcome::{Control, SandboxError};
+use super::worker::Worker;
+
+/// The most trees that are kept when none of them is in use.
+const MAX_TREES: usize = 4;
+/// Pause between two looks at a lock that somebody else holds.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// A difference of fewer entries than this is always cheaper than a new tree.
+const SMALL_DIFFERENCE: u64 = 500;
+
+/// A tree that is complete and stays as it is while this value lives.
+pub(super) struct WorkTree {
+    slot: Slot,
+    _in_use: File,
+}
+
+impl WorkTree {
+    pub(super) fn path(&self) -> PathBuf {
+        self.slot.tree()
+    }
+}
+
+#[derive(Clone)]
+struct Slot {
+    dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready(Blake3),
+    Changing(Blake3),
+    Unknown,
+}
+
+impl Slot {
+    fn tree(&self) -> PathBuf {
+        self.dir.join("tree")
+    }
+
+    fn state(&self) -> State {
+        let text = fs::read_to_string(self.dir.join("state")).unwrap_or_default();
+        parse_state(&text)
+    }
+
+    fn set_state(&self, state: &str, root: &Blake3) -> Result<(), SandboxError> {
+        let (new, at) = (self.dir.join("state.new"), self.dir.join("state"));
+        fs::write(&new, format!("{state} {root}\n"))
+            .and_then(|()| fs::rename(&new, &at))
+            .map_err(|e| SandboxError::io(format!("write {}", at.display()), e))
+    }
+
+    fn last_used(&self) -> SystemTime {
+        fs::metadata(self.dir.join("lock"))
+            .and_then(|m| m.modified())
+            .unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    fn open_lock(&self) -> Result<File, SandboxError> {
+        open_lock(&self.dir.join("lock"))
+    }
+}
+
+fn parse_state(text: &str) -> State {
+    let Some((state, root)) = text.trim_end().split_once(' ') else {
+        return State::Unknown;
+    };
+    match (state, root.parse()) {
+        ("ready", Ok(root)) => State::Ready(root),
+        ("changing", Ok(root)) => State::Changing(root),
+        _ => State::Unknown,
+    }
+}
+
+fn open_lock(path: &Path) -> Result<File, SandboxError> {
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(|e| SandboxError::io(format!("open {}", path.display()), e))
+}
+
+fn try_lock(file: &File, operation: FlockOperation) -> Result<bool, SandboxError> {
+    match rustix::fs::flock(file, operation) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => Ok(false),
+        Err(e) => Err(SandboxError::io("lock a working tree", e)),
+    }
+}
+
+fn check_cancelled(control: &Control) -> Result<(), SandboxError> {
+    if control.cancel.is_cancelled() {
+        Err(SandboxError::Cancelled)
+    } else {
+        Ok(())
+    }
+}
+
+/// What is to be done with a slot that was chosen.
+enum Choice {
+    /// It is the tree that is wanted, and locked for use.
+    Use(Slot, File),
+    /// It is locked for change; it holds this manifest, or nothing that can be used.
+    Change(Slot, File, Option<Blake3>),
+    /// Somebody else is making what is wanted.
+    Wait,
+}
+
+/// Returns a working tree of the manifest `root`, moved or made for it if there is none.
+pub(super) fn acquire(
+    store: &Store,
+    root: &Blake3,
+    worker: &mut Worker,
+    control: &Control,
+) -> Result<WorkTree, SandboxError> {
+    let trees = Trees {
+        store,
+        dir: store.work_dir(),
+        control,
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&trees.dir)
+        .map_err(|e| SandboxError::io(format!("create {}", trees.dir.display()), e))?;
+    loop {
+        check_cancelled(control)?;
+        let choice = {
+            let _choosing = trees.lock_choice()?;
+            trees.choose(root, worker)?
+        };
+        match choice {
+            Choice::Use(slot, lock) => {
+                return Ok(WorkTree {
+                    slot,
+                    _in_use: lock,
+                });
+            }
+            Choice::Wait => std::thread::sleep(LOCK_PAUSE),
+            Choice::Change(slot, lock, old) => {
+                trees.change(&slot, old.as_ref(), root, worker)?;
+                // Nobody takes a slot for change while the choice is locked, so none can come between
+                // the end of the exclusive lock and the begin of the shared one.
+                let _choosing = trees.lock_choice()?;
+                if try_lock(&lock, FlockOperation::NonBlockingLockShared)? {
+                    return Ok(WorkTree {
+                        slot,
+                        _in_use: lock,
+                    });
+                }
+            }
+        }
+    }
+}
+
+struct Trees<'a> {
+    store: &'a Store,
+    dir: PathBuf,
+    control: &'a Control,
+}
+
+impl Trees<'_> {
+    fn lock_choice(&self) -> Result<File, SandboxError> {
+        let lock = open_lock(&self.dir.join("lock"))?;
+        while !try_lock(&lock, FlockOperation::NonBlockingLockExclusive)? {
+            check_cancelled(self.control)?;
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        Ok(lock)
+    }
+
+    fn slots(&self) -> Result<Vec<Slot>, SandboxError> {
+        let failed = |e: io::Error| SandboxError::io(format!("list {}", self.dir.display()), e);
+        let mut slots = Vec::new();
+        for entry in fs::read_dir(&self.dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let number = entry.file_name().to_str().map(str::parse::<u32>);
+            if matches!(number, Some(Ok(_))) {
+                slots.push(Slot { dir: entry.path() });
+            }
+        }
+        slots.sort_by(|a, b| a.dir.cmp(&b.dir));
+        Ok(slots)
+    }
+
+    fn choose(&self, root: &Blake3, worker: &mut Worker) -> Result<Choice, SandboxError> {
+        let slots = self.slots()?;
+        for slot in &slots {
+            match slot.state() {
+                State::Ready(id) if id == *root => {
+                    let lock = slot.open_lock()?;
+                    if try_lock(&lock, FlockOperation::NonBlockingLockShared)? {
+                        // The time of last use. Nothing depends on it but which tree goes first.
+                        let _unset = lock.set_modified(now());
+                        return Ok(Choice::Use(slot.clone(), lock));
+                    }
+                }
+                State::Changing(id) if id == *root => {
+                    let lock = slot.open_lock()?;
+                    if !try_lock(&lock, FlockOperation::NonBlockingLockShared)? {
+                        return Ok(Choice::Wait);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.choose_for_change(slots, root, worker)
+    }
+
+    fn choose_for_change(
+        &self,
+        slots: Vec<Slot>,
+        root: &Blake3,
+        worker: &mut Worker,
+    ) -> Result<Choice, SandboxError> {
+        let used = slots.len();
+        let mut free = Vec::new();
+        for slot in slots {
+            let lock = slot.open_lock()?;
+            if try_lock(&lock, FlockOperation::NonBlockingLockExclusive)? {
+                free.push((slot, lock));
+            }
+        }
+        let new = self.store.get_root(root)?;
+        let mut best: Option<(u64, usize, Blake3)> = None;
+        for (at, (slot, _)) in free.iter().enumerate() {
+            let State::Ready(id) = slot.state() else {
+                continue;
+            };
+            // A manifest that was collected can be no starting point.
+            let Ok(old) = self.store.get_root(&id) else {
+                continue;
+            };
+            let limit = best.map_or(u64::MAX, |(cost, ..)| cost);
+            match difference::cost(self.store, Some(&old), &new, limit) {
+                Ok(cost) if cost < limit => best = Some((cost, at, id)),
+                _ => {}
+            }
+        }
+        if let Some((cost, at, id)) = best
+            && (cost <= SMALL_DIFFERENCE
+                || cost <= difference::cost(self.store, None, &new, cost.saturating_mul(2))? / 2)
+        {
+            let (slot, lock) = free.swap_remove(at);
+            slot.set_state("changing", root)?;
+            return Ok(Choice::Change(slot, lock, Some(id)));
+        }
+        // A new tree is cheaper. Slots that hold nothing usable come first, then those not used for longest.
+        free.sort_by_key(|(slot, _)| {
+            (
+                matches!(slot.state(), State::Ready(_)),
+                slot.last_used(),
+            )
+        });
+        let mut free = free.into_iter();
+        let mut over = (used + 1).saturating_sub(MAX_TREES);
+        let mut chosen = None;
+        for (slot, lock) in free.by_ref() {
+            let usable = matches!(slot.state(), State::Ready(_));
+            if usable && over == 0 {
+                break;
+            }
+            over = over.saturating_sub(1);
+            if chosen.is_none() {
+                chosen = Some((slot, lock));
+            } else {
+                worker.remove_tree(&slot.dir)?;
+            }
+        }
+        let (slot, lock) = match chosen {
+            Some(chosen) => chosen,
+            None => self.new_slot()?,
+        };
+        slot.set_state("changing", root)?;
+        Ok(Choice::Change(slot, lock, None))
+    }
+
+    fn new_slot(&self) -> Result<(Slot, File), SandboxError> {
+        for number in 0u32.. {
+            let dir = self.dir.join(number.to_string());
+            match fs::create_dir(&dir) {
+                Ok(()) => {
+                    let slot = Slot { dir };
+                    let lock = slot.open_lock()?;
+                    if try_lock(&lock, FlockOperation::NonBlockingLockExclusive)? {
+                        return Ok((slot, lock));
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(SandboxError::io(format!("create {}", dir.display()), e)),
+            }
+        }
+        Err(SandboxError::io(
+            "find a free working tree",
+            io::Error::from(io::ErrorKind::StorageFull),
+        ))
+    }
+
+    /// Makes the tree of a slot, which is locked and marked as changing, what `root` says.
+    fn change(
+        &self,
+        slot: &Slot,
+        old: Option<&Blake3>,
+        root: &Blake3,
+        worker: &mut Worker,
+    ) -> Result<(), SandboxError> {
+        let new = self.store.get_root(root)?;
+        let old: Option<Root> = old.map(|id| self.store.get_root(id)).transpose()?;
+        let tree = slot.tree();
+        if old.is_none() {
+            worker.remove_tree(&tree)?;
+            fs::create_dir(&tree)
+                .map_err(|e| SandboxError::io(format!("create {}", tree.display()), e))?;
+        }
+        worker.base(&tree)?;
+        difference::apply(self.store, worker, old.as_ref(), &new, &mut || {
+            check_cancelled(self.control)
+        })?;
+        slot.set_state("ready", root)
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "when a cached tree was last used; reaches no output"
+)]
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_states_count() {
+        let id = Blake3::of(b"x");
+        assert_eq!(parse_state(&format!("ready {id}\n")), State::Ready(id));
+        assert_eq!(parse_state(&format!("changing {id}\n")), State::Changing(id));
+        let text = format!("ready {id}");
+        for cut in 0..text.len() {
+            assert_eq!(parse_state(&text[..cut]), State::Unknown);
+        }
+        assert_eq!(parse_state("gone x"), State::Unknown);
+    }
+}
