@@ -261,7 +261,7 @@ impl Maker {
             },
             How::Fixed(hash) => Output::Fixed {
                 method: Method::Flat,
-                hash: hash.clone(),
+                hash: *hash,
             },
         };
         let mut drv = Derivation {
