@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufReader, Read, Seek, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -54,6 +54,8 @@ pub(super) fn decompress(file: &mut File) -> Result<Box<dyn Read + '_>, Failure>
     })
 }
 
+/// Buffer for copying files out of an archive.
+const COPY_BYTES: usize = 64 * 1024;
 /// Entries of one archive.
 const MAX_ENTRIES: usize = 4 << 20;
 
@@ -131,7 +133,7 @@ impl Tree {
         match entry.kind {
             EntryKind::File => {
                 let mut file = File::create_new(&place).map_err(Failure::Write)?;
-                let copied = io::copy(data, &mut file).map_err(Failure::Write)?;
+                let copied = copy(data, &mut file)?;
                 if copied != entry.size {
                     return Err(bad(path, "is cut short"));
                 }
@@ -170,6 +172,26 @@ impl Tree {
                 Ok(())
             }
         }
+    }
+}
+
+/// Copies to the end. Whose fault an error is matters: content is the source's, writing is this machine's.
+pub(super) fn copy(from: &mut dyn Read, to: &mut File) -> Result<u64, Failure> {
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut copied = 0;
+    loop {
+        let n = match from.read(&mut buffer) {
+            Ok(0) => return Ok(copied),
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => {
+                return Err(Failure::Content {
+                    reason: error.to_string(),
+                });
+            }
+        };
+        to.write_all(&buffer[..n]).map_err(Failure::Write)?;
+        copied += n as u64;
     }
 }
 

@@ -158,6 +158,15 @@ impl Failure {
         }
     }
 
+    /// Tells whether the server did answer, so that it is not simply dead.
+    pub(super) fn is_answer(&self) -> bool {
+        match self {
+            Self::Truncated { .. } | Self::Range { .. } | Self::Status { .. } => true,
+            Self::Broken { received, .. } => *received > 0,
+            _ => false,
+        }
+    }
+
     /// Tells whether trying further sources is pointless.
     pub(super) fn is_final(&self) -> bool {
         matches!(self, Self::Write(_) | Self::Cancelled)

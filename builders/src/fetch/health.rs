@@ -44,6 +44,7 @@ impl Health {
     pub(super) fn failed(&self, server: &str, failure: &Failure, strikes: u32) {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let state = servers.entry(server.to_owned()).or_default();
+        state.answered |= failure.is_answer();
         state.strikes += 1;
         if !state.answered || state.strikes >= strikes {
             tracing::info!(server, %failure, "server given up for this run");

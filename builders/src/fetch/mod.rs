@@ -13,6 +13,8 @@ mod health;
 mod limits;
 mod observer;
 mod output;
+#[cfg(test)]
+mod output_tests;
 mod report;
 mod sink;
 mod transfer;

@@ -181,13 +181,19 @@ fn unpack_nar(file: &mut File, out: &Path, hasher: Hasher) -> Result<Hash, Failu
     };
     let mut tree = Unpacker {
         path: out.to_owned(),
+        failure: None,
     };
-    nar::read(&mut tee, &mut tree).map_err(|error| match error {
-        nar::NarError::Visitor(error) => Failure::Write(error),
-        other => Failure::Content {
-            reason: other.to_string(),
-        },
-    })?;
+    match nar::read(&mut tee, &mut tree) {
+        Ok(()) => {}
+        Err(nar::NarError::Visitor(error)) => {
+            return Err(tree.failure.unwrap_or(Failure::Write(error)));
+        }
+        Err(other) => {
+            return Err(Failure::Content {
+                reason: other.to_string(),
+            });
+        }
+    }
     Ok(tee.hasher.finish())
 }
 
@@ -208,6 +214,8 @@ impl<R: Read> Read for Tee<R> {
 /// Writes a visited tree to disk. Names come checked, and nothing is followed: every file is new.
 struct Unpacker {
     path: PathBuf,
+    /// Why the copying of a file ended, if it did.
+    failure: Option<Failure>,
 }
 
 impl Unpacker {
@@ -237,7 +245,10 @@ impl nar::Visitor for Unpacker {
         contents: &mut dyn Read,
     ) -> io::Result<()> {
         let mut file = File::create_new(self.child(name))?;
-        io::copy(contents, &mut file)?;
+        if let Err(failure) = archive::copy(contents, &mut file) {
+            self.failure = Some(failure);
+            return Err(io::Error::other("the file ended early"));
+        }
         if executable {
             file.set_permissions(fs::Permissions::from_mode(0o755))?;
         }
