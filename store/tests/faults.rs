@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use rustix::mount::MountFlags;
 use sos_formats::derivation::Method;
 use sos_formats::manifest::Meta;
 use sos_formats::store_path::StorePath;
@@ -130,7 +131,7 @@ fn recover(dir: &Path, what: &str) {
 #[test]
 fn killed_at_every_named_point() {
     for point in sos_store::fault::POINTS {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = support::tempdir();
         sample_tree(&dir.path().join("src"));
         let mut killed = 0;
         for nth in ["1", "2"] {
@@ -150,7 +151,7 @@ fn killed_at_every_named_point() {
 
 #[test]
 fn killed_at_random_moments() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     sample_tree(&dir.path().join("src"));
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     for round in 0..15 {
@@ -185,7 +186,7 @@ fn add_trees(store: &Store, dir: &Path, round: usize) -> Result<(), StoreError> 
 
 #[test]
 fn processes_and_threads_add_the_same_things_at_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     sample_tree(&dir.path().join("src"));
     let place = dir.path().to_str().unwrap();
     // No store yet: they also make it together.
@@ -212,7 +213,7 @@ fn processes_and_threads_add_the_same_things_at_once() {
 
 /// Runs a job with a small file system of its own, in a mount namespace; `None` when that cannot be had.
 fn in_small_filesystem(job: &str, mount: &str) -> Option<bool> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let place = dir.path().to_str().unwrap();
     let mut flags = vec!["--mount"];
     if !rustix::process::geteuid().is_root() {
@@ -240,7 +241,10 @@ fn in_small_filesystem(job: &str, mount: &str) -> Option<bool> {
 
 #[test]
 fn a_full_disk_is_told_and_a_collection_frees_it() {
-    match in_small_filesystem("full", "mount -t tmpfs -o size=64m,mode=700 tmpfs") {
+    match in_small_filesystem(
+        "full",
+        "mount -t tmpfs -o size=64m,mode=700,nosuid,nodev tmpfs",
+    ) {
         None => println!("skipped: no mount namespaces for this user"),
         Some(passed) => assert!(passed),
     }
@@ -351,7 +355,10 @@ fn full_disk(dir: &Path) {
 
 #[test]
 fn a_read_only_mount_can_be_queried() {
-    match in_small_filesystem("read-only", "mount -t tmpfs -o size=64m,mode=700 tmpfs") {
+    match in_small_filesystem(
+        "read-only",
+        "mount -t tmpfs -o size=64m,mode=700,nosuid,nodev tmpfs",
+    ) {
         None => println!("skipped: no mount namespaces for this user"),
         Some(passed) => assert!(passed),
     }
@@ -360,16 +367,14 @@ fn a_read_only_mount_can_be_queried() {
 fn read_only(dir: &Path) {
     let source = dir.join("src");
     sample_tree(&source);
-    let remount = |flag: &str| {
-        let option = format!("remount,{flag}");
-        assert!(
-            Command::new("mount")
-                .args(["-o", &option])
-                .arg(dir)
-                .status()
-                .unwrap()
-                .success()
-        );
+    let remount = |read_only: bool| {
+        let flags = if read_only {
+            MountFlags::RDONLY
+        } else {
+            MountFlags::empty()
+        };
+        rustix::mount::mount_remount(dir, flags | MountFlags::NOSUID | MountFlags::NODEV, c"")
+            .unwrap();
     };
     let look = |path: &StorePath| {
         let store = Store::open(OpenOptions {
@@ -402,17 +407,17 @@ fn read_only(dir: &Path) {
             .unwrap()
     };
     // Closed cleanly: there is no write-ahead log.
-    remount("ro");
+    remount(true);
     look(&path);
     assert!(Store::open(options(dir)).is_err());
-    remount("rw");
+    remount(false);
     // Killed: there is one.
     let status = start(&["work", dir.to_str().unwrap(), "commit.done", "1"])
         .wait()
         .unwrap();
     assert_eq!(status.signal(), Some(9));
     assert!(dir.join("s/db/sos.sqlite-wal").exists());
-    remount("ro");
+    remount(true);
     look(&path);
 }
 
@@ -501,7 +506,7 @@ fn damage_is_found_wherever_it_is() {
         }),
     ];
     for (what, expected, damage) in cases {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = support::tempdir();
         let (store, tree, system) = filled(dir.path());
         let before = store.check(CheckOptions { contents: true }).unwrap();
         assert!(before.problems.is_empty(), "{:?}", before.problems);
@@ -529,7 +534,7 @@ fn damage_is_found_wherever_it_is() {
 
 #[test]
 fn a_damaged_database_is_an_error_or_found_and_never_a_panic() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let (store, tree, _) = filled(dir.path());
     drop(store);
     let file = dir.path().join("s/db/sos.sqlite");
@@ -565,7 +570,7 @@ fn a_damaged_database_is_an_error_or_found_and_never_a_panic() {
 
 #[test]
 fn a_damaged_log_of_the_database_loses_the_end_and_nothing_else() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     drop(filled(dir.path()));
     let status = start(&[
         "work",

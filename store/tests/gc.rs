@@ -44,7 +44,7 @@ fn files_of(store: &Store, area: &str) -> usize {
 
 #[test]
 fn only_what_no_root_reaches_goes() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let base = object(&store, dir.path(), "base", "base", &[]);
     let top = object(
@@ -144,7 +144,7 @@ fn only_what_no_root_reaches_goes() {
 
 #[test]
 fn leases_age_and_a_goal_limit_what_goes() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let maker = open(dir.path());
     let paths: Vec<_> = (0..6)
         .map(|n| {
@@ -184,7 +184,7 @@ fn leases_age_and_a_goal_limit_what_goes() {
 
 #[test]
 fn one_collection_at_a_time() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let lock = std::fs::File::create(store.root().join("lock/gc")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
@@ -196,7 +196,7 @@ fn one_collection_at_a_time() {
 
 #[test]
 fn leftovers_are_swept() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let kept = object(&store, dir.path(), "kept", "kept", &[]);
     let tree = store.root().join("tree").join(some_path("half").base());
@@ -229,7 +229,7 @@ fn leftovers_are_swept() {
 
 #[test]
 fn a_damaged_manifest_keeps_all_contents() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let system = rootfs(&store, "system", &[("etc/host", "one")]);
     store.add_root("system", &system).unwrap();
@@ -249,7 +249,7 @@ fn a_damaged_manifest_keeps_all_contents() {
 /// Builders that add, look and drop, beside a collector that never rests.
 #[test]
 fn builds_and_collections_at_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let stop = AtomicBool::new(false);
     drop(open(dir.path()));
     std::thread::scope(|scope| {

@@ -13,7 +13,7 @@ use support::{object, open, options, some_path};
 
 #[test]
 fn a_store_is_made_private_and_opened_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     assert_eq!(
         std::fs::metadata(store.root()).unwrap().mode() & 0o777,
@@ -55,7 +55,7 @@ fn a_store_is_made_private_and_opened_again() {
 
 #[test]
 fn newer_foreign_and_garbled_stores_are_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     drop(open(dir.path()));
     let root = dir.path().join("s");
     for (text, code) in [
@@ -111,7 +111,7 @@ fn newer_foreign_and_garbled_stores_are_refused() {
 
 #[test]
 fn blobs_come_in_every_way_and_only_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let big: Vec<u8> = (0..4_000_000u32)
         .map(|n| u8::try_from(n % 253).unwrap())
@@ -175,7 +175,7 @@ fn blobs_come_in_every_way_and_only_once() {
 
 #[test]
 fn logs_are_read_while_they_are_written() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let drv = some_path("hello-2.12.drv");
     let read = || {
@@ -216,7 +216,7 @@ fn logs_are_read_while_they_are_written() {
 
 #[test]
 fn one_builder_at_a_time_and_it_is_known_who() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let drv = some_path("x.drv");
     let lock = store.lock_drv(&drv).unwrap();
@@ -253,7 +253,7 @@ fn one_builder_at_a_time_and_it_is_known_who() {
 
 #[test]
 fn roots_are_links_that_count_while_they_lead_somewhere() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let path = object(&store, dir.path(), "x", "x", &[]);
     for bad in ["", "../x", "/x", "a//b", "auto", "auto/x", "a/."] {
@@ -284,7 +284,7 @@ fn roots_are_links_that_count_while_they_lead_somewhere() {
 
 #[test]
 fn results_count_while_their_paths_are_valid() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let drv = some_path("x.drv");
     let (first, second) = (object(&store, dir.path(), "a", "a", &[]), some_path("gone"));
@@ -327,7 +327,7 @@ fn results_count_while_their_paths_are_valid() {
 
 #[test]
 fn the_journal_keeps_order_and_durations_are_few() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let build = store.journal_begin("sos build").unwrap();
     store.journal_event(build, "{\"n\":1}").unwrap();

@@ -36,7 +36,7 @@ fn problem<T: std::fmt::Debug>(result: Result<T, StoreError>) -> RootPathProblem
 
 #[test]
 fn a_tree_becomes_the_manifest_that_the_format_says() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let mut tree = RootTree::empty(meta(0o755));
     tree.mkdir_p("/usr/bin", &meta(0o755)).unwrap();
@@ -159,7 +159,7 @@ fn look_ups_follow_links_inside_the_root_only() {
 
 #[test]
 fn misuse_is_an_error_and_changes_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let mut tree = RootTree::empty(meta(0o755));
     tree.mkdir_p("a/b", &meta(0o755)).unwrap();
@@ -225,7 +225,7 @@ fn misuse_is_an_error_and_changes_nothing() {
 
 #[test]
 fn edits_share_what_they_leave_alone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let mut tree = RootTree::empty(meta(0o755));
     for name in ["etc", "usr/share/doc", "var/lib"] {
@@ -272,7 +272,7 @@ fn edits_share_what_they_leave_alone() {
 
 #[test]
 fn hard_links_are_named_by_their_first_member() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let mut tree = RootTree::empty(meta(0o755));
     tree.mkdir_p("b", &meta(0o755)).unwrap();
@@ -327,7 +327,7 @@ fn hard_links_are_named_by_their_first_member() {
 
 #[test]
 fn an_incomplete_manifest_is_not_registered() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let mut tree = RootTree::empty_in(&store, meta(0o755));
     let missing = Blake3::of(b"nobody has this");
@@ -666,7 +666,7 @@ proptest! {
 
     #[test]
     fn the_tree_does_what_the_model_does(ops in proptest::collection::vec(op_strategy(), 1..50), reload: bool) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = support::tempdir();
         let store = open(dir.path());
         let mut model = Model::default();
         let mut tree = RootTree::empty(meta(0o755));

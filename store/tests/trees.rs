@@ -14,7 +14,7 @@ use support::{commit, object, open, peer, sample_tree, some_path};
 
 #[test]
 fn an_object_is_what_was_ingested_in_canonical_form() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let src = dir.path().join("src");
     sample_tree(&src);
@@ -55,7 +55,7 @@ fn hashes_are_those_of_nix() {
     if !peer("nix-store") {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let src = dir.path().join("src");
     sample_tree(&src);
@@ -132,7 +132,7 @@ fn hashes_are_those_of_nix() {
 
 #[test]
 fn taking_a_tree_gives_the_same_object_and_uses_it_up() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let src = dir.path().join("src");
     sample_tree(&src);
@@ -169,7 +169,7 @@ fn taking_a_tree_gives_the_same_object_and_uses_it_up() {
 
 #[test]
 fn references_are_found_in_contents_names_and_targets() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let candidates: Vec<_> = ["in-file", "in-name", "in-link", "nowhere", "big"]
         .map(some_path)
@@ -194,7 +194,7 @@ fn references_are_found_in_contents_names_and_targets() {
 
 #[test]
 fn a_reference_must_be_valid_or_come_along() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let src = dir.path().join("f");
     std::fs::write(&src, "x").unwrap();
@@ -235,7 +235,7 @@ fn a_reference_must_be_valid_or_come_along() {
 
 #[test]
 fn sources_are_added_once_filtered_and_hashed_flat() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let src = dir.path().join("src");
     sample_tree(&src);
@@ -278,7 +278,7 @@ fn sources_are_added_once_filtered_and_hashed_flat() {
 
 #[test]
 fn an_unchanged_source_is_not_read_again_and_a_changed_one_is() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let src = dir.path().join("src");
     sample_tree(&src);
@@ -303,7 +303,7 @@ fn an_unchanged_source_is_not_read_again_and_a_changed_one_is() {
 
 #[test]
 fn texts_have_the_paths_of_nix() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let to = object(&store, dir.path(), "dep", "x", &[]);
     let plain = store
@@ -335,7 +335,7 @@ fn texts_have_the_paths_of_nix() {
 
 #[test]
 fn bad_archives_and_special_files_are_refused_and_leave_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let store = open(dir.path());
     let src = dir.path().join("src");
     sample_tree(&src);
@@ -394,7 +394,7 @@ fn bad_archives_and_special_files_are_refused_and_leave_nothing() {
 
 #[test]
 fn thousands_of_files_use_the_threads_and_stay_deterministic() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = support::tempdir();
     let src = dir.path().join("src");
     for n in 0..1500 {
         let sub = src.join(format!("d{}", n % 37));

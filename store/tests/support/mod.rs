@@ -10,7 +10,30 @@ use std::process::Command;
 use sos_formats::derivation::Method;
 use sos_formats::hash::{Hash, Sha256};
 use sos_formats::store_path::{StoreDir, StorePath, make_fixed};
-use sos_store::{IngestOptions, Ingested, OpenOptions, PathInfo, Registration, Store};
+use sos_store::{
+    IngestOptions, Ingested, OpenOptions, PathInfo, PlainRemover, Registration, Remover, Store,
+};
+
+/// A directory that goes away with this value, read-only trees and all.
+pub(crate) struct TestDir(tempfile::TempDir);
+
+/// Makes a directory for a test.
+pub(crate) fn tempdir() -> TestDir {
+    TestDir(tempfile::tempdir().unwrap())
+}
+
+impl TestDir {
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for TestDir {
+    fn drop(&mut self) {
+        // Nothing to be done about a failure; the directory is in the system's own place for such.
+        PlainRemover.remove_tree(self.0.path()).ok();
+    }
+}
 
 /// Opens the store `s` below a directory.
 pub(crate) fn open(dir: &Path) -> Store {
