@@ -143,7 +143,7 @@ impl Tree {
                 }
             }
             EntryKind::Symlink => {
-                symlink(OsStr::from_bytes(&entry.link), &place).map_err(Failure::Write)?
+                symlink(OsStr::from_bytes(&entry.link), &place).map_err(Failure::Write)?;
             }
             EntryKind::Hardlink => match self.made.get(&entry.link) {
                 Some(EntryKind::File | EntryKind::Hardlink) => {

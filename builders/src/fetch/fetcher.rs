@@ -238,7 +238,7 @@ impl Fetcher {
             Err(failure) if failure.blames_server() => {
                 shared
                     .health
-                    .failed(&server, failure, shared.limits.strikes)
+                    .failed(&server, failure, shared.limits.strikes);
             }
             _ => shared.health.answered(&server),
         }

@@ -126,10 +126,11 @@ impl Sink for OutputSink<'_> {
                     file.set_permissions(fs::Permissions::from_mode(0o755))
                         .map_err(Failure::Write)?;
                 }
-                let mut nar = nar::Writer::new(Hasher::new(wish.hash.algo())).map_err(broken)?;
+                let mut nar = nar::Writer::new(Hasher::new(wish.hash.algo()))
+                    .map_err(|error| broken(&error))?;
                 nar.regular(wish.executable, self.size, file)
-                    .map_err(broken)?;
-                nar.finish().map_err(broken)?.finish()
+                    .map_err(|error| broken(&error))?;
+                nar.finish().map_err(|error| broken(&error))?.finish()
             }
             Unpack::Nar => {
                 // What an earlier source left there.
@@ -143,9 +144,10 @@ impl Sink for OutputSink<'_> {
                     .and_then(|()| fs::create_dir(&dir))
                     .map_err(Failure::Write)?;
                 archive::unpack(file, &dir, self.out)?;
-                let mut nar = nar::Writer::new(Hasher::new(wish.hash.algo())).map_err(broken)?;
+                let mut nar = nar::Writer::new(Hasher::new(wish.hash.algo()))
+                    .map_err(|error| broken(&error))?;
                 write_tree(&mut nar, self.out).map_err(Failure::Write)?;
-                nar.finish().map_err(broken)?.finish()
+                nar.finish().map_err(|error| broken(&error))?.finish()
             }
         };
         if found == wish.hash {
@@ -156,7 +158,7 @@ impl Sink for OutputSink<'_> {
 }
 
 /// Describes a NAR that cannot be written: the tree is not one, or it changed meanwhile.
-fn broken(error: nar::NarError) -> Failure {
+fn broken(error: &nar::NarError) -> Failure {
     Failure::Content {
         reason: error.to_string(),
     }

@@ -181,7 +181,7 @@ pub(super) fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// The order is depth first with children sorted by raw bytes; comparing paths component by component gives just that.
 /// A whiteout sorts like any other name: it acts on the layers below only, so its place among its siblings has no
 /// meaning, and a plain order can be checked by anybody.
-pub(super) fn arrange(mut entries: Vec<LayerEntry>) -> Result<Vec<LayerEntry>, Diagnostic> {
+pub(super) fn arrange(mut entries: Vec<LayerEntry>) -> Result<Vec<LayerEntry>, BuilderError> {
     for entry in &entries {
         check_names(entry)?;
     }
@@ -193,7 +193,7 @@ pub(super) fn arrange(mut entries: Vec<LayerEntry>) -> Result<Vec<LayerEntry>, D
     for pair in entries.windows(2) {
         if pair[0].path == pair[1].path {
             let message = format!("`/{}` would be in one layer twice", shown(&pair[0].path));
-            return Err(Diagnostic::error("oci-path-clash", Class::Recipe, message));
+            return Err(Diagnostic::error("oci-path-clash", Class::Recipe, message).into());
         }
     }
     let mut first: BTreeMap<[u8; 16], Bytes> = BTreeMap::new();
@@ -219,7 +219,7 @@ pub(super) fn arrange(mut entries: Vec<LayerEntry>) -> Result<Vec<LayerEntry>, D
 }
 
 /// Refuses names that a layer gives another meaning.
-fn check_names(entry: &LayerEntry) -> Result<(), Diagnostic> {
+fn check_names(entry: &LayerEntry) -> Result<(), BuilderError> {
     let path = match entry.data {
         Data::Whiteout => entry
             .path
@@ -239,7 +239,8 @@ fn check_names(entry: &LayerEntry) -> Result<(), Diagnostic> {
         return Err(
             Diagnostic::error("oci-whiteout-name", Class::Recipe, message)
                 .note("names that begin with `.wh.` mark deleted files there")
-                .help("rename the file, or remove it before the layer is made"),
+                .help("rename the file, or remove it before the layer is made")
+                .into(),
         );
     }
     Ok(())
@@ -289,7 +290,7 @@ pub(super) fn whole(
         });
     }
     walk(store, b"", root.node, &mut |path, entry| {
-        entries.push(LayerEntry::of(path, entry, epoch))
+        entries.push(LayerEntry::of(path, entry, epoch));
     })?;
     Ok(entries)
 }

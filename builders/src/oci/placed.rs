@@ -66,7 +66,7 @@ impl<'a> Placed<'a> {
                 |error| BuilderError::io(format!("cannot read `{}`", source.display()), error);
             let meta = fs::symlink_metadata(&source).map_err(error)?;
             if !meta.is_dir() {
-                self.leaf(path, source, &meta)?;
+                self.leaf(&path, source, &meta)?;
                 continue;
             }
             let dir = self.directory(&path)?;
@@ -95,8 +95,8 @@ impl<'a> Placed<'a> {
     }
 
     /// Adds a file or a link.
-    fn leaf(&mut self, path: Bytes, source: PathBuf, meta: &Metadata) -> Result<(), BuilderError> {
-        let (dir, name) = split(&path).ok_or_else(|| clash("/", "is a directory, not a file"))?;
+    fn leaf(&mut self, path: &[u8], source: PathBuf, meta: &Metadata) -> Result<(), BuilderError> {
+        let (dir, name) = split(path).ok_or_else(|| clash("/", "is a directory, not a file"))?;
         let path = join(&self.resolve(dir, 0)?, name);
         let (mode, data) = if meta.is_symlink() {
             let target = fs::read_link(&source).map_err(|error| {

@@ -18,7 +18,7 @@ pub(super) fn matches(pattern: &[u8], path: &[u8]) -> bool {
                 Token::Set { bytes, negated }
                     if *byte != b'/' && bytes.contains(byte) != *negated =>
                 {
-                    next[i + 1] = true
+                    next[i + 1] = true;
                 }
                 Token::Byte(wanted) if wanted == byte => next[i + 1] = true,
                 _ => {}

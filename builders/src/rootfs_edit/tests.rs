@@ -18,27 +18,47 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n\
     daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n\
     _apt:x:42:65534::/nonexistent:/usr/sbin/nologin\n\
     messagebus:x:100:101::/nonexistent:/usr/sbin/nologin\n";
-const GROUP: &str = "root:x:0:\ndaemon:x:1:\nsudo:x:27:old\nshadow:x:42:\ncrontab:x:102:\nmessagebus:x:101:\n";
-const SSH: &str = "[Unit]\nDescription=ssh\n[Install]\nWantedBy=multi-user.target\nAlias=sshd.service\n";
+const GROUP: &str =
+    "root:x:0:\ndaemon:x:1:\nsudo:x:27:old\nshadow:x:42:\ncrontab:x:102:\nmessagebus:x:101:\n";
+const SSH: &str =
+    "[Unit]\nDescription=ssh\n[Install]\nWantedBy=multi-user.target\nAlias=sshd.service\n";
 
 fn meta(mode: u16) -> Meta {
-    Meta { mode, mtime_secs: EPOCH - 77, ..Meta::default() }
+    Meta {
+        mode,
+        mtime_secs: EPOCH - 77,
+        ..Meta::default()
+    }
 }
 
 fn put(tree: &mut RootTree, path: &str, kind: SpecKind) {
     let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
     tree.mkdir_p(dir, &meta(0o755)).expect("mkdir");
-    tree.insert(path, FileSpec { meta: meta(0o777), kind }).expect("insert");
+    tree.insert(
+        path,
+        FileSpec {
+            meta: meta(0o777),
+            kind,
+        },
+    )
+    .expect("insert");
 }
 
 fn write(tree: &mut RootTree, path: &str, mode: u16, text: &str) {
     let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
     tree.mkdir_p(dir, &meta(0o755)).expect("mkdir");
-    tree.write_file(path, text.as_bytes(), meta(mode)).expect("write");
+    tree.write_file(path, text.as_bytes(), meta(mode))
+        .expect("write");
 }
 
 fn symlink(tree: &mut RootTree, path: &str, target: &str) {
-    put(tree, path, SpecKind::Symlink { target: target.as_bytes().to_vec() });
+    put(
+        tree,
+        path,
+        SpecKind::Symlink {
+            target: target.as_bytes().to_vec(),
+        },
+    );
 }
 
 fn debian(fake: &Fake) -> RootTree {
@@ -49,7 +69,11 @@ fn debian(fake: &Fake) -> RootTree {
         ("etc/shadow", 0o640, "root:*:19000:0:99999:7:::\n"),
         ("etc/gshadow", 0o640, "root:*::\nsudo:*::old\n"),
         ("etc/hosts", 0o644, "127.0.0.1\tlocalhost\n"),
-        ("etc/machine-id", 0o444, "0123456789abcdef0123456789abcdef\n"),
+        (
+            "etc/machine-id",
+            0o444,
+            "0123456789abcdef0123456789abcdef\n",
+        ),
         ("etc/resolv.conf", 0o644, "nameserver 192.0.2.1\n"),
         ("etc/skel/.profile", 0o644, "# profile\n"),
         ("etc/skel/.config/x", 0o600, "x\n"),
@@ -57,11 +81,31 @@ fn debian(fake: &Fake) -> RootTree {
         ("etc/ssh/ssh_host_rsa_key.pub", 0o644, "public"),
         ("etc/ssh/sshd_config", 0o644, "keep"),
         ("usr/lib/systemd/system/ssh.service", 0o644, SSH),
-        ("usr/lib/systemd/system/getty@.service", 0o644, "[Install]\nWantedBy=getty.target\nDefaultInstance=tty1\n"),
-        ("usr/lib/systemd/system/plain.service", 0o644, "[Service]\nExecStart=/bin/true\n"),
-        ("usr/lib/systemd/system/two.service", 0o644, "[Install]\nWantedBy=a.target\nAlso=two.socket gone.socket\n"),
-        ("usr/lib/systemd/system/two.socket", 0o644, "[Install]\nRequiredBy=sockets.target\n"),
-        ("usr/lib/systemd/system/evil.service", 0o644, "[Install]\nWantedBy=../../../tmp/x\n"),
+        (
+            "usr/lib/systemd/system/getty@.service",
+            0o644,
+            "[Install]\nWantedBy=getty.target\nDefaultInstance=tty1\n",
+        ),
+        (
+            "usr/lib/systemd/system/plain.service",
+            0o644,
+            "[Service]\nExecStart=/bin/true\n",
+        ),
+        (
+            "usr/lib/systemd/system/two.service",
+            0o644,
+            "[Install]\nWantedBy=a.target\nAlso=two.socket gone.socket\n",
+        ),
+        (
+            "usr/lib/systemd/system/two.socket",
+            0o644,
+            "[Install]\nRequiredBy=sockets.target\n",
+        ),
+        (
+            "usr/lib/systemd/system/evil.service",
+            0o644,
+            "[Install]\nWantedBy=../../../tmp/x\n",
+        ),
         ("usr/share/zoneinfo/Europe/Berlin", 0o644, "TZif"),
         ("usr/share/doc/a/copyright", 0o644, "c"),
         ("usr/share/doc/a/README", 0o644, "r"),
@@ -82,7 +126,11 @@ fn debian(fake: &Fake) -> RootTree {
         write(&mut tree, path, mode, text);
     }
     symlink(&mut tree, "lib", "usr/lib");
-    symlink(&mut tree, "usr/lib/systemd/system/sshd.service", "ssh.service");
+    symlink(
+        &mut tree,
+        "usr/lib/systemd/system/sshd.service",
+        "ssh.service",
+    );
     symlink(&mut tree, "usr/lib/systemd/system/off.service", "/dev/null");
     symlink(&mut tree, "var/run", "/run");
     symlink(&mut tree, "escape", "../../../../etc");
@@ -156,7 +204,16 @@ fn bad(attrs: Value) -> Box<Diagnostic> {
 #[test]
 fn an_empty_edit_changes_nothing() {
     let edited = good(json!({}));
-    assert_eq!(Some(&edited.tree.clone().finish(&edited.fake.store).expect("finish")), edited.fake.roots.get("base"));
+    assert_eq!(
+        Some(
+            &edited
+                .tree
+                .clone()
+                .finish(&edited.fake.store)
+                .expect("finish")
+        ),
+        edited.fake.roots.get("base")
+    );
 }
 
 #[test]
@@ -183,7 +240,10 @@ fn files_of_every_kind() {
     assert_eq!(edited.link("usr/lib/link").as_deref(), Some("../x"));
     assert_eq!(edited.stat("srv/dir"), "2770 0:27");
     assert_eq!(edited.text("etc/ssh/sshd_config"), "keep");
-    assert!(edited.has("etc/inside"), "a link that climbs stays inside the root");
+    assert!(
+        edited.has("etc/inside"),
+        "a link that climbs stays inside the root"
+    );
     assert_eq!(edited.link("lib").as_deref(), Some("usr/lib"));
     assert_eq!(edited.text("etc/resolv.conf"), "nameserver 192.0.2.1\n");
 }
@@ -192,18 +252,42 @@ fn files_of_every_kind() {
 fn files_that_make_no_sense() {
     for (file, code) in [
         (json!({"path": "etc/x", "content": ""}), "rootfs-bad-path"),
-        (json!({"path": "/a/../../x", "content": ""}), "rootfs-bad-path"),
+        (
+            json!({"path": "/a/../../x", "content": ""}),
+            "rootfs-bad-path",
+        ),
         (json!({"path": "/", "content": ""}), "rootfs-bad-path"),
         (json!({"path": "/etc", "content": ""}), "rootfs-path-clash"),
-        (json!({"path": "/etc/passwd/x", "content": ""}), "rootfs-path-clash"),
+        (
+            json!({"path": "/etc/passwd/x", "content": ""}),
+            "rootfs-path-clash",
+        ),
         (json!({"path": "/x"}), "rootfs-file"),
-        (json!({"path": "/x", "content": "", "dir": true}), "rootfs-file"),
-        (json!({"path": "/x", "content": "", "mode": "888"}), "rootfs-file"),
-        (json!({"path": "/x", "content": "", "mode": "17777"}), "rootfs-file"),
-        (json!({"path": "/x", "source": "src", "mode": "0600"}), "rootfs-file"),
+        (
+            json!({"path": "/x", "content": "", "dir": true}),
+            "rootfs-file",
+        ),
+        (
+            json!({"path": "/x", "content": "", "mode": "888"}),
+            "rootfs-file",
+        ),
+        (
+            json!({"path": "/x", "content": "", "mode": "17777"}),
+            "rootfs-file",
+        ),
+        (
+            json!({"path": "/x", "source": "src", "mode": "0600"}),
+            "rootfs-file",
+        ),
         (json!({"path": "/x", "symlink": ""}), "rootfs-file"),
-        (json!({"path": "/x", "content": "", "owner": "deamon:root"}), "rootfs-unknown-user"),
-        (json!({"path": "/x", "content": "", "owner": "root:sodu"}), "rootfs-unknown-group"),
+        (
+            json!({"path": "/x", "content": "", "owner": "deamon:root"}),
+            "rootfs-unknown-user",
+        ),
+        (
+            json!({"path": "/x", "content": "", "owner": "root:sodu"}),
+            "rootfs-unknown-group",
+        ),
     ] {
         let error = bad(json!({"files": [file]}));
         assert_eq!(error.code, code, "{file}: {error}");
@@ -241,13 +325,20 @@ fn users_and_groups() {
         edited.text("etc/gshadow"),
         "root:*::\nsudo:*::old,deploy\nweb:!::deploy\nsys:!::\ndeploy:!::\napp:!::\n"
     );
-    assert_eq!(edited.stat("etc/shadow"), "0640 0:0", "an existing file keeps its mode and owner");
+    assert_eq!(
+        edited.stat("etc/shadow"),
+        "0640 0:0",
+        "an existing file keeps its mode and owner"
+    );
     assert_eq!(edited.stat("home"), "0755 0:0");
     assert_eq!(edited.stat("home/deploy"), "0700 1000:1000");
     assert_eq!(edited.stat("home/deploy/.profile"), "0644 1000:1000");
     assert_eq!(edited.stat("home/deploy/.config/x"), "0600 1000:1000");
     assert_eq!(edited.stat("home/deploy/.ssh"), "0755 1000:1000");
-    assert_eq!(edited.stat("home/deploy/.ssh/authorized_keys"), "0600 1000:1000");
+    assert_eq!(
+        edited.stat("home/deploy/.ssh/authorized_keys"),
+        "0600 1000:1000"
+    );
     assert_eq!(edited.stat("srv/app"), "0700 104:104");
     assert!(!edited.has("home/www"));
 }
@@ -256,33 +347,74 @@ fn users_and_groups() {
 fn accounts_in_an_empty_root() {
     let attrs = json!({"users": [{"name": "app", "uid": 7, "create_home": false}]});
     let edited = run_on(Fake::new(), attrs).expect("a good edit");
-    assert_eq!(edited.text("etc/passwd"), "app:x:7:7::/home/app:/bin/bash\n");
+    assert_eq!(
+        edited.text("etc/passwd"),
+        "app:x:7:7::/home/app:/bin/bash\n"
+    );
     assert_eq!(edited.stat("etc/shadow"), "0600 0:0");
     assert!(!edited.has("etc/gshadow"));
 }
 
 #[test]
 fn an_existing_user_is_changed_in_place() {
-    let edited = good(json!({"users": [{"name": "daemon", "uid": 1, "shell": "/bin/sh", "create_home": false}]}));
+    let edited = good(
+        json!({"users": [{"name": "daemon", "uid": 1, "shell": "/bin/sh", "create_home": false}]}),
+    );
     let line = "daemon:x:1:1::/home/daemon:/bin/sh\n";
-    assert_eq!(edited.text("etc/passwd").lines().nth(1), line.lines().next());
+    assert_eq!(
+        edited.text("etc/passwd").lines().nth(1),
+        line.lines().next()
+    );
     assert_eq!(edited.text("etc/group"), GROUP);
 }
 
 #[test]
 fn accounts_that_collide() {
     for (attrs, code) in [
-        (json!({"users": [{"name": "x", "uid": 1}]}), "rootfs-user-collision"),
-        (json!({"users": [{"name": "daemon", "uid": 5}]}), "rootfs-user-collision"),
-        (json!({"users": [{"name": "x", "uid": 27}]}), "rootfs-group-collision"),
-        (json!({"users": [{"name": "sudo", "uid": 1000, "gid": 1000}]}), "rootfs-group-collision"),
-        (json!({"groups": [{"name": "x", "gid": 27}]}), "rootfs-group-collision"),
-        (json!({"groups": [{"name": "sudo", "gid": 28}]}), "rootfs-group-collision"),
-        (json!({"users": [{"name": "x", "uid": 1000, "group": "sodu"}]}), "rootfs-unknown-group"),
-        (json!({"users": [{"name": "x", "uid": 1000, "groups": ["sodu"]}]}), "rootfs-unknown-group"),
-        (json!({"users": [{"name": "a:b", "uid": 1000}]}), "rootfs-account"),
-        (json!({"users": [{"name": "x", "uid": 1000, "comment": "a:b"}]}), "rootfs-account"),
-        (json!({"users": [{"name": "x", "uid": 1000, "comment": "a\nroot2:x:0"}]}), "rootfs-account"),
+        (
+            json!({"users": [{"name": "x", "uid": 1}]}),
+            "rootfs-user-collision",
+        ),
+        (
+            json!({"users": [{"name": "daemon", "uid": 5}]}),
+            "rootfs-user-collision",
+        ),
+        (
+            json!({"users": [{"name": "x", "uid": 27}]}),
+            "rootfs-group-collision",
+        ),
+        (
+            json!({"users": [{"name": "sudo", "uid": 1000, "gid": 1000}]}),
+            "rootfs-group-collision",
+        ),
+        (
+            json!({"groups": [{"name": "x", "gid": 27}]}),
+            "rootfs-group-collision",
+        ),
+        (
+            json!({"groups": [{"name": "sudo", "gid": 28}]}),
+            "rootfs-group-collision",
+        ),
+        (
+            json!({"users": [{"name": "x", "uid": 1000, "group": "sodu"}]}),
+            "rootfs-unknown-group",
+        ),
+        (
+            json!({"users": [{"name": "x", "uid": 1000, "groups": ["sodu"]}]}),
+            "rootfs-unknown-group",
+        ),
+        (
+            json!({"users": [{"name": "a:b", "uid": 1000}]}),
+            "rootfs-account",
+        ),
+        (
+            json!({"users": [{"name": "x", "uid": 1000, "comment": "a:b"}]}),
+            "rootfs-account",
+        ),
+        (
+            json!({"users": [{"name": "x", "uid": 1000, "comment": "a\nroot2:x:0"}]}),
+            "rootfs-account",
+        ),
     ] {
         let error = bad(attrs.clone());
         assert_eq!(error.code, code, "{attrs}: {error}");
@@ -295,18 +427,34 @@ fn host_settings() {
         "hostname": "web.example.org", "machine_id": "uninitialized", "timezone": "Europe/Berlin", "locale": "C.UTF-8",
     }));
     assert_eq!(edited.text("etc/hostname"), "web.example.org\n");
-    assert_eq!(edited.text("etc/hosts"), "127.0.0.1\tlocalhost\n127.0.1.1\tweb.example.org web\n");
+    assert_eq!(
+        edited.text("etc/hosts"),
+        "127.0.0.1\tlocalhost\n127.0.1.1\tweb.example.org web\n"
+    );
     assert_eq!(edited.text("etc/machine-id"), "uninitialized\n");
     assert_eq!(edited.stat("etc/machine-id"), "0444 0:0");
     assert!(!edited.has("var/lib/dbus/machine-id"));
     assert_eq!(edited.text("etc/timezone"), "Europe/Berlin\n");
-    assert_eq!(edited.link("etc/localtime").as_deref(), Some("/usr/share/zoneinfo/Europe/Berlin"));
+    assert_eq!(
+        edited.link("etc/localtime").as_deref(),
+        Some("/usr/share/zoneinfo/Europe/Berlin")
+    );
     assert_eq!(edited.text("etc/default/locale"), "LANG=C.UTF-8\n");
-    assert_eq!(good(json!({"machine_id": "empty"})).text("etc/machine-id"), "");
+    assert_eq!(
+        good(json!({"machine_id": "empty"})).text("etc/machine-id"),
+        ""
+    );
     assert!(!good(json!({"machine_id": "absent"})).has("etc/machine-id"));
     let utc = good(json!({"timezone": "UTC"}));
-    assert_eq!((utc.text("etc/timezone").as_str(), utc.link("etc/localtime")), ("UTC\n", None));
-    assert!(good(json!({"locale": "de_DE.UTF-8"})).fake.logged("locales-all"));
+    assert_eq!(
+        (utc.text("etc/timezone").as_str(), utc.link("etc/localtime")),
+        ("UTC\n", None)
+    );
+    assert!(
+        good(json!({"locale": "de_DE.UTF-8"}))
+            .fake
+            .logged("locales-all")
+    );
     for (attrs, code) in [
         (json!({"hostname": "a b"}), "rootfs-hostname"),
         (json!({"hostname": "-a"}), "rootfs-hostname"),
@@ -316,7 +464,10 @@ fn host_settings() {
     ] {
         assert_eq!(bad(attrs).code, code);
     }
-    assert_eq!(bad(json!({"timezone": "Europe/Berlim"})).helps, ["did you mean `Europe/Berlin`?"]);
+    assert_eq!(
+        bad(json!({"timezone": "Europe/Berlim"})).helps,
+        ["did you mean `Europe/Berlin`?"]
+    );
 }
 
 #[test]
@@ -325,15 +476,35 @@ fn services_are_enabled_and_disabled() {
         "files": [{"path": "/etc/systemd/system/own.timer", "content": "[Install]\nWantedBy=timers.target\n"}],
         "services": {"enable": ["sshd", "own.timer", "getty@", "getty@ttyS0", "two", "plain"]},
     }));
-    let wants = |target: &str, unit: &str| edited.link(&format!("etc/systemd/system/{target}.wants/{unit}"));
+    let wants = |target: &str, unit: &str| {
+        edited.link(&format!("etc/systemd/system/{target}.wants/{unit}"))
+    };
     let file = |unit: &str| Some(format!("/usr/lib/systemd/system/{unit}"));
-    assert_eq!(wants("multi-user.target", "ssh.service"), file("ssh.service"));
-    assert_eq!(edited.link("etc/systemd/system/sshd.service"), file("ssh.service"));
-    assert_eq!(wants("timers.target", "own.timer").as_deref(), Some("/etc/systemd/system/own.timer"));
-    assert_eq!(wants("getty.target", "getty@tty1.service"), file("getty@.service"));
-    assert_eq!(wants("getty.target", "getty@ttyS0.service"), file("getty@.service"));
+    assert_eq!(
+        wants("multi-user.target", "ssh.service"),
+        file("ssh.service")
+    );
+    assert_eq!(
+        edited.link("etc/systemd/system/sshd.service"),
+        file("ssh.service")
+    );
+    assert_eq!(
+        wants("timers.target", "own.timer").as_deref(),
+        Some("/etc/systemd/system/own.timer")
+    );
+    assert_eq!(
+        wants("getty.target", "getty@tty1.service"),
+        file("getty@.service")
+    );
+    assert_eq!(
+        wants("getty.target", "getty@ttyS0.service"),
+        file("getty@.service")
+    );
     assert_eq!(wants("a.target", "two.service"), file("two.service"));
-    assert_eq!(edited.link("etc/systemd/system/sockets.target.requires/two.socket"), file("two.socket"));
+    assert_eq!(
+        edited.link("etc/systemd/system/sockets.target.requires/two.socket"),
+        file("two.socket")
+    );
     assert!(edited.fake.logged("`plain.service` has nothing to enable"));
     assert!(edited.fake.logged("wants `gone.socket`"));
 
@@ -344,9 +515,23 @@ fn services_are_enabled_and_disabled() {
     let attrs = json!({"rootfs": "base", "services": {"disable": ["ssh", "getty@", "two"], "mask": ["plain", "ssh"]}});
     let edited = run_on(fake, attrs).expect("a good edit");
     let names = edited.tree.list("etc/systemd/system").expect("list");
-    let names: Vec<_> = names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-    assert_eq!(names, ["own.timer", "plain.service", "ssh.service", "timers.target.wants"]);
-    assert_eq!(edited.link("etc/systemd/system/plain.service").as_deref(), Some("/dev/null"));
+    let names: Vec<_> = names
+        .iter()
+        .map(|name| String::from_utf8_lossy(name).into_owned())
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "own.timer",
+            "plain.service",
+            "ssh.service",
+            "timers.target.wants"
+        ]
+    );
+    assert_eq!(
+        edited.link("etc/systemd/system/plain.service").as_deref(),
+        Some("/dev/null")
+    );
 }
 
 #[test]
@@ -363,7 +548,11 @@ fn services_that_make_no_sense() {
         assert!(error.message.contains(part), "{error}");
     }
     let error = bad(json!({"services": {"enable": ["shs"]}}));
-    assert!(error.helps[0].contains("`ssh.service`"), "{:?}", error.helps);
+    assert!(
+        error.helps[0].contains("`ssh.service`"),
+        "{:?}",
+        error.helps
+    );
 }
 
 #[test]
@@ -405,13 +594,21 @@ fn cleaning_up() {
     }
     assert!(edited.fake.logged("`/nowhere/*` matches nothing"));
     let gentle = good(json!({"cleanup": {}}));
-    assert!(gentle.has("var/log/dpkg.log") && gentle.has("etc/ssh/ssh_host_rsa_key") && !gentle.has("tmp/leftover"));
-    assert_eq!(bad(json!({"cleanup": {"paths": ["../x"]}})).code, "rootfs-bad-path");
+    assert!(
+        gentle.has("var/log/dpkg.log")
+            && gentle.has("etc/ssh/ssh_host_rsa_key")
+            && !gentle.has("tmp/leftover")
+    );
+    assert_eq!(
+        bad(json!({"cleanup": {"paths": ["../x"]}})).code,
+        "rootfs-bad-path"
+    );
 }
 
 #[test]
 fn records_of_apt() {
-    let states = json!([{"package": "zlib1g", "arch": "amd64"}, {"package": "adduser", "arch": "amd64"}]);
+    let states =
+        json!([{"package": "zlib1g", "arch": "amd64"}, {"package": "adduser", "arch": "amd64"}]);
     let edited = good(json!({"extended_states": states}));
     assert_eq!(
         edited.text("var/lib/apt/extended_states"),
@@ -427,7 +624,11 @@ fn records_of_apt() {
 fn times_are_clamped() {
     let mut fake = Fake::new();
     let mut tree = debian(&fake);
-    let late = Meta { mtime_secs: EPOCH + 9, mtime_nsecs: 5, ..meta(0o644) };
+    let late = Meta {
+        mtime_secs: EPOCH + 9,
+        mtime_nsecs: 5,
+        ..meta(0o644)
+    };
     tree.write_file("etc/late", *b"", late).expect("write");
     let id = tree.finish(&fake.store).expect("finish");
     fake.roots.insert("base".into(), id);
