@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
+use crate::choice::pool_of;
 use crate::clock::{Clock, SystemClock, millis};
 use crate::diagnose::{store_failed, wrong_system};
 use crate::event::{Event, EventSink};
@@ -23,7 +24,7 @@ use crate::needed::{Needed, answer_at_once, find_needed, load};
 use crate::options::BuildOptions;
 use crate::resolve::{OutputPaths, is_dynamic};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
-use crate::work::{Worker, history_key, pool_of, systems};
+use crate::work::{Worker, history_key, systems};
 
 /// Builds derivations into one store.
 #[derive(Clone)]

@@ -211,27 +211,21 @@ fn check_inputs(attempt: &Attempt<'_>) -> Result<(), Stop> {
 fn check_builder(attempt: &Attempt<'_>) -> Result<(), Stop> {
     let store = &attempt.worker.store;
     let builder = String::from_utf8_lossy(&attempt.drv.builder).into_owned();
-    let exists = match StorePath::split_absolute(store.store_dir(), &builder) {
+    let in_closure = match StorePath::split_absolute(store.store_dir(), &builder) {
         Ok((path, rest)) => {
-            // A link inside may lead to another input; only the sandbox sees where.
-            attempt.closure.contains(&path)
-                && below(&store.physical(&path), rest)
-                    .symlink_metadata()
-                    .is_ok()
+            attempt.closure.contains(&path) && may_exist(&store.physical(&path), rest)
         }
-        Err(_) => attempt
-            .worker
-            .options
-            .sandbox_paths
-            .iter()
-            .any(|(inside, outside)| {
-                Path::new(&builder).strip_prefix(inside).is_ok_and(|rest| {
-                    below(outside, &rest.to_string_lossy())
-                        .symlink_metadata()
-                        .is_ok()
-                })
-            }),
+        Err(_) => false,
     };
+    let shown = || {
+        let mut paths = attempt.worker.options.sandbox_paths.iter();
+        paths.any(|(inside, outside)| {
+            Path::new(&builder)
+                .strip_prefix(inside)
+                .is_ok_and(|rest| may_exist(outside, &rest.to_string_lossy()))
+        })
+    };
+    let exists = in_closure || shown();
     if exists {
         return Ok(());
     }
@@ -261,13 +255,21 @@ fn check_builder(attempt: &Attempt<'_>) -> Result<(), Stop> {
     ))))
 }
 
-fn below(base: &Path, rest: &str) -> PathBuf {
-    let rest = rest.trim_start_matches('/');
-    // Joining an empty path would add a slash, which a file does not bear.
-    if rest.is_empty() {
-        base.to_owned()
-    } else {
-        base.join(rest)
+/// Tells whether a path can exist inside: a link on the way may lead to another input, which only the sandbox sees.
+fn may_exist(base: &Path, rest: &str) -> bool {
+    let mut path = base.to_owned();
+    let mut left = rest.split('/').filter(|part| !part.is_empty());
+    loop {
+        let Ok(meta) = path.symlink_metadata() else {
+            return false;
+        };
+        let Some(part) = left.next() else {
+            return true;
+        };
+        if meta.is_symlink() {
+            return true;
+        }
+        path.push(part);
     }
 }
 
@@ -294,4 +296,26 @@ fn keep_failed(attempt: &Attempt<'_>, build_dir: &Path, stop: Stop) -> Stop {
         Err(e) => format!("its build directory could not be kept: {e}"),
     };
     Stop::Problem(Box::new(diagnostic.note(note)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn builders_behind_links_are_left_to_the_sandbox() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("bin")).unwrap();
+        fs::write(dir.path().join("bin/sh"), "").unwrap();
+        symlink("/nix/store/elsewhere", dir.path().join("libexec")).unwrap();
+        let check = |rest, expect| assert_eq!(may_exist(dir.path(), rest), expect, "{rest}");
+        check("", true);
+        check("/bin/sh", true);
+        check("/bin/bash", false);
+        check("/libexec/tool", true);
+        check("/bin/sh/x", false);
+        assert!(may_exist(&dir.path().join("bin/sh"), ""));
+    }
 }

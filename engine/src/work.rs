@@ -3,32 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use sos_formats::derivation::Derivation;
-use sos_formats::diagnostic::{Class, Diagnostic, suggest};
+use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 use sos_store::{Lease, Store, TempDir, Trace, TryLock};
 use tokio::runtime::Handle;
 
-use crate::attributes::as_json;
-use crate::builder::{Builder, BuilderError, Pool, Registry};
+use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
+use crate::choice::{Chosen, choose};
 use crate::clock::{Clock, millis};
-use crate::context::BuilderCtx;
-use crate::diagnose::{build_no_output, mismatch, store_failed, wrong_system};
+use crate::diagnose::{build_no_output, store_failed, wrong_system};
 use crate::event::{Event, EventSink, Status};
 use crate::executor::{Executor, Job, Outcome};
 use crate::options::BuildOptions;
-use crate::output::{Finish, Made, Stop};
+use crate::output::{Finish, Stop};
 use crate::report::Reporter;
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
-use crate::{nix_shape, step};
-
-/// How names of builders of this process begin.
-const PREFIX: &str = "builtin:";
+use crate::{in_process, nix_shape, step};
 
 /// Milliseconds between two looks at a lock that another process holds.
 const LOCK_POLL_MS: u64 = 50;
@@ -43,78 +39,6 @@ pub(crate) struct Worker {
     pub(crate) runtime: Handle,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lease: Lease,
-}
-
-/// Who builds a derivation.
-pub(crate) enum Chosen<'a> {
-    /// A program in a sandbox.
-    Nix,
-    /// A command in a root filesystem.
-    Step,
-    /// A builder of this process.
-    InProcess(&'a Arc<dyn Builder>),
-}
-
-impl Chosen<'_> {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Nix => "sandbox",
-            Self::Step => step::NAME,
-            Self::InProcess(builder) => builder.name(),
-        }
-    }
-
-    fn revision(&self) -> u32 {
-        match self {
-            Self::Nix => nix_shape::REVISION,
-            Self::Step => step::REVISION,
-            Self::InProcess(builder) => builder.revision(),
-        }
-    }
-}
-
-/// Finds who builds a derivation, by the name of its builder.
-pub(crate) fn choose<'a>(
-    builders: &'a Registry,
-    drv: &Derivation,
-    name: &str,
-) -> Result<Chosen<'a>, Box<Diagnostic>> {
-    let builder = String::from_utf8_lossy(&drv.builder);
-    if !builder.starts_with(PREFIX) {
-        return Ok(Chosen::Nix);
-    }
-    if builder == step::NAME {
-        return Ok(Chosen::Step);
-    }
-    if let Some(found) = builders.get(&builder) {
-        return Ok(Chosen::InProcess(found));
-    }
-    // Compared without the prefix, which all of them share.
-    let short = |name: &'static str| name.strip_prefix(PREFIX).unwrap_or(name);
-    let known = builders.names().chain([step::NAME]).map(short);
-    let near: Vec<String> = suggest(&builder[PREFIX.len()..], known)
-        .iter()
-        .map(|name| format!("`{PREFIX}{name}`"))
-        .collect();
-    let mut diagnostic = Diagnostic::error(
-        "build-unknown-builtin",
-        Class::Recipe,
-        format!("`{name}` names the builder `{builder}`, which this sos does not have"),
-    );
-    if !near.is_empty() {
-        diagnostic = diagnostic.help(format!("did you mean {}?", near.join(" or ")));
-    }
-    Err(Box::new(diagnostic))
-}
-
-/// Returns whose slot a derivation takes.
-pub(crate) fn pool_of(builders: &Registry, drv: &Derivation, name: &str) -> Pool {
-    match choose(builders, drv, name) {
-        Ok(Chosen::InProcess(builder)) => builder.pool(),
-        // A build of known content is a download.
-        Ok(Chosen::Nix) if drv.is_fixed() => Pool::Io,
-        _ => Pool::Build,
-    }
 }
 
 /// What is remembered of a build besides its outputs.
@@ -315,7 +239,7 @@ impl Worker {
         let made = match chosen {
             Chosen::Nix => nix_shape::run(&attempt)?,
             Chosen::Step => step::run(&attempt)?,
-            Chosen::InProcess(builder) => in_process(&attempt, builder.as_ref())?,
+            Chosen::InProcess(builder) => in_process::run(&attempt, builder.as_ref())?,
         };
         let log = attempt.reporter.finish();
         let missing: Vec<String> = resolved
@@ -431,80 +355,6 @@ pub(crate) fn place_failed(place: &TempDir, error: &io::Error) -> Box<Diagnostic
             place.path().display()
         ),
     ))
-}
-
-/// Runs a builder of this process and collects what it made.
-fn in_process(
-    attempt: &Attempt<'_>,
-    builder: &dyn Builder,
-) -> Result<BTreeMap<String, Made>, Stop> {
-    let worker = attempt.worker;
-    let attrs = as_json(&attempt.drv)
-        .map_err(|e| attempt.failed("build-bad-attributes", Class::Recipe, &e))?;
-    let mut ctx = BuilderCtx {
-        drv: &attempt.drv,
-        drv_path: &attempt.job.path,
-        name: attempt.job.name.as_str(),
-        attrs,
-        store: &worker.store,
-        runtime: worker.runtime.clone(),
-        cores: worker.options.cores,
-        options: &worker.options,
-        place: attempt.place.path(),
-        rootfs: BTreeMap::new(),
-        closure: OnceLock::new(),
-        reporter: attempt.reporter.clone(),
-    };
-    builder
-        .build(&mut ctx)
-        .map_err(|e| builder_failed(attempt, e))?;
-    let mut made = BTreeMap::new();
-    for output in attempt.drv.outputs.keys() {
-        if let Some(root) = ctx.rootfs.remove(output) {
-            made.insert(output.clone(), Made::Rootfs(root));
-            continue;
-        }
-        let place = ctx.out_path(output);
-        if place.symlink_metadata().is_ok() {
-            made.insert(output.clone(), Made::Tree(place));
-        }
-    }
-    Ok(made)
-}
-
-fn builder_failed(attempt: &Attempt<'_>, error: BuilderError) -> Stop {
-    match error {
-        BuilderError::Cancelled => Stop::Cancelled,
-        BuilderError::Diagnostic(diagnostic) => Stop::Problem(diagnostic),
-        BuilderError::HashMismatch(found) => Stop::Mismatch(vec![mismatch(
-            &attempt.job.drv,
-            &attempt.job.path,
-            &found.expected,
-            found.found.as_ref(),
-            &found.detail,
-        )]),
-        BuilderError::Store(error) => {
-            let diagnostic = Diagnostic::from(error);
-            Stop::Problem(Box::new(
-                diagnostic.note(format!("while building `{}`", attempt.job.name)),
-            ))
-        }
-        BuilderError::Io { context, source } if source.kind() == io::ErrorKind::StorageFull => {
-            Stop::Problem(Box::new(
-                Diagnostic::error(
-                    "env-disk-full",
-                    Class::Machine,
-                    format!("the disk is full: {context}"),
-                )
-                .note(format!(
-                    "while building `{}`; nothing was added to the store",
-                    attempt.job.name
-                ))
-                .help("`sos gc` frees what nothing needs any more"),
-            ))
-        }
-        error => attempt.failed("build-failed", Class::BuildFailed, &error.to_string()),
-    }
 }
 
 fn cached(outputs: BTreeMap<String, StorePath>) -> Outcome {

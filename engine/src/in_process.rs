@@ -1,0 +1,88 @@
+//! A build by a builder of this process.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::OnceLock;
+
+use sos_formats::diagnostic::{Class, Diagnostic};
+
+use crate::attributes::as_json;
+use crate::builder::{Builder, BuilderError};
+use crate::context::BuilderCtx;
+use crate::diagnose::mismatch;
+use crate::output::{Made, Stop};
+use crate::work::Attempt;
+
+/// Runs a builder of this process and collects what it made.
+pub(crate) fn run(
+    attempt: &Attempt<'_>,
+    builder: &dyn Builder,
+) -> Result<BTreeMap<String, Made>, Stop> {
+    let worker = attempt.worker;
+    let attrs = as_json(&attempt.drv)
+        .map_err(|e| attempt.failed("build-bad-attributes", Class::Recipe, &e))?;
+    let mut ctx = BuilderCtx {
+        drv: &attempt.drv,
+        drv_path: &attempt.job.path,
+        name: attempt.job.name.as_str(),
+        attrs,
+        store: &worker.store,
+        runtime: worker.runtime.clone(),
+        cores: worker.options.cores,
+        options: &worker.options,
+        place: attempt.place.path(),
+        rootfs: BTreeMap::new(),
+        closure: OnceLock::new(),
+        reporter: attempt.reporter.clone(),
+    };
+    builder
+        .build(&mut ctx)
+        .map_err(|e| builder_failed(attempt, e))?;
+    let mut made = BTreeMap::new();
+    for output in attempt.drv.outputs.keys() {
+        if let Some(root) = ctx.rootfs.remove(output) {
+            made.insert(output.clone(), Made::Rootfs(root));
+            continue;
+        }
+        let place = ctx.out_path(output);
+        if place.symlink_metadata().is_ok() {
+            made.insert(output.clone(), Made::Tree(place));
+        }
+    }
+    Ok(made)
+}
+
+fn builder_failed(attempt: &Attempt<'_>, error: BuilderError) -> Stop {
+    match error {
+        BuilderError::Cancelled => Stop::Cancelled,
+        BuilderError::Diagnostic(diagnostic) => Stop::Problem(diagnostic),
+        BuilderError::HashMismatch(found) => Stop::Mismatch(vec![mismatch(
+            &attempt.job.drv,
+            &attempt.job.path,
+            &found.expected,
+            found.found.as_ref(),
+            &found.detail,
+        )]),
+        BuilderError::Store(error) => {
+            let diagnostic = Diagnostic::from(error);
+            Stop::Problem(Box::new(
+                diagnostic.note(format!("while building `{}`", attempt.job.name)),
+            ))
+        }
+        BuilderError::Io { context, source } if source.kind() == io::ErrorKind::StorageFull => {
+            Stop::Problem(Box::new(
+                Diagnostic::error(
+                    "env-disk-full",
+                    Class::Machine,
+                    format!("the disk is full: {context}"),
+                )
+                .note(format!(
+                    "while building `{}`; nothing was added to the store",
+                    attempt.job.name
+                ))
+                .help("`sos gc` frees what nothing needs any more"),
+            ))
+        }
+        error => attempt.failed("build-failed", Class::BuildFailed, &error.to_string()),
+    }
+}
