@@ -11,6 +11,7 @@ pub mod rootfs_edit;
 
 use sos_engine::Registry;
 
+use crate::debian::UnpackBuilder;
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
 use crate::mirrors::Mirrors;
 use crate::oci::{OciBuilder, OciLayerBuilder};
@@ -40,6 +41,7 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(FetchUrlBuilder::new(fetcher.clone()))
         .register(OciLayerBuilder)
         .register(OciBuilder)
-        .register(RootfsEditBuilder);
+        .register(RootfsEditBuilder)
+        .register(UnpackBuilder);
     registry
 }

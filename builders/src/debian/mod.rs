@@ -8,6 +8,8 @@ mod select;
 mod solve;
 mod suite;
 mod universe;
+mod unpack;
 pub mod verify;
 
 pub use resolve::{SOLVER, resolve};
+pub use unpack::UnpackBuilder;
