@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use serde::Deserialize;
 use sos_formats::diagnostic::{Class, Diagnostic, SourceFile, suggest};
@@ -261,7 +260,7 @@ fn parse(name: &str, text: String) -> Result<File, Box<Diagnostic>> {
     toml::from_str(&text).map_err(|e| {
         let mut d = Diagnostic::error("config-invalid", Class::Usage, e.message().lines().next().unwrap_or_default().to_owned());
         if let Some(span) = e.span() {
-            d = d.label(Arc::new(SourceFile { name: name.to_owned(), text }), span, "");
+            d = d.label(&SourceFile::new(name, text), span, "");
         }
         Box::new(d)
     })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use sos_engine::Graph;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_lang::{Evaluator, Options, Value};
+use sos_lang::{Evaluator, Options, Plain, Value};
 use sos_recipes::{Context, LockMode, LockReport};
 use sos_store::Store;
 
@@ -81,7 +81,7 @@ pub(crate) fn values<T: Send>(
     args: &TargetArgs,
     targets: &[Target],
     mode: &Mode,
-    each: impl Fn(&mut Evaluator, &Value, &Target) -> Result<T, Box<Diagnostic>> + Send + Sync,
+    each: impl Fn(&Evaluator, Value, &Target) -> Result<T, Box<Diagnostic>> + Send + Sync,
 ) -> Result<Evaluated<T>, Failure> {
     let job = Job::new(session, args, mode)?;
     sos_lang::with_big_stack(|| job.run(targets, &each))
@@ -154,7 +154,7 @@ impl<'a> Job<'a> {
         Ok(Self { session: session.clone(), store: session.store()?.clone(), args, mode, here })
     }
 
-    fn run<T>(&self, targets: &[Target], each: &(dyn Fn(&mut Evaluator, &Value, &Target) -> Result<T, Box<Diagnostic>> + Sync)) -> Result<Evaluated<T>, Failure> {
+    fn run<T>(&self, targets: &[Target], each: &(dyn Fn(&Evaluator, Value, &Target) -> Result<T, Box<Diagnostic>> + Sync)) -> Result<Evaluated<T>, Failure> {
         let mut out = Evaluated { values: Vec::new(), graph: Graph::new(), locks: Vec::new() };
         // Targets of one directory share an evaluator, and with it the lock and everything evaluated once.
         let mut groups: BTreeMap<PathBuf, Vec<usize>> = BTreeMap::new();
@@ -170,10 +170,10 @@ impl<'a> Job<'a> {
                 pins: Arc::new(NetworkPins::new(self.session.mirrors(), self.mode.offline)),
             });
             let host = std::rc::Rc::new(self.host());
-            let mut evaluator = Evaluator::new(host.clone(), self.options(&recipes)?);
+            let evaluator = Evaluator::new(host.clone(), self.options(&recipes)?);
             for i in members {
                 let target = &targets[i];
-                let value = self.value(&mut evaluator, target).and_then(|value| each(&mut evaluator, &value, target));
+                let value = self.value(&evaluator, target).and_then(|value| each(&evaluator, value, target));
                 match value {
                     Ok(value) => values[i] = Some(value),
                     Err(first) => {
@@ -213,7 +213,7 @@ impl<'a> Job<'a> {
     }
 
     /// The value of a target: its file, called with its arguments, and the attribute in it.
-    fn value(&self, evaluator: &mut Evaluator, target: &Target) -> Result<Value, Box<Diagnostic>> {
+    fn value(&self, evaluator: &Evaluator, target: &Target) -> Result<Value, Box<Diagnostic>> {
         let whole = match &target.source {
             Source::Nix(file) => evaluator.eval_file(file)?,
             Source::Rootfs(file) => {
@@ -226,18 +226,18 @@ impl<'a> Job<'a> {
             }
         };
         let arguments = self.arguments(evaluator)?;
-        let whole = evaluator.auto_call(&whole, &arguments)?;
-        if target.attr.is_empty() { Ok(whole) } else { evaluator.select(&whole, &target.attr) }
+        let whole = evaluator.auto_call(whole, &arguments)?;
+        if target.attr.is_empty() { Ok(whole) } else { evaluator.select_with(whole, &target.attr, &arguments) }
     }
 
-    fn arguments(&self, evaluator: &mut Evaluator) -> Result<BTreeMap<String, Value>, Box<Diagnostic>> {
+    fn arguments(&self, evaluator: &Evaluator) -> Result<BTreeMap<String, Value>, Box<Diagnostic>> {
         let mut out = BTreeMap::new();
         out.insert("sos".to_owned(), evaluator.eval_str("import <sos>", "the sos library", Path::new("/"))?);
         for pair in self.args.arg.chunks_exact(2) {
             out.insert(pair[0].clone(), evaluator.eval_str(&pair[1], &format!("--arg {}", pair[0]), &self.here)?);
         }
         for pair in self.args.argstr.chunks_exact(2) {
-            out.insert(pair[0].clone(), evaluator.string(&pair[1]));
+            out.insert(pair[0].clone(), evaluator.from_plain(&Plain::Str { s: pair[1].clone().into_bytes(), context: Vec::new() }));
         }
         Ok(out)
     }

@@ -24,6 +24,12 @@ impl Failure {
         Self { diagnostics, shown: true, code: u8::try_from(code).ok() }
     }
 
+    /// The same, when the problems stand in the output already.
+    pub(crate) fn already_shown(mut self) -> Self {
+        self.shown = true;
+        self
+    }
+
     /// The end after a signal.
     pub(crate) fn interrupted(signal: u8) -> Self {
         let diagnostic = Diagnostic::error("interrupted", Class::Interrupted, "interrupted; nothing unfinished was added to the store");

@@ -17,6 +17,7 @@ use sos_store::Store;
 
 use crate::environment::Environment;
 use crate::render::output;
+use crate::session::Session;
 
 /// Builds outputs while a recipe is being evaluated.
 pub(crate) type Realise = dyn Fn(&Graph, &[(StorePath, String)]) -> Result<Vec<StorePath>, Box<Diagnostic>>;
@@ -52,6 +53,12 @@ impl StoreHost {
             drvs: RefCell::default(),
             dry,
         }
+    }
+
+    /// A host for reading text only: it builds and fetches nothing.
+    pub(crate) fn pure(store: Store, session: &Session) -> Self {
+        let refuse = || Box::new(Diagnostic::error("eval-pure", Class::Recipe, "this needs a build or the network, which parsing does not use"));
+        Self::new(store, &session.config.system, &session.env, true, Box::new(move |_, _| Err(refuse())), Box::new(move |_| Err(refuse())))
     }
 
     /// The derivations that were made so far.
@@ -113,7 +120,7 @@ impl Host for StoreHost {
             let entry = entry?;
             entries.push((entry.file_name().into_vec(), file_type(entry.file_type()?)));
         }
-        entries.sort();
+        entries.sort_by(|a: &(Bytes, FileType), b| a.0.cmp(&b.0));
         Ok(entries)
     }
 

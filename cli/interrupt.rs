@@ -1,6 +1,6 @@
 //! Ctrl-C: once stops the builds and ends with a summary, twice ends at once.
 
-use sos_engine::cancel::Cancel;
+use sos_engine::Cancel;
 
 /// Stops `cancel` at the first SIGINT, SIGTERM or SIGHUP and exits at the second; returns which one came first through `seen`.
 pub(crate) async fn watch(cancel: Cancel, seen: std::sync::Arc<std::sync::atomic::AtomicU8>) {

@@ -61,7 +61,7 @@ fn dispatch(cli: Cli, env: Environment) -> Result<(), Failure> {
         Command::Build(args) => commands::build::run(&session, &args),
         Command::Check(args) => commands::check::run(&session, &args),
         Command::Eval(args) => commands::eval::run(&session, &args),
-        Command::Parse(args) => commands::parse::run(&args),
+        Command::Parse(args) => commands::parse::run(&session, &args),
         Command::Lock(args) => commands::lock::run(&session, &args),
         Command::Plan(args) => commands::plan::run(&session, &args),
         Command::Log(args) => commands::log::run(&session, &args),

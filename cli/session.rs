@@ -68,7 +68,7 @@ impl Session {
             return Ok(store);
         }
         let store = Store::open(OpenOptions { root: self.config.store_dir.clone(), store_dir: self.store_dir()?, read_only: false })?;
-        store.set_remover(Arc::new(NamespaceRemover));
+        store.set_remover(Arc::new(sos_engine::sandbox::NamespaceRemover::default()));
         Ok(self.store.get_or_init(|| store))
     }
 
@@ -92,15 +92,6 @@ impl Deref for Session {
 
     fn deref(&self) -> &State {
         &self.0
-    }
-}
-
-/// Removes what builds with subordinate ids left: the caller itself may not.
-struct NamespaceRemover;
-
-impl sos_store::Remover for NamespaceRemover {
-    fn remove_tree(&self, path: &Path) -> std::io::Result<()> {
-        sos_engine::sandbox::remove_tree(path)
     }
 }
 

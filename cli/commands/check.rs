@@ -32,7 +32,7 @@ pub(crate) fn run(session: &Session, args: &CheckArgs) -> Result<(), Failure> {
     }
     if session.global.json {
         output::json(&serde_json::json!(problems.iter().map(sos_formats::diagnostic::Diagnostic::to_json).collect::<Vec<_>>()))?;
-        return if problems.is_empty() { Ok(()) } else { Err(Failure { shown: true, ..Failure::from(problems) }) };
+        return if problems.is_empty() { Ok(()) } else { Err(Failure::from(problems).already_shown()) };
     }
     if !problems.is_empty() {
         return Err(Failure::from(problems));

@@ -36,16 +36,13 @@ pub(crate) fn run(session: &Session, args: &EvalArgs) -> Result<(), Failure> {
     let json = session.global.json;
     let evaluated = evaluate::values(session, &args.target, &targets, &Mode::of(args.lock), |evaluator, value, _| {
         if args.raw {
-            return evaluator.to_raw_string(value);
+            return Ok(evaluator.to_str(value)?.0);
         }
         if json {
-            return Ok(evaluator.to_json(value)?.into_bytes()).map(with_newline);
+            return evaluator.to_json(value).map(|text| with_newline(text.into_bytes()));
         }
-        if args.strict || args.xml {
-            evaluator.force_deep(value)?;
-        }
-        let text = if args.xml { evaluator.to_xml(value, !args.no_location)? } else { with_newline(evaluator.print(value)?) };
-        Ok(text)
+        let value = if args.strict || args.xml { evaluator.force_deep(value)? } else { evaluator.force(value)? };
+        if args.xml { evaluator.to_xml(value, !args.no_location) } else { Ok(with_newline(evaluator.print_bytes(value))) }
     })?;
     evaluate::report_locks(session, &evaluated.locks);
     evaluated.values.iter().try_for_each(|text| output::bytes(text))

@@ -3,8 +3,12 @@
 use std::io::Read as _;
 use std::path::PathBuf;
 
+use sos_lang::{Evaluator, Options};
+
 use crate::failure::Failure;
+use crate::host::StoreHost;
 use crate::render::output;
+use crate::session::Session;
 
 /// Parse a Nix file and print the expression in canonical form
 #[derive(Debug, clap::Args)]
@@ -18,7 +22,7 @@ pub(crate) struct ParseArgs {
 ///
 /// # Errors
 /// `parse-syntax` and the other problems of the text.
-pub(crate) fn run(args: &ParseArgs) -> Result<(), Failure> {
+pub(crate) fn run(session: &Session, args: &ParseArgs) -> Result<(), Failure> {
     let mut source = Vec::new();
     let name = args.file.display().to_string();
     let here = std::env::current_dir().map_err(|e| Failure::io("cannot tell the current directory", &e))?;
@@ -30,6 +34,12 @@ pub(crate) fn run(args: &ParseArgs) -> Result<(), Failure> {
         let base = here.join(&args.file).parent().map_or(here, std::path::Path::to_path_buf);
         (name, base)
     };
-    let printed = sos_lang::with_big_stack(|| sos_lang::parse_and_print(&source, &name, &base))?;
-    output::line(&printed)
+    let store = session.store()?.clone();
+    let session = session.clone();
+    let printed = sos_lang::with_big_stack(move || {
+        let host = std::rc::Rc::new(StoreHost::pure(store, &session));
+        Evaluator::new(host, Options::default()).parse_canonical(&source, &name, &base)
+    })?;
+    output::bytes(&printed)?;
+    output::line("")
 }

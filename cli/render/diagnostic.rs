@@ -135,7 +135,7 @@ mod tests {
     fn an_error_names_place_cause_and_fix() {
         let file = Arc::new(SourceFile { name: "site.nix".into(), text: "{\n  name = s.pakage.name;\n}\n".into() });
         let d = Diagnostic::error("eval-attr-missing", Class::Recipe, "attribute `pakage` not found")
-            .label(file, 13..19, "no such attribute")
+            .label(&file, 13..19, "no such attribute")
             .help("a similar attribute exists: `package`");
         insta::assert_snapshot!(render(&d, PLAIN), @r"
         error[eval-attr-missing]: attribute `pakage` not found
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn spans_outside_the_text_do_not_panic() {
         let file = Arc::new(SourceFile { name: "x".into(), text: "é".into() });
-        let d = Diagnostic::error("x", Class::Recipe, "y").label(file, 1..900, "");
+        let d = Diagnostic::error("x", Class::Recipe, "y").label(&file, 1..900, "");
         assert!(render(&d, PLAIN).contains("error[x]: y"));
     }
 }

@@ -1,6 +1,6 @@
 //! One JSON object a line on standard output.
 
-use sos_engine::event::EventRecord;
+use sos_engine::EventRecord;
 
 use super::Sink;
 use crate::render::output;

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use sos_engine::event::EventRecord;
+use sos_engine::EventRecord;
 
 use crate::args::ProgressMode;
 use crate::render::diagnostic::Style;
@@ -88,7 +88,7 @@ struct Quiet(Options);
 
 impl Sink for Quiet {
     fn event(&mut self, record: &EventRecord) {
-        if let sos_engine::event::Event::Diagnostic { diagnostic } = &record.event {
+        if let sos_engine::Event::Diagnostic { diagnostic } = &record.event {
             crate::render::output::message(crate::render::diagnostic::render(diagnostic, self.0.style).trim_end());
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sos_engine::event::{Cause, Event, Status};
+use sos_engine::{Event, Status};
 
 use crate::render::size;
 
@@ -43,11 +43,8 @@ impl Model {
                 (self.to_build, self.to_fetch, self.cached, self.eta_ms) = (*build, *fetch, *cached, *eta_ms);
                 None
             }
-            Event::BuildStarted { drv, name, expected_ms, cause, .. } => {
+            Event::BuildStarted { drv, name, expected_ms, .. } => {
                 self.start(drv.as_str(), name.as_str(), false, *expected_ms, now);
-                if let (Some(Cause::OutputMissing), Some(r)) = (cause, self.running.get_mut(drv.as_str())) {
-                    r.phase = "again".to_owned();
-                }
                 None
             }
             Event::FetchStarted { drv, name } => {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sos_engine::event::{Event, EventRecord};
+use sos_engine::{Event, EventRecord};
 
 use super::model::{Line, Model};
 use super::{Options, Sink};

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use sos_engine::event::{Event, EventRecord};
+use sos_engine::{Event, EventRecord};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::model::{Line, Model, Running};
