@@ -80,6 +80,26 @@ impl Cas {
         }
     }
 
+    /// Moves a finished file to the place of its blob, unless that is there already.
+    pub(crate) fn move_in(&self, file: &Path, hash: &Blake3, size: u64) -> Result<()> {
+        let blob = self.path(hash, false);
+        let mut attempts = 0;
+        loop {
+            match sys::rename_new(file, &blob) {
+                Ok(()) => return Ok(()),
+                Err(err) if err.kind() == io::ErrorKind::NotFound && attempts == 0 => {
+                    attempts += 1;
+                    make_parent(&blob)?;
+                }
+                Err(err) if err.kind() == io::ErrorKind::NotFound => {
+                    return Err(StoreError::io("move into the store", file, err));
+                }
+                // There already, or a file system that cannot rename in this way.
+                Err(_) => return self.adopt(file, hash, false, size).map(drop),
+            }
+        }
+    }
+
     /// Puts a file in the place of a blob that is damaged, or whose inode can take no more names.
     pub(crate) fn replace(&self, file: &Path, blob: &Path) -> Result<()> {
         let second = beside(file, ".blob");
@@ -274,8 +294,7 @@ impl Store {
     fn finish_blob(&self, file: &File, path: &Path, hash: &Blake3, size: u64) -> Result<()> {
         self.session()?.pin([*hash])?;
         seal(file, path, false)?;
-        self.cas().adopt(path, hash, false, size)?;
-        Ok(())
+        self.cas().move_in(path, hash, size)
     }
 
     /// Whether the bytes of a hash are in the store.

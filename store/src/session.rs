@@ -146,11 +146,15 @@ impl Store {
         db::lock(&self.inner.session).as_ref().map(Arc::clone)
     }
 
-    /// Keeps objects from being collected for as long as this store is open; they need not be valid yet.
+    /// Keeps objects from being collected for as long as this store is open; they need not be valid yet. Every clone
+    /// of the store keeps it open, also the one in a tree or a lease. Does nothing on a store that is open for reading.
     ///
     /// # Errors
     /// When the database refuses.
     pub fn hold(&self, paths: &[StorePath]) -> Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
         let session = self.session()?;
         let wanted = session.not_held(paths);
         if wanted.is_empty() {
@@ -168,12 +172,17 @@ impl Store {
     /// Makes a lease of its own, which ends when it is dropped; [`Store::hold`] lasts until the store is closed.
     ///
     /// # Errors
-    /// When the store is read-only or the database refuses.
+    /// When the database refuses.
     pub fn lease(&self) -> Result<Lease> {
-        let session = self.session()?;
-        let id = self
-            .db()
-            .write(|db| db::insert_lease(db, &ProcessId::current(), &session.name()))?;
+        let id = if self.is_read_only() {
+            None
+        } else {
+            let name = self.session()?.name();
+            Some(
+                self.db()
+                    .write(|db| db::insert_lease(db, &ProcessId::current(), &name))?,
+            )
+        };
         Ok(Lease {
             store: self.clone(),
             id,
@@ -185,7 +194,8 @@ impl Store {
 #[derive(Debug)]
 pub struct Lease {
     store: Store,
-    id: i64,
+    /// None on a store that is open for reading: nobody can collect there either, by this handle.
+    id: Option<i64>,
 }
 
 impl Lease {
@@ -194,17 +204,19 @@ impl Lease {
     /// # Errors
     /// When the database refuses.
     pub fn hold(&self, paths: &[StorePath]) -> Result<()> {
+        let Some(id) = self.id else { return Ok(()) };
         self.store.db().write(|db| {
             paths
                 .iter()
-                .try_for_each(|path| db::hold_path(db, self.id, path))
+                .try_for_each(|path| db::hold_path(db, id, path))
         })
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Err(error) = self.store.db().write(|db| db::delete_lease(db, self.id)) {
+        let Some(id) = self.id else { return };
+        if let Err(error) = self.store.db().write(|db| db::delete_lease(db, id)) {
             tracing::debug!(%error, "a lease could not be given back");
         }
     }

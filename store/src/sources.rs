@@ -39,9 +39,18 @@ impl Store {
         method: Method,
         filter: Option<Filter<'_>>,
     ) -> Result<StorePath> {
-        self.require_writable()?;
         store_path::check_name(name)?;
         let looked = self.look(src, method, filter)?;
+        if self.is_read_only() {
+            // What is here already needs no writing.
+            let path =
+                self.source_path(name, method, Self::source_hash_of(&looked, src, method)?)?;
+            return if self.is_valid(&path)? {
+                Ok(path)
+            } else {
+                Err(StoreError::ReadOnly)
+            };
+        }
         if let Some((sha256, _)) = looked.known {
             let path = self.source_path(name, method, sha256)?;
             // Held first: a collection between the question and the answer would make the answer wrong.
@@ -133,6 +142,15 @@ impl Store {
         };
         self.commit_tree(tree, registration)?;
         Ok(path)
+    }
+
+    fn source_hash_of(looked: &Looked, src: &Path, method: Method) -> Result<Sha256> {
+        match looked.known {
+            Some((sha256, _)) => Ok(sha256),
+            None => Self::hash_tree(src, &looked.listing, HashAlgo::Sha256)?
+                .0
+                .for_method(method, src),
+        }
     }
 
     fn look(&self, src: &Path, method: Method, filter: Option<Filter<'_>>) -> Result<Looked> {

@@ -79,7 +79,8 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens a store; makes it when the directory is empty or absent and writing is allowed.
+    /// Opens a store; makes it when the directory is empty or absent and writing is allowed. One on a read-only mount
+    /// is opened for queries, see [`Store::is_read_only`].
     ///
     /// # Errors
     /// [`StoreError::TooNew`] when a newer sos wrote it, [`StoreError::NotAStore`] when the directory holds
@@ -91,6 +92,8 @@ impl Store {
             read_only,
         } = options;
         let root = std::path::absolute(&root).at("resolve", &root)?;
+        // A store on a read-only mount still answers what is in it.
+        let read_only = read_only || (read_version(&root)?.is_some() && on_read_only_mount(&root));
         let db = if read_only {
             match read_version(&root)? {
                 Some(_) => Db::open_read_only(&root)?,
@@ -268,6 +271,10 @@ impl Syncer {
         }
         Ok(())
     }
+}
+
+fn on_read_only_mount(root: &Path) -> bool {
+    sys::filesystem_space(root).is_ok_and(|(_, read_only)| read_only)
 }
 
 /// Makes the directories and the database, or checks that they are of a known format.

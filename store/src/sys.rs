@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps};
 
 /// The time that every file of the store carries, in seconds: what Nix uses too.
 pub(crate) const STORE_MTIME_SECS: i64 = 1;
@@ -49,6 +49,17 @@ pub(crate) fn hard_link(existing: &Path, new: &Path) -> io::Result<()> {
         CWD,
         new,
         AtFlags::empty(),
+    )?)
+}
+
+/// Moves a file to a name that nobody has.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    Ok(rustix::fs::renameat_with(
+        CWD,
+        from,
+        CWD,
+        to,
+        RenameFlags::NOREPLACE,
     )?)
 }
 

@@ -409,7 +409,26 @@ fn read_only(dir: &Path) {
     // Closed cleanly: there is no write-ahead log.
     remount(true);
     look(&path);
-    assert!(Store::open(options(dir)).is_err());
+    let store = Store::open(options(dir)).unwrap();
+    assert!(store.is_read_only());
+    // What is here already is used, what is not is refused.
+    assert_eq!(
+        store
+            .add_path(&source, "source", Method::Recursive, None)
+            .unwrap(),
+        path
+    );
+    store
+        .lease()
+        .unwrap()
+        .hold(std::slice::from_ref(&path))
+        .unwrap();
+    store
+        .journal_event(store.journal_begin("x").unwrap(), "{}")
+        .unwrap();
+    let refused = store.add_path(&source, "other", Method::Recursive, None);
+    assert!(matches!(refused, Err(StoreError::ReadOnly)));
+    drop(store);
     remount(false);
     // Killed: there is one.
     let status = start(&["work", dir.to_str().unwrap(), "commit.done", "1"])

@@ -423,3 +423,31 @@ fn thousands_of_files_use_the_threads_and_stay_deterministic() {
     }
     assert_eq!(hashes.len(), 1);
 }
+
+/// ext4 lets an inode have 65,000 names; tmpfs and others have no limit, and then this shows nothing.
+#[test]
+#[ignore = "makes 65,000 links"]
+fn a_content_with_all_the_names_it_can_have_gets_a_second_inode() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let first = object(&store, dir.path(), "first", "popular", &[]);
+    let links = dir.path().join("links");
+    std::fs::create_dir(&links).unwrap();
+    for n in 0..70_000 {
+        if std::fs::hard_link(store.physical(&first), links.join(n.to_string())).is_err() {
+            break;
+        }
+    }
+    let second = object(&store, dir.path(), "second", "popular", &[]);
+    let third = object(&store, dir.path(), "third", "popular", &[]);
+    let inode = |path| std::fs::metadata(store.physical(path)).unwrap().ino();
+    assert_eq!(inode(&second), inode(&third));
+    println!("a second inode: {}", inode(&first) != inode(&second));
+    assert!(
+        store
+            .check(sos_store::CheckOptions { contents: true })
+            .unwrap()
+            .problems
+            .is_empty()
+    );
+}

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use sos_formats::hash::Blake3;
 use sos_formats::manifest::{Node, Root};
 
-use crate::cas::{create_private, seal};
+use crate::cas::create_private;
 use crate::error::{IoContext, Result, StoreError};
 use crate::store::Store;
 
@@ -78,7 +78,6 @@ impl Store {
         let staged = session.new_file();
         let mut file = create_private(&staged)?;
         file.write_all(&packed).at("write", &staged)?;
-        seal(&file, &staged, false)?;
         match std::fs::rename(&staged, &path) {
             Err(err) if err.kind() == io::ErrorKind::NotFound => {
                 if let Some(parent) = path.parent() {

@@ -64,13 +64,12 @@ impl Store {
         deriver: Option<&StorePath>,
     ) -> Result<PathInfo> {
         let path = self.rootfs_path(&root_id, name)?;
-        let session = self.session()?;
         self.hold(std::slice::from_ref(&path))?;
         for _ in 0..MAX_ATTEMPTS {
             if let Some(info) = self.query(&path)? {
                 return Ok(info);
             }
-            session.pin([root_id])?;
+            self.session()?.pin([root_id])?;
             let root = self.get_root(&root_id)?;
             let verified = self.verify_nodes(root.node)?;
             fault::point("rootfs.nodes");
