@@ -1,18 +1,7 @@
 //! Bad input gives one clear error with a place, the right exit code, and leaves nothing behind.
 
 use super::builds::{recipe, world_with_busybox};
-use crate::support::World;
-
-/// No store object of that name is registered, and the store is clean.
-#[track_caller]
-fn left_nothing(w: &World, name: &str) {
-    let listed = w.sos(["store", "ls"]).ok().stdout;
-    assert!(!listed.lines().any(|l| l.ends_with(&format!("-{name}"))), "{listed}");
-    w.sos(["store", "check"]).ok();
-    let tmp = w.store().join("tmp");
-    let left: Vec<_> = std::fs::read_dir(&tmp).map(|d| d.flatten().map(|e| e.file_name()).collect()).unwrap_or_default();
-    assert!(left.is_empty(), "left in tmp: {left:?}");
-}
+use crate::support::{World, left_nothing};
 
 #[test]
 fn a_builder_that_fails() {

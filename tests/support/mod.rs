@@ -9,6 +9,7 @@ pub(crate) mod tiny;
 pub(crate) mod user;
 
 use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -134,6 +135,18 @@ impl World {
     #[track_caller]
     pub(crate) fn physical(&self, path: &str) -> PathBuf {
         PathBuf::from(self.sos(["store", "info", "--physical", path]).ok().stdout.trim_end())
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if is_root() {
+            return;
+        }
+        // Trees in the store have no write permission, and without it their owner cannot remove them.
+        for entry in walkdir::WalkDir::new(self.dir.path()).into_iter().flatten().filter(|e| e.file_type().is_dir()) {
+            let _ = std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(0o700));
+        }
     }
 }
 
