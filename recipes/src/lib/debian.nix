@@ -64,14 +64,20 @@ in
         inherit epoch;
         merged_usr = plan.mergedUsr;
       };
-      essential = step {
-        name = "${plan.suite}-essential";
-        rootfs = unpacked;
-        mounts = mounted plan.essential;
-        script = "dpkg --install --force-depends ${arguments plan.essential}";
-      };
+      # The variant `extract` has nothing configured.
+      configures = plan.variant != "extract";
+      essential =
+        if configures then
+          step {
+            name = "${plan.suite}-essential";
+            rootfs = unpacked;
+            mounts = mounted plan.essential;
+            script = "dpkg --install --force-depends ${arguments plan.essential}";
+          }
+        else
+          unpacked;
       preseeded =
-        if plan ? debconf then
+        if plan ? debconf && configures then
           step {
             name = "${plan.name}-debconf";
             rootfs = essential;
