@@ -246,7 +246,7 @@ impl Store {
         let session = self.session()?;
         let mut source = open_regular(path)?;
         let meta = source.metadata().at("look at", path)?;
-        if take && may_adopt(&meta) {
+        if take && may_adopt(&meta) && !sys::has_attributes(&source).at("look at", path)? {
             let (hash, size) = copy_hashed(&mut source, &mut io::sink(), &[]).at("read", path)?;
             session.pin([hash])?;
             if !self.cas().has(&hash, false, size) {

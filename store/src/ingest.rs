@@ -220,10 +220,15 @@ impl Target for StageTarget<'_, '_, '_> {
 
     fn symlink(&mut self, item: &Item, target: &[u8]) -> Result<()> {
         let place = self.place(item);
-        if !self.in_place {
-            std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), &place)
-                .at("make the link", &place)?;
+        if self.in_place {
+            if sys::set_store_mtime(&place).is_ok() {
+                return Ok(());
+            }
+            // Another id's: a link of our own takes its place.
+            std::fs::remove_file(&place).at("replace", &place)?;
         }
+        std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), &place)
+            .at("make the link", &place)?;
         sys::set_store_mtime(&place).at("set the time of", place)
     }
 

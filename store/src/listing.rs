@@ -103,12 +103,18 @@ impl Listing {
                 }
             }
             let kind = match kind {
-                FileType::Regular => ItemKind::File {
-                    executable: meta.mode() & 0o100 != 0,
-                    size: meta.len(),
-                    key: StatKey::of(&meta),
-                    adoptable: crate::cas::may_adopt(&meta),
-                },
+                FileType::Regular => {
+                    if options.take && meta.mode() & 0o400 == 0 {
+                        // A builder may have left a file that not even we can read. Where this fails, reading tells.
+                        sys::set_mode(&place, meta.mode() & 0o777 | 0o400).ok();
+                    }
+                    ItemKind::File {
+                        executable: meta.mode() & 0o100 != 0,
+                        size: meta.len(),
+                        key: StatKey::of(&meta),
+                        adoptable: crate::cas::may_adopt(&meta),
+                    }
+                }
                 FileType::Symlink => {
                     let target = std::fs::read_link(&place).at("read the link", &place)?;
                     ItemKind::Symlink {

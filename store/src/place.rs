@@ -189,16 +189,13 @@ fn place(cas: &Cas, job: Job) -> Result<Blake3> {
         State::Absent => write_sealed(&place, &content, executable)?,
         State::Adoptable => {
             let file = cas::open_regular(&place)?;
-            cas::seal(&file, &place, executable)?;
-        }
-        State::Foreign => {
-            let fresh = beside(&place, ".new");
-            match &content {
-                Content::Bytes(_) => write_sealed(&fresh, &content, executable)?,
-                Content::Hashed { .. } => copy_sealed(&place, &fresh, &hash, executable)?,
+            if sys::has_attributes(&file).at("look at", &place)? {
+                replace_by_copy(&place, &content, &hash, executable)?;
+            } else {
+                cas::seal(&file, &place, executable)?;
             }
-            std::fs::rename(&fresh, &place).at("replace", &place)?;
         }
+        State::Foreign => replace_by_copy(&place, &content, &hash, executable)?,
     }
     if size == 0 {
         // Empty files share nothing, and one inode for all of them would run out of links first.
@@ -231,6 +228,16 @@ fn share(blob: &Path, place: &Path, cas: &Cas) -> Result<()> {
         Err(err) if err.kind() == io::ErrorKind::NotFound || sys::is_link_refused(&err) => Ok(()),
         Err(err) => Err(StoreError::io("make a link at", link, err)),
     }
+}
+
+/// Puts a fresh inode in the place of a file that must not be shared as it is.
+fn replace_by_copy(place: &Path, content: &Content, hash: &Blake3, executable: bool) -> Result<()> {
+    let fresh = beside(place, ".new");
+    match content {
+        Content::Bytes(_) => write_sealed(&fresh, content, executable)?,
+        Content::Hashed { .. } => copy_sealed(place, &fresh, hash, executable)?,
+    }
+    std::fs::rename(&fresh, place).at("replace", place)
 }
 
 fn write_sealed(place: &Path, content: &Content, executable: bool) -> Result<()> {

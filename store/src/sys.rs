@@ -138,6 +138,25 @@ pub(crate) fn open_dir_at(dir: impl AsFd, name: &std::ffi::CStr) -> io::Result<F
     )?))
 }
 
+/// Whether a file carries attributes that would travel with its inode into other trees: capabilities, ACLs, the user's.
+/// What a security module puts on every file does not count.
+pub(crate) fn has_attributes(file: &File) -> io::Result<bool> {
+    // Names that do not fit into this are names that are there.
+    let mut names = [0; 1024];
+    match rustix::fs::flistxattr(file, &mut names) {
+        Ok(length) => {
+            let mut listed = names
+                .get(..length)
+                .unwrap_or_default()
+                .split(|&byte| byte == 0);
+            Ok(listed.any(|name| !matches!(name, b"" | b"security.selinux" | b"security.SMACK64")))
+        }
+        Err(rustix::io::Errno::RANGE) => Ok(true),
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(false),
+        Err(err) => Err(err.into()),
+    }
+}
+
 /// Makes a file really occupy `len` bytes of the disk.
 pub(crate) fn allocate(file: &File, len: u64) -> io::Result<()> {
     Ok(rustix::fs::fallocate(

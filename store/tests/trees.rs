@@ -144,6 +144,14 @@ fn taking_a_tree_gives_the_same_object_and_uses_it_up() {
     let built = temp.path().join("built");
     sample_tree(&built);
     std::fs::hard_link(built.join("big"), temp.path().join("outside")).unwrap();
+    // What a NAR does not hold must not travel with the inode; what cannot be read must be read all the same.
+    let marked = rustix::fs::setxattr(
+        built.join("bin/tool"),
+        "user.mark",
+        b"x",
+        rustix::fs::XattrFlags::empty(),
+    );
+    std::fs::set_permissions(built.join(".hidden"), PermissionsExt::from_mode(0o000)).unwrap();
     let taken = store
         .ingest(
             &built,
@@ -162,6 +170,12 @@ fn taking_a_tree_gives_the_same_object_and_uses_it_up() {
     assert!(!built.exists());
     let outside = std::fs::metadata(temp.path().join("outside")).unwrap();
     assert_eq!(outside.nlink(), 1, "a file with a name outside was adopted");
+    if marked.is_ok() {
+        let place = store.physical(&path).join("bin/tool");
+        let mut names = [0; 64];
+        let length = rustix::fs::listxattr(place, &mut names).unwrap();
+        assert!(!names[..length].starts_with(b"user"));
+    }
     let mut out = Vec::new();
     store.nar_dump(&path, &mut out).unwrap();
     assert_eq!(Sha256::of(&out), nar);
