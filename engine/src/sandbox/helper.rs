@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{
     Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid,
 };
@@ -135,7 +136,7 @@ fn run(
         become_root()?;
     }
     die_with_parent()?;
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    rustix::process::umask(Mode::from_raw_mode(0o022));
 
     let mut flags = UnshareFlags::NEWNS
         | UnshareFlags::NEWPID
@@ -162,6 +163,13 @@ fn run(
         .send(&Answer::Started, &with)
         .naming(|| "speak with sos".to_owned())?;
 
+    // By descriptor: init takes this process along when it changes the root directory.
+    let tables = rustix::fs::open(
+        "/proc/self/net",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .naming(|| "open /proc/self/net".to_owned())?;
     let (reader, writer) = io::pipe().naming(|| "make a pipe".to_owned())?;
     let pid = match sys::fork().naming(|| "fork".to_owned())? {
         sys::Fork::Child => {
@@ -175,7 +183,7 @@ fn run(
     let answer = match report {
         InitReport::Ended(status) => Answer::Ended {
             status,
-            net_clean: !spec.network && network_is_clean(),
+            net_clean: !spec.network && network_is_clean(&tables),
         },
         InitReport::Failed(failure) => Answer::Failed(failure),
     };
@@ -232,11 +240,15 @@ fn wait_for(pid: Pid) -> i32 {
 }
 
 /// Tells whether the current network namespace holds nothing of the run: no socket, not even one that waits out its time.
-fn network_is_clean() -> bool {
+fn network_is_clean(tables: &OwnedFd) -> bool {
     ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"]
         .iter()
-        .all(|table| match File::open(format!("/proc/self/net/{table}")) {
-            Ok(file) => BufReader::new(file).lines().nth(1).is_none(),
-            Err(e) => e.kind() == io::ErrorKind::NotFound,
+        .all(|table| {
+            match rustix::fs::openat(tables, *table, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+                // The first line is the heading.
+                Ok(file) => BufReader::new(File::from(file)).lines().nth(1).is_none(),
+                // A kernel without IPv6.
+                Err(e) => e == rustix::io::Errno::NOENT && table.ends_with('6'),
+            }
         })
 }

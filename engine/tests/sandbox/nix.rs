@@ -100,9 +100,9 @@ fn no_network_and_no_machine() {
         "refused\nalive\n",
     );
     check(
-        "cat /proc/1/environ 2>/dev/null || echo hidden; ls /proc/1/fd 2>/dev/null || echo hidden",
+        "cat /proc/1/environ 2>/dev/null || echo hidden; cat /proc/1/fd/3 2>/dev/null || echo hidden; echo x 2>/dev/null >/proc/1/mem || echo hidden",
         ok,
-        "hidden\nhidden\n",
+        "hidden\nhidden\nhidden\n",
     );
 }
 
@@ -184,9 +184,10 @@ fn reuse() {
     // Whatever the first run leaves in its network namespace, the second one finds none of it.
     for _ in 0..3 {
         check(
-            "sed 1d /proc/net/tcp | wc -l; (nc -l -p 8080 </dev/null >/dev/null &) ; sleep 0.2; echo hi | nc 127.0.0.1 8080; sed 1d /proc/net/tcp | wc -l | grep -v '^0' >/dev/null || echo unused",
+            "wc -l </proc/net/tcp; (nc -l -p 8080 </dev/null >/dev/null &)
+             until grep -q :1F90 /proc/net/tcp; do :; done; echo hi | nc 127.0.0.1 8080; wc -l </proc/net/tcp | grep -v '^1$' >/dev/null || echo unused",
             Exit::Code(0),
-            "0\n",
+            "1\n",
         );
     }
 }
