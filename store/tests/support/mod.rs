@@ -120,10 +120,8 @@ pub(crate) fn object(
 #[allow(clippy::print_stdout, reason = "says what was not tested")]
 #[allow(clippy::disallowed_methods, reason = "the test's own switch")]
 pub(crate) fn peer(tool: &str) -> bool {
-    let found = Command::new(tool)
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| output.status.success());
+    // Being there is enough: as an ordinary user some tools fail at their own set-up even for this.
+    let found = Command::new(tool).arg("--version").output().is_ok();
     if !found {
         assert!(
             std::env::var_os("SOS_REQUIRE_PEERS").is_none_or(|value| value != "1"),
