@@ -89,9 +89,16 @@ fn enable(
     }
     for alias in &unit.install.alias {
         let alias = install_name(&unit, alias, &name)?;
-        if alias != name {
-            link(editor, &format!("{CONFIG}/{alias}"), &unit.file)?;
+        if alias == name {
+            continue;
         }
+        if !may_alias(&name, &alias) {
+            editor.build.log(&format!(
+                "warning: unit `{name}` cannot have the alias `{alias}`"
+            ));
+            continue;
+        }
+        link(editor, &format!("{CONFIG}/{alias}"), &unit.file)?;
     }
     for also in &unit.install.also {
         let also = install_name(&unit, also, &name)?;
@@ -103,6 +110,13 @@ fn enable(
         }
     }
     Ok(())
+}
+
+/// Tells whether systemd lets a unit have an alias: same type, and of an instance only the same instance.
+fn may_alias(name: &str, alias: &str) -> bool {
+    let kind = |name: &str| name.rsplit_once('.').map(|(_, kind)| kind.to_owned());
+    let wanted = |name: &str| instance(name).map(|(_, wanted, _)| wanted.to_owned());
+    kind(name) == kind(alias) && wanted(name) == wanted(alias)
 }
 
 /// Expands a name of an `[Install]` section. It comes out of a package, and must not lead out of the directory.

@@ -1,7 +1,10 @@
 //! Edits of a small Debian-like root.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 use sos_engine::BuilderError;
@@ -99,7 +102,7 @@ fn debian(fake: &Fake) -> RootTree {
         (
             "usr/lib/systemd/system/two.socket",
             0o644,
-            "[Install]\nRequiredBy=sockets.target\n",
+            "[Install]\nRequiredBy=sockets.target\nAlias=two.service\n",
         ),
         (
             "usr/lib/systemd/system/evil.service",
@@ -637,4 +640,138 @@ fn times_are_clamped() {
     assert_eq!((view.meta.mtime_secs, view.meta.mtime_nsecs), (EPOCH, 0));
     let view = edited.tree.get("etc/passwd").expect("get").expect("there");
     assert_eq!(view.meta.mtime_secs, EPOCH - 77);
+}
+
+/// The links below a directory: path and the last name of the target.
+fn links(top: &Path, dir: &Path, found: &mut BTreeMap<String, String>) {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries {
+        let path = entry.expect("entry").path();
+        let name = path.strip_prefix(top).expect("below").display().to_string();
+        if let Ok(target) = fs::read_link(&path) {
+            let target = target
+                .file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned();
+            found.insert(name, target);
+        } else if path.is_dir() {
+            links(top, &path, found);
+        }
+    }
+}
+
+#[test]
+fn systemctl_makes_the_same_links() {
+    let units = [
+        ("ssh.service", SSH),
+        (
+            "getty@.service",
+            "[Install]\nWantedBy=getty.target\nDefaultInstance=tty1\n",
+        ),
+        (
+            "two.service",
+            "[Install]\nWantedBy=a.target b.target\nAlso=two.socket\n",
+        ),
+        (
+            "two.socket",
+            "[Install]\nRequiredBy=sockets.target\nAlias=zwei.socket\n",
+        ),
+        (
+            "inst@.service",
+            "[Install]\nWantedBy=x-%i.target\nAlias=alias-%p@%i.service\n",
+        ),
+        (
+            "fold.timer",
+            "[Install]\nWantedBy=timers.target \\\n  other.target\n",
+        ),
+        (
+            "gone.service",
+            "[Install]\nWantedBy=a.target\nWantedBy=\nRequiredBy=b.target\n",
+        ),
+    ];
+    let enable = [
+        "ssh",
+        "getty@ttyS0",
+        "getty@",
+        "two",
+        "inst@one",
+        "fold.timer",
+        "gone",
+    ];
+    let disable = ["getty@ttyS0", "fold.timer"];
+    let dir = tempfile::tempdir().expect("temp dir");
+    let system = dir.path().join("usr/lib/systemd/system");
+    fs::create_dir_all(&system).expect("mkdir");
+    fs::create_dir_all(dir.path().join("etc")).expect("mkdir");
+    let mut fake = Fake::new();
+    let mut tree = RootTree::empty_in(&fake.store, meta(0o755));
+    for (name, text) in units {
+        // Without a command a service is not valid for systemctl.
+        let text = format!(
+            "[Service]\nExecStart=/bin/true\n[Socket]\nListenStream=1\n[Timer]\nOnBootSec=1\n{text}"
+        );
+        fs::write(system.join(name), &text).expect("write");
+        write(
+            &mut tree,
+            &format!("usr/lib/systemd/system/{name}"),
+            0o644,
+            &text,
+        );
+    }
+    let id = tree.finish(&fake.store).expect("finish");
+    fake.roots.insert("base".into(), id);
+    for (verb, names) in [("enable", &enable[..]), ("disable", &disable[..])] {
+        let root = format!("--root={}", dir.path().display());
+        let output = match Command::new("systemctl")
+            .arg(root)
+            .arg(verb)
+            .args(names)
+            .output()
+        {
+            Ok(output) => output,
+            Err(error) => {
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "a switch of the tests, never of the program"
+                )]
+                let required = std::env::var_os("SOS_REQUIRE_PEERS").is_some();
+                assert!(
+                    !required,
+                    "SOS_REQUIRE_PEERS is set, but there is no systemctl: {error}"
+                );
+                println!("skipped: no systemctl: {error}");
+                return;
+            }
+        };
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let mut theirs = BTreeMap::new();
+    links(
+        dir.path(),
+        &dir.path().join("etc/systemd/system"),
+        &mut theirs,
+    );
+    let services = json!({"enable": enable, "disable": disable});
+    let edited =
+        run_on(fake, json!({"rootfs": "base", "services": services})).expect("a good edit");
+    let mut ours = BTreeMap::new();
+    edited
+        .tree
+        .walk(|path, _, kind| {
+            if let KindView::Symlink { target } = kind {
+                let target = String::from_utf8_lossy(target).into_owned();
+                let last = target.rsplit('/').next().unwrap_or_default().to_owned();
+                ours.insert(String::from_utf8_lossy(path).into_owned(), last);
+            }
+            Ok(())
+        })
+        .expect("walk");
+    assert_eq!(ours, theirs);
 }
