@@ -172,8 +172,11 @@ impl<'a> Reader<'a> {
                 b => self.buf.push(b),
             }
         }
-        if std::str::from_utf8(&self.buf).is_err() {
+        let Ok(text) = std::str::from_utf8(&self.buf) else {
             return self.fail("invalid string: ill-formed UTF-8 byte");
+        };
+        if text.contains('\0') {
+            return Err(crate::parse::no_nul(text));
         }
         Ok(&self.buf)
     }
@@ -200,9 +203,6 @@ impl<'a> Reader<'a> {
                         return self.fail("invalid string: surrogate U+D800..U+DBFF must be followed by U+DC00..U+DFFF");
                     }
                     v = 0x10000 + ((v - 0xd800) << 10) + (low - 0xdc00);
-                }
-                if v == 0 {
-                    return Err("input string cannot be represented as Nix string because it contains null bytes".into());
                 }
                 let Some(c) = char::from_u32(v) else {
                     return self.fail("invalid string: surrogate U+DC00..U+DFFF must follow U+D800..U+DBFF");

@@ -135,9 +135,9 @@ fn strict(vm: &Vm, a: &[Value], pos: Pos) -> R {
         .force_str_no_ctx(set.values()[name_at], pos)
         .traced(|| "while evaluating the `name` attribute passed to builtins.derivationStrict".into(), pos)?;
     let name = String::from_utf8_lossy(name).into_owned();
-    store_path::check_name(&name).map_err(|e| {
-        Error::new(Kind::Derivation, pos, format!("invalid derivation name: {e}. Please pass a different 'name'."))
-    })?;
+    if let Some(why) = super::name_problem(&name) {
+        return fail(pos, format!("invalid derivation name: {why}. Please pass a different 'name'."));
+    }
     let input = read_attrs(vm, set, &name, pos)?;
     instantiate(vm, input, &name, pos)
         .map_err(|e| e.at(pos).frame(format!("while evaluating derivation '{name}'"), pos))
@@ -212,7 +212,10 @@ fn read_attr(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Pos) -> 
         b"system" => i.drv.system = String::from_utf8_lossy(&s).into_owned(),
         b"outputHash" => i.output_hash = Some(s.clone()),
         b"outputHashAlgo" => i.output_hash_algo = Some(s.clone()),
-        b"outputHashMode" => i.output_hash_mode = Some(s.clone()),
+        b"outputHashMode" => {
+            i.output_hash_mode = Some(s.clone());
+            method(i, pos)?;
+        }
         b"outputs" => {
             let words = s.split(|b| b.is_ascii_whitespace()).filter(|w| !w.is_empty());
             set_outputs(i, words.map(<[u8]>::to_vec).collect(), pos)?;
@@ -245,7 +248,10 @@ fn read_structured(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Po
         b"system" => i.drv.system = String::from_utf8_lossy(vm.force_str_no_ctx(v, pos)?).into_owned(),
         b"outputHash" => i.output_hash = Some(vm.force_str_no_ctx(v, pos)?.to_vec()),
         b"outputHashAlgo" => i.output_hash_algo = Some(vm.force_str_no_ctx(v, pos)?.to_vec()),
-        b"outputHashMode" => i.output_hash_mode = Some(vm.force_str_no_ctx(v, pos)?.to_vec()),
+        b"outputHashMode" => {
+            i.output_hash_mode = Some(vm.force_str_no_ctx(v, pos)?.to_vec());
+            method(i, pos)?;
+        }
         b"outputs" => {
             let mut names = Vec::new();
             for x in vm.force_list(v, pos)? {

@@ -52,9 +52,20 @@ fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
     if vm.options.pure && sha256.is_none() {
         return Err(Error::new(Kind::Pure, pos, format!("in pure evaluation mode, '{who}' requires a 'sha256' argument")));
     }
+    let given = name.is_some();
     let name = name.unwrap_or_else(|| {
         if unpack { "source".to_owned() } else { url.rsplit('/').next().unwrap_or("file").to_owned() }
     });
+    if let Some(why) = super::name_problem(&name) {
+        let advice = match (v.as_attrs(), given) {
+            (Some(_), true) => format!("Please change the value for the 'name' attribute passed to '{who}', so that it can create a valid store path."),
+            (Some(_), false) => format!("Please add a valid 'name' attribute to the argument for '{who}', so that it can create a valid store path."),
+            (None, _) => format!(
+                "Please pass an attribute set with 'url' and 'name' attributes to '{who}',  so that it can create a valid store path."
+            ),
+        };
+        return Err(Error::new(Kind::Value, pos, format!("invalid store path name when fetching URL '{url}': {why}. {advice}")));
+    }
     let request = FetchRequest { url, name, sha256, unpack };
     let p = vm.host.fetch_url(&request).map_err(|e| vm.host_error(e, pos, &format!("cannot fetch '{}'", request.url)))?;
     let text = vm.absolute(&p);

@@ -24,7 +24,7 @@ pub(super) static TABLE: &[Prim] = &[
     p("toPath", 1, 1, to_path, "Checks that a string is an absolute path, and normalises it."),
     p("toFile", 2, 3, to_file, "Adds a text to the store."),
     p("path", 1, 1, path, "Adds a file or tree to the store, with name, filter and hash of one's choice."),
-    p("filterSource", 2, 3, filter_source, "Adds a tree to the store without the files that a function refuses."),
+    p("filterSource", 2, 0, filter_source, "Adds a tree to the store without the files that a function refuses."),
     p("storePath", 1, 1, store_path_of, "Makes a string that refers to an existing store path."),
     p("findFile", 2, 3, find_file, "Looks a name up in a search path."),
     p("getEnv", 1, 1, get_env, "Returns an environment variable, or the empty string."),
@@ -107,7 +107,12 @@ fn read_file(vm: &Vm, a: &[Value], pos: Pos) -> R {
 fn read_dir(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let p = vm.path_arg(a[0], pos)?;
     let p = vm.resolve_link(&p).map_err(|e| vm.io_error(&e, &p, pos))?;
-    let entries = vm.read_dir(&p).map_err(|e| vm.io_error(&e, &p, pos))?;
+    let entries = vm.read_dir(&p).map_err(|e| {
+        if e.kind() == std::io::ErrorKind::NotADirectory {
+            return Error::new(Kind::Io, pos, format!("'{}' is not a directory", String::from_utf8_lossy(&p)));
+        }
+        vm.io_error(&e, &p, pos)
+    })?;
     let all = entries.into_iter().map(|(n, t)| (Sym::new(&n), Value::string(t.as_str().as_bytes()), Pos::NONE)).collect();
     Ok(Value::attrs(Attrs::from_pairs(all)))
 }
@@ -242,8 +247,8 @@ fn path(vm: &Vm, a: &[Value], pos: Pos) -> R {
 }
 
 fn filter_source(vm: &Vm, a: &[Value], pos: Pos) -> R {
-    let f = vm.force_fun(a[0], pos)?;
     let path = vm.path_arg(a[1], pos)?;
+    let f = vm.force_fun(a[0], pos)?;
     let name = base_name(&path);
     add_source(vm, &Source { path, name, filter: Some(f), method: Method::Recursive, expected: None }, pos)
 }

@@ -27,8 +27,10 @@ pub(crate) fn to_json(vm: &Vm, v: Value, copy: bool, pos: Pos) -> R<(Vec<u8>, u3
 
 /// Writes a JSON string.
 pub(super) fn quote(out: &mut Vec<u8>, s: &[u8], pos: Pos) -> R<()> {
-    if std::str::from_utf8(s).is_err() {
-        return Err(Error::new(Kind::Json, pos, format!("JSON serialization error: invalid UTF-8 in string '{}'", String::from_utf8_lossy(s))));
+    if let Err(e) = std::str::from_utf8(s) {
+        let at = e.valid_up_to();
+        let m = format!("JSON serialization error: [json.exception.type_error.316] invalid UTF-8 byte at index {at}: 0x{:02X}", s[at]);
+        return Err(Error::new(Kind::Json, pos, m));
     }
     out.push(b'"');
     let mut at = 0;
@@ -60,6 +62,8 @@ pub(super) fn quote(out: &mut Vec<u8>, s: &[u8], pos: Pos) -> R<()> {
 /// Writes a value.
 pub(super) fn write(vm: &Vm, v: Value, copy: bool, out: &mut Vec<u8>, ctx: &mut Collector, pos: Pos) -> R<()> {
     let v = vm.force(v)?;
+    let depth = vm.depth();
+    vm.enter(pos)?;
     match v.tag() {
         Tag::Int => out.extend_from_slice(int_text(v.as_int().unwrap_or_default(), &mut [0; 20])),
         Tag::Imm if v == Value::NULL => out.extend_from_slice(b"null"),
@@ -84,13 +88,21 @@ pub(super) fn write(vm: &Vm, v: Value, copy: bool, out: &mut Vec<u8>, ctx: &mut 
         Tag::Attrs => {
             vm.check_stack()?;
             let Some(set) = v.as_attrs() else { return Ok(()) };
-            if set.get(vm.s.to_string).is_some() {
-                let s = vm.coerce(v, Coerce { wide: false, copy }, pos)?;
+            if let Some(f) = set.get(vm.s.to_string) {
+                let r = vm.call(f, &[v], pos)?;
+                let Some(s) = r.as_str() else {
+                    let verb = if r.as_attrs().is_some() { "must" } else { "should" };
+                    let found = format!("{}: {}", vm.show_type(r), vm.show_short(r));
+                    return Err(Error::new(Kind::Type, pos, format!("`__toString` {verb} return a string, but got {found}")));
+                };
                 ctx.add(s.ctx());
+                vm.set_depth(depth);
                 return quote(out, s.bytes(), pos);
             }
             if let Some(o) = set.get(vm.s.out_path) {
-                return write(vm, o, copy, out, ctx, pos);
+                write(vm, o, copy, out, ctx, pos)?;
+                vm.set_depth(depth);
+                return Ok(());
             }
             out.push(b'{');
             for (i, (s, x)) in set.iter_by_name().enumerate() {
@@ -124,6 +136,7 @@ pub(super) fn write(vm: &Vm, v: Value, copy: bool, out: &mut Vec<u8>, ctx: &mut 
             return Err(Error::new(Kind::Type, pos, format!("cannot convert {} to JSON", vm.show_type(v))));
         }
     }
+    vm.set_depth(depth);
     Ok(())
 }
 

@@ -64,7 +64,10 @@ fn elem(vm: &Vm, a: &[Value], pos: Pos) -> R {
 
 fn map(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let l = vm.force_list(a[1], pos)?;
-    let f = a[0].peel();
+    if l.is_empty() {
+        return Ok(Value::list_tail(l, 0));
+    }
+    let f = vm.force_fun(a[0], pos)?;
     Value::list_build(l.len(), |i| Ok(Value::thunk_app(f, l[i])))
 }
 
@@ -124,7 +127,7 @@ fn gen_list(vm: &Vm, a: &[Value], pos: Pos) -> R {
         .ok()
         .filter(|n| *n <= MAX_LIST)
         .ok_or_else(|| Error::new(Kind::Value, pos, format!("cannot create list of size {n}")))?;
-    let f = a[0].peel();
+    let f = vm.force_fun(a[0], pos)?;
     Value::list_build(n, |i| Ok(Value::thunk_app(f, Value::int(i as i64))))
 }
 
@@ -183,7 +186,7 @@ fn group_by(vm: &Vm, a: &[Value], pos: Pos) -> R {
 
 fn sort(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let l = vm.force_list(a[1], pos)?;
-    if l.len() < 2 {
+    if l.is_empty() {
         return Ok(Value::list_tail(l, 0));
     }
     let f = vm.force_fun(a[0], pos)?;
@@ -316,9 +319,9 @@ impl Keys {
         let (mut lo, mut hi) = (0, self.sorted.len());
         while lo < hi {
             let mid = usize::midpoint(lo, hi);
-            if vm.less(self.sorted[mid], key, pos)? { lo = mid + 1 } else { hi = mid }
+            if vm.less(key, self.sorted[mid], pos)? { hi = mid } else { lo = mid + 1 }
         }
-        if lo < self.sorted.len() && !vm.less(key, self.sorted[lo], pos)? {
+        if lo > 0 && !vm.less(self.sorted[lo - 1], key, pos)? {
             return Ok(false);
         }
         self.sorted.insert(lo, key);

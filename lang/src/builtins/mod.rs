@@ -152,6 +152,21 @@ pub(crate) fn globals(vm: &Vm) -> FxHashMap<Sym, Value> {
 
 static BUILTINS: crate::heap::Native = crate::heap::Native { run: |vm, _| Ok(vm.globals()[&Sym::new(b"builtins")]) };
 
+/// Why a text cannot be the name of a store path, in Nix's words.
+fn name_problem(name: &str) -> Option<String> {
+    use sos_formats::store_path::{MAX_NAME_LEN, check_name};
+    if name.is_empty() {
+        return Some("name must not be empty".into());
+    }
+    if name.len() > MAX_NAME_LEN {
+        return Some(format!("name '{name}' must be no longer than {MAX_NAME_LEN} characters"));
+    }
+    if let Some(c) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "+-._?=".contains(*c))) {
+        return Some(format!("name '{name}' contains illegal character '{c}'"));
+    }
+    check_name(name).err().map(|_| format!("name '{name}' is not valid"))
+}
+
 /// What an I/O error says, in words that do not depend on the platform.
 pub(crate) fn io_text(e: &std::io::Error) -> String {
     use std::io::ErrorKind as K;

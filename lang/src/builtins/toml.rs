@@ -34,7 +34,7 @@ fn convert_table(t: toml::Table, pos: Pos) -> R {
 
 fn no_nul(s: &str, pos: Pos) -> R<()> {
     if s.contains('\0') {
-        return Err(Error::new(Kind::Json, pos, "input string cannot be represented as Nix string because it contains null bytes"));
+        return Err(Error::new(Kind::Json, pos, format!("while parsing TOML: error: {}", crate::parse::no_nul(s))));
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ fn function_args(vm: &Vm, a: &[Value], pos: Pos) -> R {
             _ => return Ok(Value::attrs(Attrs::empty())),
         },
         Some(Fun::Prim(_)) => return Ok(Value::attrs(Attrs::empty())),
-        None => return Err(vm.type_error("a function", f, pos)),
+        None => return Err(crate::error::Error::new(crate::error::Kind::Type, pos, "'functionArgs' requires a function")),
     };
     match &lambda.formals {
         Some(f) if have + 1 == lambda.arity as usize => {

@@ -45,7 +45,9 @@ impl Writer<'_> {
         self.indent();
         self.out.push(b'<');
         self.out.extend_from_slice(name.as_bytes());
-        for (k, v) in attrs {
+        let mut sorted: Vec<_> = attrs.iter().collect();
+        sorted.sort_by_key(|a| a.0);
+        for (k, v) in sorted {
             self.out.push(b' ');
             self.out.extend_from_slice(k.as_bytes());
             self.out.extend_from_slice(b"=\"");

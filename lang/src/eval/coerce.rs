@@ -195,22 +195,30 @@ impl Vm {
             };
             return r.map(Value::int).ok_or_else(|| Error::new(Kind::Arith, pos, format!("integer overflow in {doing}")));
         }
-        let x = self.number(a, pos, matches!(op, BinOp::Div))?;
-        let y = self.number(b, pos, matches!(op, BinOp::Div))?;
+        let (x, y) = if op == BinOp::Div {
+            // The divisor is looked at first.
+            let y = self.number(b, pos, "a float")?;
+            if y == 0.0 {
+                return Err(Error::new(Kind::Arith, pos, "division by zero"));
+            }
+            (self.number(a, pos, if b.as_float().is_some() { "a float" } else { "an integer" })?, y)
+        } else {
+            let want = if a.as_float().is_some() || b.as_float().is_some() { "a float" } else { "an integer" };
+            (self.number(a, pos, want)?, self.number(b, pos, want)?)
+        };
         Ok(Value::float(match op {
             BinOp::Add => x + y,
             BinOp::Sub => x - y,
             BinOp::Mul => x * y,
-            _ if y == 0.0 => return Err(Error::new(Kind::Arith, pos, "division by zero")),
             _ => x / y,
         }))
     }
 
-    fn number(&self, v: Value, pos: Pos, _division: bool) -> R<f64> {
+    fn number(&self, v: Value, pos: Pos, want: &str) -> R<f64> {
         #[allow(clippy::cast_precision_loss, reason = "that is what mixed arithmetic means")]
         match v.as_int() {
             Some(i) => Ok(i as f64),
-            None => v.as_float().ok_or_else(|| self.type_error("an integer", v, pos)),
+            None => v.as_float().ok_or_else(|| self.type_error(want, v, pos)),
         }
     }
 

@@ -17,6 +17,9 @@ use crate::ir::{self, LowerError, Pos};
 /// Where the virtual files of extensions appear.
 const VIRTUAL: &[u8] = b"/.sos-builtin/";
 
+/// Virtual files that are always there.
+const CORE: &[(&str, VirtualFiles)] = &[("nix", &[("fetchurl.nix", include_str!("../builtins/fetchurl.nix"))])];
+
 /// The host's form of a path.
 pub(crate) fn os_path(p: &[u8]) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(p))
@@ -44,7 +47,8 @@ impl Vm {
     fn virtual_files(&self, p: &[u8]) -> Option<(VirtualFiles, String)> {
         let rest = std::str::from_utf8(p.strip_prefix(VIRTUAL)?).ok()?;
         let (name, file) = rest.split_once('/').unwrap_or((rest, ""));
-        let files = self.options.extensions.iter().flat_map(|e| &e.search).find(|s| s.0 == name)?.1;
+        let files = self.options.extensions.iter().flat_map(|e| &e.search).find(|s| s.0 == name).map(|s| s.1);
+        let files = files.or_else(|| CORE.iter().find(|c| c.0 == name).map(|c| c.1))?;
         Some((files, file.to_owned()))
     }
 
@@ -119,15 +123,15 @@ impl Vm {
         let Some(base) = base else {
             return Err(Error::new(Kind::Syntax, Pos::NONE, "more than 4 GiB of source text were loaded"));
         };
-        if t.bytes.contains(&0) {
-            let at = t.bytes.iter().position(|b| *b == 0).unwrap_or(0) as u32;
-            return Err(Error::new(Kind::Syntax, Pos(base + at), "input contains a NUL byte, which is not allowed"));
-        }
         let ast = crate::parse::parse(&file.text, foreign).map_err(|e| {
             let mut x = Error::new(Kind::Syntax, Pos(base + e.span.start as u32), e.message.clone());
             x.end = Pos(base + e.span.end as u32);
             match e.other {
-                Some(o) => x.other(Pos(base + o as u32), "first defined here"),
+                Some(o) => {
+                    let old = Pos(base + o as u32);
+                    x.message = format!("{} at {}", x.message, self.show_pos(old));
+                    x.other(old, "first defined here")
+                }
                 None => x,
             }
         })?;
@@ -169,6 +173,12 @@ impl Vm {
             }
             LowerError::NoHome(pos) => Error::new(Kind::Pure, pos, "home-relative paths need the variable HOME, and cannot be used in pure evaluation"),
         })
+    }
+
+    /// A place as `file:line:column`.
+    pub(crate) fn show_pos(&self, p: Pos) -> String {
+        let sources = self.sources.borrow();
+        sources.line_column(p).map_or_else(String::new, |(s, line, col)| format!("{}:{line}:{col}", s.file.name))
     }
 
     /// `{ file, line, column }` of a place, or null.
@@ -247,7 +257,8 @@ impl Vm {
         }
         if let Ok(n) = std::str::from_utf8(wanted) {
             let (first, rest) = n.split_once('/').unwrap_or((n, ""));
-            if self.options.extensions.iter().flat_map(|e| &e.search).any(|s| s.0 == first) {
+            let known = self.options.extensions.iter().flat_map(|e| &e.search).any(|s| s.0 == first);
+            if known || CORE.iter().any(|c| c.0 == first) {
                 let full = canon_path(&[VIRTUAL, first.as_bytes(), b"/", rest.as_bytes()].concat());
                 if self.exists(&full) {
                     return Ok(Value::path(&full));
@@ -348,6 +359,20 @@ impl Vm {
         let mut e = Error::new(Kind::Assert, pos, shown.map_or_else(|| "assertion failed".into(), |s| format!("assertion '{s}' failed")));
         e.end = end;
         e.label("this is false")
+    }
+
+    /// The error of an assertion that two values are equal: shows the first difference.
+    #[cold]
+    pub(crate) fn not_equal(&self, x: Value, y: Value, pos: Pos, end: Pos) -> Box<Error> {
+        let whole = self.assertion_failed(pos, end);
+        match self.assert_equal(x, y, pos) {
+            Ok(()) => whole,
+            Err(mut e) => {
+                e.end = end;
+                let shown = self.canonical(pos, end).unwrap_or_default();
+                e.frame(format!("while evaluating the condition of the assertion '{shown}'"), pos)
+            }
+        }
     }
 
     /// The text between two places, parsed again and printed canonically.

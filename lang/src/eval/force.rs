@@ -50,6 +50,8 @@ impl Vm {
     fn force_deep_in(&self, v: Value, pos: Pos, seen: &mut rustc_hash::FxHashSet<u64>) -> R {
         self.check_stack()?;
         let v = self.force(v).map_err(|e| e.at(pos))?;
+        let depth = self.depth();
+        self.enter(pos)?;
         match v.tag() {
             Tag::Attrs if seen.insert(v.identity()) => {
                 let Some(a) = v.as_attrs() else { return Ok(v) };
@@ -65,6 +67,7 @@ impl Vm {
             }
             _ => {}
         }
+        self.set_depth(depth);
         Ok(v)
     }
 

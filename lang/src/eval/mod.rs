@@ -4,6 +4,7 @@ mod call;
 mod coerce;
 mod compare;
 pub(crate) mod context;
+mod explain;
 mod files;
 mod force;
 mod run;

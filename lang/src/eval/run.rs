@@ -239,7 +239,19 @@ impl Vm {
                     return Ok(Value::attrs(self.updates.update(x, y)));
                 }
                 Expr::Assert { cond, body, pos, end } => {
-                    if !self.condition(cond, env, *pos)? {
+                    if let Expr::Bin { op: BinOp::Eq, a, b, pos: op, .. } = cond {
+                        let x = self.eval(a, env)?;
+                        let y = self.eval(b, env)?;
+                        if !self.equal(x, y, *op)? {
+                            return Err(self.not_equal(x, y, *pos, *end));
+                        }
+                    } else if let Expr::BinConst { op: BinOp::Eq, a, b, pos: op, .. } = cond {
+                        let x = self.eval(a, env)?;
+                        let y = Value::int(*b);
+                        if !self.equal(x, y, *op)? {
+                            return Err(self.not_equal(x, y, *pos, *end));
+                        }
+                    } else if !self.condition(cond, env, *pos)? {
                         return Err(self.assertion_failed(*pos, *end));
                     }
                     e = body;
@@ -265,13 +277,14 @@ impl Vm {
 
     #[inline(never)]
     fn attrs_literal(&self, lit: &'static AttrsLit, env: Env) -> R {
-        for (slot, x) in &lit.pre {
-            env.set(*slot, self.delay(x, env));
-        }
-        if lit.overrides {
-            return self.attrs_overridden(lit, env);
-        }
-        let set = self.fixed_attrs(lit, env);
+        let set = if lit.overrides {
+            self.attrs_overridden(lit, env)?
+        } else {
+            for (slot, x) in &lit.pre {
+                env.set(*slot, self.delay(x, env));
+            }
+            self.fixed_attrs(lit, env)
+        };
         if lit.dynamic.is_empty() {
             return Ok(Value::attrs(set));
         }
@@ -283,9 +296,10 @@ impl Vm {
                 continue;
             }
             let s = Sym::new(self.force_str_no_ctx(n, pos_of(name).or(*pos))?);
-            let old = all[..fixed].iter().chain(&all[fixed..]).find(|x| x.0 == s);
+            let old = all[..fixed].binary_search_by_key(&s, |x| x.0).ok().map(|i| all[i]).or_else(|| all[fixed..].iter().find(|x| x.0 == s).copied());
             if let Some(old) = old {
-                return Err(Error::new(Kind::Value, *pos, format!("dynamic attribute '{}' already defined", s.text()))
+                let at = self.show_pos(old.2);
+                return Err(Error::new(Kind::Value, *pos, format!("dynamic attribute '{}' already defined at {at}", s.text()))
                     .other(old.2, "first defined here"));
             }
             all.push((s, self.delay(value, env), *pos));
@@ -300,16 +314,20 @@ impl Vm {
     }
 
     /// `rec { __overrides = ..; }`: its attributes replace those of the set, for the set's own code too.
-    fn attrs_overridden(&self, lit: &'static AttrsLit, env: Env) -> R {
+    fn attrs_overridden(&self, lit: &'static AttrsLit, env: Env) -> R<Attrs> {
+        // Nothing may look at a variable before the overrides are in place.
+        for (slot, x) in &lit.pre {
+            env.set(*slot, Value::thunk(x, env));
+        }
         let set = self.fixed_attrs(lit, env);
-        let Some(over) = set.get(self.s.overrides) else { return Ok(Value::attrs(set)) };
+        let Some(over) = set.get(self.s.overrides) else { return Ok(set) };
         let over = self.force_attrs(over, lit.pos)?;
         for (s, v) in over.iter() {
             if let Some(i) = lit.shape.find(s) {
                 env.set(lit.slots[i], v);
             }
         }
-        Ok(Value::attrs(self.updates.update(set, over)))
+        Ok(self.updates.update(set, over))
     }
 
     /// The name of a path component.

@@ -151,6 +151,9 @@ impl Vm {
         let base = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
         let name = String::from_utf8_lossy(base).into_owned();
         let os = super::files::os_path(path);
+        if matches!(self.file_type(path), Ok(None)) {
+            return Err(self.io_error(&std::io::ErrorKind::NotFound.into(), path, pos));
+        }
         let p = self.host.add_path(&os, &name, Method::Recursive, None, None).map_err(|e| {
             self.host_error(e, pos, &format!("cannot copy '{}' to the store", String::from_utf8_lossy(path)))
         })?;

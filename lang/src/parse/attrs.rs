@@ -75,19 +75,7 @@ fn merge(old: &mut AttrDef, mut path: std::vec::IntoIter<Attr>, value: Ast, pos:
             let Node::Attrs(new) = value.node else {
                 return Err(duplicate(whole, pos, end, old_pos));
             };
-            let shift = set.from.len();
-            for mut d in new.attrs {
-                if let Some(o) = set.attrs.iter().find(|o| o.name == d.name) {
-                    return Err(duplicate(&format!("{whole}.{}", show_name(d.name)), d.pos, d.pos, o.pos));
-                }
-                if let AttrValue::From(i) = &mut d.value {
-                    *i += shift;
-                }
-                set.attrs.push(d);
-            }
-            set.dynamic.extend(new.dynamic);
-            set.from.extend(new.from);
-            Ok(())
+            merge_sets(set, new, whole)
         }
         Some(Attr::Dynamic(name)) => {
             let value = nest(path, value, pos);
@@ -103,6 +91,31 @@ fn merge(old: &mut AttrDef, mut path: std::vec::IntoIter<Attr>, value: Ast, pos:
             }
         },
     }
+}
+
+/// Adds the definitions of a set to another; sets in both are merged in turn.
+fn merge_sets(set: &mut AttrSet, new: AttrSet, whole: &str) -> Res<()> {
+    let shift = set.from.len();
+    for mut d in new.attrs {
+        if let AttrValue::From(i) = &mut d.value {
+            *i += shift;
+        }
+        let Some(o) = set.attrs.iter_mut().find(|o| o.name == d.name) else {
+            set.attrs.push(d);
+            continue;
+        };
+        let path = format!("{whole}.{}", show_name(d.name));
+        let (pos, old) = (d.pos, o.pos);
+        match (&mut o.value, d.value) {
+            (AttrValue::Plain(Ast { node: Node::Attrs(x), .. }), AttrValue::Plain(Ast { node: Node::Attrs(y), .. })) => {
+                merge_sets(x, y, &path)?;
+            }
+            _ => return Err(duplicate(&path, pos, pos, old)),
+        }
+    }
+    set.dynamic.extend(new.dynamic);
+    set.from.extend(new.from);
+    Ok(())
 }
 
 fn duplicate(name: &str, pos: u32, end: u32, old: u32) -> Box<SyntaxError> {

@@ -54,10 +54,16 @@ fn describe(e: &rnix::ParseError, text: &str) -> Box<SyntaxError> {
     match e {
         E::Unexpected(r) | E::UnexpectedExtra(r) => {
             let s = span(r);
+            if let Some(e) = trailing_slash(text, &s) {
+                return e;
+            }
             let word = text.get(s.clone()).unwrap_or_default().split_whitespace().next().unwrap_or_default();
             SyntaxError::new(format!("syntax error, unexpected '{word}'"), s)
         }
         E::UnexpectedWanted(got, r, want) => {
+            if let Some(e) = trailing_slash(text, &span(r)) {
+                return e;
+            }
             SyntaxError::new(format!("syntax error, unexpected {}{}", token_name(*got), wanted(want)), span(r))
         }
         E::UnexpectedDoubleBind(r) => SyntaxError::new("syntax error, unexpected '@', expecting ':'", span(r)),
@@ -69,7 +75,24 @@ fn describe(e: &rnix::ParseError, text: &str) -> Box<SyntaxError> {
     }
 }
 
+/// A path that ends in a slash is an invalid token to rnix.
+fn trailing_slash(text: &str, span: &std::ops::Range<usize>) -> Option<Box<SyntaxError>> {
+    let word = text.get(span.start..)?.split_whitespace().next()?;
+    let end = span.start + word.len();
+    let path = word.len() > 1 && word.ends_with('/') && !word.ends_with("//") && !word.starts_with('"');
+    path.then(|| SyntaxError::new("path has a trailing slash", end..end))
+}
+
 fn wanted(kinds: &[SyntaxKind]) -> String {
+    if kinds.contains(&TOKEN_IDENT) && kinds.contains(&TOKEN_OR) {
+        return ", expecting identifier or 'or' or '${' or '\"'".into();
+    }
+    if kinds == [TOKEN_ASSIGN] {
+        return ", expecting '.' or '='".into();
+    }
+    if kinds == [TOKEN_R_BRACE] {
+        return ", expecting '}' or ','".into();
+    }
     if kinds.is_empty() || kinds.len() > 4 {
         return String::new();
     }
@@ -85,7 +108,9 @@ fn token_name(k: SyntaxKind) -> String {
         TOKEN_STRING_START => return "'\"'".into(),
         TOKEN_STRING_END => return "end of string".into(),
         TOKEN_ERROR => return "invalid token".into(),
-        TOKEN_PATH_ABS | TOKEN_PATH_REL | TOKEN_PATH_HOME | TOKEN_PATH_SEARCH => return "path".into(),
+        TOKEN_PATH_ABS | TOKEN_PATH_REL => return "path".into(),
+        TOKEN_PATH_HOME => return "'~/…' path".into(),
+        TOKEN_PATH_SEARCH => return "'<…>' path".into(),
         TOKEN_URI => return "URI".into(),
         TOKEN_ADD => "+",
         TOKEN_AND_AND => "&&",
@@ -272,7 +297,7 @@ impl Converter<'_> {
         let op = match b.operator().ok_or_else(|| missing(n))? {
             K::PipeLeft | K::PipeRight => {
                 let (s, e) = range(n);
-                return Err(SyntaxError::new("the pipe operators are an experimental feature that is not enabled", s as usize..e as usize));
+                return Err(SyntaxError::new("experimental Nix feature 'pipe-operators' is disabled; add '--extra-experimental-features pipe-operators' to enable it", s as usize..e as usize));
             }
             K::Concat => Op::Concat,
             K::Update => Op::Update,
@@ -311,6 +336,10 @@ impl Converter<'_> {
                     raw.push(Raw::Expr(self.need(&n, i.expr())?));
                 }
             }
+        }
+        if let Some(Raw::Text(t)) = raw.iter().find(|r| matches!(r, Raw::Text(t) if t.contains('\0'))) {
+            let (s, e) = range(s.syntax());
+            return Err(SyntaxError::new(no_nul(t), s as usize..e as usize));
         }
         Ok(if multiline { strings::indented(raw, self.foreign) } else { strings::plain(raw, self.foreign) })
     }
@@ -436,6 +465,11 @@ impl Converter<'_> {
         }
         Ok(b.set)
     }
+}
+
+/// What is said of a text with NUL bytes.
+pub(crate) fn no_nul(text: &str) -> String {
+    format!("input string '{}' cannot be represented as Nix string because it contains null bytes", text.replace('\0', "␀"))
 }
 
 /// A computed name that is a plain string literal is a static name.

@@ -7,7 +7,7 @@ mod convert;
 mod source;
 mod strings;
 
-pub(crate) use convert::parse;
+pub(crate) use convert::{no_nul, parse};
 pub(crate) use source::decode;
 
 /// Why a text is not an expression.

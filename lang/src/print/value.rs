@@ -49,8 +49,9 @@ struct Printer<'a> {
     style: Style,
     seen: rustc_hash::FxHashSet<u64>,
     out: Vec<u8>,
-    /// Items left that a message shows.
-    budget: usize,
+    /// Attributes and list items that a message still shows.
+    attrs_left: usize,
+    items_left: usize,
 }
 
 impl Vm {
@@ -61,14 +62,14 @@ impl Vm {
 
     /// The same as bytes: strings need not be UTF-8.
     pub(crate) fn show_bytes(&self, v: Value) -> Vec<u8> {
-        let mut p = Printer { vm: self, style: Style { short: false }, seen: Default::default(), out: Vec::new(), budget: usize::MAX };
+        let mut p = Printer { vm: self, style: Style { short: false }, seen: Default::default(), out: Vec::new(), attrs_left: usize::MAX, items_left: usize::MAX };
         p.value(v, 0);
         p.out
     }
 
     /// A value in a message: not evaluated further, cut when long.
     pub(crate) fn show_short(&self, v: Value) -> String {
-        let mut p = Printer { vm: self, style: Style { short: true }, seen: Default::default(), out: Vec::new(), budget: SHORT_ITEMS };
+        let mut p = Printer { vm: self, style: Style { short: true }, seen: Default::default(), out: Vec::new(), attrs_left: SHORT_ITEMS, items_left: SHORT_ITEMS };
         p.value(v, 0);
         String::from_utf8_lossy(&p.out).into_owned()
     }
@@ -163,19 +164,25 @@ impl Printer<'_> {
         true
     }
 
+    fn elided(&mut self, n: usize, one: &str, many: &str) {
+        self.text(&format!("«{n} {} elided» ", if n == 1 { one } else { many }));
+    }
+
     fn list(&mut self, v: Value, depth: u32) {
         let items = v.as_list().unwrap_or_default();
-        if !self.enter(v, depth, items.is_empty()) {
+        // Nix copies the outermost value, and lists of one or two items with it: they are not recognised again inside.
+        let copied = depth == 0 && items.len() <= 2;
+        if !self.enter(v, depth, copied || items.is_empty()) {
             return;
         }
         self.text("[ ");
         for (i, x) in items.iter().enumerate() {
-            if self.budget == 0 {
-                self.text(&format!("«{} items elided» ", items.len() - i));
+            if self.items_left == 0 {
+                self.elided(items.len() - i, "item", "items");
                 break;
             }
-            self.budget -= usize::from(self.style.short);
             self.value(*x, depth + 1);
+            self.items_left = self.items_left.saturating_sub(usize::from(self.style.short));
             self.text(" ");
         }
         self.text("]");
@@ -188,14 +195,14 @@ impl Printer<'_> {
         }
         self.text("{ ");
         for (i, (s, x)) in set.iter_by_name().enumerate() {
-            if self.budget == 0 {
-                self.text(&format!("«{} attributes elided» ", set.len() - i));
+            if self.attrs_left == 0 {
+                self.elided(set.len() - i, "attribute", "attributes");
                 break;
             }
-            self.budget -= usize::from(self.style.short);
             attr_name(&mut self.out, s.bytes());
             self.text(" = ");
             self.value(x, depth + 1);
+            self.attrs_left = self.attrs_left.saturating_sub(usize::from(self.style.short));
             self.text("; ");
         }
         self.text("}");

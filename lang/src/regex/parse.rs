@@ -109,7 +109,7 @@ impl Parser<'_> {
             }
             b'[' => Node::Set(self.bracket()?),
             b'\\' => match self.peek() {
-                Some(c @ (b'^' | b'.' | b'[' | b']' | b'$' | b'(' | b')' | b'|' | b'*' | b'+' | b'?' | b'{' | b'}' | b'\\' | b'/' | b'-')) => {
+                Some(c @ (b'^' | b'.' | b'[' | b'$' | b'(' | b')' | b'|' | b'*' | b'+' | b'?' | b'{' | b'\\')) => {
                     self.at += 1;
                     single(c)
                 }
