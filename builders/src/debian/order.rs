@@ -1,6 +1,7 @@
 //! The order of installation: what comes first, what must be configured before something else is unpacked, and why each
 //! package is there.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::universe::{Dependency, Kind, PackageId, Universe, VersionId};
@@ -55,11 +56,11 @@ impl<'s, 'a> Set<'s, 'a> {
     }
 
     fn depth_first(&self) -> Vec<VersionId> {
-        let mut names: Vec<_> = self.chosen.values().copied().collect();
-        names.sort_by_key(|v| self.universe.name_of(*v));
+        let mut starts: Vec<_> = self.chosen.values().copied().collect();
+        starts.sort_by_key(|v| (Reverse(self.weight(*v)), self.universe.name_of(*v)));
         let mut done = BTreeSet::new();
         let mut order = Vec::new();
-        for start in names {
+        for start in starts {
             // An explicit stack: the depth of foreign data must not be the depth of ours.
             let mut stack = vec![(start, None::<std::vec::IntoIter<VersionId>>)];
             while let Some((version, needs)) = stack.pop() {
@@ -78,6 +79,15 @@ impl<'s, 'a> Set<'s, 'a> {
             }
         }
         order
+    }
+
+    /// How early apt would like to unpack a package: maintainer scripts see the order, so it is kept.
+    fn weight(&self, version: VersionId) -> u32 {
+        let found = self.universe.version(version);
+        let essential = self.universe.package(found.package).essential;
+        let pre_depends = found.dependencies.iter().any(|d| d.kind == Kind::PreDepends);
+        let priority = [0, 5, 4, 3, 1, 0].get(usize::from(found.priority)).copied().unwrap_or(0);
+        200 * u32::from(essential) + 50 * u32::from(pre_depends) + priority
     }
 
     /// Lists what a package of the set needs from the set, Pre-Depends first.
@@ -162,7 +172,7 @@ mod tests {
 
     #[test]
     fn cycles_stay_together() {
-        check(&["a 1 ; Depends: b", "b 1 ; Depends: a ; Pre-Depends: c", "c 1"], &[], "c:0 b:1 a:1");
+        check(&["a 1 ; Depends: b", "b 1 ; Depends: a ; Pre-Depends: c", "c 1"], &[], "c:0 a:1 b:1");
         // Broken by design, and still an order.
         check(&["a 1 ; Pre-Depends: b", "b 1 ; Pre-Depends: a"], &[], "b:1 a:2");
     }

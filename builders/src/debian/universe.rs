@@ -107,10 +107,7 @@ pub(crate) struct Candidate<'a> {
     pub(crate) multi_arch: MultiArch,
     /// 1 required, 2 important, 3 standard, 4 optional, 5 extra, 0 unknown.
     pub(crate) priority: u8,
-    pub(crate) essential: bool,
-    pub(crate) source: (&'a str, &'a str),
     pub(crate) dependencies: Vec<Dependency<'a>>,
-    pub(crate) provides: Vec<PackageId>,
     pub(crate) path: &'a str,
     pub(crate) size_bytes: u64,
     pub(crate) sha256: [u8; 32],
@@ -345,17 +342,14 @@ impl<'a> Universe<'a> {
             }
         }
         let provided = Relation::parse_list(fields.get("Provides").unwrap_or_default()).map_err(|err| fail("Provides", &err.to_string()))?;
-        let provides = self.add_provides(id, name, version, multi_arch, &provided);
+        self.add_provides(id, name, version, multi_arch, &provided);
         self.versions.push(Candidate {
             package,
             version,
             arch,
             multi_arch,
             priority: priority_rank(fields.get("Priority")),
-            essential: is_yes("Essential"),
-            source: source_of(fields.get("Source"), name, version),
             dependencies,
-            provides,
             path,
             size_bytes,
             sha256,
@@ -375,13 +369,7 @@ impl<'a> Universe<'a> {
         Atom { target: self.intern(relation.name, qualifier), condition: relation.version }
     }
 
-    fn add_provides(&mut self, owner: VersionId, name: &'a str, version: &'a str, multi_arch: MultiArch, provided: &[Vec<Relation<'a>>]) -> Vec<PackageId> {
-        let mut named = Vec::new();
-        let mut add = |universe: &mut Self, name, qualifier, version| {
-            let id = universe.intern(name, qualifier);
-            universe.packages[id.index()].providers.push(Provider { owner, version });
-            named.push(id);
-        };
+    fn add_provides(&mut self, owner: VersionId, name: &'a str, version: &'a str, multi_arch: MultiArch, provided: &[Vec<Relation<'a>>]) {
         for relation in provided.iter().flatten() {
             // Only `=` gives a provided version; apt ignores anything else.
             let provided_version = match relation.version {
@@ -389,18 +377,22 @@ impl<'a> Universe<'a> {
                 Some((RelationOp::Equal, version)) => Some(version),
                 Some(_) => continue,
             };
-            let own_name = relation.name == name && provided_version.is_none_or(|v| v == version);
             if multi_arch == MultiArch::Allowed {
-                add(self, relation.name, Qualifier::Any, provided_version);
+                self.provide(owner, relation.name, Qualifier::Any, provided_version);
             }
-            if !own_name {
-                add(self, relation.name, Qualifier::None, provided_version);
+            // Its own name and version need no providing.
+            if relation.name != name || provided_version.is_some_and(|v| v != version) {
+                self.provide(owner, relation.name, Qualifier::None, provided_version);
             }
         }
         if multi_arch == MultiArch::Allowed {
-            add(self, name, Qualifier::Any, Some(version));
+            self.provide(owner, name, Qualifier::Any, Some(version));
         }
-        named
+    }
+
+    fn provide(&mut self, owner: VersionId, name: &'a str, qualifier: Qualifier, version: Option<&'a str>) {
+        let id = self.intern(name, qualifier);
+        self.packages[id.index()].providers.push(Provider { owner, version });
     }
 }
 
@@ -413,13 +405,6 @@ fn priority_rank(text: Option<&str>) -> u8 {
         Some(_) => 5,
         None => 0,
     }
-}
-
-fn source_of<'a>(field: Option<&'a str>, name: &'a str, version: &'a str) -> (&'a str, &'a str) {
-    let Some(text) = field else { return (name, version) };
-    let (source, rest) = text.split_once(' ').unwrap_or((text, ""));
-    let given = rest.trim().strip_prefix('(').and_then(|r| r.strip_suffix(')'));
-    (source, given.unwrap_or(version))
 }
 
 #[cfg(test)]

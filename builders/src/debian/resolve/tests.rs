@@ -17,7 +17,7 @@ struct Memory(BTreeMap<String, Vec<u8>>);
 impl Memory {
     fn archive(in_release: &[u8]) -> Self {
         let mut files = BTreeMap::new();
-        let by_hash = sos_formats::hash::Sha256::of(PACKAGES);
+        let by_hash = Sha256::of(PACKAGES);
         let base = "mirror://test/dists/test";
         files.insert(format!("{base}/InRelease"), in_release.to_vec());
         files.insert(format!("{base}/main/binary-amd64/by-hash/SHA256/{by_hash}"), PACKAGES.to_vec());
@@ -71,8 +71,8 @@ fn a_lock_has_phases_batches_and_reasons() {
         shown,
         [
             "base 1 essential 0 essential auto=false",
-            "docs 1 rest 0 recommends:web auto=true",
             "init-data 2.0-1 rest 0 depends:init auto=true",
+            "docs 1 rest 0 recommends:web auto=true",
             "libweb 3 rest 0 depends:web auto=true",
             "web 1:3 rest 0 requested auto=false",
             "init 2.0-1 rest 1 variant auto=false",
