@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
+/// A list of pairs of byte strings.
+pub(super) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 fn to_text(bytes: &[u8]) -> String {
     bytes.iter().map(|&b| char::from(b)).collect()
 }
@@ -43,7 +46,7 @@ pub(super) mod list {
 
 /// The same for a list of pairs.
 pub(super) mod pairs {
-    use super::{Deserialize, Deserializer, Serializer, from_text, to_text};
+    use super::{Deserialize, Deserializer, Pairs, Serializer, from_text, to_text};
 
     pub(in super::super) fn serialize<S: Serializer>(
         list: &[(Vec<u8>, Vec<u8>)],
@@ -54,7 +57,7 @@ pub(super) mod pairs {
 
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, D::Error> {
+    ) -> Result<Pairs, D::Error> {
         Vec::<(String, String)>::deserialize(from)?
             .iter()
             .map(|(a, b)| Ok((from_text(a)?, from_text(b)?)))

@@ -81,11 +81,7 @@ impl Channel {
         let _gone = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
     }
 
-    pub(super) fn send<T: Serialize>(
-        &self,
-        message: &T,
-        fds: &[BorrowedFd<'_>],
-    ) -> io::Result<()> {
+    pub(super) fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let frame = frame(message)?;
         let mut sent = 0;
         while sent < frame.len() {

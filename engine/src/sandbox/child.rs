@@ -2,6 +2,7 @@
 
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -39,6 +40,8 @@ impl Helper {
         command
             .arg(HELPER_ARGUMENT)
             .env_clear()
+            // Ctrl-C at the terminal is for `sos`, which then stops its runs one by one.
+            .process_group(0)
             .stdin(Stdio::from(theirs));
         if let Some(output) = output {
             let twin = output.try_clone().map_err(failed)?;

@@ -20,7 +20,11 @@ pub(super) fn cost(
     new: &Root,
     limit: u64,
 ) -> Result<u64, SandboxError> {
-    let mut counter = Counter { store, count: 0, limit };
+    let mut counter = Counter {
+        store,
+        count: 0,
+        limit,
+    };
     counter.dirs(old.map(|r| &r.node), Some(&new.node))?;
     Ok(counter.count)
 }
@@ -90,11 +94,7 @@ pub(super) fn apply(
         fresh: old.is_none(),
     };
     mover.worker.put(b"", &new.meta, WireKind::Dir, None)?;
-    mover.dirs(
-        &mut Vec::new(),
-        old.map(|r| &r.node),
-        Some(&new.node),
-    )?;
+    mover.dirs(&mut Vec::new(), old.map(|r| &r.node), Some(&new.node))?;
     if !mover.groups.is_empty() {
         let groups = std::mem::take(&mut mover.groups);
         mover.relink(new, &groups)?;
@@ -151,12 +151,7 @@ impl Mover<'_> {
         Ok(())
     }
 
-    fn entry(
-        &mut self,
-        path: &[u8],
-        old: Option<&Entry>,
-        new: &Entry,
-    ) -> Result<(), SandboxError> {
+    fn entry(&mut self, path: &[u8], old: Option<&Entry>, new: &Entry) -> Result<(), SandboxError> {
         if let Kind::File {
             blob,
             hardlink: Some(group),

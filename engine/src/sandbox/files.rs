@@ -127,12 +127,7 @@ pub(super) fn set_meta(
 }
 
 /// Sets the time of last modification of an entry.
-pub(super) fn set_time(
-    dir: BorrowedFd<'_>,
-    name: &[u8],
-    secs: i64,
-    nsecs: u32,
-) -> io::Result<()> {
+pub(super) fn set_time(dir: BorrowedFd<'_>, name: &[u8], secs: i64, nsecs: u32) -> io::Result<()> {
     let times = Timestamps {
         last_access: Timespec {
             tv_sec: 0,

@@ -85,11 +85,7 @@ fn hold_userns(channel: &Channel, kind: UsernsKind) -> Result<(), Failure> {
         UsernsKind::Multi => {
             let answer = |e: io::Error| Failure::new("speak with sos", &e);
             channel.send(&Answer::NeedMaps, &[]).map_err(answer)?;
-            if channel
-                .receive::<MapsWritten>()
-                .map_err(answer)?
-                .is_none()
-            {
+            if channel.receive::<MapsWritten>().map_err(answer)?.is_none() {
                 return Ok(());
             }
         }
@@ -152,9 +148,7 @@ fn run(
     }
     let made = if fresh_net {
         sys::loopback_up().naming(|| "switch the loopback interface on".to_owned())?;
-        Some(
-            File::open("/proc/self/ns/net").naming(|| "open /proc/self/ns/net".to_owned())?,
-        )
+        Some(File::open("/proc/self/ns/net").naming(|| "open /proc/self/ns/net".to_owned())?)
     } else {
         None
     };
@@ -244,7 +238,12 @@ fn network_is_clean(tables: &OwnedFd) -> bool {
     ["tcp", "tcp6", "udp", "udp6", "raw", "raw6"]
         .iter()
         .all(|table| {
-            match rustix::fs::openat(tables, *table, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            match rustix::fs::openat(
+                tables,
+                *table,
+                OFlags::RDONLY | OFlags::CLOEXEC,
+                Mode::empty(),
+            ) {
                 // The first line is the heading.
                 Ok(file) => BufReader::new(File::from(file)).lines().nth(1).is_none(),
                 // A kernel without IPv6.

@@ -138,7 +138,10 @@ mod tests {
         assert_eq!(parse_ranges(text, Some("alice"), 7), [(100_000, 65536)]);
         assert_eq!(parse_ranges(text, Some("bob"), 1001), [(300_000, 10)]);
         assert_eq!(parse_ranges(text, None, 8), []);
-        assert_eq!(user_name("root:x:0:0::/:\nbob:x:1001:1:\n", 1001), Some("bob"));
+        assert_eq!(
+            user_name("root:x:0:0::/:\nbob:x:1001:1:\n", 1001),
+            Some("bob")
+        );
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
-    DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit,
-    set_dumpable_behavior, set_parent_process_death_signal, setrlimit, setsid, wait,
+    DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, set_dumpable_behavior,
+    set_parent_process_death_signal, setrlimit, setsid, wait,
 };
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -232,7 +232,9 @@ fn limit(spec: &Spec) -> Result<(), Failure> {
         (Resource::Fsize, spec.limits.file_size_bytes),
     ] {
         if let Some(wanted) = wanted {
-            let most = getrlimit(resource).maximum.map_or(wanted, |h| h.min(wanted));
+            let most = getrlimit(resource)
+                .maximum
+                .map_or(wanted, |h| h.min(wanted));
             set(resource, Some(most), Some(most))?;
         }
     }

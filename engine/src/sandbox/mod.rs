@@ -33,6 +33,6 @@ pub use outcome::{Control, Exit, Outcome, SandboxError};
 pub use run::run;
 pub use spec::{Bind, InlineFile, Input, Limits, Shape, Spec};
 pub use step::{
-    NamespaceRemover, STEP_DIR, STEP_OUT, STEP_SCRIPT, StepMount, StepOutcome, StepOutput, StepSpec,
-    remove_tree, reset_work_trees, run_step,
+    NamespaceRemover, STEP_DIR, STEP_OUT, STEP_SCRIPT, StepMount, StepOutcome, StepOutput,
+    StepSpec, remove_tree, reset_work_trees, run_step,
 };

@@ -108,8 +108,8 @@ fn write_maps(pid: u32, users: &IdMap, groups: &IdMap) -> Result<(), SandboxErro
         return Ok(());
     }
     for (program, map) in [("newuidmap", users), ("newgidmap", groups)] {
-        let path = ids::find_map_program(program)
-            .ok_or_else(|| crate::probe::no_map_program(program))?;
+        let path =
+            ids::find_map_program(program).ok_or_else(|| crate::probe::no_map_program(program))?;
         let output = Command::new(&path)
             .env_clear()
             .arg(pid.to_string())

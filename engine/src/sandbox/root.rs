@@ -17,8 +17,8 @@ use rustix::mount::{
 
 use super::protocol::{Failure, Naming};
 use super::spec::{Bind, InlineFile, Input, Shape, Spec};
-use super::sys::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY};
 use super::sys;
+use super::sys::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY};
 
 const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Parts of `/proc` through which a process with the machine's user 0 could change the machine.
@@ -30,8 +30,11 @@ const TTY_GROUP: u32 = 5;
 
 /// Builds the root of `spec` and makes it the root of this process.
 pub(super) fn build(spec: &Spec) -> Result<(), Failure> {
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .naming(|| "make mounts private".to_owned())?;
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .naming(|| "make mounts private".to_owned())?;
     let top = spec.scratch.join("root");
     make_dir(CWD, &top, 0o755).naming(|| format!("create {}", top.display()))?;
     let root = match &spec.shape {
@@ -125,7 +128,10 @@ fn step_root(
         root.mount_tmpfs(dir, &format!("mode={mode:o}"))?;
     }
     let private = Root {
-        fd: root.fd.try_clone().naming(|| "copy a descriptor".to_owned())?,
+        fd: root
+            .fd
+            .try_clone()
+            .naming(|| "copy a descriptor".to_owned())?,
         create: true,
     };
     for (inside, outside) in writable {
@@ -152,7 +158,7 @@ fn mount_overlay(top: &Path, lower: &[PathBuf], upper: &Path, work: &Path) -> Re
         .map(|p| open(p))
         .collect::<Result<Vec<_>, _>>()?;
     let (upper, work) = (open(upper)?, open(work)?);
-    let layers: Vec<String> = fds.iter().map(|fd| fd_path(fd)).collect();
+    let layers: Vec<String> = fds.iter().map(fd_path).collect();
     let options = format!(
         "lowerdir={},upperdir={},workdir={},userxattr,xino=off\0",
         layers.join(":"),
@@ -338,7 +344,10 @@ impl Root {
     fn devices(&self, spec: &Spec, tty_group: Option<u32>) -> Result<(), Failure> {
         // What is in `/dev` is ours in both shapes: an empty memory filesystem.
         let dev = Self {
-            fd: self.fd.try_clone().naming(|| "copy a descriptor".to_owned())?,
+            fd: self
+                .fd
+                .try_clone()
+                .naming(|| "copy a descriptor".to_owned())?,
             create: true,
         };
         let nodes = NODES
@@ -428,7 +437,11 @@ fn clone_tree(at: BorrowedFd<'_>, path: &Path, attributes: u64) -> Result<OwnedF
     }
     let mount = rustix::mount::open_tree(at, path, flags).naming(what)?;
     // Device nodes of the machine are shown on purpose, everything else loses them.
-    let nodev = if path.starts_with("/dev") { 0 } else { ATTR_NODEV };
+    let nodev = if path.starts_with("/dev") {
+        0
+    } else {
+        ATTR_NODEV
+    };
     sys::mount_setattr(mount.as_fd(), true, attributes | ATTR_NOSUID | nodev, 0).naming(what)?;
     Ok(mount)
 }
@@ -456,9 +469,13 @@ fn show(root: &Root, shown: &Bind) -> Result<(), Failure> {
         other => other.naming(|| format!("find {}", shown.outside.display()))?,
     };
     let target = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        root.directory(&shown.inside, 0o755)?
+        root.directory(&shown.inside, 0o755)
     } else {
-        root.file(&shown.inside)?
+        root.file(&shown.inside)
+    };
+    let target = match target {
+        Err(failure) if shown.optional && failure.errno == libc::ENOENT => return Ok(()),
+        other => other?,
     };
     let attributes = if shown.writable { 0 } else { ATTR_RDONLY };
     let mount = clone_tree(CWD, &shown.outside, attributes)?;

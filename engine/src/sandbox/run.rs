@@ -16,6 +16,8 @@ use super::spec::{Shape, Spec};
 use crate::clock::{Clock, SystemClock};
 
 const LOG_CHUNK_BYTES: usize = 64 << 10;
+/// More than a pipe holds, so that the last look at a log takes all of it.
+const LOG_CHUNKS_AT_ONCE: usize = 32;
 
 /// Runs one program to its end. Blocks; call it from a thread that lives until it returns, because the end of
 /// that thread ends the run.
@@ -60,7 +62,7 @@ pub fn run(
         kind,
         network: spec.network,
     };
-    watch.to_the_end()
+    watch.until_end()
 }
 
 struct Watch<'a> {
@@ -77,7 +79,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    fn to_the_end(&mut self) -> Result<Outcome, SandboxError> {
+    fn until_end(&mut self) -> Result<Outcome, SandboxError> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
             .map_err(|e| SandboxError::io("make an event", e))?;
         let wake = Arc::new(wake);
@@ -112,7 +114,10 @@ impl Watch<'_> {
                 return Ok(self.stop(Exit::LogTooLong));
             }
             if from_helper {
-                let (answer, fds) = self.helper.receive()?;
+                let (answer, fds) = match self.helper.receive() {
+                    Err(_) if self.control.cancel.is_cancelled() => continue,
+                    other => other?,
+                };
                 if let Some(exit) = self.answered(answer, fds)? {
                     return Ok(Outcome {
                         exit,
@@ -137,10 +142,11 @@ impl Watch<'_> {
         }
     }
 
-    /// Passes on what is in the log now; `false` when it got too long.
+    /// Passes on what is in the log now; `false` when it got too long. A program that writes without end must not
+    /// keep us from looking at the clock: this reads a few chunks at a time.
     fn pump(&mut self) -> Result<bool, SandboxError> {
         let mut buffer = vec![0; LOG_CHUNK_BYTES];
-        loop {
+        for _ in 0..LOG_CHUNKS_AT_ONCE {
             let n = match rustix::io::read(&self.reader, &mut buffer) {
                 Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok(true),
                 Ok(n) => n,
@@ -162,6 +168,7 @@ impl Watch<'_> {
                 return Ok(true);
             }
         }
+        Ok(true)
     }
 
     fn answered(
@@ -178,10 +185,11 @@ impl Watch<'_> {
             }
             Answer::Ended { status, net_clean } => {
                 self.drain()?;
-                if net_clean && !self.network {
-                    if let Some(net) = self.net.take() {
-                        namespaces::give_net(self.kind, net);
-                    }
+                if net_clean
+                    && !self.network
+                    && let Some(net) = self.net.take()
+                {
+                    namespaces::give_net(self.kind, net);
                 }
                 Ok(Some(exit_of(status)))
             }
@@ -217,9 +225,20 @@ fn exit_of(status: i32) -> Exit {
     }
 }
 
+/// What a machine refuses that gives user namespaces but no rights in them, as some security modules do.
+const NEEDS_NAMESPACES: [&str; 3] = [
+    "enter the user namespace",
+    "create namespaces",
+    "make mounts private",
+];
+
 /// Turns what a helper could not do into an error; missing namespaces get the advice for this machine.
 pub(super) fn failure_error(failure: Failure) -> SandboxError {
     let source = io::Error::from_raw_os_error(failure.errno);
+    let forbidden = matches!(failure.errno, libc::EPERM | libc::ENOSPC | libc::ENOSYS);
+    if forbidden && NEEDS_NAMESPACES.contains(&failure.what.as_str()) {
+        return crate::probe::no_user_namespaces(Some(&source));
+    }
     if failure.exec {
         SandboxError::Exec {
             program: failure.what,

@@ -219,13 +219,37 @@ mod tests {
         let none = [0; 6];
         check(Nix, AUDIT_ARCH_X86_64, 0, none, Ok(()));
         check(Nix, AUDIT_ARCH_X86_64, 188, none, Err(libc::ENOTSUP));
-        check(Nix, AUDIT_ARCH_X86_64, X32_BIT | 188, none, Err(libc::ENOTSUP));
+        check(
+            Nix,
+            AUDIT_ARCH_X86_64,
+            X32_BIT | 188,
+            none,
+            Err(libc::ENOTSUP),
+        );
         check(Nix, AUDIT_ARCH_I386, 226, none, Err(libc::ENOTSUP));
         check(Nix, AUDIT_ARCH_AARCH64, 5, none, Err(libc::ENOTSUP));
-        check(Nix, AUDIT_ARCH_X86_64, 90, [0, 0o4755, 0, 0, 0, 0], Err(libc::EPERM));
+        check(
+            Nix,
+            AUDIT_ARCH_X86_64,
+            90,
+            [0, 0o4755, 0, 0, 0, 0],
+            Err(libc::EPERM),
+        );
         check(Nix, AUDIT_ARCH_X86_64, 90, [0, 0o755, 0, 0, 0, 0], Ok(()));
-        check(Nix, AUDIT_ARCH_X86_64, 452, [0, 0, 0o2755, 0, 0, 0], Err(libc::EPERM));
-        check(Nix, AUDIT_ARCH_I386, 15, [0, 0o2755, 0, 0, 0, 0], Err(libc::EPERM));
+        check(
+            Nix,
+            AUDIT_ARCH_X86_64,
+            452,
+            [0, 0, 0o2755, 0, 0, 0],
+            Err(libc::EPERM),
+        );
+        check(
+            Nix,
+            AUDIT_ARCH_I386,
+            15,
+            [0, 0o2755, 0, 0, 0, 0],
+            Err(libc::EPERM),
+        );
         check(Nix, AUDIT_ARCH_X86_64, 74, none, Ok(()));
         check(Step, AUDIT_ARCH_X86_64, 74, none, Err(0));
         check(Step, AUDIT_ARCH_I386, 118, none, Err(0));

@@ -97,7 +97,7 @@ pub struct Bind {
     pub outside: PathBuf,
     /// The program may write there.
     pub writable: bool,
-    /// A missing `outside` is no error.
+    /// A missing `outside`, or a mount point that leads nowhere, is no error.
     pub optional: bool,
 }
 
@@ -181,7 +181,10 @@ impl Spec {
                     "/etc/group",
                     format!("root:x:0:\nnixbld:!:{NIX_GID}:\nnogroup:x:65534:\n"),
                 ),
-                file("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n".to_owned()),
+                file(
+                    "/etc/hosts",
+                    "127.0.0.1 localhost\n::1 localhost\n".to_owned(),
+                ),
             ],
             tmpfs: vec![PathBuf::from("/tmp")],
             devices: Vec::new(),

@@ -12,13 +12,13 @@ use sos_formats::manifest::Meta;
 use sos_store::rootfs::RootTree;
 use sos_store::{PlainRemover, Remover, Store, TempDir};
 
+use super::capture;
 use super::outcome::{Control, Exit, SandboxError};
 use super::protocol::Op;
 use super::run::run;
 use super::spec::{Bind, InlineFile, Limits, Shape, Spec};
 use super::tree::{self, WorkTree};
 use super::worker::Worker;
-use super::capture;
 
 /// Where the private directory of a step is, as the step sees it.
 pub const STEP_DIR: &str = "/run/sos";
@@ -29,6 +29,9 @@ pub const STEP_SCRIPT: &str = "/run/sos/script";
 
 /// What every step covers besides its own list.
 const ALWAYS_COVERED: [&str; 3] = ["/proc", "/dev", "/sys"];
+
+/// Shown to steps that keep the network.
+const RESOLVER: &str = "/etc/resolv.conf";
 
 /// One path shown read-only to a step.
 #[derive(Clone, Debug)]
@@ -135,6 +138,13 @@ impl StepSpec {
             .iter()
             .map(|m| Bind::read_only(&m.inside, &m.outside))
             .collect();
+        if self.network {
+            let path = Path::new(RESOLVER);
+            binds.push(Bind {
+                optional: true,
+                ..Bind::read_only(path, path)
+            });
+        }
         // A mount below another one comes after it.
         binds.sort_by(|a, b| a.inside.cmp(&b.inside));
         Spec {
@@ -166,8 +176,7 @@ impl StepSpec {
             .chain(self.tmpfs.iter().map(PathBuf::as_path))
             .collect();
         // Below a covered directory mount points are made in memory.
-        let below_covered =
-            |path: &Path| covered.iter().any(|c| path.starts_with(c) && path != *c);
+        let below_covered = |path: &Path| covered.iter().any(|c| path.starts_with(c) && path != *c);
         let mut points: Vec<(Vec<u8>, bool)> = covered
             .iter()
             .filter(|path| !below_covered(path))
@@ -182,6 +191,9 @@ impl StepSpec {
             if !below_covered(&mount.inside) {
                 points.push((bytes(&mount.inside), meta.is_dir()));
             }
+        }
+        if self.network {
+            points.push((RESOLVER.into(), false));
         }
         Ok(points)
     }
@@ -349,7 +361,11 @@ fn in_tree(
         epoch: spec.epoch,
     })?;
     // A tree may be made by any user of the step; a step that changes the root has nothing to put there.
-    let mode = if spec.output == StepOutput::Rootfs { 0o755 } else { 0o1777 };
+    let mode = if spec.output == StepOutput::Rootfs {
+        0o755
+    } else {
+        0o1777
+    };
     fs::set_permissions(place.private(), fs::Permissions::from_mode(mode))
         .map_err(|e| SandboxError::io("set up the directory of the output", e))?;
     let shape = Shape::Step {
@@ -371,8 +387,7 @@ fn in_tree(
     }
     match &spec.output {
         StepOutput::Rootfs => {
-            let (root, notes) =
-                capture::apply(store, root, worker, &place.upper(), spec.epoch)?;
+            let (root, notes) = capture::apply(store, root, worker, &place.upper(), spec.epoch)?;
             result.root = Some(root);
             result.notes = notes;
         }
@@ -380,8 +395,9 @@ fn in_tree(
             let made = place.private().join("out");
             if fs::symlink_metadata(&made).is_ok() {
                 worker.ask(&Op::Own { path: made.clone() })?;
-                fs::rename(&made, to)
-                    .map_err(|e| SandboxError::io(format!("move the output to {}", to.display()), e))?;
+                fs::rename(&made, to).map_err(|e| {
+                    SandboxError::io(format!("move the output to {}", to.display()), e)
+                })?;
             }
         }
     }

@@ -198,9 +198,7 @@ pub(super) fn close_on_exec_above_stderr() -> io::Result<()> {
 /// Puts a descriptor at number 0.
 pub(super) fn set_stdin(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: number 0 is free or owned by nobody in the process that is about to exec.
-    check(libc::c_long::from(unsafe {
-        libc::dup2(fd.as_raw_fd(), 0)
-    }))?;
+    check(libc::c_long::from(unsafe { libc::dup2(fd.as_raw_fd(), 0) }))?;
     Ok(())
 }
 

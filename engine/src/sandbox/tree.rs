@@ -270,12 +270,7 @@ impl Trees<'_> {
             return Ok(Choice::Change(slot, lock, Some(id)));
         }
         // A new tree is cheaper. Slots that hold nothing usable come first, then those not used for longest.
-        free.sort_by_key(|(slot, _)| {
-            (
-                matches!(slot.state(), State::Ready(_)),
-                slot.last_used(),
-            )
-        });
+        free.sort_by_key(|(slot, _)| (matches!(slot.state(), State::Ready(_)), slot.last_used()));
         let mut free = free.into_iter();
         let mut over = (used + 1).saturating_sub(MAX_TREES);
         let mut chosen = None;
@@ -360,7 +355,10 @@ mod tests {
     fn only_whole_states_count() {
         let id = Blake3::of(b"x");
         assert_eq!(parse_state(&format!("ready {id}\n")), State::Ready(id));
-        assert_eq!(parse_state(&format!("changing {id}\n")), State::Changing(id));
+        assert_eq!(
+            parse_state(&format!("changing {id}\n")),
+            State::Changing(id)
+        );
         let text = format!("ready {id}");
         for cut in 0..text.len() {
             assert_eq!(parse_state(&text[..cut]), State::Unknown);

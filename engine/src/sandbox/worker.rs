@@ -30,12 +30,10 @@ impl Worker {
     pub(super) fn tell(&mut self, op: &Op, fds: &[BorrowedFd<'_>]) -> Result<(), SandboxError> {
         match self.helper.send(op, fds) {
             // A worker that fails says why and ends: that is what sending met.
-            Err(SandboxError::HelperDied { how }) => {
-                match self.helper.receive_as::<Done>() {
-                    Ok((Done::Failed(failure), _)) => Err(failure_error(failure)),
-                    _ => Err(SandboxError::HelperDied { how }),
-                }
-            }
+            Err(SandboxError::HelperDied { how }) => match self.helper.receive_as::<Done>() {
+                Ok((Done::Failed(failure), _)) => Err(failure_error(failure)),
+                _ => Err(SandboxError::HelperDied { how }),
+            },
             other => other,
         }
     }

@@ -46,7 +46,9 @@ pub(super) fn serve(channel: &Channel) -> Result<(), Failure> {
 }
 
 fn answer<T: serde::Serialize>(channel: &Channel, message: &T) -> Result<(), Failure> {
-    channel.send(message, &[]).naming(|| "speak with sos".to_owned())
+    channel
+        .send(message, &[])
+        .naming(|| "speak with sos".to_owned())
 }
 
 fn shown(path: &[u8]) -> String {
@@ -90,14 +92,13 @@ impl Worker {
             Op::Remove { path } => {
                 self.forget_dirs();
                 let (dir, name) = files::split(&path);
-                let fd = self
-                    .dir(dir)
-                    .naming(|| format!("open {}", shown(dir)))?;
+                let fd = self.dir(dir).naming(|| format!("open {}", shown(dir)))?;
                 files::remove(fd, name).naming(|| format!("remove {}", shown(&path)))?;
                 Ok(None)
             }
             Op::Flush => {
-                self.flush().naming(|| "set times of directories".to_owned())?;
+                self.flush()
+                    .naming(|| "set times of directories".to_owned())?;
                 Ok(Some(Done::Ok))
             }
             Op::Stubs {
@@ -263,7 +264,10 @@ fn make_stubs(
     for path in made.iter().rev() {
         let (dir, name) = files::split(path);
         let (secs, nsecs) = match find(&tree, path) {
-            Ok(Some(stat)) => (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            Ok(Some(stat)) => (
+                stat.st_mtime,
+                u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+            ),
             _ => (epoch, 0),
         };
         let fd = files::open_dir(stubs.as_fd(), dir).naming(what)?;

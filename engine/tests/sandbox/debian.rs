@@ -84,7 +84,11 @@ fn packages() {
              rm -f /var/log/*.log /var/cache/ldconfig/aux-cache;  stat -c '%a %U' /bin/su /usr/bin/passwd";
         let (changed, log) = step("packages", root, script);
         assert!(log.ends_with("4755 root\n4755 root\n"), "{log}");
-        let (_, log) = step("look", changed, "id svc; stat -c '%a %U:%G %Y' /srv/data; su -s /bin/sh svc -c 'touch /srv/data/x; id -un'");
+        let (_, log) = step(
+            "look",
+            changed,
+            "id svc; stat -c '%a %U:%G %Y' /srv/data; su -s /bin/sh svc -c 'touch /srv/data/x; id -un'",
+        );
         assert!(log.contains("2750 svc:svc 1700000000\nsvc\n"), "{log}");
         let gone = lab.load(&changed);
         assert!(gone.get("usr/share/doc/bash").unwrap().is_none());

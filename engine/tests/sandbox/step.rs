@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("step::a_killed_change_is_made_again", damaged),
     ("step::failures_give_no_root", failures),
     ("step::an_empty_root", empty),
+    ("step::the_machine_is_probed", probed),
 ];
 
 fn captured() {
@@ -79,15 +80,25 @@ fn round_trip() {
     odd.xattrs.insert(b"user.note".to_vec(), b"\0\xff".to_vec());
     // cap_net_raw=ep, revision 2
     let capability = [&[1, 0, 0, 2, 0, 32][..], &[0; 14]].concat();
-    odd.xattrs.insert(b"security.capability".to_vec(), capability);
+    odd.xattrs
+        .insert(b"security.capability".to_vec(), capability);
     tree.write_file("etc/odd", "odd", odd.clone()).unwrap();
     let mut secret = meta(0o2700);
     (secret.uid, secret.gid) = (7, 8);
     tree.mkdir_p("etc/secret", &secret).unwrap();
-    tree.write_file("etc/secret/f\u{e4}\n", "x", meta(0)).unwrap();
+    tree.write_file("etc/secret/f\u{e4}\n", "x", meta(0))
+        .unwrap();
     let root = tree.finish(&lab.store).unwrap();
-    let (same, log) = lab.step(root, "cd /etc; busybox stat -c '%a %u %g %Y %n' odd secret secret/*; busybox cp -a secret other");
-    assert!(log.starts_with("4711 65535 12345 1000000 odd\n2700 7 8 1000000 secret\n0 0 0 1000000 secret/f"), "{log}");
+    let (same, log) = lab.step(
+        root,
+        "cd /etc; busybox stat -c '%a %u %g %Y %n' odd secret secret/*; busybox cp -a secret other",
+    );
+    assert!(
+        log.starts_with(
+            "4711 65535 12345 1000000 odd\n2700 7 8 1000000 secret\n0 0 0 1000000 secret/f"
+        ),
+        "{log}"
+    );
     let same = lab.load(&same);
     let view = same.get("etc/odd").unwrap().unwrap();
     assert_eq!(view.meta, &odd);
@@ -131,13 +142,16 @@ fn hard_links() {
     assert!(linked(&lab, &changed, "home/d/c").is_some());
     // A new name in another directory joins those in directories that did not change.
     let (joined, _) = lab.step(root, "busybox rm /home/a");
-    let (_, log) = lab.step(joined, "busybox stat -c %h /home/b /home/d/c; busybox cat /home/d/c");
+    let (_, log) = lab.step(
+        joined,
+        "busybox stat -c %h /home/b /home/d/c; busybox cat /home/d/c",
+    );
     assert_eq!(log, "2\n2\none\n");
 }
 
 fn mounts() {
     let lab = Lab::new();
-    let outside = lab.dir.path().join("outside");
+    let outside = lab.dir.join("outside");
     std::fs::create_dir(&outside).unwrap();
     std::fs::write(outside.join("f"), "shown").unwrap();
     let mut tree = lab.load(&lab.base);
@@ -191,7 +205,10 @@ fn mounts() {
 
 fn opaque() {
     let lab = Lab::new();
-    let (root, _) = lab.step(lab.base, "busybox rm -r /etc; busybox mkdir /etc; echo n >/etc/n");
+    let (root, _) = lab.step(
+        lab.base,
+        "busybox rm -r /etc; busybox mkdir /etc; echo n >/etc/n",
+    );
     let names = lab.load(&root).list("etc").unwrap();
     assert_eq!(names, [b"n".to_vec()]);
     let (root, _) = lab.step(lab.base, "busybox rm -r /etc; echo file >/etc");
@@ -202,14 +219,17 @@ fn opaque() {
 
 fn trees() {
     let lab = Lab::new();
-    let to = lab.dir.path().join("result");
+    let to = lab.dir.join("result");
     let mut plan = lab.plan(
         lab.base,
         "echo $out; busybox mkdir $out; busybox mkdir $out/d; echo x >$out/d/f; busybox chown -R 55:66 $out; busybox chmod 4000 $out/d/f; busybox chmod 0 $out/d",
     );
     plan.output = StepOutput::Tree(to.clone());
     let (outcome, log) = lab.run(&plan);
-    assert_eq!((outcome.exit, log.as_str()), (Exit::Code(0), "/run/sos/out\n"));
+    assert_eq!(
+        (outcome.exit, log.as_str()),
+        (Exit::Code(0), "/run/sos/out\n")
+    );
     assert!(outcome.root.is_none());
     // Readable and removable without any namespace.
     assert_eq!(std::fs::read_to_string(to.join("d/f")).unwrap(), "x\n");
@@ -241,7 +261,12 @@ fn inside() {
         "uid=0 gid=0 groups=0\nlocalhost\nHOME=/root\nLC_ALL=C.UTF-8\nPATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nSOURCE_DATE_EPOCH={EPOCH}\nTZ=UTC\n/sys/* /dev/pts/ptmx
 fd\nfull\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\nLinux\nrefused\nrefused\nrefused\nrefused\nsynced\n755\n755\n0\nno su\n00040000\n"
     );
-    assert_eq!(log, expect.replace("groups=0\n", "\n").replace("gid=0 \n", "gid=0\n"));
+    assert_eq!(
+        log,
+        expect
+            .replace("groups=0\n", "\n")
+            .replace("gid=0 \n", "gid=0\n")
+    );
 }
 
 fn users() {
@@ -268,7 +293,8 @@ fn trees_move() {
     }
     assert!(std::fs::read_dir(lab.store.work_dir()).unwrap().count() <= 5);
     // Wherever a tree comes from, it says the same as a fresh one.
-    let probe = "busybox find /etc /home /var -exec busybox stat -c '%n %a %u %Y %s' {} + | busybox sort";
+    let probe =
+        "busybox find /etc /home /var -exec busybox stat -c '%n %a %u %Y %s' {} + | busybox sort";
     let seen: Vec<String> = roots.iter().map(|r| lab.step(*r, probe).1).collect();
     reset_work_trees(&lab.store, &Control::default()).unwrap();
     for (root, seen) in roots.iter().zip(&seen).rev().step_by(3) {
@@ -293,7 +319,10 @@ fn damaged() {
 fn failures() {
     let lab = Lab::new();
     let (outcome, log) = lab.run(&lab.plan(lab.base, "echo no; exit 3"));
-    assert_eq!((outcome.exit, outcome.root, log.as_str()), (Exit::Code(3), None, "no\n"));
+    assert_eq!(
+        (outcome.exit, outcome.root, log.as_str()),
+        (Exit::Code(3), None, "no\n")
+    );
     // Nothing of it is left but the cached tree.
     let left = std::fs::read_dir(lab.store.root().join("tmp"))
         .unwrap()
@@ -302,7 +331,7 @@ fn failures() {
         .count();
     assert_eq!(left, 0);
     // Files of other ids are no obstacle.
-    let dir = lab.dir.path().join("foreign");
+    let dir = lab.dir.join("foreign");
     std::fs::create_dir_all(dir.join("a/b")).unwrap();
     remove_tree(&dir).unwrap();
     assert!(!dir.exists());
@@ -331,4 +360,22 @@ fn empty() {
         lab.list(&outcome.root.unwrap()),
         [format!("made 755 0:0 {EPOCH} dir")]
     );
+}
+
+fn probed() {
+    let lab = Lab::new();
+    let checks = sos_engine::probe::run(&lab.dir.join("not/yet/there"), &Control::default());
+    for check in &checks {
+        assert_ne!(check.health, sos_engine::probe::Health::Bad, "{check:?}");
+    }
+    let names: Vec<&str> = checks.iter().map(|c| c.name).collect();
+    for name in ["user-namespaces", "overlayfs", "seccomp", "free-space"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    let left = std::fs::read_dir(&lab.dir)
+        .unwrap()
+        .flatten()
+        .filter(|e| e.file_name().to_string_lossy().starts_with(".sos-probe"))
+        .count();
+    assert_eq!(left, 0);
 }

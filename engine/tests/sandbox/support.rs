@@ -73,7 +73,8 @@ impl NixPlan {
 pub(crate) struct Lab {
     pub(crate) store: Store,
     pub(crate) base: Blake3,
-    pub(crate) dir: tempfile::TempDir,
+    pub(crate) dir: PathBuf,
+    _temporary: Option<tempfile::TempDir>,
 }
 
 pub(crate) fn meta(mode: u16) -> Meta {
@@ -87,8 +88,17 @@ pub(crate) fn meta(mode: u16) -> Meta {
 impl Lab {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let lab = Self::at(dir.path());
+        Self {
+            _temporary: Some(dir),
+            ..lab
+        }
+    }
+
+    /// The same in a directory that stays.
+    pub(crate) fn at(dir: &Path) -> Self {
         let store = Store::open(OpenOptions {
-            root: dir.path().join("store"),
+            root: dir.join("store"),
             store_dir: StoreDir::default(),
             read_only: false,
         })
@@ -127,7 +137,12 @@ impl Lab {
                 .unwrap();
         }
         let base = tree.finish(&store).unwrap();
-        Self { store, base, dir }
+        Self {
+            store,
+            base,
+            dir: dir.to_owned(),
+            _temporary: None,
+        }
     }
 
     pub(crate) fn plan(&self, root: Blake3, script: &str) -> StepSpec {
@@ -168,7 +183,10 @@ impl Lab {
             .walk(|path, meta, kind| {
                 let what = match kind {
                     KindView::File { size, hardlink, .. } => {
-                        format!("file {size}{}", if hardlink.is_some() { " linked" } else { "" })
+                        format!(
+                            "file {size}{}",
+                            if hardlink.is_some() { " linked" } else { "" }
+                        )
                     }
                     KindView::Dir => "dir".to_owned(),
                     KindView::Symlink { target } => {
