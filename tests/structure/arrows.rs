@@ -16,7 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// Crates whose bytes are the identity stay free of async and of databases.
 const FORBIDDEN: &[(&str, &[&str])] = &[
     ("sos-formats", &["tokio", "rusqlite", "rustix", "libc", "walkdir"]),
-    ("sos-lang", &["tokio", "rusqlite", "rustix", "libc", "walkdir"]),
+    ("sos-lang", &["tokio", "rusqlite", "rustix", "walkdir"]),
     ("sos-recipes", &["tokio", "rusqlite"]),
     ("sos-store", &["tokio", "reqwest"]),
     ("sos-engine", &["reqwest", "pgp", "oci-spec", "rnix"]),
