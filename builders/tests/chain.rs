@@ -283,3 +283,37 @@ fn the_builder_of_nix_is_there() {
     let out = world.store.physical(&report.results[0].1["out"]);
     assert_eq!(fs::read_to_string(out).unwrap(), TEXT);
 }
+
+#[test]
+fn what_is_fetched_needs_a_hash() {
+    let world = World::new(1);
+    let mut maker = Maker::default();
+    let attrs = json!({"urls": [world.url("x", TEXT)]});
+    let drv = maker.add("x", "builtin:fetch", tree(), &[], &attrs);
+    let report = world.build(&maker.graph, &drv);
+    assert_eq!(report.failures[0].code, "fetch-not-fixed");
+}
+
+#[test]
+fn a_tree_is_not_a_root() {
+    let world = World::new(1);
+    let mut maker = Maker::default();
+    let urls = [world.url("x", TEXT)];
+    let file = maker.fetch(&urls, Hash::of(HashAlgo::Sha256, TEXT.as_bytes()));
+    let reference = maker.reference(&file);
+    for attrs in [
+        json!({"rootfs": reference}),
+        json!({"files": {"/x": "/nix/store/00000000000000000000000000000000-y"}}),
+        json!({"files": {"/x": format!("{reference}/../..")}}),
+        json!({"files": "x"}),
+    ] {
+        let drv = maker.add("layer", "builtin:oci-layer", tree(), &[&file], &attrs);
+        let report = world.build(&maker.graph, &drv);
+        assert_eq!(report.failures.len(), 1, "{attrs}");
+        assert_eq!(
+            report.failures[0].code, "build-failed",
+            "{attrs}: {:?}",
+            report.failures
+        );
+    }
+}

@@ -49,6 +49,11 @@ pub(super) fn decompress(file: &mut File) -> Result<Box<dyn Read + '_>, Failure>
             decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(content)?;
             Box::new(decoder)
         }
+        [b'P', b'K', 3, 4, ..] => {
+            return Err(Failure::Content {
+                reason: "it is a zip archive; tar archives are supported".into(),
+            });
+        }
         [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(file)),
         _ => Box::new(file),
     })

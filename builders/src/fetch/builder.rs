@@ -36,6 +36,8 @@ struct FetchAttrs {
     unpack: bool,
     /// The size of what is transferred, if it is known.
     size: Option<u64>,
+    /// Name and version of the package that this is, when a lock names it.
+    package: Option<String>,
 }
 
 impl Builder for FetchBuilder {
@@ -55,15 +57,34 @@ impl Builder for FetchBuilder {
         } else {
             Unpack::Nothing
         };
-        run(
+        let done = run(
             ctx,
             &self.fetcher,
             &attrs.urls,
             attrs.executable,
             unpack,
             attrs.size,
-        )
+        );
+        match (done, &attrs.package) {
+            (Err(BuilderError::Diagnostic(why)), Some(package)) if why.code == "fetch-failed" => {
+                Err(not_to_be_had(package, ctx.drv.outputs.get("out"), &why).into())
+            }
+            (done, _) => done,
+        }
     }
+}
+
+/// Says of a package what the failure of its download does not: that a lock asks for it, for exactly what, and the way out.
+fn not_to_be_had(package: &str, output: Option<&Output>, why: &Diagnostic) -> Diagnostic {
+    let message = format!("the locked package `{package}` cannot be fetched");
+    let mut diagnostic = Diagnostic::error("lock-package-missing", Class::Fetch, message);
+    if let Some(Output::Fixed { hash, .. }) = output {
+        diagnostic = diagnostic.note(format!("{} {}", hash.algo(), hash.to_hex()));
+    }
+    for source in &why.notes {
+        diagnostic = diagnostic.note(source.clone());
+    }
+    diagnostic.help("archives drop old versions: `sos lock --update` pins what the mirrors have now")
 }
 
 /// Makes a fixed output from `url`, as Nix's builder of the same name does.

@@ -315,6 +315,7 @@ fn archives_that_are_refused() {
         ),
         (cut, "cannot unpack"),
         (corrupt, "cannot unpack"),
+        (b"PK\x03\x04rest".to_vec(), "zip archive"),
         (b"not an archive".to_vec(), "at byte 0"),
         (gzip(&sample_tar())[..100].to_vec(), "cannot"),
     ] {

@@ -1,6 +1,7 @@
 //! The one error for a fetch that no source could satisfy.
 
 use std::fmt;
+use std::io;
 
 use reqwest::Url;
 use sos_formats::diagnostic::{Class, Diagnostic};
@@ -56,11 +57,13 @@ pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagno
         ..
     }) = attempts.last()
     {
-        return Diagnostic::error(
-            "fetch-write",
-            Class::Machine,
-            format!("cannot write the download of `{name}`: {error}"),
-        );
+        if error.kind() == io::ErrorKind::StorageFull {
+            let message = format!("the disk is full: cannot write the download of `{name}`");
+            return Diagnostic::error("env-disk-full", Class::Machine, message)
+                .help("`sos gc` frees what nothing needs any more");
+        }
+        let message = format!("cannot write the download of `{name}`: {error}");
+        return Diagnostic::error("fetch-write", Class::Machine, message);
     }
     // Without a hash a web page is recognised too, but then there is nothing that it fails to match.
     let hashed = request.hash.is_some() || request.fixed_output;

@@ -32,6 +32,8 @@ pub(super) enum Then {
     Close,
     Reset,
     Hang,
+    /// One byte at a time, for as long as the peer listens.
+    Drip,
 }
 
 /// The bytes of a reply.
@@ -139,6 +141,11 @@ async fn serve(mut stream: TcpStream, handler: Arc<Handler>, log: Arc<Mutex<Vec<
             rustix::net::sockopt::set_socket_linger(&stream, zero).expect("linger");
         }
         Then::Hang => std::future::pending().await,
+        Then::Drip => {
+            while stream.write_all(b".").await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        }
     }
 }
 

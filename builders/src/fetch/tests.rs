@@ -537,3 +537,60 @@ fn cancelling_ends_a_wait() {
     let result = patient.fetch(&request, &mut MemorySink::default(), &Stop(RefCell::new(0)));
     assert!(matches!(result, Err(FetchError::Cancelled)), "{result:?}");
 }
+
+#[test]
+fn a_drip_is_a_stall() {
+    let server = Server::start(|_, _| cut("200 OK", "", 1 << 20, b"", Then::Drip));
+    let limits = Limits {
+        window: Duration::from_millis(200),
+        window_bytes: 1000,
+        ..limits()
+    };
+    let fetcher = Fetcher::with_limits(Mirrors::default(), false, limits);
+    let result = get(&fetcher, &[server.url("/file")], Some(&sha256(b"x")));
+    check_fails(result.map(|_| Vec::new()), "fetch-failed", "stalled after");
+}
+
+#[test]
+fn a_full_disk_is_not_the_fault_of_a_mirror() {
+    struct Full(std::io::ErrorKind);
+    impl super::Sink for Full {
+        fn restart(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn write(&mut self, _: &[u8]) -> std::io::Result<()> {
+            Err(self.0.into())
+        }
+    }
+    let server = Server::start(|_, _| reply("200 OK", "", b"good"));
+    let urls = [server.url("/a"), server.url("/b")];
+    let hash = sha256(b"good");
+    let request = Request {
+        name: "file",
+        urls: &urls,
+        hash: Some(&hash),
+        size: None,
+        limit: 10,
+        fixed_output: true,
+        offline: false,
+    };
+    for (kind, code) in [
+        (std::io::ErrorKind::StorageFull, "env-disk-full"),
+        (std::io::ErrorKind::PermissionDenied, "fetch-write"),
+    ] {
+        let Err(FetchError::Failed(error)) = fetcher().fetch(&request, &mut Full(kind), &Quiet)
+        else {
+            panic!("must fail")
+        };
+        assert_eq!((error.code, error.class), (code, Class::Machine));
+    }
+    assert_eq!(server.asked().len(), 2, "no other mirror is asked");
+}
+
+#[test]
+fn too_many_sources_are_not_all_tried() {
+    let server = Server::start(|_, _| reply("404 Not Found", "", b""));
+    let urls: Vec<String> = (0..100).map(|i| server.url(&format!("/{i}"))).collect();
+    let error = get(&fetcher(), &urls, None).expect_err("none is there");
+    assert_eq!(error.notes.len(), super::limits::MAX_SOURCES);
+}
