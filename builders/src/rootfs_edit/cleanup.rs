@@ -31,12 +31,21 @@ const APT_DIRS: [&str; 2] = ["var/lib/apt/lists", "var/cache/apt/archives"];
 /// Directories that are empty when a system boots.
 const VOLATILE: [&str; 2] = ["run", "tmp"];
 
-/// Removes what the recipe says.
-pub(super) fn apply(editor: &mut Editor<'_>, cleanup: &CleanupAttrs) -> Result<(), BuilderError> {
+/// Removes what the recipe says. `keep_machine_id` when the recipe itself says what the machine id is.
+pub(super) fn apply(
+    editor: &mut Editor<'_>,
+    cleanup: &CleanupAttrs,
+    keep_machine_id: bool,
+) -> Result<(), BuilderError> {
     for dir in VOLATILE {
-        empty(editor, dir.as_bytes(), &[])?;
+        // Made by base-files when it is configured, and `/var/lock` leads there.
+        empty(editor, dir.as_bytes(), &[b"lock"])?;
     }
+    empty(editor, b"run/lock", &[])?;
     if cleanup.logs {
+        if !keep_machine_id && let Some((meta, Kind::File { .. })) = editor.get(b"etc/machine-id")? {
+            editor.rewrite(b"etc/machine-id", b"", meta)?;
+        }
         for path in LOGS {
             // `/var/lib/dbus/machine-id` may be a link to the one in `/etc`, and that one is harmless.
             if let Some((_, Kind::File { .. })) = editor.get(path.as_bytes())? {

@@ -66,7 +66,7 @@ fn edit(build: &dyn Build, attrs: &EditAttrs) -> Result<Blake3, BuilderError> {
         services::apply(&mut editor, services)?;
     }
     if let Some(cleanup) = &attrs.cleanup {
-        cleanup::apply(&mut editor, cleanup)?;
+        cleanup::apply(&mut editor, cleanup, attrs.machine_id.is_some())?;
     }
     if let Some(states) = &attrs.extended_states {
         apt::apply(&mut editor, states)?;

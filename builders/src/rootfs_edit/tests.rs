@@ -578,7 +578,7 @@ fn cleaning_up() {
         "var/lib/dbus/machine-id",
         "var/cache/debconf/config.dat-old",
         "var/lib/dpkg/status-old",
-        "run/lock",
+        "run/lock/x",
         "tmp/leftover",
     ] {
         assert!(!edited.has(gone), "{gone}");
@@ -589,12 +589,13 @@ fn cleaning_up() {
         "var/lib/apt/lists/partial",
         "var/lib/apt/lists/lock",
         "var/log/apt",
-        "run",
+        "run/lock",
         "tmp",
         "etc/machine-id",
     ] {
         assert!(edited.has(kept), "{kept}");
     }
+    assert_eq!(edited.text("etc/machine-id"), "");
     assert!(edited.fake.logged("`/nowhere/*` matches nothing"));
     let gentle = good(json!({"cleanup": {}}));
     assert!(

@@ -25,6 +25,8 @@ in
             name = d.file;
             builder = "builtin:fetch";
             inherit (d) urls size;
+            # For the message when no source has it any more.
+            package = "${d.name} ${d.version}";
             outputHash = d.sha256;
           }}";
       debs = map deb plan.debs;
@@ -43,6 +45,8 @@ in
           inherit (plan) system;
           builder = "builtin:step";
           rootfs = "${rootfs}";
+          # What packages make below /run is theirs: base-files makes /run/lock, where /var/lock leads.
+          tmpfs = [ "/tmp" ];
           script = ''
             # No service may start while packages are configured.
             printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d

@@ -35,7 +35,9 @@ pub(crate) fn lower(recipe: &RootfsRecipe, locked: &RootfsLocked, base: &Path) -
     let suite = recipe.sources.first().and_then(|s| s.suites.first()).map(|s| &s.value);
     let split = locked.suites.iter().any(|s| SPLIT_USR.contains(&s.suite.as_str()));
     let auto = locked.packages.iter().filter(|p| p.auto);
-    let auto = auto.map(|p| Set::new().with("package", text(&p.name)).with("arch", text(&p.arch)).done()).collect();
+    // apt records the architecture of the root for packages of all architectures, too.
+    let arch = |p: &LockedPackage| if p.arch == "all" { recipe.arch.clone() } else { p.arch.clone() };
+    let auto = auto.map(|p| Set::new().with("package", text(&p.name)).with("arch", text(arch(p))).done()).collect();
     let debconf: String = recipe.debconf.iter().map(|l| format!("{l}\n")).collect();
     Set::new()
         .with("name", text(&recipe.name))
@@ -139,12 +141,26 @@ fn deb(p: &LockedPackage, recipe: &RootfsRecipe, locked: &RootfsLocked, base: &P
         let local = local.map_or_else(|| Plain::Path(base.join(&p.path)), |d| file_ref(&d.value, base));
         return set.with("local", local).done();
     };
-    let mut urls = vec![format!("{}/{}", suite.uri.trim_end_matches('/'), p.path)];
+    let path = in_url(&p.path);
+    let mut urls = vec![format!("{}/{path}", suite.uri.trim_end_matches('/'))];
     let source = recipe.sources.iter().find(|s| s.uri == suite.uri);
     if let (Some(service), Some(timestamp)) = (source.and_then(|s| s.snapshot.as_ref()), &suite.snapshot) {
-        urls.push(format!("{}/{}", service.replace("{timestamp}", timestamp).trim_end_matches('/'), p.path));
+        urls.push(format!("{}/{path}", service.replace("{timestamp}", timestamp).trim_end_matches('/')));
     }
     set.with("urls", texts(urls)).done()
+}
+
+/// Writes a path of an archive as part of a URL. Names of files may hold a percent sign themselves: an epoch is often written `%3a`.
+fn in_url(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~+/:=@,!$&'()*;".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02x}"));
+        }
+    }
+    out
 }
 
 /// Replaces what a store path cannot hold; `~` is common in versions.
@@ -173,5 +189,16 @@ fn nix_system(arch: &str) -> &'static str {
         "riscv64" => "riscv64-linux",
         "s390x" => "s390x-linux",
         _ => "x86_64-linux",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_name_with_a_percent_sign_is_encoded_once_more() {
+        assert_eq!(in_url("pool/main/g/g/g_2%3a1.0~rc1+b2_amd64.deb"), "pool/main/g/g/g_2%253a1.0~rc1+b2_amd64.deb");
+        assert_eq!(in_url("a b#c?d\u{e9}"), "a%20b%23c%3fd%c3%a9");
     }
 }

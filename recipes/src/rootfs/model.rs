@@ -35,7 +35,7 @@ pub(crate) struct EditSpec {
     pub(crate) hostname: Option<String>,
     pub(crate) timezone: Option<String>,
     pub(crate) locale: Option<String>,
-    /// Absent: left as it is.
+    /// Absent: emptied by the cleanup when there is one.
     pub(crate) machine_id: Option<MachineId>,
     /// Absent: nothing is removed.
     pub(crate) cleanup: Option<Cleanup>,

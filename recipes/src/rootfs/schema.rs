@@ -137,7 +137,6 @@ fn read(tree: &Node, default_name: &str, problems: &mut Problems) -> Option<Root
     let debconf = checked_list(p("debconf"), "debconf", check::line, problems).into_iter().map(|l| l.value).collect();
 
     let mut edit = edit(&groups.top, groups.system.as_ref(), problems);
-    edit.machine_id.get_or_insert(MachineId::Empty);
     edit.cleanup.get_or_insert_default();
     Some(RootfsRecipe {
         name,
