@@ -84,7 +84,8 @@ fn not_to_be_had(package: &str, output: Option<&Output>, why: &Diagnostic) -> Di
     for source in &why.notes {
         diagnostic = diagnostic.note(source.clone());
     }
-    diagnostic.help("archives drop old versions: `sos lock --update` pins what the mirrors have now")
+    diagnostic
+        .help("archives drop old versions: `sos lock --update` pins what the mirrors have now")
 }
 
 /// Makes a fixed output from `url`, as Nix's builder of the same name does.
