@@ -5,14 +5,20 @@ use std::io::{self, BufReader, Read};
 use sos_formats::deb::Codec;
 
 /// Streams decompressed bytes.
-pub(crate) fn decoder<'r>(codec: Codec, inner: impl Read + Send + 'r) -> io::Result<Box<dyn Read + Send + 'r>> {
+pub(crate) fn decoder<'r>(
+    codec: Codec,
+    inner: impl Read + Send + 'r,
+) -> io::Result<Box<dyn Read + Send + 'r>> {
     // More memory than any archive's settings need, so that a hostile header cannot ask for all there is.
     const MEMORY_LIMIT: u64 = 1 << 30;
     Ok(match codec {
         Codec::Plain => Box::new(inner),
         Codec::Gzip => Box::new(flate2::read::MultiGzDecoder::new(inner)),
         Codec::Xz => {
-            let stream = liblzma::stream::Stream::new_stream_decoder(MEMORY_LIMIT, liblzma::stream::CONCATENATED)?;
+            let stream = liblzma::stream::Stream::new_stream_decoder(
+                MEMORY_LIMIT,
+                liblzma::stream::CONCATENATED,
+            )?;
             Box::new(liblzma::read::XzDecoder::new_stream(inner, stream))
         }
         Codec::Lzma => {
@@ -20,16 +26,23 @@ pub(crate) fn decoder<'r>(codec: Codec, inner: impl Read + Send + 'r) -> io::Res
             Box::new(liblzma::read::XzDecoder::new_stream(inner, stream))
         }
         Codec::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(inner)),
-        Codec::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(BufReader::new(inner))?),
+        Codec::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(BufReader::new(
+            inner,
+        ))?),
     })
 }
 
 /// Decompresses to at most `limit` bytes; more is an error.
 pub(crate) fn decompress(codec: Codec, bytes: &[u8], limit: u64) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
-    decoder(codec, bytes)?.take(limit + 1).read_to_end(&mut out)?;
+    decoder(codec, bytes)?
+        .take(limit + 1)
+        .read_to_end(&mut out)?;
     if out.len() as u64 > limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("larger than {limit} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("larger than {limit} bytes"),
+        ));
     }
     Ok(out)
 }
@@ -58,13 +71,23 @@ mod tests {
             (Codec::Xz, xz.finish().expect("memory")),
             (Codec::Lzma, lzma.finish().expect("memory")),
             (Codec::Bzip2, bzip.finish().expect("memory")),
-            (Codec::Zstd, zstd::stream::encode_all(&text[..], 1).expect("memory")),
+            (
+                Codec::Zstd,
+                zstd::stream::encode_all(&text[..], 1).expect("memory"),
+            ),
         ];
         for (codec, bytes) in packed {
-            assert_eq!(decompress(codec, &bytes, 6000).expect("fits"), text, "{codec:?}");
+            assert_eq!(
+                decompress(codec, &bytes, 6000).expect("fits"),
+                text,
+                "{codec:?}"
+            );
             assert!(decompress(codec, &bytes, 5999).is_err(), "{codec:?}");
             if codec != Codec::Plain {
-                assert!(decompress(codec, &bytes[..bytes.len() - 3], 6000).is_err(), "{codec:?} cut off");
+                assert!(
+                    decompress(codec, &bytes[..bytes.len() - 3], 6000).is_err(),
+                    "{codec:?} cut off"
+                );
             }
         }
     }

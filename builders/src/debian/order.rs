@@ -15,9 +15,21 @@ pub(crate) struct Set<'s, 'a> {
 }
 
 impl<'s, 'a> Set<'s, 'a> {
-    pub(crate) fn new(universe: &'s Universe<'a>, versions: &[VersionId], before: &[VersionId]) -> Self {
-        let map = |list: &[VersionId]| list.iter().map(|v| (universe.version(*v).package, *v)).collect();
-        Self { universe, chosen: map(versions), before: map(before) }
+    pub(crate) fn new(
+        universe: &'s Universe<'a>,
+        versions: &[VersionId],
+        before: &[VersionId],
+    ) -> Self {
+        let map = |list: &[VersionId]| {
+            list.iter()
+                .map(|v| (universe.version(*v).package, *v))
+                .collect()
+        };
+        Self {
+            universe,
+            chosen: map(versions),
+            before: map(before),
+        }
     }
 
     /// Orders the set by batch, and inside a batch so that what a package needs comes before it where there is no cycle.
@@ -25,7 +37,10 @@ impl<'s, 'a> Set<'s, 'a> {
     pub(crate) fn batches(&self) -> Vec<(VersionId, u32)> {
         let order = self.depth_first();
         let number = self.numbers(&order);
-        let mut batches: Vec<_> = order.iter().map(|v| (*v, number.get(v).copied().unwrap_or(0))).collect();
+        let mut batches: Vec<_> = order
+            .iter()
+            .map(|v| (*v, number.get(v).copied().unwrap_or(0)))
+            .collect();
         batches.sort_by_key(|(_, batch)| *batch);
         batches
     }
@@ -67,7 +82,12 @@ impl<'s, 'a> Set<'s, 'a> {
                 let mut needs = match needs {
                     Some(needs) => needs,
                     None if !done.insert(version) => continue,
-                    None => self.needs(version).into_iter().map(|(v, _)| v).collect::<Vec<_>>().into_iter(),
+                    None => self
+                        .needs(version)
+                        .into_iter()
+                        .map(|(v, _)| v)
+                        .collect::<Vec<_>>()
+                        .into_iter(),
                 };
                 match needs.find(|v| !done.contains(v)) {
                     Some(next) => {
@@ -85,8 +105,14 @@ impl<'s, 'a> Set<'s, 'a> {
     fn weight(&self, version: VersionId) -> u32 {
         let found = self.universe.version(version);
         let essential = self.universe.package(found.package).essential;
-        let pre_depends = found.dependencies.iter().any(|d| d.kind == Kind::PreDepends);
-        let priority = [0, 5, 4, 3, 1, 0].get(usize::from(found.priority)).copied().unwrap_or(0);
+        let pre_depends = found
+            .dependencies
+            .iter()
+            .any(|d| d.kind == Kind::PreDepends);
+        let priority = [0, 5, 4, 3, 1, 0]
+            .get(usize::from(found.priority))
+            .copied()
+            .unwrap_or(0);
         200 * u32::from(essential) + 50 * u32::from(pre_depends) + priority
     }
 
@@ -94,20 +120,39 @@ impl<'s, 'a> Set<'s, 'a> {
     fn needs(&self, version: VersionId) -> Vec<(VersionId, Kind)> {
         let mut needs = Vec::new();
         for kind in [Kind::PreDepends, Kind::Depends] {
-            for dependency in self.universe.version(version).dependencies.iter().filter(|d| d.kind == kind) {
+            for dependency in self
+                .universe
+                .version(version)
+                .dependencies
+                .iter()
+                .filter(|d| d.kind == kind)
+            {
                 // What is configured before satisfies it already; of several in the set the first is enough.
                 let satisfied = self.satisfying(version, dependency, &self.before);
                 let in_set = self.satisfying(version, dependency, &self.chosen);
                 if satisfied.is_empty() {
-                    needs.extend(in_set.first().filter(|v| **v != version).map(|v| (*v, kind)));
+                    needs.extend(
+                        in_set
+                            .first()
+                            .filter(|v| **v != version)
+                            .map(|v| (*v, kind)),
+                    );
                 }
             }
         }
         needs
     }
 
-    fn satisfying(&self, owner: VersionId, dependency: &Dependency<'_>, among: &BTreeMap<PackageId, VersionId>) -> Vec<VersionId> {
-        let hits = |atom| self.universe.matches(owner, dependency.kind, atom, |p| among.get(&p).copied());
+    fn satisfying(
+        &self,
+        owner: VersionId,
+        dependency: &Dependency<'_>,
+        among: &BTreeMap<PackageId, VersionId>,
+    ) -> Vec<VersionId> {
+        let hits = |atom| {
+            self.universe
+                .matches(owner, dependency.kind, atom, |p| among.get(&p).copied())
+        };
         dependency.atoms.iter().flat_map(hits).collect()
     }
 
@@ -115,17 +160,37 @@ impl<'s, 'a> Set<'s, 'a> {
     pub(crate) fn reasons(&self, roots: &[VersionId]) -> BTreeMap<VersionId, String> {
         let mut reasons: BTreeMap<VersionId, String> = BTreeMap::new();
         let mut seen: BTreeSet<VersionId> = roots.iter().copied().collect();
-        for kinds in [&[Kind::PreDepends, Kind::Depends][..], &[Kind::PreDepends, Kind::Depends, Kind::Recommends]] {
+        for kinds in [
+            &[Kind::PreDepends, Kind::Depends][..],
+            &[Kind::PreDepends, Kind::Depends, Kind::Recommends],
+        ] {
             // Nearest first, so that the reason is the shortest one; recommendations only for what nothing needs.
-            let mut queue: Vec<VersionId> = roots.iter().copied().chain(reasons.keys().copied()).collect();
+            let mut queue: Vec<VersionId> = roots
+                .iter()
+                .copied()
+                .chain(reasons.keys().copied())
+                .collect();
             let mut next = 0;
             while let Some(owner) = queue.get(next).copied() {
                 next += 1;
-                for dependency in self.universe.version(owner).dependencies.iter().filter(|d| kinds.contains(&d.kind)) {
+                for dependency in self
+                    .universe
+                    .version(owner)
+                    .dependencies
+                    .iter()
+                    .filter(|d| kinds.contains(&d.kind))
+                {
                     for version in self.satisfying(owner, dependency, &self.chosen) {
                         if seen.insert(version) {
-                            let word = if dependency.kind == Kind::Recommends { "recommends" } else { "depends" };
-                            reasons.insert(version, format!("{word}:{}", self.universe.name_of(owner)));
+                            let word = if dependency.kind == Kind::Recommends {
+                                "recommends"
+                            } else {
+                                "depends"
+                            };
+                            reasons.insert(
+                                version,
+                                format!("{word}:{}", self.universe.name_of(owner)),
+                            );
                             queue.push(version);
                         }
                     }
@@ -146,45 +211,99 @@ mod tests {
         let text = index(packages);
         let mut universe = Universe::new("amd64");
         universe.add_index(&text, 0, 500).expect("valid");
-        let all: Vec<_> = universe.package_ids().filter_map(|p| universe.default_candidate(p)).collect();
-        let (before, chosen): (Vec<_>, Vec<_>) = all.into_iter().partition(|v| before.contains(&universe.name_of(*v)));
+        let all: Vec<_> = universe
+            .package_ids()
+            .filter_map(|p| universe.default_candidate(p))
+            .collect();
+        let (before, chosen): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .partition(|v| before.contains(&universe.name_of(*v)));
         let batches = Set::new(&universe, &chosen, &before).batches();
-        let shown: Vec<_> = batches.iter().map(|(v, batch)| format!("{}:{batch}", universe.name_of(*v))).collect();
+        let shown: Vec<_> = batches
+            .iter()
+            .map(|(v, batch)| format!("{}:{batch}", universe.name_of(*v)))
+            .collect();
         assert_eq!(shown.join(" "), expected);
     }
 
     #[test]
     fn needs_come_first() {
-        check(&["a 1 ; Depends: b, c", "b 1 ; Depends: d", "c 1", "d 1"], &[], "d:0 b:0 c:0 a:0");
+        check(
+            &["a 1 ; Depends: b, c", "b 1 ; Depends: d", "c 1", "d 1"],
+            &[],
+            "d:0 b:0 c:0 a:0",
+        );
     }
 
     #[test]
     fn a_pre_dependency_and_all_it_needs_is_configured_earlier() {
-        let packages = ["a 1 ; Pre-Depends: init", "init 1 ; Depends: lib", "lib 1", "z 1 ; Depends: a", "y 1"];
+        let packages = [
+            "a 1 ; Pre-Depends: init",
+            "init 1 ; Depends: lib",
+            "lib 1",
+            "z 1 ; Depends: a",
+            "y 1",
+        ];
         check(&packages, &[], "lib:0 init:0 y:0 a:1 z:1");
         check(&packages, &["init", "lib"], "a:0 y:0 z:0");
     }
 
     #[test]
     fn chains_of_pre_dependencies_are_as_many_batches() {
-        check(&["a 1 ; Pre-Depends: b", "b 1 ; Depends: c", "c 1 ; Pre-Depends: d", "d 1"], &[], "d:0 c:1 b:1 a:2");
+        check(
+            &[
+                "a 1 ; Pre-Depends: b",
+                "b 1 ; Depends: c",
+                "c 1 ; Pre-Depends: d",
+                "d 1",
+            ],
+            &[],
+            "d:0 c:1 b:1 a:2",
+        );
     }
 
     #[test]
     fn cycles_stay_together() {
-        check(&["a 1 ; Depends: b", "b 1 ; Depends: a ; Pre-Depends: c", "c 1"], &[], "c:0 a:1 b:1");
+        check(
+            &[
+                "a 1 ; Depends: b",
+                "b 1 ; Depends: a ; Pre-Depends: c",
+                "c 1",
+            ],
+            &[],
+            "c:0 a:1 b:1",
+        );
         // Broken by design, and still an order.
-        check(&["a 1 ; Pre-Depends: b", "b 1 ; Pre-Depends: a"], &[], "b:1 a:2");
+        check(
+            &["a 1 ; Pre-Depends: b", "b 1 ; Pre-Depends: a"],
+            &[],
+            "b:1 a:2",
+        );
     }
 
     #[test]
     fn reasons_are_the_nearest_need() {
-        let text = index(&["a 1 ; Depends: b ; Recommends: r", "b 1 ; Depends: c", "c 1", "r 1 ; Depends: c, s", "s 1"]);
+        let text = index(&[
+            "a 1 ; Depends: b ; Recommends: r",
+            "b 1 ; Depends: c",
+            "c 1",
+            "r 1 ; Depends: c, s",
+            "s 1",
+        ]);
         let mut universe = Universe::new("amd64");
         universe.add_index(&text, 0, 500).expect("valid");
-        let all: Vec<_> = universe.package_ids().filter_map(|p| universe.default_candidate(p)).collect();
+        let all: Vec<_> = universe
+            .package_ids()
+            .filter_map(|p| universe.default_candidate(p))
+            .collect();
         let reasons = Set::new(&universe, &all, &[]).reasons(&all[..1]);
-        let shown: Vec<_> = reasons.iter().map(|(v, why)| format!("{} {why}", universe.name_of(*v))).collect();
-        assert_eq!(shown.join(", "), "b depends:a, c depends:b, r recommends:a, s depends:r");
+        let shown: Vec<_> = reasons
+            .iter()
+            .map(|(v, why)| format!("{} {why}", universe.name_of(*v)))
+            .collect();
+        assert_eq!(
+            shown.join(", "),
+            "b depends:a, c depends:b, r recommends:a, s depends:r"
+        );
     }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Sha256;
-use sos_formats::lock::{self, LockedPackage, Phase, RootfsLocked, RootfsRequest, RootfsSource, Wanted};
+use sos_formats::lock::{
+    self, LockedPackage, Phase, RootfsLocked, RootfsRequest, RootfsSource, Wanted,
+};
 
 use super::local;
 use super::order::Set;
@@ -28,26 +30,52 @@ const LOCAL_PIN: i32 = 1001;
 ///
 /// # Errors
 /// Every independent problem: of the words of the recipe, of the archives, or the reasons why nothing fits together.
-pub fn resolve(request: &RootfsRequest, download: &dyn Download, now_secs: i64) -> Result<RootfsLocked, Vec<Diagnostic>> {
-    let fetching = Fetching { download, now_secs, arch: &request.arch };
+pub fn resolve(
+    request: &RootfsRequest,
+    download: &dyn Download,
+    now_secs: i64,
+) -> Result<RootfsLocked, Vec<Diagnostic>> {
+    let fetching = Fetching {
+        download,
+        now_secs,
+        arch: &request.arch,
+    };
     let suites = fetch_all(request, &fetching)?;
     on_big_stack(|| resolve_from(request, suites))
 }
 
-fn on_big_stack<T: Send>(work: impl FnOnce() -> Result<T, Vec<Diagnostic>> + Send) -> Result<T, Vec<Diagnostic>> {
+fn on_big_stack<T: Send>(
+    work: impl FnOnce() -> Result<T, Vec<Diagnostic>> + Send,
+) -> Result<T, Vec<Diagnostic>> {
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("resolve".into()).stack_size(STACK_BYTES).spawn_scoped(scope, work);
+        let thread = std::thread::Builder::new()
+            .name("resolve".into())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, work);
         let failed = |message: &str| vec![Diagnostic::error("deb-resolver", Class::Bug, message)];
         match thread {
-            Ok(thread) => thread.join().unwrap_or_else(|_panic| Err(failed("the resolver stopped unexpectedly"))),
-            Err(_) => Err(vec![Diagnostic::error("deb-resolver", Class::Machine, "cannot start a thread for the resolver")]),
+            Ok(thread) => thread
+                .join()
+                .unwrap_or_else(|_panic| Err(failed("the resolver stopped unexpectedly"))),
+            Err(_) => Err(vec![Diagnostic::error(
+                "deb-resolver",
+                Class::Machine,
+                "cannot start a thread for the resolver",
+            )]),
         }
     })
 }
 
 /// Fetches all suites at once, in the order of the recipe.
-fn fetch_all(request: &RootfsRequest, fetching: &Fetching<'_>) -> Result<Vec<Suite>, Vec<Diagnostic>> {
-    let pairs: Vec<(&RootfsSource, &Wanted)> = request.sources.iter().flat_map(|s| s.suites.iter().map(move |w| (s, w))).collect();
+fn fetch_all(
+    request: &RootfsRequest,
+    fetching: &Fetching<'_>,
+) -> Result<Vec<Suite>, Vec<Diagnostic>> {
+    let pairs: Vec<(&RootfsSource, &Wanted)> = request
+        .sources
+        .iter()
+        .flat_map(|s| s.suites.iter().map(move |w| (s, w)))
+        .collect();
     let results: Vec<Result<Suite, Box<Diagnostic>>> = std::thread::scope(|scope| {
         let fetch = |(source, suite): &(&RootfsSource, &Wanted)| {
             let keyring = match &source.keyring {
@@ -56,9 +84,21 @@ fn fetch_all(request: &RootfsRequest, fetching: &Fetching<'_>) -> Result<Vec<Sui
             };
             fetching.suite(source, suite, &keyring)
         };
-        let threads: Vec<_> = pairs.iter().map(|pair| scope.spawn(move || fetch(pair))).collect();
-        let stopped = || Box::new(Diagnostic::error("deb-resolver", Class::Bug, "fetching an index stopped unexpectedly"));
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_panic| Err(stopped()))).collect()
+        let threads: Vec<_> = pairs
+            .iter()
+            .map(|pair| scope.spawn(move || fetch(pair)))
+            .collect();
+        let stopped = || {
+            Box::new(Diagnostic::error(
+                "deb-resolver",
+                Class::Bug,
+                "fetching an index stopped unexpectedly",
+            ))
+        };
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_panic| Err(stopped())))
+            .collect()
     });
     let mut suites = Vec::new();
     let mut problems: Vec<Diagnostic> = Vec::new();
@@ -70,16 +110,23 @@ fn fetch_all(request: &RootfsRequest, fetching: &Fetching<'_>) -> Result<Vec<Sui
             Err(problem) => problems.push(*problem),
         }
     }
-    if problems.is_empty() { Ok(suites) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(suites)
+    } else {
+        Err(problems)
+    }
 }
 
-fn resolve_from(request: &RootfsRequest, suites: Vec<Suite>) -> Result<RootfsLocked, Vec<Diagnostic>> {
+fn resolve_from(
+    request: &RootfsRequest,
+    suites: Vec<Suite>,
+) -> Result<RootfsLocked, Vec<Diagnostic>> {
     let mut stanzas = Vec::new();
     let mut problems = Vec::new();
     for deb in &request.debs {
         match local::stanza(deb) {
             Ok(text) => stanzas.push(text),
-            Err(problem) => problems.push(problem),
+            Err(problem) => problems.push(*problem),
         }
     }
     if !problems.is_empty() {
@@ -89,7 +136,10 @@ fn resolve_from(request: &RootfsRequest, suites: Vec<Suite>) -> Result<RootfsLoc
     for (origin, suite) in suites.iter().enumerate() {
         for (text, index) in suite.indexes.iter().zip(&suite.locked.index) {
             universe.add_index(text, origin, suite.pin).map_err(|err| {
-                let message = format!("`{}` of `{}` cannot be read: {err}", index.path, suite.locked.suite);
+                let message = format!(
+                    "`{}` of `{}` cannot be read: {err}",
+                    index.path, suite.locked.suite
+                );
                 vec![Diagnostic::error("deb-bad-index", Class::Fetch, message)]
             })?;
         }
@@ -99,18 +149,37 @@ fn resolve_from(request: &RootfsRequest, suites: Vec<Suite>) -> Result<RootfsLoc
         let path = &request.debs[i].path;
         let fail = |why: String| {
             let message = format!("`{}` cannot be installed: {why}", path.text);
-            vec![super::suite::labelled(Diagnostic::error("deb-bad-package", Class::Recipe, message), path.label.as_ref())]
+            vec![super::suite::labelled(
+                Diagnostic::error("deb-bad-package", Class::Recipe, message),
+                path.label.as_ref(),
+            )]
         };
-        universe.add_index(text, suites.len() + i, LOCAL_PIN).map_err(|err| fail(err.to_string()))?;
+        universe
+            .add_index(text, suites.len() + i, LOCAL_PIN)
+            .map_err(|err| fail(err.to_string()))?;
         let added = universe.of_origin(suites.len() + i);
-        local.push(added.ok_or_else(|| fail(format!("it is for another architecture than `{}`, or given twice", request.arch)))?);
+        local.push(added.ok_or_else(|| {
+            fail(format!(
+                "it is for another architecture than `{}`, or given twice",
+                request.arch
+            ))
+        })?);
     }
     let names: Vec<_> = suites.iter().map(|s| s.name.as_str()).collect();
     let place = format!("{} ({})", names.join(", "), request.arch);
     let selection = select(&universe, request, &place, &local)?;
     let (first, second) = choose(&universe, request, &selection)?;
-    let mut locked = RootfsLocked { solver: SOLVER.into(), suites: Vec::new(), packages: Vec::new() };
-    let lock = Lock { universe: &universe, request, selection: &selection, suites: suites.len() };
+    let mut locked = RootfsLocked {
+        solver: SOLVER.into(),
+        suites: Vec::new(),
+        packages: Vec::new(),
+    };
+    let lock = Lock {
+        universe: &universe,
+        request,
+        selection: &selection,
+        suites: suites.len(),
+    };
     lock.phase(&mut locked.packages, Phase::Essential, &first, &[]);
     lock.phase(&mut locked.packages, Phase::Rest, &second, &first);
     locked.suites = suites.into_iter().map(|s| s.locked).collect();
@@ -118,7 +187,11 @@ fn resolve_from(request: &RootfsRequest, suites: Vec<Suite>) -> Result<RootfsLoc
 }
 
 /// Solves both phases, the second on top of the first.
-fn choose(universe: &Universe<'_>, request: &RootfsRequest, selection: &Selection) -> Result<(Vec<VersionId>, Vec<VersionId>), Vec<Diagnostic>> {
+fn choose(
+    universe: &Universe<'_>,
+    request: &RootfsRequest,
+    selection: &Selection,
+) -> Result<(Vec<VersionId>, Vec<VersionId>), Vec<Diagnostic>> {
     let wish = Wish {
         installed: Vec::new(),
         wanted: selection.first.clone(),
@@ -126,18 +199,48 @@ fn choose(universe: &Universe<'_>, request: &RootfsRequest, selection: &Selectio
         excluded: selection.excluded.clone(),
         recommends: request.recommends,
     };
-    let first = solve(universe, &wish).map_err(|err| vec![unsatisfiable(universe, request, selection, &err)])?.versions;
-    let wanted = selection.second.iter().copied().filter(|v| !first.contains(v)).collect();
-    let second = solve(universe, &Wish { installed: first.clone(), wanted, ..wish });
-    let second = second.map_err(|err| vec![unsatisfiable(universe, request, selection, &err)])?.versions;
+    let first = solve(universe, &wish)
+        .map_err(|err| vec![unsatisfiable(universe, request, selection, &err)])?
+        .versions;
+    let wanted = selection
+        .second
+        .iter()
+        .copied()
+        .filter(|v| !first.contains(v))
+        .collect();
+    let second = solve(
+        universe,
+        &Wish {
+            installed: first.clone(),
+            wanted,
+            ..wish
+        },
+    );
+    let second = second
+        .map_err(|err| vec![unsatisfiable(universe, request, selection, &err)])?
+        .versions;
     Ok((first, second))
 }
 
-fn unsatisfiable(universe: &Universe<'_>, request: &RootfsRequest, selection: &Selection, err: &Unsatisfiable) -> Diagnostic {
-    let mut diagnostic = Diagnostic::error("deb-unsatisfiable", Class::Recipe, format!("the packages of `{}` do not fit together", request.name));
+fn unsatisfiable(
+    universe: &Universe<'_>,
+    request: &RootfsRequest,
+    selection: &Selection,
+    err: &Unsatisfiable,
+) -> Diagnostic {
+    let mut diagnostic = Diagnostic::error(
+        "deb-unsatisfiable",
+        Class::Recipe,
+        format!("the packages of `{}` do not fit together", request.name),
+    );
     for word in &request.include {
-        let named = |v: &VersionId| word.text.split([' ', '=', '(']).next() == Some(universe.name_of(*v));
-        let mentioned = |v: &VersionId| err.reasons.iter().any(|r| r.contains(&format!("`{}`", universe.name_of(*v))));
+        let named =
+            |v: &VersionId| word.text.split([' ', '=', '(']).next() == Some(universe.name_of(*v));
+        let mentioned = |v: &VersionId| {
+            err.reasons
+                .iter()
+                .any(|r| r.contains(&format!("`{}`", universe.name_of(*v))))
+        };
         if selection.requested.iter().any(|v| named(v) && mentioned(v)) {
             diagnostic = diagnostic.with_labels(word.label.clone());
         }
@@ -156,10 +259,24 @@ struct Lock<'l, 'a> {
 }
 
 impl Lock<'_, '_> {
-    fn phase(&self, packages: &mut Vec<LockedPackage>, phase: Phase, versions: &[VersionId], before: &[VersionId]) {
+    fn phase(
+        &self,
+        packages: &mut Vec<LockedPackage>,
+        phase: Phase,
+        versions: &[VersionId],
+        before: &[VersionId],
+    ) {
         let set = Set::new(self.universe, versions, before);
-        let asked = if phase == Phase::Essential { &self.selection.first } else { &self.selection.second };
-        let roots: Vec<VersionId> = asked.iter().copied().filter(|v| versions.contains(v)).collect();
+        let asked = if phase == Phase::Essential {
+            &self.selection.first
+        } else {
+            &self.selection.second
+        };
+        let roots: Vec<VersionId> = asked
+            .iter()
+            .copied()
+            .filter(|v| versions.contains(v))
+            .collect();
         let mut reasons: BTreeMap<VersionId, String> = if phase == Phase::Essential {
             set.reasons(&roots)
         } else {
@@ -177,13 +294,29 @@ impl Lock<'_, '_> {
             };
             // dpkg installs the first phase without apt, which therefore takes all of it for wanted.
             let auto = phase == Phase::Rest && !roots.contains(&version);
-            packages.push(self.package(version, phase, if phase == Phase::Essential { 0 } else { batch }, reason, auto));
+            packages.push(self.package(
+                version,
+                phase,
+                if phase == Phase::Essential { 0 } else { batch },
+                reason,
+                auto,
+            ));
         }
     }
 
-    fn package(&self, version: VersionId, phase: Phase, batch: u32, reason: String, auto: bool) -> LockedPackage {
+    fn package(
+        &self,
+        version: VersionId,
+        phase: Phase,
+        batch: u32,
+        reason: String,
+        auto: bool,
+    ) -> LockedPackage {
         let found = self.universe.version(version);
-        let local = found.origin.checked_sub(self.suites).and_then(|i| self.request.debs.get(i));
+        let local = found
+            .origin
+            .checked_sub(self.suites)
+            .and_then(|i| self.request.debs.get(i));
         LockedPackage {
             name: self.universe.name_of(version).to_owned(),
             version: found.version.to_owned(),

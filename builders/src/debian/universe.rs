@@ -60,7 +60,10 @@ impl Kind {
     }
 
     pub(crate) fn as_str(self) -> &'static str {
-        Self::FIELDS.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| name)
+        Self::FIELDS
+            .iter()
+            .find(|(_, kind)| *kind == self)
+            .map_or("", |(name, _)| name)
     }
 }
 
@@ -163,13 +166,24 @@ pub(crate) struct Universe<'a> {
 
 impl<'a> Universe<'a> {
     pub(crate) fn new(arch: &'a str) -> Self {
-        Self { arch, ..Self::default() }
+        Self {
+            arch,
+            ..Self::default()
+        }
     }
 
     /// Adds the packages of one index. `pin` is the priority that apt would give its release.
-    pub(crate) fn add_index(&mut self, text: &'a str, origin: usize, pin: i32) -> Result<(), IndexError> {
+    pub(crate) fn add_index(
+        &mut self,
+        text: &'a str,
+        origin: usize,
+        pin: i32,
+    ) -> Result<(), IndexError> {
         for paragraph in Paragraphs::new(text) {
-            let paragraph = paragraph.map_err(|err| IndexError { line: err.line(), problem: err.to_string() })?;
+            let paragraph = paragraph.map_err(|err| IndexError {
+                line: err.line(),
+                problem: err.to_string(),
+            })?;
             self.add(&paragraph, origin, pin)?;
         }
         Ok(())
@@ -201,14 +215,21 @@ impl<'a> Universe<'a> {
     }
 
     pub(crate) fn real_names(&self) -> impl Iterator<Item = &'a str> {
-        self.packages.iter().filter(|p| !p.versions.is_empty()).map(|p| p.name)
+        self.packages
+            .iter()
+            .filter(|p| !p.versions.is_empty())
+            .map(|p| p.name)
     }
 
     /// The version that would be installed when nothing else is said: highest pin, then highest version.
     pub(crate) fn default_candidate(&self, id: PackageId) -> Option<VersionId> {
         let versions = &self.package(id).versions;
         let mut best: Option<VersionId> = None;
-        for version in versions.iter().copied().filter(|v| self.version(*v).pin > 0) {
+        for version in versions
+            .iter()
+            .copied()
+            .filter(|v| self.version(*v).pin > 0)
+        {
             if best.is_none_or(|b| self.version(version).pin > self.version(b).pin) {
                 best = Some(version);
             }
@@ -220,14 +241,6 @@ impl<'a> Universe<'a> {
     pub(crate) fn of_origin(&self, origin: usize) -> Option<VersionId> {
         let at = self.versions.iter().position(|v| v.origin == origin)?;
         u32::try_from(at).ok().map(VersionId)
-    }
-
-    /// The candidate that alone provides a name, if just one package does.
-    pub(crate) fn only_provider(&self, id: PackageId) -> Option<VersionId> {
-        match self.providing(id)[..] {
-            [only] => Some(only),
-            _ => None,
-        }
     }
 
     /// The candidates that provide a name.
@@ -248,14 +261,21 @@ impl<'a> Universe<'a> {
     }
 
     /// Lists what satisfies an atom among the versions that `selected` names for each package, the real one first.
-    pub(crate) fn matches(&self, owner: VersionId, kind: Kind, atom: &Atom<'_>, selected: impl Fn(PackageId) -> Option<VersionId>) -> Vec<VersionId> {
+    pub(crate) fn matches(
+        &self,
+        owner: VersionId,
+        kind: Kind,
+        atom: &Atom<'_>,
+        selected: impl Fn(PackageId) -> Option<VersionId>,
+    ) -> Vec<VersionId> {
         let owner = self.version(owner).package;
         let mut found = Vec::new();
         let real = selected(atom.target).filter(|_| !self.ignores(owner, kind, atom.target));
         found.extend(real.filter(|v| atom.accepts(Some(self.version(*v).version))));
         for provider in self.package(atom.target).providers.iter().rev() {
             let package = self.version(provider.owner).package;
-            let usable = selected(package) == Some(provider.owner) && !self.ignores(owner, kind, package);
+            let usable =
+                selected(package) == Some(provider.owner) && !self.ignores(owner, kind, package);
             if usable && atom.accepts(provider.version) && !found.contains(&provider.owner) {
                 found.push(provider.owner);
             }
@@ -264,11 +284,22 @@ impl<'a> Universe<'a> {
     }
 
     /// Lists every version of any package that satisfies an atom, chosen or not.
-    pub(crate) fn all_matches(&self, owner: VersionId, kind: Kind, atom: &Atom<'_>) -> Vec<VersionId> {
+    pub(crate) fn all_matches(
+        &self,
+        owner: VersionId,
+        kind: Kind,
+        atom: &Atom<'_>,
+    ) -> Vec<VersionId> {
         let owner = self.version(owner).package;
         let mut found = Vec::new();
         if !self.ignores(owner, kind, atom.target) {
-            found.extend(self.package(atom.target).versions.iter().copied().filter(|v| atom.accepts(Some(self.version(*v).version))));
+            found.extend(
+                self.package(atom.target)
+                    .versions
+                    .iter()
+                    .copied()
+                    .filter(|v| atom.accepts(Some(self.version(*v).version))),
+            );
         }
         for provider in self.package(atom.target).providers.iter().rev() {
             let ignored = self.ignores(owner, kind, self.version(provider.owner).package);
@@ -283,7 +314,10 @@ impl<'a> Universe<'a> {
         let packages = &mut self.packages;
         *self.names.entry((name, qualifier)).or_insert_with(|| {
             let id = PackageId(u32::try_from(packages.len()).unwrap_or(u32::MAX));
-            packages.push(Package { name, ..Package::default() });
+            packages.push(Package {
+                name,
+                ..Package::default()
+            });
             id
         })
     }
@@ -291,22 +325,39 @@ impl<'a> Universe<'a> {
     fn add(&mut self, fields: &Paragraph<'a>, origin: usize, pin: i32) -> Result<(), IndexError> {
         let fail = |name: &str, why: &str| {
             let line = fields.field(name).map_or(fields.line(), |f| f.line);
-            IndexError { line, problem: format!("field `{name}` of `{}` {why}", fields.get("Package").unwrap_or("a package")) }
+            IndexError {
+                line,
+                problem: format!(
+                    "field `{name}` of `{}` {why}",
+                    fields.get("Package").unwrap_or("a package")
+                ),
+            }
         };
-        let need = |name| fields.get(name).filter(|v| !v.is_empty()).ok_or_else(|| fail(name, "is missing"));
+        let need = |name| {
+            fields
+                .get(name)
+                .filter(|v| !v.is_empty())
+                .ok_or_else(|| fail(name, "is missing"))
+        };
         let (name, version, arch) = (need("Package")?, need("Version")?, need("Architecture")?);
         if arch != self.arch && arch != "all" {
             return Ok(());
         }
         version::check(version).map_err(|err| fail("Version", &err.to_string()))?;
         let sha256 = parse_sha256(need("SHA256")?).ok_or_else(|| fail("SHA256", "is no digest"))?;
-        let size_bytes = need("Size")?.parse().map_err(|_err| fail("Size", "is no number"))?;
+        let size_bytes = need("Size")?
+            .parse()
+            .map_err(|_err| fail("Size", "is no number"))?;
         let path = need("Filename")?;
         if path.starts_with('/') || path.split('/').any(|part| part == ".." || part.is_empty()) {
             return Err(fail("Filename", "leaves the archive"));
         }
         let package = self.intern(name, Qualifier::None);
-        let is_yes = |name| fields.get(name).is_some_and(|v| v.eq_ignore_ascii_case("yes"));
+        let is_yes = |name| {
+            fields
+                .get(name)
+                .is_some_and(|v| v.eq_ignore_ascii_case("yes"))
+        };
         let known = &mut self.packages[package.index()];
         known.essential |= is_yes("Essential");
         known.important |= is_yes("Important") || is_yes("Protected");
@@ -316,7 +367,11 @@ impl<'a> Universe<'a> {
             // The same version in two suites is one version, taken from the first.
             return Ok(());
         }
-        let at = known.versions.iter().position(|id| order(id).is_gt()).unwrap_or(known.versions.len());
+        let at = known
+            .versions
+            .iter()
+            .position(|id| order(id).is_gt())
+            .unwrap_or(known.versions.len());
         let id = VersionId(u32::try_from(self.versions.len()).unwrap_or(u32::MAX));
         self.real += usize::from(known.versions.is_empty());
         known.versions.insert(at, id);
@@ -328,7 +383,9 @@ impl<'a> Universe<'a> {
         };
         let mut dependencies = Vec::new();
         for (field, kind) in Kind::FIELDS {
-            let Some(text) = fields.get(field) else { continue };
+            let Some(text) = fields.get(field) else {
+                continue;
+            };
             for group in Relation::parse_list(text).map_err(|err| fail(field, &err.to_string()))? {
                 let atoms = group.iter().map(|relation| self.atom(relation)).collect();
                 dependencies.push(Dependency { kind, atoms });
@@ -336,12 +393,14 @@ impl<'a> Universe<'a> {
         }
         // Only mentioned here, but a mention gives a name its place in the order.
         for field in ["Replaces", "Enhances"] {
-            let groups = Relation::parse_list(fields.get(field).unwrap_or_default()).map_err(|err| fail(field, &err.to_string()))?;
+            let groups = Relation::parse_list(fields.get(field).unwrap_or_default())
+                .map_err(|err| fail(field, &err.to_string()))?;
             for relation in groups.iter().flatten() {
                 self.atom(relation);
             }
         }
-        let provided = Relation::parse_list(fields.get("Provides").unwrap_or_default()).map_err(|err| fail("Provides", &err.to_string()))?;
+        let provided = Relation::parse_list(fields.get("Provides").unwrap_or_default())
+            .map_err(|err| fail("Provides", &err.to_string()))?;
         self.add_provides(id, name, version, multi_arch, &provided);
         self.versions.push(Candidate {
             package,
@@ -366,10 +425,20 @@ impl<'a> Universe<'a> {
             Some(arch) if arch == self.arch => Qualifier::None,
             Some(_) => Qualifier::Foreign,
         };
-        Atom { target: self.intern(relation.name, qualifier), condition: relation.version }
+        Atom {
+            target: self.intern(relation.name, qualifier),
+            condition: relation.version,
+        }
     }
 
-    fn add_provides(&mut self, owner: VersionId, name: &'a str, version: &'a str, multi_arch: MultiArch, provided: &[Vec<Relation<'a>>]) {
+    fn add_provides(
+        &mut self,
+        owner: VersionId,
+        name: &'a str,
+        version: &'a str,
+        multi_arch: MultiArch,
+        provided: &[Vec<Relation<'a>>],
+    ) {
         for relation in provided.iter().flatten() {
             // Only `=` gives a provided version; apt ignores anything else.
             let provided_version = match relation.version {
@@ -390,9 +459,17 @@ impl<'a> Universe<'a> {
         }
     }
 
-    fn provide(&mut self, owner: VersionId, name: &'a str, qualifier: Qualifier, version: Option<&'a str>) {
+    fn provide(
+        &mut self,
+        owner: VersionId,
+        name: &'a str,
+        qualifier: Qualifier,
+        version: Option<&'a str>,
+    ) {
         let id = self.intern(name, qualifier);
-        self.packages[id.index()].providers.push(Provider { owner, version });
+        self.packages[id.index()]
+            .providers
+            .push(Provider { owner, version });
     }
 }
 
@@ -416,7 +493,10 @@ pub(crate) mod tests {
         let mut out = String::new();
         for line in lines {
             let mut parts = line.split(" ; ").map(str::trim);
-            let (name, version) = parts.next().and_then(|head| head.split_once(' ')).expect("name and version");
+            let (name, version) = parts
+                .next()
+                .and_then(|head| head.split_once(' '))
+                .expect("name and version");
             let digest = "0".repeat(64);
             out.push_str(&format!("Package: {name}\nVersion: {version}\nArchitecture: amd64\nFilename: pool/{name}.deb\nSize: 1\nSHA256: {digest}\n"));
             for field in parts {
@@ -430,12 +510,28 @@ pub(crate) mod tests {
 
     fn found(universe: &Universe<'_>, relation: &str) -> Vec<String> {
         let relation = Relation::parse(relation).expect("valid");
-        let qualifier = if relation.arch == Some("any") { Qualifier::Any } else { Qualifier::None };
-        let Some(target) = universe.names.get(&(relation.name, qualifier)) else { return Vec::new() };
-        let atom = Atom { target: *target, condition: relation.version };
-        let asker = universe.find("asker").and_then(|p| universe.default_candidate(p)).expect("asker");
+        let qualifier = if relation.arch == Some("any") {
+            Qualifier::Any
+        } else {
+            Qualifier::None
+        };
+        let Some(target) = universe.names.get(&(relation.name, qualifier)) else {
+            return Vec::new();
+        };
+        let atom = Atom {
+            target: *target,
+            condition: relation.version,
+        };
+        let asker = universe
+            .find("asker")
+            .and_then(|p| universe.default_candidate(p))
+            .expect("asker");
         let chosen = |p| universe.default_candidate(p);
-        universe.matches(asker, Kind::Depends, &atom, chosen).into_iter().map(|v| universe.name_of(v).to_owned()).collect()
+        universe
+            .matches(asker, Kind::Depends, &atom, chosen)
+            .into_iter()
+            .map(|v| universe.name_of(v).to_owned())
+            .collect()
     }
 
     #[test]
@@ -460,15 +556,33 @@ pub(crate) mod tests {
 
     #[test]
     fn the_highest_version_of_the_best_pin_is_the_candidate() {
-        let (stable, updates, backports) = (index(&["a 1"]), index(&["a 2", "a 1"]), index(&["a 3", "b 1"]));
+        let (stable, updates, backports) = (
+            index(&["a 1"]),
+            index(&["a 2", "a 1"]),
+            index(&["a 3", "b 1"]),
+        );
         let mut universe = Universe::new("amd64");
         universe.add_index(&stable, 0, 500).expect("valid");
         universe.add_index(&updates, 1, 500).expect("valid");
         universe.add_index(&backports, 2, 100).expect("valid");
-        let candidate = |name| universe.find(name).and_then(|p| universe.default_candidate(p)).map(|v| universe.version(v));
-        assert_eq!(candidate("a").map(|v| (v.version, v.origin)), Some(("2", 1)));
+        let candidate = |name| {
+            universe
+                .find(name)
+                .and_then(|p| universe.default_candidate(p))
+                .map(|v| universe.version(v))
+        };
+        assert_eq!(
+            candidate("a").map(|v| (v.version, v.origin)),
+            Some(("2", 1))
+        );
         assert_eq!(candidate("b").map(|v| v.version), Some("1"));
-        assert_eq!(universe.package(universe.find("a").expect("a")).versions.len(), 3);
+        assert_eq!(
+            universe
+                .package(universe.find("a").expect("a"))
+                .versions
+                .len(),
+            3
+        );
     }
 
     #[test]
@@ -479,7 +593,10 @@ pub(crate) mod tests {
         assert_eq!(universe.real_count(), 0);
         let mut fails = |text: &str| {
             let text = text.to_owned().leak();
-            universe.add_index(text, 0, 500).expect_err("must fail").to_string()
+            universe
+                .add_index(text, 0, 500)
+                .expect_err("must fail")
+                .to_string()
         };
         assert!(fails(&index(&["a 1-"])).contains("Version"));
         assert!(fails(&index(&["a 1 ; Depends: b ("])).contains("line 7: field `Depends` of `a`"));

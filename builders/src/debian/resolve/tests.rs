@@ -20,20 +20,37 @@ impl Memory {
         let by_hash = Sha256::of(PACKAGES);
         let base = "mirror://test/dists/test";
         files.insert(format!("{base}/InRelease"), in_release.to_vec());
-        files.insert(format!("{base}/main/binary-amd64/by-hash/SHA256/{by_hash}"), PACKAGES.to_vec());
+        files.insert(
+            format!("{base}/main/binary-amd64/by-hash/SHA256/{by_hash}"),
+            PACKAGES.to_vec(),
+        );
         Self(files)
     }
 }
 
 impl Download for Memory {
-    fn bytes(&self, urls: &[String], _limit: u64, _expected: Option<&[u8; 32]>) -> Result<Vec<u8>, Box<Diagnostic>> {
+    fn bytes(
+        &self,
+        urls: &[String],
+        _limit: u64,
+        _expected: Option<&[u8; 32]>,
+    ) -> Result<Vec<u8>, Box<Diagnostic>> {
         let found = urls.iter().find_map(|url| self.0.get(url)).cloned();
-        found.ok_or_else(|| Box::new(Diagnostic::error("fetch-failed", Class::Fetch, format!("no {urls:?}"))))
+        found.ok_or_else(|| {
+            Box::new(Diagnostic::error(
+                "fetch-failed",
+                Class::Fetch,
+                format!("no {urls:?}"),
+            ))
+        })
     }
 }
 
 fn wanted(text: &str) -> Wanted {
-    Wanted { text: text.into(), label: None }
+    Wanted {
+        text: text.into(),
+        label: None,
+    }
 }
 
 fn request(variant: Variant, include: &[&str], recommends: bool) -> RootfsRequest {
@@ -44,7 +61,10 @@ fn request(variant: Variant, include: &[&str], recommends: bool) -> RootfsReques
             uri: "mirror://test".into(),
             suites: vec![wanted("test")],
             components: vec!["main".into()],
-            keyring: lock::Keyring::File { name: "keys.asc".into(), bytes: KEYS.to_vec() },
+            keyring: lock::Keyring::File {
+                name: "keys.asc".into(),
+                bytes: KEYS.to_vec(),
+            },
             snapshot: None,
         }],
         variant,
@@ -58,14 +78,32 @@ fn request(variant: Variant, include: &[&str], recommends: bool) -> RootfsReques
 #[track_caller]
 fn fails(request: &RootfsRequest, archive: &Memory, expected: &str) {
     let problems = resolve(request, archive, NOW).expect_err("must fail");
-    let shown: Vec<_> = problems.iter().map(|d| format!("{}: {}", d.code, d.message)).collect();
+    let shown: Vec<_> = problems
+        .iter()
+        .map(|d| format!("{}: {}", d.code, d.message))
+        .collect();
     assert!(shown.join("\n").starts_with(expected), "{shown:#?}");
 }
 
 #[test]
 fn a_lock_has_phases_batches_and_reasons() {
-    let locked = resolve(&request(Variant::Minbase, &["web"], true), &Memory::archive(IN_RELEASE), NOW).expect("resolves");
-    let show = |p: &LockedPackage| format!("{} {} {} {} {} auto={}", p.name, p.version, p.phase.as_str(), p.batch, p.reason, p.auto);
+    let locked = resolve(
+        &request(Variant::Minbase, &["web"], true),
+        &Memory::archive(IN_RELEASE),
+        NOW,
+    )
+    .expect("resolves");
+    let show = |p: &LockedPackage| {
+        format!(
+            "{} {} {} {} {} auto={}",
+            p.name,
+            p.version,
+            p.phase.as_str(),
+            p.batch,
+            p.reason,
+            p.auto
+        )
+    };
     let shown: Vec<_> = locked.packages.iter().map(show).collect();
     assert_eq!(
         shown,
@@ -80,49 +118,103 @@ fn a_lock_has_phases_batches_and_reasons() {
     );
     assert_eq!(locked.packages[0].path, "pool/main/b/base/base_1_all.deb");
     let suite = &locked.suites[0];
-    assert_eq!((suite.inrelease.date.as_str(), suite.inrelease.keys.len()), ("2026-07-11T10:16:37Z", 1));
+    assert_eq!(
+        (suite.inrelease.date.as_str(), suite.inrelease.keys.len()),
+        ("2026-07-11T10:16:37Z", 1)
+    );
     assert_eq!(suite.index[0].path, "main/binary-amd64/Packages.xz");
     // Resolving is a function of its inputs.
-    assert_eq!(resolve(&request(Variant::Minbase, &["web"], true), &Memory::archive(IN_RELEASE), NOW).expect("resolves"), locked);
+    assert_eq!(
+        resolve(
+            &request(Variant::Minbase, &["web"], true),
+            &Memory::archive(IN_RELEASE),
+            NOW
+        )
+        .expect("resolves"),
+        locked
+    );
 }
 
 #[test]
 fn impossible_wishes_are_explained() {
-    let problems = resolve(&request(Variant::Essential, &["broken"], false), &Memory::archive(IN_RELEASE), NOW).expect_err("must fail");
+    let problems = resolve(
+        &request(Variant::Essential, &["broken"], false),
+        &Memory::archive(IN_RELEASE),
+        NOW,
+    )
+    .expect_err("must fail");
     assert_eq!(problems[0].code, "deb-unsatisfiable");
-    assert_eq!(problems[0].notes, ["`broken` 1 needs `gone (>= 2)`, which no package provides"]);
+    assert_eq!(
+        problems[0].notes,
+        ["`broken` 1 needs `gone (>= 2)`, which no package provides"]
+    );
 }
 
 #[test]
 fn a_bad_archive_is_refused() {
     let good = request(Variant::Minbase, &[], false);
-    fails(&good, &Memory::default(), "fetch-failed: no [\"mirror://test/dists/test/InRelease\"]");
-    fails(&good, &Memory::archive(EXPIRED), "deb-release-expired: the release file of `test` was valid until 2026-07-18T10:16:37Z");
+    fails(
+        &good,
+        &Memory::default(),
+        "fetch-failed: no [\"mirror://test/dists/test/InRelease\"]",
+    );
+    fails(
+        &good,
+        &Memory::archive(EXPIRED),
+        "deb-release-expired: the release file of `test` was valid until 2026-07-18T10:16:37Z",
+    );
     let mut changed = Memory::archive(IN_RELEASE);
     for bytes in changed.0.values_mut().filter(|b| *b == PACKAGES) {
         bytes[40] ^= 1;
     }
-    fails(&good, &changed, "deb-bad-index: `main/binary-amd64/Packages.xz` of `test` is not the one");
+    fails(
+        &good,
+        &changed,
+        "deb-bad-index: `main/binary-amd64/Packages.xz` of `test` is not the one",
+    );
     let other_keys = request(Variant::Minbase, &[], false);
     let mut other_keys = other_keys;
     other_keys.sources[0].keyring = lock::Keyring::Debian;
-    fails(&other_keys, &Memory::archive(IN_RELEASE), "deb-bad-signature: `test/InRelease` is not signed by a key of the keyring `debian`");
+    fails(
+        &other_keys,
+        &Memory::archive(IN_RELEASE),
+        "deb-bad-signature: `test/InRelease` is not signed by a key of the keyring `debian`",
+    );
 }
 
 #[test]
 fn what_the_archive_does_not_have_is_said() {
     let mut component = request(Variant::Minbase, &[], false);
     component.sources[0].components = vec!["contrb".into()];
-    fails(&component, &Memory::archive(IN_RELEASE), "deb-unknown-component: `test` has no component `contrb`");
+    fails(
+        &component,
+        &Memory::archive(IN_RELEASE),
+        "deb-unknown-component: `test` has no component `contrb`",
+    );
     let mut arch = request(Variant::Minbase, &[], false);
     arch.arch = "arm64".into();
-    fails(&arch, &Memory::archive(IN_RELEASE), "deb-unknown-arch: `test` has no packages for `arm64`");
+    fails(
+        &arch,
+        &Memory::archive(IN_RELEASE),
+        "deb-unknown-arch: `test` has no packages for `arm64`",
+    );
     let mut suite = request(Variant::Minbase, &[], false);
     suite.sources[0].suites[0].text = "other".into();
     let mut archive = Memory::archive(IN_RELEASE);
-    archive.0.insert("mirror://test/dists/other/InRelease".into(), IN_RELEASE.to_vec());
-    fails(&suite, &archive, "deb-wrong-suite: the release file of `other` is that of another suite, `test` (stable)");
-    fails(&request(Variant::Minbase, &["wbe"], false), &Memory::archive(IN_RELEASE), "deb-unknown-package: no package `wbe` in test main (amd64)");
+    archive.0.insert(
+        "mirror://test/dists/other/InRelease".into(),
+        IN_RELEASE.to_vec(),
+    );
+    fails(
+        &suite,
+        &archive,
+        "deb-wrong-suite: the release file of `other` is that of another suite, `test` (stable)",
+    );
+    fails(
+        &request(Variant::Minbase, &["wbe"], false),
+        &Memory::archive(IN_RELEASE),
+        "deb-unknown-package: no package `wbe` in test main (amd64)",
+    );
 }
 
 #[test]
@@ -131,7 +223,15 @@ fn an_expired_snapshot_is_what_was_asked_for() {
     old.sources[0].uri = "https://snapshot.example/debian/20260711T101637Z".into();
     let mut archive = Memory::default();
     for (url, bytes) in Memory::archive(EXPIRED).0 {
-        archive.0.insert(url.replace("mirror://test", &old.sources[0].uri), bytes);
+        archive
+            .0
+            .insert(url.replace("mirror://test", &old.sources[0].uri), bytes);
     }
-    assert_eq!(resolve(&old, &archive, NOW).expect("resolves").packages.len(), 1);
+    assert_eq!(
+        resolve(&old, &archive, NOW)
+            .expect("resolves")
+            .packages
+            .len(),
+        1
+    );
 }

@@ -10,11 +10,18 @@ use crate::debian::universe::{Dependency, PackageId, VersionId};
 const MAX_REASONS: usize = 20;
 
 /// Turns the clauses behind a conflict into sentences.
-pub(super) fn explain(solver: &Solver<'_, '_>, clauses: &[Clause], conflict: usize) -> Unsatisfiable {
+pub(super) fn explain(
+    solver: &Solver<'_, '_>,
+    clauses: &[Clause],
+    conflict: usize,
+) -> Unsatisfiable {
     let mut involved = BTreeSet::new();
     let mut open = vec![conflict];
     // What was implied before any decision is not on record as a reason, so all relations that are forced take part.
-    open.extend((0..clauses.len()).filter(|id| matches!(clauses[*id].origin, Origin::Wanted(_) | Origin::Excluded(_))));
+    open.extend(
+        (0..clauses.len())
+            .filter(|id| matches!(clauses[*id].origin, Origin::Wanted(_) | Origin::Excluded(_))),
+    );
     let mut seen = BTreeSet::new();
     while let Some(id) = open.pop() {
         if !seen.insert(id) {
@@ -28,12 +35,19 @@ pub(super) fn explain(solver: &Solver<'_, '_>, clauses: &[Clause], conflict: usi
             Origin::Wanted(_) | Origin::Excluded(_) => {}
         }
     }
-    let mut story = Story { solver, clauses, reasons: Vec::new(), told: BTreeSet::new() };
+    let mut story = Story {
+        solver,
+        clauses,
+        reasons: Vec::new(),
+        told: BTreeSet::new(),
+    };
     for (version, i) in involved {
         story.tell(version, i);
     }
     story.reasons.truncate(MAX_REASONS);
-    Unsatisfiable { reasons: story.reasons }
+    Unsatisfiable {
+        reasons: story.reasons,
+    }
 }
 
 struct Story<'x, 'u, 'a> {
@@ -57,7 +71,11 @@ impl Story<'_, '_, '_> {
         }
         let relation = &self.solver.universe.version(version).dependencies[dependency];
         if relation.kind.is_negative() {
-            for hit in relation.atoms.iter().flat_map(|a| self.solver.hits_candidates(version, relation.kind, a)) {
+            for hit in relation
+                .atoms
+                .iter()
+                .flat_map(|a| self.solver.hits_candidates(version, relation.kind, a))
+            {
                 for (parent, i) in self.path_to(hit) {
                     if self.told.insert((parent, i)) {
                         let sentence = self.sentence(parent, i);
@@ -77,7 +95,8 @@ impl Story<'_, '_, '_> {
             Origin::Wanted(package) => Some(package),
             _ => None,
         });
-        let mut queue: Vec<(PackageId, Vec<(VersionId, usize)>)> = wanted.map(|p| (p, Vec::new())).collect();
+        let mut queue: Vec<(PackageId, Vec<(VersionId, usize)>)> =
+            wanted.map(|p| (p, Vec::new())).collect();
         let mut seen: BTreeSet<PackageId> = queue.iter().map(|(p, _)| *p).collect();
         let mut next = 0;
         while let Some((package, path)) = queue.get(next).cloned() {
@@ -85,8 +104,17 @@ impl Story<'_, '_, '_> {
             if package == target {
                 return path;
             }
-            let Some(owner) = self.solver.state(package).candidate else { continue };
-            for (i, d) in self.solver.universe.version(owner).dependencies.iter().enumerate() {
+            let Some(owner) = self.solver.state(package).candidate else {
+                continue;
+            };
+            for (i, d) in self
+                .solver
+                .universe
+                .version(owner)
+                .dependencies
+                .iter()
+                .enumerate()
+            {
                 if d.kind.is_negative() || !d.kind.is_critical() {
                     continue;
                 }
@@ -106,18 +134,36 @@ impl Story<'_, '_, '_> {
     fn sentence(&self, owner: VersionId, dependency: usize) -> String {
         let universe = self.solver.universe;
         let relation = &universe.version(owner).dependencies[dependency];
-        let name = format!("`{}` {}", universe.name_of(owner), universe.version(owner).version);
+        let name = format!(
+            "`{}` {}",
+            universe.name_of(owner),
+            universe.version(owner).version
+        );
         let text = self.relation_text(relation);
         if relation.kind.is_negative() {
-            let word = if relation.kind.as_str() == "Breaks" { "breaks" } else { "conflicts with" };
+            let word = if relation.kind.as_str() == "Breaks" {
+                "breaks"
+            } else {
+                "conflicts with"
+            };
             return format!("{name} {word} {text}");
         }
         let solutions = self.solver.solutions(owner, relation);
-        let offered = relation.atoms.iter().flat_map(|a| universe.all_matches(owner, relation.kind, a)).count();
+        let offered = relation
+            .atoms
+            .iter()
+            .flat_map(|a| universe.all_matches(owner, relation.kind, a))
+            .count();
         let why = match (solutions.is_empty(), offered) {
             (false, _) => "",
-            (true, 0) => match relation.atoms.iter().find_map(|a| self.other_version(a.target)) {
-                Some(found) => return format!("{name} needs {text}, but only version {found} is available"),
+            (true, 0) => match relation
+                .atoms
+                .iter()
+                .find_map(|a| self.other_version(a.target))
+            {
+                Some(found) => {
+                    return format!("{name} needs {text}, but only version {found} is available");
+                }
                 None => ", which no package provides",
             },
             (true, _) => ", which cannot be chosen",
@@ -138,6 +184,11 @@ impl Story<'_, '_, '_> {
                 Some((op, version)) => format!("`{name} ({} {version})`", op.as_str()),
             }
         };
-        relation.atoms.iter().map(atom).collect::<Vec<_>>().join(" or ")
+        relation
+            .atoms
+            .iter()
+            .map(atom)
+            .collect::<Vec<_>>()
+            .join(" or ")
     }
 }

@@ -30,10 +30,18 @@ impl Solver<'_, '_> {
     }
 
     /// Marks a package for installation; with `resolve` also what it needs. Says whether that worked.
-    pub(super) fn install(&mut self, package: PackageId, resolve: bool, by_user: bool, depth: u32) -> bool {
+    pub(super) fn install(
+        &mut self,
+        package: PackageId,
+        resolve: bool,
+        by_user: bool,
+        depth: u32,
+    ) -> bool {
         let state = self.state(package);
         let (protected, mode, current) = (state.protected, state.mode, state.current);
-        let Some(candidate) = state.candidate else { return false };
+        let Some(candidate) = state.candidate else {
+            return false;
+        };
         let settled = protected && mode == Mode::Keep && current == Some(candidate);
         if !settled && !self.may_change(package, Mode::Install, by_user, depth) {
             return false;
@@ -101,7 +109,10 @@ impl Solver<'_, '_> {
         let needs = self.universe.version(version).dependencies.iter();
         let mut needs = needs.filter(|d| d.kind.is_critical() && !d.kind.is_negative());
         needs.all(|d| {
-            self.holds(version, d) || d.atoms.iter().any(|atom| !self.hits_candidates(version, d.kind, atom).is_empty())
+            self.holds(version, d)
+                || d.atoms
+                    .iter()
+                    .any(|atom| !self.hits_candidates(version, d.kind, atom).is_empty())
         })
     }
 
@@ -114,13 +125,20 @@ impl Solver<'_, '_> {
         if state.current.is_none() {
             state.auto = !by_user;
         }
-        state.mode = if state.chosen == state.current { Mode::Keep } else { Mode::Install };
+        state.mode = if state.chosen == state.current {
+            Mode::Keep
+        } else {
+            Mode::Install
+        };
     }
 
     /// Takes a package back and never considers it again.
     fn discard(&mut self, package: PackageId) {
         let state = self.state_mut(package);
-        if state.mode == Mode::Keep && state.chosen == state.candidate && state.candidate == state.current {
+        if state.mode == Mode::Keep
+            && state.chosen == state.candidate
+            && state.candidate == state.current
+        {
             return;
         }
         state.chosen = state.current;
@@ -151,10 +169,19 @@ impl Solver<'_, '_> {
         open.partition(|i| !dependencies[*i].kind.is_negative())
     }
 
-    fn remove_conflicts(&mut self, owner: VersionId, conflicts: &[usize], protected: bool, by_user: bool) -> bool {
+    fn remove_conflicts(
+        &mut self,
+        owner: VersionId,
+        conflicts: &[usize],
+        protected: bool,
+        by_user: bool,
+    ) -> bool {
         let universe = self.universe;
         let mut all_removed = true;
-        for dependency in conflicts.iter().map(|i| &universe.version(owner).dependencies[*i]) {
+        for dependency in conflicts
+            .iter()
+            .map(|i| &universe.version(owner).dependencies[*i])
+        {
             for atom in &dependency.atoms {
                 let mut hit = self.hits_candidates(owner, dependency.kind, atom);
                 self.sort_providers(atom.target, &mut hit);
@@ -164,7 +191,9 @@ impl Solver<'_, '_> {
                     if state.candidate != Some(version) {
                         continue;
                     }
-                    if state.current == Some(version) || (state.mode == Mode::Install && !self.keep(package)) {
+                    if state.current == Some(version)
+                        || (state.mode == Mode::Install && !self.keep(package))
+                    {
                         all_removed = false;
                         if !protected && !by_user {
                             return false;
@@ -181,10 +210,20 @@ impl Solver<'_, '_> {
         all_removed
     }
 
-    fn install_needs(&mut self, owner: VersionId, needs: &[usize], protected: bool, by_user: bool, depth: u32) -> bool {
+    fn install_needs(
+        &mut self,
+        owner: VersionId,
+        needs: &[usize],
+        protected: bool,
+        by_user: bool,
+        depth: u32,
+    ) -> bool {
         let universe = self.universe;
         let mut all_met = true;
-        for dependency in needs.iter().map(|i| &universe.version(owner).dependencies[*i]) {
+        for dependency in needs
+            .iter()
+            .map(|i| &universe.version(owner).dependencies[*i])
+        {
             let critical = dependency.kind.is_critical();
             let met = if self.holds(owner, dependency) {
                 if !protected {
@@ -205,11 +244,19 @@ impl Solver<'_, '_> {
     }
 
     /// Protects what already satisfies a need when nothing else can.
-    fn protect_only_solution(&mut self, owner: VersionId, dependency: &Dependency<'_>, depth: u32) -> bool {
+    fn protect_only_solution(
+        &mut self,
+        owner: VersionId,
+        dependency: &Dependency<'_>,
+        depth: u32,
+    ) -> bool {
         let mut solutions = Vec::new();
         for atom in &dependency.atoms {
             solutions.extend(self.hits_candidates(owner, dependency.kind, atom));
-            solutions.extend(self.universe.matches(owner, dependency.kind, atom, |p| self.state(p).current));
+            solutions.extend(
+                self.universe
+                    .matches(owner, dependency.kind, atom, |p| self.state(p).current),
+            );
         }
         solutions.sort();
         solutions.dedup();
@@ -224,7 +271,13 @@ impl Solver<'_, '_> {
     }
 
     /// Installs the first solution of a need that works.
-    fn install_one_of(&mut self, owner: VersionId, dependency: &Dependency<'_>, protected: bool, depth: u32) -> bool {
+    fn install_one_of(
+        &mut self,
+        owner: VersionId,
+        dependency: &Dependency<'_>,
+        protected: bool,
+        depth: u32,
+    ) -> bool {
         let solutions = self.solutions(owner, dependency);
         let alone = solutions.len() == 1 && dependency.kind.is_critical();
         for version in solutions {
@@ -246,14 +299,22 @@ impl Solver<'_, '_> {
     }
 
     /// Lists the candidates that would satisfy a need, best first.
-    pub(super) fn solutions(&self, owner: VersionId, dependency: &Dependency<'_>) -> Vec<VersionId> {
+    pub(super) fn solutions(
+        &self,
+        owner: VersionId,
+        dependency: &Dependency<'_>,
+    ) -> Vec<VersionId> {
         let mut here = Vec::new();
         let mut new = Vec::new();
         for atom in &dependency.atoms {
             let mut hit = self.hits_candidates(owner, dependency.kind, atom);
             self.sort_providers(atom.target, &mut hit);
             for version in hit {
-                let list = if self.state(self.package_of(version)).current.is_some() { &mut here } else { &mut new };
+                let list = if self.state(self.package_of(version)).current.is_some() {
+                    &mut here
+                } else {
+                    &mut new
+                };
                 list.push(version);
             }
         }
@@ -278,7 +339,8 @@ impl Solver<'_, '_> {
         let (pa, pb) = (self.package_of(a), self.package_of(b));
         let (sa, sb) = (self.state(pa), self.state(pb));
         let same_arch_here = |version: VersionId, package: PackageId| {
-            self.universe.version(version).multi_arch == MultiArch::Same && self.state(package).current.is_some()
+            self.universe.version(version).multi_arch == MultiArch::Same
+                && self.state(package).current.is_some()
         };
         let priority = |version: VersionId| self.universe.version(version).priority;
         let first = |a: bool, b: bool| b.cmp(&a);
@@ -287,8 +349,18 @@ impl Solver<'_, '_> {
             .then_with(|| first(sa.current.is_some(), sb.current.is_some()))
             // The package that is meant by name comes before those that only provide it.
             .then_with(|| first(pa == target, pb == target))
-            .then_with(|| first(self.universe.package(pa).essential, self.universe.package(pb).essential))
-            .then_with(|| first(self.universe.package(pa).important, self.universe.package(pb).important))
+            .then_with(|| {
+                first(
+                    self.universe.package(pa).essential,
+                    self.universe.package(pb).essential,
+                )
+            })
+            .then_with(|| {
+                first(
+                    self.universe.package(pa).important,
+                    self.universe.package(pb).important,
+                )
+            })
             .then_with(|| priority(a).cmp(&priority(b)))
             .then_with(|| pb.cmp(&pa))
     }

@@ -53,11 +53,17 @@ pub(crate) fn solve(universe: &Universe<'_>, wish: &Wish) -> Result<Choice, Unsa
     if !solver.anything_broken() && wish.wanted.iter().all(|v| solver.is_chosen(*v)) {
         solver.sweep();
         if !solver.anything_broken() {
-            return Ok(Choice { versions: solver.new_versions(), greedy: true });
+            return Ok(Choice {
+                versions: solver.new_versions(),
+                greedy: true,
+            });
         }
     }
     let versions = search::search(universe, wish)?;
-    Ok(Choice { versions, greedy: false })
+    Ok(Choice {
+        versions,
+        greedy: false,
+    })
 }
 
 /// The state of every package while choosing.
@@ -69,7 +75,10 @@ struct Solver<'u, 'a> {
 
 impl<'u, 'a> Solver<'u, 'a> {
     fn new(universe: &'u Universe<'a>, wish: &Wish) -> Self {
-        let mut states: Vec<State> = universe.package_ids().map(|id| State::new(universe.default_candidate(id))).collect();
+        let mut states: Vec<State> = universe
+            .package_ids()
+            .map(|id| State::new(universe.default_candidate(id)))
+            .collect();
         for version in &wish.pinned {
             states[universe.version(*version).package.index()].candidate = Some(*version);
         }
@@ -79,11 +88,20 @@ impl<'u, 'a> Solver<'u, 'a> {
         for package in &wish.excluded {
             states[package.index()].protected = true;
         }
-        Self { universe, states, recommends: wish.recommends }
+        Self {
+            universe,
+            states,
+            recommends: wish.recommends,
+        }
     }
 
     fn new_versions(&self) -> Vec<VersionId> {
-        let mut versions: Vec<_> = self.states.iter().filter(|s| s.is_new()).filter_map(|s| s.chosen).collect();
+        let mut versions: Vec<_> = self
+            .states
+            .iter()
+            .filter(|s| s.is_new())
+            .filter_map(|s| s.chosen)
+            .collect();
         versions.sort();
         versions
     }

@@ -32,7 +32,10 @@ struct Literal {
 
 impl Literal {
     fn not(self) -> Self {
-        Self { installed: !self.installed, ..self }
+        Self {
+            installed: !self.installed,
+            ..self
+        }
     }
 }
 
@@ -65,24 +68,41 @@ struct Search<'s, 'u, 'a> {
 }
 
 /// Finds a set that satisfies the wish, or says why there is none.
-pub(super) fn search(universe: &Universe<'_>, wish: &Wish) -> Result<Vec<VersionId>, Unsatisfiable> {
+pub(super) fn search(
+    universe: &Universe<'_>,
+    wish: &Wish,
+) -> Result<Vec<VersionId>, Unsatisfiable> {
     let mut solver = Solver::new(universe, wish);
     for version in &wish.wanted {
         let package = solver.package_of(*version);
         solver.state_mut(package).candidate = Some(*version);
     }
     let mut search = Search::new(&solver);
-    let wanted = wish.installed.iter().chain(&wish.wanted).map(|v| (solver.package_of(*v), true));
+    let wanted = wish
+        .installed
+        .iter()
+        .chain(&wish.wanted)
+        .map(|v| (solver.package_of(*v), true));
     let excluded = wish.excluded.iter().map(|p| (*p, false));
     for (package, installed) in wanted.chain(excluded) {
-        let origin = if installed { Origin::Wanted(package) } else { Origin::Excluded(package) };
+        let origin = if installed {
+            Origin::Wanted(package)
+        } else {
+            Origin::Excluded(package)
+        };
         search.add(vec![Literal { package, installed }], origin);
     }
-    search.solve(0).map_err(|conflict| explain(&solver, &search.clauses, conflict))?;
+    search
+        .solve(0)
+        .map_err(|conflict| explain(&solver, &search.clauses, conflict))?;
     if wish.recommends {
         search = search.with_recommendations();
     }
-    let installed = search.trail.iter().filter(|l| l.installed).map(|l| l.package);
+    let installed = search
+        .trail
+        .iter()
+        .filter(|l| l.installed)
+        .map(|l| l.package);
     let new = installed.filter(|p| solver.state(*p).current.is_none());
     let mut versions: Vec<_> = new.filter_map(|p| solver.state(p).candidate).collect();
     versions.sort();
@@ -113,7 +133,9 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
     }
 
     fn value(&self, literal: Literal) -> Option<bool> {
-        self.values.get(&literal.package).map(|v| v.installed == literal.installed)
+        self.values
+            .get(&literal.package)
+            .map(|v| v.installed == literal.installed)
     }
 
     /// Completes the assignment without giving up what was decided at or below the level `base`.
@@ -122,7 +144,11 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
         // Units may have been added since; looking at every clause once finds them.
         let mut check_all = true;
         loop {
-            let conflict = if std::mem::take(&mut check_all) { self.propagate_all() } else { self.propagate() };
+            let conflict = if std::mem::take(&mut check_all) {
+                self.propagate_all()
+            } else {
+                self.propagate()
+            };
             if let Some(conflict) = conflict {
                 if self.levels.len() <= base {
                     return Err(conflict);
@@ -137,20 +163,28 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
                 self.assign(asserting, Some(id));
                 continue;
             }
-            let Some(literal) = self.next_decision() else { return Ok(()) };
+            let Some(literal) = self.next_decision() else {
+                return Ok(());
+            };
             self.levels.push(self.trail.len());
             self.assign(literal, None);
         }
     }
 
     fn assign(&mut self, literal: Literal, reason: Option<usize>) {
-        let assigned = Assigned { installed: literal.installed, level: self.levels.len(), reason };
+        let assigned = Assigned {
+            installed: literal.installed,
+            level: self.levels.len(),
+            reason,
+        };
         self.values.insert(literal.package, assigned);
         self.trail.push(literal);
     }
 
     fn undo(&mut self, level: usize) {
-        let Some(start) = self.levels.get(level).copied() else { return };
+        let Some(start) = self.levels.get(level).copied() else {
+            return;
+        };
         for literal in self.trail.drain(start..) {
             self.values.remove(&literal.package);
         }
@@ -159,7 +193,9 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
     }
 
     fn propagate_all(&mut self) -> Option<usize> {
-        (0..self.clauses.len()).find_map(|id| self.apply(id)).or_else(|| self.propagate())
+        (0..self.clauses.len())
+            .find_map(|id| self.apply(id))
+            .or_else(|| self.propagate())
     }
 
     fn propagate(&mut self) -> Option<usize> {
@@ -174,7 +210,11 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
                     }
                 }
             }
-            let affected = self.watched.get(&literal.not()).cloned().unwrap_or_default();
+            let affected = self
+                .watched
+                .get(&literal.not())
+                .cloned()
+                .unwrap_or_default();
             for id in affected {
                 if let Some(conflict) = self.apply(id) {
                     return Some(conflict);
@@ -208,11 +248,27 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
     fn expand(&mut self, package: PackageId) {
         let Some(version) = self.solver.state(package).candidate else {
             // Wanted without any version: the request was checked before, so this is only a safeguard.
-            self.add(vec![Literal { package, installed: false }], Origin::Excluded(package));
+            self.add(
+                vec![Literal {
+                    package,
+                    installed: false,
+                }],
+                Origin::Excluded(package),
+            );
             return;
         };
-        let this = Literal { package, installed: false };
-        for (i, dependency) in self.solver.universe.version(version).dependencies.iter().enumerate() {
+        let this = Literal {
+            package,
+            installed: false,
+        };
+        for (i, dependency) in self
+            .solver
+            .universe
+            .version(version)
+            .dependencies
+            .iter()
+            .enumerate()
+        {
             if !dependency.kind.is_critical() {
                 continue;
             }
@@ -220,7 +276,10 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
             if dependency.kind.is_negative() {
                 for atom in &dependency.atoms {
                     for hit in self.solver.hits_candidates(version, dependency.kind, atom) {
-                        let other = Literal { package: self.solver.package_of(hit), installed: false };
+                        let other = Literal {
+                            package: self.solver.package_of(hit),
+                            installed: false,
+                        };
                         self.add(vec![this, other], origin.clone());
                     }
                 }
@@ -228,7 +287,10 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
                 let solutions = self.solutions(version, i);
                 // A package that satisfies its own need needs nothing.
                 if !solutions.contains(&package) {
-                    let installs = solutions.into_iter().map(|package| Literal { package, installed: true });
+                    let installs = solutions.into_iter().map(|package| Literal {
+                        package,
+                        installed: true,
+                    });
                     self.add(std::iter::once(this).chain(installs).collect(), origin);
                 }
             }
@@ -250,10 +312,16 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
     /// Finds the preferred solution of the oldest need that is still open.
     fn next_decision(&self) -> Option<Literal> {
         let open = self.clauses.iter().find(|clause| {
-            let is_need = matches!(clause.origin, Origin::Relation(..)) && clause.literals.iter().any(|l| l.installed);
-            is_need && !clause.literals.iter().any(|l| self.value(*l) == Some(true)) && self.value(clause.literals[0]) == Some(false)
+            let is_need = matches!(clause.origin, Origin::Relation(..))
+                && clause.literals.iter().any(|l| l.installed);
+            is_need
+                && !clause.literals.iter().any(|l| self.value(*l) == Some(true))
+                && self.value(clause.literals[0]) == Some(false)
         })?;
-        open.literals.iter().copied().find(|l| l.installed && self.value(*l).is_none())
+        open.literals
+            .iter()
+            .copied()
+            .find(|l| l.installed && self.value(*l).is_none())
     }
 
     /// Learns from a conflict: a clause that would have prevented it, its assertion first, and the level to return to.
@@ -267,7 +335,9 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
         let mut at = self.trail.len();
         let assertion = loop {
             for literal in literals.drain(..) {
-                let Some(assigned) = self.values.get(&literal.package) else { continue };
+                let Some(assigned) = self.values.get(&literal.package) else {
+                    continue;
+                };
                 if assigned.level == 0 || !seen.insert(literal.package) {
                     continue;
                 }
@@ -290,11 +360,18 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
             }
             if let Some(reason) = self.values.get(&literal.package).and_then(|v| v.reason) {
                 used.push(reason);
-                literals = self.clauses[reason].literals.iter().copied().filter(|l| l.package != literal.package).collect();
+                literals = self.clauses[reason]
+                    .literals
+                    .iter()
+                    .copied()
+                    .filter(|l| l.package != literal.package)
+                    .collect();
             }
         };
         let level = below.iter().map(|(level, _)| *level).max().unwrap_or(0);
-        let learned = std::iter::once(assertion).chain(below.into_iter().map(|(_, l)| l)).collect();
+        let learned = std::iter::once(assertion)
+            .chain(below.into_iter().map(|(_, l)| l))
+            .collect();
         (learned, level, used)
     }
 
@@ -303,20 +380,40 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
         let mut tried = BTreeSet::new();
         loop {
             let installed = self.trail.iter().filter(|l| l.installed).map(|l| l.package);
-            let open = installed.filter_map(|p| self.solver.state(p).candidate).find_map(|version| {
-                let dependencies = self.solver.universe.version(version).dependencies.iter().enumerate();
-                let mut recommends = dependencies.filter(|(_, d)| d.kind == Kind::Recommends).map(|(i, _)| (version, i));
-                recommends.find(|key| !tried.contains(key))
-            });
-            let Some((version, dependency)) = open else { return self };
+            let open = installed
+                .filter_map(|p| self.solver.state(p).candidate)
+                .find_map(|version| {
+                    let dependencies = self
+                        .solver
+                        .universe
+                        .version(version)
+                        .dependencies
+                        .iter()
+                        .enumerate();
+                    let mut recommends = dependencies
+                        .filter(|(_, d)| d.kind == Kind::Recommends)
+                        .map(|(i, _)| (version, i));
+                    recommends.find(|key| !tried.contains(key))
+                });
+            let Some((version, dependency)) = open else {
+                return self;
+            };
             tried.insert((version, dependency));
             let solutions = self.solutions(version, dependency);
-            let is_installed = |p: &PackageId| self.value(Literal { package: *p, installed: true }) == Some(true);
+            let is_installed = |p: &PackageId| {
+                self.value(Literal {
+                    package: *p,
+                    installed: true,
+                }) == Some(true)
+            };
             if solutions.iter().any(is_installed) {
                 continue;
             }
             for package in solutions {
-                let literal = Literal { package, installed: true };
+                let literal = Literal {
+                    package,
+                    installed: true,
+                };
                 if self.value(literal) == Some(false) {
                     continue;
                 }

@@ -28,7 +28,14 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(candidate: Option<VersionId>) -> Self {
-        Self { current: None, candidate, chosen: None, mode: Mode::Keep, protected: false, auto: false }
+        Self {
+            current: None,
+            candidate,
+            chosen: None,
+            mode: Mode::Keep,
+            protected: false,
+            auto: false,
+        }
     }
 
     pub(super) fn set_installed(&mut self, version: VersionId) {
@@ -62,18 +69,33 @@ impl Solver<'_, '_> {
     }
 
     /// Lists the chosen versions that an atom hits.
-    pub(super) fn hits_chosen(&self, owner: VersionId, kind: Kind, atom: &Atom<'_>) -> Vec<VersionId> {
-        self.universe.matches(owner, kind, atom, |p| self.state(p).chosen)
+    pub(super) fn hits_chosen(
+        &self,
+        owner: VersionId,
+        kind: Kind,
+        atom: &Atom<'_>,
+    ) -> Vec<VersionId> {
+        self.universe
+            .matches(owner, kind, atom, |p| self.state(p).chosen)
     }
 
     /// Lists the candidates that an atom hits.
-    pub(super) fn hits_candidates(&self, owner: VersionId, kind: Kind, atom: &Atom<'_>) -> Vec<VersionId> {
-        self.universe.matches(owner, kind, atom, |p| self.state(p).candidate)
+    pub(super) fn hits_candidates(
+        &self,
+        owner: VersionId,
+        kind: Kind,
+        atom: &Atom<'_>,
+    ) -> Vec<VersionId> {
+        self.universe
+            .matches(owner, kind, atom, |p| self.state(p).candidate)
     }
 
     /// Whether a relation holds among the chosen versions.
     pub(super) fn holds(&self, owner: VersionId, dependency: &Dependency<'_>) -> bool {
-        let hit = dependency.atoms.iter().any(|atom| !self.hits_chosen(owner, dependency.kind, atom).is_empty());
+        let hit = dependency
+            .atoms
+            .iter()
+            .any(|atom| !self.hits_chosen(owner, dependency.kind, atom).is_empty());
         hit != dependency.kind.is_negative()
     }
 
@@ -88,12 +110,18 @@ impl Solver<'_, '_> {
     }
 
     fn lacks(&self, package: PackageId, matters: impl Fn(Kind) -> bool) -> bool {
-        let Some(version) = self.state(package).chosen else { return false };
+        let Some(version) = self.state(package).chosen else {
+            return false;
+        };
         let dependencies = &self.universe.version(version).dependencies;
-        dependencies.iter().any(|d| matters(d.kind) && !self.holds(version, d))
+        dependencies
+            .iter()
+            .any(|d| matters(d.kind) && !self.holds(version, d))
     }
 
     pub(super) fn anything_broken(&self) -> bool {
-        self.universe.package_ids().any(|package| self.is_broken(package))
+        self.universe
+            .package_ids()
+            .any(|package| self.is_broken(package))
     }
 }

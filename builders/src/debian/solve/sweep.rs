@@ -37,14 +37,19 @@ impl Solver<'_, '_> {
 
     /// Whether a chosen package names this one, or something it provides, in a need that does not hold without it.
     fn is_missed(&self, package: PackageId) -> bool {
-        let Some(candidate) = self.state(package).candidate else { return false };
+        let Some(candidate) = self.state(package).candidate else {
+            return false;
+        };
         let mut chosen = self.states.iter().filter_map(|s| s.chosen);
         chosen.any(|owner| {
             let mut needs = self.universe.version(owner).dependencies.iter();
             needs.any(|d| {
                 !d.kind.is_negative()
                     && self.is_important(d.kind)
-                    && d.atoms.iter().any(|atom| self.hits_candidates(owner, d.kind, atom).contains(&candidate))
+                    && d.atoms.iter().any(|atom| {
+                        self.hits_candidates(owner, d.kind, atom)
+                            .contains(&candidate)
+                    })
                     && !self.holds(owner, d)
             })
         })
@@ -65,10 +70,17 @@ impl Solver<'_, '_> {
         while let Some(owner) = open.pop() {
             for dependency in &self.universe.version(owner).dependencies {
                 // Suggestions keep what is there although they do not install it.
-                if !matches!(dependency.kind, Kind::PreDepends | Kind::Depends | Kind::Recommends | Kind::Suggests) {
+                if !matches!(
+                    dependency.kind,
+                    Kind::PreDepends | Kind::Depends | Kind::Recommends | Kind::Suggests
+                ) {
                     continue;
                 }
-                for version in dependency.atoms.iter().flat_map(|atom| self.hits_chosen(owner, dependency.kind, atom)) {
+                for version in dependency
+                    .atoms
+                    .iter()
+                    .flat_map(|atom| self.hits_chosen(owner, dependency.kind, atom))
+                {
                     if reached.insert(self.package_of(version)) {
                         open.push(version);
                     }

@@ -65,22 +65,33 @@ fn unpack(build: &dyn Build, attrs: &UnpackAttrs) -> Result<Blake3, BuilderError
     for package in &packages {
         place.package(package)?;
     }
-    let arch = packages.iter().map(|p| p.arch.as_str()).find(|arch| *arch != "all").unwrap_or("all");
+    let arch = packages
+        .iter()
+        .map(|p| p.arch.as_str())
+        .find(|arch| *arch != "all")
+        .unwrap_or("all");
     place.database(arch)?;
     place.finish(build.store())
 }
 
 /// Reads all packages into the store, as many at a time as there are cores. The outcome does not depend on how many.
 fn read_all(build: &dyn Build, attrs: &UnpackAttrs) -> Result<Vec<Contents>, BuilderError> {
-    let paths = attrs.debs.iter().map(|deb| build.tree(deb)).collect::<Result<Vec<_>, _>>()?;
+    let paths = attrs
+        .debs
+        .iter()
+        .map(|deb| build.tree(deb))
+        .collect::<Result<Vec<_>, _>>()?;
     let (store, total) = (build.store(), paths.len());
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
-    let done: Mutex<Vec<Option<Result<Contents, BuilderError>>>> = Mutex::new((0..total).map(|_| None).collect());
+    let done: Mutex<Vec<Option<Result<Contents, BuilderError>>>> =
+        Mutex::new((0..total).map(|_| None).collect());
     let work = || {
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
-            let Some(path) = paths.get(i).filter(|_| !stop.load(Ordering::Relaxed)) else { return };
+            let Some(path) = paths.get(i).filter(|_| !stop.load(Ordering::Relaxed)) else {
+                return;
+            };
             let result = read::package(store, path, &stop);
             if result.is_err() {
                 stop.store(true, Ordering::Relaxed);
@@ -89,13 +100,20 @@ fn read_all(build: &dyn Build, attrs: &UnpackAttrs) -> Result<Vec<Contents>, Bui
         }
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..build.cores().clamp(1, total.max(1))).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..build.cores().clamp(1, total.max(1)))
+            .map(|_| scope.spawn(work))
+            .collect();
         // Only this thread may speak to the build; it watches the others.
         while threads.iter().any(|thread| !thread.is_finished()) {
             if build.cancelled() {
                 stop.store(true, Ordering::Relaxed);
             }
-            let finished = done.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten().count();
+            let finished = done
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .iter()
+                .flatten()
+                .count();
             build.progress(finished as u64, total as u64);
             std::thread::park_timeout(std::time::Duration::from_millis(20));
         }
@@ -116,10 +134,17 @@ fn read_all(build: &dyn Build, attrs: &UnpackAttrs) -> Result<Vec<Contents>, Bui
         }
     }
     if skipped {
-        return Err(BuilderError::failed("a thread that reads packages stopped unexpectedly"));
+        return Err(BuilderError::failed(
+            "a thread that reads packages stopped unexpectedly",
+        ));
     }
     for package in &packages {
-        build.log(&format!("{} {}: {} entries", package.name, package.version, package.entries.len()));
+        build.log(&format!(
+            "{} {}: {} entries",
+            package.name,
+            package.version,
+            package.entries.len()
+        ));
     }
     Ok(packages)
 }

@@ -52,8 +52,16 @@ impl Place {
             }
             let target = format!("usr/{name}");
             self.tree.mkdir_p(&target, &meta(0o755, self.epoch))?;
-            let kind = SpecKind::Symlink { target: target.into_bytes() };
-            self.tree.insert(name, FileSpec { meta: meta(0o777, self.epoch), kind })?;
+            let kind = SpecKind::Symlink {
+                target: target.into_bytes(),
+            };
+            self.tree.insert(
+                name,
+                FileSpec {
+                    meta: meta(0o777, self.epoch),
+                    kind,
+                },
+            )?;
         }
         Ok(())
     }
@@ -75,16 +83,26 @@ impl Place {
         for path in DIRECTORIES {
             self.tree.mkdir_p(path, &dir)?;
         }
-        self.tree.insert("tmp", FileSpec { meta: meta(0o1777, self.epoch), kind: SpecKind::Dir })?;
+        self.tree.insert(
+            "tmp",
+            FileSpec {
+                meta: meta(0o1777, self.epoch),
+                kind: SpecKind::Dir,
+            },
+        )?;
         let files = [
             ("var/lib/dpkg/status", String::new()),
             ("var/lib/dpkg/arch", format!("{arch}\n")),
             ("var/lib/dpkg/info/format", "1\n".to_owned()),
-            ("etc/fstab", "# UNCONFIGURED FSTAB FOR BASE SYSTEM\n".to_owned()),
+            (
+                "etc/fstab",
+                "# UNCONFIGURED FSTAB FOR BASE SYSTEM\n".to_owned(),
+            ),
         ];
         for (path, text) in files {
             if self.tree.get(path)?.is_none() {
-                self.tree.write_file(path, text.as_bytes(), meta(0o644, self.epoch))?;
+                self.tree
+                    .write_file(path, text.as_bytes(), meta(0o644, self.epoch))?;
             }
         }
         Ok(())
@@ -108,13 +126,28 @@ impl Place {
         if there == There::Dir && !self.tree.list(&real)?.is_empty() {
             return Err(Problem::Clash("a directory that is not empty is there"));
         }
-        let spec = |kind| FileSpec { meta: entry_meta(entry), kind };
+        let spec = |kind| FileSpec {
+            meta: entry_meta(entry),
+            kind,
+        };
         let kind = match (entry.kind, blob) {
-            (EntryKind::File, Some(blob)) => SpecKind::File { size: entry.size, blob: *blob, hardlink: None },
-            (EntryKind::Symlink, _) => SpecKind::Symlink { target: entry.link.clone() },
+            (EntryKind::File, Some(blob)) => SpecKind::File {
+                size: entry.size,
+                blob: *blob,
+                hardlink: None,
+            },
+            (EntryKind::Symlink, _) => SpecKind::Symlink {
+                target: entry.link.clone(),
+            },
             (EntryKind::Fifo, _) => SpecKind::Fifo,
-            (EntryKind::CharDev, _) => SpecKind::CharDev { major: entry.major, minor: entry.minor },
-            (EntryKind::BlockDev, _) => SpecKind::BlockDev { major: entry.major, minor: entry.minor },
+            (EntryKind::CharDev, _) => SpecKind::CharDev {
+                major: entry.major,
+                minor: entry.minor,
+            },
+            (EntryKind::BlockDev, _) => SpecKind::BlockDev {
+                major: entry.major,
+                minor: entry.minor,
+            },
             (EntryKind::Hardlink, _) => {
                 let other = self.real_place(&entry.link)?;
                 if self.there(&other)? != There::File {
@@ -122,7 +155,9 @@ impl Place {
                 }
                 return Ok(self.tree.link(other, real)?);
             }
-            (EntryKind::File | EntryKind::Dir, _) => return Err(Problem::Clash("it has no content")),
+            (EntryKind::File | EntryKind::Dir, _) => {
+                return Err(Problem::Clash("it has no content"));
+            }
         };
         Ok(self.tree.insert(real, spec(kind))?)
     }
@@ -136,14 +171,22 @@ impl Place {
                 match self.there(&target)? {
                     There::Dir => return Ok(()),
                     There::Nothing => target,
-                    There::File | There::Symlink | There::Other => return Err(Problem::Clash("something else is there")),
+                    There::File | There::Symlink | There::Other => {
+                        return Err(Problem::Clash("something else is there"));
+                    }
                 }
             }
             There::Nothing => real.to_vec(),
             There::File | There::Other => return Err(Problem::Clash("something else is there")),
         };
         self.make_parent(&at)?;
-        Ok(self.tree.insert(at, FileSpec { meta: entry_meta(entry), kind: SpecKind::Dir })?)
+        Ok(self.tree.insert(
+            at,
+            FileSpec {
+                meta: entry_meta(entry),
+                kind: SpecKind::Dir,
+            },
+        )?)
     }
 
     /// Finds where a path leads when links on the way are followed inside the root; missing directories are made.
@@ -169,7 +212,9 @@ impl Place {
                 self.make_parent(&real)?;
                 self.tree.mkdir_p(&real, &meta(0o755, self.epoch))?;
             }
-            There::File | There::Symlink | There::Other => return Err(Problem::Clash("a directory above it is none")),
+            There::File | There::Symlink | There::Other => {
+                return Err(Problem::Clash("a directory above it is none"));
+            }
         }
         real.push(b'/');
         real.extend(name);
@@ -178,7 +223,8 @@ impl Place {
 
     fn make_parent(&mut self, path: &[u8]) -> Result<(), Problem> {
         if let Some(slash) = path.iter().rposition(|b| *b == b'/') {
-            self.tree.mkdir_p(&path[..slash], &meta(0o755, self.epoch))?;
+            self.tree
+                .mkdir_p(&path[..slash], &meta(0o755, self.epoch))?;
         }
         Ok(())
     }
@@ -222,12 +268,20 @@ fn clash(package: &Contents, entry: &Entry, why: &str) -> BuilderError {
 }
 
 fn meta(mode: u16, epoch: i64) -> Meta {
-    Meta { mode, mtime_secs: epoch, ..Meta::default() }
+    Meta {
+        mode,
+        mtime_secs: epoch,
+        ..Meta::default()
+    }
 }
 
 fn entry_meta(entry: &Entry) -> Meta {
     Meta {
-        mode: if entry.kind == EntryKind::Symlink { 0o777 } else { entry.mode },
+        mode: if entry.kind == EntryKind::Symlink {
+            0o777
+        } else {
+            entry.mode
+        },
         uid: entry.uid,
         gid: entry.gid,
         mtime_secs: entry.mtime_secs,

@@ -33,22 +33,37 @@ pub(super) struct Contents {
 impl Contents {
     /// Lists the first components of all paths.
     pub(super) fn top_names(&self) -> impl Iterator<Item = &[u8]> {
-        self.entries.iter().filter_map(|(entry, _)| entry.path.split(|b| *b == b'/').next())
+        self.entries
+            .iter()
+            .filter_map(|(entry, _)| entry.path.split(|b| *b == b'/').next())
     }
 }
 
 /// Reads a package. Stops early, with an error that nobody sees, when `stop` is set.
-pub(super) fn package(store: &Store, path: &Path, stop: &AtomicBool) -> Result<Contents, BuilderError> {
-    let shown = path.file_name().map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy());
-    let file = File::open(path).map_err(|err| BuilderError::io(format!("cannot open the package `{shown}`"), err))?;
-    let mut reader = DebReader::new(BufReader::with_capacity(READ_BUFFER_BYTES, file)).map_err(|err| damaged(&shown, &err))?;
+pub(super) fn package(
+    store: &Store,
+    path: &Path,
+    stop: &AtomicBool,
+) -> Result<Contents, BuilderError> {
+    let shown = path
+        .file_name()
+        .map_or_else(|| path.to_string_lossy(), |name| name.to_string_lossy());
+    let file = File::open(path)
+        .map_err(|err| BuilderError::io(format!("cannot open the package `{shown}`"), err))?;
+    let mut reader = DebReader::new(BufReader::with_capacity(READ_BUFFER_BYTES, file))
+        .map_err(|err| damaged(&shown, &err))?;
     let codec = reader.control().map_err(|err| damaged(&shown, &err))?;
-    let control = decoder(codec, &mut reader).and_then(control_text).map_err(|err| damaged(&shown, &err))?;
-    let mut contents = identify(&control).ok_or_else(|| damaged(&shown, &"its control file does not say what it is"))?;
+    let control = decoder(codec, &mut reader)
+        .and_then(control_text)
+        .map_err(|err| damaged(&shown, &err))?;
+    let mut contents = identify(&control)
+        .ok_or_else(|| damaged(&shown, &"its control file does not say what it is"))?;
     let codec = reader.data().map_err(|err| damaged(&contents.name, &err))?;
     let stream = decoder(codec, &mut reader).map_err(|err| damaged(&contents.name, &err))?;
     contents.entries = entries(store, stream, stop, &contents.name)?;
-    reader.finish().map_err(|err| damaged(&contents.name, &err))?;
+    reader
+        .finish()
+        .map_err(|err| damaged(&contents.name, &err))?;
     Ok(contents)
 }
 
@@ -66,16 +81,29 @@ fn control_text(stream: impl Read) -> io::Result<String> {
             return Ok(text);
         }
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "it has no control file"))
+    Err(io::Error::new(
+        io::ErrorKind::InvalidData,
+        "it has no control file",
+    ))
 }
 
 fn identify(control: &str) -> Option<Contents> {
     let fields = Paragraphs::new(control).next()?.ok()?;
     let text = |name| fields.get(name).map(str::to_owned);
-    Some(Contents { name: text("Package")?, version: text("Version")?, arch: text("Architecture")?, entries: Vec::new() })
+    Some(Contents {
+        name: text("Package")?,
+        version: text("Version")?,
+        arch: text("Architecture")?,
+        entries: Vec::new(),
+    })
 }
 
-fn entries(store: &Store, stream: impl Read, stop: &AtomicBool, package: &str) -> Result<Vec<(Entry, Option<Blake3>)>, BuilderError> {
+fn entries(
+    store: &Store,
+    stream: impl Read,
+    stop: &AtomicBool,
+    package: &str,
+) -> Result<Vec<(Entry, Option<Blake3>)>, BuilderError> {
     let mut archive = tar::Reader::new(stream);
     let mut entries = Vec::new();
     while let Some(entry) = archive.next_entry().map_err(|err| damaged(package, &err))? {
@@ -83,12 +111,18 @@ fn entries(store: &Store, stream: impl Read, stop: &AtomicBool, package: &str) -
             return Err(BuilderError::Cancelled);
         }
         if entries.len() >= MAX_ENTRIES {
-            return Err(damaged(package, &format!("it has more than {MAX_ENTRIES} entries")));
+            return Err(damaged(
+                package,
+                &format!("it has more than {MAX_ENTRIES} entries"),
+            ));
         }
         let blob = if entry.kind == EntryKind::File {
             let (blob, size) = store.put_blob(&mut archive)?;
             if size != entry.size {
-                return Err(damaged(package, &format!("`{}` is cut off", String::from_utf8_lossy(&entry.path))));
+                return Err(damaged(
+                    package,
+                    &format!("`{}` is cut off", String::from_utf8_lossy(&entry.path)),
+                ));
             }
             Some(blob)
         } else {

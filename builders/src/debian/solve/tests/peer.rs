@@ -41,19 +41,38 @@ struct Peer {
 impl Peer {
     /// Finds apt and its lists; `None` where there are none.
     fn find() -> Option<Self> {
-        let lists: Vec<String> = ["bookworm", "bookworm-updates", "bookworm-security", "trixie", "trixie-updates", "trixie-security"]
-            .iter()
-            .filter_map(|suite| {
-                let mut files: Vec<_> = std::fs::read_dir(LISTS).ok()?.filter_map(Result::ok).map(|e| e.path()).collect();
-                files.sort();
-                let wanted = format!("_dists_{suite}_main_binary-amd64_Packages");
-                files.into_iter().find(|f| f.to_string_lossy().contains(&wanted))
-            })
-            .filter_map(|file| {
-                let output = Command::new("/usr/lib/apt/apt-helper").arg("cat-file").arg(&file).output().ok()?;
-                String::from_utf8(output.stdout).ok().filter(|text| !text.is_empty())
-            })
-            .collect();
+        let lists: Vec<String> = [
+            "bookworm",
+            "bookworm-updates",
+            "bookworm-security",
+            "trixie",
+            "trixie-updates",
+            "trixie-security",
+        ]
+        .iter()
+        .filter_map(|suite| {
+            let mut files: Vec<_> = std::fs::read_dir(LISTS)
+                .ok()?
+                .filter_map(Result::ok)
+                .map(|e| e.path())
+                .collect();
+            files.sort();
+            let wanted = format!("_dists_{suite}_main_binary-amd64_Packages");
+            files
+                .into_iter()
+                .find(|f| f.to_string_lossy().contains(&wanted))
+        })
+        .filter_map(|file| {
+            let output = Command::new("/usr/lib/apt/apt-helper")
+                .arg("cat-file")
+                .arg(&file)
+                .output()
+                .ok()?;
+            String::from_utf8(output.stdout)
+                .ok()
+                .filter(|text| !text.is_empty())
+        })
+        .collect();
         let directory = std::env::temp_dir().join(format!("sos-apt-peer-{}", std::process::id()));
         std::fs::create_dir_all(directory.join("cache/archives/partial")).ok()?;
         std::fs::write(directory.join("status"), "").ok()?;
@@ -64,11 +83,31 @@ impl Peer {
     fn install(&self, set: &[&str], recommends: bool) -> Option<Vec<String>> {
         let option = |name: &str, value: &Path| format!("{name}={}", value.display());
         let output = Command::new("apt-get")
-            .args(["-s", "-q", "-o", "Debug::NoLocking=1", "-o", "APT::Architectures=amd64"])
-            .args(["-o", &option("Dir::State::status", &self.directory.join("status"))])
-            .args(["-o", &option("Dir::State::extended_states", &self.directory.join("extended_states"))])
+            .args([
+                "-s",
+                "-q",
+                "-o",
+                "Debug::NoLocking=1",
+                "-o",
+                "APT::Architectures=amd64",
+            ])
+            .args([
+                "-o",
+                &option("Dir::State::status", &self.directory.join("status")),
+            ])
+            .args([
+                "-o",
+                &option(
+                    "Dir::State::extended_states",
+                    &self.directory.join("extended_states"),
+                ),
+            ])
             .args(["-o", &option("Dir::Cache", &self.directory.join("cache"))])
-            .args(["-o", &format!("APT::Install-Recommends={recommends}"), "install"])
+            .args([
+                "-o",
+                &format!("APT::Install-Recommends={recommends}"),
+                "install",
+            ])
             .args(set)
             .env("LC_ALL", "C")
             .output()
@@ -100,11 +139,27 @@ impl Drop for Peer {
 fn ours(universe: &Universe<'_>, set: &[&str], recommends: bool) -> Option<(Vec<String>, bool)> {
     let candidate = |name: &&str| {
         let package = universe.find(name)?;
-        universe.default_candidate(package).or_else(|| universe.only_provider(package))
+        let only = || match universe.providing(package)[..] {
+            [only] => Some(only),
+            _ => None,
+        };
+        universe.default_candidate(package).or_else(only)
     };
     let wanted = set.iter().map(candidate).collect::<Option<Vec<_>>>()?;
-    let choice = solve(universe, &Wish { wanted, recommends, ..Wish::default() }).ok()?;
-    let mut lines: Vec<_> = choice.versions.iter().map(|v| format!("{} {}", universe.name_of(*v), universe.version(*v).version)).collect();
+    let choice = solve(
+        universe,
+        &Wish {
+            wanted,
+            recommends,
+            ..Wish::default()
+        },
+    )
+    .ok()?;
+    let mut lines: Vec<_> = choice
+        .versions
+        .iter()
+        .map(|v| format!("{} {}", universe.name_of(*v), universe.version(*v).version))
+        .collect();
     lines.sort();
     Some((lines, choice.greedy))
 }
@@ -113,46 +168,74 @@ fn ours(universe: &Universe<'_>, set: &[&str], recommends: bool) -> Option<(Vec<
 #[allow(clippy::disallowed_methods, reason = "switches of the test run itself")]
 fn apt_chooses_the_same() {
     let Some(peer) = Peer::find() else {
-        assert!(std::env::var_os("SOS_REQUIRE_PEERS").is_none(), "SOS_REQUIRE_PEERS is set and apt or its lists are absent");
+        assert!(
+            std::env::var_os("SOS_REQUIRE_PEERS").is_none(),
+            "SOS_REQUIRE_PEERS is set and apt or its lists are absent"
+        );
         println!("skipped: no apt lists");
         return;
     };
     let mut universe = Universe::new("amd64");
     for (i, text) in peer.lists.iter().enumerate() {
-        universe.add_index(text, i, 500).expect("apt's lists are valid");
+        universe
+            .add_index(text, i, 500)
+            .expect("apt's lists are valid");
     }
     let mut sets: Vec<Vec<&str>> = SETS.iter().map(|set| set.split(' ').collect()).collect();
     // More of them, at random but always the same: single packages, and pairs that may not fit together.
-    let random: usize = std::env::var("SOS_APT_SETS").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
+    let random: usize = std::env::var("SOS_APT_SETS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(6);
     let names: Vec<_> = universe.real_names().collect();
     let mut state = 42_u64;
     let mut pick = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         names[usize::try_from(state >> 33).unwrap_or(0) % names.len()]
     };
     for i in 0..random {
-        sets.push(if i % 2 == 0 { vec![pick()] } else { vec![pick(), pick(), pick()] });
+        sets.push(if i % 2 == 0 {
+            vec![pick()]
+        } else {
+            vec![pick(), pick(), pick()]
+        });
     }
     let (mut same, mut greedy, mut differences) = (0, 0, Vec::new());
     for set in &sets {
         for recommends in [false, true] {
-            let (theirs, ours) = (peer.install(set, recommends), ours(&universe, set, recommends));
+            let (theirs, ours) = (
+                peer.install(set, recommends),
+                ours(&universe, set, recommends),
+            );
             greedy += usize::from(ours.as_ref().is_some_and(|(_, greedy)| *greedy));
             let ours = ours.map(|(lines, _)| lines);
             if theirs == ours {
                 same += 1;
                 continue;
             }
-            let (a, b) = (theirs.clone().unwrap_or_default(), ours.clone().unwrap_or_default());
+            let (a, b) = (
+                theirs.clone().unwrap_or_default(),
+                ours.clone().unwrap_or_default(),
+            );
             let missing: Vec<_> = a.iter().filter(|l| !b.contains(l)).take(8).collect();
             let extra: Vec<_> = b.iter().filter(|l| !a.contains(l)).take(8).collect();
             let solved = (theirs.is_some(), ours.is_some());
             differences.push(format!("{} recommends={recommends} solved(apt, sos)={solved:?}: only apt {missing:?}, only sos {extra:?}", set.join(" ")));
         }
     }
-    println!("{same} of {} sets as apt chooses, {greedy} without search", sets.len() * 2);
+    println!(
+        "{same} of {} sets as apt chooses, {greedy} without search",
+        sets.len() * 2
+    );
     for line in &differences {
         println!("{line}");
     }
-    assert!(differences.is_empty(), "{} sets differ:\n{}", differences.len(), differences.join("\n"));
+    assert!(
+        differences.is_empty(),
+        "{} sets differ:\n{}",
+        differences.len(),
+        differences.join("\n")
+    );
 }
