@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("nix::a_missing_program_is_told", missing_program),
     ("nix::background_processes_do_not_outlive_it", background),
     ("nix::network_namespaces_are_reused_only_when_clean", reuse),
+    ("nix::launch_time", launch_time),
 ];
 
 #[track_caller]
@@ -225,5 +226,32 @@ fn reuse() {
             Exit::Code(0),
             "2\n",
         );
+    }
+}
+
+/// Prints what a launch costs with 0 and with 100 inputs; the limit only catches a new kind of cost.
+fn launch_time() {
+    for count in [0, 100] {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("tree")).unwrap();
+        let mut plan = nix_plan(dir.path(), "exit 0");
+        if let sos_engine::sandbox::Shape::Nix { inputs, .. } = &mut plan.spec.shape {
+            inputs.extend((0..count).map(|n| Input {
+                base: format!("input-{n}"),
+                physical: at("tree"),
+            }));
+        }
+        let mut times: Vec<Duration> = (0..30)
+            .map(|_| {
+                let begin = std::time::Instant::now();
+                plan.run(&Control::default()).unwrap();
+                begin.elapsed()
+            })
+            .collect();
+        times.sort();
+        let (least, median) = (times[0], times[times.len() / 2]);
+        println!("launch with {count} inputs: least {least:?}, median {median:?}");
+        assert!(least < Duration::from_secs(1));
     }
 }
