@@ -115,6 +115,13 @@ fn locate(store: &Store, text: &str) -> Result<(PathInfo, String), Failure> {
     Ok((info, rest))
 }
 
+/// Where an entry of a tree is on disk.
+fn place(store: &Store, info: &PathInfo, rest: &str) -> PathBuf {
+    let object = store.physical(&info.path);
+    // Joined with nothing it would end in a slash, and an object that is a file is not found by that name.
+    if rest.is_empty() { object } else { object.join(rest) }
+}
+
 fn missing(text: &str) -> Failure {
     Failure::new(Diagnostic::error("store-no-entry", Class::Other, format!("there is no `{text}`")))
 }
@@ -140,7 +147,7 @@ fn entries(session: &Session, text: &str, long: bool) -> Result<(), Failure> {
         }
         return output::bytes(&out);
     }
-    let place = store.physical(&info.path).join(&rest);
+    let place = place(store, &info, &rest);
     let meta = std::fs::symlink_metadata(&place).map_err(|_e| missing(text))?;
     let mut names: Vec<_> = if meta.is_dir() {
         let listed = std::fs::read_dir(&place).and_then(|d| d.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>());
@@ -181,7 +188,7 @@ fn cat(session: &Session, text: &str) -> Result<(), Failure> {
         let tree = RootTree::load(store, &root)?;
         return output::bytes(&tree.read_file(tree.resolve(&rest)?)?);
     }
-    let place = store.physical(&info.path).join(&rest);
+    let place = place(store, &info, &rest);
     let inside = std::fs::canonicalize(&place).map_err(|_e| missing(text))?;
     // A link that leads elsewhere in the store is followed there by name, never to a file of the machine.
     if !inside.starts_with(store.root().join("tree")) {

@@ -21,7 +21,7 @@ pub type Answer<T> = Result<T, Box<Diagnostic>>;
 pub struct DrvRef {
     /// The derivation.
     pub drv_path: StorePath,
-    /// The outputs that are meant.
+    /// All its outputs, the one that is meant first.
     pub outputs: Vec<String>,
     /// Its name.
     pub name: String,

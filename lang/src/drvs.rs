@@ -110,5 +110,14 @@ fn derivation(vm: &Vm, set: Attrs, path: &str) -> R<DrvRef> {
         Some(o) => String::from_utf8_lossy(vm.force_str(o, pos)?.bytes()).into_owned(),
         None => "out".to_owned(),
     };
-    Ok(DrvRef { drv_path, outputs: vec![output], name, attr: path.to_owned() })
+    let mut outputs = vec![output];
+    if let Some(list) = set.get(vm.s.outputs) {
+        for o in vm.force_list(list, pos)? {
+            let o = String::from_utf8_lossy(vm.force_str(*o, pos)?.bytes()).into_owned();
+            if !outputs.contains(&o) {
+                outputs.push(o);
+            }
+        }
+    }
+    Ok(DrvRef { drv_path, outputs, name, attr: path.to_owned() })
 }
