@@ -224,6 +224,43 @@ pub(crate) fn hash_mismatches(list: &[Mismatch]) -> Option<Diagnostic> {
     ))
 }
 
+/// All failed downloads of a run, as one problem for each kind of failure.
+pub(crate) fn unfetched(list: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let mut kinds: Vec<Vec<Diagnostic>> = Vec::new();
+    for diagnostic in list {
+        match kinds.iter_mut().find(|kind| kind[0].code == diagnostic.code) {
+            Some(kind) => kind.push(diagnostic),
+            None => kinds.push(vec![diagnostic]),
+        }
+    }
+    kinds.into_iter().filter_map(together).collect()
+}
+
+fn together(mut kind: Vec<Diagnostic>) -> Option<Diagnostic> {
+    if kind.len() < 2 {
+        return kind.pop();
+    }
+    let first = kind.first()?;
+    let message = format!("{} downloads failed", kind.len());
+    let mut all = Diagnostic::error(first.code, first.class, message);
+    for diagnostic in kind.iter().take(LISTED_MAX) {
+        let mut note = diagnostic.message.clone();
+        for line in &diagnostic.notes {
+            let _infallible = write!(note, "\n  {line}");
+        }
+        all = all.note(note);
+        for help in &diagnostic.helps {
+            if !all.helps.contains(help) {
+                all = all.help(help.clone());
+            }
+        }
+    }
+    if kind.len() > LISTED_MAX {
+        all = all.note(format!("and {} more", kind.len() - LISTED_MAX));
+    }
+    Some(all)
+}
+
 /// Writes `hash` in the notation of `pattern`, the hash as a recipe gives it.
 pub(crate) fn in_notation_of(pattern: &str, hash: &Hash) -> String {
     let pattern = pattern.trim();
@@ -316,6 +353,22 @@ mod tests {
         ] {
             assert_eq!(in_notation_of(&pattern, &hash), expected);
         }
+    }
+
+    #[test]
+    fn failed_downloads_are_one_problem_for_each_kind() {
+        let one = |code, name: &str| {
+            Diagnostic::error(code, Class::Fetch, format!("no {name}"))
+                .note(format!("where {name} was looked for"))
+                .help("a way out")
+        };
+        assert_eq!(unfetched(vec![one("a", "x")]), [one("a", "x")]);
+        let all = unfetched(vec![one("a", "x"), one("b", "y"), one("a", "z")]);
+        assert_eq!(all.len(), 2);
+        assert_eq!(all[0].message, "2 downloads failed");
+        assert_eq!(all[0].notes[1], "no z\n  where z was looked for");
+        assert_eq!(all[0].helps, ["a way out"]);
+        assert_eq!(all[1], one("b", "y"));
     }
 
     #[test]

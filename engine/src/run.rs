@@ -16,7 +16,7 @@ use sos_formats::store_path::{StoreDir, StorePath};
 use crate::builder::Pool;
 use crate::cancel::Cancel;
 use crate::clock::{Clock, millis};
-use crate::diagnose::{Mismatch, graph_cycle, hash_mismatches};
+use crate::diagnose::{Mismatch, graph_cycle, hash_mismatches, unfetched};
 use crate::event::{Event, EventSink, Status, Text};
 use crate::executor::{Executor, Job, Outcome};
 use crate::needed::Needed;
@@ -96,6 +96,7 @@ struct Driver<'a> {
     sender: Sender<Message>,
     running: BTreeMap<usize, Running>,
     mismatches: Vec<Mismatch>,
+    unfetched: Vec<Diagnostic>,
     stop: Arc<AtomicBool>,
     done: Done,
 }
@@ -156,6 +157,7 @@ pub(crate) fn drive(run: &Run<'_>) -> Done {
         sender,
         running: BTreeMap::new(),
         mismatches: Vec::new(),
+        unfetched: Vec::new(),
         stop: Arc::new(AtomicBool::new(false)),
         done: Done {
             paths: run.needed.known.clone(),
@@ -220,6 +222,8 @@ impl Driver<'_> {
             .spawn(move || {
                 let outcome = catch_unwind(AssertUnwindSafe(|| executor.execute(&job)))
                     .unwrap_or_else(|panic| Outcome::Failed(panicked(&job.name, panic.as_ref())));
+                // Before the last message: what still holds the store when the program ends leaves its working directory there.
+                drop((executor, job));
                 let _gone = sender
                     .send(Message::Finished(id, Box::new(outcome)))
                     .is_err();
@@ -279,6 +283,12 @@ impl Driver<'_> {
                 let path = self.run.needed.nodes[id].path.clone();
                 self.done.paths.entry(path).or_default().extend(outputs);
                 self.schedule.succeed(id);
+            }
+            Outcome::Failed(diagnostic) if diagnostic.class == Class::Fetch => {
+                self.tell(&running, Status::Failed, duration_ms, 0, &BTreeMap::new());
+                self.unfetched.push(*diagnostic);
+                // The others are tried, so that one error names everything that is missing.
+                self.failed(id, Mode::FixedOnly);
             }
             Outcome::Failed(diagnostic) => {
                 self.tell(&running, Status::Failed, duration_ms, 0, &BTreeMap::new());
@@ -377,6 +387,7 @@ impl Driver<'_> {
                 executor.wait(&lock, &|| {
                     cancel.is_cancelled() || over.load(Ordering::SeqCst)
                 });
+                drop(executor);
                 let _gone = sender.send(Message::Unlocked(id)).is_err();
             });
         if spawned.is_err() {
@@ -386,6 +397,9 @@ impl Driver<'_> {
     }
 
     fn finish(mut self) -> Done {
+        for diagnostic in unfetched(std::mem::take(&mut self.unfetched)) {
+            self.problem(diagnostic);
+        }
         if let Some(diagnostic) = hash_mismatches(&self.mismatches) {
             self.problem(diagnostic);
         }
