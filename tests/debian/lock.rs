@@ -96,9 +96,9 @@ fn one_recipe_of_two_is_updated_by_name() {
     let nix = "{ sos, ... }: { a = sos.debian.rootfs ./tiny.rootfs.toml; b = sos.debian.rootfs ./other.rootfs.toml; }";
     tiny.world.write("sos.nix", nix);
     tiny.world.sos(["lock"]).ok().says(&["tiny.rootfs.toml: 3 packages", "other.rootfs.toml: 3 packages"]);
-    tiny.archive.add(&Package::new("greeter-data", "3").file("usr/share/greeter/text", 0o644, "hello\n"));
+    tiny.archive.add(&Package::new("greeter-data", "3:1").file("usr/share/greeter/text", 0o644, "hello\n"));
     tiny.publish();
-    let run = tiny.world.sos(["lock", ".", "--update", "other.rootfs.toml"]).ok().says(&["other.rootfs.toml", "~ greeter-data 2:1.0~rc1+b2 -> 3"]);
+    let run = tiny.world.sos(["lock", ".", "--update", "other.rootfs.toml"]).ok().says(&["other.rootfs.toml", "~ greeter-data 2:1.0~rc1+b2 -> 3:1"]);
     assert!(!run.stderr.contains("tiny.rootfs.toml"), "{}", run.stderr);
 }
 

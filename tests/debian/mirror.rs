@@ -45,8 +45,8 @@ fn every_locked_package_that_the_mirror_no_longer_has_is_in_one_error() {
     tiny.archive.remove("greeter-data");
     tiny.publish();
     let url = tiny.archive.file_url();
-    let run = tiny.world.sos(["build", "-k", FILE]).fails(5);
-    let run = run.says(&["greeter", "1.5-2", &digest, "greeter-data", "2:1.0~rc1+b2", &url, "sos lock --update"]);
+    let run = tiny.world.sos(["build", FILE]).fails(5);
+    let run = run.says(&["error[lock-package-missing]"]).says(&["greeter", "1.5-2", &digest, "greeter-data", "2:1.0~rc1+b2", &url, "sos lock --update"]);
     assert_eq!(run.stderr.matches("error[").count(), 1, "one error:\n{}", run.stderr);
     assert_eq!(std::fs::read_to_string(&kept).expect("the lock"), lock, "the lock is untouched");
     left_nothing(&tiny.world, "tiny-rootfs");

@@ -50,7 +50,7 @@ fn a_release_file_that_is_no_longer_valid_cannot_be_locked_but_a_lock_of_it_stil
     tiny.world.sos(["build", FILE]).ok();
     assert_eq!(std::fs::read(&lock).expect("the lock"), kept);
     std::fs::remove_file(&lock).expect("the lock");
-    tiny.world.sos(["build", FILE]).fails(5).says(&["expired", "2020-01-01", "InRelease"]);
+    tiny.world.sos(["build", FILE]).fails(5).says(&["error[deb-release-expired]", "2020-01-01", "tiny.rootfs.toml:2:9"]);
     assert!(!lock.exists());
 }
 

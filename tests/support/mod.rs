@@ -12,6 +12,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,7 +61,13 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("sos-test-").tempdir().expect("a temporary directory");
+        // No capital letters: podman takes an image layout only from a directory without.
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let dir = (0..1000).find_map(|_| {
+            let name = format!("sos-test-{}-{}-", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+            tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir().ok()
+        });
+        let dir = dir.expect("a temporary directory");
         std::fs::create_dir_all(dir.path().join("home")).expect("home");
         std::fs::create_dir_all(dir.path().join("project")).expect("project");
         Self { dir, environment: Vec::new(), program: env!("CARGO_BIN_EXE_sos").into() }

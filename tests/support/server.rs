@@ -74,7 +74,7 @@ impl State {
         }
         let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
         self.asked.lock().expect("no thread of the server panicked").push(path.clone());
-        let relative = path.trim_start_matches('/').replace("%7e", "~").replace("%2b", "+");
+        let relative = decoded(path.trim_start_matches('/'));
         let mut stream = stream;
         let content = if relative.split('/').any(|part| part == "..") { None } else { std::fs::read(self.dir.join(relative)).ok() };
         let (status, body) = match content {
@@ -85,4 +85,20 @@ impl State {
         write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
         stream.write_all(&body)
     }
+}
+
+/// The text behind the percent signs of an address.
+fn decoded(path: &str) -> String {
+    let mut parts = path.split('%');
+    let mut out = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                out.extend_from_slice(&part.as_bytes()[2..]);
+            }
+            None => out.extend_from_slice(format!("%{part}").as_bytes()),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
 }

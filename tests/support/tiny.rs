@@ -9,12 +9,12 @@ use std::process::Command;
 use super::archive::{Archive, Package, Signer, TEST};
 use super::{World, peer, run, skip};
 
-/// Programs of this machine that dpkg is made of.
-const PROGRAMS: &[&str] = &["dpkg", "dpkg-deb", "dpkg-query", "dpkg-split", "dpkg-divert", "dpkg-trigger", "update-alternatives", "tar"];
+/// Programs of this machine that dpkg is made of. The shell of busybox will not do: it takes its own `dpkg` and `tar` first.
+const PROGRAMS: &[&str] = &["dash", "dpkg", "dpkg-deb", "dpkg-query", "dpkg-split", "dpkg-divert", "dpkg-trigger", "update-alternatives", "tar"];
 
 /// What busybox stands in for.
 const APPLETS: &[&str] = &[
-    "sh", "cat", "chmod", "chown", "cp", "date", "diff", "echo", "env", "false", "find", "grep", "id", "ls", "ln", "mkdir", "mv", "printf", "readlink", "rm",
+    "cat", "chmod", "chown", "cp", "date", "diff", "echo", "env", "false", "find", "grep", "id", "ls", "ln", "mkdir", "mv", "printf", "readlink", "rm",
     "rmdir", "sed", "sleep", "sort", "start-stop-daemon", "stat", "test", "touch", "tr", "true", "wc",
 ];
 
@@ -65,9 +65,9 @@ fn libraries(program: &Path, found: &mut BTreeMap<String, PathBuf>) {
     let listed = run(Command::new("ldd").arg(program)).ok().stdout;
     for word in listed.split_whitespace().filter(|w| w.starts_with('/')) {
         let real = std::fs::canonicalize(word).expect("ldd names files");
-        // With the root's own links followed, as packages name them since directories were merged.
+        // As packages name them: the loader where programs look for it, the rest below /usr.
         let inside = word.trim_start_matches('/');
-        let inside = if inside.starts_with("usr/") { inside.to_owned() } else { format!("usr/{inside}") };
+        let inside = if inside.starts_with("lib/") { format!("usr/{inside}") } else { inside.to_owned() };
         found.insert(inside, real);
     }
 }
@@ -93,6 +93,7 @@ fn base() -> Option<Package> {
         package = package.link(&format!("usr/bin/{applet}"), "busybox");
     }
     let package = package
+        .link("usr/bin/sh", "dash")
         .file("usr/sbin/ldconfig", 0o755, "#!/bin/sh\nexit 0\n")
         .file("etc/passwd", 0o644, "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n")
         .file("etc/group", 0o644, "root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n")

@@ -1,0 +1,56 @@
+//! What is in the image works when it is unpacked.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::{Demo, tool};
+use crate::support::{Run, is_root, peer, run, skip};
+
+/// Runs a program in the unpacked root, as its root.
+fn chroot(root: &Path, command: &[&str]) -> Run {
+    let mut run_in = if is_root() {
+        Command::new("chroot")
+    } else {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["-r", "chroot"]);
+        unshare
+    };
+    run_in.arg(root).args(command).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
+    // `chroot` itself is in /usr/sbin, which is not on everybody's PATH.
+    run(&mut run_in)
+}
+
+/// umoci unpacks the image; dpkg is content with it, the program runs, and nginx takes its configuration.
+pub(super) fn it_works(demo: &Demo) {
+    let Some(umoci) = peer("umoci") else { return };
+    if !is_root() && run(Command::new("unshare").args(["-r", "true"])).code != 0 {
+        return skip("no user namespace to unpack an image in");
+    }
+    let bundle = demo.world.root().join("bundle");
+    let image = format!("{}:latest", demo.layout().display());
+    let mut arguments = vec!["unpack", "--image", &image];
+    if !is_root() {
+        arguments.push("--rootless");
+    }
+    let place = bundle.display().to_string();
+    arguments.push(&place);
+    tool(&umoci, &arguments);
+    let root = bundle.join("rootfs");
+
+    let audit = chroot(&root, &["dpkg", "--audit"]).ok();
+    assert_eq!((audit.stdout.as_str(), audit.stderr.as_str()), ("", ""), "dpkg --audit");
+    let verify = chroot(&root, &["dpkg", "--verify"]).ok();
+    assert_eq!((verify.stdout.as_str(), verify.stderr.as_str()), ("", ""), "dpkg --verify");
+    let check = chroot(&root, &["apt-get", "check", "-o", "APT::Sandbox::User=root"]).ok();
+    assert!(!check.stderr.contains("E:"), "{}", check.stderr);
+    let said = chroot(&root, &["/usr/local/bin/hello"]).ok().stdout;
+    assert!(said.starts_with("Hello from Debian GNU/Linux 12 (bookworm), ") && said.ends_with(" packages\n"), "{said}");
+    assert_eq!(std::fs::read(root.join("usr/local/bin/hello")).expect("the program"), std::fs::read(demo.world.physical(&demo.hello).join("bin/hello")).expect("the program"));
+    let tested = chroot(&root, &["nginx", "-t"]).ok();
+    assert!(tested.stderr.contains("test is successful"), "{}", tested.stderr);
+    // Without this, the owner could not remove the directories that packages close to everybody.
+    if !is_root() {
+        run(Command::new("chmod").args(["-R", "u+rwX"]).arg(&bundle)).ok();
+    }
+    std::fs::remove_dir_all(&bundle).expect("the unpacked image");
+}
