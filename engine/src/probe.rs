@@ -250,6 +250,7 @@ pub(crate) fn no_user_namespaces(error: Option<&io::Error>) -> SandboxError {
 /// Says that the caller has too few subordinate ids.
 pub(crate) fn no_subordinate_ids(file: &'static str, have: u32) -> SandboxError {
     let name = ids::caller_name();
+    let first = ids::free_range(&fs::read_to_string(file).unwrap_or_default());
     let (option, word) = if file == "/etc/subuid" {
         ("--add-subuids", "user")
     } else {
@@ -265,7 +266,8 @@ pub(crate) fn no_subordinate_ids(file: &'static str, have: u32) -> SandboxError 
             ),
         )
         .help(format!(
-            "sudo usermod {option} 100000-165535 {name}   # any range of 65536 ids that no other user has"
+            "sudo usermod {option} {first}-{} {name}",
+            first + ids::STEP_IDS - 1
         )),
     )
 }

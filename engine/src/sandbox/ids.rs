@@ -55,6 +55,23 @@ pub(crate) fn parse_ranges(text: &str, name: Option<&str>, uid: u32) -> Vec<Rang
     ranges
 }
 
+/// Where distributions begin to give out subordinate ids.
+const FIRST_SUBORDINATE: u32 = 100_000;
+
+/// Finds the first id after all ranges of the text of `/etc/subuid`, to propose it.
+pub(crate) fn free_range(text: &str) -> u32 {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.trim().split(':').skip(1);
+            let (start, count): (u32, u32) =
+                (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            start.checked_add(count)
+        })
+        .filter(|end| *end <= u32::MAX / 2)
+        .max()
+        .map_or(FIRST_SUBORDINATE, |end| end.max(FIRST_SUBORDINATE))
+}
+
 /// Maps 0 to the caller and 1 to 65535 to subordinate ids; the error is how many ids there are.
 fn user_map(caller: u32, ranges: &[Range]) -> Result<IdMap, u32> {
     let mut lines = vec![(0, caller, 1)];

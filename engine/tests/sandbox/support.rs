@@ -42,6 +42,16 @@ pub(crate) fn possible() -> Result<(), String> {
     }
 }
 
+/// Says why steps cannot run here although builds can: they need more ids.
+pub(crate) fn steps_possible() -> Result<(), String> {
+    let lab = Lab::new();
+    let plan = lab.plan(lab.base, ":");
+    match run_step(&lab.store, &plan, &mut |_| {}, &Control::default()) {
+        Err(SandboxError::Machine(d)) => Err(d.message),
+        _ => Ok(()),
+    }
+}
+
 /// A plan in the Nix shape and where its outputs appear.
 pub(crate) struct NixPlan {
     pub(crate) spec: Spec,
