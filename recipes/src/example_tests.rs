@@ -35,7 +35,9 @@ fn examples() {
     let mut seen = 0;
     for example in fs::read_dir(examples).unwrap() {
         let example = example.unwrap().path();
-        let Ok(files) = fs::read_dir(&example) else { continue };
+        let Ok(files) = fs::read_dir(&example) else {
+            continue;
+        };
         for file in files {
             let file = file.unwrap().path();
             if file.to_string_lossy().ends_with(crate::ROOTFS_SUFFIX) {

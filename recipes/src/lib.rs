@@ -4,20 +4,20 @@
 //! makes derivations of that data. What a recipe leaves open (which packages, which content) is answered from `sos.lock`.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod example_tests;
 mod library;
+#[cfg(test)]
+mod library_tests;
 mod locks;
 mod plain;
 mod problems;
 mod report;
 mod rootfs;
 mod session;
-pub mod templates;
-#[cfg(test)]
-mod example_tests;
-#[cfg(test)]
-mod library_tests;
 #[cfg(test)]
 mod session_tests;
+pub mod templates;
 #[cfg(test)]
 mod test_host;
 mod tree;

@@ -28,7 +28,9 @@ struct Graph {
 
 impl Project {
     fn new(files: &[(&str, &str)]) -> Self {
-        let project = Self { dir: tempfile::tempdir().unwrap() };
+        let project = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
         for (name, text) in files {
             project.write(name, text);
         }
@@ -50,7 +52,12 @@ impl Project {
             }
         }
         let project = Self::new(&[]);
-        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name), project.dir.path());
+        copy(
+            &Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../examples")
+                .join(name),
+            project.dir.path(),
+        );
         project
     }
 
@@ -70,14 +77,28 @@ impl Project {
     fn evaluate(&self, expression: &str) -> Result<Graph, Box<Diagnostic>> {
         let dir = self.dir.path().canonicalize().unwrap();
         let pins = Arc::new(TestPins::at("1.0"));
-        let session = Session::new(Context { project_dir: dir.clone(), shown_from: dir.clone(), mode: LockMode::Create, pins });
-        let text = format!("let sos = import <sos>; project = import ./sos.nix {{ inherit sos; }}; in {expression}");
+        let session = Session::new(Context {
+            project_dir: dir.clone(),
+            shown_from: dir.clone(),
+            mode: LockMode::Create,
+            pins,
+        });
+        let text = format!(
+            "let sos = import <sos>; project = import ./sos.nix {{ inherit sos; }}; in {expression}"
+        );
         let result = sos_lang::with_big_stack(|| {
             let host = Rc::new(TestHost::new());
-            let options = Options { extensions: vec![session.extension()], ..Options::default() };
+            let options = Options {
+                extensions: vec![session.extension()],
+                ..Options::default()
+            };
             let evaluator = Evaluator::new(Rc::clone(&host) as _, options);
             let value = evaluator.eval_str(&text, "test", &dir)?;
-            let wanted = evaluator.derivations(value)?.into_iter().map(|d| d.drv_path).collect::<Vec<_>>();
+            let wanted = evaluator
+                .derivations(value)?
+                .into_iter()
+                .map(|d| d.drv_path)
+                .collect::<Vec<_>>();
             let all = host.derivations.borrow().clone();
             Ok(Graph { wanted, all })
         });
@@ -115,7 +136,10 @@ impl Graph {
         let mut out = BTreeMap::new();
         let mut open = self.wanted.clone();
         while let Some(path) = open.pop() {
-            if out.insert(path.name().to_owned(), path.clone()).is_none_or(|old| old != path) {
+            if out
+                .insert(path.name().to_owned(), path.clone())
+                .is_none_or(|old| old != path)
+            {
                 open.extend(self.all[&path].input_drvs.keys().cloned());
             }
         }
@@ -129,8 +153,15 @@ fn json(drv: &Derivation) -> serde_json::Value {
 
 fn changed(before: &Graph, after: &Graph) -> Vec<String> {
     let (before, after) = (before.closure(), after.closure());
-    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
-    after.into_iter().filter(|(name, path)| before[name] != *path).map(|(name, _)| name).collect()
+    assert_eq!(
+        before.keys().collect::<Vec<_>>(),
+        after.keys().collect::<Vec<_>>()
+    );
+    after
+        .into_iter()
+        .filter(|(name, path)| before[name] != *path)
+        .map(|(name, _)| name)
+        .collect()
 }
 
 const IMAGE: &str = "project.image";
@@ -148,9 +179,20 @@ fn the_graph_of_the_example() {
                 Output::Floating { method, algo } => format!("floating {method:?} {algo}"),
                 other => format!("{other:?}"),
             };
-            let mut inputs: Vec<_> = drv.input_drvs.keys().map(|p| p.name().trim_end_matches(".drv")).collect();
+            let mut inputs: Vec<_> = drv
+                .input_drvs
+                .keys()
+                .map(|p| p.name().trim_end_matches(".drv"))
+                .collect();
             inputs.sort_unstable();
-            format!("{name}: {} {} {output} <- {}", drv.system, String::from_utf8_lossy(&drv.builder), inputs.join(" ")).trim_end().to_owned()
+            format!(
+                "{name}: {} {} {output} <- {}",
+                drv.system,
+                String::from_utf8_lossy(&drv.builder),
+                inputs.join(" ")
+            )
+            .trim_end()
+            .to_owned()
         })
         .collect();
     insta::assert_snapshot!(lines.join("\n"), @r#"
@@ -179,7 +221,11 @@ fn the_graph_of_the_example() {
 #[test]
 fn two_evaluations_are_equal() {
     let (a, b) = (Project::example("web"), Project::example("web"));
-    assert_eq!(a.graph(IMAGE).wanted, b.graph(IMAGE).wanted, "another directory, the same derivations");
+    assert_eq!(
+        a.graph(IMAGE).wanted,
+        b.graph(IMAGE).wanted,
+        "another directory, the same derivations"
+    );
 }
 
 #[test]
@@ -203,41 +249,84 @@ fn an_edit_changes_what_depends_on_it_and_nothing_else() {
 fn recipes_of_one_suite_share_the_essential_stage() {
     let p = Project::example("web");
     let both = p.graph("[ project.toolchain project.web ]");
-    let essential: Vec<_> = both.all.keys().filter(|p| p.name() == "bookworm-essential.drv").collect();
+    let essential: Vec<_> = both
+        .all
+        .keys()
+        .filter(|p| p.name() == "bookworm-essential.drv")
+        .collect();
     assert_eq!(essential.len(), 1);
 }
 
 #[test]
 fn a_recipe_file_is_a_target() {
-    let p = Project::new(&[("web.rootfs.toml", "suite = \"bookworm\"\nepoch = 5"), ("sos.nix", "{ ... }: null")]);
+    let p = Project::new(&[
+        ("web.rootfs.toml", "suite = \"bookworm\"\nepoch = 5"),
+        ("sos.nix", "{ ... }: null"),
+    ]);
     let file = p.dir.path().canonicalize().unwrap().join("web.rootfs.toml");
     let expression = entry_expression(&file).unwrap();
     let graph = p.graph(&expression);
     assert_eq!(graph.wanted[0].name(), "web-rootfs.drv");
-    assert_eq!(graph.wanted, p.graph(&format!("({expression}).rootfs")).wanted);
-    assert_eq!(p.graph(&format!("({expression}).oci")).wanted[0].name(), "web.drv");
-    assert_eq!(graph.wanted, p.graph("sos.debian.rootfs { name = \"web\"; suite = \"bookworm\"; epoch = 5; }").wanted);
+    assert_eq!(
+        graph.wanted,
+        p.graph(&format!("({expression}).rootfs")).wanted
+    );
+    assert_eq!(
+        p.graph(&format!("({expression}).oci")).wanted[0].name(),
+        "web.drv"
+    );
+    assert_eq!(
+        graph.wanted,
+        p.graph("sos.debian.rootfs { name = \"web\"; suite = \"bookworm\"; epoch = 5; }")
+            .wanted
+    );
 }
 
 #[test]
 fn fetchurl() {
     let p = Project::new(&[("sos.nix", "{ ... }: null")]);
     let zeros = "0".repeat(64);
-    let drv = p.one(&format!("sos.fetchurl {{ url = \"https://a.example/x y.tar\"; sha256 = \"{zeros}\"; }}"));
-    let Output::Fixed { method: Method::Flat, hash } = &drv.outputs["out"] else { panic!("{:?}", drv.outputs) };
-    assert_eq!((hash.algo(), hash.to_hex()), (HashAlgo::Sha256, zeros.clone()));
+    let drv = p.one(&format!(
+        "sos.fetchurl {{ url = \"https://a.example/x y.tar\"; sha256 = \"{zeros}\"; }}"
+    ));
+    let Output::Fixed {
+        method: Method::Flat,
+        hash,
+    } = &drv.outputs["out"]
+    else {
+        panic!("{:?}", drv.outputs)
+    };
+    assert_eq!(
+        (hash.algo(), hash.to_hex()),
+        (HashAlgo::Sha256, zeros.clone())
+    );
     assert_eq!(json(&drv)["name"], "x-y.tar");
     assert_eq!(json(&drv)["urls"][0], "https://a.example/x y.tar");
 
     let pinned = p.one("sos.fetchurl { urls = [ \"https://a.example/z\" \"mirror://m/z\" ]; }");
     assert_eq!(json(&pinned)["size"], 7);
-    assert!(fs::read_to_string(p.dir.path().join("sos.lock")).unwrap().contains("https://a.example/z"));
+    assert!(
+        fs::read_to_string(p.dir.path().join("sos.lock"))
+            .unwrap()
+            .contains("https://a.example/z")
+    );
 
-    let executable = p.one(&format!("sos.fetchurl {{ url = \"https://a.example/x\"; executable = true; sha256 = \"{zeros}\"; }}"));
-    assert!(matches!(executable.outputs["out"], Output::Fixed { method: Method::Recursive, .. }));
+    let executable = p.one(&format!(
+        "sos.fetchurl {{ url = \"https://a.example/x\"; executable = true; sha256 = \"{zeros}\"; }}"
+    ));
+    assert!(matches!(
+        executable.outputs["out"],
+        Output::Fixed {
+            method: Method::Recursive,
+            ..
+        }
+    ));
     assert_eq!(json(&executable)["executable"], true);
 
-    assert!(p.fails("sos.fetchurl { url = \"https://a.example/x\"; executable = true; }").contains("needs a `hash`"));
+    assert!(
+        p.fails("sos.fetchurl { url = \"https://a.example/x\"; executable = true; }")
+            .contains("needs a `hash`")
+    );
     assert!(p.fails("sos.fetchurl { }").contains("needs `url`"));
 }
 
@@ -249,19 +338,50 @@ fn run() {
         "sos.run {{ name = \"x\"; rootfs = {rootfs}; mounts.\"/src\" = ./src; script = \"make\"; env = {{ A = true; B = 3; C = \"c\"; }}; }}"
     ));
     let json = json(&drv);
-    assert_eq!((&json["env"]["A"], &json["env"]["B"], &json["env"]["C"]), (&"1".into(), &"3".into(), &"c".into()));
-    assert_eq!((&json["epoch"], &json["script"]), (&9.into(), &"make".into()));
+    assert_eq!(
+        (&json["env"]["A"], &json["env"]["B"], &json["env"]["C"]),
+        (&"1".into(), &"3".into(), &"c".into())
+    );
+    assert_eq!(
+        (&json["epoch"], &json["script"]),
+        (&9.into(), &"make".into())
+    );
     assert!(json["mounts"]["/src"].as_str().unwrap().ends_with("-src"));
     assert!(json.get("command").is_none() && json.get("cwd").is_none());
     assert_eq!(drv.system, "x86_64-linux");
-    assert!(matches!(drv.outputs["out"], Output::Floating { method: Method::Recursive, algo: HashAlgo::Sha256 }));
+    assert!(matches!(
+        drv.outputs["out"],
+        Output::Floating {
+            method: Method::Recursive,
+            algo: HashAlgo::Sha256
+        }
+    ));
 
     let changed = p.one(&format!("sos.run {{ name = \"x\"; rootfs = {rootfs}; command = [ \"/bin/true\" ]; result = \"rootfs\"; }}"));
-    assert!(matches!(changed.outputs["out"], Output::Floating { method: Method::Rootfs, algo: HashAlgo::Blake3 }));
+    assert!(matches!(
+        changed.outputs["out"],
+        Output::Floating {
+            method: Method::Rootfs,
+            algo: HashAlgo::Blake3
+        }
+    ));
 
-    assert!(p.fails(&format!("sos.run {{ name = \"x\"; rootfs = {rootfs}; }}")).contains("either `script` or `command`"));
-    assert!(p.fails(&format!("sos.run {{ name = \"x\"; rootfs = {rootfs}; script = \"\"; result = \"disk\"; }}")).contains("\"disk\""));
-    assert!(p.fails(&format!("sos.run {{ name = \"x\"; rootfs = {rootfs}; scirpt = \"\"; }}")).contains("scirpt"));
+    assert!(
+        p.fails(&format!("sos.run {{ name = \"x\"; rootfs = {rootfs}; }}"))
+            .contains("either `script` or `command`")
+    );
+    assert!(
+        p.fails(&format!(
+            "sos.run {{ name = \"x\"; rootfs = {rootfs}; script = \"\"; result = \"disk\"; }}"
+        ))
+        .contains("\"disk\"")
+    );
+    assert!(
+        p.fails(&format!(
+            "sos.run {{ name = \"x\"; rootfs = {rootfs}; scirpt = \"\"; }}"
+        ))
+        .contains("scirpt")
+    );
 }
 
 #[test]
@@ -272,37 +392,70 @@ fn edit() {
         "sos.rootfs.edit {{ rootfs = {base}; hostname = \"h\"; files.\"/etc/motd\".source = ./motd; files.\"/etc/a\".source = {base}; }}"
     ));
     let json = json(&drv);
-    assert_eq!((&json["hostname"], &json["epoch"]), (&"h".into(), &9.into()));
+    assert_eq!(
+        (&json["hostname"], &json["epoch"]),
+        (&"h".into(), &9.into())
+    );
     assert!(json.get("cleanup").is_none() && json.get("machine_id").is_none());
-    assert!(json["files"].as_array().unwrap().iter().any(|f| f["source"].as_str().unwrap().ends_with("-motd")));
-    assert!(p.fails(&format!("sos.rootfs.edit {{ rootfs = {base}; hostnam = \"h\"; }}")).contains("unknown field `hostnam`"));
+    assert!(
+        json["files"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|f| f["source"].as_str().unwrap().ends_with("-motd"))
+    );
+    assert!(
+        p.fails(&format!(
+            "sos.rootfs.edit {{ rootfs = {base}; hostnam = \"h\"; }}"
+        ))
+        .contains("unknown field `hostnam`")
+    );
 }
 
 #[test]
 fn oci() {
     let p = Project::new(&[("sos.nix", "{ ... }: null"), ("motd", "hi")]);
-    let base = "sos.debian.rootfs { name = \"base\"; suite = \"bookworm\"; epoch = 9; arch = \"arm64\"; }";
+    let base =
+        "sos.debian.rootfs { name = \"base\"; suite = \"bookworm\"; epoch = 9; arch = \"arm64\"; }";
     let layers = "[ { files.\"/etc/motd\" = ./motd; } { rootfs = sos.rootfs.edit { rootfs = base; hostname = \"h\"; }; } ]";
     let text = format!(
         "let base = {base}; in sos.oci {{ name = \"i\"; rootfs = base; layers = {layers}; config = {{ cmd = [ \"/bin/sh\" ]; env.A = \"b\"; }}; }}"
     );
     let graph = p.graph(&text);
     let image = json(&graph.all[&graph.wanted[0]]);
-    assert_eq!((&image["arch"], &image["tag"], &image["epoch"]), (&"arm64".into(), &"latest".into(), &9.into()));
+    assert_eq!(
+        (&image["arch"], &image["tag"], &image["epoch"]),
+        (&"arm64".into(), &"latest".into(), &9.into())
+    );
     assert_eq!(image["layers"].as_array().unwrap().len(), 3);
-    assert_eq!(image["config"], serde_json::json!({"cmd": ["/bin/sh"], "env": {"A": "b"}}));
+    assert_eq!(
+        image["config"],
+        serde_json::json!({"cmd": ["/bin/sh"], "env": {"A": "b"}})
+    );
     let layer = |name: &str| json(&graph.all[&graph.closure()[name]]);
     assert!(layer("i-layer-0.drv").get("base").is_none());
-    assert!(layer("i-layer-1.drv").get("diff").is_none() && layer("i-layer-1.drv")["base"].is_string());
+    assert!(
+        layer("i-layer-1.drv").get("diff").is_none() && layer("i-layer-1.drv")["base"].is_string()
+    );
     assert_eq!(layer("i-layer-2.drv")["diff"], true);
-    assert!(p.fails(&format!("sos.oci {{ name = \"i\"; rootfs = {base}; config.entrypont = [ ]; }}")).contains("entrypont"));
+    assert!(
+        p.fails(&format!(
+            "sos.oci {{ name = \"i\"; rootfs = {base}; config.entrypont = [ ]; }}"
+        ))
+        .contains("entrypont")
+    );
 }
 
 #[test]
 fn templates_evaluate() {
     for template in crate::templates::TEMPLATES {
         let p = Project::new(template.files);
-        let names: Vec<_> = p.graph("project").wanted.iter().map(|d| d.name().to_owned()).collect();
+        let names: Vec<_> = p
+            .graph("project")
+            .wanted
+            .iter()
+            .map(|d| d.name().to_owned())
+            .collect();
         assert!(names.len() >= 3, "{}: {names:?}", template.name);
     }
 }

@@ -68,7 +68,10 @@ enum State {
 
 impl Locks {
     pub(crate) fn new(mode: LockMode) -> Self {
-        Self { mode, open: BTreeMap::new() }
+        Self {
+            mode,
+            open: BTreeMap::new(),
+        }
     }
 
     /// Returns the paths of the lock files that were asked for, whether they exist or not.
@@ -95,16 +98,27 @@ impl Locks {
         };
         let again = mode.updates(recipe) && !open.fresh.contains(recipe);
         match (&state, &mode) {
-            (State::Fresh, _) if !again => return Ok(entry.map(|e| e.locked.clone()).unwrap_or_default()),
+            (State::Fresh, _) if !again => {
+                return Ok(entry.map(|e| e.locked.clone()).unwrap_or_default());
+            }
             (State::Missing, LockMode::Preview) => return Ok(RootfsLocked::default()),
-            (_, LockMode::Preview) => return Ok(entry.map(|e| e.locked.clone()).unwrap_or_default()),
-            (State::Missing, LockMode::Locked) => return Err(vec![missing(&format!("the packages of `{recipe}`"), open)]),
+            (_, LockMode::Preview) => {
+                return Ok(entry.map(|e| e.locked.clone()).unwrap_or_default());
+            }
+            (State::Missing, LockMode::Locked) => {
+                return Err(vec![missing(&format!("the packages of `{recipe}`"), open)]);
+            }
             (State::Stale, LockMode::Locked) => return Err(vec![stale(recipe)]),
             _ => {}
         }
         let before = entry.cloned();
         let locked = pins.lock_rootfs(request)?;
-        let after = RootfsEntry { recipe: recipe.to_owned(), arch: request.arch.clone(), digest, locked: locked.clone() };
+        let after = RootfsEntry {
+            recipe: recipe.to_owned(),
+            arch: request.arch.clone(),
+            digest,
+            locked: locked.clone(),
+        };
         open.fresh.insert(recipe.to_owned());
         open.lock.set_rootfs(after.clone());
         if before.as_ref() != Some(&after) {
@@ -114,7 +128,12 @@ impl Locks {
     }
 
     /// Returns the pinned content of a URL, fetching it where the mode allows.
-    pub(crate) fn url(&mut self, dir: &Path, url: &str, pins: &dyn Pins) -> Result<Option<UrlEntry>, Box<Diagnostic>> {
+    pub(crate) fn url(
+        &mut self,
+        dir: &Path,
+        url: &str,
+        pins: &dyn Pins,
+    ) -> Result<Option<UrlEntry>, Box<Diagnostic>> {
         let mode = self.mode.clone();
         let open = self.open(dir)?;
         let before = open.lock.url(url).cloned();
@@ -122,14 +141,22 @@ impl Locks {
         match (&before, &mode) {
             (Some(_), _) if !again => return Ok(before),
             (None, LockMode::Preview) => return Ok(None),
-            (None, LockMode::Locked) => return Err(Box::new(missing(&format!("the content of `{url}`"), open))),
+            (None, LockMode::Locked) => {
+                return Err(Box::new(missing(&format!("the content of `{url}`"), open)));
+            }
             _ => {}
         }
-        let after = UrlEntry { url: url.to_owned(), ..pins.lock_url(url)? };
+        let after = UrlEntry {
+            url: url.to_owned(),
+            ..pins.lock_url(url)?
+        };
         open.fresh.insert(url.to_owned());
         open.lock.set_url(after.clone());
         if before.as_ref() != Some(&after) {
-            open.changes.push(Change::Url { before, after: after.clone() });
+            open.changes.push(Change::Url {
+                before,
+                after: after.clone(),
+            });
         }
         Ok(Some(after))
     }
@@ -140,16 +167,33 @@ impl Locks {
             let original = match fs::read_to_string(&path) {
                 Ok(text) => Some(text),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-                Err(e) => return Err(Box::new(machine("lock-unreadable", format!("`{}` cannot be read: {e}", path.display())))),
+                Err(e) => {
+                    return Err(Box::new(machine(
+                        "lock-unreadable",
+                        format!("`{}` cannot be read: {e}", path.display()),
+                    )));
+                }
             };
             let lock = match &original {
-                Some(text) => SosLock::parse(text).map_err(|e| Box::new(damaged(&path, text, &e)))?,
+                Some(text) => {
+                    SosLock::parse(text).map_err(|e| Box::new(damaged(&path, text, &e)))?
+                }
                 None => SosLock::new(),
             };
-            let open = Open { original, lock, changes: Vec::new(), fresh: BTreeSet::new() };
+            let open = Open {
+                original,
+                lock,
+                changes: Vec::new(),
+                fresh: BTreeSet::new(),
+            };
             self.open.insert(dir.to_owned(), open);
         }
-        let unreadable = || Box::new(machine("lock-unreadable", "the lock was not opened".to_owned()));
+        let unreadable = || {
+            Box::new(machine(
+                "lock-unreadable",
+                "the lock was not opened".to_owned(),
+            ))
+        };
         self.open.get_mut(dir).ok_or_else(unreadable)
     }
 
@@ -162,10 +206,18 @@ impl Locks {
             }
             let path = dir.join(LOCK_FILE);
             let text = open.lock.to_text();
-            write_atomically(&path, text.as_bytes())
-                .map_err(|e| Box::new(machine("lock-unwritable", format!("`{}` cannot be written: {e}", path.display()))))?;
+            write_atomically(&path, text.as_bytes()).map_err(|e| {
+                Box::new(machine(
+                    "lock-unwritable",
+                    format!("`{}` cannot be written: {e}", path.display()),
+                ))
+            })?;
             let created = open.original.replace(text).is_none();
-            reports.push(LockReport { path, created, changes: std::mem::take(&mut open.changes) });
+            reports.push(LockReport {
+                path,
+                created,
+                changes: std::mem::take(&mut open.changes),
+            });
         }
         Ok(reports)
     }
@@ -183,7 +235,8 @@ impl LockMode {
 fn missing(what: &str, open: &Open) -> Diagnostic {
     let message = match open.original {
         None => format!("there is no `{LOCK_FILE}`, and {what} must come from it"),
-        Some(_) => format!("{what} is not pinned in `{LOCK_FILE}`").replace("packages of", "list of packages of"),
+        Some(_) => format!("{what} is not pinned in `{LOCK_FILE}`")
+            .replace("packages of", "list of packages of"),
     };
     Diagnostic::error("lock-missing", Class::Recipe, message)
         .note("`--locked` allows no change of the lock")
@@ -191,18 +244,29 @@ fn missing(what: &str, open: &Open) -> Diagnostic {
 }
 
 fn stale(recipe: &str) -> Diagnostic {
-    Diagnostic::error("lock-stale", Class::Recipe, format!("`{recipe}` asks for other packages than `{LOCK_FILE}` pins"))
-        .note("the suites, packages or keys of the recipe changed after it was locked")
-        .help("run `sos lock` and commit the file")
+    Diagnostic::error(
+        "lock-stale",
+        Class::Recipe,
+        format!("`{recipe}` asks for other packages than `{LOCK_FILE}` pins"),
+    )
+    .note("the suites, packages or keys of the recipe changed after it was locked")
+    .help("run `sos lock` and commit the file")
 }
 
 fn damaged(path: &Path, text: &str, e: &sos_formats::lock::LockError) -> Diagnostic {
-    let mut problem = Diagnostic::error("lock-damaged", Class::Recipe, format!("`{LOCK_FILE}` cannot be used: {e}"));
+    let mut problem = Diagnostic::error(
+        "lock-damaged",
+        Class::Recipe,
+        format!("`{LOCK_FILE}` cannot be used: {e}"),
+    );
     if let Some(span) = e.span() {
         let file = SourceFile::new(path.display().to_string(), text);
         problem = problem.label(&file, span, "here");
     }
-    problem.help(format!("restore the file, or remove it and run `sos lock` ({})", path.display()))
+    problem.help(format!(
+        "restore the file, or remove it and run `sos lock` ({})",
+        path.display()
+    ))
 }
 
 fn machine(code: &'static str, message: String) -> Diagnostic {

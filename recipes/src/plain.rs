@@ -6,12 +6,18 @@ use sos_lang::{ContextElem, Plain};
 
 /// Makes a string.
 pub(crate) fn text(s: impl AsRef<str>) -> Plain {
-    Plain::Str { s: s.as_ref().as_bytes().to_vec(), context: Vec::new() }
+    Plain::Str {
+        s: s.as_ref().as_bytes().to_vec(),
+        context: Vec::new(),
+    }
 }
 
 /// Makes a string that mentions store paths.
 pub(crate) fn text_with(s: &str, context: &[ContextElem]) -> Plain {
-    Plain::Str { s: s.as_bytes().to_vec(), context: context.to_vec() }
+    Plain::Str {
+        s: s.as_bytes().to_vec(),
+        context: context.to_vec(),
+    }
 }
 
 /// Makes a list of strings.
@@ -53,7 +59,11 @@ impl Set {
     /// Adds a list when it is not empty.
     #[must_use]
     pub(crate) fn with_list(self, name: &str, list: Vec<Plain>) -> Self {
-        if list.is_empty() { self } else { self.with(name, Plain::List(list)) }
+        if list.is_empty() {
+            self
+        } else {
+            self.with(name, Plain::List(list))
+        }
     }
 
     /// Returns the attribute set.

@@ -22,24 +22,47 @@ pub(crate) struct Problems {
 impl Problems {
     /// Starts with none, for a recipe file.
     pub(crate) fn in_file(file: &Arc<SourceFile>) -> Self {
-        Self { file: Some(Arc::clone(file)), call: None, found: Vec::new(), total: 0 }
+        Self {
+            file: Some(Arc::clone(file)),
+            call: None,
+            found: Vec::new(),
+            total: 0,
+        }
     }
 
     /// Starts with none, for a recipe written as a Nix attribute set.
     pub(crate) fn in_call(call: Option<Label>) -> Self {
-        Self { file: None, call, found: Vec::new(), total: 0 }
+        Self {
+            file: None,
+            call,
+            found: Vec::new(),
+            total: 0,
+        }
     }
 
     /// Makes a label at a place.
     pub(crate) fn label(&self, place: &Place, text: impl Into<String>) -> Option<Label> {
         match (&self.file, place) {
-            (Some(file), Some(span)) => Some(Label { file: Arc::clone(file), span: span.clone(), text: text.into() }),
-            _ => self.call.clone().map(|l| Label { text: text.into(), ..l }),
+            (Some(file), Some(span)) => Some(Label {
+                file: Arc::clone(file),
+                span: span.clone(),
+                text: text.into(),
+            }),
+            _ => self.call.clone().map(|l| Label {
+                text: text.into(),
+                ..l
+            }),
         }
     }
 
     /// Starts an error of the recipe that points at a place.
-    pub(crate) fn error(&self, code: &'static str, message: impl Into<String>, place: &Place, text: impl Into<String>) -> Diagnostic {
+    pub(crate) fn error(
+        &self,
+        code: &'static str,
+        message: impl Into<String>,
+        place: &Place,
+        text: impl Into<String>,
+    ) -> Diagnostic {
         Diagnostic::error(code, Class::Recipe, message).with_labels(self.label(place, text))
     }
 
@@ -52,14 +75,21 @@ impl Problems {
     }
 
     /// Records a value that cannot stand where it stands.
-    pub(crate) fn bad_value(&mut self, message: impl Into<String>, place: &Place, expected: impl Into<String>) {
+    pub(crate) fn bad_value(
+        &mut self,
+        message: impl Into<String>,
+        place: &Place,
+        expected: impl Into<String>,
+    ) {
         let problem = self.error("recipe-bad-value", message, place, expected);
         self.add(problem);
     }
 
     /// Records the same thing given twice, naming both places.
     pub(crate) fn duplicate(&mut self, message: String, again: &Place, first: &Place) {
-        let problem = self.error("recipe-duplicate", message, again, "given again").with_labels(self.label(first, "first given here"));
+        let problem = self
+            .error("recipe-duplicate", message, again, "given again")
+            .with_labels(self.label(first, "first given here"));
         self.add(problem);
     }
 
@@ -70,19 +100,25 @@ impl Problems {
 
     /// Returns the problems from top to bottom; the last one says how many are not shown.
     pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
-        self.found.sort_by_key(|d| d.labels.first().map(|l| l.span.start));
+        self.found
+            .sort_by_key(|d| d.labels.first().map(|l| l.span.start));
         let hidden = self.total - self.found.len();
         if hidden > 0
             && let Some(last) = self.found.pop()
         {
-            self.found.push(last.note(format!("{hidden} more problems are not shown")));
+            self.found
+                .push(last.note(format!("{hidden} more problems are not shown")));
         }
         self.found
     }
 }
 
 /// Adds the help line for a misspelt word: the words that are near, or else all of them.
-pub(crate) fn with_suggestion<'a>(problem: Diagnostic, found: &str, known: impl Iterator<Item = &'a str> + Clone) -> Diagnostic {
+pub(crate) fn with_suggestion<'a>(
+    problem: Diagnostic,
+    found: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> Diagnostic {
     if suggest(found, known.clone()).is_empty() {
         return problem.help(format!("known here: {}", list(known)));
     }
@@ -91,5 +127,8 @@ pub(crate) fn with_suggestion<'a>(problem: Diagnostic, found: &str, known: impl 
 
 /// Joins words for a message: `a`, `b`, `c`.
 pub(crate) fn list<'a>(words: impl Iterator<Item = &'a str>) -> String {
-    words.map(|s| format!("`{s}`")).collect::<Vec<_>>().join(", ")
+    words
+        .map(|s| format!("`{s}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }

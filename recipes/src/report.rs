@@ -46,24 +46,49 @@ impl Change {
     /// Says in one line what changed.
     pub fn summary(&self) -> String {
         match self {
-            Self::Rootfs { before: None, after } => {
+            Self::Rootfs {
+                before: None,
+                after,
+            } => {
                 let n = after.locked.packages.len();
-                format!("{}: {n} {} pinned", after.recipe, if n == 1 { "package" } else { "packages" })
+                format!(
+                    "{}: {n} {} pinned",
+                    after.recipe,
+                    if n == 1 { "package" } else { "packages" }
+                )
             }
-            Self::Rootfs { before: Some(_), after } => {
+            Self::Rootfs {
+                before: Some(_),
+                after,
+            } => {
                 let lines = self.details();
                 let count = |sign: &str| lines.iter().filter(|l| l.starts_with(sign)).count();
                 let (added, removed, changed) = (count("+"), count("-"), count("~"));
-                format!("{}: packages: {added} added, {removed} removed, {changed} changed", after.recipe)
+                format!(
+                    "{}: packages: {added} added, {removed} removed, {changed} changed",
+                    after.recipe
+                )
             }
-            Self::Url { before: None, after } => format!("{}: pinned", after.url),
-            Self::Url { before: Some(_), after } => format!("{}: content changed", after.url),
+            Self::Url {
+                before: None,
+                after,
+            } => format!("{}: pinned", after.url),
+            Self::Url {
+                before: Some(_),
+                after,
+            } => format!("{}: content changed", after.url),
         }
     }
 
     /// Returns one line for each package that came (`+ name version`), went (`- name version`) or moved (`~ name old -> new`), by name.
     pub fn details(&self) -> Vec<String> {
-        let Self::Rootfs { before: Some(before), after } = self else { return Vec::new() };
+        let Self::Rootfs {
+            before: Some(before),
+            after,
+        } = self
+        else {
+            return Vec::new();
+        };
         let mut packages: BTreeMap<&str, Versions<'_>> = BTreeMap::new();
         for p in &before.locked.packages {
             packages.entry(&p.name).or_default().old = Some(&p.version);

@@ -35,7 +35,10 @@ pub struct Context {
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("project_dir", &self.project_dir).field("mode", &self.mode).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("project_dir", &self.project_dir)
+            .field("mode", &self.mode)
+            .finish_non_exhaustive()
     }
 }
 
@@ -58,20 +61,46 @@ impl Session {
     /// Starts an evaluation.
     pub fn new(context: Context) -> Self {
         let locks = Mutex::new(Locks::new(context.mode.clone()));
-        Self { inner: Arc::new(Inner { context, locks, read: Mutex::default(), further: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner {
+                context,
+                locks,
+                read: Mutex::default(),
+                further: Mutex::default(),
+            }),
+        }
     }
 
     /// Returns the builtins and the library for an evaluator.
     pub fn extension(&self) -> Extension {
-        let builtin = |name, doc, f: fn(&Inner, &ExtCall<'_>, Plain) -> Result<Plain, Box<Diagnostic>>| {
-            let inner = Arc::clone(&self.inner);
-            ExtBuiltin { name, doc, fun: Arc::new(move |call: &ExtCall<'_>, argument: Plain| f(&inner, call, argument)) }
-        };
+        let builtin =
+            |name, doc, f: fn(&Inner, &ExtCall<'_>, Plain) -> Result<Plain, Box<Diagnostic>>| {
+                let inner = Arc::clone(&self.inner);
+                ExtBuiltin {
+                    name,
+                    doc,
+                    fun: Arc::new(move |call: &ExtCall<'_>, argument: Plain| {
+                        f(&inner, call, argument)
+                    }),
+                }
+            };
         Extension {
             builtins: vec![
-                builtin("__sosRootfsPlan", "Reads a rootfs recipe and its lock; returns what the library builds it from.", Inner::rootfs_plan),
-                builtin("__sosRootfsEdit", "Checks an edit of a root filesystem; returns it as the builder takes it.", Inner::rootfs_edit),
-                builtin("__sosPinUrl", "Returns the digest of the content of a URL from the lock.", Inner::pin_url),
+                builtin(
+                    "__sosRootfsPlan",
+                    "Reads a rootfs recipe and its lock; returns what the library builds it from.",
+                    Inner::rootfs_plan,
+                ),
+                builtin(
+                    "__sosRootfsEdit",
+                    "Checks an edit of a root filesystem; returns it as the builder takes it.",
+                    Inner::rootfs_edit,
+                ),
+                builtin(
+                    "__sosPinUrl",
+                    "Returns the digest of the content of a URL from the lock.",
+                    Inner::pin_url,
+                ),
             ],
             search: vec![("sos".to_owned(), LIBRARY)],
         }
@@ -105,25 +134,38 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Inner {
     fn rootfs_plan(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
-        let Plain::Attrs(mut argument) = argument else { return Err(misuse(call)) };
-        let (recipe, key, base, mut problems) = match (argument.remove("file"), argument.remove("recipe")) {
-            (Some(Plain::Path(file)), _) => self.read_recipe(call, &file)?,
-            (Some(Plain::Str { s, .. }), _) => {
-                let file = PathBuf::from(String::from_utf8_lossy(&s).into_owned());
-                self.read_recipe(call, &file)?
-            }
-            (_, Some(recipe)) => {
-                let tree = tree::from_plain(recipe);
-                let (recipe, found) = rootfs::parse_tree(&tree, "rootfs", Problems::in_call(call.label.clone()));
-                let recipe = self.accept(recipe, found)?;
-                let key = format!("inline:{}", recipe.name);
-                (recipe, key, self.context.project_dir.clone(), Problems::in_call(call.label.clone()))
-            }
-            _ => return Err(misuse(call)),
+        let Plain::Attrs(mut argument) = argument else {
+            return Err(misuse(call));
         };
+        let (recipe, key, base, mut problems) =
+            match (argument.remove("file"), argument.remove("recipe")) {
+                (Some(Plain::Path(file)), _) => self.read_recipe(call, &file)?,
+                (Some(Plain::Str { s, .. }), _) => {
+                    let file = PathBuf::from(String::from_utf8_lossy(&s).into_owned());
+                    self.read_recipe(call, &file)?
+                }
+                (_, Some(recipe)) => {
+                    let tree = tree::from_plain(recipe);
+                    let (recipe, found) =
+                        rootfs::parse_tree(&tree, "rootfs", Problems::in_call(call.label.clone()));
+                    let recipe = self.accept(recipe, found)?;
+                    let key = format!("inline:{}", recipe.name);
+                    (
+                        recipe,
+                        key,
+                        self.context.project_dir.clone(),
+                        Problems::in_call(call.label.clone()),
+                    )
+                }
+                _ => return Err(misuse(call)),
+            };
         let request = rootfs::request(&recipe, &base, call.host, &mut problems);
         let request = self.accept(request, problems.finish())?;
-        let dir = if base.starts_with(call.host.store_dir().as_str()) { &self.context.project_dir } else { &base };
+        let dir = if base.starts_with(call.host.store_dir().as_str()) {
+            &self.context.project_dir
+        } else {
+            &base
+        };
         let pins = Arc::clone(&self.context.pins);
         let found = locked(&self.locks).rootfs(dir, &key, &request, &*pins);
         let packages = match found {
@@ -140,17 +182,33 @@ impl Inner {
     ) -> Result<(rootfs::RootfsRecipe, String, PathBuf, Problems), Box<Diagnostic>> {
         let unreadable = |why: String| {
             let message = format!("the recipe `{}` cannot be read: {why}", self.shown(file));
-            Box::new(Diagnostic::error("recipe-file-missing", Class::Recipe, message).with_labels(call.label.clone()))
+            Box::new(
+                Diagnostic::error("recipe-file-missing", Class::Recipe, message)
+                    .with_labels(call.label.clone()),
+            )
         };
-        let bytes = call.host.read_file(file).map_err(|e| unreadable(e.to_string()))?;
+        let bytes = call
+            .host
+            .read_file(file)
+            .map_err(|e| unreadable(e.to_string()))?;
         if bytes.len() > MAX_RECIPE_BYTES {
-            return Err(unreadable(format!("it is {} bytes long, the limit is {MAX_RECIPE_BYTES}", bytes.len())));
+            return Err(unreadable(format!(
+                "it is {} bytes long, the limit is {MAX_RECIPE_BYTES}",
+                bytes.len()
+            )));
         }
-        let content = String::from_utf8(bytes).map_err(|e| unreadable(format!("it is not UTF-8 ({e})")))?;
-        let name = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let content =
+            String::from_utf8(bytes).map_err(|e| unreadable(format!("it is not UTF-8 ({e})")))?;
+        let name = file
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
         let base = file.parent().unwrap_or(Path::new("/"));
         // The same recipe through a symlinked directory must not get a second lock.
-        let base = call.host.canonicalize(base).unwrap_or_else(|_e| base.to_owned());
+        let base = call
+            .host
+            .canonicalize(base)
+            .unwrap_or_else(|_e| base.to_owned());
         locked(&self.read).insert(base.join(&name));
         let source = SourceFile::new(self.shown(file), content);
         let stem = name.strip_suffix(".toml").unwrap_or(&name);
@@ -161,7 +219,10 @@ impl Inner {
     }
 
     fn rootfs_edit(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
-        let (edit, found) = rootfs::parse_edit(&tree::from_plain(argument), Problems::in_call(call.label.clone()));
+        let (edit, found) = rootfs::parse_edit(
+            &tree::from_plain(argument),
+            Problems::in_call(call.label.clone()),
+        );
         let edit = self.accept(edit, found)?;
         let mut problems = Problems::in_call(call.label.clone());
         rootfs::check_sources(&edit, &self.context.project_dir, call.host, &mut problems);
@@ -170,7 +231,9 @@ impl Inner {
     }
 
     fn pin_url(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
-        let Plain::Str { s, .. } = argument else { return Err(misuse(call)) };
+        let Plain::Str { s, .. } = argument else {
+            return Err(misuse(call));
+        };
         let url = String::from_utf8_lossy(&s).into_owned();
         let pins = Arc::clone(&self.context.pins);
         let entry = locked(&self.locks).url(&self.context.project_dir, &url, &*pins);
@@ -180,7 +243,10 @@ impl Inner {
             // Only when nothing will be built: see LockMode::Preview.
             None => ("0".repeat(64), 0),
         };
-        Ok(Set::new().with("sha256", text(sha256)).with("size", int(size)).done())
+        Ok(Set::new()
+            .with("sha256", text(sha256))
+            .with("size", int(size))
+            .done())
     }
 
     /// Returns the value, or fails with the first problem and keeps the others.
@@ -192,16 +258,26 @@ impl Inner {
                 locked(&self.further).extend(problems);
                 Err(Box::new(first))
             }
-            (None, None) => Err(Box::new(Diagnostic::error("recipe-failed", Class::Bug, "a recipe was refused without a reason"))),
+            (None, None) => Err(Box::new(Diagnostic::error(
+                "recipe-failed",
+                Class::Bug,
+                "a recipe was refused without a reason",
+            ))),
         }
     }
 
     fn shown(&self, path: &Path) -> String {
-        path.strip_prefix(&self.context.shown_from).unwrap_or(path).display().to_string()
+        path.strip_prefix(&self.context.shown_from)
+            .unwrap_or(path)
+            .display()
+            .to_string()
     }
 }
 
 fn misuse(call: &ExtCall<'_>) -> Box<Diagnostic> {
     let message = "a builtin of the sos library was called with something that it does not take";
-    Box::new(Diagnostic::error("recipe-bad-call", Class::Recipe, message).with_labels(call.label.clone()))
+    Box::new(
+        Diagnostic::error("recipe-bad-call", Class::Recipe, message)
+            .with_labels(call.label.clone()),
+    )
 }

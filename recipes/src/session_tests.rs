@@ -18,7 +18,10 @@ const RECIPE: &str = "suite = \"bookworm\"\ninclude = [\"nginx\"]\n";
 
 impl Project {
     fn new() -> Self {
-        let project = Self { dir: tempfile::tempdir().unwrap(), pins: Arc::new(TestPins::at("1.0")) };
+        let project = Self {
+            dir: tempfile::tempdir().unwrap(),
+            pins: Arc::new(TestPins::at("1.0")),
+        };
         project.write("web.rootfs.toml", RECIPE);
         project
     }
@@ -33,11 +36,20 @@ impl Project {
 
     fn session(&self, mode: LockMode) -> Session {
         let path = self.dir.path().canonicalize().unwrap();
-        Session::new(Context { project_dir: path.clone(), shown_from: path, mode, pins: Arc::clone(&self.pins) as _ })
+        Session::new(Context {
+            project_dir: path.clone(),
+            shown_from: path,
+            mode,
+            pins: Arc::clone(&self.pins) as _,
+        })
     }
 
     fn plan(&self, session: &Session) -> Result<Plain, Box<Diagnostic>> {
-        call(session, "__sosRootfsPlan", attrs("file", Plain::Path(self.dir.path().join("web.rootfs.toml"))))
+        call(
+            session,
+            "__sosRootfsPlan",
+            attrs("file", Plain::Path(self.dir.path().join("web.rootfs.toml"))),
+        )
     }
 }
 
@@ -47,8 +59,19 @@ fn attrs(name: &str, value: Plain) -> Plain {
 
 fn call(session: &Session, name: &str, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
     let host = TestHost::new();
-    let builtin = session.extension().builtins.into_iter().find(|b| b.name == name).unwrap();
-    (builtin.fun)(&ExtCall { label: None, host: &host }, argument)
+    let builtin = session
+        .extension()
+        .builtins
+        .into_iter()
+        .find(|b| b.name == name)
+        .unwrap();
+    (builtin.fun)(
+        &ExtCall {
+            label: None,
+            host: &host,
+        },
+        argument,
+    )
 }
 
 #[test]
@@ -60,7 +83,10 @@ fn first_build_writes_the_lock_and_later_ones_use_it() {
     let reports = session.finish().unwrap();
     assert_eq!(reports.len(), 1);
     assert!(reports[0].created);
-    assert_eq!(reports[0].changes[0].summary(), "web.rootfs.toml: 4 packages pinned");
+    assert_eq!(
+        reports[0].changes[0].summary(),
+        "web.rootfs.toml: 4 packages pinned"
+    );
     assert_eq!(p.pins.asked(), ["web"]);
     let text = p.lock().unwrap();
 
@@ -72,7 +98,10 @@ fn first_build_writes_the_lock_and_later_ones_use_it() {
     }
     assert!(p.pins.asked().is_empty());
     assert_eq!(p.lock().unwrap(), text);
-    let leftovers: Vec<_> = fs::read_dir(p.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let leftovers: Vec<_> = fs::read_dir(p.dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
     assert_eq!(leftovers.len(), 2, "{leftovers:?}");
 }
 
@@ -86,13 +115,19 @@ fn locked_refuses_what_is_missing_or_stale() {
     let session = p.session(LockMode::Create);
     p.plan(&session).unwrap();
     session.finish().unwrap();
-    p.write("web.rootfs.toml", "suite = \"bookworm\"\ninclude = [\"nginx\", \"curl\"]\n");
+    p.write(
+        "web.rootfs.toml",
+        "suite = \"bookworm\"\ninclude = [\"nginx\", \"curl\"]\n",
+    );
     let stale = p.plan(&p.session(LockMode::Locked)).unwrap_err();
     assert_eq!(stale.code, "lock-stale");
     p.pins.asked();
 
     // What resolves to the same packages is not stale.
-    p.write("web.rootfs.toml", &format!("{RECIPE}hostname = \"other\"\n"));
+    p.write(
+        "web.rootfs.toml",
+        &format!("{RECIPE}hostname = \"other\"\n"),
+    );
     p.plan(&p.session(LockMode::Locked)).unwrap();
     assert!(p.pins.asked().is_empty());
 }
@@ -106,15 +141,23 @@ fn a_stale_entry_is_locked_again_and_the_others_stay() {
     session.finish().unwrap();
     p.pins.asked();
     *p.pins.version.lock().unwrap() = "2.0".to_owned();
-    p.write("web.rootfs.toml", "suite = \"bookworm\"\ninclude = [\"curl\"]\n");
+    p.write(
+        "web.rootfs.toml",
+        "suite = \"bookworm\"\ninclude = [\"curl\"]\n",
+    );
     let session = p.session(LockMode::Create);
     p.plan(&session).unwrap();
     call(&session, "__sosPinUrl", text("https://a.example/x")).unwrap();
     let reports = session.finish().unwrap();
     assert_eq!(p.pins.asked(), ["web"]);
     assert!(!reports[0].created);
-    let [change @ Change::Rootfs { .. }] = reports[0].changes.as_slice() else { panic!("{reports:?}") };
-    assert_eq!(change.summary(), "web.rootfs.toml: packages: 1 added, 1 removed, 3 changed");
+    let [change @ Change::Rootfs { .. }] = reports[0].changes.as_slice() else {
+        panic!("{reports:?}")
+    };
+    assert_eq!(
+        change.summary(),
+        "web.rootfs.toml: packages: 1 added, 1 removed, 3 changed"
+    );
     assert_eq!(change.details()[0], "+ curl 2.0");
     assert!(change.details().contains(&"~ dpkg 1.0 -> 2.0".to_owned()));
 }
@@ -140,7 +183,10 @@ fn update_moves_what_is_named_once() {
     *p.pins.version.lock().unwrap() = "2.0".to_owned();
     let (reports, asked) = run(LockMode::Update(vec!["https://a.example/x".to_owned()]));
     assert_eq!(asked, ["https://a.example/x"]);
-    assert_eq!(reports[0].changes[0].summary(), "https://a.example/x: content changed");
+    assert_eq!(
+        reports[0].changes[0].summary(),
+        "https://a.example/x: content changed"
+    );
 }
 
 #[test]
@@ -156,7 +202,11 @@ fn preview_asks_nobody_and_writes_nothing() {
     p.write("web.rootfs.toml", "suit = \"bookworm\"\nhostname = 1\n");
     let session = p.session(LockMode::Preview);
     assert_eq!(p.plan(&session).unwrap_err().code, "recipe-unknown-field");
-    let further: Vec<_> = session.take_further_problems().iter().map(|d| d.code).collect();
+    let further: Vec<_> = session
+        .take_further_problems()
+        .iter()
+        .map(|d| d.code)
+        .collect();
     assert_eq!(further, ["recipe-missing-field", "recipe-wrong-type"]);
 }
 
@@ -175,11 +225,17 @@ fn damaged_locks_are_refused_with_a_place() {
 #[test]
 fn problems_of_the_resolver_point_into_the_recipe() {
     let p = Project::new();
-    p.write("web.rootfs.toml", "suite = \"bookworm\"\ninclude = [\n  \"no-such-a\",\n  \"no-such-b\",\n]\n");
+    p.write(
+        "web.rootfs.toml",
+        "suite = \"bookworm\"\ninclude = [\n  \"no-such-a\",\n  \"no-such-b\",\n]\n",
+    );
     let session = p.session(LockMode::Create);
     let first = p.plan(&session).unwrap_err();
     let further = session.take_further_problems();
-    assert_eq!(first.to_string(), "web.rootfs.toml:3:3: error[deb-unknown-package]: no package `no-such-a` in bookworm");
+    assert_eq!(
+        first.to_string(),
+        "web.rootfs.toml:3:3: error[deb-unknown-package]: no package `no-such-a` in bookworm"
+    );
     assert_eq!(further.len(), 1);
     assert!(session.finish().unwrap().is_empty());
     assert_eq!(p.lock(), None, "a failed lock leaves nothing behind");
@@ -188,17 +244,31 @@ fn problems_of_the_resolver_point_into_the_recipe() {
 #[test]
 fn files_that_cannot_be_read() {
     let p = Project::new();
-    p.write("web.rootfs.toml", "suite = \"bookworm\"\nkeyring = \"keys/a.gpg\"\ndebs = [\"b.deb\"]\n");
+    p.write(
+        "web.rootfs.toml",
+        "suite = \"bookworm\"\nkeyring = \"keys/a.gpg\"\ndebs = [\"b.deb\"]\n",
+    );
     let session = p.session(LockMode::Create);
     let first = p.plan(&session).unwrap_err();
-    assert_eq!((first.code, session.take_further_problems().len()), ("recipe-file-missing", 1));
-    p.write("web.rootfs.toml", "suite = \"bookworm\"\n[[file]]\npath = \"/etc/a\"\nsource = \"a.conf\"\n");
+    assert_eq!(
+        (first.code, session.take_further_problems().len()),
+        ("recipe-file-missing", 1)
+    );
+    p.write(
+        "web.rootfs.toml",
+        "suite = \"bookworm\"\n[[file]]\npath = \"/etc/a\"\nsource = \"a.conf\"\n",
+    );
     let first = p.plan(&session).unwrap_err();
     assert_eq!(
         first.to_string(),
         "web.rootfs.toml:4:10: error[recipe-file-missing]: `a.conf` cannot be placed at `/etc/a`: there is no such file"
     );
-    let gone = call(&session, "__sosRootfsPlan", attrs("file", Plain::Path(Path::new("/no/such.toml").into()))).unwrap_err();
+    let gone = call(
+        &session,
+        "__sosRootfsPlan",
+        attrs("file", Plain::Path(Path::new("/no/such.toml").into())),
+    )
+    .unwrap_err();
     assert_eq!(gone.code, "recipe-file-missing");
 }
 
@@ -207,6 +277,10 @@ fn what_was_read_is_known() {
     let p = Project::new();
     let session = p.session(LockMode::Create);
     p.plan(&session).unwrap();
-    let names: Vec<_> = session.files_read().iter().map(|f| f.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    let names: Vec<_> = session
+        .files_read()
+        .iter()
+        .map(|f| f.file_name().unwrap().to_string_lossy().into_owned())
+        .collect();
     assert_eq!(names, ["sos.lock", "web.rootfs.toml"]);
 }

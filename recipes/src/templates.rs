@@ -19,15 +19,24 @@ pub const TEMPLATES: &[Template] = &[
         files: &[
             (".gitignore", include_str!("templates/debian/gitignore")),
             ("sos.nix", include_str!("templates/debian/sos.nix")),
-            ("host.rootfs.toml", include_str!("templates/debian/host.rootfs.toml")),
-            ("toolchain.rootfs.toml", include_str!("templates/debian/toolchain.rootfs.toml")),
+            (
+                "host.rootfs.toml",
+                include_str!("templates/debian/host.rootfs.toml"),
+            ),
+            (
+                "toolchain.rootfs.toml",
+                include_str!("templates/debian/toolchain.rootfs.toml"),
+            ),
             ("hello.c", include_str!("templates/debian/hello.c")),
         ],
     },
     Template {
         name: "nix",
         about: "derivations in the Nix language that run commands in a small Debian",
-        files: &[(".gitignore", include_str!("templates/nix/gitignore")), ("sos.nix", include_str!("templates/nix/sos.nix"))],
+        files: &[
+            (".gitignore", include_str!("templates/nix/gitignore")),
+            ("sos.nix", include_str!("templates/nix/sos.nix")),
+        ],
     },
 ];
 

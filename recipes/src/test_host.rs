@@ -12,7 +12,10 @@ use sos_formats::Bytes;
 use sos_formats::derivation::{Derivation, Method};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Hash, HashAlgo, Sha256};
-use sos_formats::lock::{LockedIndex, LockedPackage, LockedRelease, LockedSuite, Phase, RootfsLocked, RootfsRequest, UrlEntry};
+use sos_formats::lock::{
+    LockedIndex, LockedPackage, LockedRelease, LockedSuite, Phase, RootfsLocked, RootfsRequest,
+    UrlEntry,
+};
 use sos_formats::store_path::{StoreDir, StorePath, make_fixed, make_text};
 use sos_lang::{FetchRequest, FileType, Host, HostError, PathFilter};
 
@@ -26,7 +29,10 @@ pub(crate) struct TestHost {
 
 impl TestHost {
     pub(crate) fn new() -> Self {
-        Self { store_dir: StoreDir::default(), derivations: RefCell::default() }
+        Self {
+            store_dir: StoreDir::default(),
+            derivations: RefCell::default(),
+        }
     }
 }
 
@@ -45,7 +51,9 @@ fn digest(path: &Path) -> io::Result<Vec<u8>> {
     if !path.is_dir() {
         return fs::read(path);
     }
-    let mut names: Vec<PathBuf> = fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+    let mut names: Vec<PathBuf> = fs::read_dir(path)?
+        .map(|e| e.map(|e| e.path()))
+        .collect::<Result<_, _>>()?;
     names.sort();
     let mut all = Vec::new();
     for name in names {
@@ -60,7 +68,9 @@ impl Host for TestHost {
         fs::read(path)
     }
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(Bytes, FileType)>> {
-        fs::read_dir(path)?.map(|e| e.and_then(|e| Ok((e.file_name().into_vec(), file_type(e.file_type()?))))).collect()
+        fs::read_dir(path)?
+            .map(|e| e.and_then(|e| Ok((e.file_name().into_vec(), file_type(e.file_type()?)))))
+            .collect()
     }
     fn file_type(&self, path: &Path) -> io::Result<Option<FileType>> {
         match fs::symlink_metadata(path) {
@@ -84,13 +94,34 @@ impl Host for TestHost {
         if expected.is_some_and(|e| *e != found) {
             return Err(HostError::Message(format!("`{name}` has another hash")));
         }
-        make_fixed(&self.store_dir, name, method, &found, &BTreeSet::new(), false).map_err(|e| HostError::Message(e.to_string()))
+        make_fixed(
+            &self.store_dir,
+            name,
+            method,
+            &found,
+            &BTreeSet::new(),
+            false,
+        )
+        .map_err(|e| HostError::Message(e.to_string()))
     }
-    fn add_text(&self, name: &str, contents: &[u8], references: &BTreeSet<StorePath>) -> Result<StorePath, HostError> {
-        make_text(&self.store_dir, name, &Sha256::of(contents), references).map_err(|e| HostError::Message(e.to_string()))
+    fn add_text(
+        &self,
+        name: &str,
+        contents: &[u8],
+        references: &BTreeSet<StorePath>,
+    ) -> Result<StorePath, HostError> {
+        make_text(&self.store_dir, name, &Sha256::of(contents), references)
+            .map_err(|e| HostError::Message(e.to_string()))
     }
-    fn add_derivation(&self, path: &StorePath, drv: &Derivation, _aterm: &[u8]) -> Result<(), HostError> {
-        self.derivations.borrow_mut().insert(path.clone(), drv.clone());
+    fn add_derivation(
+        &self,
+        path: &StorePath,
+        drv: &Derivation,
+        _aterm: &[u8],
+    ) -> Result<(), HostError> {
+        self.derivations
+            .borrow_mut()
+            .insert(path.clone(), drv.clone());
         Ok(())
     }
     fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError> {
@@ -133,7 +164,10 @@ pub(crate) struct TestPins {
 
 impl TestPins {
     pub(crate) fn at(version: &str) -> Self {
-        Self { asked: Mutex::default(), version: Mutex::new(version.to_owned()) }
+        Self {
+            asked: Mutex::default(),
+            version: Mutex::new(version.to_owned()),
+        }
     }
 
     pub(crate) fn asked(&self) -> Vec<String> {
@@ -144,11 +178,15 @@ impl TestPins {
 impl Pins for TestPins {
     fn lock_rootfs(&self, request: &RootfsRequest) -> Result<RootfsLocked, Vec<Diagnostic>> {
         self.asked.lock().unwrap().push(request.name.clone());
-        let unknown = request.include.iter().filter(|w| w.text.starts_with("no-such"));
+        let unknown = request
+            .include
+            .iter()
+            .filter(|w| w.text.starts_with("no-such"));
         let unknown: Vec<_> = unknown
             .map(|w| {
                 let message = format!("no package `{}` in bookworm", w.text);
-                Diagnostic::error("deb-unknown-package", Class::Recipe, message).with_labels(w.label.clone())
+                Diagnostic::error("deb-unknown-package", Class::Recipe, message)
+                    .with_labels(w.label.clone())
             })
             .collect();
         if !unknown.is_empty() {
@@ -179,21 +217,41 @@ impl Pins for TestPins {
         for w in &request.include {
             add(&w.text, Phase::Rest, 1, "requested", false);
         }
-        let suites = request.sources.iter().flat_map(|s| s.suites.iter().map(move |w| (s, w.text.clone())));
+        let suites = request
+            .sources
+            .iter()
+            .flat_map(|s| s.suites.iter().map(move |w| (s, w.text.clone())));
         let suites = suites.map(|(s, suite)| LockedSuite {
             uri: s.uri.clone(),
             suite,
             components: s.components.clone(),
-            inrelease: LockedRelease { sha256: Sha256([1; 32]), size: 1, date: "2026-07-11T10:16:37Z".to_owned(), keys: vec![] },
-            index: vec![LockedIndex { path: "main/binary-amd64/Packages.xz".to_owned(), sha256: Sha256([2; 32]), size: 1 }],
+            inrelease: LockedRelease {
+                sha256: Sha256([1; 32]),
+                size: 1,
+                date: "2026-07-11T10:16:37Z".to_owned(),
+                keys: vec![],
+            },
+            index: vec![LockedIndex {
+                path: "main/binary-amd64/Packages.xz".to_owned(),
+                sha256: Sha256([2; 32]),
+                size: 1,
+            }],
             snapshot: Some("20260711T101637Z".to_owned()),
         });
-        Ok(RootfsLocked { solver: "test 1".to_owned(), suites: suites.collect(), packages })
+        Ok(RootfsLocked {
+            solver: "test 1".to_owned(),
+            suites: suites.collect(),
+            packages,
+        })
     }
 
     fn lock_url(&self, url: &str) -> Result<UrlEntry, Box<Diagnostic>> {
         self.asked.lock().unwrap().push(url.to_owned());
         let version = self.version.lock().unwrap().clone();
-        Ok(UrlEntry { url: url.to_owned(), sha256: Sha256::of(format!("{url} {version}").as_bytes()), size: 7 })
+        Ok(UrlEntry {
+            url: url.to_owned(),
+            sha256: Sha256::of(format!("{url} {version}").as_bytes()),
+            size: 7,
+        })
     }
 }

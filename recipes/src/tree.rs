@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use sos_lang::{ContextElem, Plain};
-use toml::de::{DeTable, DeValue};
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 /// Byte range of a value in the text of the recipe; absent for recipes written in Nix.
 pub(crate) type Place = Option<Range<usize>>;
@@ -71,16 +71,26 @@ pub(crate) type SyntaxErrors = Vec<(String, Place)>;
 pub(crate) fn from_toml(text: &str) -> Result<Node, SyntaxErrors> {
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        return Err(errors.iter().map(|e| (e.message().to_owned(), e.span())).collect());
+        return Err(errors
+            .iter()
+            .map(|e| (e.message().to_owned(), e.span()))
+            .collect());
     }
     let place = Some(table.span());
-    Ok(Node { place, value: Value::Table(fields(table.into_inner())) })
+    Ok(Node {
+        place,
+        value: Value::Table(fields(table.into_inner())),
+    })
 }
 
 fn fields(table: DeTable<'_>) -> Vec<Field> {
     let mut out: Vec<Field> = table
         .into_iter()
-        .map(|(key, value)| Field { place: Some(key.span()), name: key.into_inner().into_owned(), node: node(value) })
+        .map(|(key, value)| Field {
+            place: Some(key.span()),
+            name: key.into_inner().into_owned(),
+            node: node(value),
+        })
         .collect();
     // In the order of the text, so that problems are reported from top to bottom.
     out.sort_by_key(|f| f.place.as_ref().map(|p| p.start));
@@ -95,7 +105,10 @@ fn node(value: Spanned<DeValue<'_>>) -> Node {
             Ok(n) => Value::Int(n),
             Err(_) => Value::HugeInt(i.to_string()),
         },
-        DeValue::Float(f) => f.as_str().parse().map_or_else(|_e| Value::HugeInt(f.to_string()), Value::Float),
+        DeValue::Float(f) => f
+            .as_str()
+            .parse()
+            .map_or_else(|_e| Value::HugeInt(f.to_string()), Value::Float),
         DeValue::Boolean(b) => Value::Bool(b),
         DeValue::Datetime(d) => Value::Date(d.to_string()),
         DeValue::Array(list) => Value::List(list.into_iter().map(node).collect()),
@@ -115,7 +128,14 @@ pub(crate) fn from_plain(plain: Plain) -> Node {
         Plain::Path(p) => Value::Path(p),
         Plain::List(list) => Value::List(list.into_iter().map(from_plain).collect()),
         Plain::Attrs(attrs) => Value::Table(
-            attrs.into_iter().map(|(name, v)| Field { name, place: None, node: from_plain(v) }).collect(),
+            attrs
+                .into_iter()
+                .map(|(name, v)| Field {
+                    name,
+                    place: None,
+                    node: from_plain(v),
+                })
+                .collect(),
         ),
     };
     Node { place: None, value }

@@ -32,7 +32,12 @@ pub(crate) struct Fields<'t> {
 
 impl<'t> Fields<'t> {
     /// Opens a table, reporting what it may not have. Nothing when the value is no table.
-    pub(crate) fn open(node: &'t Node, what: impl Into<String>, known: Known, problems: &mut Problems) -> Option<Self> {
+    pub(crate) fn open(
+        node: &'t Node,
+        what: impl Into<String>,
+        known: Known,
+        problems: &mut Problems,
+    ) -> Option<Self> {
         let what = what.into();
         let Value::Table(all) = &node.value else {
             let problem = wrong_type(problems, &what, node, "a table");
@@ -41,20 +46,31 @@ impl<'t> Fields<'t> {
         };
         let mut fields: Vec<(&'static str, &'t Field)> = Vec::new();
         for field in all {
-            let alias = known.aliases.iter().find(|(alias, _)| *alias == field.name).map(|(_, name)| *name);
+            let alias = known
+                .aliases
+                .iter()
+                .find(|(alias, _)| *alias == field.name)
+                .map(|(_, name)| *name);
             let name = alias.or_else(|| known.names.iter().copied().find(|n| *n == field.name));
             let Some(name) = name else {
                 unknown_field(problems, &what, field, known);
                 continue;
             };
             if let Some((_, first)) = fields.iter().find(|(n, _)| *n == name) {
-                let message = format!("`{}` and `{}` in {what} are the same field", first.name, field.name);
+                let message = format!(
+                    "`{}` and `{}` in {what} are the same field",
+                    first.name, field.name
+                );
                 problems.duplicate(message, &field.place, &first.place);
                 continue;
             }
             fields.push((name, field));
         }
-        Some(Self { what, place: node.place.clone(), fields })
+        Some(Self {
+            what,
+            place: node.place.clone(),
+            fields,
+        })
     }
 
     /// Returns how messages call the table.
@@ -69,12 +85,17 @@ impl<'t> Fields<'t> {
 
     /// Returns a field as it is.
     pub(crate) fn field(&self, name: &str) -> Option<&'t Field> {
-        self.fields.iter().find(|(n, _)| *n == name).map(|(_, f)| *f)
+        self.fields
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map(|(_, f)| *f)
     }
 
     /// Returns the value of a field; null in Nix means that it is not given.
     pub(crate) fn node(&self, name: &str) -> Option<&'t Node> {
-        self.field(name).map(|f| &f.node).filter(|n| n.value != Value::Null)
+        self.field(name)
+            .map(|f| &f.node)
+            .filter(|n| n.value != Value::Null)
     }
 
     /// Returns a field that must be there, or reports that it is not.
@@ -82,7 +103,12 @@ impl<'t> Fields<'t> {
         let node = self.node(name);
         if node.is_none() {
             let message = format!("{} needs the field `{name}`", self.what);
-            let problem = problems.error("recipe-missing-field", message, &self.place, format!("no `{name}`"));
+            let problem = problems.error(
+                "recipe-missing-field",
+                message,
+                &self.place,
+                format!("no `{name}`"),
+            );
             problems.add(problem);
         }
         node
@@ -113,9 +139,16 @@ impl<'t> Fields<'t> {
     pub(crate) fn int(&self, name: &str, problems: &mut Problems) -> Option<Located<i64>> {
         let node = self.node(name)?;
         match &node.value {
-            Value::Int(n) => Some(Located { value: *n, place: node.place.clone() }),
+            Value::Int(n) => Some(Located {
+                value: *n,
+                place: node.place.clone(),
+            }),
             Value::HugeInt(s) => {
-                problems.bad_value(format!("`{name}` is out of range: {s}"), &node.place, "at most 64 bits with sign");
+                problems.bad_value(
+                    format!("`{name}` is out of range: {s}"),
+                    &node.place,
+                    "at most 64 bits with sign",
+                );
                 None
             }
             _ => {
@@ -138,7 +171,10 @@ impl<'t> Fields<'t> {
     pub(crate) fn list(&self, name: &str, problems: &mut Problems) -> &'t [Node] {
         match self.node(name) {
             None => &[],
-            Some(Node { value: Value::List(list), .. }) => list,
+            Some(Node {
+                value: Value::List(list),
+                ..
+            }) => list,
             Some(node) => {
                 let problem = wrong_type(problems, &format!("`{name}`"), node, "a list");
                 problems.add(problem);
@@ -151,7 +187,10 @@ impl<'t> Fields<'t> {
 /// Reads a text.
 pub(crate) fn text(what: &str, node: &Node, problems: &mut Problems) -> Option<Located<String>> {
     if let Value::Str(s, _) = &node.value {
-        return Some(Located { value: s.clone(), place: node.place.clone() });
+        return Some(Located {
+            value: s.clone(),
+            place: node.place.clone(),
+        });
     }
     let mut problem = wrong_type(problems, what, node, "a string");
     match &node.value {
@@ -172,13 +211,25 @@ fn texts(name: &str, node: &Node, problems: &mut Problems) -> Vec<Located<String
         problems.add(problem);
         return Vec::new();
     };
-    list.iter().filter_map(|n| text(&format!("an element of `{name}`"), n, problems)).collect()
+    list.iter()
+        .filter_map(|n| text(&format!("an element of `{name}`"), n, problems))
+        .collect()
 }
 
 /// Makes the error for a value of the wrong type.
-pub(crate) fn wrong_type(problems: &Problems, what: &str, node: &Node, expected: &str) -> Diagnostic {
+pub(crate) fn wrong_type(
+    problems: &Problems,
+    what: &str,
+    node: &Node,
+    expected: &str,
+) -> Diagnostic {
     let message = format!("{what} must be {expected}, not {}", node.value.kind());
-    problems.error("recipe-wrong-type", message, &node.place, format!("expected {expected}"))
+    problems.error(
+        "recipe-wrong-type",
+        message,
+        &node.place,
+        format!("expected {expected}"),
+    )
 }
 
 fn unknown_field(problems: &mut Problems, what: &str, field: &Field, known: Known) {

@@ -7,13 +7,26 @@ use super::schema::{checked, conforms, entries, file_ref};
 use crate::problems::Problems;
 use crate::tree::{Node, Value};
 
-const FILE: Known = Known { names: &["path", "source", "content", "symlink", "directory", "mode", "owner"], aliases: &[] };
+const FILE: Known = Known {
+    names: &[
+        "path",
+        "source",
+        "content",
+        "symlink",
+        "directory",
+        "mode",
+        "owner",
+    ],
+    aliases: &[],
+};
 const KINDS: [&str; 4] = ["source", "content", "symlink", "directory"];
 
 pub(super) fn read(top: &Fields<'_>, problems: &mut Problems) -> Vec<FileSpec> {
     let mut out: Vec<FileSpec> = Vec::new();
     for (i, (key, node)) in entries(top, "file", problems).into_iter().enumerate() {
-        let Some(file) = file(i, key, node, problems) else { continue };
+        let Some(file) = file(i, key, node, problems) else {
+            continue;
+        };
         if let Some(first) = out.iter().find(|f| f.path.value == file.path.value) {
             let message = format!("`{}` is placed twice", file.path.value);
             problems.duplicate(message, &file.path.place, &first.path.place);
@@ -24,20 +37,38 @@ pub(super) fn read(top: &Fields<'_>, problems: &mut Problems) -> Vec<FileSpec> {
     out
 }
 
-fn file(i: usize, key: Option<Located<String>>, node: &Node, problems: &mut Problems) -> Option<FileSpec> {
-    let what = key.as_ref().map_or_else(|| format!("file {}", i + 1), |k| format!("file `{}`", k.value));
+fn file(
+    i: usize,
+    key: Option<Located<String>>,
+    node: &Node,
+    problems: &mut Problems,
+) -> Option<FileSpec> {
+    let what = key.as_ref().map_or_else(
+        || format!("file {}", i + 1),
+        |k| format!("file `{}`", k.value),
+    );
     let fields = Fields::open(node, what, FILE, problems)?;
     let path = path(&fields, key, problems);
     let kind = kind(&fields, problems);
-    let owner = checked(&fields, "owner", check::owner, problems).unwrap_or_else(|| "root:root".to_owned());
+    let owner =
+        checked(&fields, "owner", check::owner, problems).unwrap_or_else(|| "root:root".to_owned());
     let mode = mode(&fields, problems);
     if let (Some(FileKind::Symlink(_)), Some(field)) = (&kind, fields.field("mode")) {
         problems.bad_value("a symlink has no mode", &field.place, "remove it");
     }
-    Some(FileSpec { path: path?, kind: kind?, mode, owner })
+    Some(FileSpec {
+        path: path?,
+        kind: kind?,
+        mode,
+        owner,
+    })
 }
 
-fn path(fields: &Fields<'_>, key: Option<Located<String>>, problems: &mut Problems) -> Option<Located<String>> {
+fn path(
+    fields: &Fields<'_>,
+    key: Option<Located<String>>,
+    problems: &mut Problems,
+) -> Option<Located<String>> {
     let found = match key {
         None => {
             fields.required("path", problems)?;
@@ -45,7 +76,11 @@ fn path(fields: &Fields<'_>, key: Option<Located<String>>, problems: &mut Proble
         }
         Some(key) => {
             if let Some(field) = fields.field("path") {
-                problems.duplicate("the path is given as the key and as a field".to_owned(), &field.place, &key.place);
+                problems.duplicate(
+                    "the path is given as the key and as a field".to_owned(),
+                    &field.place,
+                    &key.place,
+                );
             }
             key
         }
@@ -54,11 +89,24 @@ fn path(fields: &Fields<'_>, key: Option<Located<String>>, problems: &mut Proble
 }
 
 fn kind(fields: &Fields<'_>, problems: &mut Problems) -> Option<FileKind> {
-    let given: Vec<&str> = KINDS.into_iter().filter(|k| fields.node(k).is_some()).collect();
+    let given: Vec<&str> = KINDS
+        .into_iter()
+        .filter(|k| fields.node(k).is_some())
+        .collect();
     let [one] = given.as_slice() else {
-        let message = format!("{} needs exactly one of `source`, `content`, `symlink` and `directory`", fields.what());
-        let label = if given.is_empty() { "has none".to_owned() } else { format!("has {}", given.join(" and ")) };
-        let place = given.get(1).and_then(|k| fields.field(k)).map_or(fields.place(), |f| &f.place);
+        let message = format!(
+            "{} needs exactly one of `source`, `content`, `symlink` and `directory`",
+            fields.what()
+        );
+        let label = if given.is_empty() {
+            "has none".to_owned()
+        } else {
+            format!("has {}", given.join(" and "))
+        };
+        let place = given
+            .get(1)
+            .and_then(|k| fields.field(k))
+            .map_or(fields.place(), |f| &f.place);
         let problem = problems.error("recipe-missing-field", message, place, label);
         problems.add(problem);
         return None;
@@ -76,9 +124,15 @@ fn kind(fields: &Fields<'_>, problems: &mut Problems) -> Option<FileKind> {
         },
         "symlink" => {
             let target = fields.text("symlink", problems)?;
-            let ok = !target.value.is_empty() && target.value.len() < 4096 && !target.value.contains('\0');
+            let ok = !target.value.is_empty()
+                && target.value.len() < 4096
+                && !target.value.contains('\0');
             if !ok {
-                problems.bad_value("bad `symlink`", &target.place, "expected the target of the link");
+                problems.bad_value(
+                    "bad `symlink`",
+                    &target.place,
+                    "expected the target of the link",
+                );
             }
             ok.then_some(FileKind::Symlink(target.value))
         }
@@ -86,7 +140,11 @@ fn kind(fields: &Fields<'_>, problems: &mut Problems) -> Option<FileKind> {
             if fields.flag("directory", problems)? {
                 return Some(FileKind::Directory);
             }
-            problems.bad_value("`directory` can only be true", &node.place, "leave it out instead");
+            problems.bad_value(
+                "`directory` can only be true",
+                &node.place,
+                "leave it out instead",
+            );
             None
         }
     }
@@ -96,7 +154,8 @@ fn mode(fields: &Fields<'_>, problems: &mut Problems) -> Option<u16> {
     let node = fields.node("mode")?;
     if let Value::Int(n) = &node.value {
         // `mode = 644` would be another mode than the one meant, and TOML refuses `0644`.
-        let problem = wrong_type(problems, "`mode`", node, "a string of octal digits").help(format!("write `mode = \"0{n:03}\"`"));
+        let problem = wrong_type(problems, "`mode`", node, "a string of octal digits")
+            .help(format!("write `mode = \"0{n:03}\"`"));
         problems.add(problem);
         return None;
     }

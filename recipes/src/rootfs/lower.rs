@@ -22,34 +22,79 @@ const SPLIT_USR: &[&str] = &["wheezy", "jessie", "stretch", "trusty", "xenial"];
 /// that were only pulled in; `debconf`: one text; `edit`: see [`edit`].
 pub(crate) fn lower(recipe: &RootfsRecipe, locked: &RootfsLocked, base: &Path) -> Plain {
     let epoch = recipe.epoch.or_else(|| newest(&locked.suites)).unwrap_or(0);
-    let debs = locked.packages.iter().map(|p| deb(p, recipe, locked, base)).collect();
+    let debs = locked
+        .packages
+        .iter()
+        .map(|p| deb(p, recipe, locked, base))
+        .collect();
     let index = |(i, _): (usize, &LockedPackage)| int(i);
-    let essential = locked.packages.iter().enumerate().filter(|(_, p)| p.phase == Phase::Essential).map(index).collect();
-    let mut numbers: Vec<u32> = locked.packages.iter().filter(|p| p.phase == Phase::Rest).map(|p| p.batch).collect();
+    let essential = locked
+        .packages
+        .iter()
+        .enumerate()
+        .filter(|(_, p)| p.phase == Phase::Essential)
+        .map(index)
+        .collect();
+    let mut numbers: Vec<u32> = locked
+        .packages
+        .iter()
+        .filter(|p| p.phase == Phase::Rest)
+        .map(|p| p.batch)
+        .collect();
     numbers.sort_unstable();
     numbers.dedup();
     let batch = |n: u32| {
-        let members = locked.packages.iter().enumerate().filter(|(_, p)| p.phase == Phase::Rest && p.batch == n);
+        let members = locked
+            .packages
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| p.phase == Phase::Rest && p.batch == n);
         Plain::List(members.map(index).collect())
     };
-    let suite = recipe.sources.first().and_then(|s| s.suites.first()).map(|s| &s.value);
-    let split = locked.suites.iter().any(|s| SPLIT_USR.contains(&s.suite.as_str()));
+    let suite = recipe
+        .sources
+        .first()
+        .and_then(|s| s.suites.first())
+        .map(|s| &s.value);
+    let split = locked
+        .suites
+        .iter()
+        .any(|s| SPLIT_USR.contains(&s.suite.as_str()));
     let auto = locked.packages.iter().filter(|p| p.auto);
     // apt records the architecture of the root for packages of all architectures, too.
-    let arch = |p: &LockedPackage| if p.arch == "all" { recipe.arch.clone() } else { p.arch.clone() };
-    let auto = auto.map(|p| Set::new().with("package", text(&p.name)).with("arch", text(arch(p))).done()).collect();
+    let arch = |p: &LockedPackage| {
+        if p.arch == "all" {
+            recipe.arch.clone()
+        } else {
+            p.arch.clone()
+        }
+    };
+    let auto = auto
+        .map(|p| {
+            Set::new()
+                .with("package", text(&p.name))
+                .with("arch", text(arch(p)))
+                .done()
+        })
+        .collect();
     let debconf: String = recipe.debconf.iter().map(|l| format!("{l}\n")).collect();
     Set::new()
         .with("name", text(&recipe.name))
         .with("arch", text(&recipe.arch))
         .with("system", text(nix_system(&recipe.arch)))
-        .with("suite", text(store_name(suite.map_or("debian", String::as_str))))
+        .with(
+            "suite",
+            text(store_name(suite.map_or("debian", String::as_str))),
+        )
         .with("variant", text(recipe.variant.as_str()))
         .with("epoch", Plain::Int(epoch))
         .with("mergedUsr", Plain::Bool(!split))
         .with("debs", Plain::List(debs))
         .with("essential", Plain::List(essential))
-        .with("batches", Plain::List(numbers.into_iter().map(batch).collect()))
+        .with(
+            "batches",
+            Plain::List(numbers.into_iter().map(batch).collect()),
+        )
         .with("auto", Plain::List(auto))
         .with_some("debconf", (!debconf.is_empty()).then(|| text(debconf)))
         .with("edit", edit(&recipe.edit, base))
@@ -82,8 +127,13 @@ pub(crate) fn edit(edit: &EditSpec, base: &Path) -> Plain {
     });
     let s = &edit.services;
     let any_service = !(s.enable.is_empty() && s.disable.is_empty() && s.mask.is_empty());
-    let services =
-        any_service.then(|| Set::new().with("enable", texts(&s.enable)).with("disable", texts(&s.disable)).with("mask", texts(&s.mask)).done());
+    let services = any_service.then(|| {
+        Set::new()
+            .with("enable", texts(&s.enable))
+            .with("disable", texts(&s.disable))
+            .with("mask", texts(&s.mask))
+            .done()
+    });
     let cleanup = edit.cleanup.as_ref().map(|c| {
         Set::new()
             .with("logs", Plain::Bool(c.logs))
@@ -138,14 +188,24 @@ fn deb(p: &LockedPackage, recipe: &RootfsRecipe, locked: &RootfsLocked, base: &P
         .with("size", int(p.size));
     let Some(suite) = p.suite.and_then(|i| locked.suites.get(i)) else {
         let local = recipe.debs.iter().find(|d| d.value.shown() == p.path);
-        let local = local.map_or_else(|| Plain::Path(base.join(&p.path)), |d| file_ref(&d.value, base));
+        let local = local.map_or_else(
+            || Plain::Path(base.join(&p.path)),
+            |d| file_ref(&d.value, base),
+        );
         return set.with("local", local).done();
     };
     let path = in_url(&p.path);
     let mut urls = vec![format!("{}/{path}", suite.uri.trim_end_matches('/'))];
     let source = recipe.sources.iter().find(|s| s.uri == suite.uri);
-    if let (Some(service), Some(timestamp)) = (source.and_then(|s| s.snapshot.as_ref()), &suite.snapshot) {
-        urls.push(format!("{}/{path}", service.replace("{timestamp}", timestamp).trim_end_matches('/')));
+    if let (Some(service), Some(timestamp)) =
+        (source.and_then(|s| s.snapshot.as_ref()), &suite.snapshot)
+    {
+        urls.push(format!(
+            "{}/{path}",
+            service
+                .replace("{timestamp}", timestamp)
+                .trim_end_matches('/')
+        ));
     }
     set.with("urls", texts(urls)).done()
 }
@@ -168,12 +228,19 @@ fn store_name(file: &str) -> String {
     let ok = |c: char| c.is_ascii_alphanumeric() || "+-._?=".contains(c);
     let name: String = file.chars().map(|c| if ok(c) { c } else { '_' }).collect();
     let name = name.trim_start_matches('.');
-    if check::store_name(name).is_ok() { name.to_owned() } else { "package.deb".to_owned() }
+    if check::store_name(name).is_ok() {
+        name.to_owned()
+    } else {
+        "package.deb".to_owned()
+    }
 }
 
 /// The newest date of the locked archives: the same for everybody who builds from this lock.
 fn newest(suites: &[LockedSuite]) -> Option<i64> {
-    suites.iter().filter_map(|s| check::date(&s.inrelease.date).ok()).max()
+    suites
+        .iter()
+        .filter_map(|s| check::date(&s.inrelease.date).ok())
+        .max()
 }
 
 /// The Nix name of the machine that runs programs of a Debian architecture.
@@ -198,7 +265,10 @@ mod tests {
 
     #[test]
     fn a_file_name_with_a_percent_sign_is_encoded_once_more() {
-        assert_eq!(in_url("pool/main/g/g/g_2%3a1.0~rc1+b2_amd64.deb"), "pool/main/g/g/g_2%253a1.0~rc1+b2_amd64.deb");
+        assert_eq!(
+            in_url("pool/main/g/g/g_2%3a1.0~rc1+b2_amd64.deb"),
+            "pool/main/g/g/g_2%253a1.0~rc1+b2_amd64.deb"
+        );
         assert_eq!(in_url("a b#c?d\u{e9}"), "a%20b%23c%3fd%c3%a9");
     }
 }

@@ -18,7 +18,11 @@ fn show(plain: &Plain) -> Value {
         Plain::Str { s, .. } => json!(String::from_utf8_lossy(s)),
         Plain::Path(p) => json!(format!("path:{}", p.display())),
         Plain::List(list) => Value::Array(list.iter().map(show).collect()),
-        Plain::Attrs(set) => Value::Object(set.iter().map(|(k, v)| (k.clone(), show(v))).collect::<Map<_, _>>()),
+        Plain::Attrs(set) => Value::Object(
+            set.iter()
+                .map(|(k, v)| (k.clone(), show(v)))
+                .collect::<Map<_, _>>(),
+        ),
     }
 }
 
@@ -49,21 +53,43 @@ fn locked(packages: Vec<LockedPackage>) -> RootfsLocked {
         uri: "mirror://debian".to_owned(),
         suite: suite.to_owned(),
         components: vec!["main".to_owned()],
-        inrelease: LockedRelease { sha256: Sha256([1; 32]), size: 1, date: date.to_owned(), keys: vec![] },
+        inrelease: LockedRelease {
+            sha256: Sha256([1; 32]),
+            size: 1,
+            date: date.to_owned(),
+            keys: vec![],
+        },
         index: vec![],
         snapshot: Some("20260711T101637Z".to_owned()),
     };
-    let suites = vec![suite("bookworm", "2026-07-11T10:16:37Z"), suite("bookworm-updates", "2026-07-12T00:00:00Z")];
-    RootfsLocked { solver: "test".to_owned(), suites, packages }
+    let suites = vec![
+        suite("bookworm", "2026-07-11T10:16:37Z"),
+        suite("bookworm-updates", "2026-07-12T00:00:00Z"),
+    ];
+    RootfsLocked {
+        solver: "test".to_owned(),
+        suites,
+        packages,
+    }
 }
 
 fn plan(text: &str, packages: Vec<LockedPackage>) -> Value {
-    show(&lower(&recipe(text), &locked(packages), Path::new("/project")))
+    show(&lower(
+        &recipe(text),
+        &locked(packages),
+        Path::new("/project"),
+    ))
 }
 
 #[test]
 fn smallest_plan() {
-    let plan = plan("suite = \"bookworm\"", vec![package("a", Phase::Essential, 0), package("b", Phase::Rest, 3)]);
+    let plan = plan(
+        "suite = \"bookworm\"",
+        vec![
+            package("a", Phase::Essential, 0),
+            package("b", Phase::Rest, 3),
+        ],
+    );
     insta::assert_snapshot!(serde_json::to_string_pretty(&plan).unwrap(), @r#"
     {
       "arch": "amd64",
@@ -126,8 +152,14 @@ fn smallest_plan() {
 
 #[test]
 fn epoch_is_of_the_recipe_or_of_the_newest_archive() {
-    assert_eq!(plan("suite = \"bookworm\"\nepoch = 12", vec![])["epoch"], 12);
-    assert_eq!(plan("suite = \"bookworm\"\nepoch = \"1970-01-02\"", vec![])["epoch"], 86_400);
+    assert_eq!(
+        plan("suite = \"bookworm\"\nepoch = 12", vec![])["epoch"],
+        12
+    );
+    assert_eq!(
+        plan("suite = \"bookworm\"\nepoch = \"1970-01-02\"", vec![])["epoch"],
+        86_400
+    );
     assert_eq!(plan("suite = \"bookworm\"", vec![])["epoch"], 1_783_814_400);
 }
 
@@ -136,13 +168,20 @@ fn batches_keep_the_order_of_the_lock() {
     let list = vec![
         package("e", Phase::Essential, 0),
         package("late", Phase::Rest, 7),
-        LockedPackage { arch: "all".to_owned(), ..package("b", Phase::Rest, 2) },
+        LockedPackage {
+            arch: "all".to_owned(),
+            ..package("b", Phase::Rest, 2)
+        },
         package("a", Phase::Rest, 2),
     ];
     let plan = plan("suite = \"bookworm\"", list);
     assert_eq!(plan["essential"], json!([0]));
     assert_eq!(plan["batches"], json!([[2, 3], [1]]));
-    assert_eq!(plan["auto"], json!([{"package": "b", "arch": "amd64"}]), "as apt records packages of all architectures");
+    assert_eq!(
+        plan["auto"],
+        json!([{"package": "b", "arch": "amd64"}]),
+        "as apt records packages of all architectures"
+    );
 }
 
 #[test]
@@ -151,7 +190,10 @@ fn snapshot_service_is_the_second_address() {
     let plan = plan(text, vec![package("a", Phase::Rest, 0)]);
     assert_eq!(
         plan["debs"][0]["urls"],
-        json!(["mirror://debian/pool/a_1~rc_amd64.deb", "https://snapshot.example/debian/20260711T101637Z/pool/a_1~rc_amd64.deb"])
+        json!([
+            "mirror://debian/pool/a_1~rc_amd64.deb",
+            "https://snapshot.example/debian/20260711T101637Z/pool/a_1~rc_amd64.deb"
+        ])
     );
 }
 
@@ -160,7 +202,10 @@ fn local_packages_are_paths() {
     let mut local = package("tool", Phase::Rest, 0);
     local.suite = None;
     local.path = "local/tool.deb".to_owned();
-    let plan = plan("suite = \"bookworm\"\ndebs = [\"./local/tool.deb\"]", vec![local]);
+    let plan = plan(
+        "suite = \"bookworm\"\ndebs = [\"./local/tool.deb\"]",
+        vec![local],
+    );
     assert_eq!(plan["debs"][0]["local"], "path:/project/local/tool.deb");
     assert_eq!(plan["debs"][0]["urls"], Value::Null);
 }

@@ -130,8 +130,11 @@ pub(crate) enum MachineId {
 
 impl MachineId {
     /// Every value and its name.
-    pub(crate) const NAMES: &'static [(&'static str, Self)] =
-        &[("empty", Self::Empty), ("uninitialized", Self::Uninitialized), ("absent", Self::Absent)];
+    pub(crate) const NAMES: &'static [(&'static str, Self)] = &[
+        ("empty", Self::Empty),
+        ("uninitialized", Self::Uninitialized),
+        ("absent", Self::Absent),
+    ];
 
     /// Returns the name of the value.
     pub(crate) fn as_str(self) -> &'static str {
@@ -156,6 +159,12 @@ pub(crate) struct Cleanup {
 impl Default for Cleanup {
     fn default() -> Self {
         // What differs from build to build or must not be shared by two machines goes away unless the recipe keeps it.
-        Self { logs: true, apt_lists: true, ssh_host_keys: true, docs: false, paths: Vec::new() }
+        Self {
+            logs: true,
+            apt_lists: true,
+            ssh_host_keys: true,
+            docs: false,
+            paths: Vec::new(),
+        }
     }
 }

@@ -11,12 +11,27 @@ use super::model::{EditSpec, FileKind, FileRef, RootfsRecipe, SourceSpec};
 use crate::problems::Problems;
 
 /// Returns the request, or records in `problems` which files could not be read.
-pub(crate) fn request(recipe: &RootfsRecipe, base: &Path, host: &dyn Host, problems: &mut Problems) -> Option<RootfsRequest> {
+pub(crate) fn request(
+    recipe: &RootfsRecipe,
+    base: &Path,
+    host: &dyn Host,
+    problems: &mut Problems,
+) -> Option<RootfsRequest> {
     let before = problems.count();
     check_sources(&recipe.edit, base, host, problems);
-    let sources = recipe.sources.iter().filter_map(|s| source(s, base, host, problems)).collect();
-    let debs = recipe.debs.iter().filter_map(|d| local_deb(d, base, host, problems)).collect();
-    let wanted = |list: &[Located<String>], problems: &Problems| -> Vec<Wanted> { list.iter().map(|l| wanted(l, problems)).collect() };
+    let sources = recipe
+        .sources
+        .iter()
+        .filter_map(|s| source(s, base, host, problems))
+        .collect();
+    let debs = recipe
+        .debs
+        .iter()
+        .filter_map(|d| local_deb(d, base, host, problems))
+        .collect();
+    let wanted = |list: &[Located<String>], problems: &Problems| -> Vec<Wanted> {
+        list.iter().map(|l| wanted(l, problems)).collect()
+    };
     let request = RootfsRequest {
         name: recipe.name.clone(),
         arch: recipe.arch.clone(),
@@ -31,51 +46,94 @@ pub(crate) fn request(recipe: &RootfsRecipe, base: &Path, host: &dyn Host, probl
 }
 
 /// Records which files that an edit places are not there: the place in the recipe is known only here.
-pub(crate) fn check_sources(edit: &EditSpec, base: &Path, host: &dyn Host, problems: &mut Problems) {
+pub(crate) fn check_sources(
+    edit: &EditSpec,
+    base: &Path,
+    host: &dyn Host,
+    problems: &mut Problems,
+) {
     for file in &edit.files {
-        let FileKind::Source(source) = &file.kind else { continue };
+        let FileKind::Source(source) = &file.kind else {
+            continue;
+        };
         // What is named by a text of the Nix language may still have to be built.
         if matches!(source.value, FileRef::Store(..)) {
             continue;
         }
         let why = match host.file_type(&source.value.locate(base)) {
             Ok(Some(FileType::Directory)) if file.mode.is_some() => {
-                "it is a directory, whose files keep their executable bits: remove `mode`".to_owned()
+                "it is a directory, whose files keep their executable bits: remove `mode`"
+                    .to_owned()
             }
             Ok(Some(_)) => continue,
             Ok(None) => "there is no such file".to_owned(),
             Err(e) => e.to_string(),
         };
-        let message = format!("`{}` cannot be placed at `{}`: {why}", source.value.shown(), file.path.value);
+        let message = format!(
+            "`{}` cannot be placed at `{}`: {why}",
+            source.value.shown(),
+            file.path.value
+        );
         let problem = problems.error("recipe-file-missing", message, &source.place, "named here");
         problems.add(problem);
     }
 }
 
 fn wanted(l: &Located<String>, problems: &Problems) -> Wanted {
-    Wanted { text: l.value.clone(), label: problems.label(&l.place, "asked for here") }
+    Wanted {
+        text: l.value.clone(),
+        label: problems.label(&l.place, "asked for here"),
+    }
 }
 
-fn source(s: &SourceSpec, base: &Path, host: &dyn Host, problems: &mut Problems) -> Option<RootfsSource> {
+fn source(
+    s: &SourceSpec,
+    base: &Path,
+    host: &dyn Host,
+    problems: &mut Problems,
+) -> Option<RootfsSource> {
     let keyring = match &s.keyring {
         None => Keyring::Debian,
-        Some(file) => Keyring::File { name: file.value.shown(), bytes: read("keyring", file, base, host, problems)? },
+        Some(file) => Keyring::File {
+            name: file.value.shown(),
+            bytes: read("keyring", file, base, host, problems)?,
+        },
     };
     let suites = s.suites.iter().map(|l| wanted(l, problems)).collect();
-    Some(RootfsSource { uri: s.uri.clone(), suites, components: s.components.clone(), keyring, snapshot: s.snapshot.clone() })
+    Some(RootfsSource {
+        uri: s.uri.clone(),
+        suites,
+        components: s.components.clone(),
+        keyring,
+        snapshot: s.snapshot.clone(),
+    })
 }
 
-fn local_deb(file: &Located<FileRef>, base: &Path, host: &dyn Host, problems: &mut Problems) -> Option<LocalDeb> {
+fn local_deb(
+    file: &Located<FileRef>,
+    base: &Path,
+    host: &dyn Host,
+    problems: &mut Problems,
+) -> Option<LocalDeb> {
     let bytes = read("package", file, base, host, problems)?;
     Some(LocalDeb {
-        path: Wanted { text: file.value.shown(), label: problems.label(&file.place, "asked for here") },
+        path: Wanted {
+            text: file.value.shown(),
+            label: problems.label(&file.place, "asked for here"),
+        },
         physical: file.value.locate(base),
         sha256: Sha256::of(&bytes),
         size: bytes.len() as u64,
     })
 }
 
-fn read(what: &str, file: &Located<FileRef>, base: &Path, host: &dyn Host, problems: &mut Problems) -> Option<Vec<u8>> {
+fn read(
+    what: &str,
+    file: &Located<FileRef>,
+    base: &Path,
+    host: &dyn Host,
+    problems: &mut Problems,
+) -> Option<Vec<u8>> {
     match host.read_file(&file.value.locate(base)) {
         Ok(bytes) => Some(bytes),
         Err(e) => {
@@ -95,7 +153,10 @@ impl FileRef {
             Self::Store(s, _) => Path::new(s),
             Self::Path(p) => p,
         };
-        path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+        path.file_name().map_or_else(
+            || path.display().to_string(),
+            |n| n.to_string_lossy().into_owned(),
+        )
     }
 
     /// Returns where the file is.

@@ -26,29 +26,85 @@ const SYSTEM: &[&str] = &["hostname", "locale", "timezone", "machine-id"];
 const TOP: Known = Known {
     names: &[
         // [rootfs]
-        "name", "arch", "variant", "recommends", "epoch",
+        "name",
+        "arch",
+        "variant",
+        "recommends",
+        "epoch",
         // [[source]]
-        "mirror", "suite", "components", "keyring", "snapshot",
+        "mirror",
+        "suite",
+        "components",
+        "keyring",
+        "snapshot",
         // [packages]
-        "include", "exclude", "debs", "debconf",
+        "include",
+        "exclude",
+        "debs",
+        "debconf",
         // [system]
-        "hostname", "locale", "timezone", "machine-id",
+        "hostname",
+        "locale",
+        "timezone",
+        "machine-id",
         // tables
-        "rootfs", "source", "packages", "system", "file", "user", "group", "services", "cleanup",
+        "rootfs",
+        "source",
+        "packages",
+        "system",
+        "file",
+        "user",
+        "group",
+        "services",
+        "cleanup",
     ],
-    aliases: &[("suites", "suite"), ("sources", "source"), ("files", "file"), ("users", "user"), ("groups", "group")],
+    aliases: &[
+        ("suites", "suite"),
+        ("sources", "source"),
+        ("files", "file"),
+        ("users", "user"),
+        ("groups", "group"),
+    ],
 };
 /// The fields of an edit of a root filesystem that is already there.
 const EDIT: Known = Known {
-    names: &["hostname", "locale", "timezone", "machine-id", "file", "user", "group", "services", "cleanup"],
+    names: &[
+        "hostname",
+        "locale",
+        "timezone",
+        "machine-id",
+        "file",
+        "user",
+        "group",
+        "services",
+        "cleanup",
+    ],
     aliases: &[("files", "file"), ("users", "user"), ("groups", "group")],
 };
-const IN_ROOTFS: Known = Known { names: ROOTFS, aliases: &[] };
-const IN_SOURCE: Known = Known { names: SOURCE, aliases: &[("suite", "suites"), ("mirror", "uri")] };
-const IN_PACKAGES: Known = Known { names: PACKAGES, aliases: &[] };
-const IN_SYSTEM: Known = Known { names: SYSTEM, aliases: &[] };
-const IN_SERVICES: Known = Known { names: &["enable", "disable", "mask"], aliases: &[] };
-const IN_CLEANUP: Known = Known { names: &["logs", "apt-lists", "ssh-host-keys", "docs", "paths"], aliases: &[] };
+const IN_ROOTFS: Known = Known {
+    names: ROOTFS,
+    aliases: &[],
+};
+const IN_SOURCE: Known = Known {
+    names: SOURCE,
+    aliases: &[("suite", "suites"), ("mirror", "uri")],
+};
+const IN_PACKAGES: Known = Known {
+    names: PACKAGES,
+    aliases: &[],
+};
+const IN_SYSTEM: Known = Known {
+    names: SYSTEM,
+    aliases: &[],
+};
+const IN_SERVICES: Known = Known {
+    names: &["enable", "disable", "mask"],
+    aliases: &[],
+};
+const IN_CLEANUP: Known = Known {
+    names: &["logs", "apt-lists", "ssh-host-keys", "docs", "paths"],
+    aliases: &[],
+};
 
 /// The archive that a recipe without `mirror` takes its packages from.
 const DEFAULT_MIRROR: &str = "mirror://debian";
@@ -56,7 +112,10 @@ const DEFAULT_MIRROR: &str = "mirror://debian";
 const SECURITY_MIRROR: &str = "mirror://debian-security";
 
 /// Reads a recipe file. The second value holds every problem; the recipe is there only when there are none.
-pub(crate) fn parse_file(file: &Arc<SourceFile>, default_name: &str) -> (Option<RootfsRecipe>, Vec<Diagnostic>) {
+pub(crate) fn parse_file(
+    file: &Arc<SourceFile>,
+    default_name: &str,
+) -> (Option<RootfsRecipe>, Vec<Diagnostic>) {
     match tree::from_toml(&file.text) {
         Ok(tree) => parse_tree(&tree, default_name, Problems::in_file(file)),
         Err(errors) => {
@@ -76,15 +135,23 @@ pub(crate) fn parse_file(file: &Arc<SourceFile>, default_name: &str) -> (Option<
 }
 
 /// Reads a recipe from a tree. The second value holds every problem; the recipe is there only when there are none.
-pub(crate) fn parse_tree(tree: &Node, default_name: &str, mut problems: Problems) -> (Option<RootfsRecipe>, Vec<Diagnostic>) {
+pub(crate) fn parse_tree(
+    tree: &Node,
+    default_name: &str,
+    mut problems: Problems,
+) -> (Option<RootfsRecipe>, Vec<Diagnostic>) {
     let recipe = read(tree, default_name, &mut problems);
     let clean = problems.count() == 0;
     (recipe.filter(|_| clean), problems.finish())
 }
 
 /// Reads an edit from a tree. The second value holds every problem; the edit is there only when there are none.
-pub(crate) fn parse_edit(tree: &Node, mut problems: Problems) -> (Option<EditSpec>, Vec<Diagnostic>) {
-    let found = Fields::open(tree, "the edit", EDIT, &mut problems).map(|top| edit(&top, None, &mut problems));
+pub(crate) fn parse_edit(
+    tree: &Node,
+    mut problems: Problems,
+) -> (Option<EditSpec>, Vec<Diagnostic>) {
+    let found = Fields::open(tree, "the edit", EDIT, &mut problems)
+        .map(|top| edit(&top, None, &mut problems));
     let clean = problems.count() == 0;
     (found.filter(|_| clean), problems.finish())
 }
@@ -106,8 +173,17 @@ fn read(tree: &Node, default_name: &str, problems: &mut Problems) -> Option<Root
     let rootfs = group("rootfs", IN_ROOTFS);
     let packages = group("packages", IN_PACKAGES);
     let system = group("system", IN_SYSTEM);
-    let groups = Groups { top, rootfs, packages, system };
-    for (nested, names) in [(&groups.rootfs, ROOTFS), (&groups.packages, PACKAGES), (&groups.system, SYSTEM)] {
+    let groups = Groups {
+        top,
+        rootfs,
+        packages,
+        system,
+    };
+    for (nested, names) in [
+        (&groups.rootfs, ROOTFS),
+        (&groups.packages, PACKAGES),
+        (&groups.system, SYSTEM),
+    ] {
         let Some(nested) = nested else { continue };
         for name in names {
             given_twice(&groups.top, nested, name, problems);
@@ -115,11 +191,17 @@ fn read(tree: &Node, default_name: &str, problems: &mut Problems) -> Option<Root
     }
 
     let g = pick(&groups.top, groups.rootfs.as_ref(), "name");
-    let name = checked(g, "name", check::store_name, problems).unwrap_or_else(|| default_name.to_owned());
+    let name =
+        checked(g, "name", check::store_name, problems).unwrap_or_else(|| default_name.to_owned());
     let g = pick(&groups.top, groups.rootfs.as_ref(), "arch");
     let arch = checked(g, "arch", check::arch, problems).unwrap_or_else(|| "amd64".to_owned());
-    let variant = variant(pick(&groups.top, groups.rootfs.as_ref(), "variant"), problems);
-    let recommends = pick(&groups.top, groups.rootfs.as_ref(), "recommends").flag("recommends", problems).unwrap_or(false);
+    let variant = variant(
+        pick(&groups.top, groups.rootfs.as_ref(), "variant"),
+        problems,
+    );
+    let recommends = pick(&groups.top, groups.rootfs.as_ref(), "recommends")
+        .flag("recommends", problems)
+        .unwrap_or(false);
     let epoch = epoch(pick(&groups.top, groups.rootfs.as_ref(), "epoch"), problems);
     let sources = sources(&groups.top, problems);
 
@@ -129,12 +211,20 @@ fn read(tree: &Node, default_name: &str, problems: &mut Problems) -> Option<Root
     for wanted in &include {
         if exclude.iter().any(|e| e.value == wanted.value) {
             let message = format!("`{}` is both included and excluded", wanted.value);
-            let problem = problems.error("recipe-conflict", message, &wanted.place, "included here");
+            let problem =
+                problems.error("recipe-conflict", message, &wanted.place, "included here");
             problems.add(problem);
         }
     }
-    let debs = p("debs").list("debs", problems).iter().filter_map(|n| file_ref("debs", n, problems)).collect();
-    let debconf = checked_list(p("debconf"), "debconf", check::line, problems).into_iter().map(|l| l.value).collect();
+    let debs = p("debs")
+        .list("debs", problems)
+        .iter()
+        .filter_map(|n| file_ref("debs", n, problems))
+        .collect();
+    let debconf = checked_list(p("debconf"), "debconf", check::line, problems)
+        .into_iter()
+        .map(|l| l.value)
+        .collect();
 
     let mut edit = edit(&groups.top, groups.system.as_ref(), problems);
     edit.cleanup.get_or_insert_default();
@@ -165,7 +255,12 @@ fn edit(top: &Fields<'_>, nested: Option<&Fields<'_>>, problems: &mut Problems) 
         hostname: checked(system("hostname"), "hostname", check::hostname, problems),
         locale: checked(system("locale"), "locale", check::locale, problems),
         timezone: checked(system("timezone"), "timezone", check::timezone, problems),
-        machine_id: word(system("machine-id"), "machine-id", MachineId::NAMES, problems),
+        machine_id: word(
+            system("machine-id"),
+            "machine-id",
+            MachineId::NAMES,
+            problems,
+        ),
         cleanup: cleanup(top, problems),
     }
 }
@@ -176,13 +271,24 @@ fn pick<'a, 't>(top: &'a Fields<'t>, nested: Option<&'a Fields<'t>>, name: &str)
 }
 
 fn given_twice(top: &Fields<'_>, nested: &Fields<'_>, name: &str, problems: &mut Problems) {
-    let (Some(first), Some(second)) = (top.field(name), nested.field(name)) else { return };
-    let message = format!("`{name}` stands both in {} and in {}", top.what(), nested.what());
+    let (Some(first), Some(second)) = (top.field(name), nested.field(name)) else {
+        return;
+    };
+    let message = format!(
+        "`{name}` stands both in {} and in {}",
+        top.what(),
+        nested.what()
+    );
     problems.duplicate(message, &second.place, &first.place);
 }
 
 /// Reads a text and checks it.
-pub(super) fn checked(fields: &Fields<'_>, name: &str, rule: fn(&str) -> Checked, problems: &mut Problems) -> Option<String> {
+pub(super) fn checked(
+    fields: &Fields<'_>,
+    name: &str,
+    rule: fn(&str) -> Checked,
+    problems: &mut Problems,
+) -> Option<String> {
     let found = fields.text(name, problems)?;
     conforms(name, &found, rule, problems).then_some(found.value)
 }
@@ -200,23 +306,39 @@ pub(super) fn checked_list(
 }
 
 /// Checks a text, and reports what was expected when it does not conform.
-pub(super) fn conforms(name: &str, found: &Located<String>, rule: fn(&str) -> Checked, problems: &mut Problems) -> bool {
+pub(super) fn conforms(
+    name: &str,
+    found: &Located<String>,
+    rule: fn(&str) -> Checked,
+    problems: &mut Problems,
+) -> bool {
     match rule(&found.value) {
         Ok(()) => true,
         Err(expected) => {
-            problems.bad_value(format!("bad `{name}`: `{}`", found.value.escape_debug()), &found.place, format!("expected {expected}"));
+            problems.bad_value(
+                format!("bad `{name}`: `{}`", found.value.escape_debug()),
+                &found.place,
+                format!("expected {expected}"),
+            );
             false
         }
     }
 }
 
 /// Reads the name of a file beside the recipe, or a path of the Nix language.
-pub(super) fn file_ref(name: &str, node: &Node, problems: &mut Problems) -> Option<Located<FileRef>> {
+pub(super) fn file_ref(
+    name: &str,
+    node: &Node,
+    problems: &mut Problems,
+) -> Option<Located<FileRef>> {
     let value = match &node.value {
         Value::Path(p) => FileRef::Path(p.clone()),
         Value::Str(s, context) if !context.is_empty() => FileRef::Store(s.clone(), context.clone()),
         Value::Str(s, _) => {
-            let found = Located { value: s.clone(), place: node.place.clone() };
+            let found = Located {
+                value: s.clone(),
+                place: node.place.clone(),
+            };
             if !conforms(name, &found, check::relative_path, problems) {
                 return None;
             }
@@ -228,16 +350,36 @@ pub(super) fn file_ref(name: &str, node: &Node, problems: &mut Problems) -> Opti
             return None;
         }
     };
-    Some(Located { value, place: node.place.clone() })
+    Some(Located {
+        value,
+        place: node.place.clone(),
+    })
 }
 
 /// Reads a word out of a closed set.
-fn word<T: Copy>(fields: &Fields<'_>, name: &str, words: &[(&'static str, T)], problems: &mut Problems) -> Option<T> {
+fn word<T: Copy>(
+    fields: &Fields<'_>,
+    name: &str,
+    words: &[(&'static str, T)],
+    problems: &mut Problems,
+) -> Option<T> {
     let found = fields.text(name, problems)?;
-    let known = words.iter().find(|(w, _)| *w == found.value).map(|(_, v)| *v);
+    let known = words
+        .iter()
+        .find(|(w, _)| *w == found.value)
+        .map(|(_, v)| *v);
     if known.is_none() {
-        let problem = problems.error("recipe-bad-value", format!("unknown {name} `{}`", found.value), &found.place, "not known");
-        problems.add(with_suggestion(problem, &found.value, words.iter().map(|(w, _)| *w)));
+        let problem = problems.error(
+            "recipe-bad-value",
+            format!("unknown {name} `{}`", found.value),
+            &found.place,
+            "not known",
+        );
+        problems.add(with_suggestion(
+            problem,
+            &found.value,
+            words.iter().map(|(w, _)| *w),
+        ));
     }
     known
 }
@@ -275,17 +417,29 @@ fn sources(top: &Fields<'_>, problems: &mut Problems) -> Option<Vec<SourceSpec>>
     for name in SHORT {
         if let Some(field) = top.field(name) {
             let message = format!("`{}` cannot stand beside `[[source]]`", field.name);
-            let problem = problems.error("recipe-conflict", message, &field.place, "move it into the source that it belongs to");
+            let problem = problems.error(
+                "recipe-conflict",
+                message,
+                &field.place,
+                "move it into the source that it belongs to",
+            );
             problems.add(problem);
         }
     }
     let list = top.list("source", problems);
     if list.is_empty() {
-        problems.bad_value("`source` names no archive", top.place(), "expected at least one");
+        problems.bad_value(
+            "`source` names no archive",
+            top.place(),
+            "expected at least one",
+        );
     }
     let mut out = Vec::new();
     for (i, node) in list.iter().enumerate() {
-        let Some(fields) = Fields::open(node, format!("source {}", i + 1), IN_SOURCE, problems) else { continue };
+        let Some(fields) = Fields::open(node, format!("source {}", i + 1), IN_SOURCE, problems)
+        else {
+            continue;
+        };
         if fields.required("suites", problems).is_some() {
             out.extend(source(&fields, "uri", "suites", problems));
         }
@@ -300,42 +454,76 @@ fn short_sources(top: &Fields<'_>, problems: &mut Problems) -> Option<Vec<Source
         return Some(vec![all]);
     }
     // `bookworm-security` is in another archive than the rest; a recipe that names no mirror need not know.
-    let (security, main): (Vec<_>, Vec<_>) = all.suites.iter().cloned().partition(|s| s.value.ends_with("-security"));
+    let (security, main): (Vec<_>, Vec<_>) = all
+        .suites
+        .iter()
+        .cloned()
+        .partition(|s| s.value.ends_with("-security"));
     let mut out = Vec::new();
     for (uri, suites) in [(DEFAULT_MIRROR, main), (SECURITY_MIRROR, security)] {
         if !suites.is_empty() {
-            out.push(SourceSpec { uri: uri.to_owned(), suites, ..all.clone() });
+            out.push(SourceSpec {
+                uri: uri.to_owned(),
+                suites,
+                ..all.clone()
+            });
         }
     }
     Some(out)
 }
 
-fn source(fields: &Fields<'_>, uri: &str, suites: &str, problems: &mut Problems) -> Option<SourceSpec> {
+fn source(
+    fields: &Fields<'_>,
+    uri: &str,
+    suites: &str,
+    problems: &mut Problems,
+) -> Option<SourceSpec> {
     let uri = checked(fields, uri, check::archive_uri, problems);
     let snapshot = checked(fields, "snapshot", check::archive_uri, problems);
     let names = one_or_more(fields, suites, problems);
-    let names: Vec<_> = names.into_iter().filter(|s| conforms(suites, s, check::suite, problems)).collect();
-    let mut components: Vec<_> = checked_list(fields, "components", check::component, problems).into_iter().map(|c| c.value).collect();
+    let names: Vec<_> = names
+        .into_iter()
+        .filter(|s| conforms(suites, s, check::suite, problems))
+        .collect();
+    let mut components: Vec<_> = checked_list(fields, "components", check::component, problems)
+        .into_iter()
+        .map(|c| c.value)
+        .collect();
     if components.is_empty() {
         components.push("main".to_owned());
     }
     let keyring = match fields.node("keyring") {
-        Some(Node { value: Value::Str(s, _), .. }) if s == "debian" => None,
+        Some(Node {
+            value: Value::Str(s, _),
+            ..
+        }) if s == "debian" => None,
         Some(node) => Some(file_ref("keyring", node, problems)?),
         None => None,
     };
     if names.is_empty() {
         return None;
     }
-    Some(SourceSpec { uri: uri.unwrap_or_else(|| DEFAULT_MIRROR.to_owned()), suites: names, components, keyring, snapshot })
+    Some(SourceSpec {
+        uri: uri.unwrap_or_else(|| DEFAULT_MIRROR.to_owned()),
+        suites: names,
+        components,
+        keyring,
+        snapshot,
+    })
 }
 
 /// A suite may be one text or a list.
 fn one_or_more(fields: &Fields<'_>, name: &str, problems: &mut Problems) -> Vec<Located<String>> {
-    let Some(node) = fields.node(name) else { return Vec::new() };
+    let Some(node) = fields.node(name) else {
+        return Vec::new();
+    };
     if let Value::List(list) = &node.value {
         if list.is_empty() {
-            problems.bad_value(format!("`{name}` is empty"), &node.place, "expected at least one");
+            problems.bad_value(
+                format!("`{name}` is empty"),
+                &node.place,
+                "expected at least one",
+            );
         }
         return fields.texts(name, problems);
     }
@@ -343,22 +531,31 @@ fn one_or_more(fields: &Fields<'_>, name: &str, problems: &mut Problems) -> Vec<
 }
 
 fn services(top: &Fields<'_>, problems: &mut Problems) -> Services {
-    let Some(node) = top.node("services") else { return Services::default() };
-    let Some(fields) = Fields::open(node, "`[services]`", IN_SERVICES, problems) else { return Services::default() };
+    let Some(node) = top.node("services") else {
+        return Services::default();
+    };
+    let Some(fields) = Fields::open(node, "`[services]`", IN_SERVICES, problems) else {
+        return Services::default();
+    };
     let enable = checked_list(&fields, "enable", check::unit, problems);
     let disable = checked_list(&fields, "disable", check::unit, problems);
     let mask = checked_list(&fields, "mask", check::unit, problems);
     let mut clash = |a: &[Located<String>], b: &[Located<String>], verbs: &str| {
         for unit in b.iter().filter(|u| a.iter().any(|v| v.value == u.value)) {
             let message = format!("`{}` is {verbs}", unit.value);
-            let problem = problems.error("recipe-conflict", message, &unit.place, "also listed here");
+            let problem =
+                problems.error("recipe-conflict", message, &unit.place, "also listed here");
             problems.add(problem);
         }
     };
     clash(&enable, &disable, "both enabled and disabled");
     clash(&enable, &mask, "both enabled and masked");
     let values = |list: Vec<Located<String>>| list.into_iter().map(|l| l.value).collect();
-    Services { enable: values(enable), disable: values(disable), mask: values(mask) }
+    Services {
+        enable: values(enable),
+        disable: values(disable),
+        mask: values(mask),
+    }
 }
 
 fn cleanup(top: &Fields<'_>, problems: &mut Problems) -> Option<Cleanup> {
@@ -369,16 +566,40 @@ fn cleanup(top: &Fields<'_>, problems: &mut Problems) -> Option<Cleanup> {
     let apt_lists = flag("apt-lists", default.apt_lists);
     let ssh_host_keys = flag("ssh-host-keys", default.ssh_host_keys);
     let docs = flag("docs", default.docs);
-    let paths = checked_list(&fields, "paths", check::absolute_path, problems).into_iter().map(|p| p.value).collect();
-    Some(Cleanup { logs, apt_lists, ssh_host_keys, docs, paths })
+    let paths = checked_list(&fields, "paths", check::absolute_path, problems)
+        .into_iter()
+        .map(|p| p.value)
+        .collect();
+    Some(Cleanup {
+        logs,
+        apt_lists,
+        ssh_host_keys,
+        docs,
+        paths,
+    })
 }
 
 /// Returns the elements of a list of tables, or of a table of tables whose keys fill in the field `key`.
-pub(super) fn entries<'t>(top: &Fields<'t>, name: &str, problems: &mut Problems) -> Vec<(Option<Located<String>>, &'t Node)> {
+pub(super) fn entries<'t>(
+    top: &Fields<'t>,
+    name: &str,
+    problems: &mut Problems,
+) -> Vec<(Option<Located<String>>, &'t Node)> {
     match top.node(name) {
-        Some(Node { value: Value::Table(fields), .. }) => fields
+        Some(Node {
+            value: Value::Table(fields),
+            ..
+        }) => fields
             .iter()
-            .map(|f| (Some(Located { value: f.name.clone(), place: f.place.clone() }), &f.node))
+            .map(|f| {
+                (
+                    Some(Located {
+                        value: f.name.clone(),
+                        place: f.place.clone(),
+                    }),
+                    &f.node,
+                )
+            })
             .collect(),
         _ => top.list(name, problems).iter().map(|n| (None, n)).collect(),
     }

@@ -8,15 +8,28 @@ use super::*;
 fn problems(text: &str) -> String {
     let file = SourceFile::new("web.rootfs.toml", text);
     let (recipe, found) = parse_file(&file, "web");
-    assert_eq!(recipe.is_some(), found.is_empty(), "a recipe exactly when there are no problems");
+    assert_eq!(
+        recipe.is_some(),
+        found.is_empty(),
+        "a recipe exactly when there are no problems"
+    );
     let mut out = String::new();
     for d in found {
         let place = d.labels.first().map_or_else(String::new, |l| {
             let (line, column) = l.file.line_column(l.span.start);
             format!("{line}:{column} ")
         });
-        let label = d.labels.iter().map(|l| format!(" | {}", l.text)).collect::<String>();
-        let help = d.helps.iter().chain(&d.notes).map(|h| format!(" | {h}")).collect::<String>();
+        let label = d
+            .labels
+            .iter()
+            .map(|l| format!(" | {}", l.text))
+            .collect::<String>();
+        let help = d
+            .helps
+            .iter()
+            .chain(&d.notes)
+            .map(|h| format!(" | {h}"))
+            .collect::<String>();
         out.push_str(&format!("{place}{}: {}{label}{help}\n", d.code, d.message));
     }
     out
@@ -25,7 +38,10 @@ fn problems(text: &str) -> String {
 #[test]
 fn smallest_recipe() {
     assert_eq!(problems("suite = \"bookworm\""), "");
-    assert_eq!(problems("suite = [\"bookworm\", \"bookworm-security\"]"), "");
+    assert_eq!(
+        problems("suite = [\"bookworm\", \"bookworm-security\"]"),
+        ""
+    );
 }
 
 #[test]
@@ -299,7 +315,10 @@ fn problems_are_capped() {
     let many: String = (0..80).map(|i| format!("bad{i} = 1\n")).collect();
     let text = problems(&format!("suite = \"bookworm\"\n{many}"));
     assert_eq!(text.lines().count(), 50);
-    assert!(text.ends_with("| 30 more problems are not shown\n"), "{text}");
+    assert!(
+        text.ends_with("| 30 more problems are not shown\n"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -316,42 +335,92 @@ fn tables_by_key() {
     let (recipe, found) = parse_file(&file, "web");
     assert!(found.is_empty(), "{found:?}");
     let recipe = recipe.unwrap();
-    assert_eq!(recipe.edit.files.iter().map(|f| f.path.value.as_str()).collect::<Vec<_>>(), ["/etc/motd", "/etc/issue"]);
+    assert_eq!(
+        recipe
+            .edit
+            .files
+            .iter()
+            .map(|f| f.path.value.as_str())
+            .collect::<Vec<_>>(),
+        ["/etc/motd", "/etc/issue"]
+    );
     assert_eq!(recipe.edit.users[0].home, "/home/deploy");
 }
 
 #[test]
 fn security_suites_are_in_their_own_archive() {
-    let file = SourceFile::new("web.rootfs.toml", "suites = [\"bookworm\", \"bookworm-security\", \"bookworm-updates\"]");
+    let file = SourceFile::new(
+        "web.rootfs.toml",
+        "suites = [\"bookworm\", \"bookworm-security\", \"bookworm-updates\"]",
+    );
     let recipe = parse_file(&file, "web").0.unwrap();
-    let shape: Vec<_> =
-        recipe.sources.iter().map(|s| (s.uri.as_str(), s.suites.iter().map(|s| s.value.as_str()).collect::<Vec<_>>())).collect();
+    let shape: Vec<_> = recipe
+        .sources
+        .iter()
+        .map(|s| {
+            (
+                s.uri.as_str(),
+                s.suites
+                    .iter()
+                    .map(|s| s.value.as_str())
+                    .collect::<Vec<_>>(),
+            )
+        })
+        .collect();
     assert_eq!(
         shape,
-        [("mirror://debian", vec!["bookworm", "bookworm-updates"]), ("mirror://debian-security", vec!["bookworm-security"])]
+        [
+            ("mirror://debian", vec!["bookworm", "bookworm-updates"]),
+            ("mirror://debian-security", vec!["bookworm-security"])
+        ]
     );
 }
 
 #[test]
 fn values_of_the_nix_language() {
     use sos_lang::Plain;
-    let set = |pairs: Vec<(&str, Plain)>| Plain::Attrs(pairs.into_iter().map(|(n, v)| (n.to_owned(), v)).collect());
-    let text = |s: &str| Plain::Str { s: s.as_bytes().to_vec(), context: vec![] };
+    let set = |pairs: Vec<(&str, Plain)>| {
+        Plain::Attrs(pairs.into_iter().map(|(n, v)| (n.to_owned(), v)).collect())
+    };
+    let text = |s: &str| Plain::Str {
+        s: s.as_bytes().to_vec(),
+        context: vec![],
+    };
     let good = set(vec![
         ("suite", text("bookworm")),
         ("hostname", Plain::Null),
-        ("files", set(vec![("/etc/a", set(vec![("source", Plain::Path("/p/a".into()))]))])),
+        (
+            "files",
+            set(vec![(
+                "/etc/a",
+                set(vec![("source", Plain::Path("/p/a".into()))]),
+            )]),
+        ),
     ]);
-    let (recipe, found) = parse_tree(&crate::tree::from_plain(good), "x", crate::problems::Problems::in_call(None));
+    let (recipe, found) = parse_tree(
+        &crate::tree::from_plain(good),
+        "x",
+        crate::problems::Problems::in_call(None),
+    );
     assert!(found.is_empty(), "{found:?}");
     let plan = edit(&recipe.unwrap().edit, Path::new("/base"));
-    let Plain::Attrs(plan) = plan else { panic!("a set") };
-    let Plain::List(files) = &plan["files"] else { panic!("a list") };
-    let Plain::Attrs(file) = &files[0] else { panic!("a set") };
+    let Plain::Attrs(plan) = plan else {
+        panic!("a set")
+    };
+    let Plain::List(files) = &plan["files"] else {
+        panic!("a list")
+    };
+    let Plain::Attrs(file) = &files[0] else {
+        panic!("a set")
+    };
     assert_eq!(file["source"], Plain::Path("/p/a".into()));
 
     let bad = set(vec![("suite", text("bookworm")), ("hostnam", text("a"))]);
-    let (recipe, found) = parse_tree(&crate::tree::from_plain(bad), "x", crate::problems::Problems::in_call(None));
+    let (recipe, found) = parse_tree(
+        &crate::tree::from_plain(bad),
+        "x",
+        crate::problems::Problems::in_call(None),
+    );
     assert!(recipe.is_none());
     assert_eq!(found[0].code, "recipe-unknown-field");
 }

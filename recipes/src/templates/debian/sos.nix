@@ -1,4 +1,4 @@
-# `sos build` makes `default`; `sos build .#hello` makes only the program.
+# `sos build .#image` makes the image; `sos build` makes all that is named at the end.
 { sos, ... }:
 let
   host = sos.debian.rootfs ./host.rootfs.toml;
@@ -16,7 +16,7 @@ in
 {
   inherit host hello;
 
-  default = sos.oci {
+  image = sos.oci {
     name = "image";
     rootfs = host;
     layers = [ { files."/usr/local/bin/hello" = "${hello}/bin/hello"; } ];
