@@ -10,7 +10,7 @@
 )]
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
@@ -23,9 +23,13 @@ use sos_formats::hash::{Hash, HashAlgo, Sha256};
 use sos_formats::store_path::{self, StoreDir, StorePath};
 use sos_lang::{Evaluator, FetchRequest, FileType, Host, HostError, Options, PathFilter, Value};
 
+// The allocator of the real program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 struct RealHost {
     dir: StoreDir,
-    drvs: RefCell<BTreeMap<StorePath, Derivation>>,
+    drvs: RefCell<HashMap<StorePath, Vec<u8>>>,
 }
 
 fn kind(t: std::fs::FileType) -> FileType {
@@ -46,7 +50,11 @@ fn nar_str(out: &mut Vec<u8>, s: &[u8]) {
     out.resize(out.len().next_multiple_of(8), 0);
 }
 
-fn nar(path: &Path, out: &mut Vec<u8>, filter: &mut Option<PathFilter<'_>>) -> Result<(), HostError> {
+fn nar(
+    path: &Path,
+    out: &mut Vec<u8>,
+    filter: &mut Option<PathFilter<'_>>,
+) -> Result<(), HostError> {
     let meta = std::fs::symlink_metadata(path)?;
     nar_str(out, b"(");
     nar_str(out, b"type");
@@ -92,12 +100,21 @@ impl Host for RealHost {
         std::fs::read(path)
     }
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(Vec<u8>, FileType)>> {
-        std::fs::read_dir(path)?.map(|e| e.and_then(|e| Ok((e.file_name().into_vec(), kind(e.file_type()?))))).collect()
+        std::fs::read_dir(path)?
+            .map(|e| e.and_then(|e| Ok((e.file_name().into_vec(), kind(e.file_type()?)))))
+            .collect()
     }
     fn file_type(&self, path: &Path) -> io::Result<Option<FileType>> {
         match std::fs::symlink_metadata(path) {
             Ok(m) => Ok(Some(kind(m.file_type()))),
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(None)
+            }
             Err(e) => Err(e),
         }
     }
@@ -121,19 +138,38 @@ impl Host for RealHost {
             Hash::of(HashAlgo::Sha256, &out)
         };
         if expected.is_some_and(|e| *e != hash) {
-            return Err(HostError::Message(format!("store path mismatch in (possibly filtered) path added from '{}'", path.display())));
+            return Err(HostError::Message(format!(
+                "store path mismatch in (possibly filtered) path added from '{}'",
+                path.display()
+            )));
         }
-        store_path::make_fixed(&self.dir, name, method, &hash, &BTreeSet::new(), false).map_err(|e| HostError::Message(e.to_string()))
+        store_path::make_fixed(&self.dir, name, method, &hash, &BTreeSet::new(), false)
+            .map_err(|e| HostError::Message(e.to_string()))
     }
-    fn add_text(&self, name: &str, contents: &[u8], references: &BTreeSet<StorePath>) -> Result<StorePath, HostError> {
-        store_path::make_text(&self.dir, name, &Sha256::of(contents), references).map_err(|e| HostError::Message(e.to_string()))
+    fn add_text(
+        &self,
+        name: &str,
+        contents: &[u8],
+        references: &BTreeSet<StorePath>,
+    ) -> Result<StorePath, HostError> {
+        store_path::make_text(&self.dir, name, &Sha256::of(contents), references)
+            .map_err(|e| HostError::Message(e.to_string()))
     }
-    fn add_derivation(&self, path: &StorePath, drv: &Derivation, _aterm: &[u8]) -> Result<(), HostError> {
-        self.drvs.borrow_mut().insert(path.clone(), drv.clone());
+    fn add_derivation(
+        &self,
+        path: &StorePath,
+        _drv: &Derivation,
+        aterm: &[u8],
+    ) -> Result<(), HostError> {
+        self.drvs.borrow_mut().insert(path.clone(), aterm.to_vec());
         Ok(())
     }
     fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError> {
-        self.drvs.borrow().get(path).cloned().ok_or_else(|| HostError::Message(format!("path '{path}' is not valid")))
+        let drvs = self.drvs.borrow();
+        let aterm = drvs
+            .get(path)
+            .ok_or_else(|| HostError::Message(format!("path '{path}' is not valid")))?;
+        Derivation::parse_aterm(aterm, &self.dir).map_err(|e| HostError::Message(e.to_string()))
     }
     fn realise(&self, _wanted: &[(StorePath, String)]) -> Result<Vec<StorePath>, HostError> {
         Err(HostError::Message("this program builds nothing".into()))
@@ -142,7 +178,10 @@ impl Host for RealHost {
         Ok(Path::new(&path.absolute(&self.dir)).exists())
     }
     fn fetch_url(&self, request: &FetchRequest) -> Result<StorePath, HostError> {
-        Err(HostError::Message(format!("this program downloads nothing, so not '{}'", request.url)))
+        Err(HostError::Message(format!(
+            "this program downloads nothing, so not '{}'",
+            request.url
+        )))
     }
     fn env(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()
@@ -182,7 +221,10 @@ struct Args {
 
 fn search_entry(s: &str) -> (String, PathBuf) {
     let (prefix, path) = s.split_once('=').unwrap_or(("", s));
-    (prefix.to_owned(), std::path::absolute(path).unwrap_or_else(|_| path.into()))
+    (
+        prefix.to_owned(),
+        std::path::absolute(path).unwrap_or_else(|_| path.into()),
+    )
 }
 
 fn arguments() -> Args {
@@ -200,7 +242,8 @@ fn arguments() -> Args {
             "-A" | "--attr" => a.attr = it.next().unwrap_or_default(),
             "--arg" | "--argstr" => {
                 let name = it.next().unwrap_or_default();
-                a.args.push((name, it.next().unwrap_or_default(), x == "--argstr"));
+                a.args
+                    .push((name, it.next().unwrap_or_default(), x == "--argstr"));
             }
             "-I" => a.search.extend(it.next().map(|s| search_entry(&s))),
             "--eval" | "--show-trace" | "--instantiate" => {}
@@ -208,7 +251,8 @@ fn arguments() -> Args {
         }
     }
     if let Ok(p) = std::env::var("NIX_PATH") {
-        a.search.extend(p.split(':').filter(|s| !s.is_empty()).map(search_entry));
+        a.search
+            .extend(p.split(':').filter(|s| !s.is_empty()).map(search_entry));
     }
     a
 }
@@ -233,8 +277,14 @@ fn report(d: &Diagnostic) {
 }
 
 fn run(a: &Args) -> Result<Vec<u8>, Box<Diagnostic>> {
-    let host = RealHost { dir: StoreDir::default(), drvs: RefCell::default() };
-    let options = Options { nix_path: a.search.clone(), ..Options::default() };
+    let host = RealHost {
+        dir: StoreDir::default(),
+        drvs: RefCell::default(),
+    };
+    let options = Options {
+        nix_path: a.search.clone(),
+        ..Options::default()
+    };
     let e = Evaluator::new(Rc::new(host), options);
     let cwd = std::env::current_dir().unwrap_or_else(|_| "/".into());
     let file = a.file.clone().unwrap_or_else(|| "default.nix".into());
@@ -243,20 +293,27 @@ fn run(a: &Args) -> Result<Vec<u8>, Box<Diagnostic>> {
         stdin.clear();
     }
     if a.parse {
-        let mut out = e.parse_canonical(&stdin, "(stdin)", &cwd)?;
+        let mut out = e.parse_canonical(&stdin, "«stdin»", &cwd)?;
         out.push(b'\n');
         return Ok(out);
     }
     let mut v: Value = if a.expr {
-        e.eval_str(&file, "(string)", &cwd)?
+        e.eval_str(&file, "«string»", &cwd)?
     } else if file == "-" {
-        e.eval_bytes(&stdin, "(stdin)", &cwd)?
+        e.eval_bytes(&stdin, "«stdin»", &cwd)?
     } else {
         e.eval_file(&cwd.join(&file))?
     };
     let mut args = BTreeMap::new();
     for (name, text, string) in &a.args {
-        let x = if *string { e.from_plain(&sos_lang::Plain::Str { s: text.clone().into(), context: vec![] }) } else { e.eval_str(text, "(arg)", &cwd)? };
+        let x = if *string {
+            e.from_plain(&sos_lang::Plain::Str {
+                s: text.clone().into(),
+                context: vec![],
+            })
+        } else {
+            e.eval_str(text, "«arg»", &cwd)?
+        };
         args.insert(name.clone(), x);
     }
     v = e.select_with(v, &a.attr, &args)?;
@@ -264,7 +321,7 @@ fn run(a: &Args) -> Result<Vec<u8>, Box<Diagnostic>> {
         v = e.force_deep(v)?;
     }
     let mut out = if a.xml {
-        return Ok(e.to_xml(v, !a.no_location)?);
+        return e.to_xml(v, !a.no_location);
     } else if a.json {
         e.to_json(v)?.into_bytes()
     } else {

@@ -37,7 +37,9 @@ pub struct Evaluator {
 impl Evaluator {
     /// Makes an evaluator.
     pub fn new(host: Rc<dyn Host>, options: Options) -> Evaluator {
-        Evaluator { vm: Vm::new(host, options) }
+        Evaluator {
+            vm: Vm::new(host, options),
+        }
     }
 
     fn out<T>(&self, r: R<T>) -> Answer<T> {
@@ -59,7 +61,13 @@ impl Evaluator {
     pub fn eval_bytes(&self, text: &[u8], name: &str, base_dir: &Path) -> Answer<Value> {
         let dir = canon_path(&path_bytes(base_dir.to_path_buf()));
         let dir: &[u8] = if dir == b"/" { b"" } else { &dir };
-        self.out(self.vm.run_text(&Text { bytes: text, name: name.to_owned(), path: None, dir, extra: None }))
+        self.out(self.vm.run_text(&Text {
+            bytes: text,
+            name: name.to_owned(),
+            path: None,
+            dir,
+            extra: None,
+        }))
     }
 
     /// Calls a function that takes a set with those of the given arguments that it wants; other values stay as they are.
@@ -82,10 +90,15 @@ impl Evaluator {
             },
             _ => return Ok(v),
         };
-        let Some(formals) = l.formals.as_ref().filter(|_| have + 1 == l.arity as usize) else { return Ok(v) };
+        let Some(formals) = l.formals.as_ref().filter(|_| have + 1 == l.arity as usize) else {
+            return Ok(v);
+        };
         let mut given = Vec::new();
         if formals.ellipsis {
-            given.extend(args.iter().map(|(k, v)| (Sym::new(k.as_bytes()), *v, Pos::NONE)));
+            given.extend(
+                args.iter()
+                    .map(|(k, v)| (Sym::new(k.as_bytes()), *v, Pos::NONE)),
+            );
         } else {
             for f in &formals.names {
                 match args.get(&*f.name.text()) {
@@ -112,7 +125,12 @@ impl Evaluator {
     }
 
     /// Follows an attribute path; functions on the way get the given arguments.
-    pub fn select_with(&self, v: Value, path: &str, args: &BTreeMap<String, Value>) -> Answer<Value> {
+    pub fn select_with(
+        &self,
+        v: Value,
+        path: &str,
+        args: &BTreeMap<String, Value>,
+    ) -> Answer<Value> {
         let parts = self.out(split_attr_path(path))?;
         let mut v = v;
         for p in parts {
@@ -129,14 +147,22 @@ impl Evaluator {
         {
             return match l.get(i) {
                 Some(x) => vm.force(*x),
-                None => Err(Error::new(Kind::AttrMissing, Pos::NONE, format!("list index {i} in selection path '{whole}' is out of range"))),
+                None => Err(Error::new(
+                    Kind::AttrMissing,
+                    Pos::NONE,
+                    format!("list index {i} in selection path '{whole}' is out of range"),
+                )),
             };
         }
         let Some(set) = v.as_attrs() else {
             return Err(Error::new(
                 Kind::Type,
                 Pos::NONE,
-                format!("the expression selected by '{whole}' should be a set at '{part}' but is {}: {}", vm.show_type(v), vm.show_short(v)),
+                format!(
+                    "the expression selected by '{whole}' should be a set at '{part}' but is {}: {}",
+                    vm.show_type(v),
+                    vm.show_short(v)
+                ),
             ));
         };
         let s = Sym::new(part.as_bytes());
@@ -185,7 +211,13 @@ impl Evaluator {
     pub fn parse_canonical(&self, text: &[u8], name: &str, base_dir: &Path) -> Answer<Vec<u8>> {
         let dir = canon_path(&path_bytes(base_dir.to_path_buf()));
         let dir: &[u8] = if dir == b"/" { b"" } else { &dir };
-        self.out(self.vm.parse_canonical(&Text { bytes: text, name: name.to_owned(), path: None, dir, extra: None }))
+        self.out(self.vm.parse_canonical(&Text {
+            bytes: text,
+            name: name.to_owned(),
+            path: None,
+            dir,
+            extra: None,
+        }))
     }
 
     /// The value as XML.
@@ -202,7 +234,9 @@ impl Evaluator {
     /// The names of a set, sorted; nothing for other values.
     pub fn attr_names(&self, v: Value) -> Answer<Vec<String>> {
         let v = self.force(v)?;
-        Ok(v.as_attrs().map_or_else(Vec::new, |a| a.iter_by_name().map(|x| x.0.text().into_owned()).collect()))
+        Ok(v.as_attrs().map_or_else(Vec::new, |a| {
+            a.iter_by_name().map(|x| x.0.text().into_owned()).collect()
+        }))
     }
 
     /// An attribute of a set, not evaluated.
@@ -237,6 +271,18 @@ impl Evaluator {
         self.out(crate::drvs::find(&self.vm, v))
     }
 
+    /// The builtins with their number of arguments and what they do, sorted by name.
+    pub fn builtins(&self) -> Vec<(&'static str, u32, &'static str)> {
+        let mut all: Vec<_> = crate::builtins::TABLES
+            .iter()
+            .copied()
+            .flatten()
+            .map(|p| (p.name, p.arity, p.doc))
+            .collect();
+        all.sort_unstable();
+        all
+    }
+
     /// The files and directories that were read.
     pub fn files_read(&self) -> Vec<PathBuf> {
         self.vm.files_read.borrow().iter().cloned().collect()
@@ -261,7 +307,11 @@ fn split_attr_path(path: &str) -> R<Vec<String>> {
                     Some('"') => break,
                     Some(c) => cur.push(c),
                     None => {
-                        return Err(Error::new(Kind::Value, Pos::NONE, format!("missing closing quote in selection path '{path}'")));
+                        return Err(Error::new(
+                            Kind::Value,
+                            Pos::NONE,
+                            format!("missing closing quote in selection path '{path}'"),
+                        ));
                     }
                 }
             },
@@ -272,7 +322,11 @@ fn split_attr_path(path: &str) -> R<Vec<String>> {
         out.push(cur);
     }
     if out.iter().any(String::is_empty) && !path.contains("\"\"") {
-        return Err(Error::new(Kind::Value, Pos::NONE, format!("empty attribute name in selection path '{path}'")));
+        return Err(Error::new(
+            Kind::Value,
+            Pos::NONE,
+            format!("empty attribute name in selection path '{path}'"),
+        ));
     }
     Ok(out)
 }
@@ -286,11 +340,19 @@ impl Vm {
             Tag::Imm => v.as_bool().map_or(Plain::Null, Plain::Bool),
             Tag::Str => {
                 let s = self.force_str(v, pos)?;
-                Plain::Str { s: s.bytes().to_vec(), context: self.ctx_elems(s.ctx()) }
+                Plain::Str {
+                    s: s.bytes().to_vec(),
+                    context: self.ctx_elems(s.ctx()),
+                }
             }
             Tag::List => {
                 let items = v.as_list().unwrap_or_default();
-                Plain::List(items.iter().map(|x| self.plain(*x, pos)).collect::<R<_>>()?)
+                Plain::List(
+                    items
+                        .iter()
+                        .map(|x| self.plain(*x, pos))
+                        .collect::<R<_>>()?,
+                )
             }
             Tag::Attrs => {
                 let set = self.force_attrs(v, pos)?;
@@ -307,7 +369,15 @@ impl Vm {
                 Plain::Attrs(map)
             }
             Tag::Fun | Tag::Thunk => {
-                return Err(Error::new(Kind::Type, pos, format!("expected plain data but found {}: {}", self.show_type(v), self.show_short(v))));
+                return Err(Error::new(
+                    Kind::Type,
+                    pos,
+                    format!(
+                        "expected plain data but found {}: {}",
+                        self.show_type(v),
+                        self.show_short(v)
+                    ),
+                ));
             }
             Tag::Int | Tag::Boxed => match (v.as_int(), v.as_float(), v.as_path()) {
                 (Some(i), ..) => Plain::Int(i),
@@ -319,7 +389,10 @@ impl Vm {
     }
 
     /// Plain data as a value.
-    #[allow(clippy::wrong_self_convention, reason = "it makes a value in this evaluator")]
+    #[allow(
+        clippy::wrong_self_convention,
+        reason = "it makes a value in this evaluator"
+    )]
     pub(crate) fn from_plain(&self, p: &Plain) -> Value {
         match p {
             Plain::Null => Value::NULL,
@@ -328,9 +401,14 @@ impl Vm {
             Plain::Float(f) => Value::float(*f),
             Plain::Str { s, context } => Value::string_ctx(s, self.ctx_of(context.iter().cloned())),
             Plain::Path(p) => Value::path(&canon_path(&path_bytes(p.clone()))),
-            Plain::List(l) => Value::list(&l.iter().map(|x| self.from_plain(x)).collect::<Vec<_>>()),
+            Plain::List(l) => {
+                Value::list(&l.iter().map(|x| self.from_plain(x)).collect::<Vec<_>>())
+            }
             Plain::Attrs(m) => {
-                let all = m.iter().map(|(k, v)| (Sym::new(k.as_bytes()), self.from_plain(v), Pos::NONE)).collect();
+                let all = m
+                    .iter()
+                    .map(|(k, v)| (Sym::new(k.as_bytes()), self.from_plain(v), Pos::NONE))
+                    .collect();
                 Value::attrs(Attrs::from_pairs(all))
             }
         }

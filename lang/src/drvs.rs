@@ -13,20 +13,32 @@ use crate::ir::Pos;
 pub(crate) fn find(vm: &Vm, v: Value) -> R<Vec<DrvRef>> {
     let mut out = Vec::new();
     let mut seen = rustc_hash::FxHashSet::default();
-    walk(vm, v, "", true, &mut seen, &mut out)?;
+    walk(vm, v, "", &mut seen, &mut out)?;
     Ok(out)
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
 }
 
-fn walk(vm: &Vm, v: Value, path: &str, top: bool, seen: &mut rustc_hash::FxHashSet<u64>, out: &mut Vec<DrvRef>) -> R<()> {
+fn walk(
+    vm: &Vm,
+    v: Value,
+    path: &str,
+    seen: &mut rustc_hash::FxHashSet<u64>,
+    out: &mut Vec<DrvRef>,
+) -> R<()> {
     vm.check_stack()?;
     let mut v = vm.force(v)?;
     if let Some(Fun::Closure(l, _)) = v.as_fun()
         && l.arity == 1
-        && l.formals.as_ref().is_some_and(|f| f.names.iter().all(|n| n.default.is_some()))
+        && l.formals
+            .as_ref()
+            .is_some_and(|f| f.names.iter().all(|n| n.default.is_some()))
     {
         v = vm.call(v, &[Value::attrs(Attrs::empty())], l.pos)?;
     }
@@ -43,42 +55,47 @@ fn walk(vm: &Vm, v: Value, path: &str, top: bool, seen: &mut rustc_hash::FxHashS
                 return Ok(());
             }
             for (s, x) in set.iter_by_name() {
+                if !is_plain(s.bytes()) {
+                    continue;
+                }
                 let at = join(path, &s.text());
-                let x = vm.force(x).traced(|| format!("while evaluating the attribute '{at}'"), Pos::NONE)?;
-                let go = match x.as_attrs() {
-                    Some(a) => top || vm.is_derivation(a)? || recurses(vm, a)?,
-                    None => top && matches!(x.tag(), Tag::List),
-                };
-                if go {
-                    // Below the top only derivations and sets that ask for it are looked into.
-                    let inner_top = false;
-                    walk_inner(vm, x, &at, inner_top, seen, out)?;
+                let x = vm.force(x).traced(
+                    || format!("while evaluating the attribute '{at}'"),
+                    Pos::NONE,
+                )?;
+                // Only derivations and sets that ask for it are looked into.
+                if let Some(a) = x.as_attrs()
+                    && (vm.is_derivation(a)? || recurses(vm, a)?)
+                {
+                    walk(vm, x, &at, seen, out)?;
                 }
             }
             Ok(())
         }
         Tag::List => {
             for (i, x) in v.as_list().unwrap_or_default().iter().enumerate() {
-                walk(vm, *x, &join(path, &i.to_string()), top, seen, out)?;
+                walk(vm, *x, &join(path, &i.to_string()), seen, out)?;
             }
             Ok(())
         }
         _ => Err(Error::new(
             Kind::Type,
             Pos::NONE,
-            format!("expression does not evaluate to a derivation (or a set or list of those) but to {}", vm.show_type(v)),
+            format!(
+                "expression does not evaluate to a derivation (or a set or list of those) but to {}",
+                vm.show_type(v)
+            ),
         )),
     }
 }
 
-fn walk_inner(vm: &Vm, v: Value, path: &str, top: bool, seen: &mut rustc_hash::FxHashSet<u64>, out: &mut Vec<DrvRef>) -> R<()> {
-    if let Some(a) = v.as_attrs()
-        && !vm.is_derivation(a)?
-        && !recurses(vm, a)?
-    {
-        return Ok(());
-    }
-    walk(vm, v, path, top, seen, out)
+/// Names that a command line can select without quotes; others are passed over.
+fn is_plain(name: &[u8]) -> bool {
+    name.first()
+        .is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_')
+        && name
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'+'))
 }
 
 fn recurses(vm: &Vm, a: Attrs) -> R<bool> {
@@ -90,7 +107,9 @@ fn recurses(vm: &Vm, a: Attrs) -> R<bool> {
 
 fn derivation(vm: &Vm, set: Attrs, path: &str) -> R<DrvRef> {
     let pos = Pos::NONE;
-    let Some(d) = set.get(vm.s.drv_path) else { return Err(vm.missing(set, vm.s.drv_path, pos)) };
+    let Some(d) = set.get(vm.s.drv_path) else {
+        return Err(vm.missing(set, vm.s.drv_path, pos));
+    };
     let s = vm.coerce(d, Coerce::PLAIN, pos)?;
     let text = String::from_utf8_lossy(s.bytes()).into_owned();
     let drv_path = vm
@@ -101,7 +120,13 @@ fn derivation(vm: &Vm, set: Attrs, path: &str) -> R<DrvRef> {
             _ => None,
         })
         .map_or_else(|| StorePath::from_absolute(vm.host.store_dir(), &text), Ok)
-        .map_err(|e| Error::new(Kind::Value, pos, format!("'drvPath' is not a store path: {e}")))?;
+        .map_err(|e| {
+            Error::new(
+                Kind::Value,
+                pos,
+                format!("'drvPath' is not a store path: {e}"),
+            )
+        })?;
     let name = match set.get(vm.s.name) {
         Some(n) => String::from_utf8_lossy(vm.force_str(n, pos)?.bytes()).into_owned(),
         None => sos_formats::derivation::Derivation::name_from_path(&drv_path).to_owned(),
@@ -119,5 +144,10 @@ fn derivation(vm: &Vm, set: Attrs, path: &str) -> R<DrvRef> {
             }
         }
     }
-    Ok(DrvRef { drv_path, outputs, name, attr: path.to_owned() })
+    Ok(DrvRef {
+        drv_path,
+        outputs,
+        name,
+        attr: path.to_owned(),
+    })
 }

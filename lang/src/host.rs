@@ -89,9 +89,19 @@ pub trait Host {
         expected: Option<&Hash>,
     ) -> Result<StorePath, HostError>;
     /// Adds a text to the store.
-    fn add_text(&self, name: &str, contents: &[u8], references: &BTreeSet<StorePath>) -> Result<StorePath, HostError>;
+    fn add_text(
+        &self,
+        name: &str,
+        contents: &[u8],
+        references: &BTreeSet<StorePath>,
+    ) -> Result<StorePath, HostError>;
     /// Learns of a derivation.
-    fn add_derivation(&self, path: &StorePath, drv: &Derivation, aterm: &[u8]) -> Result<(), HostError>;
+    fn add_derivation(
+        &self,
+        path: &StorePath,
+        drv: &Derivation,
+        aterm: &[u8],
+    ) -> Result<(), HostError>;
     /// Reads a derivation.
     fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError>;
     /// Builds outputs of derivations and returns their paths, in order.
@@ -129,7 +139,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options { nix_path: Vec::new(), pure: false, extensions: Vec::new(), max_call_depth: 10_000 }
+        Options {
+            nix_path: Vec::new(),
+            pure: false,
+            extensions: Vec::new(),
+            max_call_depth: 10_000,
+        }
     }
 }
 

@@ -20,7 +20,14 @@ type Res<T> = Result<T, String>;
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(text: &'a [u8]) -> Self {
-        Reader { text, at: 0, stack: Vec::new(), pairs: Vec::new(), buf: Vec::new(), shapes: rustc_hash::FxHashMap::default() }
+        Reader {
+            text,
+            at: 0,
+            stack: Vec::new(),
+            pairs: Vec::new(),
+            buf: Vec::new(),
+            shapes: rustc_hash::FxHashMap::default(),
+        }
     }
 
     /// Reads the whole text.
@@ -37,7 +44,9 @@ impl<'a> Reader<'a> {
         let before = &self.text[..self.at.min(self.text.len())];
         let line = memchr::memchr_iter(b'\n', before).count() + 1;
         let column = before.len() - memchr::memrchr(b'\n', before).map_or(0, |i| i + 1) + 1;
-        Err(format!("failed to parse JSON: {what} at line {line}, column {column}"))
+        Err(format!(
+            "failed to parse JSON: {what} at line {line}, column {column}"
+        ))
     }
 
     fn space(&mut self) {
@@ -120,7 +129,9 @@ impl<'a> Reader<'a> {
             return Ok(Value::int(i));
         }
         if !float && text.parse::<u64>().is_ok() {
-            return Err(format!("unsigned json number {text} outside of Nix integer range"));
+            return Err(format!(
+                "unsigned json number {text} outside of Nix integer range"
+            ));
         }
         match text.parse::<f64>() {
             Ok(f) if f.is_finite() => Ok(Value::float(f)),
@@ -129,8 +140,14 @@ impl<'a> Reader<'a> {
     }
 
     fn hex4(&mut self) -> Res<u32> {
-        let h = self.text.get(self.at..self.at + 4).and_then(|h| std::str::from_utf8(h).ok());
-        match h.filter(|h| h.bytes().all(|b| b.is_ascii_hexdigit())).and_then(|h| u32::from_str_radix(h, 16).ok()) {
+        let h = self
+            .text
+            .get(self.at..self.at + 4)
+            .and_then(|h| std::str::from_utf8(h).ok());
+        match h
+            .filter(|h| h.bytes().all(|b| b.is_ascii_hexdigit()))
+            .and_then(|h| u32::from_str_radix(h, 16).ok())
+        {
             Some(v) => {
                 self.at += 4;
                 Ok(v)
@@ -205,9 +222,12 @@ impl<'a> Reader<'a> {
                     v = 0x10000 + ((v - 0xd800) << 10) + (low - 0xdc00);
                 }
                 let Some(c) = char::from_u32(v) else {
-                    return self.fail("invalid string: surrogate U+DC00..U+DFFF must follow U+D800..U+DBFF");
+                    return self.fail(
+                        "invalid string: surrogate U+DC00..U+DFFF must follow U+D800..U+DBFF",
+                    );
                 };
-                self.buf.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                self.buf
+                    .extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
                 return Ok(());
             }
             _ => return self.fail("invalid string: forbidden character after backslash"),

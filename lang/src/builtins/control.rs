@@ -7,16 +7,82 @@ use crate::heap::{Attrs, Value};
 use crate::ir::Pos;
 
 pub(super) static TABLE: &[Prim] = &[
-    p("abort", 1, 1, abort, "Stops the evaluation with a message; cannot be caught."),
-    p("throw", 1, 1, throw, "Stops the evaluation with a message; tryEval catches it."),
-    p("tryEval", 1, 0, try_eval, "Evaluates a value and says whether that threw."),
-    p("seq", 2, 1, |vm, a, _| { vm.force(a[0])?; vm.force(a[1]) }, "Evaluates the first argument, then returns the second."),
-    p("deepSeq", 2, 0, |vm, a, pos| { vm.force_deep(a[0], pos)?; vm.force(a[1]) }, "Evaluates the first argument completely, then returns the second."),
-    p("trace", 2, 0, trace, "Shows the first argument, then returns the second."),
-    p("traceVerbose", 2, 0, |vm, a, _| vm.force(a[1]), "Returns the second argument; verbose tracing is off."),
-    p("warn", 2, 0, warn, "Shows a warning, then returns the second argument."),
-    p("addErrorContext", 2, 0, add_error_context, "Adds a line to the errors of the second argument."),
-    p("break", 1, 1, |vm, a, _| vm.force(a[0]), "Returns its argument; there is no debugger."),
+    p(
+        "abort",
+        1,
+        1,
+        abort,
+        "Stops the evaluation with a message; cannot be caught.",
+    ),
+    p(
+        "throw",
+        1,
+        1,
+        throw,
+        "Stops the evaluation with a message; tryEval catches it.",
+    ),
+    p(
+        "tryEval",
+        1,
+        0,
+        try_eval,
+        "Evaluates a value and says whether that threw.",
+    ),
+    p(
+        "seq",
+        2,
+        1,
+        |vm, a, _| {
+            vm.force(a[0])?;
+            vm.force(a[1])
+        },
+        "Evaluates the first argument, then returns the second.",
+    ),
+    p(
+        "deepSeq",
+        2,
+        0,
+        |vm, a, pos| {
+            vm.force_deep(a[0], pos)?;
+            vm.force(a[1])
+        },
+        "Evaluates the first argument completely, then returns the second.",
+    ),
+    p(
+        "trace",
+        2,
+        0,
+        trace,
+        "Shows the first argument, then returns the second.",
+    ),
+    p(
+        "traceVerbose",
+        2,
+        0,
+        |vm, a, _| vm.force(a[1]),
+        "Returns the second argument; verbose tracing is off.",
+    ),
+    p(
+        "warn",
+        2,
+        0,
+        warn,
+        "Shows a warning, then returns the second argument.",
+    ),
+    p(
+        "addErrorContext",
+        2,
+        0,
+        add_error_context,
+        "Adds a line to the errors of the second argument.",
+    ),
+    p(
+        "break",
+        1,
+        1,
+        |vm, a, _| vm.force(a[0]),
+        "Returns its argument; there is no debugger.",
+    ),
 ];
 
 fn message(vm: &Vm, v: Value, pos: Pos) -> R<String> {
@@ -25,7 +91,11 @@ fn message(vm: &Vm, v: Value, pos: Pos) -> R<String> {
 
 fn abort(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let m = message(vm, a[0], pos)?;
-    Err(Error::new(Kind::Abort, pos, format!("evaluation aborted with the following error message: '{m}'")))
+    Err(Error::new(
+        Kind::Abort,
+        pos,
+        format!("evaluation aborted with the following error message: '{m}'"),
+    ))
 }
 
 fn throw(vm: &Vm, a: &[Value], pos: Pos) -> R {
@@ -39,7 +109,10 @@ fn try_eval(vm: &Vm, a: &[Value], _: Pos) -> R {
         Err(e) if e.kind.catchable() => (false, Value::FALSE),
         Err(e) => return Err(e),
     };
-    Ok(Value::attrs(Attrs::from_pairs(vec![(vm.s.success, Value::bool(ok), Pos::NONE), (vm.s.value, v, Pos::NONE)])))
+    Ok(Value::attrs(Attrs::from_pairs(vec![
+        (vm.s.success, Value::bool(ok), Pos::NONE),
+        (vm.s.value, v, Pos::NONE),
+    ])))
 }
 
 fn trace(vm: &Vm, a: &[Value], _: Pos) -> R {
@@ -61,7 +134,10 @@ fn add_error_context(vm: &Vm, a: &[Value], pos: Pos) -> R {
     match vm.force(a[1]) {
         Ok(v) => Ok(v),
         Err(e) => {
-            let m = message(vm, a[0], pos).traced(|| "while evaluating the error message passed to builtins.addErrorContext".into(), pos)?;
+            let m = message(vm, a[0], pos).traced(
+                || "while evaluating the error message passed to builtins.addErrorContext".into(),
+                pos,
+            )?;
             Err(e.frame(m, Pos::NONE))
         }
     }

@@ -17,11 +17,29 @@ use crate::host::ContextElem;
 use crate::ir::Pos;
 
 pub(super) static TABLE: &[Prim] = &[
-    p("derivationStrict", 1, 1, strict, "Makes a derivation and returns the paths of it and its outputs."),
-    p("placeholder", 1, 1, placeholder, "Returns a string that stands for an output path inside its own derivation."),
+    p(
+        "derivationStrict",
+        1,
+        1,
+        strict,
+        "Makes a derivation and returns the paths of it and its outputs.",
+    ),
+    p(
+        "placeholder",
+        1,
+        1,
+        placeholder,
+        "Returns a string that stands for an output path inside its own derivation.",
+    ),
 ];
 
-static DERIVATION: Prim = p("derivation", 1, 1, derivation, "Makes a derivation, evaluated when one of its paths is needed.");
+static DERIVATION: Prim = p(
+    "derivation",
+    1,
+    1,
+    derivation,
+    "Makes a derivation, evaluated when one of its paths is needed.",
+);
 
 /// The function `derivation`.
 pub(super) fn wrapper() -> Value {
@@ -30,15 +48,27 @@ pub(super) fn wrapper() -> Value {
 
 fn placeholder(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let o = vm.force_str_no_ctx(a[0], pos)?;
-    Ok(Value::string(store_path::placeholder(&String::from_utf8_lossy(o)).as_bytes()))
+    Ok(Value::string(
+        store_path::placeholder(&String::from_utf8_lossy(o)).as_bytes(),
+    ))
 }
 
 static STRICT: Native = Native {
     run: |vm, a| {
         strict(vm, a, Pos::NONE).map_err(|e| {
-            let name = a[0].peel().as_attrs().and_then(|s| s.get(vm.s.name)).and_then(|n| n.peel().as_str());
+            let name = a[0]
+                .peel()
+                .as_attrs()
+                .and_then(|s| s.get(vm.s.name))
+                .and_then(|n| n.peel().as_str());
             match name {
-                Some(n) => e.frame(format!("while evaluating derivation '{}'", String::from_utf8_lossy(n.bytes())), Pos::NONE),
+                Some(n) => e.frame(
+                    format!(
+                        "while evaluating derivation '{}'",
+                        String::from_utf8_lossy(n.bytes())
+                    ),
+                    Pos::NONE,
+                ),
                 None => e,
             }
         })
@@ -72,19 +102,31 @@ fn derivation(vm: &Vm, a: &[Value], pos: Pos) -> R {
         }
     };
     if names.is_empty() {
-        return Err(Error::new(Kind::Derivation, pos, "derivation cannot have an empty set of outputs"));
+        return Err(Error::new(
+            Kind::Derivation,
+            pos,
+            "derivation cannot have an empty set of outputs",
+        ));
     }
     let none = Pos::NONE;
     // The outputs refer to each other, so thunks that are filled at the end tie the knot.
-    let values: Vec<(Sym, Value, Pos)> =
-        names.iter().map(|n| (Sym::new(n), Value::thunk_native(&STRICT, made, made), none)).collect();
+    let values: Vec<(Sym, Value, Pos)> = names
+        .iter()
+        .map(|n| (Sym::new(n), Value::thunk_native(&STRICT, made, made), none))
+        .collect();
     let mut extra: Vec<(Sym, Value, Pos)> = values.clone();
-    extra.push((vm.s.all, Value::list(&values.iter().map(|v| v.1).collect::<Vec<_>>()), none));
+    extra.push((
+        vm.s.all,
+        Value::list(&values.iter().map(|v| v.1).collect::<Vec<_>>()),
+        none,
+    ));
     extra.push((vm.s.drv_attrs, drv_attrs, none));
     let base = vm.updates.update(attrs, Attrs::from_pairs(extra));
     for (s, v, _) in &values {
         if let Some(t) = v.as_thunk() {
-            t.finish(Value::attrs(vm.updates.update(base, output_attrs(vm, made, *s))));
+            t.finish(Value::attrs(
+                vm.updates.update(base, output_attrs(vm, made, *s)),
+            ));
         }
     }
     vm.force(values[0].1)
@@ -93,8 +135,16 @@ fn derivation(vm: &Vm, a: &[Value], pos: Pos) -> R {
 fn output_attrs(vm: &Vm, made: Value, output: Sym) -> Attrs {
     let none = Pos::NONE;
     Attrs::from_pairs(vec![
-        (vm.s.out_path, Value::thunk_native(&SELECT, made, output.value()), none),
-        (vm.s.drv_path, Value::thunk_native(&SELECT, made, vm.s.drv_path.value()), none),
+        (
+            vm.s.out_path,
+            Value::thunk_native(&SELECT, made, output.value()),
+            none,
+        ),
+        (
+            vm.s.drv_path,
+            Value::thunk_native(&SELECT, made, vm.s.drv_path.value()),
+            none,
+        ),
         (vm.s.typ, Value::string(b"derivation"), none),
         (vm.s.output_name, output.value(), none),
     ])
@@ -120,7 +170,14 @@ fn fail<T>(pos: Pos, m: impl Into<String>) -> R<T> {
 
 fn flag(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<bool> {
     match set.get(vm.sym(name)) {
-        Some(v) => vm.force_bool(v, pos).traced(|| format!("while evaluating the `{name}` attribute passed to builtins.derivationStrict"), pos),
+        Some(v) => vm.force_bool(v, pos).traced(
+            || {
+                format!(
+                    "while evaluating the `{name}` attribute passed to builtins.derivationStrict"
+                )
+            },
+            pos,
+        ),
         None => Ok(false),
     }
 }
@@ -128,23 +185,35 @@ fn flag(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<bool> {
 fn strict(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let set = vm.force_attrs(a[0], pos)?;
     let Some(name_at) = set.shape().find(vm.s.name) else {
-        return Err(vm.missing(set, vm.s.name, pos).frame("in the attrset passed as argument to builtins.derivationStrict", pos));
+        return Err(vm.missing(set, vm.s.name, pos).frame(
+            "in the attrset passed as argument to builtins.derivationStrict",
+            pos,
+        ));
     };
     let pos = pos.or(set.shape().pos_at(name_at));
-    let name = vm
-        .force_str_no_ctx(set.values()[name_at], pos)
-        .traced(|| "while evaluating the `name` attribute passed to builtins.derivationStrict".into(), pos)?;
+    let name = vm.force_str_no_ctx(set.values()[name_at], pos).traced(
+        || "while evaluating the `name` attribute passed to builtins.derivationStrict".into(),
+        pos,
+    )?;
     let name = String::from_utf8_lossy(name).into_owned();
     if let Some(why) = super::name_problem(&name) {
-        return fail(pos, format!("invalid derivation name: {why}. Please pass a different 'name'."));
+        return fail(
+            pos,
+            format!("invalid derivation name: {why}. Please pass a different 'name'."),
+        );
     }
     let input = read_attrs(vm, set, &name, pos)?;
-    instantiate(vm, input, &name, pos)
-        .map_err(|e| e.at(pos).frame(format!("while evaluating derivation '{name}'"), pos))
+    instantiate(vm, input, &name, pos).map_err(|e| {
+        e.at(pos)
+            .frame(format!("while evaluating derivation '{name}'"), pos)
+    })
 }
 
 fn read_attrs(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<Input> {
-    let mut i = Input { outputs: vec!["out".into()], ..Input::default() };
+    let mut i = Input {
+        outputs: vec!["out".into()],
+        ..Input::default()
+    };
     let ignore_nulls = flag(vm, set, "__ignoreNulls", pos)?;
     if flag(vm, set, "__structuredAttrs", pos)? {
         i.structured = Some(BTreeMap::new());
@@ -157,9 +226,19 @@ fn read_attrs(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<Input> {
         if ignore_nulls && vm.force(v)? == Value::NULL {
             continue;
         }
-        let at = set.shape().pos_at(set.shape().by_name()[k] as usize).or(pos);
-        read_attr(vm, &mut i, key, v, at)
-            .traced(|| format!("while evaluating attribute '{}' of derivation '{name}'", s.text()), at)?;
+        let at = set
+            .shape()
+            .pos_at(set.shape().by_name()[k] as usize)
+            .or(pos);
+        read_attr(vm, &mut i, key, v, at).traced(
+            || {
+                format!(
+                    "while evaluating attribute '{}' of derivation '{name}'",
+                    s.text()
+                )
+            },
+            at,
+        )?;
     }
     if let Some(json) = i.structured.take() {
         let mut out = b"{".to_vec();
@@ -186,14 +265,15 @@ fn text(vm: &Vm, i: &mut Input, v: Value, pos: Pos) -> R<&'static [u8]> {
 fn read_attr(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Pos) -> R<()> {
     match key {
         b"__contentAddressed" => i.content_addressed = vm.force_bool(v, pos)?,
-        b"__impure" => {
-            if vm.force_bool(v, pos)? {
-                return fail(pos, "impure derivations are not supported");
-            }
+        b"__impure" if vm.force_bool(v, pos)? => {
+            return fail(pos, "impure derivations are not supported");
         }
         b"args" => {
             for x in vm.force_list(v, pos)? {
-                let s = text(vm, i, *x, pos).traced(|| "while evaluating an element of the argument list".into(), pos)?;
+                let s = text(vm, i, *x, pos).traced(
+                    || "while evaluating an element of the argument list".into(),
+                    pos,
+                )?;
                 i.drv.args.push(s.to_vec());
             }
             return Ok(());
@@ -217,7 +297,9 @@ fn read_attr(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Pos) -> 
             method(i, pos)?;
         }
         b"outputs" => {
-            let words = s.split(|b| b.is_ascii_whitespace()).filter(|w| !w.is_empty());
+            let words = s
+                .split(|b| b.is_ascii_whitespace())
+                .filter(|w| !w.is_empty());
             set_outputs(i, words.map(<[u8]>::to_vec).collect(), pos)?;
         }
         _ => {}
@@ -245,7 +327,9 @@ fn read_structured(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Po
             i.drv.builder = string(i)?;
             i.has_builder = true;
         }
-        b"system" => i.drv.system = String::from_utf8_lossy(vm.force_str_no_ctx(v, pos)?).into_owned(),
+        b"system" => {
+            i.drv.system = String::from_utf8_lossy(vm.force_str_no_ctx(v, pos)?).into_owned()
+        }
         b"outputHash" => i.output_hash = Some(vm.force_str_no_ctx(v, pos)?.to_vec()),
         b"outputHashAlgo" => i.output_hash_algo = Some(vm.force_str_no_ctx(v, pos)?.to_vec()),
         b"outputHashMode" => {
@@ -274,7 +358,13 @@ fn set_outputs(i: &mut Input, names: Vec<Vec<u8>>, pos: Pos) -> R<()> {
         if n == "drvPath" || n == "drv" {
             return fail(pos, format!("invalid derivation output name '{n}'"));
         }
-        store_path::check_name(&n).map_err(|_e| Error::new(Kind::Derivation, pos, format!("invalid derivation output name '{n}'")))?;
+        store_path::check_name(&n).map_err(|_e| {
+            Error::new(
+                Kind::Derivation,
+                pos,
+                format!("invalid derivation output name '{n}'"),
+            )
+        })?;
         i.outputs.push(n);
     }
     if i.outputs.is_empty() {
@@ -289,7 +379,15 @@ fn method(i: &Input, pos: Pos) -> R<Method> {
         Some(b"recursive" | b"nar") => Method::Recursive,
         Some(b"text") => Method::Text,
         Some(b"rootfs") => Method::Rootfs,
-        Some(m) => return fail(pos, format!("invalid value '{}' for 'outputHashMode' attribute", String::from_utf8_lossy(m))),
+        Some(m) => {
+            return fail(
+                pos,
+                format!(
+                    "invalid value '{}' for 'outputHashMode' attribute",
+                    String::from_utf8_lossy(m)
+                ),
+            );
+        }
     })
 }
 
@@ -312,28 +410,53 @@ fn algo(i: &Input, pos: Pos) -> R<Option<HashAlgo>> {
 fn outputs(vm: &Vm, i: &mut Input, pos: Pos) -> R<()> {
     if let Some(h) = &i.output_hash {
         if i.outputs != ["out"] {
-            return fail(pos, "multiple outputs are not supported in fixed-output derivations");
+            return fail(
+                pos,
+                "multiple outputs are not supported in fixed-output derivations",
+            );
         }
         let text = String::from_utf8_lossy(h).into_owned();
         let algo = algo(i, pos)?;
         let hash = if text.is_empty() {
-            let algo = algo.ok_or_else(|| Error::new(Kind::Derivation, pos, "empty hash requires explicit hash algorithm"))?;
-            let zero = Hash::new(algo, &vec![0; algo.digest_len()]).map_err(|e| Error::new(Kind::Derivation, pos, e.to_string()))?;
-            vm.host.warn(&format!("found empty hash, assuming '{}'", zero.to_sri()));
+            let algo = algo.ok_or_else(|| {
+                Error::new(
+                    Kind::Derivation,
+                    pos,
+                    "empty hash requires explicit hash algorithm",
+                )
+            })?;
+            let zero = Hash::new(algo, &vec![0; algo.digest_len()])
+                .map_err(|e| Error::new(Kind::Derivation, pos, e.to_string()))?;
+            vm.host
+                .warn(&format!("found empty hash, assuming '{}'", zero.to_sri()));
             zero
         } else {
-            Hash::parse_any(&text, algo).map_err(|e| Error::new(Kind::Derivation, pos, e.to_string()))?
+            Hash::parse_any(&text, algo)
+                .map_err(|e| Error::new(Kind::Derivation, pos, e.to_string()))?
         };
         let method = method(i, pos)?;
-        i.drv.outputs.insert("out".into(), Output::Fixed { method, hash });
+        i.drv
+            .outputs
+            .insert("out".into(), Output::Fixed { method, hash });
         return Ok(());
     }
     let floating = i.content_addressed;
     for o in i.outputs.clone() {
         let out = if floating {
-            let method = if i.output_hash_mode.is_none() { Method::Recursive } else { method(i, pos)? };
-            let default = if method == Method::Rootfs { HashAlgo::Blake3 } else { HashAlgo::Sha256 };
-            Output::Floating { method, algo: algo(i, pos)?.unwrap_or(default) }
+            let method = if i.output_hash_mode.is_none() {
+                Method::Recursive
+            } else {
+                method(i, pos)?
+            };
+            let default = if method == Method::Rootfs {
+                HashAlgo::Blake3
+            } else {
+                HashAlgo::Sha256
+            };
+            Output::Floating {
+                method,
+                algo: algo(i, pos)?.unwrap_or(default),
+            }
         } else {
             Output::Deferred
         };
@@ -372,7 +495,11 @@ fn closure(vm: &Vm, i: &mut Input, root: StorePath, pos: Pos) -> R<()> {
             continue;
         }
         let d = vm.read_drv(&p, pos)?;
-        i.drv.input_drvs.entry(p).or_default().extend(d.outputs.keys().cloned());
+        i.drv
+            .input_drvs
+            .entry(p)
+            .or_default()
+            .extend(d.outputs.keys().cloned());
         todo.extend(d.input_drvs.keys().cloned());
         todo.extend(d.input_srcs.iter().cloned());
     }
@@ -380,12 +507,16 @@ fn closure(vm: &Vm, i: &mut Input, root: StorePath, pos: Pos) -> R<()> {
 }
 
 impl Vm {
-    /// A derivation by its path: made here, or read by the host.
+    /// A derivation by its path.
     pub(crate) fn read_drv(&self, p: &StorePath, pos: Pos) -> R<Rc<Derivation>> {
         if let Some(d) = self.drvs.borrow().get(p) {
             return Ok(d.clone());
         }
-        let d = Rc::new(self.host.read_derivation(p).map_err(|e| self.host_error(e, pos, &format!("cannot read '{p}'")))?);
+        let d = Rc::new(
+            self.host
+                .read_derivation(p)
+                .map_err(|e| self.host_error(e, pos, &format!("cannot read '{p}'")))?,
+        );
         self.drvs.borrow_mut().insert(p.clone(), d.clone());
         Ok(d)
     }
@@ -406,21 +537,32 @@ fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos) -> R {
     let mut drv = i.drv;
     let bad = |e: &dyn std::fmt::Display| Error::new(Kind::Derivation, pos, e.to_string());
     let mut lookup = |p: &StorePath| -> Result<Derivation, String> {
-        vm.read_drv(p, pos).map(|d| Derivation::clone(&d)).map_err(|e| e.message)
+        vm.read_drv(p, pos)
+            .map(|d| Derivation::clone(&d))
+            .map_err(|e| e.message)
     };
     let mut hashes = vm.drv_hashes.borrow_mut();
-    hashes.fill_outputs(&mut drv, name, &mut lookup).map_err(|e| bad(&e))?;
+    hashes
+        .fill_outputs(&mut drv, name, &mut lookup)
+        .map_err(|e| bad(&e))?;
     let dir = vm.host.store_dir();
     let aterm = drv.to_aterm(dir, name).map_err(|e| bad(&e))?;
-    let path = drv.drv_path_of_aterm(dir, name, &aterm).map_err(|e| bad(&e))?;
-    hashes.record(&path, &drv, &mut lookup).map_err(|e| bad(&e))?;
+    let path = drv
+        .drv_path_of_aterm(dir, name, &aterm)
+        .map_err(|e| bad(&e))?;
+    hashes
+        .record(&path, &drv, &mut lookup)
+        .map_err(|e| bad(&e))?;
     drop(hashes);
-    if !vm.drvs.borrow().contains_key(&path) {
-        vm.host.add_derivation(&path, &drv, &aterm).map_err(|e| vm.host_error(e, pos, "cannot store the derivation"))?;
-    }
+    vm.host
+        .add_derivation(&path, &drv, &aterm)
+        .map_err(|e| vm.host_error(e, pos, "cannot store the derivation"))?;
     let mut all = vec![(
         vm.s.drv_path,
-        Value::string_ctx(vm.absolute(&path).as_bytes(), vm.ctx_of([ContextElem::Closure(path.clone())])),
+        Value::string_ctx(
+            vm.absolute(&path).as_bytes(),
+            vm.ctx_of([ContextElem::Closure(path.clone())]),
+        ),
         Pos::NONE,
     )];
     for o in drv.outputs.keys() {
@@ -429,8 +571,11 @@ fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos) -> R {
             None => store_path::downstream_placeholder(&path, o),
         };
         let ctx = vm.ctx_of([ContextElem::Built(path.clone(), o.clone())]);
-        all.push((Sym::new(o.as_bytes()), Value::string_ctx(text.as_bytes(), ctx), Pos::NONE));
+        all.push((
+            Sym::new(o.as_bytes()),
+            Value::string_ctx(text.as_bytes(), ctx),
+            Pos::NONE,
+        ));
     }
-    vm.drvs.borrow_mut().insert(path, Rc::new(drv));
     Ok(Value::attrs(Attrs::from_pairs(all)))
 }

@@ -10,16 +10,50 @@ use crate::host::{ContextElem, FetchRequest};
 use crate::ir::Pos;
 
 pub(super) static TABLE: &[Prim] = &[
-    p("fetchurl", 1, 1, |vm, a, pos| fetch(vm, a[0], false, pos), "Downloads a file."),
-    p("fetchTarball", 1, 1, |vm, a, pos| fetch(vm, a[0], true, pos), "Downloads an archive and unpacks it."),
-    p("fetchGit", 1, 1, |vm, a, pos| unsupported(vm, a, pos, "fetchGit"), "Not supported: pin the revision's archive with fetchTarball."),
-    p("fetchMercurial", 1, 1, |vm, a, pos| unsupported(vm, a, pos, "fetchMercurial"), "Not supported."),
-    p("fetchTree", 1, 1, |vm, a, pos| unsupported(vm, a, pos, "fetchTree"), "Not supported: pin the archive with fetchTarball."),
+    p(
+        "fetchurl",
+        1,
+        1,
+        |vm, a, pos| fetch(vm, a[0], false, pos),
+        "Downloads a file.",
+    ),
+    p(
+        "fetchTarball",
+        1,
+        1,
+        |vm, a, pos| fetch(vm, a[0], true, pos),
+        "Downloads an archive and unpacks it.",
+    ),
+    p(
+        "fetchGit",
+        1,
+        1,
+        |vm, a, pos| unsupported(vm, a, pos, "fetchGit"),
+        "Not supported: pin the revision's archive with fetchTarball.",
+    ),
+    p(
+        "fetchMercurial",
+        1,
+        1,
+        |vm, a, pos| unsupported(vm, a, pos, "fetchMercurial"),
+        "Not supported.",
+    ),
+    p(
+        "fetchTree",
+        1,
+        1,
+        |vm, a, pos| unsupported(vm, a, pos, "fetchTree"),
+        "Not supported: pin the archive with fetchTarball.",
+    ),
 ];
 
 fn unsupported(_: &Vm, _: &[Value], pos: Pos, name: &str) -> R {
-    Err(Error::new(Kind::Value, pos, format!("'builtins.{name}' is not supported"))
-        .help("use builtins.fetchTarball with the address of an archive and its sha256"))
+    Err(Error::new(
+        Kind::Value,
+        pos,
+        format!("'builtins.{name}' is not supported"),
+    )
+    .help("use builtins.fetchTarball with the address of an archive and its sha256"))
 }
 
 fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
@@ -28,7 +62,9 @@ fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
     let mut url = None;
     let mut name = None;
     let mut sha256 = None;
-    let text = |v: Value, pos: Pos| -> R<String> { Ok(String::from_utf8_lossy(vm.force_str_no_ctx(v, pos)?).into_owned()) };
+    let text = |v: Value, pos: Pos| -> R<String> {
+        Ok(String::from_utf8_lossy(vm.force_str_no_ctx(v, pos)?).into_owned())
+    };
     if let Some(set) = v.as_attrs() {
         for (i, (s, v)) in set.iter().enumerate() {
             let at = set.shape().pos_at(i).or(pos);
@@ -38,36 +74,74 @@ fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
                 name = Some(text(v, at)?);
             } else if s == vm.s.sha256 {
                 let t = text(v, at)?;
-                sha256 = Some(Hash::parse_any(&t, Some(HashAlgo::Sha256)).map_err(|e| Error::new(Kind::Value, at, e.to_string()))?);
+                sha256 = Some(
+                    Hash::parse_any(&t, Some(HashAlgo::Sha256))
+                        .map_err(|e| Error::new(Kind::Value, at, e.to_string()))?,
+                );
             } else {
-                return Err(Error::new(Kind::Value, at, format!("unsupported argument '{}' to '{who}'", s.text())));
+                return Err(Error::new(
+                    Kind::Value,
+                    at,
+                    format!("unsupported argument '{}' to '{who}'", s.text()),
+                ));
             }
         }
     } else {
         url = Some(text(v, pos)?);
     }
     let Some(url) = url else {
-        return Err(Error::new(Kind::Value, pos, format!("'url' argument required by '{who}'")));
+        return Err(Error::new(
+            Kind::Value,
+            pos,
+            format!("'url' argument required by '{who}'"),
+        ));
     };
     if vm.options.pure && sha256.is_none() {
-        return Err(Error::new(Kind::Pure, pos, format!("in pure evaluation mode, '{who}' requires a 'sha256' argument")));
+        return Err(Error::new(
+            Kind::Pure,
+            pos,
+            format!("in pure evaluation mode, '{who}' requires a 'sha256' argument"),
+        ));
     }
     let given = name.is_some();
     let name = name.unwrap_or_else(|| {
-        if unpack { "source".to_owned() } else { url.rsplit('/').next().unwrap_or("file").to_owned() }
+        if unpack {
+            "source".to_owned()
+        } else {
+            url.rsplit('/').next().unwrap_or("file").to_owned()
+        }
     });
     if let Some(why) = super::name_problem(&name) {
         let advice = match (v.as_attrs(), given) {
-            (Some(_), true) => format!("Please change the value for the 'name' attribute passed to '{who}', so that it can create a valid store path."),
-            (Some(_), false) => format!("Please add a valid 'name' attribute to the argument for '{who}', so that it can create a valid store path."),
+            (Some(_), true) => format!(
+                "Please change the value for the 'name' attribute passed to '{who}', so that it can create a valid store path."
+            ),
+            (Some(_), false) => format!(
+                "Please add a valid 'name' attribute to the argument for '{who}', so that it can create a valid store path."
+            ),
             (None, _) => format!(
                 "Please pass an attribute set with 'url' and 'name' attributes to '{who}',  so that it can create a valid store path."
             ),
         };
-        return Err(Error::new(Kind::Value, pos, format!("invalid store path name when fetching URL '{url}': {why}. {advice}")));
+        return Err(Error::new(
+            Kind::Value,
+            pos,
+            format!("invalid store path name when fetching URL '{url}': {why}. {advice}"),
+        ));
     }
-    let request = FetchRequest { url, name, sha256, unpack };
-    let p = vm.host.fetch_url(&request).map_err(|e| vm.host_error(e, pos, &format!("cannot fetch '{}'", request.url)))?;
+    let request = FetchRequest {
+        url,
+        name,
+        sha256,
+        unpack,
+    };
+    let p = vm
+        .host
+        .fetch_url(&request)
+        .map_err(|e| vm.host_error(e, pos, &format!("cannot fetch '{}'", request.url)))?;
     let text = vm.absolute(&p);
-    Ok(Value::string_ctx(text.as_bytes(), vm.ctx_of([ContextElem::Opaque(p)])))
+    Ok(Value::string_ctx(
+        text.as_bytes(),
+        vm.ctx_of([ContextElem::Opaque(p)]),
+    ))
 }

@@ -9,9 +9,27 @@ use crate::heap::Value;
 use crate::ir::Pos;
 
 pub(super) static TABLE: &[Prim] = &[
-    p("hashString", 2, 3, hash_string, "Returns the hash of a string in base 16."),
-    p("hashFile", 2, 3, hash_file, "Returns the hash of a file in base 16."),
-    p("convertHash", 1, 1, convert_hash, "Writes a hash in another notation."),
+    p(
+        "hashString",
+        2,
+        3,
+        hash_string,
+        "Returns the hash of a string in base 16.",
+    ),
+    p(
+        "hashFile",
+        2,
+        3,
+        hash_file,
+        "Returns the hash of a file in base 16.",
+    ),
+    p(
+        "convertHash",
+        1,
+        1,
+        convert_hash,
+        "Writes a hash in another notation.",
+    ),
 ];
 
 fn algo(vm: &Vm, v: Value, pos: Pos) -> R<HashAlgo> {
@@ -42,13 +60,15 @@ fn convert_hash(vm: &Vm, a: &[Value], pos: Pos) -> R {
         Some(v) => Some(algo(vm, v, pos)?),
         None => None,
     };
-    let hash = Hash::parse_any(&text, algo).map_err(|e| Error::new(Kind::Value, pos, e.to_string()))?;
+    let hash =
+        Hash::parse_any(&text, algo).map_err(|e| Error::new(Kind::Value, pos, e.to_string()))?;
     let format = vm.force_str_no_ctx(need(vm.s.to_hash_format)?, pos)?;
     let out = match format {
         b"base16" => hash.to_hex(),
         b"nix32" => hash.to_nix32(),
         b"base32" => {
-            vm.host.warn("\"base32\" is a deprecated alias for hash format \"nix32\".");
+            vm.host
+                .warn("\"base32\" is a deprecated alias for hash format \"nix32\".");
             hash.to_nix32()
         }
         b"base64" => hash.to_base64(),
@@ -57,7 +77,10 @@ fn convert_hash(vm: &Vm, a: &[Value], pos: Pos) -> R {
             return Err(Error::new(
                 Kind::Value,
                 pos,
-                format!("unknown hash format '{}', expect 'base16', 'base32', 'base64', or 'sri'", String::from_utf8_lossy(f)),
+                format!(
+                    "unknown hash format '{}', expect 'base16', 'base32', 'base64', or 'sri'",
+                    String::from_utf8_lossy(f)
+                ),
             ));
         }
     };

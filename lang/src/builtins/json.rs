@@ -29,7 +29,10 @@ pub(crate) fn to_json(vm: &Vm, v: Value, copy: bool, pos: Pos) -> R<(Vec<u8>, u3
 pub(super) fn quote(out: &mut Vec<u8>, s: &[u8], pos: Pos) -> R<()> {
     if let Err(e) = std::str::from_utf8(s) {
         let at = e.valid_up_to();
-        let m = format!("JSON serialization error: [json.exception.type_error.316] invalid UTF-8 byte at index {at}: 0x{:02X}", s[at]);
+        let m = format!(
+            "JSON serialization error: [json.exception.type_error.316] invalid UTF-8 byte at index {at}: 0x{:02X}",
+            s[at]
+        );
         return Err(Error::new(Kind::Json, pos, m));
     }
     out.push(b'"');
@@ -60,7 +63,14 @@ pub(super) fn quote(out: &mut Vec<u8>, s: &[u8], pos: Pos) -> R<()> {
 }
 
 /// Writes a value.
-pub(super) fn write(vm: &Vm, v: Value, copy: bool, out: &mut Vec<u8>, ctx: &mut Collector, pos: Pos) -> R<()> {
+pub(super) fn write(
+    vm: &Vm,
+    v: Value,
+    copy: bool,
+    out: &mut Vec<u8>,
+    ctx: &mut Collector,
+    pos: Pos,
+) -> R<()> {
     let v = vm.force(v)?;
     let depth = vm.depth();
     vm.enter(pos)?;
@@ -81,19 +91,40 @@ pub(super) fn write(vm: &Vm, v: Value, copy: bool, out: &mut Vec<u8>, ctx: &mut 
                 if i > 0 {
                     out.push(b',');
                 }
-                write(vm, *x, copy, out, ctx, pos).traced(|| format!("while evaluating list element at index {i}"), Pos::NONE)?;
+                write(vm, *x, copy, out, ctx, pos).traced(
+                    || format!("while evaluating list element at index {i}"),
+                    Pos::NONE,
+                )?;
             }
             out.push(b']');
         }
         Tag::Attrs => {
             vm.check_stack()?;
-            let Some(set) = v.as_attrs() else { return Ok(()) };
+            let Some(set) = v.as_attrs() else {
+                return Ok(());
+            };
             if let Some(f) = set.get(vm.s.to_string) {
                 let r = vm.call(f, &[v], pos)?;
+                if let Some(inner) = r.as_attrs()
+                    && (inner.get(vm.s.to_string).is_some() || inner.get(vm.s.out_path).is_some())
+                {
+                    let s = vm.coerce(r, Coerce { wide: false, copy }, pos)?;
+                    ctx.add(s.ctx());
+                    vm.set_depth(depth);
+                    return quote(out, s.bytes(), pos);
+                }
                 let Some(s) = r.as_str() else {
-                    let verb = if r.as_attrs().is_some() { "must" } else { "should" };
+                    let verb = if r.as_attrs().is_some() {
+                        "must"
+                    } else {
+                        "should"
+                    };
                     let found = format!("{}: {}", vm.show_type(r), vm.show_short(r));
-                    return Err(Error::new(Kind::Type, pos, format!("`__toString` {verb} return a string, but got {found}")));
+                    return Err(Error::new(
+                        Kind::Type,
+                        pos,
+                        format!("`__toString` {verb} return a string, but got {found}"),
+                    ));
                 };
                 ctx.add(s.ctx());
                 vm.set_depth(depth);
@@ -113,7 +144,9 @@ pub(super) fn write(vm: &Vm, v: Value, copy: bool, out: &mut Vec<u8>, ctx: &mut 
                 out.push(b':');
                 write(vm, x, copy, out, ctx, pos).traced(
                     || format!("while evaluating attribute '{}'", s.text()),
-                    set.shape().find(s).map_or(Pos::NONE, |i| set.shape().pos_at(i)),
+                    set.shape()
+                        .find(s)
+                        .map_or(Pos::NONE, |i| set.shape().pos_at(i)),
                 )?;
             }
             out.push(b'}');
@@ -133,7 +166,11 @@ pub(super) fn write(vm: &Vm, v: Value, copy: bool, out: &mut Vec<u8>, ctx: &mut 
             }
         }
         Tag::Fun | Tag::Thunk => {
-            return Err(Error::new(Kind::Type, pos, format!("cannot convert {} to JSON", vm.show_type(v))));
+            return Err(Error::new(
+                Kind::Type,
+                pos,
+                format!("cannot convert {} to JSON", vm.show_type(v)),
+            ));
         }
     }
     vm.set_depth(depth);

@@ -7,35 +7,133 @@ use crate::heap::{Attrs, Fun, Sym, Value};
 use crate::ir::Pos;
 
 pub(super) static TABLE: &[Prim] = &[
-    p("length", 1, 1, |vm, a, pos| Ok(Value::int(vm.force_list(a[0], pos)?.len() as i64)), "Returns the number of elements of a list."),
+    p(
+        "length",
+        1,
+        1,
+        |vm, a, pos| Ok(Value::int(vm.force_list(a[0], pos)?.len() as i64)),
+        "Returns the number of elements of a list.",
+    ),
     p("head", 1, 1, head, "Returns the first element of a list."),
-    p("tail", 1, 1, tail, "Returns a list without its first element."),
-    p("elemAt", 2, 3, elem_at, "Returns an element of a list by its index, counted from 0."),
-    p("elem", 2, 2, elem, "Says whether a list has an element equal to a value."),
-    p("map", 2, 2, map, "Applies a function to each element of a list."),
-    p("filter", 2, 2, filter, "Keeps the elements of a list for which a function is true."),
-    p("foldl'", 3, 4, foldl, "Folds a list from the left, forcing each intermediate result."),
-    p("any", 2, 2, |vm, a, pos| some(vm, a, pos, true), "Says whether a function is true for any element of a list."),
-    p("all", 2, 2, |vm, a, pos| some(vm, a, pos, false), "Says whether a function is true for all elements of a list."),
-    p("genList", 2, 2, gen_list, "Makes a list by applying a function to the numbers from 0."),
+    p(
+        "tail",
+        1,
+        1,
+        tail,
+        "Returns a list without its first element.",
+    ),
+    p(
+        "elemAt",
+        2,
+        3,
+        elem_at,
+        "Returns an element of a list by its index, counted from 0.",
+    ),
+    p(
+        "elem",
+        2,
+        2,
+        elem,
+        "Says whether a list has an element equal to a value.",
+    ),
+    p(
+        "map",
+        2,
+        2,
+        map,
+        "Applies a function to each element of a list.",
+    ),
+    p(
+        "filter",
+        2,
+        2,
+        filter,
+        "Keeps the elements of a list for which a function is true.",
+    ),
+    p(
+        "foldl'",
+        3,
+        4,
+        foldl,
+        "Folds a list from the left, forcing each intermediate result.",
+    ),
+    p(
+        "any",
+        2,
+        2,
+        |vm, a, pos| some(vm, a, pos, true),
+        "Says whether a function is true for any element of a list.",
+    ),
+    p(
+        "all",
+        2,
+        2,
+        |vm, a, pos| some(vm, a, pos, false),
+        "Says whether a function is true for all elements of a list.",
+    ),
+    p(
+        "genList",
+        2,
+        2,
+        gen_list,
+        "Makes a list by applying a function to the numbers from 0.",
+    ),
     p("concatLists", 1, 1, concat_lists, "Joins a list of lists."),
-    p("concatMap", 2, 2, concat_map, "Applies a function that gives lists to each element and joins the results."),
-    p("partition", 2, 2, partition, "Splits a list into the elements for which a function is true and the others."),
-    p("groupBy", 2, 2, group_by, "Groups the elements of a list by the string that a function gives for each."),
-    p("sort", 2, 2, sort, "Sorts a list by a function that says whether its first argument comes before the second; stable."),
-    p("genericClosure", 1, 1, generic_closure, "Collects everything reachable from a start set through an operator, by key."),
+    p(
+        "concatMap",
+        2,
+        2,
+        concat_map,
+        "Applies a function that gives lists to each element and joins the results.",
+    ),
+    p(
+        "partition",
+        2,
+        2,
+        partition,
+        "Splits a list into the elements for which a function is true and the others.",
+    ),
+    p(
+        "groupBy",
+        2,
+        2,
+        group_by,
+        "Groups the elements of a list by the string that a function gives for each.",
+    ),
+    p(
+        "sort",
+        2,
+        2,
+        sort,
+        "Sorts a list by a function that says whether its first argument comes before the second; stable.",
+    ),
+    p(
+        "genericClosure",
+        1,
+        1,
+        generic_closure,
+        "Collects everything reachable from a start set through an operator, by key.",
+    ),
 ];
 
 fn head(vm: &Vm, a: &[Value], pos: Pos) -> R {
     match vm.force_list(a[0], pos)? {
         [x, ..] => vm.force(*x),
-        [] => Err(Error::new(Kind::Value, pos, "'builtins.head' called on an empty list")),
+        [] => Err(Error::new(
+            Kind::Value,
+            pos,
+            "'builtins.head' called on an empty list",
+        )),
     }
 }
 
 fn tail(vm: &Vm, a: &[Value], pos: Pos) -> R {
     match vm.force_list(a[0], pos)? {
-        [] => Err(Error::new(Kind::Value, pos, "'builtins.tail' called on an empty list")),
+        [] => Err(Error::new(
+            Kind::Value,
+            pos,
+            "'builtins.tail' called on an empty list",
+        )),
         l => Ok(Value::list_tail(l, 1)),
     }
 }
@@ -48,7 +146,10 @@ fn elem_at(vm: &Vm, a: &[Value], pos: Pos) -> R {
         None => Err(Error::new(
             Kind::Value,
             pos,
-            format!("'builtins.elemAt' called with index {i} on a list of size {}", l.len()),
+            format!(
+                "'builtins.elemAt' called with index {i} on a list of size {}",
+                l.len()
+            ),
         )),
     }
 }
@@ -83,7 +184,11 @@ fn filter(vm: &Vm, a: &[Value], pos: Pos) -> R {
             out.push(*x);
         }
     }
-    Ok(if out.len() == l.len() { Value::list_tail(l, 0) } else { Value::list(&out) })
+    Ok(if out.len() == l.len() {
+        Value::list_tail(l, 0)
+    } else {
+        Value::list(&out)
+    })
 }
 
 impl Vm {
@@ -92,8 +197,10 @@ impl Vm {
         let v = self.call(f, args, pos)?;
         match v.as_bool() {
             Some(b) => Ok(b),
-            None => Err(self.type_error("a Boolean", v, pos)
-                .frame("while evaluating the return value of the function given to a builtin", pos)),
+            None => Err(self.type_error("a Boolean", v, pos).frame(
+                "while evaluating the return value of the function given to a builtin",
+                pos,
+            )),
         }
     }
 }
@@ -135,14 +242,22 @@ fn concat(vm: &Vm, lists: impl Iterator<Item = R>, pos: Pos, what: &str) -> R {
     let mut parts: Vec<&'static [Value]> = Vec::new();
     for l in lists {
         let l = vm.force(l?)?;
-        parts.push(l.as_list().ok_or_else(|| vm.type_error("a list", l, pos).frame(what, pos))?);
+        parts.push(
+            l.as_list()
+                .ok_or_else(|| vm.type_error("a list", l, pos).frame(what, pos))?,
+        );
     }
     Ok(Value::list_concat(&parts))
 }
 
 fn concat_lists(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let l = vm.force_list(a[0], pos)?;
-    concat(vm, l.iter().map(|v| Ok(*v)), pos, "while evaluating a value of the list passed to builtins.concatLists")
+    concat(
+        vm,
+        l.iter().map(|v| Ok(*v)),
+        pos,
+        "while evaluating a value of the list passed to builtins.concatLists",
+    )
 }
 
 fn concat_map(vm: &Vm, a: &[Value], pos: Pos) -> R {
@@ -156,7 +271,11 @@ fn partition(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let f = vm.force_fun(a[0], pos)?;
     let (mut right, mut wrong) = (Vec::new(), Vec::new());
     for x in vm.force_list(a[1], pos)? {
-        if vm.truth(f, &[*x], pos)? { right.push(*x) } else { wrong.push(*x) }
+        if vm.truth(f, &[*x], pos)? {
+            right.push(*x)
+        } else {
+            wrong.push(*x)
+        }
     }
     Ok(Value::attrs(Attrs::from_pairs(vec![
         (vm.s.right, Value::list(&right), Pos::NONE),
@@ -180,7 +299,10 @@ fn group_by(vm: &Vm, a: &[Value], pos: Pos) -> R {
         });
         groups[i].1.push(*x);
     }
-    let all = groups.into_iter().map(|(s, v)| (s, Value::list(&v), Pos::NONE)).collect();
+    let all = groups
+        .into_iter()
+        .map(|(s, v)| (s, Value::list(&v), Pos::NONE))
+        .collect();
     Ok(Value::attrs(Attrs::from_pairs(all)))
 }
 
@@ -191,7 +313,13 @@ fn sort(vm: &Vm, a: &[Value], pos: Pos) -> R {
     }
     let f = vm.force_fun(a[0], pos)?;
     let natural = matches!(f.as_fun(), Some(Fun::Prim(p)) if p.name == "lessThan");
-    let mut less = |x: Value, y: Value| if natural { vm.less(x, y, pos) } else { vm.truth(f, &[x, y], pos) };
+    let mut less = |x: Value, y: Value| {
+        if natural {
+            vm.less(x, y, pos)
+        } else {
+            vm.truth(f, &[x, y], pos)
+        }
+    };
     let mut items = l.to_vec();
     for x in &mut items {
         *x = x.peel();
@@ -219,7 +347,11 @@ fn merge_sort(items: &mut [Value], less: &mut impl FnMut(Value, Value) -> R<bool
     let mut width = RUN;
     let mut in_items = true;
     while width < n {
-        let (from, to): (&mut [Value], &mut [Value]) = if in_items { (items, &mut other) } else { (&mut other, items) };
+        let (from, to): (&mut [Value], &mut [Value]) = if in_items {
+            (items, &mut other)
+        } else {
+            (&mut other, items)
+        };
         let mut start = 0;
         while start < n {
             let mid = (start + width).min(n);
@@ -255,7 +387,14 @@ fn merge_sort(items: &mut [Value], less: &mut impl FnMut(Value, Value) -> R<bool
 /// A key that is ordered by `less`; comparing can fail, so the error is kept aside.
 fn generic_closure(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let set = vm.force_attrs(a[0], pos)?;
-    let need = |s: Sym| set.get(s).ok_or_else(|| vm.missing(set, s, pos).frame("in the attrset passed as argument to builtins.genericClosure", pos));
+    let need = |s: Sym| {
+        set.get(s).ok_or_else(|| {
+            vm.missing(set, s, pos).frame(
+                "in the attrset passed as argument to builtins.genericClosure",
+                pos,
+            )
+        })
+    };
     let start = vm.force_list(need(vm.s.start_set)?, pos)?;
     if start.is_empty() {
         return Ok(Value::list(&[]));
@@ -309,7 +448,8 @@ impl Keys {
             let mut ints: Vec<i64> = self.ints.drain().collect();
             ints.sort_unstable();
             self.sorted = ints.into_iter().map(Value::int).collect();
-            self.sorted.extend(self.strings.iter().take(1).map(|s| Value::string(s)));
+            self.sorted
+                .extend(self.strings.iter().take(1).map(|s| Value::string(s)));
             if self.sorted.is_empty() {
                 // One key compares with itself, so that a kind that has no order fails at once when there is a second.
                 self.sorted.push(key);
@@ -319,7 +459,11 @@ impl Keys {
         let (mut lo, mut hi) = (0, self.sorted.len());
         while lo < hi {
             let mid = usize::midpoint(lo, hi);
-            if vm.less(key, self.sorted[mid], pos)? { hi = mid } else { lo = mid + 1 }
+            if vm.less(key, self.sorted[mid], pos)? {
+                hi = mid
+            } else {
+                lo = mid + 1
+            }
         }
         if lo > 0 && !vm.less(self.sorted[lo - 1], key, pos)? {
             return Ok(false);

@@ -58,7 +58,13 @@ const fn p(
     run: fn(&Vm, &[Value], Pos) -> R,
     doc: &'static str,
 ) -> Prim {
-    Prim { name, arity, strict, doc, run }
+    Prim {
+        name,
+        arity,
+        strict,
+        doc,
+        run,
+    }
 }
 
 /// All tables.
@@ -83,22 +89,56 @@ pub(crate) static TABLES: &[&[Prim]] = &[
 
 /// Names that are in scope without `builtins.`.
 const BARE: &[&str] = &[
-    "abort", "baseNameOf", "break", "derivation", "derivationStrict", "dirOf", "fetchGit", "fetchMercurial", "fetchTarball", "fetchTree",
-    "fromTOML", "import", "isNull", "map", "placeholder", "removeAttrs", "scopedImport", "throw", "toString", "true", "false", "null",
+    "abort",
+    "baseNameOf",
+    "break",
+    "derivation",
+    "derivationStrict",
+    "dirOf",
+    "fetchGit",
+    "fetchMercurial",
+    "fetchTarball",
+    "fetchTree",
+    "fromTOML",
+    "import",
+    "isNull",
+    "map",
+    "placeholder",
+    "removeAttrs",
+    "scopedImport",
+    "throw",
+    "toString",
+    "true",
+    "false",
+    "null",
 ];
 
 /// The version of Nix whose language this is.
 const NIX_VERSION: &str = "2.31.0";
 const LANG_VERSION: i64 = 6;
 
-static EXTENSION: Prim = p("extension", 2, 1, call_extension, "Calls a builtin that a recipe front end added.");
+static EXTENSION: Prim = p(
+    "extension",
+    2,
+    1,
+    call_extension,
+    "Calls a builtin that a recipe front end added.",
+);
 
 fn call_extension(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let i = vm.force_int(a[0], pos)?;
-    let b = vm.options.extensions.iter().flat_map(|e| &e.builtins).nth(usize::try_from(i).unwrap_or(usize::MAX));
+    let b = vm
+        .options
+        .extensions
+        .iter()
+        .flat_map(|e| &e.builtins)
+        .nth(usize::try_from(i).unwrap_or(usize::MAX));
     let Some(b) = b else { return Ok(Value::NULL) };
     let arg = vm.plain(a[1], pos)?;
-    let call = crate::host::ExtCall { label: vm.label(pos, Pos::NONE, ""), host: &*vm.host };
+    let call = crate::host::ExtCall {
+        label: vm.label(pos, Pos::NONE, ""),
+        host: &*vm.host,
+    };
     match (b.fun)(&call, arg) {
         Ok(v) => Ok(vm.from_plain(&v)),
         Err(d) => Err(vm.host_error(crate::host::HostError::Diagnostic(d), pos, "")),
@@ -119,15 +159,34 @@ pub(crate) fn globals(vm: &Vm) -> FxHashMap<Sym, Value> {
     add("null", Value::NULL);
     add("langVersion", Value::int(LANG_VERSION));
     add("nixVersion", Value::string(NIX_VERSION.as_bytes()));
-    add("storeDir", Value::string(vm.host.store_dir().as_str().as_bytes()));
-    add("nixPath", if vm.options.pure { Value::list(&[]) } else { vm.nix_path_value() });
+    add(
+        "storeDir",
+        Value::string(vm.host.store_dir().as_str().as_bytes()),
+    );
+    add(
+        "nixPath",
+        if vm.options.pure {
+            Value::list(&[])
+        } else {
+            vm.nix_path_value()
+        },
+    );
     if !vm.options.pure {
         add("currentSystem", Value::string(vm.host.system().as_bytes()));
         add("currentTime", Value::int(vm.host.current_time()));
     }
     add("derivation", derivation::wrapper());
-    for (i, b) in vm.options.extensions.iter().flat_map(|e| &e.builtins).enumerate() {
-        add(b.name, Value::partial(Value::prim(&EXTENSION), &[&[Value::int(i as i64)]]));
+    for (i, b) in vm
+        .options
+        .extensions
+        .iter()
+        .flat_map(|e| &e.builtins)
+        .enumerate()
+    {
+        add(
+            b.name,
+            Value::partial(Value::prim(&EXTENSION), &[&[Value::int(i as i64)]]),
+        );
     }
     // `builtins.builtins` is the set itself.
     let myself = Value::thunk_native(&BUILTINS, Value::NULL, Value::NULL);
@@ -150,7 +209,9 @@ pub(crate) fn globals(vm: &Vm) -> FxHashMap<Sym, Value> {
     globals
 }
 
-static BUILTINS: crate::heap::Native = crate::heap::Native { run: |vm, _| Ok(vm.globals()[&Sym::new(b"builtins")]) };
+static BUILTINS: crate::heap::Native = crate::heap::Native {
+    run: |vm, _| Ok(vm.globals()[&Sym::new(b"builtins")]),
+};
 
 /// Why a text cannot be the name of a store path, in Nix's words.
 fn name_problem(name: &str) -> Option<String> {
@@ -159,12 +220,19 @@ fn name_problem(name: &str) -> Option<String> {
         return Some("name must not be empty".into());
     }
     if name.len() > MAX_NAME_LEN {
-        return Some(format!("name '{name}' must be no longer than {MAX_NAME_LEN} characters"));
+        return Some(format!(
+            "name '{name}' must be no longer than {MAX_NAME_LEN} characters"
+        ));
     }
-    if let Some(c) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || "+-._?=".contains(*c))) {
+    if let Some(c) = name
+        .chars()
+        .find(|c| !(c.is_ascii_alphanumeric() || "+-._?=".contains(*c)))
+    {
         return Some(format!("name '{name}' contains illegal character '{c}'"));
     }
-    check_name(name).err().map(|_| format!("name '{name}' is not valid"))
+    check_name(name)
+        .err()
+        .map(|_| format!("name '{name}' is not valid"))
 }
 
 /// What an I/O error says, in words that do not depend on the platform.

@@ -9,12 +9,48 @@ use crate::ir::Pos;
 
 pub(super) static TABLE: &[Prim] = &[
     p("toString", 1, 1, to_string, "Converts a value to a string."),
-    p("stringLength", 1, 1, string_length, "Returns the number of bytes of a string."),
-    p("substring", 3, 7, substring, "Returns a part of a string by start and length in bytes."),
-    p("concatStringsSep", 2, 3, concat_strings_sep, "Joins a list of strings with a separator."),
-    p("replaceStrings", 3, 3, replace_strings, "Replaces each occurrence of the strings in one list by those in another."),
-    p("baseNameOf", 1, 1, base_name_of, "Returns the part of a path after the last slash."),
-    p("dirOf", 1, 1, dir_of, "Returns the part of a path before the last slash."),
+    p(
+        "stringLength",
+        1,
+        1,
+        string_length,
+        "Returns the number of bytes of a string.",
+    ),
+    p(
+        "substring",
+        3,
+        7,
+        substring,
+        "Returns a part of a string by start and length in bytes.",
+    ),
+    p(
+        "concatStringsSep",
+        2,
+        3,
+        concat_strings_sep,
+        "Joins a list of strings with a separator.",
+    ),
+    p(
+        "replaceStrings",
+        3,
+        3,
+        replace_strings,
+        "Replaces each occurrence of the strings in one list by those in another.",
+    ),
+    p(
+        "baseNameOf",
+        1,
+        1,
+        base_name_of,
+        "Returns the part of a path after the last slash.",
+    ),
+    p(
+        "dirOf",
+        1,
+        1,
+        dir_of,
+        "Returns the part of a path before the last slash.",
+    ),
 ];
 
 fn to_string(vm: &Vm, a: &[Value], pos: Pos) -> R {
@@ -29,7 +65,9 @@ fn to_string(vm: &Vm, a: &[Value], pos: Pos) -> R {
 }
 
 fn string_length(vm: &Vm, a: &[Value], pos: Pos) -> R {
-    Ok(Value::int(vm.coerce(a[0], Coerce::PLAIN, pos)?.bytes().len() as i64))
+    Ok(Value::int(
+        vm.coerce(a[0], Coerce::PLAIN, pos)?.bytes().len() as i64,
+    ))
 }
 
 thread_local! {
@@ -45,7 +83,11 @@ fn substring(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let start = vm.force_int(a[0], pos)?;
     let len = vm.force_int(a[1], pos)?;
     if start < 0 {
-        return Err(Error::new(Kind::Value, pos, "negative start position in 'substring'"));
+        return Err(Error::new(
+            Kind::Value,
+            pos,
+            "negative start position in 'substring'",
+        ));
     }
     let v = vm.force(a[2])?;
     let s = match v.as_str() {
@@ -89,7 +131,11 @@ fn replace_strings(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let from = vm.force_list(a[0], pos)?;
     let to = vm.force_list(a[1], pos)?;
     if from.len() != to.len() {
-        return Err(Error::new(Kind::Value, pos, "'from' and 'to' arguments passed to builtins.replaceStrings have different lengths"));
+        return Err(Error::new(
+            Kind::Value,
+            pos,
+            "'from' and 'to' arguments passed to builtins.replaceStrings have different lengths",
+        ));
     }
     let mut pats: Vec<&[u8]> = Vec::with_capacity(from.len());
     for f in from {
@@ -113,7 +159,10 @@ fn replace_strings(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let mut at = 0;
     while at <= text.len() {
         if !any_empty {
-            let skip = text[at..].iter().position(|b| first[*b as usize]).unwrap_or(text.len() - at);
+            let skip = text[at..]
+                .iter()
+                .position(|b| first[*b as usize])
+                .unwrap_or(text.len() - at);
             out.extend_from_slice(&text[at..at + skip]);
             at += skip;
             if at == text.len() {
@@ -149,7 +198,11 @@ fn replace_strings(vm: &Vm, a: &[Value], pos: Pos) -> R {
 fn base_name_of(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let s = vm.coerce(a[0], Coerce::PLAIN, pos)?;
     let b = s.bytes();
-    let end = if b.ends_with(b"/") { b.len() - 1 } else { b.len() };
+    let end = if b.ends_with(b"/") {
+        b.len() - 1
+    } else {
+        b.len()
+    };
     let start = memchr::memrchr(b'/', &b[..end]).map_or(0, |i| i + 1);
     Ok(Value::string_ctx(&b[start..end], s.ctx()))
 }

@@ -34,7 +34,11 @@ fn convert_table(t: toml::Table, pos: Pos) -> R {
 
 fn no_nul(s: &str, pos: Pos) -> R<()> {
     if s.contains('\0') {
-        return Err(Error::new(Kind::Json, pos, format!("while parsing TOML: error: {}", crate::parse::no_nul(s))));
+        return Err(Error::new(
+            Kind::Json,
+            pos,
+            format!("while parsing TOML: error: {}", crate::parse::no_nul(s)),
+        ));
     }
     Ok(())
 }
@@ -49,10 +53,17 @@ fn convert(v: toml::Value, pos: Pos) -> R {
         toml::Value::Float(f) => Value::float(f),
         toml::Value::Boolean(b) => Value::bool(b),
         toml::Value::Datetime(_) => {
-            return Err(Error::new(Kind::Json, pos, "while parsing TOML: Dates and times are not supported"));
+            return Err(Error::new(
+                Kind::Json,
+                pos,
+                "while parsing TOML: Dates and times are not supported",
+            ));
         }
         toml::Value::Array(l) => {
-            let items = l.into_iter().map(|x| convert(x, pos)).collect::<R<Vec<Value>>>()?;
+            let items = l
+                .into_iter()
+                .map(|x| convert(x, pos))
+                .collect::<R<Vec<Value>>>()?;
             Value::list(&items)
         }
         toml::Value::Table(t) => convert_table(t, pos)?,

@@ -9,9 +9,27 @@ use crate::heap::{Attrs, Value};
 use crate::ir::Pos;
 
 pub(super) static TABLE: &[Prim] = &[
-    p("compareVersions", 2, 3, compare_versions, "Compares two versions: -1, 0 or 1."),
-    p("splitVersion", 1, 1, split_version, "Splits a version into its components."),
-    p("parseDrvName", 1, 1, parse_drv_name, "Splits a package name into name and version."),
+    p(
+        "compareVersions",
+        2,
+        3,
+        compare_versions,
+        "Compares two versions: -1, 0 or 1.",
+    ),
+    p(
+        "splitVersion",
+        1,
+        1,
+        split_version,
+        "Splits a version into its components.",
+    ),
+    p(
+        "parseDrvName",
+        1,
+        1,
+        parse_drv_name,
+        "Splits a package name into name and version.",
+    ),
 ];
 
 /// The next component: a run of digits or of anything else; separators are skipped.
@@ -19,7 +37,10 @@ fn component<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
     let skip = rest.iter().take_while(|b| matches!(b, b'.' | b'-')).count();
     *rest = &rest[skip..];
     let digit = rest.first().is_some_and(u8::is_ascii_digit);
-    let n = rest.iter().take_while(|b| !matches!(b, b'.' | b'-') && b.is_ascii_digit() == digit).count();
+    let n = rest
+        .iter()
+        .take_while(|b| !matches!(b, b'.' | b'-') && b.is_ascii_digit() == digit)
+        .count();
     let (c, r) = rest.split_at(n);
     *rest = r;
     c
@@ -72,7 +93,9 @@ fn split_version(vm: &Vm, a: &[Value], pos: Pos) -> R {
 
 fn parse_drv_name(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let s = vm.force_str_no_ctx(a[0], pos)?;
-    let cut = s.windows(2).position(|w| w[0] == b'-' && !w[1].is_ascii_alphabetic());
+    let cut = s
+        .windows(2)
+        .position(|w| w[0] == b'-' && !w[1].is_ascii_alphabetic());
     let (name, version) = match cut {
         Some(i) => (&s[..i], &s[i + 1..]),
         None => (s, &b""[..]),

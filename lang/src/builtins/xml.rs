@@ -16,8 +16,16 @@ fn to_xml_builtin(vm: &Vm, a: &[Value], pos: Pos) -> R {
 
 /// A value as XML, with the context of its strings; evaluates it completely.
 pub(crate) fn to_xml(vm: &Vm, v: Value, locations: bool, pos: Pos) -> R<(Vec<u8>, u32)> {
-    let mut w = Writer { vm, out: Vec::new(), ctx: Collector::default(), depth: 0, locations, drvs: Default::default() };
-    w.out.extend_from_slice(b"<?xml version='1.0' encoding='utf-8'?>\n");
+    let mut w = Writer {
+        vm,
+        out: Vec::new(),
+        ctx: Collector::default(),
+        depth: 0,
+        locations,
+        drvs: Default::default(),
+    };
+    w.out
+        .extend_from_slice(b"<?xml version='1.0' encoding='utf-8'?>\n");
     w.open("expr", &[]);
     w.value(v, pos)?;
     w.close("expr");
@@ -74,7 +82,8 @@ impl Writer<'_> {
     fn close(&mut self, name: &str) {
         self.depth -= 1;
         self.indent();
-        self.out.extend_from_slice(format!("</{name}>\n").as_bytes());
+        self.out
+            .extend_from_slice(format!("</{name}>\n").as_bytes());
     }
 
     fn empty(&mut self, name: &str, attrs: &[(&str, Vec<u8>)]) {
@@ -133,7 +142,13 @@ impl Writer<'_> {
     }
 
     fn int(&mut self, v: Value) {
-        self.empty("int", &[("value", int_text(v.as_int().unwrap_or_default(), &mut [0; 20]).to_vec())]);
+        self.empty(
+            "int",
+            &[(
+                "value",
+                int_text(v.as_int().unwrap_or_default(), &mut [0; 20]).to_vec(),
+            )],
+        );
     }
 
     fn function(&mut self, v: Value) {
@@ -145,7 +160,9 @@ impl Writer<'_> {
             },
             _ => None,
         };
-        let Some((l, have)) = lambda else { return self.empty("unevaluated", &[]) };
+        let Some((l, have)) = lambda else {
+            return self.empty("unevaluated", &[]);
+        };
         let mut attrs = Vec::new();
         self.place(l.pos, &mut attrs);
         self.open("function", &attrs);
@@ -159,14 +176,23 @@ impl Writer<'_> {
                     attrs.push(("ellipsis", b"1".to_vec()));
                 }
                 self.open("attrspat", &attrs);
-                let mut names: Vec<&'static [u8]> = f.names.iter().map(|n| n.name.bytes()).collect();
+                let mut names: Vec<&'static [u8]> =
+                    f.names.iter().map(|n| n.name.bytes()).collect();
                 names.sort_unstable();
                 for n in names {
                     self.empty("attr", &[("name", n.to_vec())]);
                 }
                 self.close("attrspat");
             }
-            _ => self.empty("varpat", &[("name", l.params.get(have).map_or_else(Vec::new, |s| s.bytes().to_vec()))]),
+            _ => self.empty(
+                "varpat",
+                &[(
+                    "name",
+                    l.params
+                        .get(have)
+                        .map_or_else(Vec::new, |s| s.bytes().to_vec()),
+                )],
+            ),
         }
         self.close("function");
     }
@@ -180,7 +206,10 @@ impl Writer<'_> {
         }
         let mut attrs: Attributes<'_> = Vec::new();
         let mut path = None;
-        for (key, name) in [(self.vm.s.drv_path, "drvPath"), (self.vm.s.out_path, "outPath")] {
+        for (key, name) in [
+            (self.vm.s.drv_path, "drvPath"),
+            (self.vm.s.out_path, "outPath"),
+        ] {
             if let Some(v) = set.get(key) {
                 let v = self.vm.force(v)?;
                 if let Some(s) = v.as_str() {
@@ -204,11 +233,17 @@ impl Writer<'_> {
 
     fn entries(&mut self, set: Attrs) -> R<()> {
         for (s, v) in set.iter_by_name() {
-            let at = set.shape().find(s).map_or(Pos::NONE, |i| set.shape().pos_at(i));
+            let at = set
+                .shape()
+                .find(s)
+                .map_or(Pos::NONE, |i| set.shape().pos_at(i));
             let mut attrs = vec![("name", s.bytes().to_vec())];
             self.place(at, &mut attrs);
             self.open("attr", &attrs);
-            self.value(v, at).traced(|| format!("while evaluating the attribute '{}'", s.text()), at)?;
+            self.value(v, at).traced(
+                || format!("while evaluating the attribute '{}'", s.text()),
+                at,
+            )?;
             self.close("attr");
         }
         Ok(())

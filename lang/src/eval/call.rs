@@ -70,14 +70,22 @@ impl Vm {
         if let Some(formals) = &l.formals {
             self.bind_formals(l, formals, frame, pos)?;
         }
-        self.eval(l.body, frame).map_err(|e| self.in_call(e, l, pos))
+        self.eval(l.body, frame)
+            .map_err(|e| self.in_call(e, l, pos))
     }
 
     #[cold]
     pub(crate) fn in_call(&self, e: Box<Error>, l: &Lambda, pos: Pos) -> Box<Error> {
-        let name = l.name.get().map_or_else(|| "anonymous lambda".to_owned(), |s| format!("'{}'", s.text()));
+        let name = l.name.get().map_or_else(
+            || "anonymous lambda".to_owned(),
+            |s| format!("'{}'", s.text()),
+        );
         let e = e.frame(format!("while calling {name}"), l.pos);
-        if pos == Pos::NONE { e } else { e.frame("from call site", pos) }
+        if pos == Pos::NONE {
+            e
+        } else {
+            e.frame("from call site", pos)
+        }
     }
 
     /// Calls a builtin with all its arguments.
@@ -91,7 +99,10 @@ impl Vm {
 
     fn call_functor(&self, f: Value, pos: Pos) -> R {
         match f.as_attrs().and_then(|a| a.get(self.s.functor)) {
-            Some(g) => self.call(g, &[f], pos).traced(|| "while calling a functor (an attribute set with a '__functor' attribute)".into(), pos),
+            Some(g) => self.call(g, &[f], pos).traced(
+                || "while calling a functor (an attribute set with a '__functor' attribute)".into(),
+                pos,
+            ),
             None => Err(self.not_a_function(f, pos)),
         }
     }
@@ -101,15 +112,27 @@ impl Vm {
         Error::new(
             Kind::Type,
             pos,
-            format!("attempt to call something which is not a function but {}: {}", self.show_type(f), self.show_short(f)),
+            format!(
+                "attempt to call something which is not a function but {}: {}",
+                self.show_type(f),
+                self.show_short(f)
+            ),
         )
         .label(format!("this is {}", self.show_type(f)))
     }
 
     /// Matches the last argument of `frame` against a set pattern and puts the names into their slots.
-    pub(crate) fn bind_formals(&self, l: &'static Lambda, f: &'static Formals, frame: Env, pos: Pos) -> R<()> {
+    pub(crate) fn bind_formals(
+        &self,
+        l: &'static Lambda,
+        f: &'static Formals,
+        frame: Env,
+        pos: Pos,
+    ) -> R<()> {
         let slot = l.arity - 1;
-        let Some(arg) = frame.get(slot) else { return Ok(()) };
+        let Some(arg) = frame.get(slot) else {
+            return Ok(());
+        };
         let arg = self.force(arg)?;
         let set = arg.as_attrs().ok_or_else(|| {
             let e = self.type_error("a set", arg, pos);
@@ -139,7 +162,13 @@ impl Vm {
         Ok(())
     }
 
-    fn match_formals(&self, l: &'static Lambda, f: &'static Formals, set: Attrs, pos: Pos) -> R<Vec<u32>> {
+    fn match_formals(
+        &self,
+        l: &'static Lambda,
+        f: &'static Formals,
+        set: Attrs,
+        pos: Pos,
+    ) -> R<Vec<u32>> {
         let mut found = 0;
         let mut missing: Option<&crate::ir::Formal> = None;
         let mut index = Vec::with_capacity(f.names.len());
@@ -157,26 +186,40 @@ impl Vm {
                 }
             }
         }
-        let name = l.name.get().map_or_else(|| "anonymous lambda".to_owned(), |s| s.text().into_owned());
+        let name = l
+            .name
+            .get()
+            .map_or_else(|| "anonymous lambda".to_owned(), |s| s.text().into_owned());
         if let Some(m) = missing {
             return Err(Error::new(
                 Kind::Argument,
                 pos,
-                format!("function '{name}' called without required argument '{}'", m.name.text()),
+                format!(
+                    "function '{name}' called without required argument '{}'",
+                    m.name.text()
+                ),
             )
             .other(m.pos, "required here"));
         }
         if !f.ellipsis && found != set.len() {
             for (s, _) in set.iter_by_name() {
                 if f.names.binary_search_by_key(&s, |x| x.name).is_err() {
-                    let known: Vec<String> = f.names.iter().map(|x| x.name.text().into_owned()).collect();
+                    let known: Vec<String> =
+                        f.names.iter().map(|x| x.name.text().into_owned()).collect();
                     let e = Error::new(
                         Kind::Argument,
                         pos,
-                        format!("function '{name}' called with unexpected argument '{}'", s.text()),
+                        format!(
+                            "function '{name}' called with unexpected argument '{}'",
+                            s.text()
+                        ),
                     )
                     .other(l.pos, "the function takes only the names listed here");
-                    return Err(crate::eval::vm::suggest(e, &s.text(), known.iter().map(String::as_str)));
+                    return Err(crate::eval::vm::suggest(
+                        e,
+                        &s.text(),
+                        known.iter().map(String::as_str),
+                    ));
                 }
             }
         }
@@ -190,5 +233,6 @@ pub(super) fn in_prim(e: Box<Error>, p: &Prim, pos: Pos) -> Box<Error> {
     if e.trace.is_empty() && matches!(p.name, "throw" | "abort" | "addErrorContext") {
         return e.at(pos);
     }
-    e.at(pos).frame(format!("while calling the '{}' builtin", p.name), pos)
+    e.at(pos)
+        .frame(format!("while calling the '{}' builtin", p.name), pos)
 }

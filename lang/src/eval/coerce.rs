@@ -18,13 +18,25 @@ pub(crate) struct Coerce {
 
 impl Coerce {
     /// `"${x}"`
-    pub(crate) const INTERP: Coerce = Coerce { wide: false, copy: true };
+    pub(crate) const INTERP: Coerce = Coerce {
+        wide: false,
+        copy: true,
+    };
     /// `toString`
-    pub(crate) const TO_STRING: Coerce = Coerce { wide: true, copy: false };
+    pub(crate) const TO_STRING: Coerce = Coerce {
+        wide: true,
+        copy: false,
+    };
     /// Attributes of a derivation.
-    pub(crate) const ENV: Coerce = Coerce { wide: true, copy: true };
+    pub(crate) const ENV: Coerce = Coerce {
+        wide: true,
+        copy: true,
+    };
     /// Names and such: strings, paths as they are.
-    pub(crate) const PLAIN: Coerce = Coerce { wide: false, copy: false };
+    pub(crate) const PLAIN: Coerce = Coerce {
+        wide: false,
+        copy: false,
+    };
 }
 
 /// Decimal digits of an integer.
@@ -83,12 +95,18 @@ impl Vm {
             }
             let sp = self.copy_to_store(p, pos)?;
             let text = self.absolute(&sp);
-            return Ok(Str::new(text.as_bytes(), self.ctx_of([ContextElem::Opaque(sp)])));
+            return Ok(Str::new(
+                text.as_bytes(),
+                self.ctx_of([ContextElem::Opaque(sp)]),
+            ));
         }
         if let Some(a) = v.as_attrs() {
             if let Some(f) = a.get(self.s.to_string) {
                 let r = self.call(f, &[v], pos)?;
-                return self.coerce(r, how, pos).traced(|| "while evaluating the result of the '__toString' attribute".into(), pos);
+                return self.coerce(r, how, pos).traced(
+                    || "while evaluating the result of the '__toString' attribute".into(),
+                    pos,
+                );
             }
             if let Some(o) = a.get(self.s.out_path) {
                 return self.coerce(o, how, pos);
@@ -108,7 +126,9 @@ impl Vm {
                 let mut out = Vec::new();
                 let mut ctx = Collector::default();
                 for (i, x) in items.iter().enumerate() {
-                    let s = self.coerce(*x, how, pos).traced(|| "while evaluating one element of the list".into(), pos)?;
+                    let s = self
+                        .coerce(*x, how, pos)
+                        .traced(|| "while evaluating one element of the list".into(), pos)?;
                     out.extend_from_slice(s.bytes());
                     ctx.add(s.ctx());
                     // A space after each element but the last and empty lists: as Nix does it.
@@ -122,7 +142,11 @@ impl Vm {
         Err(Error::new(
             Kind::Type,
             pos,
-            format!("cannot coerce {} to a string: {}", self.show_type(v), self.show_short(v)),
+            format!(
+                "cannot coerce {} to a string: {}",
+                self.show_type(v),
+                self.show_short(v)
+            ),
         )
         .label(format!("this is {}", self.show_type(v))))
     }
@@ -145,7 +169,11 @@ impl Vm {
                 many.push(s.bytes());
             }
         }
-        let all = if parts.len() <= buf.len() { &buf[..parts.len()] } else { &many };
+        let all = if parts.len() <= buf.len() {
+            &buf[..parts.len()]
+        } else {
+            &many
+        };
         Ok(Value::from_str_obj(Str::concat(all, ctx)))
     }
 
@@ -165,7 +193,11 @@ impl Vm {
         if s.ctx() == 0 {
             return Ok(());
         }
-        Err(Error::new(Kind::Context, pos, "a string that refers to a store path cannot be appended to a path"))
+        Err(Error::new(
+            Kind::Context,
+            pos,
+            "a string that refers to a store path cannot be appended to a path",
+        ))
     }
 
     /// Operators on anything but two small integers.
@@ -193,7 +225,9 @@ impl Vm {
                 _ if y == 0 => return Err(Error::new(Kind::Arith, pos, "division by zero")),
                 _ => (x.checked_div(y), format!("dividing {x} / {y}")),
             };
-            return r.map(Value::int).ok_or_else(|| Error::new(Kind::Arith, pos, format!("integer overflow in {doing}")));
+            return r.map(Value::int).ok_or_else(|| {
+                Error::new(Kind::Arith, pos, format!("integer overflow in {doing}"))
+            });
         }
         let (x, y) = if op == BinOp::Div {
             // The divisor is looked at first.
@@ -201,9 +235,24 @@ impl Vm {
             if y == 0.0 {
                 return Err(Error::new(Kind::Arith, pos, "division by zero"));
             }
-            (self.number(a, pos, if b.as_float().is_some() { "a float" } else { "an integer" })?, y)
+            (
+                self.number(
+                    a,
+                    pos,
+                    if b.as_float().is_some() {
+                        "a float"
+                    } else {
+                        "an integer"
+                    },
+                )?,
+                y,
+            )
         } else {
-            let want = if a.as_float().is_some() || b.as_float().is_some() { "a float" } else { "an integer" };
+            let want = if a.as_float().is_some() || b.as_float().is_some() {
+                "a float"
+            } else {
+                "an integer"
+            };
             (self.number(a, pos, want)?, self.number(b, pos, want)?)
         };
         Ok(Value::float(match op {
@@ -215,7 +264,10 @@ impl Vm {
     }
 
     fn number(&self, v: Value, pos: Pos, want: &str) -> R<f64> {
-        #[allow(clippy::cast_precision_loss, reason = "that is what mixed arithmetic means")]
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "that is what mixed arithmetic means"
+        )]
         match v.as_int() {
             Some(i) => Ok(i as f64),
             None => v.as_float().ok_or_else(|| self.type_error(want, v, pos)),
@@ -228,12 +280,19 @@ impl Vm {
                 Some(y) => y,
                 None => self.coerce(b, Coerce::INTERP, pos)?,
             };
-            return Ok(Value::from_str_obj(Str::concat(&[x.bytes(), y.bytes()], self.ctx_union(x.ctx(), y.ctx()))));
+            return Ok(Value::from_str_obj(Str::concat(
+                &[x.bytes(), y.bytes()],
+                self.ctx_union(x.ctx(), y.ctx()),
+            )));
         }
         if a.as_int().is_some() || a.as_float().is_some() {
             if b.as_int().is_none() && b.as_float().is_none() {
                 let to = self.show_type(a);
-                return Err(Error::new(Kind::Type, pos, format!("cannot add {} to {to}", self.show_type(b))));
+                return Err(Error::new(
+                    Kind::Type,
+                    pos,
+                    format!("cannot add {} to {to}", self.show_type(b)),
+                ));
             }
             return self.arith(BinOp::Add, a, b, pos);
         }
@@ -244,13 +303,20 @@ impl Vm {
         }
         let x = self.coerce(a, Coerce::PLAIN, pos)?;
         let y = self.coerce(b, Coerce::PLAIN, pos)?;
-        Ok(Value::from_str_obj(Str::concat(&[x.bytes(), y.bytes()], self.ctx_union(x.ctx(), y.ctx()))))
+        Ok(Value::from_str_obj(Str::concat(
+            &[x.bytes(), y.bytes()],
+            self.ctx_union(x.ctx(), y.ctx()),
+        )))
     }
 }
 
 fn path_value(p: &[u8], pos: Pos) -> R {
     if p.contains(&0) {
-        return Err(Error::new(Kind::Value, pos, "a path cannot contain a NUL byte"));
+        return Err(Error::new(
+            Kind::Value,
+            pos,
+            "a path cannot contain a NUL byte",
+        ));
     }
     Ok(Value::path(&canon_path(p)))
 }

@@ -16,7 +16,11 @@ impl Vm {
     }
 
     /// `==`
-    #[allow(clippy::float_cmp, clippy::cast_precision_loss, reason = "the language compares floats this way")]
+    #[allow(
+        clippy::float_cmp,
+        clippy::cast_precision_loss,
+        reason = "the language compares floats this way"
+    )]
     pub(crate) fn equal(&self, a: Value, b: Value, pos: Pos) -> R<bool> {
         let a = self.force(a)?;
         let b = self.force(b)?;
@@ -26,7 +30,9 @@ impl Vm {
             }
             (Tag::Imm, Tag::Imm) => return Ok(a == b),
             (Tag::List, Tag::List) => {
-                let (Some(x), Some(y)) = (a.as_list(), b.as_list()) else { return Ok(false) };
+                let (Some(x), Some(y)) = (a.as_list(), b.as_list()) else {
+                    return Ok(false);
+                };
                 if x.len() != y.len() {
                     return Ok(false);
                 }
@@ -39,7 +45,9 @@ impl Vm {
                 return Ok(true);
             }
             (Tag::Attrs, Tag::Attrs) => {
-                let (Some(x), Some(y)) = (a.as_attrs(), b.as_attrs()) else { return Ok(false) };
+                let (Some(x), Some(y)) = (a.as_attrs(), b.as_attrs()) else {
+                    return Ok(false);
+                };
                 self.check_stack()?;
                 return self.equal_attrs(x, y, pos);
             }
@@ -60,7 +68,10 @@ impl Vm {
     pub(crate) fn is_derivation(&self, a: Attrs) -> R<bool> {
         match a.get(self.s.typ) {
             None => Ok(false),
-            Some(t) => Ok(self.force(t)?.as_str().is_some_and(|s| s.bytes() == b"derivation")),
+            Some(t) => Ok(self
+                .force(t)?
+                .as_str()
+                .is_some_and(|s| s.bytes() == b"derivation")),
         }
     }
 
@@ -83,7 +94,10 @@ impl Vm {
     }
 
     /// `<`
-    #[allow(clippy::cast_precision_loss, reason = "the language compares numbers this way")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "the language compares numbers this way"
+    )]
     pub(crate) fn less(&self, a: Value, b: Value, pos: Pos) -> R<bool> {
         let a = self.force(a)?;
         let b = self.force(b)?;
@@ -115,7 +129,9 @@ impl Vm {
             Kind::Type,
             pos,
             if ta == tb {
-                format!("cannot compare {ta} with {tb}; values of that type are incomparable (values are {sa} and {sb})")
+                format!(
+                    "cannot compare {ta} with {tb}; values of that type are incomparable (values are {sa} and {sb})"
+                )
             } else {
                 format!("cannot compare {ta} with {tb}; values are {sa} and {sb}")
             },

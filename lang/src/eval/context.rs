@@ -101,7 +101,11 @@ impl Collector {
         self.more.sort_unstable();
         self.more.dedup();
         let mut c = vm.contexts.borrow_mut();
-        let mut ids: Vec<u32> = self.more.iter().flat_map(|&s| c.ids(s).iter().copied()).collect();
+        let mut ids: Vec<u32> = self
+            .more
+            .iter()
+            .flat_map(|&s| c.ids(s).iter().copied())
+            .collect();
         ids.sort_unstable();
         ids.dedup();
         c.set(&ids)
@@ -133,7 +137,11 @@ impl Vm {
     /// The elements of a context, sorted.
     pub(crate) fn ctx_elems(&self, ctx: u32) -> Vec<ContextElem> {
         let c = self.contexts.borrow();
-        let mut v: Vec<ContextElem> = c.ids(ctx).iter().map(|&i| c.elems[i as usize].clone()).collect();
+        let mut v: Vec<ContextElem> = c
+            .ids(ctx)
+            .iter()
+            .map(|&i| c.elems[i as usize].clone())
+            .collect();
         v.sort_unstable();
         v
     }

@@ -15,12 +15,14 @@ impl Vm {
             return Ok(());
         }
         let fail = |m: String| Err(Error::new(Kind::Assert, pos, m));
-        let numbers = (a.as_int().is_some() || a.as_float().is_some()) && (b.as_int().is_some() || b.as_float().is_some());
+        let numbers = (a.as_int().is_some() || a.as_float().is_some())
+            && (b.as_int().is_some() || b.as_float().is_some());
         if numbers {
             if self.equal(a, b, pos)? {
                 return Ok(());
             }
-            let say = |v: Value| format!("{} with value '{}'", self.show_type(v), self.show_short(v));
+            let say =
+                |v: Value| format!("{} with value '{}'", self.show_type(v), self.show_short(v));
             return fail(format!("{} is not equal to {}", say(a), say(b)));
         }
         if self.show_kind(a) != self.show_kind(b) {
@@ -51,7 +53,10 @@ impl Vm {
     }
 
     fn assert_equal_lists(&self, a: Value, b: Value, pos: Pos) -> R<()> {
-        let (x, y) = (a.as_list().unwrap_or_default(), b.as_list().unwrap_or_default());
+        let (x, y) = (
+            a.as_list().unwrap_or_default(),
+            b.as_list().unwrap_or_default(),
+        );
         if x.len() != y.len() {
             return Err(Error::new(
                 Kind::Assert,
@@ -67,7 +72,8 @@ impl Vm {
         }
         for (i, (p, q)) in x.iter().zip(y).enumerate() {
             if p != q {
-                self.assert_equal(*p, *q, pos).map_err(|e| e.frame(format!("while comparing list element {i}"), pos))?;
+                self.assert_equal(*p, *q, pos)
+                    .map_err(|e| e.frame(format!("while comparing list element {i}"), pos))?;
             }
         }
         Ok(())
@@ -78,15 +84,20 @@ impl Vm {
             && self.is_derivation(y)?
             && let (Some(p), Some(q)) = (x.get(self.s.out_path), y.get(self.s.out_path))
         {
-            return self
-                .assert_equal(p, q, pos)
-                .map_err(|e| e.frame("while comparing a derivation by its 'outPath' attribute", pos));
+            return self.assert_equal(p, q, pos).map_err(|e| {
+                e.frame(
+                    "while comparing a derivation by its 'outPath' attribute",
+                    pos,
+                )
+            });
         }
         if x.shape().syms != y.shape().syms {
             return Err(Error::new(
                 Kind::Assert,
                 pos,
-                format!("attribute names of attribute set '{sa}' differs from attribute set '{sb}'"),
+                format!(
+                    "attribute names of attribute set '{sa}' differs from attribute set '{sb}'"
+                ),
             ));
         }
         for (i, (s, p)) in x.iter().enumerate() {

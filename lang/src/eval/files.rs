@@ -18,7 +18,10 @@ use crate::ir::{self, LowerError, Pos};
 const VIRTUAL: &[u8] = b"/.sos-builtin/";
 
 /// Virtual files that are always there.
-const CORE: &[(&str, VirtualFiles)] = &[("nix", &[("fetchurl.nix", include_str!("../builtins/fetchurl.nix"))])];
+const CORE: &[(&str, VirtualFiles)] = &[(
+    "nix",
+    &[("fetchurl.nix", include_str!("../builtins/fetchurl.nix"))],
+)];
 
 /// The host's form of a path.
 pub(crate) fn os_path(p: &[u8]) -> PathBuf {
@@ -47,7 +50,13 @@ impl Vm {
     fn virtual_files(&self, p: &[u8]) -> Option<(VirtualFiles, String)> {
         let rest = std::str::from_utf8(p.strip_prefix(VIRTUAL)?).ok()?;
         let (name, file) = rest.split_once('/').unwrap_or((rest, ""));
-        let files = self.options.extensions.iter().flat_map(|e| &e.search).find(|s| s.0 == name).map(|s| s.1);
+        let files = self
+            .options
+            .extensions
+            .iter()
+            .flat_map(|e| &e.search)
+            .find(|s| s.0 == name)
+            .map(|s| s.1);
         let files = files.or_else(|| CORE.iter().find(|c| c.0 == name).map(|c| c.1))?;
         Some((files, file.to_owned()))
     }
@@ -56,7 +65,10 @@ impl Vm {
     pub(crate) fn read_file(&self, p: &[u8]) -> io::Result<Vec<u8>> {
         if p.starts_with(VIRTUAL) {
             let (files, name) = self.virtual_files(p).ok_or(io::ErrorKind::NotFound)?;
-            let f = files.iter().find(|f| f.0 == name).ok_or(io::ErrorKind::NotFound)?;
+            let f = files
+                .iter()
+                .find(|f| f.0 == name)
+                .ok_or(io::ErrorKind::NotFound)?;
             return Ok(f.1.as_bytes().to_vec());
         }
         let os = os_path(p);
@@ -67,12 +79,21 @@ impl Vm {
     /// What a path is, without following a last link.
     pub(crate) fn file_type(&self, p: &[u8]) -> io::Result<Option<FileType>> {
         if p.starts_with(VIRTUAL) {
-            let Some((files, name)) = self.virtual_files(p) else { return Ok(None) };
+            let Some((files, name)) = self.virtual_files(p) else {
+                return Ok(None);
+            };
             if files.iter().any(|f| f.0 == name) {
                 return Ok(Some(FileType::Regular));
             }
-            let dir = if name.is_empty() { String::new() } else { format!("{name}/") };
-            return Ok(files.iter().any(|f| f.0.starts_with(&dir)).then_some(FileType::Directory));
+            let dir = if name.is_empty() {
+                String::new()
+            } else {
+                format!("{name}/")
+            };
+            return Ok(files
+                .iter()
+                .any(|f| f.0.starts_with(&dir))
+                .then_some(FileType::Directory));
         }
         self.host.file_type(&os_path(p))
     }
@@ -81,7 +102,11 @@ impl Vm {
     pub(crate) fn read_dir(&self, p: &[u8]) -> io::Result<Vec<(Vec<u8>, FileType)>> {
         if p.starts_with(VIRTUAL) {
             let (files, name) = self.virtual_files(p).ok_or(io::ErrorKind::NotFound)?;
-            let dir = if name.is_empty() { String::new() } else { format!("{name}/") };
+            let dir = if name.is_empty() {
+                String::new()
+            } else {
+                format!("{name}/")
+            };
             let mut out: Vec<(Vec<u8>, FileType)> = Vec::new();
             for f in files.iter().filter_map(|f| f.0.strip_prefix(dir.as_str())) {
                 let (n, kind) = match f.split_once('/') {
@@ -112,19 +137,34 @@ impl Vm {
         if e.kind() == io::ErrorKind::NotFound {
             return Error::new(Kind::Io, pos, format!("path '{shown}' does not exist"));
         }
-        Error::new(Kind::Io, pos, format!("cannot read '{shown}': {}", crate::builtins::io_text(e)))
+        Error::new(
+            Kind::Io,
+            pos,
+            format!("cannot read '{shown}': {}", crate::builtins::io_text(e)),
+        )
     }
 
     /// Registers and parses a text; returns its position, too.
     fn parse_text(&self, t: &Text<'_>) -> R<(crate::parse::ast::Ast, u32)> {
         let (text, foreign) = crate::parse::decode(t.bytes);
         let file = SourceFile::new(t.name.clone(), text);
-        let base = self.sources.borrow_mut().add(file.clone(), t.path.clone(), foreign);
+        let base = self
+            .sources
+            .borrow_mut()
+            .add(file.clone(), t.path.clone(), foreign);
         let Some(base) = base else {
-            return Err(Error::new(Kind::Syntax, Pos::NONE, "more than 4 GiB of source text were loaded"));
+            return Err(Error::new(
+                Kind::Syntax,
+                Pos::NONE,
+                "more than 4 GiB of source text were loaded",
+            ));
         };
         let ast = crate::parse::parse(&file.text, foreign).map_err(|e| {
-            let mut x = Error::new(Kind::Syntax, Pos(base + e.span.start as u32), e.message.clone());
+            let mut x = Error::new(
+                Kind::Syntax,
+                Pos(base + e.span.start as u32),
+                e.message.clone(),
+            );
             x.end = Pos(base + e.span.end as u32);
             match e.other {
                 Some(o) => {
@@ -143,7 +183,13 @@ impl Vm {
         let (ast, base) = self.parse_text(t)?;
         self.lower_text(&ast, base, t)?;
         let home = self.host.env("HOME").unwrap_or_default();
-        Ok(crate::print::ast::show(&ast, &crate::print::ast::Place { dir: t.dir, home: home.as_bytes() }))
+        Ok(crate::print::ast::show(
+            &ast,
+            &crate::print::ast::Place {
+                dir: t.dir,
+                home: home.as_bytes(),
+            },
+        ))
     }
 
     /// Parses, lowers and runs a text.
@@ -167,25 +213,50 @@ impl Vm {
         };
         ir::lower(ast, &scope).map_err(|e| match e {
             LowerError::Undefined(s, pos, known) => {
-                let e = Error::new(Kind::Undefined, pos, format!("undefined variable '{}'", s.text())).label("not defined");
+                let e = Error::new(
+                    Kind::Undefined,
+                    pos,
+                    format!("undefined variable '{}'", s.text()),
+                )
+                .label("not defined");
                 let known: Vec<String> = known.iter().map(|k| k.text().into_owned()).collect();
-                super::vm::suggest(e, &s.text(), known.iter().map(String::as_str).filter(|k| !k.starts_with("__")))
+                super::vm::suggest(
+                    e,
+                    &s.text(),
+                    known
+                        .iter()
+                        .map(String::as_str)
+                        .filter(|k| !k.starts_with("__")),
+                )
             }
-            LowerError::NoHome(pos) => Error::new(Kind::Pure, pos, "home-relative paths need the variable HOME, and cannot be used in pure evaluation"),
+            LowerError::NoHome(pos) => Error::new(
+                Kind::Pure,
+                pos,
+                "home-relative paths need the variable HOME, and cannot be used in pure evaluation",
+            ),
         })
     }
 
     /// A place as `file:line:column`.
     pub(crate) fn show_pos(&self, p: Pos) -> String {
         let sources = self.sources.borrow();
-        sources.line_column(p).map_or_else(String::new, |(s, line, col)| format!("{}:{line}:{col}", s.file.name))
+        sources
+            .line_column(p)
+            .map_or_else(String::new, |(s, line, col)| {
+                format!("{}:{line}:{col}", s.file.name)
+            })
     }
 
     /// `{ file, line, column }` of a place, or null.
     pub(crate) fn pos_value(&self, p: Pos) -> Value {
         let sources = self.sources.borrow();
-        let Some((s, line, column)) = sources.line_column(p) else { return Value::NULL };
-        let file = s.path.clone().unwrap_or_else(|| s.file.name.clone().into_bytes());
+        let Some((s, line, column)) = sources.line_column(p) else {
+            return Value::NULL;
+        };
+        let file = s
+            .path
+            .clone()
+            .unwrap_or_else(|| s.file.name.clone().into_bytes());
         Value::attrs(Attrs::from_pairs(vec![
             (self.s.file, Value::string(&file), Pos::NONE),
             (self.s.line, Value::int(line as i64), Pos::NONE),
@@ -195,10 +266,15 @@ impl Vm {
 
     /// Follows a link and adds `default.nix` to a directory.
     pub(crate) fn resolve_import(&self, p: &[u8], pos: Pos) -> R<Vec<u8>> {
-        let mut p = self.resolve_link(p).map_err(|e| self.io_error(&e, p, pos))?;
-        if self.file_type(&p).map_err(|e| self.io_error(&e, &p, pos))? == Some(FileType::Directory) {
+        let mut p = self
+            .resolve_link(p)
+            .map_err(|e| self.io_error(&e, p, pos))?;
+        if self.file_type(&p).map_err(|e| self.io_error(&e, &p, pos))? == Some(FileType::Directory)
+        {
             p.extend_from_slice(b"/default.nix");
-            p = self.resolve_link(&p).map_err(|e| self.io_error(&e, &p, pos))?;
+            p = self
+                .resolve_link(&p)
+                .map_err(|e| self.io_error(&e, &p, pos))?;
         }
         Ok(p)
     }
@@ -217,11 +293,27 @@ impl Vm {
     /// Evaluates a file.
     pub(crate) fn load_file(&self, full: &[u8], extra: Option<Attrs>, pos: Pos) -> R {
         self.check_stack()?;
-        let bytes = self.read_file(full).map_err(|e| self.io_error(&e, full, pos))?;
+        let bytes = self
+            .read_file(full)
+            .map_err(|e| self.io_error(&e, full, pos))?;
         let dir = &full[..memchr::memrchr(b'/', full).unwrap_or(0)];
         let name = String::from_utf8_lossy(full).into_owned();
-        self.run_text(&Text { bytes: &bytes, name, path: Some(full.to_vec()), dir, extra })
-            .traced(|| format!("while evaluating the file '{}'", String::from_utf8_lossy(full)), Pos::NONE)
+        self.run_text(&Text {
+            bytes: &bytes,
+            name,
+            path: Some(full.to_vec()),
+            dir,
+            extra,
+        })
+        .traced(
+            || {
+                format!(
+                    "while evaluating the file '{}'",
+                    String::from_utf8_lossy(full)
+                )
+            },
+            Pos::NONE,
+        )
     }
 
     /// `<name>`: the first entry of the search path that has it.
@@ -257,7 +349,12 @@ impl Vm {
         }
         if let Ok(n) = std::str::from_utf8(wanted) {
             let (first, rest) = n.split_once('/').unwrap_or((n, ""));
-            let known = self.options.extensions.iter().flat_map(|e| &e.search).any(|s| s.0 == first);
+            let known = self
+                .options
+                .extensions
+                .iter()
+                .flat_map(|e| &e.search)
+                .any(|s| s.0 == first);
             if known || CORE.iter().any(|c| c.0 == first) {
                 let full = canon_path(&[VIRTUAL, first.as_bytes(), b"/", rest.as_bytes()].concat());
                 if self.exists(&full) {
@@ -266,7 +363,13 @@ impl Vm {
             }
         }
         let shown = String::from_utf8_lossy(wanted);
-        Err(Error::new(Kind::NotFound, pos, format!("file '{shown}' was not found in the Nix search path (add it using $NIX_PATH or -I)")))
+        Err(Error::new(
+            Kind::NotFound,
+            pos,
+            format!(
+                "file '{shown}' was not found in the Nix search path (add it using $NIX_PATH or -I)"
+            ),
+        ))
     }
 
     /// Whether a path exists; links are followed.
@@ -287,7 +390,11 @@ impl Vm {
             .map(|(prefix, path)| {
                 Value::attrs(Attrs::from_pairs(vec![
                     (self.s.prefix, Value::string(prefix.as_bytes()), Pos::NONE),
-                    (self.s.path, Value::string(path.as_os_str().as_bytes()), Pos::NONE),
+                    (
+                        self.s.path,
+                        Value::string(path.as_os_str().as_bytes()),
+                        Pos::NONE,
+                    ),
                 ]))
             })
             .collect();
@@ -303,7 +410,14 @@ impl Vm {
         let s = self.coerce(v, Coerce::PLAIN, pos)?;
         let p = self.realise_path_string(s, pos)?;
         if !p.starts_with(b"/") {
-            return Err(Error::new(Kind::Value, pos, format!("string '{}' doesn't represent an absolute path", String::from_utf8_lossy(&p))));
+            return Err(Error::new(
+                Kind::Value,
+                pos,
+                format!(
+                    "string '{}' doesn't represent an absolute path",
+                    String::from_utf8_lossy(&p)
+                ),
+            ));
         }
         Ok(canon_path(&p))
     }
@@ -323,7 +437,10 @@ impl Vm {
         if wanted.is_empty() {
             return Ok(s.bytes().to_vec());
         }
-        let paths = self.host.realise(&wanted).map_err(|e| self.host_error(e, pos, "cannot build during evaluation"))?;
+        let paths = self
+            .host
+            .realise(&wanted)
+            .map_err(|e| self.host_error(e, pos, "cannot build during evaluation"))?;
         let mut text = s.bytes().to_vec();
         for ((drv, out), real) in wanted.iter().zip(paths) {
             let hole = sos_formats::store_path::downstream_placeholder(drv, out);
@@ -356,7 +473,14 @@ impl Vm {
     #[cold]
     pub(crate) fn assertion_failed(&self, pos: Pos, end: Pos) -> Box<Error> {
         let shown = self.canonical(pos, end);
-        let mut e = Error::new(Kind::Assert, pos, shown.map_or_else(|| "assertion failed".into(), |s| format!("assertion '{s}' failed")));
+        let mut e = Error::new(
+            Kind::Assert,
+            pos,
+            shown.map_or_else(
+                || "assertion failed".into(),
+                |s| format!("assertion '{s}' failed"),
+            ),
+        );
         e.end = end;
         e.label("this is false")
     }
@@ -370,7 +494,10 @@ impl Vm {
             Err(mut e) => {
                 e.end = end;
                 let shown = self.canonical(pos, end).unwrap_or_default();
-                e.frame(format!("while evaluating the condition of the assertion '{shown}'"), pos)
+                e.frame(
+                    format!("while evaluating the condition of the assertion '{shown}'"),
+                    pos,
+                )
             }
         }
     }
@@ -380,13 +507,21 @@ impl Vm {
         let (file, start, foreign, dir) = {
             let sources = self.sources.borrow();
             let (s, start) = sources.find(pos)?;
-            let dir = s.path.as_ref().map(|p| p[..memchr::memrchr(b'/', p).unwrap_or(0)].to_vec());
+            let dir = s
+                .path
+                .as_ref()
+                .map(|p| p[..memchr::memrchr(b'/', p).unwrap_or(0)].to_vec());
             (s.file.clone(), start, s.foreign, dir.unwrap_or_default())
         };
-        let text = file.text.get(start..start + (end.0.checked_sub(pos.0)?) as usize)?;
+        let text = file
+            .text
+            .get(start..start + (end.0.checked_sub(pos.0)?) as usize)?;
         let ast = crate::parse::parse(text, foreign).ok()?;
         let home = self.host.env("HOME").unwrap_or_default();
-        let place = crate::print::ast::Place { dir: &dir, home: home.as_bytes() };
+        let place = crate::print::ast::Place {
+            dir: &dir,
+            home: home.as_bytes(),
+        };
         Some(String::from_utf8_lossy(&crate::print::ast::show(&ast, &place)).into_owned())
     }
 }

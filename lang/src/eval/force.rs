@@ -21,7 +21,11 @@ impl Vm {
     #[inline(never)]
     fn force_thunk(&self, t: Thunk) -> R {
         let Some(code) = t.start() else {
-            return Err(Error::new(Kind::Cycle, Pos::NONE, "infinite recursion encountered"));
+            return Err(Error::new(
+                Kind::Cycle,
+                Pos::NONE,
+                "infinite recursion encountered",
+            ));
         };
         let r = match code {
             Code::Expr(e, env) => self.eval(e, env),
@@ -57,12 +61,18 @@ impl Vm {
                 let Some(a) = v.as_attrs() else { return Ok(v) };
                 for (i, (s, x)) in a.iter().enumerate() {
                     let p = a.shape().pos_at(i);
-                    self.force_deep_in(x, p, seen).traced(|| format!("while evaluating the attribute '{}'", s.text()), p)?;
+                    self.force_deep_in(x, p, seen).traced(
+                        || format!("while evaluating the attribute '{}'", s.text()),
+                        p,
+                    )?;
                 }
             }
             Tag::List if seen.insert(v.identity()) => {
                 for (i, x) in v.as_list().unwrap_or_default().iter().enumerate() {
-                    self.force_deep_in(*x, pos, seen).traced(|| format!("while evaluating list element at index {i}"), Pos::NONE)?;
+                    self.force_deep_in(*x, pos, seen).traced(
+                        || format!("while evaluating list element at index {i}"),
+                        Pos::NONE,
+                    )?;
                 }
             }
             _ => {}
@@ -74,20 +84,30 @@ impl Vm {
     /// "expected X but found Y".
     #[cold]
     pub(crate) fn type_error(&self, want: &str, v: Value, pos: Pos) -> Box<Error> {
-        Error::new(Kind::Type, pos, format!("expected {want} but found {}: {}", self.show_type(v), self.show_short(v)))
-            .label(format!("this is {}", self.show_type(v)))
+        Error::new(
+            Kind::Type,
+            pos,
+            format!(
+                "expected {want} but found {}: {}",
+                self.show_type(v),
+                self.show_short(v)
+            ),
+        )
+        .label(format!("this is {}", self.show_type(v)))
     }
 
     #[inline]
     pub(crate) fn force_int(&self, v: Value, pos: Pos) -> R<i64> {
         let v = self.force(v)?;
-        v.as_int().ok_or_else(|| self.type_error("an integer", v, pos))
+        v.as_int()
+            .ok_or_else(|| self.type_error("an integer", v, pos))
     }
 
     #[inline]
     pub(crate) fn force_bool(&self, v: Value, pos: Pos) -> R<bool> {
         let v = self.force(v)?;
-        v.as_bool().ok_or_else(|| self.type_error("a Boolean", v, pos))
+        v.as_bool()
+            .ok_or_else(|| self.type_error("a Boolean", v, pos))
     }
 
     #[inline]
@@ -105,13 +125,17 @@ impl Vm {
     #[inline]
     pub(crate) fn force_str(&self, v: Value, pos: Pos) -> R<Str> {
         let v = self.force(v)?;
-        v.as_str().ok_or_else(|| self.type_error("a string", v, pos))
+        v.as_str()
+            .ok_or_else(|| self.type_error("a string", v, pos))
     }
 
     /// A function: also a set with `__functor`.
     pub(crate) fn force_fun(&self, v: Value, pos: Pos) -> R {
         let v = self.force(v)?;
-        if v.tag() == Tag::Fun || v.as_attrs().is_some_and(|a| a.get(self.s.functor).is_some()) {
+        if v.tag() == Tag::Fun
+            || v.as_attrs()
+                .is_some_and(|a| a.get(self.s.functor).is_some())
+        {
             Ok(v)
         } else {
             Err(self.type_error("a function", v, pos))
@@ -127,7 +151,10 @@ impl Vm {
             return Err(Error::new(
                 Kind::Context,
                 pos,
-                format!("the string '{}' is not allowed to refer to a store path (such as '{what}')", String::from_utf8_lossy(s.bytes())),
+                format!(
+                    "the string '{}' is not allowed to refer to a store path (such as '{what}')",
+                    String::from_utf8_lossy(s.bytes())
+                ),
             ));
         }
         Ok(s.bytes())
@@ -154,7 +181,9 @@ impl Vm {
             Tag::List => "a list",
             Tag::Fun => match v.as_fun() {
                 Some(crate::heap::Fun::Prim(_)) => "a built-in function",
-                Some(crate::heap::Fun::Partial(f, _)) if matches!(f.as_fun(), Some(crate::heap::Fun::Prim(_))) => {
+                Some(crate::heap::Fun::Partial(f, _))
+                    if matches!(f.as_fun(), Some(crate::heap::Fun::Prim(_))) =>
+                {
                     "a partially applied built-in function"
                 }
                 _ => "a function",

@@ -37,9 +37,13 @@ impl Vm {
             Expr::Up1(i, ..) => env.up(1).get(*i),
             Expr::Up(n, i, ..) => env.up(*n).get(*i),
             Expr::Lambda(l) => return Value::closure(l, env),
-            Expr::BinConst { cheap: true, .. } | Expr::Bin { cheap: true, .. } => self.speculate(e, env),
+            Expr::BinConst { cheap: true, .. } | Expr::Bin { cheap: true, .. } => {
+                self.speculate(e, env)
+            }
             Expr::List(items) if items.len() <= 3 => {
-                return match Value::list_build(items.len(), |i| Ok::<_, std::convert::Infallible>(self.delay(items[i], env))) {
+                return match Value::list_build(items.len(), |i| {
+                    Ok::<_, std::convert::Infallible>(self.delay(items[i], env))
+                }) {
                     Ok(v) => v,
                 };
             }
@@ -55,7 +59,9 @@ impl Vm {
     fn speculate(&self, e: E, env: Env) -> Option<Value> {
         match e {
             Expr::BinConst { op, a, b, .. } => int_op(*op, self.known_int(a, env)?, *b),
-            Expr::Bin { op, a, b, .. } => int_op(*op, self.known_int(a, env)?, self.known_int(b, env)?),
+            Expr::Bin { op, a, b, .. } => {
+                int_op(*op, self.known_int(a, env)?, self.known_int(b, env)?)
+            }
             _ => None,
         }
     }
@@ -78,7 +84,11 @@ impl Vm {
                 Ok(v) => Ok(v),
                 Err(e) => Err(variable_error(e, s, pos)),
             },
-            None => Err(Error::new(Kind::Cycle, pos, "infinite recursion encountered")),
+            None => Err(Error::new(
+                Kind::Cycle,
+                pos,
+                "infinite recursion encountered",
+            )),
         }
     }
 
@@ -98,7 +108,13 @@ impl Vm {
                 Expr::Local(i, s, pos) => return self.variable(env.get(*i), *s, *pos),
                 Expr::Up1(i, s, pos) => return self.variable(env.up(1).get(*i), *s, *pos),
                 Expr::Up(n, i, s, pos) => return self.variable(env.up(*n).get(*i), *s, *pos),
-                Expr::If(c, t, f) => e = if self.condition(c, env, Pos::NONE)? { t } else { f },
+                Expr::If(c, t, f) => {
+                    e = if self.condition(c, env, Pos::NONE)? {
+                        t
+                    } else {
+                        f
+                    }
+                }
                 Expr::Call { fun, args, pos } => {
                     let f = self.eval(fun, env)?;
                     if let Some(Fun::Closure(l, cenv)) = f.as_fun()
@@ -121,7 +137,11 @@ impl Vm {
                 Expr::Prim { prim, args, pos } => {
                     let mut buf = [Value::NULL; 3];
                     for (i, a) in args.iter().enumerate() {
-                        buf[i] = if prim.is_strict(i) { self.eval(a, env)? } else { self.delay(a, env) };
+                        buf[i] = if prim.is_strict(i) {
+                            self.eval(a, env)?
+                        } else {
+                            self.delay(a, env)
+                        };
                     }
                     return self.call_prim(prim, &buf[..args.len()], *pos);
                 }
@@ -144,10 +164,19 @@ impl Vm {
                     }
                     return self.binary(*op, a, b, *pos);
                 }
-                Expr::Select { base, sym, cache, pos } => {
+                Expr::Select {
+                    base,
+                    sym,
+                    cache,
+                    pos,
+                } => {
                     let b = self.eval(base, env)?;
-                    let Some(set) = b.as_attrs() else { return Err(self.type_error("a set", b, *pos)) };
-                    let Some(i) = cache.find(set.shape(), *sym) else { return Err(self.missing(set, *sym, *pos)) };
+                    let Some(set) = b.as_attrs() else {
+                        return Err(self.type_error("a set", b, *pos));
+                    };
+                    let Some(i) = cache.find(set.shape(), *sym) else {
+                        return Err(self.missing(set, *sym, *pos));
+                    };
                     let v = set.values()[i];
                     return match self.force(v) {
                         Ok(v) => Ok(v),
@@ -179,20 +208,38 @@ impl Vm {
                         } else {
                             v
                         };
-                        let Some(set) = v.as_attrs() else { return Err(self.type_error("a set", v, *pos)) };
+                        let Some(set) = v.as_attrs() else {
+                            return Err(self.type_error("a set", v, *pos));
+                        };
                         if let Some(i) = cache.find(set.shape(), *sym) {
                             return self.force(set.values()[i]);
                         }
                     }
-                    return Err(self.undefined_in_with(*sym, *pos, scopes.iter().map(|(up, slot, _)| env.up(*up).get(*slot))));
+                    return Err(self.undefined_in_with(
+                        *sym,
+                        *pos,
+                        scopes.iter().map(|(up, slot, _)| env.up(*up).get(*slot)),
+                    ));
                 }
                 Expr::Lambda(l) => return Ok(Value::closure(l, env)),
                 Expr::Attrs(lit) => return self.attrs_literal(lit, env),
-                Expr::List(items) => return Value::list_build(items.len(), |i| Ok(self.delay(items[i], env))),
-                Expr::SelectPath { base, path, default, pos } => match (self.select_path(base, path, env, *pos)?, default) {
+                Expr::List(items) => {
+                    return Value::list_build(items.len(), |i| Ok(self.delay(items[i], env)));
+                }
+                Expr::SelectPath {
+                    base,
+                    path,
+                    default,
+                    pos,
+                } => match (self.select_path(base, path, env, *pos)?, default) {
                     (Ok(v), _) => return Ok(v),
                     (Err(_), Some(d)) => e = d,
-                    (Err(x), None) => return Err(x),
+                    (Err((v, s)), None) => {
+                        return Err(match v.as_attrs() {
+                            Some(set) => self.missing(set, s, *pos),
+                            None => self.type_error("a set", v, *pos),
+                        });
+                    }
                 },
                 Expr::HasAttr { base, path, .. } => return self.has_attr(base, path, env),
                 Expr::And(a, b, pos) => {
@@ -220,9 +267,13 @@ impl Vm {
                 }
                 Expr::Concat(a, b, pos) => {
                     let a = self.eval(a, env)?;
-                    let x = a.as_list().ok_or_else(|| self.type_error("a list", a, *pos))?;
+                    let x = a
+                        .as_list()
+                        .ok_or_else(|| self.type_error("a list", a, *pos))?;
                     let b = self.eval(b, env)?;
-                    let y = b.as_list().ok_or_else(|| self.type_error("a list", b, *pos))?;
+                    let y = b
+                        .as_list()
+                        .ok_or_else(|| self.type_error("a list", b, *pos))?;
                     return Ok(if x.is_empty() {
                         b
                     } else if y.is_empty() {
@@ -233,19 +284,42 @@ impl Vm {
                 }
                 Expr::Update(a, b, pos) => {
                     let a = self.eval(a, env)?;
-                    let x = a.as_attrs().ok_or_else(|| self.type_error("a set", a, *pos))?;
+                    let x = a
+                        .as_attrs()
+                        .ok_or_else(|| self.type_error("a set", a, *pos))?;
                     let b = self.eval(b, env)?;
-                    let y = b.as_attrs().ok_or_else(|| self.type_error("a set", b, *pos))?;
+                    let y = b
+                        .as_attrs()
+                        .ok_or_else(|| self.type_error("a set", b, *pos))?;
                     return Ok(Value::attrs(self.updates.update(x, y)));
                 }
-                Expr::Assert { cond, body, pos, end } => {
-                    if let Expr::Bin { op: BinOp::Eq, a, b, pos: op, .. } = cond {
+                Expr::Assert {
+                    cond,
+                    body,
+                    pos,
+                    end,
+                } => {
+                    if let Expr::Bin {
+                        op: BinOp::Eq,
+                        a,
+                        b,
+                        pos: op,
+                        ..
+                    } = cond
+                    {
                         let x = self.eval(a, env)?;
                         let y = self.eval(b, env)?;
                         if !self.equal(x, y, *op)? {
                             return Err(self.not_equal(x, y, *pos, *end));
                         }
-                    } else if let Expr::BinConst { op: BinOp::Eq, a, b, pos: op, .. } = cond {
+                    } else if let Expr::BinConst {
+                        op: BinOp::Eq,
+                        a,
+                        b,
+                        pos: op,
+                        ..
+                    } = cond
+                    {
                         let x = self.eval(a, env)?;
                         let y = Value::int(*b);
                         if !self.equal(x, y, *op)? {
@@ -296,11 +370,19 @@ impl Vm {
                 continue;
             }
             let s = Sym::new(self.force_str_no_ctx(n, pos_of(name).or(*pos))?);
-            let old = all[..fixed].binary_search_by_key(&s, |x| x.0).ok().map(|i| all[i]).or_else(|| all[fixed..].iter().find(|x| x.0 == s).copied());
+            let old = all[..fixed]
+                .binary_search_by_key(&s, |x| x.0)
+                .ok()
+                .map(|i| all[i])
+                .or_else(|| all[fixed..].iter().find(|x| x.0 == s).copied());
             if let Some(old) = old {
                 let at = self.show_pos(old.2);
-                return Err(Error::new(Kind::Value, *pos, format!("dynamic attribute '{}' already defined at {at}", s.text()))
-                    .other(old.2, "first defined here"));
+                return Err(Error::new(
+                    Kind::Value,
+                    *pos,
+                    format!("dynamic attribute '{}' already defined at {at}", s.text()),
+                )
+                .other(old.2, "first defined here"));
             }
             all.push((s, self.delay(value, env), *pos));
         }
@@ -308,7 +390,9 @@ impl Vm {
     }
 
     fn fixed_attrs(&self, lit: &'static AttrsLit, env: Env) -> Attrs {
-        match Attrs::build(lit.shape, |i| Ok::<_, std::convert::Infallible>(self.delay(lit.values[i], env))) {
+        match Attrs::build(lit.shape, |i| {
+            Ok::<_, std::convert::Infallible>(self.delay(lit.values[i], env))
+        }) {
             Ok(set) => set,
         }
     }
@@ -320,7 +404,9 @@ impl Vm {
             env.set(*slot, Value::thunk(x, env));
         }
         let set = self.fixed_attrs(lit, env);
-        let Some(over) = set.get(self.s.overrides) else { return Ok(set) };
+        let Some(over) = set.get(self.s.overrides) else {
+            return Ok(set);
+        };
         let over = self.force_attrs(over, lit.pos)?;
         for (s, v) in over.iter() {
             if let Some(i) = lit.shape.find(s) {
@@ -341,18 +427,28 @@ impl Vm {
         }
     }
 
-    /// Walks a path. The inner error is the one that `or` catches.
-    fn select_path(&self, base: E, path: &'static [Name], env: Env, pos: Pos) -> R<R> {
+    /// Walks a path. The inner error is what `or` is for: the value that has no such attribute.
+    fn select_path(
+        &self,
+        base: E,
+        path: &'static [Name],
+        env: Env,
+        pos: Pos,
+    ) -> R<Result<Value, (Value, Sym)>> {
         let mut v = self.eval(base, env)?;
         for n in path {
             let s = self.name(n, env)?;
-            let Some(set) = v.as_attrs() else { return Ok(Err(self.type_error("a set", v, pos))) };
+            let Some(set) = v.as_attrs() else {
+                return Ok(Err((v, s)));
+            };
             let i = match n {
                 Name::Static(_, cache) => cache.find(set.shape(), s),
                 Name::Dynamic(_) => set.shape().find(s),
             };
-            let Some(i) = i else { return Ok(Err(self.missing(set, s, pos))) };
-            v = self.force(set.values()[i]).map_err(|e| in_attr(e, s, set.shape().pos_at(i), pos))?;
+            let Some(i) = i else { return Ok(Err((v, s))) };
+            v = self
+                .force(set.values()[i])
+                .map_err(|e| in_attr(e, s, set.shape().pos_at(i), pos))?;
         }
         Ok(Ok(v))
     }
@@ -361,7 +457,9 @@ impl Vm {
         let mut v = self.eval(base, env)?;
         for (k, n) in path.iter().enumerate() {
             let s = self.name(n, env)?;
-            let Some(set) = v.as_attrs() else { return Ok(Value::FALSE) };
+            let Some(set) = v.as_attrs() else {
+                return Ok(Value::FALSE);
+            };
             let i = match n {
                 Name::Static(_, cache) => cache.find(set.shape(), s),
                 Name::Dynamic(_) => set.shape().find(s),
@@ -376,20 +474,37 @@ impl Vm {
 
     #[cold]
     pub(crate) fn missing(&self, set: Attrs, s: Sym, pos: Pos) -> Box<Error> {
-        let e = Error::new(Kind::AttrMissing, pos, format!("attribute '{}' missing", s.text())).label("no such attribute");
-        let names: Vec<String> = set.iter_by_name().map(|x| x.0.text().into_owned()).collect();
+        let e = Error::new(
+            Kind::AttrMissing,
+            pos,
+            format!("attribute '{}' missing", s.text()),
+        )
+        .label("no such attribute");
+        let names: Vec<String> = set
+            .iter_by_name()
+            .map(|x| x.0.text().into_owned())
+            .collect();
         super::vm::suggest(e, &s.text(), names.iter().map(String::as_str))
     }
 
     #[cold]
-    fn undefined_in_with(&self, s: Sym, pos: Pos, sets: impl Iterator<Item = Option<Value>>) -> Box<Error> {
+    fn undefined_in_with(
+        &self,
+        s: Sym,
+        pos: Pos,
+        sets: impl Iterator<Item = Option<Value>>,
+    ) -> Box<Error> {
         let mut known: Vec<String> = Vec::new();
         for v in sets.flatten() {
             if let Some(a) = v.peel().as_attrs() {
                 known.extend(a.iter_by_name().map(|x| x.0.text().into_owned()));
             }
         }
-        let e = Error::new(Kind::Undefined, pos, format!("undefined variable '{}'", s.text()));
+        let e = Error::new(
+            Kind::Undefined,
+            pos,
+            format!("undefined variable '{}'", s.text()),
+        );
         super::vm::suggest(e, &s.text(), known.iter().map(String::as_str))
     }
 }
@@ -416,8 +531,15 @@ pub(crate) fn pos_of(e: E) -> Pos {
         | Expr::Assert { pos, .. } => *pos,
         Expr::Lambda(l) => l.pos,
         Expr::Attrs(l) => l.pos,
-        Expr::And(_, _, p) | Expr::Or(_, _, p) | Expr::Implies(_, _, p) | Expr::Not(_, p) | Expr::Neg(_, p) => *p,
-        Expr::Concat(_, _, p) | Expr::Update(_, _, p) | Expr::Interp(_, p) | Expr::PathInterp(_, p) => *p,
+        Expr::And(_, _, p)
+        | Expr::Or(_, _, p)
+        | Expr::Implies(_, _, p)
+        | Expr::Not(_, p)
+        | Expr::Neg(_, p) => *p,
+        Expr::Concat(_, _, p)
+        | Expr::Update(_, _, p)
+        | Expr::Interp(_, p)
+        | Expr::PathInterp(_, p) => *p,
         Expr::Block(_, e) | Expr::Let(_, e) | Expr::With(_, _, e) => pos_of(e),
         Expr::If(c, ..) => pos_of(c),
         Expr::Const(_) | Expr::List(_) => Pos::NONE,
@@ -434,7 +556,10 @@ fn variable_error(e: Box<Error>, s: Sym, pos: Pos) -> Box<Error> {
 
 #[cold]
 fn in_attr(e: Box<Error>, s: Sym, def: Pos, pos: Pos) -> Box<Error> {
-    e.at(pos).frame(format!("while evaluating the attribute '{}'", s.text()), def.or(pos))
+    e.at(pos).frame(
+        format!("while evaluating the attribute '{}'", s.text()),
+        def.or(pos),
+    )
 }
 
 /// Integer arithmetic; `None` when it overflows, divides by zero or does not apply.

@@ -25,12 +25,24 @@ pub(crate) struct Sources {
 
 impl Sources {
     /// Registers a text; `None` when 4 GiB of text are loaded.
-    pub(crate) fn add(&mut self, file: Arc<SourceFile>, path: Option<Vec<u8>>, foreign: bool) -> Option<u32> {
+    pub(crate) fn add(
+        &mut self,
+        file: Arc<SourceFile>,
+        path: Option<Vec<u8>>,
+        foreign: bool,
+    ) -> Option<u32> {
         let base = self.all.last().map_or(Some(1), |s| {
-            s.base.checked_add(u32::try_from(s.file.text.len()).ok()?)?.checked_add(1)
+            s.base
+                .checked_add(u32::try_from(s.file.text.len()).ok()?)?
+                .checked_add(1)
         })?;
         base.checked_add(u32::try_from(file.text.len()).ok()?)?;
-        self.all.push(Source { base, file, path, foreign });
+        self.all.push(Source {
+            base,
+            file,
+            path,
+            foreign,
+        });
         Some(base)
     }
 
@@ -60,8 +72,16 @@ impl Vm {
         let sources = self.sources.borrow();
         let (s, start) = sources.find(pos)?;
         let start = start.min(s.file.text.len());
-        let stop = if end > pos { start + (end.0 - pos.0) as usize } else { start + token_len(&s.file.text[start..]) };
-        Some(Label::new(&s.file, start..stop.min(s.file.text.len()), text))
+        let stop = if end > pos {
+            start + (end.0 - pos.0) as usize
+        } else {
+            start + token_len(&s.file.text[start..])
+        };
+        Some(Label::new(
+            &s.file,
+            start..stop.min(s.file.text.len()),
+            text,
+        ))
     }
 
     /// The diagnostic for an error.
@@ -74,9 +94,16 @@ impl Vm {
         };
         if d.labels.is_empty() {
             // Without a place of its own an error is shown at the innermost place of the trace.
-            let pos = std::iter::once(e.pos).chain(e.trace.iter().map(|t| t.1)).find(|p| *p != Pos::NONE);
-            let text = if e.label.is_empty() && e.kind == Kind::Throw { "thrown here" } else { &e.label };
-            d.labels.extend(self.label(pos.unwrap_or_default(), e.end, text));
+            let pos = std::iter::once(e.pos)
+                .chain(e.trace.iter().map(|t| t.1))
+                .find(|p| *p != Pos::NONE);
+            let text = if e.label.is_empty() && e.kind == Kind::Throw {
+                "thrown here"
+            } else {
+                &e.label
+            };
+            d.labels
+                .extend(self.label(pos.unwrap_or_default(), e.end, text));
             for (pos, text) in &e.others {
                 d.labels.extend(self.label(*pos, Pos::NONE, text));
             }
@@ -94,11 +121,15 @@ impl Vm {
 /// Length of the token that begins a text.
 fn token_len(text: &str) -> usize {
     let ident = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '\'');
-    let Some(first) = text.chars().next() else { return 0 };
+    let Some(first) = text.chars().next() else {
+        return 0;
+    };
     if ident(first) {
         return text.find(|c| !ident(c)).unwrap_or(text.len());
     }
-    for op in ["...", "++", "//", "==", "!=", "<=", ">=", "&&", "||", "->", "''"] {
+    for op in [
+        "...", "++", "//", "==", "!=", "<=", ">=", "&&", "||", "->", "''",
+    ] {
         if text.starts_with(op) {
             return op.len();
         }

@@ -22,7 +22,11 @@ fn here() -> usize {
 /// The lowest address that the stack of this thread may reach.
 pub(crate) fn limit() -> usize {
     let l = LIMIT.get();
-    if l != 0 { l } else { here().saturating_sub(UNKNOWN) }
+    if l != 0 {
+        l
+    } else {
+        here().saturating_sub(UNKNOWN)
+    }
 }
 
 /// Whether the stack is used up.
@@ -45,7 +49,11 @@ pub(crate) fn on_big_stack<T: Send>(f: impl FnOnce() -> T + Send) -> T {
                     *slot = Some(f());
                 }
             };
-            match std::thread::Builder::new().name("eval".into()).stack_size(size).spawn_scoped(s, body) {
+            match std::thread::Builder::new()
+                .name("eval".into())
+                .stack_size(size)
+                .spawn_scoped(s, body)
+            {
                 Ok(t) => match t.join() {
                     Ok(()) => true,
                     Err(panic) => std::panic::resume_unwind(panic),
@@ -58,6 +66,8 @@ pub(crate) fn on_big_stack<T: Send>(f: impl FnOnce() -> T + Send) -> T {
         }
     }
     // No thread at all can be had: the caller's stack must do.
-    let f = f.take().unwrap_or_else(|| unreachable!("the closure runs once"));
+    let f = f
+        .take()
+        .unwrap_or_else(|| unreachable!("the closure runs once"));
     f()
 }

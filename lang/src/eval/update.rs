@@ -1,6 +1,7 @@
 //! `//`: the union of two sets, with the shape of the result remembered per pair of shapes.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
@@ -15,10 +16,13 @@ struct Plan {
     from: Box<[u32]>,
 }
 
+/// The addresses of two shapes.
+type Shapes = (usize, usize);
+
 /// Remembered results.
 #[derive(Default)]
 pub(crate) struct Cache {
-    plans: RefCell<FxHashMap<(usize, usize), Option<std::rc::Rc<Plan>>>>,
+    plans: RefCell<FxHashMap<Shapes, Option<Rc<Plan>>>>,
 }
 
 impl Cache {
@@ -30,13 +34,16 @@ impl Cache {
         if b.len() == 0 {
             return a;
         }
-        let key = (std::ptr::from_ref(a.shape()) as usize, std::ptr::from_ref(b.shape()) as usize);
+        let key = (
+            std::ptr::from_ref(a.shape()) as usize,
+            std::ptr::from_ref(b.shape()) as usize,
+        );
         let known = self.plans.borrow().get(&key).cloned();
         match known {
             Some(Some(plan)) => apply(&plan, a, b),
             // The second time the same two shapes meet it pays to remember.
             Some(None) => {
-                let plan = std::rc::Rc::new(plan(a.shape(), b.shape()));
+                let plan = Rc::new(plan(a.shape(), b.shape()));
                 self.plans.borrow_mut().insert(key, Some(plan.clone()));
                 apply(&plan, a, b)
             }
@@ -52,7 +59,11 @@ fn apply(p: &Plan, a: Attrs, b: Attrs) -> Attrs {
     let (x, y) = (a.values(), b.values());
     let r = Attrs::build(p.shape, |i| {
         let f = p.from[i];
-        Ok::<_, std::convert::Infallible>(if f & RIGHT == 0 { x[f as usize] } else { y[(f & !RIGHT) as usize] })
+        Ok::<_, std::convert::Infallible>(if f & RIGHT == 0 {
+            x[f as usize]
+        } else {
+            y[(f & !RIGHT) as usize]
+        })
     });
     match r {
         Ok(r) => r,
@@ -86,7 +97,15 @@ fn plan(a: &'static Shape, b: &'static Shape) -> Plan {
     let pos: Box<[Pos]> = if a.pos.is_empty() && b.pos.is_empty() {
         Box::default()
     } else {
-        from.iter().map(|&f| if f & RIGHT == 0 { a.pos_at(f as usize) } else { b.pos_at((f & !RIGHT) as usize) }).collect()
+        from.iter()
+            .map(|&f| {
+                if f & RIGHT == 0 {
+                    a.pos_at(f as usize)
+                } else {
+                    b.pos_at((f & !RIGHT) as usize)
+                }
+            })
+            .collect()
     };
     let shape = if syms.len() == a.len() && *syms == *a.syms && pos == a.pos {
         a
@@ -95,5 +114,8 @@ fn plan(a: &'static Shape, b: &'static Shape) -> Plan {
     } else {
         Shape::new(syms.into(), pos)
     };
-    Plan { shape, from: from.into() }
+    Plan {
+        shape,
+        from: from.into(),
+    }
 }

@@ -32,10 +32,10 @@ syms! {
     functor = "__functor", to_string = "__toString", out_path = "outPath", drv_path = "drvPath", typ = "type", name = "name",
     value = "value", file = "file", line = "line", column = "column", key = "key", operator = "operator", start_set = "startSet",
     success = "success", right = "right", wrong = "wrong", path = "path", prefix = "prefix", outputs = "outputs",
-    all_outputs = "allOutputs", overrides = "__overrides", output_name = "outputName", output_specified = "outputSpecified",
-    recurse = "recurseForDerivations", all = "all", drv_attrs = "drvAttrs", out = "out", version = "version", url = "url",
+    all_outputs = "allOutputs", overrides = "__overrides", output_name = "outputName",
+    recurse = "recurseForDerivations", all = "all", drv_attrs = "drvAttrs", version = "version", url = "url",
     sha256 = "sha256", filter = "filter", recursive = "recursive", hash = "hash", hash_algo = "hashAlgo",
-    to_hash_format = "toHashFormat", builder = "builder", system = "system", args = "args",
+    to_hash_format = "toHashFormat",
 }
 
 /// The state of an evaluation.
@@ -54,7 +54,7 @@ pub(crate) struct Vm {
     pub(crate) copied: RefCell<FxHashMap<Vec<u8>, StorePath>>,
     pub(crate) regexes: RefCell<crate::regex::Cache>,
     pub(crate) drv_hashes: RefCell<sos_formats::derivation::DrvHashes>,
-    /// Derivations made in this evaluation, by path.
+    /// Derivations that were read back, by path.
     pub(crate) drvs: RefCell<FxHashMap<StorePath, Rc<sos_formats::derivation::Derivation>>>,
     pub(crate) files_read: RefCell<BTreeSet<PathBuf>>,
     pub(crate) updates: super::update::Cache,
@@ -103,25 +103,39 @@ impl Vm {
     pub(crate) fn enter(&self, pos: Pos) -> R<()> {
         let d = self.depth.get() + 1;
         self.depth.set(d);
-        if d > self.options.max_call_depth { Err(self.too_deep(pos)) } else { Ok(()) }
+        if d > self.options.max_call_depth {
+            Err(self.too_deep(pos))
+        } else {
+            Ok(())
+        }
     }
 
     #[cold]
     fn too_deep(&self, pos: Pos) -> Box<Error> {
-        Error::new(Kind::Depth, pos, "stack overflow; max-call-depth exceeded")
-            .help(format!("calls may nest {} deep; a function that calls itself without end is the usual cause", self.options.max_call_depth))
+        Error::new(Kind::Depth, pos, "stack overflow; max-call-depth exceeded").help(format!(
+            "calls may nest {} deep; a function that calls itself without end is the usual cause",
+            self.options.max_call_depth
+        ))
     }
 
     /// Fails when the native stack is nearly used up.
     #[inline(always)]
     pub(crate) fn check_stack(&self) -> R<()> {
-        if stack::exhausted(self.stack_limit) { Err(out_of_stack()) } else { Ok(()) }
+        if stack::exhausted(self.stack_limit) {
+            Err(out_of_stack())
+        } else {
+            Ok(())
+        }
     }
 
     /// A problem the host reported.
     pub(crate) fn host_error(&self, e: HostError, pos: Pos, doing: &str) -> Box<Error> {
         match e {
-            HostError::Io(e) => Error::new(Kind::Io, pos, format!("{doing}: {}", crate::builtins::io_text(&e))),
+            HostError::Io(e) => Error::new(
+                Kind::Io,
+                pos,
+                format!("{doing}: {}", crate::builtins::io_text(&e)),
+            ),
             HostError::Message(m) => Error::new(Kind::Host, pos, m),
             HostError::Diagnostic(d) => {
                 let mut e = Error::new(Kind::Host, pos, d.message.clone());
@@ -145,7 +159,10 @@ impl Vm {
             return Err(Error::new(
                 Kind::Context,
                 pos,
-                format!("file names are not allowed to end in '.drv': '{}'", String::from_utf8_lossy(path)),
+                format!(
+                    "file names are not allowed to end in '.drv': '{}'",
+                    String::from_utf8_lossy(path)
+                ),
             ));
         }
         let base = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
@@ -154,9 +171,19 @@ impl Vm {
         if matches!(self.file_type(path), Ok(None)) {
             return Err(self.io_error(&std::io::ErrorKind::NotFound.into(), path, pos));
         }
-        let p = self.host.add_path(&os, &name, Method::Recursive, None, None).map_err(|e| {
-            self.host_error(e, pos, &format!("cannot copy '{}' to the store", String::from_utf8_lossy(path)))
-        })?;
+        let p = self
+            .host
+            .add_path(&os, &name, Method::Recursive, None, None)
+            .map_err(|e| {
+                self.host_error(
+                    e,
+                    pos,
+                    &format!(
+                        "cannot copy '{}' to the store",
+                        String::from_utf8_lossy(path)
+                    ),
+                )
+            })?;
         self.files_read.borrow_mut().insert(os);
         self.copied.borrow_mut().insert(path.to_vec(), p.clone());
         Ok(p)
@@ -165,12 +192,20 @@ impl Vm {
 
 #[cold]
 fn out_of_stack() -> Box<Error> {
-    Error::new(Kind::Depth, Pos::NONE, "stack overflow; values or expressions are nested too deeply")
+    Error::new(
+        Kind::Depth,
+        Pos::NONE,
+        "stack overflow; values or expressions are nested too deeply",
+    )
 }
 
 /// Adds "did you mean" to an error.
 #[cold]
-pub(crate) fn suggest<'a>(e: Box<Error>, wanted: &str, known: impl Iterator<Item = &'a str>) -> Box<Error> {
+pub(crate) fn suggest<'a>(
+    e: Box<Error>,
+    wanted: &str,
+    known: impl Iterator<Item = &'a str>,
+) -> Box<Error> {
     let near = sos_formats::diagnostic::suggest(wanted, known);
     if near.is_empty() {
         return e;

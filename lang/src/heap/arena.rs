@@ -1,10 +1,12 @@
 //! Bump allocation of 8-byte words in big chunks that are never returned.
 
-use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use std::alloc::{Layout, handle_alloc_error};
 use std::cell::Cell;
 
 /// Size of an ordinary chunk. Big, so that the kernel can back it with huge pages.
 const CHUNK: usize = 32 << 20;
+/// Mappings of this size can hold huge pages.
+const HUGE: usize = 4 << 20;
 /// The first chunk is small: most programs need little.
 const FIRST: usize = 2 << 20;
 
@@ -40,19 +42,35 @@ fn grow(a: &Arena, size: usize) -> *mut u64 {
     // A big object gets a chunk of its own, so that the rest of the current chunk is not lost.
     let alone = size > chunk / 4;
     let bytes = if alone { size.max(8) } else { chunk };
-    let align = if bytes >= CHUNK { 2 << 20 } else { 4096 };
-    let Ok(layout) = Layout::from_size_align(bytes, align) else {
-        handle_alloc_error(Layout::new::<u64>());
-    };
-    // SAFETY: the layout has a size that is not zero.
-    let p = unsafe { alloc_zeroed(layout) };
-    if p.is_null() {
-        handle_alloc_error(layout);
-    }
+    let p = map(bytes);
     a.total.set(a.total.get() + bytes);
     if !alone {
         a.next.set(p as usize + size);
         a.end.set(p as usize + bytes);
+    }
+    p.cast()
+}
+
+/// Fresh zeroed pages from the system, straight: an allocator would zero them again or keep books about them.
+fn map(bytes: usize) -> *mut u8 {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory of ours.
+    let p = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            flags,
+            -1,
+            0,
+        )
+    };
+    if p == libc::MAP_FAILED {
+        handle_alloc_error(Layout::new::<[u64; 512]>());
+    }
+    if bytes >= HUGE {
+        // SAFETY: the range is the mapping just made; the call is only advice.
+        unsafe { libc::madvise(p, bytes, libc::MADV_HUGEPAGE) };
     }
     p.cast()
 }

@@ -22,7 +22,12 @@ impl Shape {
     pub(crate) fn new(syms: Box<[Sym]>, pos: Box<[Pos]>) -> &'static Shape {
         debug_assert!(syms.windows(2).all(|w| w[0] < w[1]));
         debug_assert!(pos.is_empty() || pos.len() == syms.len());
-        Box::leak(Box::new(Shape { syms, pos, order: OnceCell::new(), bare: OnceCell::new() }))
+        Box::leak(Box::new(Shape {
+            syms,
+            pos,
+            order: OnceCell::new(),
+            bare: OnceCell::new(),
+        }))
     }
 
     /// Number of names.
@@ -46,7 +51,8 @@ impl Shape {
         if self.pos.is_empty() {
             return self;
         }
-        self.bare.get_or_init(|| Shape::new(self.syms.clone(), Box::default()))
+        self.bare
+            .get_or_init(|| Shape::new(self.syms.clone(), Box::default()))
     }
 
     /// Place of the attribute with this index.
@@ -57,7 +63,12 @@ impl Shape {
     /// Indices in the order of the bytes of the names.
     pub(crate) fn by_name(&self) -> &[u32] {
         self.order.get_or_init(|| {
-            let mut v: Vec<(&'static [u8], u32)> = self.syms.iter().enumerate().map(|(i, s)| (s.bytes(), i as u32)).collect();
+            let mut v: Vec<(&'static [u8], u32)> = self
+                .syms
+                .iter()
+                .enumerate()
+                .map(|(i, s)| (s.bytes(), i as u32))
+                .collect();
             v.sort_unstable();
             v.into_iter().map(|(_, i)| i).collect()
         })
@@ -71,7 +82,10 @@ pub(crate) struct Attrs(pub(super) *const u64);
 impl Attrs {
     /// Builds a set; `f` gives the value for each index of the shape.
     #[inline]
-    pub(crate) fn build<E>(shape: &'static Shape, mut f: impl FnMut(usize) -> Result<Value, E>) -> Result<Attrs, E> {
+    pub(crate) fn build<E>(
+        shape: &'static Shape,
+        mut f: impl FnMut(usize) -> Result<Value, E>,
+    ) -> Result<Attrs, E> {
         let n = shape.len();
         let p = arena::words(n + 1);
         // SAFETY: `p` has n + 1 words of our own; nobody sees them before all are written.
@@ -106,7 +120,11 @@ impl Attrs {
     /// Builds a set from pairs with strictly ascending names.
     pub(crate) fn from_sorted(pairs: &[(Sym, Value, Pos)]) -> Attrs {
         let syms = pairs.iter().map(|p| p.0).collect();
-        let pos = if pairs.iter().all(|p| p.2 == Pos::NONE) { Box::default() } else { pairs.iter().map(|p| p.2).collect() };
+        let pos = if pairs.iter().all(|p| p.2 == Pos::NONE) {
+            Box::default()
+        } else {
+            pairs.iter().map(|p| p.2).collect()
+        };
         let shape = Shape::new(syms, pos);
         let p = arena::words(pairs.len() + 1);
         // SAFETY: as in `new`.
@@ -153,16 +171,25 @@ impl Attrs {
 
     /// Names and values in the order of symbols.
     pub(crate) fn iter(self) -> impl Iterator<Item = (Sym, Value)> {
-        self.shape().syms.iter().copied().zip(self.values().iter().copied())
+        self.shape()
+            .syms
+            .iter()
+            .copied()
+            .zip(self.values().iter().copied())
     }
 
     /// Names and values in the order of the bytes of the names.
     pub(crate) fn iter_by_name(self) -> impl Iterator<Item = (Sym, Value)> {
-        self.shape().by_name().iter().map(move |&i| (self.shape().syms[i as usize], self.values()[i as usize]))
+        self.shape()
+            .by_name()
+            .iter()
+            .map(move |&i| (self.shape().syms[i as usize], self.values()[i as usize]))
     }
 
     /// Name, value and place in the order of symbols.
     pub(crate) fn entries(self) -> impl Iterator<Item = (Sym, Value, Pos)> {
-        self.iter().enumerate().map(move |(i, (s, v))| (s, v, self.shape().pos_at(i)))
+        self.iter()
+            .enumerate()
+            .map(move |(i, (s, v))| (s, v, self.shape().pos_at(i)))
     }
 }

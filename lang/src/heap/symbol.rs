@@ -33,7 +33,9 @@ impl Sym {
         let h = hash(name);
         TABLE.with_borrow_mut(|t| {
             let Table { map, names } = t;
-            if let Some(&i) = map.find(h, |&i| names[i as usize].1 == h && names[i as usize].0.bytes() == name) {
+            if let Some(&i) = map.find(h, |&i| {
+                names[i as usize].1 == h && names[i as usize].0.bytes() == name
+            }) {
                 return Sym(i);
             }
             let i = names.len() as u32;
@@ -47,7 +49,11 @@ impl Sym {
     pub(crate) fn find(name: &[u8]) -> Option<Sym> {
         let h = hash(name);
         TABLE.with_borrow(|t| {
-            t.map.find(h, |&i| t.names[i as usize].1 == h && t.names[i as usize].0.bytes() == name).map(|&i| Sym(i))
+            t.map
+                .find(h, |&i| {
+                    t.names[i as usize].1 == h && t.names[i as usize].0.bytes() == name
+                })
+                .map(|&i| Sym(i))
         })
     }
 
@@ -68,11 +74,6 @@ impl Sym {
     /// The name for messages.
     pub(crate) fn text(self) -> std::borrow::Cow<'static, str> {
         String::from_utf8_lossy(self.bytes())
-    }
-
-    /// A number that identifies the symbol in this thread.
-    pub(crate) fn id(self) -> u32 {
-        self.0
     }
 }
 

@@ -30,7 +30,16 @@ pub(crate) enum Tag {
     Boxed,
 }
 
-const TAGS: [Tag; 8] = [Tag::Thunk, Tag::Int, Tag::Str, Tag::Attrs, Tag::List, Tag::Fun, Tag::Imm, Tag::Boxed];
+const TAGS: [Tag; 8] = [
+    Tag::Thunk,
+    Tag::Int,
+    Tag::Str,
+    Tag::Attrs,
+    Tag::List,
+    Tag::Fun,
+    Tag::Imm,
+    Tag::Boxed,
+];
 const T_INT: u64 = 1;
 const T_STR: u64 = 2;
 const T_ATTRS: u64 = 3;
@@ -98,7 +107,9 @@ impl Str {
     pub(crate) fn new(bytes: &[u8], ctx: u32) -> Str {
         let p = Self::alloc(bytes.len(), ctx);
         // SAFETY: room for the bytes lies behind the header.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), p.add(1).cast::<u8>(), bytes.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), p.add(1).cast::<u8>(), bytes.len())
+        };
         Str(p)
     }
 
@@ -158,8 +169,16 @@ impl Thunk {
             let code = match w & 7 {
                 TH_EXPR => Code::Expr(&*(p as *const Expr), Env::from_raw(*self.0.add(1))),
                 TH_APP => Code::App(Value::raw(p | T_FUN), Value::raw(*self.0.add(1))),
-                TH_APP2 => Code::App2(Value::raw(*self.0.add(3)), Value::raw(*self.0.add(1)), Value::raw(*self.0.add(2))),
-                TH_NATIVE => Code::Native(&*(p as *const Native), Value::raw(*self.0.add(1)), Value::raw(*self.0.add(2))),
+                TH_APP2 => Code::App2(
+                    Value::raw(*self.0.add(3)),
+                    Value::raw(*self.0.add(1)),
+                    Value::raw(*self.0.add(2)),
+                ),
+                TH_NATIVE => Code::Native(
+                    &*(p as *const Native),
+                    Value::raw(*self.0.add(1)),
+                    Value::raw(*self.0.add(2)),
+                ),
                 _ => return None,
             };
             *self.0 = TH_HOLE;
@@ -334,7 +353,10 @@ impl Value {
 
     /// A list of `n` items made one after the other.
     #[inline]
-    pub(crate) fn list_build<E>(n: usize, mut f: impl FnMut(usize) -> Result<Value, E>) -> Result<Value, E> {
+    pub(crate) fn list_build<E>(
+        n: usize,
+        mut f: impl FnMut(usize) -> Result<Value, E>,
+    ) -> Result<Value, E> {
         let p = arena::words(2 + n);
         // SAFETY: room for two header words and the items; nobody sees the list before it is complete.
         unsafe {
@@ -427,7 +449,9 @@ impl Value {
         if f.tag() == Tag::Fun {
             Self::thunk2((f.word() & !7) | TH_APP, x.word())
         } else {
-            static CALL: Native = Native { run: |vm, a| vm.call(a[0], &[a[1]], crate::ir::Pos::NONE) };
+            static CALL: Native = Native {
+                run: |vm, a| vm.call(a[0], &[a[1]], crate::ir::Pos::NONE),
+            };
             Self::thunk_native(&CALL, f, x)
         }
     }
@@ -439,13 +463,22 @@ impl Value {
 
     /// A thunk that runs Rust code.
     pub(crate) fn thunk_native(n: &'static Native, a: Value, b: Value) -> Value {
-        Self::thunk4([std::ptr::from_ref(n) as u64 | TH_NATIVE, a.word(), b.word(), 0])
+        Self::thunk4([
+            std::ptr::from_ref(n) as u64 | TH_NATIVE,
+            a.word(),
+            b.word(),
+            0,
+        ])
     }
 
     /// The thunk, if it is one.
     #[inline(always)]
     pub(crate) fn as_thunk(self) -> Option<Thunk> {
-        if self.word() & 7 == 0 { Some(Thunk(self.addr())) } else { None }
+        if self.word() & 7 == 0 {
+            Some(Thunk(self.addr()))
+        } else {
+            None
+        }
     }
 
     /// The value behind a thunk that is done; else the value itself.
@@ -462,7 +495,11 @@ impl Value {
     /// Whether the word is an integer that fits into it; then `small_int` gives it.
     #[inline(always)]
     pub(crate) fn small_int(self) -> Option<i64> {
-        if self.word() & 7 == T_INT { Some((self.word() as i64) >> 3) } else { None }
+        if self.word() & 7 == T_INT {
+            Some((self.word() as i64) >> 3)
+        } else {
+            None
+        }
     }
 
     /// The integer, if it is one.
@@ -473,7 +510,11 @@ impl Value {
         }
         // SAFETY: boxed objects have two words.
         unsafe {
-            if self.word() & 7 == T_BOX && *self.addr() == BOX_INT { Some(*self.addr().add(1) as i64) } else { None }
+            if self.word() & 7 == T_BOX && *self.addr() == BOX_INT {
+                Some(*self.addr().add(1) as i64)
+            } else {
+                None
+            }
         }
     }
 
@@ -516,13 +557,21 @@ impl Value {
     /// The string, if it is one.
     #[inline(always)]
     pub(crate) fn as_str(self) -> Option<Str> {
-        if self.word() & 7 == T_STR { Some(Str(self.addr())) } else { None }
+        if self.word() & 7 == T_STR {
+            Some(Str(self.addr()))
+        } else {
+            None
+        }
     }
 
     /// The attribute set, if it is one.
     #[inline(always)]
     pub(crate) fn as_attrs(self) -> Option<Attrs> {
-        if self.word() & 7 == T_ATTRS { Some(Attrs(self.addr())) } else { None }
+        if self.word() & 7 == T_ATTRS {
+            Some(Attrs(self.addr()))
+        } else {
+            None
+        }
     }
 
     /// The items of the list, if it is one.
@@ -532,7 +581,12 @@ impl Value {
             return None;
         }
         // SAFETY: a list has two words: where the items are and how many; they are never written again.
-        unsafe { Some(std::slice::from_raw_parts(*self.addr() as *const Value, *self.addr().add(1) as usize)) }
+        unsafe {
+            Some(std::slice::from_raw_parts(
+                *self.addr() as *const Value,
+                *self.addr().add(1) as usize,
+            ))
+        }
     }
 
     /// The function, if it is one.
@@ -546,10 +600,15 @@ impl Value {
             let p = self.addr();
             let w = *p;
             Some(match w & 7 {
-                FUN_CLOSURE => Fun::Closure(&*((w & !7) as *const Lambda), Env::from_raw(*p.add(1))),
+                FUN_CLOSURE => {
+                    Fun::Closure(&*((w & !7) as *const Lambda), Env::from_raw(*p.add(1)))
+                }
                 FUN_PAPP => {
                     let n = (w >> 3) as usize;
-                    Fun::Partial(Value::raw(*p.add(1)), std::slice::from_raw_parts(p.add(2).cast::<Value>(), n))
+                    Fun::Partial(
+                        Value::raw(*p.add(1)),
+                        std::slice::from_raw_parts(p.add(2).cast::<Value>(), n),
+                    )
                 }
                 _ => Fun::Prim(&*((w & !7) as *const Prim)),
             })

@@ -3,7 +3,9 @@
 use rustc_hash::FxHashMap;
 
 use super::scope::{Found, Scopes};
-use super::{AttrsLit, BinOp, E, Expr, Formal, Formals, FormalsCache, Lambda, Name, Pos, ShapeCache};
+use super::{
+    AttrsLit, BinOp, E, Expr, Formal, Formals, FormalsCache, Lambda, Name, Pos, ShapeCache,
+};
 use crate::heap::{Attrs, Fun, Shape, Sym, Value};
 use crate::parse::ast::{Ast, Attr, AttrSet, AttrValue, Node, Op, Param, Part};
 
@@ -36,7 +38,10 @@ type Res<T> = Result<T, LowerError>;
 
 /// Lowers a program; the result is evaluated in an empty environment.
 pub(crate) fn lower(ast: &Ast, scope: &Scope<'_>) -> Res<E> {
-    let mut l = Lower { s: Scopes::new(), g: scope };
+    let mut l = Lower {
+        s: Scopes::new(),
+        g: scope,
+    };
     let outer = l.s.enter_frame();
     let body = l.strict(ast)?;
     let n = l.s.leave_frame(outer);
@@ -90,10 +95,16 @@ impl Lower<'_> {
             Node::Var(s) => return self.variable(*s, pos),
             Node::Lambda(..) => Expr::Lambda(self.lambda(a)?),
             Node::Call(f, args) => return self.call(f, args, pos),
-            Node::Select(base, path, default) => return self.select(base, path, default.as_deref(), pos),
+            Node::Select(base, path, default) => {
+                return self.select(base, path, default.as_deref(), pos);
+            }
             Node::HasAttr(base, path) => {
                 let base = self.strict(base)?;
-                Expr::HasAttr { base, path: self.names(path)?, pos }
+                Expr::HasAttr {
+                    base,
+                    path: self.names(path)?,
+                    pos,
+                }
             }
             Node::Attrs(set) => return self.attrs(set, pos),
             Node::Let(set, body) => return self.let_in(set, body),
@@ -108,7 +119,12 @@ impl Lower<'_> {
             Node::Assert(c, body) => {
                 let end = self.pos(c.end);
                 let start = self.pos(c.start);
-                Expr::Assert { cond: self.strict(c)?, body: self.strict(body)?, pos: start, end }
+                Expr::Assert {
+                    cond: self.strict(c)?,
+                    body: self.strict(body)?,
+                    pos: start,
+                    end,
+                }
             }
             Node::Not(x) => Expr::Not(self.strict(x)?, pos),
             Node::Neg(x) => match x.node {
@@ -163,10 +179,22 @@ impl Lower<'_> {
         if let Expr::Const(v) = b
             && let Some(b) = v.small_int()
         {
-            return Ok(leak(Expr::BinConst { op, a, b, pos, cheap: cheap(a, 2) }));
+            return Ok(leak(Expr::BinConst {
+                op,
+                a,
+                b,
+                pos,
+                cheap: cheap(a, 2),
+            }));
         }
         let cheap = cheap(a, 2) && cheap(b, 2);
-        Ok(leak(Expr::Bin { op, a, b, pos, cheap }))
+        Ok(leak(Expr::Bin {
+            op,
+            a,
+            b,
+            pos,
+            cheap,
+        }))
     }
 
     fn variable(&mut self, s: Sym, pos: Pos) -> Res<E> {
@@ -175,13 +203,25 @@ impl Lower<'_> {
             Found::Slot(1, slot) => Expr::Up1(slot, s, pos),
             Found::Slot(up, slot) => Expr::Up(up, slot, s, pos),
             found => {
-                if let Some(v) = self.g.extra.and_then(|e| e.get(s)).or_else(|| self.g.globals.get(&s).copied()) {
+                if let Some(v) = self
+                    .g
+                    .extra
+                    .and_then(|e| e.get(s))
+                    .or_else(|| self.g.globals.get(&s).copied())
+                {
                     return Ok(leak(Expr::Const(v)));
                 }
                 match found {
                     Found::With(scopes) => {
-                        let scopes = scopes.into_iter().map(|(up, slot)| (up, slot, ShapeCache::default())).collect();
-                        Expr::WithVar { sym: s, pos, scopes }
+                        let scopes = scopes
+                            .into_iter()
+                            .map(|(up, slot)| (up, slot, ShapeCache::default()))
+                            .collect();
+                        Expr::WithVar {
+                            sym: s,
+                            pos,
+                            scopes,
+                        }
                     }
                     _ => {
                         let mut known = self.s.names();
@@ -205,10 +245,22 @@ impl Lower<'_> {
             let (now, rest) = args.split_at(p.arity as usize);
             let mut lowered = Vec::with_capacity(now.len());
             for (i, a) in now.iter().enumerate() {
-                lowered.push(if p.is_strict(i) { self.strict(a)? } else { self.delayed(a)? });
+                lowered.push(if p.is_strict(i) {
+                    self.strict(a)?
+                } else {
+                    self.delayed(a)?
+                });
             }
-            let e = leak(Expr::Prim { prim: p, args: lowered.into(), pos });
-            return Ok(if rest.is_empty() { e } else { call(e, self.delayed_all(rest)?.into_vec(), pos) });
+            let e = leak(Expr::Prim {
+                prim: p,
+                args: lowered.into(),
+                pos,
+            });
+            return Ok(if rest.is_empty() {
+                e
+            } else {
+                call(e, self.delayed_all(rest)?.into_vec(), pos)
+            });
         }
         let args = self.delayed_all(args)?.into_vec();
         Ok(call(f, args, pos))
@@ -230,7 +282,12 @@ impl Lower<'_> {
         if let Some(default) = default {
             let path = self.names(path)?;
             let default = Some(self.branch(default)?);
-            return Ok(leak(Expr::SelectPath { base, path, default, pos }));
+            return Ok(leak(Expr::SelectPath {
+                base,
+                path,
+                default,
+                pos,
+            }));
         }
         for a in path {
             base = leak(match a {
@@ -242,13 +299,23 @@ impl Lower<'_> {
                     {
                         Expr::Const(v)
                     } else {
-                        Expr::Select { base, sym: *s, cache: ShapeCache::default(), pos: self.pos(*at) }
+                        Expr::Select {
+                            base,
+                            sym: *s,
+                            cache: ShapeCache::default(),
+                            pos: self.pos(*at),
+                        }
                     }
                 }
                 Attr::Dynamic(e) => {
                     let pos = self.pos(e.start);
                     let e = self.strict(e)?;
-                    Expr::SelectPath { base, path: Box::new([Name::Dynamic(e)]), default: None, pos }
+                    Expr::SelectPath {
+                        base,
+                        path: Box::new([Name::Dynamic(e)]),
+                        default: None,
+                        pos,
+                    }
                 }
             });
         }
@@ -288,7 +355,7 @@ impl Lower<'_> {
         if first.ends_with(b"/") && canon != b"/" {
             canon.push(b'/');
         }
-        let mut out = vec![(&*leak(Expr::Const(Value::string(&canon))), pos)];
+        let mut out = vec![(leak(Expr::Const(Value::string(&canon))), pos)];
         out.extend(self.parts(rest, start)?);
         Ok(leak(Expr::PathInterp(out.into(), pos)))
     }
@@ -296,7 +363,11 @@ impl Lower<'_> {
     fn with(&mut self, set: &Ast, body: &Ast) -> Res<E> {
         let share = self.s.can_share(1);
         // A new frame is in place before the set is evaluated; it is evaluated only when a name needs it.
-        let outer = if share { None } else { Some(self.s.enter_frame()) };
+        let outer = if share {
+            None
+        } else {
+            Some(self.s.enter_frame())
+        };
         let slot = self.s.take(1);
         let r = (|| {
             let set = self.delayed(set)?;
@@ -310,7 +381,7 @@ impl Lower<'_> {
                 let n = self.s.leave_frame(outer);
                 Ok(leak(Expr::Block(n, r?)))
             }
-            None => r.map(|e| &*e),
+            None => r,
         }
     }
 
@@ -323,8 +394,12 @@ impl Lower<'_> {
         while let Node::Lambda(p, b) = &body.node {
             body = b;
             match p {
-                Param::Name(s, _) => params.push(*s),
-                Param::Formals { formals, ellipsis, bind } => {
+                Param::Name(s) => params.push(*s),
+                Param::Formals {
+                    formals,
+                    ellipsis,
+                    bind,
+                } => {
                     params.push(bind.unwrap_or_else(|| Sym::new(b"")));
                     pattern = Some((formals, *ellipsis, *bind));
                     break;
@@ -381,7 +456,13 @@ impl Lower<'_> {
                 Some(d) => Some(self.delayed(d)?),
                 None => None,
             };
-            out.push(Formal { name: f.name, slot: slots[&f.name], default, pos: self.pos(f.pos), order: i as u32 });
+            out.push(Formal {
+                name: f.name,
+                slot: slots[&f.name],
+                default,
+                pos: self.pos(f.pos),
+                order: i as u32,
+            });
         }
         out.sort_by_key(|f| f.name);
         Ok((out, self.strict(body)?))
@@ -402,7 +483,12 @@ impl Lower<'_> {
             AttrValue::Inherit => self.variable(name, pos),
             AttrValue::From(i) => {
                 let base = leak(Expr::Local(from[*i], name, pos));
-                Ok(leak(Expr::Select { base, sym: name, cache: ShapeCache::default(), pos }))
+                Ok(leak(Expr::Select {
+                    base,
+                    sym: name,
+                    cache: ShapeCache::default(),
+                    pos,
+                }))
             }
         }
     }
@@ -412,7 +498,12 @@ impl Lower<'_> {
         let n = set.attrs.len() as u32;
         let first = self.s.take(n + set.from.len() as u32);
         let from: Vec<u32> = (0..set.from.len() as u32).map(|i| first + n + i).collect();
-        let names = set.attrs.iter().enumerate().map(|(i, a)| (a.name, first + i as u32)).collect();
+        let names = set
+            .attrs
+            .iter()
+            .enumerate()
+            .map(|(i, a)| (a.name, first + i as u32))
+            .collect();
         self.s.push_names(names);
         let mut pre = Vec::new();
         for (slot, e) in from.iter().zip(&set.from) {
@@ -435,7 +526,11 @@ impl Lower<'_> {
 
     fn let_in(&mut self, set: &AttrSet, body: &Ast) -> Res<E> {
         let n = (set.attrs.len() + set.from.len()) as u32;
-        let outer = if self.s.can_share(n) { None } else { Some(self.s.enter_frame()) };
+        let outer = if self.s.can_share(n) {
+            None
+        } else {
+            Some(self.s.enter_frame())
+        };
         let r = (|| {
             let pre = self.bind(set)?;
             let body = self.strict(body)?;
@@ -447,7 +542,7 @@ impl Lower<'_> {
                 let n = self.s.leave_frame(outer);
                 Ok(leak(Expr::Block(n, r?)))
             }
-            None => r.map(|e| &*e),
+            None => r,
         }
     }
 
@@ -455,8 +550,16 @@ impl Lower<'_> {
         if set.attrs.is_empty() && set.dynamic.is_empty() {
             return Ok(leak(Expr::Const(Value::attrs(Attrs::empty()))));
         }
-        let n = if set.recursive { set.attrs.len() + set.from.len() } else { set.from.len() } as u32;
-        let outer = if n == 0 || self.s.can_share(n) { None } else { Some(self.s.enter_frame()) };
+        let n = if set.recursive {
+            set.attrs.len() + set.from.len()
+        } else {
+            set.from.len()
+        } as u32;
+        let outer = if n == 0 || self.s.can_share(n) {
+            None
+        } else {
+            Some(self.s.enter_frame())
+        };
         let r = self.attrs_inner(set, pos);
         match outer {
             Some(outer) => {
@@ -485,7 +588,11 @@ impl Lower<'_> {
             for &i in &order {
                 let (slot, _) = defs[i];
                 slots.push(slot);
-                values.push(leak(Expr::Local(slot, set.attrs[i].name, self.pos(set.attrs[i].pos))));
+                values.push(leak(Expr::Local(
+                    slot,
+                    set.attrs[i].name,
+                    self.pos(set.attrs[i].pos),
+                )));
             }
             return Ok(self.literal(set, &order, values, pre, dynamic, slots, pos));
         }
@@ -503,7 +610,16 @@ impl Lower<'_> {
     }
 
     fn dynamic(&mut self, set: &AttrSet) -> Res<Vec<(E, E, Pos)>> {
-        set.dynamic.iter().map(|d| Ok((self.strict(&d.name)?, self.delayed(&d.value)?, self.pos(d.pos)))).collect()
+        set.dynamic
+            .iter()
+            .map(|d| {
+                Ok((
+                    self.strict(&d.name)?,
+                    self.delayed(&d.value)?,
+                    self.pos(d.pos),
+                ))
+            })
+            .collect()
     }
 
     #[allow(clippy::too_many_arguments, reason = "the parts of one literal")]
@@ -533,7 +649,11 @@ impl Lower<'_> {
 }
 
 fn call(fun: E, args: Vec<E>, pos: Pos) -> E {
-    leak(Expr::Call { fun, args: args.into(), pos })
+    leak(Expr::Call {
+        fun,
+        args: args.into(),
+        pos,
+    })
 }
 
 /// Whether an expression is worth trying at once instead of making a thunk: arithmetic on variables that may be known already.
@@ -541,7 +661,9 @@ fn cheap(e: E, depth: u32) -> bool {
     match e {
         Expr::Const(v) => v.small_int().is_some(),
         Expr::Local(..) | Expr::Up1(..) | Expr::Up(..) => true,
-        Expr::Bin { cheap: c, a, b, .. } => *c && depth > 0 && cheap(a, depth - 1) && cheap(b, depth - 1),
+        Expr::Bin { cheap: c, a, b, .. } => {
+            *c && depth > 0 && cheap(a, depth - 1) && cheap(b, depth - 1)
+        }
         Expr::BinConst { cheap: c, a, .. } => *c && depth > 0 && cheap(a, depth - 1),
         _ => false,
     }

@@ -78,19 +78,45 @@ pub(crate) enum Expr {
     /// A variable further up: levels, slot.
     Up(u32, u32, Sym, Pos),
     /// A name that only `with` can define; scopes from the inside out.
-    WithVar { sym: Sym, pos: Pos, scopes: Box<[(u32, u32, ShapeCache)]> },
+    WithVar {
+        sym: Sym,
+        pos: Pos,
+        scopes: Box<[(u32, u32, ShapeCache)]>,
+    },
     /// A function.
     Lambda(&'static Lambda),
     /// A call of a function that is not known here.
-    Call { fun: E, args: Box<[E]>, pos: Pos },
+    Call {
+        fun: E,
+        args: Box<[E]>,
+        pos: Pos,
+    },
     /// A call of a builtin with all its arguments.
-    Prim { prim: &'static Prim, args: Box<[E]>, pos: Pos },
+    Prim {
+        prim: &'static Prim,
+        args: Box<[E]>,
+        pos: Pos,
+    },
     /// `e.a`
-    Select { base: E, sym: Sym, cache: ShapeCache, pos: Pos },
+    Select {
+        base: E,
+        sym: Sym,
+        cache: ShapeCache,
+        pos: Pos,
+    },
     /// `e.a.b or c`, computed names
-    SelectPath { base: E, path: Box<[Name]>, default: Option<E>, pos: Pos },
+    SelectPath {
+        base: E,
+        path: Box<[Name]>,
+        default: Option<E>,
+        pos: Pos,
+    },
     /// `e ? a.b`
-    HasAttr { base: E, path: Box<[Name]>, pos: Pos },
+    HasAttr {
+        base: E,
+        path: Box<[Name]>,
+        pos: Pos,
+    },
     /// An attribute set literal; values in the order of the shape.
     Attrs(&'static AttrsLit),
     /// A list literal.
@@ -102,15 +128,32 @@ pub(crate) enum Expr {
     /// `with`: the set goes into a slot.
     With(u32, E, E),
     If(E, E, E),
-    Assert { cond: E, body: E, pos: Pos, end: Pos },
+    Assert {
+        cond: E,
+        body: E,
+        pos: Pos,
+        end: Pos,
+    },
     And(E, E, Pos),
     Or(E, E, Pos),
     Implies(E, E, Pos),
     Not(E, Pos),
     Neg(E, Pos),
-    Bin { op: BinOp, a: E, b: E, pos: Pos, cheap: bool },
+    Bin {
+        op: BinOp,
+        a: E,
+        b: E,
+        pos: Pos,
+        cheap: bool,
+    },
     /// Arithmetic with a small constant on the right.
-    BinConst { op: BinOp, a: E, b: i64, pos: Pos, cheap: bool },
+    BinConst {
+        op: BinOp,
+        a: E,
+        b: i64,
+        pos: Pos,
+        cheap: bool,
+    },
     Concat(E, E, Pos),
     Update(E, E, Pos),
     /// A string of several parts.

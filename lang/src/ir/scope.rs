@@ -43,13 +43,30 @@ const SMALL: u32 = 6;
 
 impl Scopes {
     pub(super) fn new() -> Self {
-        Self { scopes: Vec::new(), level: 0, frame: Frame { owner: false, next: 0, max: 0, conditional: false } }
+        Self {
+            scopes: Vec::new(),
+            level: 0,
+            frame: Frame {
+                owner: false,
+                next: 0,
+                max: 0,
+                conditional: false,
+            },
+        }
     }
 
     /// Enters the code of a new frame; returns what `leave_frame` needs.
     pub(super) fn enter_frame(&mut self) -> Frame {
         self.level += 1;
-        std::mem::replace(&mut self.frame, Frame { owner: true, next: 0, max: 0, conditional: false })
+        std::mem::replace(
+            &mut self.frame,
+            Frame {
+                owner: true,
+                next: 0,
+                max: 0,
+                conditional: false,
+            },
+        )
     }
 
     /// Leaves it; returns the number of slots it needs.
@@ -62,7 +79,15 @@ impl Scopes {
 
     /// Enters code that runs later, in the environment of this point.
     pub(super) fn enter_delayed(&mut self) -> Frame {
-        std::mem::replace(&mut self.frame, Frame { owner: false, next: 0, max: 0, conditional: false })
+        std::mem::replace(
+            &mut self.frame,
+            Frame {
+                owner: false,
+                next: 0,
+                max: 0,
+                conditional: false,
+            },
+        )
     }
 
     pub(super) fn leave_delayed(&mut self, outer: Frame) {
@@ -137,7 +162,11 @@ impl Scopes {
                 Scope::With(slot, level) => withs.push((self.level - level, *slot)),
             }
         }
-        if withs.is_empty() { Found::None } else { Found::With(withs) }
+        if withs.is_empty() {
+            Found::None
+        } else {
+            Found::With(withs)
+        }
     }
 
     /// All visible names, for suggestions.

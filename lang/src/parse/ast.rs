@@ -74,8 +74,12 @@ pub(crate) enum Attr {
 /// The parameter of a function.
 #[derive(Debug, Clone)]
 pub(crate) enum Param {
-    Name(Sym, u32),
-    Formals { formals: Vec<Formal>, ellipsis: bool, bind: Option<Sym> },
+    Name(Sym),
+    Formals {
+        formals: Vec<Formal>,
+        ellipsis: bool,
+        bind: Option<Sym>,
+    },
 }
 
 /// One name of a set pattern.

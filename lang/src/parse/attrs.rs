@@ -14,14 +14,22 @@ pub(super) struct Builder {
 
 impl Builder {
     pub(super) fn new(recursive: bool) -> Self {
-        Self { set: AttrSet { recursive, ..AttrSet::default() }, index: rustc_hash::FxHashMap::default() }
+        Self {
+            set: AttrSet {
+                recursive,
+                ..AttrSet::default()
+            },
+            index: rustc_hash::FxHashMap::default(),
+        }
     }
 
     /// Adds `path = value;`.
     pub(super) fn add(&mut self, path: Vec<Attr>, value: Ast, pos: u32, end: u32) -> Res<()> {
         let whole = show(&path);
         let mut path = path.into_iter();
-        let Some(first) = path.next() else { return Ok(()) };
+        let Some(first) = path.next() else {
+            return Ok(());
+        };
         match first {
             Attr::Dynamic(name) => {
                 let value = nest(path, value, pos);
@@ -32,7 +40,11 @@ impl Builder {
                 None => {
                     self.index.insert(name, self.set.attrs.len());
                     let value = nest(path, value, pos);
-                    self.set.attrs.push(AttrDef { name, pos, value: AttrValue::Plain(value) });
+                    self.set.attrs.push(AttrDef {
+                        name,
+                        pos,
+                        value: AttrValue::Plain(value),
+                    });
                     Ok(())
                 }
                 Some(&i) => merge(&mut self.set.attrs[i], path, value, pos, end, &whole),
@@ -57,16 +69,31 @@ fn nest(path: impl Iterator<Item = Attr>, value: Ast, pos: u32) -> Ast {
         let (start, end) = (value.start, value.end);
         let mut set = AttrSet::default();
         match a {
-            Attr::Name(name, _) => set.attrs.push(AttrDef { name, pos, value: AttrValue::Plain(value) }),
+            Attr::Name(name, _) => set.attrs.push(AttrDef {
+                name,
+                pos,
+                value: AttrValue::Plain(value),
+            }),
             Attr::Dynamic(name) => set.dynamic.push(DynAttr { name, value, pos }),
         }
         Ast::new(start, end, Node::Attrs(set))
     })
 }
 
-fn merge(old: &mut AttrDef, mut path: std::vec::IntoIter<Attr>, value: Ast, pos: u32, end: u32, whole: &str) -> Res<()> {
+fn merge(
+    old: &mut AttrDef,
+    mut path: std::vec::IntoIter<Attr>,
+    value: Ast,
+    pos: u32,
+    end: u32,
+    whole: &str,
+) -> Res<()> {
     let old_pos = old.pos;
-    let AttrValue::Plain(Ast { node: Node::Attrs(set), .. }) = &mut old.value else {
+    let AttrValue::Plain(Ast {
+        node: Node::Attrs(set),
+        ..
+    }) = &mut old.value
+    else {
         return Err(duplicate(whole, pos, end, old_pos));
     };
     match path.next() {
@@ -86,7 +113,11 @@ fn merge(old: &mut AttrDef, mut path: std::vec::IntoIter<Attr>, value: Ast, pos:
             Some(d) => merge(d, path, value, pos, end, whole),
             None => {
                 let value = nest(path, value, pos);
-                set.attrs.push(AttrDef { name, pos, value: AttrValue::Plain(value) });
+                set.attrs.push(AttrDef {
+                    name,
+                    pos,
+                    value: AttrValue::Plain(value),
+                });
                 Ok(())
             }
         },
@@ -107,7 +138,16 @@ fn merge_sets(set: &mut AttrSet, new: AttrSet, whole: &str) -> Res<()> {
         let path = format!("{whole}.{}", show_name(d.name));
         let (pos, old) = (d.pos, o.pos);
         match (&mut o.value, d.value) {
-            (AttrValue::Plain(Ast { node: Node::Attrs(x), .. }), AttrValue::Plain(Ast { node: Node::Attrs(y), .. })) => {
+            (
+                AttrValue::Plain(Ast {
+                    node: Node::Attrs(x),
+                    ..
+                }),
+                AttrValue::Plain(Ast {
+                    node: Node::Attrs(y),
+                    ..
+                }),
+            ) => {
                 merge_sets(x, y, &path)?;
             }
             _ => return Err(duplicate(&path, pos, pos, old)),
@@ -120,7 +160,11 @@ fn merge_sets(set: &mut AttrSet, new: AttrSet, whole: &str) -> Res<()> {
 
 fn duplicate(name: &str, pos: u32, end: u32, old: u32) -> Box<SyntaxError> {
     let end = (end as usize).max(pos as usize + 1);
-    Box::new(SyntaxError { message: format!("attribute '{name}' already defined"), span: pos as usize..end, other: Some(old as usize) })
+    Box::new(SyntaxError {
+        message: format!("attribute '{name}' already defined"),
+        span: pos as usize..end,
+        other: Some(old as usize),
+    })
 }
 
 fn show_name(s: Sym) -> String {

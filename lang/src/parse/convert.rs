@@ -23,7 +23,10 @@ pub(crate) fn parse(text: &str, foreign: bool) -> Res<Ast> {
         return Err(describe(e, text));
     }
     let end = text.len();
-    let root = parse.tree().expr().ok_or_else(|| SyntaxError::new("syntax error, unexpected end of file", end..end))?;
+    let root = parse
+        .tree()
+        .expr()
+        .ok_or_else(|| SyntaxError::new("syntax error, unexpected end of file", end..end))?;
     Converter { text, foreign }.expr(&root)
 }
 
@@ -35,7 +38,9 @@ fn check_tokens(text: &str) -> Res<()> {
     let mut at = 0;
     for (kind, s) in rnix::tokenize(text) {
         if kind == TOKEN_WHITESPACE
-            && let Some((i, c)) = s.char_indices().find(|(_, c)| !matches!(c, ' ' | '\t' | '\r' | '\n'))
+            && let Some((i, c)) = s
+                .char_indices()
+                .find(|(_, c)| !matches!(c, ' ' | '\t' | '\r' | '\n'))
         {
             return Err(SyntaxError::new(
                 format!("syntax error, unexpected character U+{:04X}", c as u32),
@@ -57,19 +62,39 @@ fn describe(e: &rnix::ParseError, text: &str) -> Box<SyntaxError> {
             if let Some(e) = trailing_slash(text, &s) {
                 return e;
             }
-            let word = text.get(s.clone()).unwrap_or_default().split_whitespace().next().unwrap_or_default();
+            let word = text
+                .get(s.clone())
+                .unwrap_or_default()
+                .split_whitespace()
+                .next()
+                .unwrap_or_default();
             SyntaxError::new(format!("syntax error, unexpected '{word}'"), s)
         }
         E::UnexpectedWanted(got, r, want) => {
             if let Some(e) = trailing_slash(text, &span(r)) {
                 return e;
             }
-            SyntaxError::new(format!("syntax error, unexpected {}{}", token_name(*got), wanted(want)), span(r))
+            SyntaxError::new(
+                format!(
+                    "syntax error, unexpected {}{}",
+                    token_name(*got),
+                    wanted(want)
+                ),
+                span(r),
+            )
         }
-        E::UnexpectedDoubleBind(r) => SyntaxError::new("syntax error, unexpected '@', expecting ':'", span(r)),
+        E::UnexpectedDoubleBind(r) => {
+            SyntaxError::new("syntax error, unexpected '@', expecting ':'", span(r))
+        }
         E::UnexpectedEOF => SyntaxError::new("syntax error, unexpected end of file", end),
-        E::UnexpectedEOFWanted(want) => SyntaxError::new(format!("syntax error, unexpected end of file{}", wanted(want)), end),
-        E::DuplicatedArgs(r, name) => SyntaxError::new(format!("duplicate formal function argument '{name}'"), span(r)),
+        E::UnexpectedEOFWanted(want) => SyntaxError::new(
+            format!("syntax error, unexpected end of file{}", wanted(want)),
+            end,
+        ),
+        E::DuplicatedArgs(r, name) => SyntaxError::new(
+            format!("duplicate formal function argument '{name}'"),
+            span(r),
+        ),
         E::RecursionLimitExceeded => SyntaxError::new("the expression is nested too deeply", end),
         _ => SyntaxError::new("syntax error", end),
     }
@@ -79,7 +104,8 @@ fn describe(e: &rnix::ParseError, text: &str) -> Box<SyntaxError> {
 fn trailing_slash(text: &str, span: &std::ops::Range<usize>) -> Option<Box<SyntaxError>> {
     let word = text.get(span.start..)?.split_whitespace().next()?;
     let end = span.start + word.len();
-    let path = word.len() > 1 && word.ends_with('/') && !word.ends_with("//") && !word.starts_with('"');
+    let path =
+        word.len() > 1 && word.ends_with('/') && !word.ends_with("//") && !word.starts_with('"');
     path.then(|| SyntaxError::new("path has a trailing slash", end..end))
 }
 
@@ -170,7 +196,10 @@ fn range(n: &SyntaxNode) -> (u32, u32) {
 
 fn missing(n: &SyntaxNode) -> Box<SyntaxError> {
     let (s, e) = range(n);
-    SyntaxError::new("syntax error, unfinished expression", s as usize..e as usize)
+    SyntaxError::new(
+        "syntax error, unfinished expression",
+        s as usize..e as usize,
+    )
 }
 
 impl Converter<'_> {
@@ -183,8 +212,13 @@ impl Converter<'_> {
         let e = e.ok_or_else(|| missing(parent))?;
         if let rn::Expr::Lambda(l) = &e {
             let (s, _) = range(l.syntax());
-            let colon = l.token_colon().map_or(s as usize, |t| t.text_range().start().into());
-            return Err(SyntaxError::new("syntax error, unexpected ':'", colon..colon + 1));
+            let colon = l
+                .token_colon()
+                .map_or(s as usize, |t| t.text_range().start().into());
+            return Err(SyntaxError::new(
+                "syntax error, unexpected ':'",
+                colon..colon + 1,
+            ));
         }
         self.expr(&e)
     }
@@ -209,17 +243,25 @@ impl Converter<'_> {
                 let arg = self.operand(n, a.argument())?;
                 // `(f x) y` and `f x y` are the same call.
                 match fun {
-                    Ast { start, node: Node::Call(f, mut args), .. } => {
+                    Ast {
+                        start,
+                        node: Node::Call(f, mut args),
+                        ..
+                    } => {
                         args.push(arg);
                         return Ok(Ast::new(start, end, Node::Call(f, args)));
                     }
                     f => Node::Call(Box::new(f), vec![arg]),
                 }
             }
-            rn::Expr::Assert(a) => Node::Assert(self.boxed(n, a.condition())?, self.boxed(n, a.body())?),
-            rn::Expr::IfElse(i) => {
-                Node::If(self.boxed(n, i.condition())?, self.boxed(n, i.body())?, self.boxed(n, i.else_body())?)
+            rn::Expr::Assert(a) => {
+                Node::Assert(self.boxed(n, a.condition())?, self.boxed(n, a.body())?)
             }
+            rn::Expr::IfElse(i) => Node::If(
+                self.boxed(n, i.condition())?,
+                self.boxed(n, i.body())?,
+                self.boxed(n, i.else_body())?,
+            ),
             rn::Expr::Select(s) => {
                 let base = self.boxed_operand(n, s.expr())?;
                 let path = self.path(n, s.attrpath())?;
@@ -229,9 +271,14 @@ impl Converter<'_> {
                 };
                 Node::Select(base, path, default)
             }
-            rn::Expr::HasAttr(h) => Node::HasAttr(self.boxed_operand(n, h.expr())?, self.path(n, h.attrpath())?),
+            rn::Expr::HasAttr(h) => Node::HasAttr(
+                self.boxed_operand(n, h.expr())?,
+                self.path(n, h.attrpath())?,
+            ),
             rn::Expr::Str(s) => Node::Str(self.string(s)?),
-            rn::Expr::PathAbs(_) | rn::Expr::PathRel(_) | rn::Expr::PathHome(_) => Node::Path(self.path_parts(n)?),
+            rn::Expr::PathAbs(_) | rn::Expr::PathRel(_) | rn::Expr::PathHome(_) => {
+                Node::Path(self.path_parts(n)?)
+            }
             rn::Expr::PathSearch(_) => {
                 let t = n.text().to_string();
                 Node::SearchPath(t.trim_start_matches('<').trim_end_matches('>').to_owned())
@@ -264,7 +311,9 @@ impl Converter<'_> {
                 }
             }
             rn::Expr::Ident(_) => Node::Var(Sym::new(n.text().to_string().as_bytes())),
-            rn::Expr::With(w) => Node::With(self.boxed(n, w.namespace())?, self.boxed(n, w.body())?),
+            rn::Expr::With(w) => {
+                Node::With(self.boxed(n, w.namespace())?, self.boxed(n, w.body())?)
+            }
             rn::Expr::CurPos(_) => Node::CurPos,
         };
         Ok(Ast::new(start, end, node))
@@ -276,12 +325,21 @@ impl Converter<'_> {
         let text = &self.text[span.clone()];
         let kind = n.first_token().map(|t| t.kind());
         Ok(match kind {
-            Some(TOKEN_INTEGER) => {
-                Node::Int(text.parse().map_err(|_e| SyntaxError::new(format!("invalid integer '{text}'"), span))?)
-            }
+            Some(TOKEN_INTEGER) => Node::Int(
+                text.parse()
+                    .map_err(|_e| SyntaxError::new(format!("invalid integer '{text}'"), span))?,
+            ),
             Some(TOKEN_FLOAT) => {
-                let f: f64 = text.parse().map_err(|_e| SyntaxError::new(format!("invalid float '{text}'"), span.clone()))?;
-                if !f.is_finite() || (f == 0.0 && text.bytes().take_while(|b| *b != b'e' && *b != b'E').any(|b| matches!(b, b'1'..=b'9'))) {
+                let f: f64 = text.parse().map_err(|_e| {
+                    SyntaxError::new(format!("invalid float '{text}'"), span.clone())
+                })?;
+                if !f.is_finite()
+                    || (f == 0.0
+                        && text
+                            .bytes()
+                            .take_while(|b| *b != b'e' && *b != b'E')
+                            .any(|b| matches!(b, b'1'..=b'9')))
+                {
                     return Err(SyntaxError::new(format!("invalid float '{text}'"), span));
                 }
                 Node::Float(f)
@@ -297,7 +355,10 @@ impl Converter<'_> {
         let op = match b.operator().ok_or_else(|| missing(n))? {
             K::PipeLeft | K::PipeRight => {
                 let (s, e) = range(n);
-                return Err(SyntaxError::new("experimental Nix feature 'pipe-operators' is disabled; add '--extra-experimental-features pipe-operators' to enable it", s as usize..e as usize));
+                return Err(SyntaxError::new(
+                    "experimental Nix feature 'pipe-operators' is disabled; add '--extra-experimental-features pipe-operators' to enable it",
+                    s as usize..e as usize,
+                ));
             }
             K::Concat => Op::Concat,
             K::Update => Op::Update,
@@ -320,7 +381,12 @@ impl Converter<'_> {
             .filter_map(NodeOrToken::into_token)
             .find(|t| rn::BinOpKind::from_kind(t.kind()).is_some())
             .map_or(range(n).0, |t| t.text_range().start().into());
-        Ok(Node::Bin(op, at, self.boxed_operand(n, l)?, self.boxed_operand(n, r)?))
+        Ok(Node::Bin(
+            op,
+            at,
+            self.boxed_operand(n, l)?,
+            self.boxed_operand(n, r)?,
+        ))
     }
 
     fn string(&self, s: &rn::Str) -> Res<Vec<Part>> {
@@ -328,8 +394,12 @@ impl Converter<'_> {
         let mut multiline = false;
         for child in s.syntax().children_with_tokens() {
             match child {
-                NodeOrToken::Token(t) if t.kind() == TOKEN_STRING_START => multiline = t.text() == "''",
-                NodeOrToken::Token(t) if t.kind() == TOKEN_STRING_CONTENT => raw.push(Raw::Text(t.text().to_owned())),
+                NodeOrToken::Token(t) if t.kind() == TOKEN_STRING_START => {
+                    multiline = t.text() == "''"
+                }
+                NodeOrToken::Token(t) if t.kind() == TOKEN_STRING_CONTENT => {
+                    raw.push(Raw::Text(t.text().to_owned()))
+                }
                 NodeOrToken::Token(_) => {}
                 NodeOrToken::Node(n) => {
                     let i = rn::Interpol::cast(n.clone()).ok_or_else(|| missing(&n))?;
@@ -337,11 +407,18 @@ impl Converter<'_> {
                 }
             }
         }
-        if let Some(Raw::Text(t)) = raw.iter().find(|r| matches!(r, Raw::Text(t) if t.contains('\0'))) {
+        if let Some(Raw::Text(t)) = raw
+            .iter()
+            .find(|r| matches!(r, Raw::Text(t) if t.contains('\0')))
+        {
             let (s, e) = range(s.syntax());
             return Err(SyntaxError::new(no_nul(t), s as usize..e as usize));
         }
-        Ok(if multiline { strings::indented(raw, self.foreign) } else { strings::plain(raw, self.foreign) })
+        Ok(if multiline {
+            strings::indented(raw, self.foreign)
+        } else {
+            strings::plain(raw, self.foreign)
+        })
     }
 
     fn path_parts(&self, n: &SyntaxNode) -> Res<Vec<Part>> {
@@ -360,7 +437,10 @@ impl Converter<'_> {
             && !(parts.len() == 1 && t == b"/")
         {
             let (s, e) = range(n);
-            return Err(SyntaxError::new("path has a trailing slash", s as usize..e as usize));
+            return Err(SyntaxError::new(
+                "path has a trailing slash",
+                s as usize..e as usize,
+            ));
         }
         Ok(parts)
     }
@@ -397,16 +477,20 @@ impl Converter<'_> {
     fn param(&self, p: &rn::Param) -> Res<Param> {
         Ok(match p {
             rn::Param::IdentParam(i) => {
-                Param::Name(Sym::new(i.syntax().text().to_string().trim().as_bytes()), range(i.syntax()).0)
+                Param::Name(Sym::new(i.syntax().text().to_string().trim().as_bytes()))
             }
             rn::Param::Pattern(p) => {
-                let name = |i: Option<rn::Ident>| i.map(|i| Sym::new(i.syntax().text().to_string().as_bytes()));
+                let name = |i: Option<rn::Ident>| {
+                    i.map(|i| Sym::new(i.syntax().text().to_string().as_bytes()))
+                };
                 let bind = p.pat_bind().and_then(|b| name(b.ident()));
                 let mut formals: Vec<Formal> = Vec::new();
                 let mut seen = rustc_hash::FxHashSet::default();
                 for e in p.pat_entries() {
                     let (s, end) = range(e.syntax());
-                    let Some(name) = name(e.ident()) else { return Err(missing(e.syntax())) };
+                    let Some(name) = name(e.ident()) else {
+                        return Err(missing(e.syntax()));
+                    };
                     if !seen.insert(name) || bind == Some(name) {
                         return Err(SyntaxError::new(
                             format!("duplicate formal function argument '{}'", name.text()),
@@ -419,9 +503,17 @@ impl Converter<'_> {
                         Some(d) => Some(self.expr(&d)?),
                         None => None,
                     };
-                    formals.push(Formal { name, pos: s, default });
+                    formals.push(Formal {
+                        name,
+                        pos: s,
+                        default,
+                    });
                 }
-                Param::Formals { formals, ellipsis: p.ellipsis_token().is_some(), bind }
+                Param::Formals {
+                    formals,
+                    ellipsis: p.ellipsis_token().is_some(),
+                    bind,
+                }
             }
         })
     }
@@ -436,7 +528,10 @@ impl Converter<'_> {
                     let path_end = p.as_ref().map_or(end, |p| range(p.syntax()).1);
                     let path = self.path(v.syntax(), p)?;
                     if is_let && let Some(Attr::Dynamic(d)) = path.first() {
-                        return Err(SyntaxError::new("dynamic attributes not allowed in let", d.start as usize..d.end as usize));
+                        return Err(SyntaxError::new(
+                            "dynamic attributes not allowed in let",
+                            d.start as usize..d.end as usize,
+                        ));
                     }
                     let value = self.need(v.syntax(), v.value())?;
                     b.add(path, value, start, path_end)?;
@@ -453,10 +548,18 @@ impl Converter<'_> {
                         let (s, e) = range(a.syntax());
                         match self.attr(&a)? {
                             Attr::Name(name, pos) => {
-                                b.inherit(name, pos, e, from.map_or(AttrValue::Inherit, AttrValue::From))?;
+                                b.inherit(
+                                    name,
+                                    pos,
+                                    e,
+                                    from.map_or(AttrValue::Inherit, AttrValue::From),
+                                )?;
                             }
                             Attr::Dynamic(_) => {
-                                return Err(SyntaxError::new("dynamic attributes not allowed in inherit", s as usize..e as usize));
+                                return Err(SyntaxError::new(
+                                    "dynamic attributes not allowed in inherit",
+                                    s as usize..e as usize,
+                                ));
                             }
                         }
                     }
@@ -469,7 +572,10 @@ impl Converter<'_> {
 
 /// What is said of a text with NUL bytes.
 pub(crate) fn no_nul(text: &str) -> String {
-    format!("input string '{}' cannot be represented as Nix string because it contains null bytes", text.replace('\0', "␀"))
+    format!(
+        "input string '{}' cannot be represented as Nix string because it contains null bytes",
+        text.replace('\0', "␀")
+    )
 }
 
 /// A computed name that is a plain string literal is a static name.

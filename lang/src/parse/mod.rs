@@ -23,6 +23,10 @@ pub(crate) struct SyntaxError {
 
 impl SyntaxError {
     fn new(message: impl Into<String>, span: std::ops::Range<usize>) -> Box<Self> {
-        Box::new(Self { message: message.into(), span, other: None })
+        Box::new(Self {
+            message: message.into(),
+            span,
+            other: None,
+        })
     }
 }

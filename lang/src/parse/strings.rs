@@ -68,7 +68,11 @@ pub(super) fn indented(raw: Vec<Raw>, foreign: bool) -> Vec<Part> {
             Raw::Expr(e) => pieces.push(Piece::Expr(e)),
             Raw::Text(t) => {
                 let t = t.replace("\r\n", "\n");
-                let t = if i == 0 { skip_blank_first_line(&t) } else { &t };
+                let t = if i == 0 {
+                    skip_blank_first_line(&t)
+                } else {
+                    &t
+                };
                 split(t, &mut pieces);
             }
         }

@@ -14,7 +14,10 @@ pub(crate) struct Place<'a> {
 
 /// The canonical text of an expression.
 pub(crate) fn show(a: &Ast, place: &Place<'_>) -> Vec<u8> {
-    let mut p = Printer { out: Vec::new(), place };
+    let mut p = Printer {
+        out: Vec::new(),
+        place,
+    };
     p.expr(a);
     p.out
 }
@@ -184,7 +187,9 @@ impl Printer<'_> {
     }
 
     fn path_literal(&mut self, parts: &[Part]) {
-        let Some((Part::Text(first), rest)) = parts.split_first() else { return self.parts(parts) };
+        let Some((Part::Text(first), rest)) = parts.split_first() else {
+            return self.parts(parts);
+        };
         let mut full = self.absolute(first);
         if rest.is_empty() {
             self.out.extend_from_slice(&full);
@@ -222,7 +227,11 @@ impl Printer<'_> {
             Op::Gt => return self.call("__lessThan", y, x),
             Op::Le | Op::Ge => {
                 self.text("(! ");
-                if op == Op::Le { self.call("__lessThan", y, x) } else { self.call("__lessThan", x, y) }
+                if op == Op::Le {
+                    self.call("__lessThan", y, x)
+                } else {
+                    self.call("__lessThan", x, y)
+                }
                 return self.text(")");
             }
             Op::Add => "+",
@@ -243,8 +252,12 @@ impl Printer<'_> {
 
     fn param(&mut self, p: &Param) {
         match p {
-            Param::Name(s, _) => self.out.extend_from_slice(s.bytes()),
-            Param::Formals { formals, ellipsis, bind } => {
+            Param::Name(s) => self.out.extend_from_slice(s.bytes()),
+            Param::Formals {
+                formals,
+                ellipsis,
+                bind,
+            } => {
                 self.text("{ ");
                 let mut sorted: Vec<_> = formals.iter().collect();
                 sorted.sort_by_key(|f| f.name.bytes());
@@ -273,7 +286,11 @@ impl Printer<'_> {
     fn bindings(&mut self, set: &AttrSet) {
         let mut sorted: Vec<_> = set.attrs.iter().collect();
         sorted.sort_by_key(|a| a.name.bytes());
-        let plain: Vec<Sym> = sorted.iter().filter(|a| matches!(a.value, AttrValue::Inherit)).map(|a| a.name).collect();
+        let plain: Vec<Sym> = sorted
+            .iter()
+            .filter(|a| matches!(a.value, AttrValue::Inherit))
+            .map(|a| a.name)
+            .collect();
         if !plain.is_empty() {
             self.text("inherit");
             for s in plain {
@@ -283,7 +300,11 @@ impl Printer<'_> {
             self.text("; ");
         }
         for (i, from) in set.from.iter().enumerate() {
-            let names: Vec<Sym> = sorted.iter().filter(|a| matches!(a.value, AttrValue::From(k) if k == i)).map(|a| a.name).collect();
+            let names: Vec<Sym> = sorted
+                .iter()
+                .filter(|a| matches!(a.value, AttrValue::From(k) if k == i))
+                .map(|a| a.name)
+                .collect();
             if names.is_empty() {
                 continue;
             }

@@ -14,12 +14,18 @@ const SHORT_ITEMS: usize = 10;
 const SHORT_DEPTH: u32 = 10;
 const SHORT_STRING: usize = 1024;
 
-const KEYWORDS: &[&str] = &["if", "then", "else", "assert", "with", "let", "in", "rec", "inherit"];
+const KEYWORDS: &[&str] = &[
+    "if", "then", "else", "assert", "with", "let", "in", "rec", "inherit",
+];
 
 /// Writes an attribute name, quoted if needed.
 pub(crate) fn attr_name(out: &mut Vec<u8>, name: &[u8]) {
-    let plain = name.first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_')
-        && name.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'\'' | b'-'))
+    let plain = name
+        .first()
+        .is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_')
+        && name
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'\'' | b'-'))
         && !KEYWORDS.iter().any(|k| k.as_bytes() == name);
     if plain {
         out.extend_from_slice(name);
@@ -62,14 +68,28 @@ impl Vm {
 
     /// The same as bytes: strings need not be UTF-8.
     pub(crate) fn show_bytes(&self, v: Value) -> Vec<u8> {
-        let mut p = Printer { vm: self, style: Style { short: false }, seen: Default::default(), out: Vec::new(), attrs_left: usize::MAX, items_left: usize::MAX };
+        let mut p = Printer {
+            vm: self,
+            style: Style { short: false },
+            seen: Default::default(),
+            out: Vec::new(),
+            attrs_left: usize::MAX,
+            items_left: usize::MAX,
+        };
         p.value(v, 0);
         p.out
     }
 
     /// A value in a message: not evaluated further, cut when long.
     pub(crate) fn show_short(&self, v: Value) -> String {
-        let mut p = Printer { vm: self, style: Style { short: true }, seen: Default::default(), out: Vec::new(), attrs_left: SHORT_ITEMS, items_left: SHORT_ITEMS };
+        let mut p = Printer {
+            vm: self,
+            style: Style { short: true },
+            seen: Default::default(),
+            out: Vec::new(),
+            attrs_left: SHORT_ITEMS,
+            items_left: SHORT_ITEMS,
+        };
         p.value(v, 0);
         String::from_utf8_lossy(&p.out).into_owned()
     }
@@ -80,8 +100,8 @@ impl Printer<'_> {
         self.out.extend_from_slice(s.as_bytes());
     }
 
-    fn value(&mut self, v: Value, depth: u32) {
-        let v = v.peel();
+    fn value(&mut self, word: Value, depth: u32) {
+        let v = word.peel();
         if self.vm.check_stack().is_err() {
             self.text("«too deep»");
             return;
@@ -97,7 +117,7 @@ impl Printer<'_> {
             Tag::Imm if v == Value::NULL => self.text("null"),
             Tag::Imm => self.text(if v == Value::TRUE { "true" } else { "false" }),
             Tag::Fun => self.function(v),
-            Tag::List => self.list(v, depth),
+            Tag::List => self.list(word, v, depth),
             Tag::Attrs => self.attrs(v, depth),
             Tag::Boxed => {
                 if let Some(f) = v.as_float() {
@@ -112,7 +132,8 @@ impl Printer<'_> {
     }
 
     fn int(&mut self, v: Value) {
-        self.out.extend_from_slice(int_text(v.as_int().unwrap_or_default(), &mut [0; 20]));
+        self.out
+            .extend_from_slice(int_text(v.as_int().unwrap_or_default(), &mut [0; 20]));
     }
 
     fn string(&mut self, v: Value) {
@@ -142,9 +163,16 @@ impl Printer<'_> {
             Fun::Prim(p) if partial => self.text(&format!("«partially applied primop {}»", p.name)),
             Fun::Prim(p) => self.text(&format!("«primop {}»", p.name)),
             Fun::Closure(l, _) => {
-                let name = l.name.get().map_or_else(String::new, |s| format!(" {}", s.text()));
+                let name = l
+                    .name
+                    .get()
+                    .map_or_else(String::new, |s| format!(" {}", s.text()));
                 let sources = self.vm.sources.borrow();
-                let at = sources.line_column(l.pos).map_or_else(String::new, |(s, line, col)| format!(" @ {}:{line}:{col}", s.file.name));
+                let at = sources
+                    .line_column(l.pos)
+                    .map_or_else(String::new, |(s, line, col)| {
+                        format!(" @ {}:{line}:{col}", s.file.name)
+                    });
                 drop(sources);
                 self.text(&format!("«lambda{name}{at}»"));
             }
@@ -152,27 +180,34 @@ impl Printer<'_> {
         }
     }
 
-    fn enter(&mut self, v: Value, depth: u32, empty: bool) -> bool {
-        if !empty && !self.seen.insert(v.identity()) {
+    fn enter(&mut self, which: Value, v: Value, depth: u32, empty: bool) -> bool {
+        if !empty && !self.seen.insert(which.identity()) {
             self.text("«repeated»");
             return false;
         }
         if self.style.short && depth >= SHORT_DEPTH {
-            self.text(if v.tag() == Tag::List { "[ ... ]" } else { "{ ... }" });
+            self.text(if v.tag() == Tag::List {
+                "[ ... ]"
+            } else {
+                "{ ... }"
+            });
             return false;
         }
         true
     }
 
     fn elided(&mut self, n: usize, one: &str, many: &str) {
-        self.text(&format!("«{n} {} elided» ", if n == 1 { one } else { many }));
+        self.text(&format!(
+            "«{n} {} elided» ",
+            if n == 1 { one } else { many }
+        ));
     }
 
-    fn list(&mut self, v: Value, depth: u32) {
+    fn list(&mut self, word: Value, v: Value, depth: u32) {
         let items = v.as_list().unwrap_or_default();
-        // Nix copies the outermost value, and lists of one or two items with it: they are not recognised again inside.
-        let copied = depth == 0 && items.len() <= 2;
-        if !self.enter(v, depth, copied || items.is_empty()) {
+        // Nix copies lists of one or two items with the value that holds them: what is recognised is that value.
+        let which = if items.len() <= 2 { word } else { v };
+        if !self.enter(which, v, depth, items.is_empty()) {
             return;
         }
         self.text("[ ");
@@ -182,7 +217,9 @@ impl Printer<'_> {
                 break;
             }
             self.value(*x, depth + 1);
-            self.items_left = self.items_left.saturating_sub(usize::from(self.style.short));
+            self.items_left = self
+                .items_left
+                .saturating_sub(usize::from(self.style.short));
             self.text(" ");
         }
         self.text("]");
@@ -190,7 +227,7 @@ impl Printer<'_> {
 
     fn attrs(&mut self, v: Value, depth: u32) {
         let Some(set) = v.as_attrs() else { return };
-        if !self.enter(v, depth, set.len() == 0) {
+        if !self.enter(v, v, depth, set.len() == 0) {
             return;
         }
         self.text("{ ");
@@ -202,7 +239,9 @@ impl Printer<'_> {
             attr_name(&mut self.out, s.bytes());
             self.text(" = ");
             self.value(x, depth + 1);
-            self.attrs_left = self.attrs_left.saturating_sub(usize::from(self.style.short));
+            self.attrs_left = self
+                .attrs_left
+                .saturating_sub(usize::from(self.style.short));
             self.text("; ");
         }
         self.text("}");

@@ -34,7 +34,14 @@ enum Finder {
     /// The pattern is one set of bytes.
     Byte(Box<[bool; 256]>),
     /// First the leftmost start, then the longest end.
-    Dfa(Box<(hybrid::regex::Regex, hybrid::dfa::DFA)>, RefCell<(hybrid::regex::Cache, hybrid::dfa::Cache)>),
+    Dfa(Box<Dfas>),
+}
+
+/// Automata that are built as they run.
+struct Dfas {
+    first: hybrid::regex::Regex,
+    longest: hybrid::dfa::DFA,
+    caches: RefCell<(hybrid::regex::Cache, hybrid::dfa::Cache)>,
 }
 
 /// Limit of what is built from one pattern.
@@ -44,17 +51,26 @@ fn hir(n: &Node) -> Hir {
     match n {
         Node::Empty => Hir::empty(),
         Node::Set(set) => {
-            let bytes = (0..=255u8).filter(|b| set[*b as usize]).map(|b| ClassBytesRange::new(b, b));
+            let bytes = (0..=255u8)
+                .filter(|b| set[*b as usize])
+                .map(|b| ClassBytesRange::new(b, b));
             Hir::class(Class::Bytes(ClassBytes::new(bytes)))
         }
         Node::Start => Hir::look(Look::Start),
         Node::End => Hir::look(Look::End),
-        Node::Group(i, x) => Hir::capture(Capture { index: *i, name: None, sub: Box::new(hir(x)) }),
+        Node::Group(i, x) => Hir::capture(Capture {
+            index: *i,
+            name: None,
+            sub: Box::new(hir(x)),
+        }),
         Node::Concat(v) => Hir::concat(v.iter().map(hir).collect()),
         Node::Alternate(v) => Hir::alternation(v.iter().map(hir).collect()),
-        Node::Repeat { node, min, max } => {
-            Hir::repetition(Repetition { min: *min, max: *max, greedy: true, sub: Box::new(hir(node)) })
-        }
+        Node::Repeat { node, min, max } => Hir::repetition(Repetition {
+            min: *min,
+            max: *max,
+            greedy: true,
+            sub: Box::new(hir(node)),
+        }),
     }
 }
 
@@ -64,7 +80,10 @@ fn too_complex<E>(_: E) -> String {
 
 fn compile(h: &Hir, config: thompson::Config) -> Result<NFA, String> {
     let config = config.utf8(false).nfa_size_limit(Some(MAX_SIZE));
-    thompson::Compiler::new().configure(config).build_from_hir(h).map_err(too_complex)
+    thompson::Compiler::new()
+        .configure(config)
+        .build_from_hir(h)
+        .map_err(too_complex)
 }
 
 impl Regex {
@@ -73,18 +92,36 @@ impl Regex {
         let p = parse::parse(pattern)?;
         let body = hir(&p.node);
         // Group 0 is the whole: numbers in the pattern begin at 1.
-        let whole = Hir::capture(Capture { index: 0, name: None, sub: Box::new(body.clone()) });
-        let to_end = compile(&Hir::concat(vec![whole, Hir::look(Look::End)]), thompson::Config::new())?;
-        Ok(Regex { groups: p.groups as usize, captures: Self::captures(to_end)?, finder: Self::finder(&p.node, &body)? })
+        let whole = Hir::capture(Capture {
+            index: 0,
+            name: None,
+            sub: Box::new(body.clone()),
+        });
+        let to_end = compile(
+            &Hir::concat(vec![whole, Hir::look(Look::End)]),
+            thompson::Config::new(),
+        )?;
+        Ok(Regex {
+            groups: p.groups as usize,
+            captures: Self::captures(to_end)?,
+            finder: Self::finder(&p.node, &body)?,
+        })
     }
 
     fn captures(nfa: NFA) -> Result<Captures, String> {
-        let config = onepass::Config::new().match_kind(MatchKind::LeftmostFirst).size_limit(Some(1 << 20));
-        if let Ok(d) = onepass::Builder::new().configure(config).build_from_nfa(nfa.clone()) {
+        let config = onepass::Config::new()
+            .match_kind(MatchKind::LeftmostFirst)
+            .size_limit(Some(1 << 20));
+        if let Ok(d) = onepass::Builder::new()
+            .configure(config)
+            .build_from_nfa(nfa.clone())
+        {
             let cache = RefCell::new(d.create_cache());
             return Ok(Captures::OnePass(Box::new(d), cache));
         }
-        let vm = pikevm::Builder::new().build_from_nfa(nfa).map_err(too_complex)?;
+        let vm = pikevm::Builder::new()
+            .build_from_nfa(nfa)
+            .map_err(too_complex)?;
         let cache = RefCell::new(vm.create_cache());
         Ok(Captures::Pike(Box::new(vm), cache))
     }
@@ -105,13 +142,22 @@ impl Regex {
         let backward = compile(body, none.reverse(true))?;
         let config = hybrid::dfa::Config::new().skip_cache_capacity_check(true);
         let build = |nfa: NFA, kind| {
-            hybrid::dfa::Builder::new().configure(config.clone().match_kind(kind)).build_from_nfa(nfa).map_err(too_complex)
+            hybrid::dfa::Builder::new()
+                .configure(config.clone().match_kind(kind))
+                .build_from_nfa(nfa)
+                .map_err(too_complex)
         };
-        let first = hybrid::regex::Builder::new()
-            .build_from_dfas(build(forward.clone(), MatchKind::LeftmostFirst)?, build(backward, MatchKind::All)?);
+        let first = hybrid::regex::Builder::new().build_from_dfas(
+            build(forward.clone(), MatchKind::LeftmostFirst)?,
+            build(backward, MatchKind::All)?,
+        );
         let longest = build(forward, MatchKind::All)?;
         let caches = RefCell::new((first.create_cache(), longest.create_cache()));
-        Ok(Finder::Dfa(Box::new((first, longest)), caches))
+        Ok(Finder::Dfa(Box::new(Dfas {
+            first,
+            longest,
+            caches,
+        })))
     }
 
     /// Number of groups.
@@ -124,7 +170,9 @@ impl Regex {
         let input = Input::new(text).range(start..).anchored(Anchored::Yes);
         let mut slots: Vec<Option<NonMaxUsize>> = vec![None; (self.groups + 1) * 2];
         match &self.captures {
-            Captures::OnePass(d, c) => d.try_search_slots(&mut c.borrow_mut(), &input, &mut slots).ok()??,
+            Captures::OnePass(d, c) => d
+                .try_search_slots(&mut c.borrow_mut(), &input, &mut slots)
+                .ok()??,
             Captures::Pike(vm, c) => vm.search_slots(&mut c.borrow_mut(), &input, &mut slots)?,
         };
         let spans = slots.chunks(2).skip(1).map(|s| match s {
@@ -146,11 +194,17 @@ impl Regex {
                 let at = from + text[from..].iter().position(|b| set[*b as usize])?;
                 return Some(((at, at + 1), Vec::new()));
             }
-            Finder::Dfa(dfas, caches) => {
-                let (first, longest) = &**dfas;
+            Finder::Dfa(d) => {
+                let Dfas {
+                    first,
+                    longest,
+                    caches,
+                } = &**d;
                 let mut caches = caches.borrow_mut();
                 let (first_cache, longest_cache) = &mut *caches;
-                let m = first.try_search(first_cache, &Input::new(text).range(from..)).ok()??;
+                let m = first
+                    .try_search(first_cache, &Input::new(text).range(from..))
+                    .ok()??;
                 let input = Input::new(text).range(m.start()..).anchored(Anchored::Yes);
                 let end = longest.try_search_fwd(longest_cache, &input).ok()??;
                 (m.start(), end.offset())
@@ -159,7 +213,9 @@ impl Regex {
         if self.groups == 0 {
             return Some(((start, end), Vec::new()));
         }
-        let groups = self.groups_on(&text[..end], start).unwrap_or_else(|| vec![None; self.groups]);
+        let groups = self
+            .groups_on(&text[..end], start)
+            .unwrap_or_else(|| vec![None; self.groups]);
         Some(((start, end), groups))
     }
 }

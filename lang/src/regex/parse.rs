@@ -14,7 +14,11 @@ pub(super) enum Node {
     Group(u32, Box<Node>),
     Concat(Vec<Node>),
     Alternate(Vec<Node>),
-    Repeat { node: Box<Node>, min: u32, max: Option<u32> },
+    Repeat {
+        node: Box<Node>,
+        min: u32,
+        max: Option<u32>,
+    },
 }
 
 /// A parsed pattern.
@@ -30,12 +34,20 @@ const MAX_COUNT: u32 = 10_000;
 
 /// Parses a pattern.
 pub(super) fn parse(pattern: &[u8]) -> Result<Pattern, String> {
-    let mut p = Parser { text: pattern, at: 0, groups: 0, depth: 0 };
+    let mut p = Parser {
+        text: pattern,
+        at: 0,
+        groups: 0,
+        depth: 0,
+    };
     let node = p.alternation()?;
     if p.at < pattern.len() {
         return Err("unmatched ')'".into());
     }
-    Ok(Pattern { node, groups: p.groups })
+    Ok(Pattern {
+        node,
+        groups: p.groups,
+    })
 }
 
 struct Parser<'a> {
@@ -77,7 +89,11 @@ impl Parser<'_> {
             let atom = self.atom(b)?;
             all.push(self.repeats(atom)?);
         }
-        Ok(if all.is_empty() { Node::Empty } else { Node::Concat(all) })
+        Ok(if all.is_empty() {
+            Node::Empty
+        } else {
+            Node::Concat(all)
+        })
     }
 
     fn atom(&mut self, b: u8) -> Res<Node> {
@@ -109,7 +125,10 @@ impl Parser<'_> {
             }
             b'[' => Node::Set(self.bracket()?),
             b'\\' => match self.peek() {
-                Some(c @ (b'^' | b'.' | b'[' | b'$' | b'(' | b')' | b'|' | b'*' | b'+' | b'?' | b'{' | b'\\')) => {
+                Some(
+                    c @ (b'^' | b'.' | b'[' | b'$' | b'(' | b')' | b'|' | b'*' | b'+' | b'?' | b'{'
+                    | b'\\'),
+                ) => {
                     self.at += 1;
                     single(c)
                 }
@@ -147,12 +166,18 @@ impl Parser<'_> {
                 continue;
             }
             // The same repetition twice is the same as once.
-            if let Node::Repeat { min: 0, max: None, .. } = node
+            if let Node::Repeat {
+                min: 0, max: None, ..
+            } = node
                 && max.is_none()
             {
                 continue;
             }
-            node = Node::Repeat { node: Box::new(node), min, max };
+            node = Node::Repeat {
+                node: Box::new(node),
+                min,
+                max,
+            };
         }
     }
 
@@ -171,7 +196,9 @@ impl Parser<'_> {
 
     fn braces(&mut self) -> Res<(u32, Option<u32>)> {
         self.at += 1;
-        let Some(min) = self.number()? else { return Err("unexpected character in brace expression".into()) };
+        let Some(min) = self.number()? else {
+            return Err("unexpected character in brace expression".into());
+        };
         let max = if self.peek() == Some(b',') {
             self.at += 1;
             self.number()?
@@ -194,7 +221,9 @@ impl Parser<'_> {
         self.at += usize::from(negated);
         let mut first = true;
         loop {
-            let Some(b) = self.peek() else { return Err("unmatched '['".into()) };
+            let Some(b) = self.peek() else {
+                return Err("unmatched '['".into());
+            };
             if b == b']' && !first {
                 self.at += 1;
                 break;
@@ -205,7 +234,8 @@ impl Parser<'_> {
                 continue;
             }
             let low = self.element()?;
-            let range = self.peek() == Some(b'-') && self.text.get(self.at + 1).is_some_and(|c| *c != b']');
+            let range =
+                self.peek() == Some(b'-') && self.text.get(self.at + 1).is_some_and(|c| *c != b']');
             if !range {
                 set[low as usize] = true;
                 continue;
@@ -227,8 +257,12 @@ impl Parser<'_> {
 
     /// One character of a bracket expression; `[.x.]` and `[=x=]` name one too.
     fn element(&mut self) -> Res<u8> {
-        let Some(b) = self.peek() else { return Err("unmatched '['".into()) };
-        if b == b'[' && let Some(kind @ (b'.' | b'=')) = self.text.get(self.at + 1).copied() {
+        let Some(b) = self.peek() else {
+            return Err("unmatched '['".into());
+        };
+        if b == b'['
+            && let Some(kind @ (b'.' | b'=')) = self.text.get(self.at + 1).copied()
+        {
             if kind == b'.' {
                 return Err("invalid collating element".into());
             }
@@ -246,7 +280,9 @@ impl Parser<'_> {
 
     fn class(&mut self, set: &mut Class) -> Res<()> {
         let rest = &self.text[self.at + 2..];
-        let Some(end) = rest.windows(2).position(|w| w == b":]") else { return Err("unmatched '['".into()) };
+        let Some(end) = rest.windows(2).position(|w| w == b":]") else {
+            return Err("unmatched '['".into());
+        };
         let test: fn(&u8) -> bool = match &rest[..end] {
             b"alpha" => u8::is_ascii_alphabetic,
             b"digit" | b"d" => u8::is_ascii_digit,

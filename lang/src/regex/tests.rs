@@ -4,7 +4,8 @@ use super::Regex;
 fn full(pattern: &str, text: &str, expect: Option<&[Option<&str>]>) {
     let r = Regex::new(pattern.as_bytes()).unwrap();
     let got = r.full_match(text.as_bytes());
-    let got: Option<Vec<Option<&str>>> = got.map(|g| g.into_iter().map(|s| s.map(|(a, b)| &text[a..b])).collect());
+    let got: Option<Vec<Option<&str>>> =
+        got.map(|g| g.into_iter().map(|s| s.map(|(a, b)| &text[a..b])).collect());
     assert_eq!(got.as_deref(), expect);
 }
 
@@ -16,7 +17,11 @@ fn find(pattern: &str, text: &str, expect: (usize, usize)) {
 
 #[test]
 fn groups_of_the_first_way_to_the_end() {
-    full("(a|ab)(c|bcd)(d*)", "abcd", Some(&[Some("a"), Some("bcd"), Some("")]));
+    full(
+        "(a|ab)(c|bcd)(d*)",
+        "abcd",
+        Some(&[Some("a"), Some("bcd"), Some("")]),
+    );
     full("((a)|(b))*", "ab", Some(&[Some("b"), Some("a"), Some("b")]));
     full("a(b)?", "a", Some(&[None]));
     full("", "", Some(&[]));
@@ -50,7 +55,9 @@ fn stacked_repetitions_are_valid() {
 
 #[test]
 fn what_the_library_refuses() {
-    for p in ["(", "a{", "{", "[z-a]", "[[.-.]]", "\\d", "a{,2}", "\\b", "*a", "[a", "a{2,1}", ")"] {
+    for p in [
+        "(", "a{", "{", "[z-a]", "[[.-.]]", "\\d", "a{,2}", "\\b", "*a", "[a", "a{2,1}", ")",
+    ] {
         assert!(Regex::new(p.as_bytes()).is_err(), "{p}");
     }
 }

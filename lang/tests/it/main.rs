@@ -1,0 +1,9 @@
+//! Tests of the evaluator through its public interface.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod api;
+mod errors;
+mod host;
+mod language;
+mod peer;
+mod suite;

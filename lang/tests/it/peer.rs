@@ -1,0 +1,85 @@
+//! The same values as Nix itself, where it is installed.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "looks for the peer and says so when it is missing"
+)]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::host::MemoryHost;
+
+fn ours(expr: &str, dir: &Path) -> Option<String> {
+    sos_lang::with_big_stack(move || {
+        let e = sos_lang::Evaluator::new(
+            MemoryHost::new(&[("/tmp/x", "")]),
+            sos_lang::Options::default(),
+        );
+        let v = e.eval_str(expr, "peer.nix", dir).ok()?;
+        let v = e.force_deep(v).ok()?;
+        Some(e.print(v))
+    })
+}
+
+#[test]
+fn same_as_nix_instantiate() {
+    let found = Command::new("nix-instantiate")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if !found.is_ok_and(|s| s.success()) {
+        assert!(
+            std::env::var_os("SOS_REQUIRE_PEERS").is_none(),
+            "nix-instantiate is required"
+        );
+        eprintln!("skipped: no nix-instantiate");
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let list: Vec<&str> = include_str!("../peer/expressions.txt")
+        .lines()
+        .filter(|l| !l.trim().is_empty() && !l.starts_with('#'))
+        .collect();
+    let path = home.path();
+    let wrong: Vec<String> = std::thread::scope(|s| {
+        let parts: Vec<_> = list
+            .chunks(list.len().div_ceil(4))
+            .map(|part| s.spawn(move || compare(part, path)))
+            .collect();
+        parts.into_iter().flat_map(|p| p.join().unwrap()).collect()
+    });
+    assert!(
+        wrong.is_empty(),
+        "{} differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+fn compare(list: &[&str], home: &Path) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for expr in list {
+        let out = Command::new("nix-instantiate")
+            .args(["--eval", "--strict", "-E", expr])
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", home)
+            .env("NIX_REMOTE", "dummy://")
+            .env("NIX_PATH", "")
+            .current_dir(home)
+            .output()
+            .unwrap();
+        let theirs = out
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&out.stdout).trim_end().to_owned());
+        let ours = ours(expr, home);
+        if ours != theirs {
+            wrong.push(format!("{expr}\n  sos {ours:?}\n  nix {theirs:?}"));
+        }
+    }
+    wrong
+}

@@ -1,0 +1,12 @@
+# Escapes, indentation, interpolation.
+let x = "X"; in [
+  "a\tb\\\"\${x}$${x}"
+  ''
+    one
+      two ${x}
+    ''${x} ''' ''\n
+  ''
+  ''inline''
+  "${x}${"y"}"
+  http://mirror.example/a?b=c
+]
