@@ -8,6 +8,7 @@ mod lower;
 mod model;
 mod request;
 mod schema;
+mod sources;
 
 pub(crate) use lower::{edit, lower};
 pub(crate) use model::RootfsRecipe;

@@ -14,12 +14,12 @@ use super::accounts;
 use super::check::{self, Checked};
 use super::fields::{Fields, Known, Located, wrong_type};
 use super::files;
-use super::model::{Cleanup, EditSpec, FileRef, MachineId, RootfsRecipe, Services, SourceSpec};
+use super::model::{Cleanup, EditSpec, FileRef, MachineId, RootfsRecipe, Services};
+use super::sources;
 use crate::problems::{Problems, with_suggestion};
 use crate::tree::{self, Node, Value};
 
 const ROOTFS: &[&str] = &["name", "arch", "variant", "recommends", "epoch"];
-const SOURCE: &[&str] = &["uri", "suites", "components", "keyring", "snapshot"];
 const PACKAGES: &[&str] = &["include", "exclude", "debs", "debconf"];
 const SYSTEM: &[&str] = &["hostname", "locale", "timezone", "machine-id"];
 
@@ -85,10 +85,6 @@ const IN_ROOTFS: Known = Known {
     names: ROOTFS,
     aliases: &[],
 };
-const IN_SOURCE: Known = Known {
-    names: SOURCE,
-    aliases: &[("suite", "suites"), ("mirror", "uri")],
-};
 const IN_PACKAGES: Known = Known {
     names: PACKAGES,
     aliases: &[],
@@ -105,11 +101,6 @@ const IN_CLEANUP: Known = Known {
     names: &["logs", "apt-lists", "ssh-host-keys", "docs", "paths"],
     aliases: &[],
 };
-
-/// The archive that a recipe without `mirror` takes its packages from.
-const DEFAULT_MIRROR: &str = "mirror://debian";
-/// The archive of the security suites, which is another one.
-const SECURITY_MIRROR: &str = "mirror://debian-security";
 
 /// Reads a recipe file. The second value holds every problem; the recipe is there only when there are none.
 pub(crate) fn parse_file(
@@ -203,7 +194,7 @@ fn read(tree: &Node, default_name: &str, problems: &mut Problems) -> Option<Root
         .flag("recommends", problems)
         .unwrap_or(false);
     let epoch = epoch(pick(&groups.top, groups.rootfs.as_ref(), "epoch"), problems);
-    let sources = sources(&groups.top, problems);
+    let sources = sources::read(&groups.top, problems);
 
     let p = |name| pick(&groups.top, groups.packages.as_ref(), name);
     let include = checked_list(p("include"), "include", check::wanted_package, problems);
@@ -407,127 +398,6 @@ fn epoch(fields: &Fields<'_>, problems: &mut Problems) -> Option<i64> {
             None
         }
     }
-}
-
-fn sources(top: &Fields<'_>, problems: &mut Problems) -> Option<Vec<SourceSpec>> {
-    const SHORT: [&str; 5] = ["suite", "components", "mirror", "keyring", "snapshot"];
-    if top.node("source").is_none() {
-        return short_sources(top, problems);
-    }
-    for name in SHORT {
-        if let Some(field) = top.field(name) {
-            let message = format!("`{}` cannot stand beside `[[source]]`", field.name);
-            let problem = problems.error(
-                "recipe-conflict",
-                message,
-                &field.place,
-                "move it into the source that it belongs to",
-            );
-            problems.add(problem);
-        }
-    }
-    let list = top.list("source", problems);
-    if list.is_empty() {
-        problems.bad_value(
-            "`source` names no archive",
-            top.place(),
-            "expected at least one",
-        );
-    }
-    let mut out = Vec::new();
-    for (i, node) in list.iter().enumerate() {
-        let Some(fields) = Fields::open(node, format!("source {}", i + 1), IN_SOURCE, problems)
-        else {
-            continue;
-        };
-        if fields.required("suites", problems).is_some() {
-            out.extend(source(&fields, "uri", "suites", problems));
-        }
-    }
-    Some(out)
-}
-
-fn short_sources(top: &Fields<'_>, problems: &mut Problems) -> Option<Vec<SourceSpec>> {
-    top.required("suite", problems)?;
-    let all = source(top, "mirror", "suite", problems)?;
-    if top.node("mirror").is_some() {
-        return Some(vec![all]);
-    }
-    // `bookworm-security` is in another archive than the rest; a recipe that names no mirror need not know.
-    let (security, main): (Vec<_>, Vec<_>) = all
-        .suites
-        .iter()
-        .cloned()
-        .partition(|s| s.value.ends_with("-security"));
-    let mut out = Vec::new();
-    for (uri, suites) in [(DEFAULT_MIRROR, main), (SECURITY_MIRROR, security)] {
-        if !suites.is_empty() {
-            out.push(SourceSpec {
-                uri: uri.to_owned(),
-                suites,
-                ..all.clone()
-            });
-        }
-    }
-    Some(out)
-}
-
-fn source(
-    fields: &Fields<'_>,
-    uri: &str,
-    suites: &str,
-    problems: &mut Problems,
-) -> Option<SourceSpec> {
-    let uri = checked(fields, uri, check::archive_uri, problems);
-    let snapshot = checked(fields, "snapshot", check::archive_uri, problems);
-    let names = one_or_more(fields, suites, problems);
-    let names: Vec<_> = names
-        .into_iter()
-        .filter(|s| conforms(suites, s, check::suite, problems))
-        .collect();
-    let mut components: Vec<_> = checked_list(fields, "components", check::component, problems)
-        .into_iter()
-        .map(|c| c.value)
-        .collect();
-    if components.is_empty() {
-        components.push("main".to_owned());
-    }
-    let keyring = match fields.node("keyring") {
-        Some(Node {
-            value: Value::Str(s, _),
-            ..
-        }) if s == "debian" => None,
-        Some(node) => Some(file_ref("keyring", node, problems)?),
-        None => None,
-    };
-    if names.is_empty() {
-        return None;
-    }
-    Some(SourceSpec {
-        uri: uri.unwrap_or_else(|| DEFAULT_MIRROR.to_owned()),
-        suites: names,
-        components,
-        keyring,
-        snapshot,
-    })
-}
-
-/// A suite may be one text or a list.
-fn one_or_more(fields: &Fields<'_>, name: &str, problems: &mut Problems) -> Vec<Located<String>> {
-    let Some(node) = fields.node(name) else {
-        return Vec::new();
-    };
-    if let Value::List(list) = &node.value {
-        if list.is_empty() {
-            problems.bad_value(
-                format!("`{name}` is empty"),
-                &node.place,
-                "expected at least one",
-            );
-        }
-        return fields.texts(name, problems);
-    }
-    fields.text(name, problems).into_iter().collect()
 }
 
 fn services(top: &Fields<'_>, problems: &mut Problems) -> Services {
