@@ -328,7 +328,7 @@ fn read_structured(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Po
             i.has_builder = true;
         }
         b"system" => {
-            i.drv.system = String::from_utf8_lossy(vm.force_str_no_ctx(v, pos)?).into_owned()
+            i.drv.system = String::from_utf8_lossy(vm.force_str_no_ctx(v, pos)?).into_owned();
         }
         b"outputHash" => i.output_hash = Some(vm.force_str_no_ctx(v, pos)?.to_vec()),
         b"outputHashAlgo" => i.output_hash_algo = Some(vm.force_str_no_ctx(v, pos)?.to_vec()),

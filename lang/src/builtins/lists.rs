@@ -272,9 +272,9 @@ fn partition(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let (mut right, mut wrong) = (Vec::new(), Vec::new());
     for x in vm.force_list(a[1], pos)? {
         if vm.truth(f, &[*x], pos)? {
-            right.push(*x)
+            right.push(*x);
         } else {
-            wrong.push(*x)
+            wrong.push(*x);
         }
     }
     Ok(Value::attrs(Attrs::from_pairs(vec![
@@ -460,9 +460,9 @@ impl Keys {
         while lo < hi {
             let mid = usize::midpoint(lo, hi);
             if vm.less(key, self.sorted[mid], pos)? {
-                hi = mid
+                hi = mid;
             } else {
-                lo = mid + 1
+                lo = mid + 1;
             }
         }
         if lo > 0 && !vm.less(self.sorted[lo - 1], key, pos)? {

@@ -293,19 +293,23 @@ impl Vm {
     /// Evaluates a file.
     pub(crate) fn load_file(&self, full: &[u8], extra: Option<Attrs>, pos: Pos) -> R {
         self.check_stack()?;
+        // Files that import each other without end must not go on until memory is full.
+        let depth = self.depth();
+        self.enter(pos)?;
         let bytes = self
             .read_file(full)
             .map_err(|e| self.io_error(&e, full, pos))?;
         let dir = &full[..memchr::memrchr(b'/', full).unwrap_or(0)];
         let name = String::from_utf8_lossy(full).into_owned();
-        self.run_text(&Text {
+        let r = self.run_text(&Text {
             bytes: &bytes,
             name,
             path: Some(full.to_vec()),
             dir,
             extra,
-        })
-        .traced(
+        });
+        self.set_depth(depth);
+        r.traced(
             || {
                 format!(
                     "while evaluating the file '{}'",

@@ -11,15 +11,17 @@
 mod arena;
 mod env;
 mod shape;
+mod string;
 mod symbol;
 mod value;
 
 pub(crate) use arena::bytes_used;
 pub(crate) use env::Env;
 pub(crate) use shape::{Attrs, Shape};
+pub(crate) use string::Str;
 pub(crate) use symbol::Sym;
 pub use value::Value;
-pub(crate) use value::{Fun, Str, Tag, Thunk, ThunkState};
+pub(crate) use value::{Fun, Tag, Thunk, ThunkState};
 
 use crate::ir::Expr;
 

@@ -6,7 +6,8 @@ use std::hash::{Hash, Hasher};
 use hashbrown::HashTable;
 use rustc_hash::FxHasher;
 
-use super::value::{Str, Value};
+use super::string::Str;
+use super::value::Value;
 
 /// An interned name. The order of symbols is the order of their first use, not of their bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

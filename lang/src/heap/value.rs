@@ -6,6 +6,7 @@ use std::num::NonZeroU64;
 use super::arena;
 use super::env::Env;
 use super::shape::Attrs;
+use super::string::Str;
 use super::{Code, Native};
 use crate::builtins::Prim;
 use crate::ir::{Expr, Lambda};
@@ -87,63 +88,6 @@ pub(crate) enum ThunkState {
 /// A thunk: two to four words; when it is done the first says so and the second holds the value.
 #[derive(Clone, Copy)]
 pub(crate) struct Thunk(*mut u64);
-
-/// A string: one word with length (36 bits) and context (28 bits), then the bytes.
-#[derive(Clone, Copy)]
-pub(crate) struct Str(*const u64);
-
-const LEN_BITS: u32 = 36;
-
-impl Str {
-    fn alloc(len: usize, ctx: u32) -> *mut u64 {
-        assert!(len < 1 << LEN_BITS, "a string fits into memory");
-        let p = arena::words(1 + len.div_ceil(8));
-        // SAFETY: `p` has at least one word of our own.
-        unsafe { *p = len as u64 | (u64::from(ctx) << LEN_BITS) };
-        p
-    }
-
-    /// Makes a string.
-    pub(crate) fn new(bytes: &[u8], ctx: u32) -> Str {
-        let p = Self::alloc(bytes.len(), ctx);
-        // SAFETY: room for the bytes lies behind the header.
-        unsafe {
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), p.add(1).cast::<u8>(), bytes.len())
-        };
-        Str(p)
-    }
-
-    /// Makes a string of several parts.
-    pub(crate) fn concat(parts: &[&[u8]], ctx: u32) -> Str {
-        let p = Self::alloc(parts.iter().map(|x| x.len()).sum(), ctx);
-        // SAFETY: room for all parts lies behind the header.
-        unsafe {
-            let mut at = p.add(1).cast::<u8>();
-            for x in parts {
-                std::ptr::copy_nonoverlapping(x.as_ptr(), at, x.len());
-                at = at.add(x.len());
-            }
-        }
-        Str(p)
-    }
-
-    /// The bytes.
-    #[inline(always)]
-    pub(crate) fn bytes(self) -> &'static [u8] {
-        // SAFETY: the header holds the number of bytes behind it; they are never written again.
-        unsafe {
-            let len = (*self.0 & ((1 << LEN_BITS) - 1)) as usize;
-            std::slice::from_raw_parts(self.0.add(1).cast::<u8>(), len)
-        }
-    }
-
-    /// The context.
-    #[inline(always)]
-    pub(crate) fn ctx(self) -> u32 {
-        // SAFETY: a string points to its header.
-        unsafe { (*self.0 >> LEN_BITS) as u32 }
-    }
-}
 
 impl Thunk {
     /// Its state.
@@ -309,13 +253,13 @@ impl Value {
     }
 
     pub(crate) fn from_str_obj(s: Str) -> Value {
-        Value::ptr(s.0, T_STR)
+        Value::ptr(s.address(), T_STR)
     }
 
     /// A path: an absolute, normalised name.
     pub(crate) fn path(bytes: &[u8]) -> Value {
         let s = Str::new(bytes, 0);
-        Self::boxed(BOX_PATH, s.0 as u64)
+        Self::boxed(BOX_PATH, s.address() as u64)
     }
 
     pub(crate) fn attrs(a: Attrs) -> Value {
@@ -535,7 +479,7 @@ impl Value {
         // SAFETY: boxed objects have two words; that of a path is a string.
         unsafe {
             if self.word() & 7 == T_BOX && *self.addr() == BOX_PATH {
-                Some(Str(*self.addr().add(1) as *const u64).bytes())
+                Some(Str::at(*self.addr().add(1) as *const u64).bytes())
             } else {
                 None
             }
@@ -558,7 +502,8 @@ impl Value {
     #[inline(always)]
     pub(crate) fn as_str(self) -> Option<Str> {
         if self.word() & 7 == T_STR {
-            Some(Str(self.addr()))
+            // SAFETY: the tag says that a string is there.
+            Some(unsafe { Str::at(self.addr()) })
         } else {
             None
         }

@@ -3,11 +3,9 @@
 use rustc_hash::FxHashMap;
 
 use super::scope::{Found, Scopes};
-use super::{
-    AttrsLit, BinOp, E, Expr, Formal, Formals, FormalsCache, Lambda, Name, Pos, ShapeCache,
-};
-use crate::heap::{Attrs, Fun, Shape, Sym, Value};
-use crate::parse::ast::{Ast, Attr, AttrSet, AttrValue, Node, Op, Param, Part};
+use super::{BinOp, E, Expr, Formal, Formals, FormalsCache, Lambda, Name, Pos, ShapeCache};
+use crate::heap::{Attrs, Fun, Sym, Value};
+use crate::parse::ast::{Ast, Attr, Node, Op, Param, Part};
 
 /// What the code can see from outside, and where it is.
 pub(crate) struct Scope<'a> {
@@ -34,7 +32,7 @@ pub(crate) enum LowerError {
     NoHome(Pos),
 }
 
-type Res<T> = Result<T, LowerError>;
+pub(super) type Res<T> = Result<T, LowerError>;
 
 /// Lowers a program; the result is evaluated in an empty environment.
 pub(crate) fn lower(ast: &Ast, scope: &Scope<'_>) -> Res<E> {
@@ -48,22 +46,22 @@ pub(crate) fn lower(ast: &Ast, scope: &Scope<'_>) -> Res<E> {
     Ok(leak(Expr::Block(n, body)))
 }
 
-fn leak<T>(x: T) -> &'static T {
+pub(super) fn leak<T>(x: T) -> &'static T {
     Box::leak(Box::new(x))
 }
 
-struct Lower<'a> {
-    s: Scopes,
+pub(super) struct Lower<'a> {
+    pub(super) s: Scopes,
     g: &'a Scope<'a>,
 }
 
 impl Lower<'_> {
-    fn pos(&self, offset: u32) -> Pos {
+    pub(super) fn pos(&self, offset: u32) -> Pos {
         Pos(self.g.base + offset)
     }
 
     /// Code that runs later, in the environment of this point.
-    fn delayed(&mut self, a: &Ast) -> Res<E> {
+    pub(super) fn delayed(&mut self, a: &Ast) -> Res<E> {
         let outer = self.s.enter_delayed();
         let r = self.strict(a);
         self.s.leave_delayed(outer);
@@ -75,7 +73,7 @@ impl Lower<'_> {
     }
 
     /// Code that runs when the block runs.
-    fn strict(&mut self, a: &Ast) -> Res<E> {
+    pub(super) fn strict(&mut self, a: &Ast) -> Res<E> {
         let pos = self.pos(a.start);
         Ok(leak(match &a.node {
             Node::Int(i) => Expr::Const(Value::int(*i)),
@@ -197,7 +195,7 @@ impl Lower<'_> {
         }))
     }
 
-    fn variable(&mut self, s: Sym, pos: Pos) -> Res<E> {
+    pub(super) fn variable(&mut self, s: Sym, pos: Pos) -> Res<E> {
         Ok(leak(match self.s.find(s) {
             Found::Slot(0, slot) => Expr::Local(slot, s, pos),
             Found::Slot(1, slot) => Expr::Up1(slot, s, pos),
@@ -466,185 +464,6 @@ impl Lower<'_> {
         }
         out.sort_by_key(|f| f.name);
         Ok((out, self.strict(body)?))
-    }
-
-    /// The definitions of a set, with slots for those that are variables.
-    fn definition(&mut self, v: &AttrValue, name: Sym, pos: Pos, from: &[u32]) -> Res<E> {
-        match v {
-            AttrValue::Plain(a) => {
-                let e = self.delayed(a)?;
-                if let Expr::Lambda(l) = e
-                    && l.name.get().is_none()
-                {
-                    l.name.set(Some(name));
-                }
-                Ok(e)
-            }
-            AttrValue::Inherit => self.variable(name, pos),
-            AttrValue::From(i) => {
-                let base = leak(Expr::Local(from[*i], name, pos));
-                Ok(leak(Expr::Select {
-                    base,
-                    sym: name,
-                    cache: ShapeCache::default(),
-                    pos,
-                }))
-            }
-        }
-    }
-
-    /// Puts the names of a `let` or recursive set into scope and lowers the definitions.
-    fn bind(&mut self, set: &AttrSet) -> Res<Vec<(u32, E)>> {
-        let n = set.attrs.len() as u32;
-        let first = self.s.take(n + set.from.len() as u32);
-        let from: Vec<u32> = (0..set.from.len() as u32).map(|i| first + n + i).collect();
-        let names = set
-            .attrs
-            .iter()
-            .enumerate()
-            .map(|(i, a)| (a.name, first + i as u32))
-            .collect();
-        self.s.push_names(names);
-        let mut pre = Vec::new();
-        for (slot, e) in from.iter().zip(&set.from) {
-            pre.push((*slot, self.delayed(e)?));
-        }
-        for (i, a) in set.attrs.iter().enumerate() {
-            let pos = self.pos(a.pos);
-            let e = if matches!(a.value, AttrValue::Inherit) {
-                let hidden = self.s.hide();
-                let r = self.definition(&a.value, a.name, pos, &from);
-                self.s.unhide(hidden);
-                r?
-            } else {
-                self.definition(&a.value, a.name, pos, &from)?
-            };
-            pre.push((first + i as u32, e));
-        }
-        Ok(pre)
-    }
-
-    fn let_in(&mut self, set: &AttrSet, body: &Ast) -> Res<E> {
-        let n = (set.attrs.len() + set.from.len()) as u32;
-        let outer = if self.s.can_share(n) {
-            None
-        } else {
-            Some(self.s.enter_frame())
-        };
-        let r = (|| {
-            let pre = self.bind(set)?;
-            let body = self.strict(body)?;
-            Ok(leak(Expr::Let(pre.into(), body)))
-        })();
-        self.s.pop();
-        match outer {
-            Some(outer) => {
-                let n = self.s.leave_frame(outer);
-                Ok(leak(Expr::Block(n, r?)))
-            }
-            None => r,
-        }
-    }
-
-    fn attrs(&mut self, set: &AttrSet, pos: Pos) -> Res<E> {
-        if set.attrs.is_empty() && set.dynamic.is_empty() {
-            return Ok(leak(Expr::Const(Value::attrs(Attrs::empty()))));
-        }
-        let n = if set.recursive {
-            set.attrs.len() + set.from.len()
-        } else {
-            set.from.len()
-        } as u32;
-        let outer = if n == 0 || self.s.can_share(n) {
-            None
-        } else {
-            Some(self.s.enter_frame())
-        };
-        let r = self.attrs_inner(set, pos);
-        match outer {
-            Some(outer) => {
-                let n = self.s.leave_frame(outer);
-                Ok(leak(Expr::Block(n, r?)))
-            }
-            None => r,
-        }
-    }
-
-    fn attrs_inner(&mut self, set: &AttrSet, pos: Pos) -> Res<E> {
-        let mut order: Vec<usize> = (0..set.attrs.len()).collect();
-        order.sort_by_key(|&i| set.attrs[i].name);
-        let mut pre = Vec::new();
-        let mut values: Vec<E> = Vec::with_capacity(order.len());
-        let mut slots = Vec::new();
-        if set.recursive {
-            let r = self.bind(set);
-            let dynamic = r.and_then(|p| {
-                pre = p;
-                self.dynamic(set)
-            });
-            self.s.pop();
-            let dynamic = dynamic?;
-            let defs = &pre[set.from.len()..];
-            for &i in &order {
-                let (slot, _) = defs[i];
-                slots.push(slot);
-                values.push(leak(Expr::Local(
-                    slot,
-                    set.attrs[i].name,
-                    self.pos(set.attrs[i].pos),
-                )));
-            }
-            return Ok(self.literal(set, &order, values, pre, dynamic, slots, pos));
-        }
-        let first = self.s.take(set.from.len() as u32);
-        let from: Vec<u32> = (0..set.from.len() as u32).map(|i| first + i).collect();
-        for (slot, e) in from.iter().zip(&set.from) {
-            pre.push((*slot, self.delayed(e)?));
-        }
-        for &i in &order {
-            let a = &set.attrs[i];
-            values.push(self.definition(&a.value, a.name, self.pos(a.pos), &from)?);
-        }
-        let dynamic = self.dynamic(set)?;
-        Ok(self.literal(set, &order, values, pre, dynamic, slots, pos))
-    }
-
-    fn dynamic(&mut self, set: &AttrSet) -> Res<Vec<(E, E, Pos)>> {
-        set.dynamic
-            .iter()
-            .map(|d| {
-                Ok((
-                    self.strict(&d.name)?,
-                    self.delayed(&d.value)?,
-                    self.pos(d.pos),
-                ))
-            })
-            .collect()
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "the parts of one literal")]
-    fn literal(
-        &self,
-        set: &AttrSet,
-        order: &[usize],
-        values: Vec<E>,
-        pre: Vec<(u32, E)>,
-        dynamic: Vec<(E, E, Pos)>,
-        slots: Vec<u32>,
-        pos: Pos,
-    ) -> E {
-        let syms: Box<[Sym]> = order.iter().map(|&i| set.attrs[i].name).collect();
-        let places = order.iter().map(|&i| self.pos(set.attrs[i].pos)).collect();
-        let overrides = set.recursive && syms.contains(&Sym::new(b"__overrides"));
-        leak(Expr::Attrs(leak(AttrsLit {
-            shape: Shape::new(syms, places),
-            values: values.into(),
-            pre: pre.into(),
-            dynamic: dynamic.into(),
-            overrides,
-            slots: slots.into(),
-            pos,
-        })))
     }
 }
 

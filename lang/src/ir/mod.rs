@@ -7,6 +7,7 @@
 mod lower;
 mod pos;
 mod scope;
+mod sets;
 
 use std::cell::Cell;
 

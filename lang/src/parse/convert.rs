@@ -395,10 +395,10 @@ impl Converter<'_> {
         for child in s.syntax().children_with_tokens() {
             match child {
                 NodeOrToken::Token(t) if t.kind() == TOKEN_STRING_START => {
-                    multiline = t.text() == "''"
+                    multiline = t.text() == "''";
                 }
                 NodeOrToken::Token(t) if t.kind() == TOKEN_STRING_CONTENT => {
-                    raw.push(Raw::Text(t.text().to_owned()))
+                    raw.push(Raw::Text(t.text().to_owned()));
                 }
                 NodeOrToken::Token(_) => {}
                 NodeOrToken::Node(n) => {

@@ -228,9 +228,9 @@ impl Printer<'_> {
             Op::Le | Op::Ge => {
                 self.text("(! ");
                 if op == Op::Le {
-                    self.call("__lessThan", y, x)
+                    self.call("__lessThan", y, x);
                 } else {
-                    self.call("__lessThan", x, y)
+                    self.call("__lessThan", x, y);
                 }
                 return self.text(")");
             }
