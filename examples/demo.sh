@@ -7,7 +7,7 @@ case $sos in /*) ;; *) sos=$PWD/$sos ;; esac
 here=$(cd "$(dirname "$0")" && pwd)
 
 start=$(date +%s)
-image=$("$sos" build "$here/web#image" --no-link)
+image=$("$sos" build "$here/web#image" -o "$here/web/result")
 end=$(date +%s)
 start_again=$(date +%s%N)
 "$sos" build "$here/web#image" --no-link --quiet >/dev/null
@@ -25,9 +25,9 @@ cat <<MESSAGE
   built in   $((end - start)) s; built again in $(((end_again - start_again) / 1000000)) ms
   on disk    $physical
 
-To run it:
-  podman run --rm oci:$physical
+To run it (podman names the image after the path as it is typed, which must be plain and in lower case):
+  cd examples/web && podman run --rm oci:result
 To copy it to a registry or an archive:
-  skopeo copy oci:$physical oci-archive:web.tar
+  skopeo copy oci:examples/web/result oci-archive:web.tar
 To change something: edit examples/web/hello/*.c and run \`make demo\` again; only the program and its layer are rebuilt.
 MESSAGE
