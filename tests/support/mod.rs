@@ -64,7 +64,7 @@ impl World {
         // No capital letters: podman takes an image layout only from a directory without.
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let dir = (0..1000).find_map(|_| {
-            let name = format!("sos-test-{}-{}-", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+            let name = format!("sos-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
             tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir().ok()
         });
         let dir = dir.expect("a temporary directory");
