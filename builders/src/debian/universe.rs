@@ -449,8 +449,9 @@ impl<'a> Universe<'a> {
             if multi_arch == MultiArch::Allowed {
                 self.provide(owner, relation.name, Qualifier::Any, provided_version);
             }
-            // Its own name and version need no providing.
-            if relation.name != name || provided_version.is_some_and(|v| v != version) {
+            // Its own name and version need no providing; that apt notes it for foreign ones shows in its scores.
+            let own = relation.name == name && provided_version.is_none_or(|v| v == version);
+            if !own || multi_arch == MultiArch::Foreign {
                 self.provide(owner, relation.name, Qualifier::None, provided_version);
             }
         }

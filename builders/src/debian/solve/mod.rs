@@ -1,12 +1,14 @@
 //! Choosing packages as apt does.
 //!
 //! The first pass is greedy with apt's preferences (`mark`), then what it turned out not to need is dropped (`sweep`): this
-//! gives the very set that `apt-get install` gives. Where apt would begin to guess, because its greedy choice left something
-//! broken, a complete search with the same preferences takes over (`search`): it finds a solution when there is one, and
-//! otherwise knows the reasons why there is none.
+//! gives the very set that `apt-get install` gives. Where the greedy choice left something broken, the lesser of two packages
+//! that exclude each other is left out, again as apt does (`repair`). Where apt would begin to guess, a complete search with
+//! the same preferences takes over (`search`): it finds a solution when there is one, and otherwise knows the reasons why
+//! there is none.
 
 mod explain;
 mod mark;
+mod repair;
 mod search;
 mod state;
 mod sweep;
@@ -36,7 +38,7 @@ pub(crate) struct Wish {
 pub(crate) struct Choice {
     /// The new versions, in the order of their ids.
     pub(crate) versions: Vec<VersionId>,
-    /// Whether the greedy pass was enough.
+    /// Whether no search was needed.
     pub(crate) greedy: bool,
 }
 
@@ -50,6 +52,9 @@ pub(crate) struct Unsatisfiable {
 pub(crate) fn solve(universe: &Universe<'_>, wish: &Wish) -> Result<Choice, Unsatisfiable> {
     let mut solver = Solver::new(universe, wish);
     solver.mark_wanted(&wish.wanted);
+    if solver.anything_broken() {
+        solver.repair();
+    }
     if !solver.anything_broken() && wish.wanted.iter().all(|v| solver.is_chosen(*v)) {
         solver.sweep();
         if !solver.anything_broken() {
@@ -59,7 +64,9 @@ pub(crate) fn solve(universe: &Universe<'_>, wish: &Wish) -> Result<Choice, Unsa
             });
         }
     }
-    let versions = search::search(universe, wish)?;
+    let chosen = solver.states.iter().filter_map(|s| s.chosen);
+    let greedy = chosen.map(|v| universe.version(v).package).collect();
+    let versions = search::search(universe, wish, &greedy)?;
     Ok(Choice {
         versions,
         greedy: false,

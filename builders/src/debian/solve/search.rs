@@ -2,7 +2,7 @@
 //!
 //! One variable per package says whether its candidate is installed. Clauses are made when a package is first installed, so
 //! only what can matter is ever looked at. A decision always installs the most preferred open solution of the oldest open
-//! need; everything never asked for stays away. Recommendations are tried one by one afterwards, and dropped if they conflict.
+//! need, what the greedy pass chose before all else, so that the outcome stays near to it; what is never asked for stays away. Recommendations are tried one by one afterwards, and dropped if they conflict.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,6 +57,8 @@ struct Assigned {
 #[derive(Clone)]
 struct Search<'s, 'u, 'a> {
     solver: &'s Solver<'u, 'a>,
+    /// What the greedy pass chose.
+    greedy: &'s BTreeSet<PackageId>,
     clauses: Vec<Clause>,
     /// The clauses that a value of a package can make false, by literal that would have to hold.
     watched: BTreeMap<Literal, Vec<usize>>,
@@ -71,13 +73,14 @@ struct Search<'s, 'u, 'a> {
 pub(super) fn search(
     universe: &Universe<'_>,
     wish: &Wish,
+    greedy: &BTreeSet<PackageId>,
 ) -> Result<Vec<VersionId>, Unsatisfiable> {
     let mut solver = Solver::new(universe, wish);
     for version in &wish.wanted {
         let package = solver.package_of(*version);
         solver.state_mut(package).candidate = Some(*version);
     }
-    let mut search = Search::new(&solver);
+    let mut search = Search::new(&solver, greedy);
     let wanted = wish
         .installed
         .iter()
@@ -110,9 +113,10 @@ pub(super) fn search(
 }
 
 impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
-    fn new(solver: &'s Solver<'u, 'a>) -> Self {
+    fn new(solver: &'s Solver<'u, 'a>, greedy: &'s BTreeSet<PackageId>) -> Self {
         Self {
             solver,
+            greedy,
             clauses: Vec::new(),
             watched: BTreeMap::new(),
             values: BTreeMap::new(),
@@ -306,6 +310,7 @@ impl<'s, 'u, 'a> Search<'s, 'u, 'a> {
                 packages.push(package);
             }
         }
+        packages.sort_by_key(|package| !self.greedy.contains(package));
         packages
     }
 

@@ -154,6 +154,22 @@ fn the_search_goes_back_where_greed_fails() {
 }
 
 #[test]
+fn of_two_that_exclude_each_other_the_lesser_is_left_out() {
+    check_with(
+        &[
+            "a 1 ; Recommends: small, big",
+            "small 1",
+            "big 1 ; Breaks: small",
+            "c 1 ; Depends: big",
+        ],
+        &["a", "c"],
+        &[],
+        true,
+        "a big c",
+    );
+}
+
+#[test]
 fn impossible_wishes_come_with_the_chain_of_reasons() {
     check(
         &["a 1 ; Depends: b", "b 2 ; Depends: gone"],
