@@ -65,9 +65,11 @@ impl Solver<'_, '_> {
                 }
             }
         }
-        lesser
-            .into_iter()
-            .fold(false, |changed, other| self.leave_out(other) || changed)
+        let mut changed = false;
+        for other in lesser {
+            changed |= self.leave_out(other);
+        }
+        changed
     }
 
     fn leave_out(&mut self, package: PackageId) -> bool {
