@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use sos_formats::derivation::Derivation;
@@ -73,6 +74,40 @@ pub(crate) fn build_failed(name: &str, how: &str, took: Duration, log: &Excerpt)
         format!("`{name}` failed{phase} {how} after {took}"),
     );
     with_excerpt(diagnostic, name, log)
+}
+
+/// Less room than this is none: file systems keep some blocks back, and programs write in larger pieces.
+const NO_ROOM_BYTES: u64 = 1 << 20;
+/// With this much room, what a program says of a full disk is about another one.
+const LITTLE_ROOM_BYTES: u64 = 64 << 20;
+
+/// A builder ended with a bad status because the disk under it is full: not its fault, and the message says so.
+pub(crate) fn disk_full(name: &str, store_root: &Path, log: &Excerpt) -> Option<Diagnostic> {
+    let stat = rustix::fs::statvfs(store_root).ok()?;
+    let room = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let no_inodes = stat.f_files > 0 && stat.f_favail == 0;
+    let told = || {
+        let mut lines = log.tail.iter().chain(&log.first_error);
+        lines.any(|line| line.contains("No space left on device"))
+    };
+    if !no_inodes && room >= NO_ROOM_BYTES && (room >= LITTLE_ROOM_BYTES || !told()) {
+        return None;
+    }
+    let free = if no_inodes {
+        "no file can be made".to_owned()
+    } else {
+        format!("{} KiB free", room >> 10)
+    };
+    let diagnostic = Diagnostic::error(
+        "env-disk-full",
+        Class::Machine,
+        format!("the disk holding the store is full ({free})"),
+    )
+    .note(format!(
+        "`{name}` was being built; nothing was added to the store"
+    ))
+    .help("`sos gc -n` tells what can be freed, `sos gc` frees it");
+    Some(with_excerpt(diagnostic, name, log))
 }
 
 /// A builder took too long, was silent too long, or wrote too much.

@@ -10,7 +10,9 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 use sos_store::ObjectKind;
 
-use crate::diagnose::{build_failed, build_no_builder, build_timeout, store_failed};
+use crate::diagnose::{
+    build_failed, build_no_builder, build_timeout, disk_full, store_failed,
+};
 use crate::environment::nix_environment;
 use crate::options::BuildOptions;
 use crate::output::{Made, Stop};
@@ -115,6 +117,12 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit) -> Result<(), Stop> {
     let options = &attempt.worker.options;
     let log = attempt.reporter.finish();
     let stop = |diagnostic: Diagnostic| Err(Stop::Problem(Box::new(diagnostic)));
+    // Looked at while what the builder wrote is still there.
+    if matches!(exit, Exit::Code(_) | Exit::Signal(_))
+        && let Some(diagnostic) = disk_full(name, attempt.worker.store.root(), &log)
+    {
+        return stop(diagnostic);
+    }
     match exit {
         Exit::Code(code) => stop(build_failed(
             name,
