@@ -1,7 +1,10 @@
 //! Black-box tests of the `sos` binary, of the examples, and of the structure of the project.
 
 #![allow(clippy::print_stderr, reason = "a skipped test says why")]
-#![allow(clippy::disallowed_methods, reason = "tests read the environment and measure time; no output depends on it")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests read the environment and measure time; no output depends on it"
+)]
 
 mod cli;
 mod crash;

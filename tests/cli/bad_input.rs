@@ -5,40 +5,73 @@ use crate::support::{World, left_nothing};
 
 #[test]
 fn a_builder_that_fails() {
-    let Some(w) = world_with_busybox() else { return };
-    w.write("f.nix", &recipe("broken", "echo about to fail; echo x > $out; exit 3", ""));
-    w.sos(["build", "f.nix"]).fails(100).says(&["error[build-failed]", "broken", "exit status 3", "about to fail", "sos log"]);
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write(
+        "f.nix",
+        &recipe("broken", "echo about to fail; echo x > $out; exit 3", ""),
+    );
+    w.sos(["build", "f.nix"]).fails(100).says(&[
+        "error[build-failed]",
+        "broken",
+        "exit status 3",
+        "about to fail",
+        "sos log",
+    ]);
     left_nothing(&w, "broken");
 }
 
 #[test]
 fn a_builder_that_hangs() {
-    let Some(w) = world_with_busybox() else { return };
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
     w.write("f.nix", &recipe("stuck", "/bin/busybox sleep 600", ""));
-    w.sos(["build", "f.nix", "--timeout", "1"]).fails(101).says(&["error[build-timeout]", "stuck"]);
+    w.sos(["build", "f.nix", "--timeout", "1"])
+        .fails(101)
+        .says(&["error[build-timeout]", "stuck"]);
     left_nothing(&w, "stuck");
 }
 
 #[test]
 fn a_builder_that_writes_nothing() {
-    let Some(w) = world_with_busybox() else { return };
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
     w.write("f.nix", &recipe("lazy", "true", ""));
-    w.sos(["build", "f.nix"]).fails(100).says(&["error[build-no-output]", "lazy", "out"]);
+    w.sos(["build", "f.nix"])
+        .fails(100)
+        .says(&["error[build-no-output]", "lazy", "out"]);
     left_nothing(&w, "lazy");
 }
 
 #[test]
 fn a_builder_that_is_not_there() {
-    let Some(w) = world_with_busybox() else { return };
-    w.write("f.nix", "derivation { name = \"x\"; system = \"x86_64-linux\"; builder = \"/bin/bash\"; }");
-    w.sos(["build", "f.nix"]).fails(100).says(&["error[build-no-builder]", "/bin/bash", "only declared inputs"]);
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write(
+        "f.nix",
+        "derivation { name = \"x\"; system = \"x86_64-linux\"; builder = \"/bin/bash\"; }",
+    );
+    w.sos(["build", "f.nix"]).fails(100).says(&[
+        "error[build-no-builder]",
+        "/bin/bash",
+        "only declared inputs",
+    ]);
 }
 
 #[test]
 fn a_system_that_is_not_this_one() {
     let w = World::new();
-    w.write("f.nix", "derivation { name = \"x\"; system = \"riscv64-linux\"; builder = \"/bin/sh\"; }");
-    w.sos(["build", "f.nix"]).fails(4).says(&["error[env-wrong-system]", "riscv64-linux"]);
+    w.write(
+        "f.nix",
+        "derivation { name = \"x\"; system = \"riscv64-linux\"; builder = \"/bin/sh\"; }",
+    );
+    w.sos(["build", "f.nix"])
+        .fails(4)
+        .says(&["error[env-wrong-system]", "riscv64-linux"]);
 }
 
 #[test]
@@ -47,10 +80,22 @@ fn every_wrong_hash_of_a_run_is_reported() {
     let a = w.write("a.txt", "a\n");
     let b = w.write("b.txt", "b\n");
     let fetch = |name: &str, path: &std::path::Path| {
-        format!("sos.fetchurl {{ name = \"{name}\"; url = \"file://{}\"; sha256 = \"0000000000000000000000000000000000000000000000000000\"; }}", path.display())
+        format!(
+            "sos.fetchurl {{ name = \"{name}\"; url = \"file://{}\"; sha256 = \"0000000000000000000000000000000000000000000000000000\"; }}",
+            path.display()
+        )
     };
-    w.write("sos.nix", &format!("{{ sos, ... }}: [ ({}) ({}) ]", fetch("one", &a), fetch("two", &b)));
-    w.sos(["build", "-k"]).fails(102).says(&["hash-mismatch", "one", "two", "expected", "found"]);
+    w.write(
+        "sos.nix",
+        &format!(
+            "{{ sos, ... }}: [ ({}) ({}) ]",
+            fetch("one", &a),
+            fetch("two", &b)
+        ),
+    );
+    w.sos(["build", "-k"])
+        .fails(102)
+        .says(&["hash-mismatch", "one", "two", "expected", "found"]);
     left_nothing(&w, "one");
 }
 
@@ -66,7 +111,16 @@ fn recipe_errors_come_all_at_once_with_their_places() {
     let w = World::new();
     w.write("x.rootfs.toml", "name = \"x\"\nsuit = \"bookworm\"\nvariant = \"tiny\"\nepoch = 1\n[[user]]\nname = \"Root User\"\n");
     let run = w.sos(["check", "x.rootfs.toml"]).fails(3);
-    let run = run.says(&["x.rootfs.toml:2:1", "suit", "suite", "x.rootfs.toml:3:", "tiny", "minbase", "x.rootfs.toml:6:", "Root User"]);
+    let run = run.says(&[
+        "x.rootfs.toml:2:1",
+        "suit",
+        "suite",
+        "x.rootfs.toml:3:",
+        "tiny",
+        "minbase",
+        "x.rootfs.toml:6:",
+        "Root User",
+    ]);
     assert!(!w.project().join("sos.lock").exists());
     assert!(run.stdout.is_empty());
 }
@@ -74,8 +128,13 @@ fn recipe_errors_come_all_at_once_with_their_places() {
 #[test]
 fn locked_refuses_to_make_a_lock() {
     let w = World::new();
-    w.write("x.rootfs.toml", "name = \"x\"\nsuite = \"bookworm\"\nvariant = \"essential\"\nepoch = 1\n");
-    w.sos(["build", "--locked", "x.rootfs.toml"]).fails(3).says(&["error[lock-missing]", "sos lock"]);
+    w.write(
+        "x.rootfs.toml",
+        "name = \"x\"\nsuite = \"bookworm\"\nvariant = \"essential\"\nepoch = 1\n",
+    );
+    w.sos(["build", "--locked", "x.rootfs.toml"])
+        .fails(3)
+        .says(&["error[lock-missing]", "sos lock"]);
     assert!(!w.project().join("sos.lock").exists());
 }
 
@@ -84,8 +143,13 @@ fn a_dead_mirror_is_named_and_no_lock_is_written() {
     let mut w = World::new();
     // Nothing listens on the discard port of loopback.
     w.set("SOS_MIRRORS_DEBIAN", "http://127.0.0.1:9/debian");
-    w.write("x.rootfs.toml", "name = \"x\"\nsuite = \"bookworm\"\nvariant = \"essential\"\nepoch = 1\n");
-    w.sos(["build", "x.rootfs.toml"]).fails(5).says(&["error[fetch-", "127.0.0.1:9"]);
+    w.write(
+        "x.rootfs.toml",
+        "name = \"x\"\nsuite = \"bookworm\"\nvariant = \"essential\"\nepoch = 1\n",
+    );
+    w.sos(["build", "x.rootfs.toml"])
+        .fails(5)
+        .says(&["error[fetch-", "127.0.0.1:9"]);
     assert!(!w.project().join("sos.lock").exists());
 }
 
@@ -96,5 +160,7 @@ fn offline_without_a_download_says_what_is_missing() {
         "sos.nix",
         "{ sos, ... }: sos.fetchurl { url = \"http://mirror.example/x.tar.gz\"; sha256 = \"0000000000000000000000000000000000000000000000000000\"; }",
     );
-    w.sos(["build", "--offline"]).fails(5).says(&["error[fetch-offline]", "x.tar.gz"]);
+    w.sos(["build", "--offline"])
+        .fails(5)
+        .says(&["error[fetch-offline]", "x.tar.gz"]);
 }

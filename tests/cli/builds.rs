@@ -16,14 +16,25 @@ pub(super) fn recipe(name: &str, script: &str, more: &str) -> String {
 pub(super) fn world_with_busybox() -> Option<World> {
     let busybox = peer("busybox")?;
     let w = World::new();
-    w.write("sos.toml", &format!("[build]\nsandbox-paths = [\"/bin/busybox={}\"]\n", busybox.display()));
+    w.write(
+        "sos.toml",
+        &format!(
+            "[build]\nsandbox-paths = [\"/bin/busybox={}\"]\n",
+            busybox.display()
+        ),
+    );
     Some(w)
 }
 
 #[test]
 fn a_derivation_builds_and_its_log_is_kept() {
-    let Some(w) = world_with_busybox() else { return };
-    w.write("f.nix", &recipe("greeting", "echo making; echo hello > $out", ""));
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write(
+        "f.nix",
+        &recipe("greeting", "echo making; echo hello > $out", ""),
+    );
     let built = w.sos(["build", "f.nix"]).ok().says(&["built 1"]);
     let path = built.stdout.trim().to_owned();
     assert_eq!(w.sos(["store", "cat", &path]).ok().stdout, "hello\n");
@@ -34,10 +45,20 @@ fn a_derivation_builds_and_its_log_is_kept() {
 
 #[test]
 fn a_result_link_is_a_root() {
-    let Some(w) = world_with_busybox() else { return };
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
     w.write("f.nix", &recipe("kept", "echo x > $out", ""));
-    let path = w.sos(["build", "f.nix", "-o", "result"]).ok().stdout.trim().to_owned();
-    assert_eq!(std::fs::read_to_string(w.project().join("result")).expect("the link leads to the content"), "x\n");
+    let path = w
+        .sos(["build", "f.nix", "-o", "result"])
+        .ok()
+        .stdout
+        .trim()
+        .to_owned();
+    assert_eq!(
+        std::fs::read_to_string(w.project().join("result")).expect("the link leads to the content"),
+        "x\n"
+    );
     w.sos(["gc"]).ok();
     w.sos(["store", "info", &path]).ok();
     std::fs::remove_file(w.project().join("result")).expect("the link");
@@ -47,50 +68,108 @@ fn a_result_link_is_a_root() {
 
 #[test]
 fn several_targets_and_outputs_in_argument_order() {
-    let Some(w) = world_with_busybox() else { return };
-    let two = recipe("two", "echo o > $out; echo d > $dev", "outputs = [ \"out\" \"dev\" ];");
-    w.write("f.nix", &format!("{{ a = {}; b = {two}; }}", recipe("one", "echo 1 > $out", "")));
-    let out = w.sos(["build", "f.nix#b^dev", "f.nix#a", "--no-link"]).ok().stdout;
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let two = recipe(
+        "two",
+        "echo o > $out; echo d > $dev",
+        "outputs = [ \"out\" \"dev\" ];",
+    );
+    w.write(
+        "f.nix",
+        &format!(
+            "{{ a = {}; b = {two}; }}",
+            recipe("one", "echo 1 > $out", "")
+        ),
+    );
+    let out = w
+        .sos(["build", "f.nix#b^dev", "f.nix#a", "--no-link"])
+        .ok()
+        .stdout;
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines.len(), 2, "{out}");
-    assert!(lines[0].ends_with("-two-dev") && lines[1].ends_with("-one"), "{out}");
+    assert!(
+        lines[0].ends_with("-two-dev") && lines[1].ends_with("-one"),
+        "{out}"
+    );
 }
 
 #[test]
 fn a_dry_run_builds_nothing() {
-    let Some(w) = world_with_busybox() else { return };
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
     w.write("f.nix", &recipe("planned", "echo x > $out", ""));
     for args in [["build", "-n", "f.nix"], ["plan", "-n", "f.nix"]] {
         let run = w.sos(args).ok();
-        assert!(format!("{}{}", run.stdout, run.stderr).contains("planned"), "{run:?}");
+        assert!(
+            format!("{}{}", run.stdout, run.stderr).contains("planned"),
+            "{run:?}"
+        );
     }
     assert!(!w.sos(["store", "ls"]).ok().stdout.contains("planned\n"));
 }
 
 #[test]
 fn the_event_stream_is_json_and_ends_with_a_summary() {
-    let Some(w) = world_with_busybox() else { return };
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
     w.write("f.nix", &recipe("streamed", "echo x > $out", ""));
-    let out = w.sos(["build", "f.nix", "--no-link", "--progress", "json"]).ok().stdout;
-    let events: Vec<serde_json::Value> = out.lines().map(|l| serde_json::from_str(l).expect("a JSON object a line")).collect();
+    let out = w
+        .sos(["build", "f.nix", "--no-link", "--progress", "json"])
+        .ok()
+        .stdout;
+    let events: Vec<serde_json::Value> = out
+        .lines()
+        .map(|l| serde_json::from_str(l).expect("a JSON object a line"))
+        .collect();
     let types: Vec<&str> = events.iter().filter_map(|e| e["type"].as_str()).collect();
-    assert!(types.contains(&"build.started") && types.contains(&"build.finished"), "{types:?}");
+    assert!(
+        types.contains(&"build.started") && types.contains(&"build.finished"),
+        "{types:?}"
+    );
     let last = events.last().expect("events");
     assert_eq!(last["type"], "summary");
     assert_eq!(last["exit_code"], 0);
-    assert!(last["outputs"][0].as_str().expect("a path").ends_with("-streamed"));
-    assert!(events.windows(2).all(|w| w[0]["seq"].as_u64() < w[1]["seq"].as_u64()), "numbers ascend");
+    assert!(
+        last["outputs"][0]
+            .as_str()
+            .expect("a path")
+            .ends_with("-streamed")
+    );
+    assert!(
+        events
+            .windows(2)
+            .all(|w| w[0]["seq"].as_u64() < w[1]["seq"].as_u64()),
+        "numbers ascend"
+    );
 }
 
 #[test]
 fn a_thousand_derivations_have_the_paths_of_nix_build() {
-    let Some(generator) = shared("bench/engine/gen_dag.py") else { return };
-    let (Some(python), Some(busybox), Some(nix_build)) = (peer("python3"), peer("busybox"), peer("nix-build")) else { return };
+    let Some(generator) = shared("bench/engine/gen_dag.py") else {
+        return;
+    };
+    let (Some(python), Some(busybox), Some(nix_build)) =
+        (peer("python3"), peer("busybox"), peer("nix-build"))
+    else {
+        return;
+    };
     let w = World::new();
     let file = w.project().join("dag.nix");
-    run(Command::new(python).arg(generator).args(["layers", "1000", "--builder"]).arg(&busybox).arg("-o").arg(&file)).ok();
+    run(Command::new(python)
+        .arg(generator)
+        .args(["layers", "1000", "--builder"])
+        .arg(&busybox)
+        .arg("-o")
+        .arg(&file))
+    .ok();
     let sandbox_path = format!("build.sandbox-paths=[\"{}\"]", busybox.display());
-    let ours = w.sos(["--config", &sandbox_path, "build", "--no-link", "dag.nix"]).ok();
+    let ours = w
+        .sos(["--config", &sandbox_path, "build", "--no-link", "dag.nix"])
+        .ok();
     let path = ours.stdout.trim();
     // Real Nix computes every one of the thousand paths for the last one; building it compares the content as well.
     let nix = |store: &Path| {
@@ -98,7 +177,19 @@ fn a_thousand_derivations_have_the_paths_of_nix_build() {
         command
             .env("HOME", w.root().join("home"))
             .env_remove("NIX_REMOTE")
-            .args(["--no-out-link", "--option", "sandbox", "true", "--option", "build-users-group", "", "-j", "2", "--option", "sandbox-paths"])
+            .args([
+                "--no-out-link",
+                "--option",
+                "sandbox",
+                "true",
+                "--option",
+                "build-users-group",
+                "",
+                "-j",
+                "2",
+                "--option",
+                "sandbox-paths",
+            ])
             .arg(&busybox)
             .arg("--store")
             .arg(store)
@@ -107,25 +198,47 @@ fn a_thousand_derivations_have_the_paths_of_nix_build() {
     };
     let store = w.root().join("nix");
     assert_eq!(path, nix(&store).trim());
-    let content = std::fs::read_to_string(store.join(path.trim_start_matches('/'))).expect("what Nix built");
+    let content =
+        std::fs::read_to_string(store.join(path.trim_start_matches('/'))).expect("what Nix built");
     assert_eq!(w.sos(["store", "cat", path]).ok().stdout, content);
-    w.sos(["--config", &sandbox_path, "build", "--no-link", "dag.nix"]).ok().says(&["built 0"]);
+    w.sos(["--config", &sandbox_path, "build", "--no-link", "dag.nix"])
+        .ok()
+        .says(&["built 0"]);
 }
 
 #[test]
 fn an_equal_result_stops_the_rebuild() {
-    let Some(w) = world_with_busybox() else { return };
-    let ca = "__contentAddressed = true; outputHashMode = \"recursive\"; outputHashAlgo = \"sha256\";";
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let ca =
+        "__contentAddressed = true; outputHashMode = \"recursive\"; outputHashAlgo = \"sha256\";";
     let graph = |salt: &str| {
         format!(
             "let first = {}; in {}",
-            recipe("first", "echo same > $out", &format!("salt = \"{salt}\"; {ca}")),
-            recipe("second", "read l < $first; echo $l again > $out", &format!("inherit first; {ca}"))
+            recipe(
+                "first",
+                "echo same > $out",
+                &format!("salt = \"{salt}\"; {ca}")
+            ),
+            recipe(
+                "second",
+                "read l < $first; echo $l again > $out",
+                &format!("inherit first; {ca}")
+            )
         )
     };
     w.write("f.nix", &graph("1"));
-    let one = w.sos(["build", "--no-link", "f.nix"]).ok().says(&["built 2"]).stdout;
+    let one = w
+        .sos(["build", "--no-link", "f.nix"])
+        .ok()
+        .says(&["built 2"])
+        .stdout;
     w.write("f.nix", &graph("2"));
-    let two = w.sos(["build", "--no-link", "f.nix"]).ok().says(&["built 1"]).stdout;
+    let two = w
+        .sos(["build", "--no-link", "f.nix"])
+        .ok()
+        .says(&["built 1"])
+        .stdout;
     assert_eq!(one, two);
 }

@@ -1,6 +1,6 @@
 //! The verbs, one file a subject.
 
-mod builds;
 mod bad_input;
+mod builds;
 mod language;
 mod verbs;

@@ -13,8 +13,15 @@ fn graph(salt: u32, busybox: &str) -> String {
     );
     for layer in 0..6 {
         for i in 0..10 {
-            let inputs: Vec<String> = (0..3).filter(|_| layer > 0).map(|k| format!("\"${{d{}_{}}}/name\"", layer - 1, (i + k) % 10)).collect();
-            let _ = writeln!(text, "  d{layer}_{i} = mk \"d{layer}-{i}\" [ {} ];", inputs.join(" "));
+            let inputs: Vec<String> = (0..3)
+                .filter(|_| layer > 0)
+                .map(|k| format!("\"${{d{}_{}}}/name\"", layer - 1, (i + k) % 10))
+                .collect();
+            let _ = writeln!(
+                text,
+                "  d{layer}_{i} = mk \"d{layer}-{i}\" [ {} ];",
+                inputs.join(" ")
+            );
         }
     }
     let last: Vec<String> = (0..10).map(|i| format!("d5_{i}")).collect();
@@ -24,17 +31,32 @@ fn graph(salt: u32, busybox: &str) -> String {
 
 #[test]
 fn a_killed_build_of_a_graph_leaves_nothing_half_done() {
-    let Some(busybox) = peer("busybox") else { return };
+    let Some(busybox) = peer("busybox") else {
+        return;
+    };
     let _alone = one_at_a_time();
     let w = World::new();
-    w.write("sos.toml", &format!("[build]\nsandbox-paths = [\"{}\"]\n", busybox.display()));
+    w.write(
+        "sos.toml",
+        &format!("[build]\nsandbox-paths = [\"{}\"]\n", busybox.display()),
+    );
     let busybox = busybox.display().to_string();
     rounds(&w, if slow() { 100 } else { 20 }, &|round| {
         w.write("graph.nix", &graph(round, &busybox));
-        ["build", "--no-link", "-j", "4", "graph.nix"].map(str::to_owned).to_vec()
+        ["build", "--no-link", "-j", "4", "graph.nix"]
+            .map(str::to_owned)
+            .to_vec()
     });
     // What the kills interrupted came out as it always does.
-    let last = w.sos(["build", "--no-link", "graph.nix"]).ok().says(&["built 0"]);
+    let last = w
+        .sos(["build", "--no-link", "graph.nix"])
+        .ok()
+        .says(&["built 0"]);
     let first = last.stdout.lines().next().expect("ten paths").to_owned();
-    assert_eq!(w.sos(["store", "cat", &format!("{first}/name")]).ok().stdout, "d5-0 21\n".replace("21", if slow() { "101" } else { "21" }));
+    assert_eq!(
+        w.sos(["store", "cat", &format!("{first}/name")])
+            .ok()
+            .stdout,
+        "d5-0 21\n".replace("21", if slow() { "101" } else { "21" })
+    );
 }

@@ -36,8 +36,8 @@ fn moments(rounds: u32, whole: Duration) -> Vec<Duration> {
 
 /// How one round ended.
 enum Killed {
-    /// It was killed in the middle.
-    Yes,
+    /// It was killed in the middle, with this many processes below it.
+    Yes(usize),
     /// It had ended before.
     TooLate,
 }
@@ -50,7 +50,9 @@ fn kill_after(w: &World, mut child: Child, moment: Duration) -> Killed {
         if child.try_wait().expect("a child").is_some() {
             return Killed::TooLate;
         }
-        std::thread::sleep(Duration::from_millis(2).min(until.saturating_duration_since(Instant::now())));
+        std::thread::sleep(
+            Duration::from_millis(2).min(until.saturating_duration_since(Instant::now())),
+        );
     }
     // Stopped first, so that the list of what it started is complete.
     signal(&child, Signal::STOP);
@@ -58,7 +60,7 @@ fn kill_after(w: &World, mut child: Child, moment: Duration) -> Killed {
     signal(&child, Signal::KILL);
     finish(child, Duration::from_secs(30)).fails(-1);
     all_gone(&family, w.root());
-    Killed::Yes
+    Killed::Yes(family.len())
 }
 
 /// Kills builds at `rounds` moments spread over the time that one takes undisturbed. `prepare` makes what the round of that number
@@ -70,20 +72,33 @@ fn rounds(w: &World, rounds: u32, prepare: &dyn Fn(u32) -> Vec<String>) {
     w.sos(prepare(1)).ok();
     let whole = begin.elapsed();
     let mut killed = 0;
+    let mut with_builders = 0;
     for (round, moment) in (2..).zip(moments(rounds, whole)) {
         let arguments = prepare(round);
         let child = start(w.command().args(&arguments));
-        if matches!(kill_after(w, child, moment), Killed::Yes) {
+        if let Killed::Yes(below) = kill_after(w, child, moment) {
             killed += 1;
+            with_builders += u32::from(below > 0);
         }
         let check = w.sos(["store", "check"]);
-        assert_eq!(check.code, 0, "round {round}, killed after {moment:?} of {whole:?}:\n{}", check.stderr);
+        assert_eq!(
+            check.code, 0,
+            "round {round}, killed after {moment:?} of {whole:?}:\n{}",
+            check.stderr
+        );
         // Every third round goes on where it was killed; the others leave their half-done work lying about.
         if round % 3 == 0 {
             w.sos(&arguments).ok();
         }
     }
-    assert!(killed * 2 >= rounds, "only {killed} of {rounds} runs were killed before their end");
+    assert!(
+        killed * 2 >= rounds,
+        "only {killed} of {rounds} runs were killed before their end"
+    );
+    assert!(
+        with_builders * 4 >= rounds,
+        "only {with_builders} of {rounds} runs were killed while a builder ran"
+    );
     w.sos(prepare(rounds + 1)).ok();
     crate::support::store_is_clean(w);
 }

@@ -14,7 +14,11 @@ fn a_killed_build_of_a_root_filesystem_leaves_nothing_half_done() {
     let lock = std::fs::read_to_string(w.project().join("sos.lock")).expect("the lock");
     rounds(w, if slow() { 40 } else { 8 }, &|round| {
         // Another epoch is another root filesystem from the unpacking on. Every fourth round downloads again as well.
-        w.write("tiny.rootfs.toml", &recipe(&["greeter"], &format!("hostname = \"h{round}\"\n")).replace("1700000000", &format!("{}", 1_700_000_000 + round)));
+        w.write(
+            "tiny.rootfs.toml",
+            &recipe(&["greeter"], &format!("hostname = \"h{round}\"\n"))
+                .replace("1700000000", &format!("{}", 1_700_000_000 + round)),
+        );
         w.write("sos.lock", &lock);
         w.write(
             "sos.nix",

@@ -17,7 +17,8 @@ const FILE: &str = "tiny.rootfs.toml";
 /// A world with the tiny archive and a recipe of it.
 fn with_recipe(include: &[&str]) -> Option<Tiny> {
     let tiny = Tiny::new()?;
-    tiny.world.write(FILE, &crate::support::tiny::recipe(include, ""));
+    tiny.world
+        .write(FILE, &crate::support::tiny::recipe(include, ""));
     Some(tiny)
 }
 
@@ -28,7 +29,12 @@ fn nothing_happened(w: &World) {
     let listed = w.sos(["store", "ls"]).ok().stdout;
     assert!(listed.is_empty(), "{listed}");
     crate::support::store_is_clean(w);
-    let left: Vec<_> = walkdir::WalkDir::new(w.project()).into_iter().flatten().map(|e| e.path().display().to_string()).filter(|p| p.contains(".sos.lock")).collect();
+    let left: Vec<_> = walkdir::WalkDir::new(w.project())
+        .into_iter()
+        .flatten()
+        .map(|e| e.path().display().to_string())
+        .filter(|p| p.contains(".sos.lock"))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 }
 

@@ -15,7 +15,12 @@ fn chroot(root: &Path, command: &[&str]) -> Run {
         unshare.args(["-r", "chroot"]);
         unshare
     };
-    run_in.arg(root).args(command).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C.UTF-8");
+    run_in
+        .arg(root)
+        .args(command)
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C.UTF-8");
     // `chroot` itself is in /usr/sbin, which is not on everybody's PATH.
     run(&mut run_in)
 }
@@ -38,16 +43,39 @@ pub(super) fn it_works(demo: &Demo) {
     let root = bundle.join("rootfs");
 
     let audit = chroot(&root, &["dpkg", "--audit"]).ok();
-    assert_eq!((audit.stdout.as_str(), audit.stderr.as_str()), ("", ""), "dpkg --audit");
+    assert_eq!(
+        (audit.stdout.as_str(), audit.stderr.as_str()),
+        ("", ""),
+        "dpkg --audit"
+    );
     let verify = chroot(&root, &["dpkg", "--verify"]).ok();
-    assert_eq!((verify.stdout.as_str(), verify.stderr.as_str()), ("", ""), "dpkg --verify");
-    let check = chroot(&root, &["apt-get", "check", "-o", "APT::Sandbox::User=root"]).ok();
+    assert_eq!(
+        (verify.stdout.as_str(), verify.stderr.as_str()),
+        ("", ""),
+        "dpkg --verify"
+    );
+    let check = chroot(
+        &root,
+        &["apt-get", "check", "-o", "APT::Sandbox::User=root"],
+    )
+    .ok();
     assert!(!check.stderr.contains("E:"), "{}", check.stderr);
     let said = chroot(&root, &["/usr/local/bin/hello"]).ok().stdout;
-    assert!(said.starts_with("Hello from Debian GNU/Linux 12 (bookworm), ") && said.ends_with(" packages\n"), "{said}");
-    assert_eq!(std::fs::read(root.join("usr/local/bin/hello")).expect("the program"), std::fs::read(demo.world.physical(&demo.hello).join("bin/hello")).expect("the program"));
+    assert!(
+        said.starts_with("Hello from Debian GNU/Linux 12 (bookworm), ")
+            && said.ends_with(" packages\n"),
+        "{said}"
+    );
+    assert_eq!(
+        std::fs::read(root.join("usr/local/bin/hello")).expect("the program"),
+        std::fs::read(demo.world.physical(&demo.hello).join("bin/hello")).expect("the program")
+    );
     let tested = chroot(&root, &["nginx", "-t"]).ok();
-    assert!(tested.stderr.contains("test is successful"), "{}", tested.stderr);
+    assert!(
+        tested.stderr.contains("test is successful"),
+        "{}",
+        tested.stderr
+    );
     // Without this, the owner could not remove the directories that packages close to everybody.
     if !is_root() {
         run(Command::new("chmod").args(["-R", "u+rwX"]).arg(&bundle)).ok();

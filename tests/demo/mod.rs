@@ -25,7 +25,10 @@ struct Demo {
 const TESTS: usize = 2;
 
 /// Where the shared build is between the tests.
-static SHARED: Mutex<State> = Mutex::new(State { demo: None, served: 0 });
+static SHARED: Mutex<State> = Mutex::new(State {
+    demo: None,
+    served: 0,
+});
 
 struct State {
     demo: Option<Demo>,
@@ -81,14 +84,31 @@ impl Demo {
         }
         copy_example(&world.project());
         let first = world.sos(["lock"]);
-        if [4, 5].contains(&first.code) && ["mirror-unknown", "fetch-"].iter().any(|c| first.stderr.contains(c)) {
-            skip(&format!("mirror://debian cannot be reached: {}", first.stderr));
+        if [4, 5].contains(&first.code)
+            && ["mirror-unknown", "fetch-"]
+                .iter()
+                .any(|c| first.stderr.contains(c))
+        {
+            skip(&format!(
+                "mirror://debian cannot be reached: {}",
+                first.stderr
+            ));
             return None;
         }
         first.ok().says(&["wrote sos.lock"]);
-        let out = world.sos(["build", "--no-link", ".#image", ".#web", ".#hello"]).ok().stdout;
-        let [image, web, hello] = out.lines().collect::<Vec<_>>()[..] else { panic!("three paths: {out}") };
-        Some(Self { image: image.into(), web: web.into(), hello: hello.into(), world })
+        let out = world
+            .sos(["build", "--no-link", ".#image", ".#web", ".#hello"])
+            .ok()
+            .stdout;
+        let [image, web, hello] = out.lines().collect::<Vec<_>>()[..] else {
+            panic!("three paths: {out}")
+        };
+        Some(Self {
+            image: image.into(),
+            web: web.into(),
+            hello: hello.into(),
+            world,
+        })
     }
 
     /// The image layout on disk.
@@ -112,9 +132,15 @@ impl Demo {
 
 /// The digest of the manifest of an image layout.
 fn digest(world: &World, image: &str) -> String {
-    let index = world.sos(["store", "cat", &format!("{image}/index.json")]).ok().stdout;
+    let index = world
+        .sos(["store", "cat", &format!("{image}/index.json")])
+        .ok()
+        .stdout;
     let index: serde_json::Value = serde_json::from_str(&index).expect("JSON");
-    index["manifests"][0]["digest"].as_str().expect("a digest").to_owned()
+    index["manifests"][0]["digest"]
+        .as_str()
+        .expect("a digest")
+        .to_owned()
 }
 
 /// Everything that one build of the example must be good for, in an order that lets each step find what it needs.

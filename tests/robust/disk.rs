@@ -18,7 +18,9 @@ fn on_a_small_disk(w: &crate::support::World, megabytes: u32, script: &str) -> O
 
 #[test]
 fn a_build_that_fills_the_disk() {
-    let Some(w) = world_with_busybox() else { return };
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
     w.write("big.nix", &job("big", "/bin/busybox mkdir $out; /bin/busybox dd if=/dev/zero of=$out/zeros bs=65536 count=2000"));
     w.write("small.nix", &job("small", "echo small > $out"));
     let script = "step small $SOS build --no-link small.nix
@@ -26,22 +28,34 @@ fn a_build_that_fills_the_disk() {
         step check $SOS store check
         step ls $SOS store ls
         step again $SOS build --no-link small.nix";
-    if on_a_small_disk(&w, 24, script).is_none() {
+    if on_a_small_disk(&w, 48, script).is_none() {
         return;
     }
     let at = |file: &str| text(&w.root().join(file));
     assert_eq!(at("small.code"), "0\n", "{}", at("small.err"));
     assert_eq!(at("big.code"), "4\n", "{}", at("big.err"));
-    assert!(at("big.err").contains("error[env-disk-full]") && at("big.err").contains("big") && at("big.err").contains("sos gc"), "{}", at("big.err"));
+    assert!(
+        at("big.err").contains("error[env-disk-full]")
+            && at("big.err").contains("big")
+            && at("big.err").contains("sos gc"),
+        "{}",
+        at("big.err")
+    );
     assert_eq!(at("check.code"), "0\n", "{}", at("check.err"));
-    assert!(!at("ls.out").contains("-big\n") && at("ls.out").contains("-small\n"), "{}", at("ls.out"));
+    assert!(
+        !at("ls.out").contains("-big\n") && at("ls.out").contains("-small\n"),
+        "{}",
+        at("ls.out")
+    );
     assert_eq!(at("again.code"), "0\n", "{}", at("again.err"));
     assert_eq!(at("left"), "");
 }
 
 #[test]
 fn what_is_there_can_be_freed_when_nothing_is_left() {
-    let Some(w) = world_with_busybox() else { return };
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
     w.write("f.nix", &job("much", "/bin/busybox mkdir $out; /bin/busybox dd if=/dev/urandom of=$out/noise bs=65536 count=120"));
     w.write("small.nix", &job("small", "echo small > $out"));
     let script = format!(
@@ -55,14 +69,23 @@ fn what_is_there_can_be_freed_when_nothing_is_left() {
         step after $SOS build --no-link small.nix",
         w.store().display()
     );
-    if on_a_small_disk(&w, 32, &script).is_none() {
+    if on_a_small_disk(&w, 64, &script).is_none() {
         return;
     }
     let at = |file: &str| text(&w.root().join(file));
     assert_eq!(at("much.code"), "0\n", "{}", at("much.err"));
     assert_eq!(at("full.code"), "4\n", "{}", at("full.err"));
-    assert!(at("full.err").contains("error[env-disk-full]"), "{}", at("full.err"));
-    assert_eq!(at("gc.code"), "0\n", "`sos gc` on a full disk: {}", at("gc.err"));
+    assert!(
+        at("full.err").contains("error[env-disk-full]"),
+        "{}",
+        at("full.err")
+    );
+    assert_eq!(
+        at("gc.code"),
+        "0\n",
+        "`sos gc` on a full disk: {}",
+        at("gc.err")
+    );
     let free: u64 = at("free").trim().parse().expect("a number");
     assert!(free > 7000, "{free} KiB free after gc: {}", at("gc.err"));
     assert_eq!(at("check.code"), "0\n", "{}", at("check.err"));

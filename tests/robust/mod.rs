@@ -14,26 +14,40 @@ use crate::support::{World, peer, run, skip};
 fn world_with_busybox() -> Option<World> {
     let busybox = peer("busybox")?;
     let w = World::new();
-    w.write("sos.toml", &format!("[build]\nsandbox-paths = [\"/bin/busybox={}\"]\n", busybox.display()));
+    w.write(
+        "sos.toml",
+        &format!(
+            "[build]\nsandbox-paths = [\"/bin/busybox={}\"]\n",
+            busybox.display()
+        ),
+    );
     Some(w)
 }
 
 /// A derivation that runs a script.
 fn job(name: &str, script: &str) -> String {
-    format!("derivation {{ name = \"{name}\"; system = \"x86_64-linux\"; builder = \"/bin/busybox\"; args = [ \"sh\" \"-c\" ''{script}'' ]; }}")
+    format!(
+        "derivation {{ name = \"{name}\"; system = \"x86_64-linux\"; builder = \"/bin/busybox\"; args = [ \"sh\" \"-c\" ''{script}'' ]; }}"
+    )
 }
 
 /// `unshare` with these options, running a shell script in which `$SOS` is the program; nothing where the machine does not allow it.
 fn unshared(w: &World, options: &[&str], script: &str) -> Option<Command> {
     let unshare = peer("unshare")?;
     if run(Command::new(&unshare).args(options).arg("true")).code != 0 {
-        skip(&format!("`unshare {}` is not allowed here", options.join(" ")));
+        skip(&format!(
+            "`unshare {}` is not allowed here",
+            options.join(" ")
+        ));
         return None;
     }
     let sos = w.command();
     let mut command = Command::new(unshare);
     command.args(options).args(["sh", "-c", script]).env_clear();
-    command.envs(sos.get_envs().filter_map(|(k, v)| Some((k, v?)))).env("SOS", sos.get_program()).current_dir(w.project());
+    command
+        .envs(sos.get_envs().filter_map(|(k, v)| Some((k, v?))))
+        .env("SOS", sos.get_program())
+        .current_dir(w.project());
     Some(command)
 }
 

@@ -7,11 +7,18 @@ use crate::support::{is_root, left_nothing, run};
 
 #[test]
 fn no_user_namespaces() {
-    let Some(w) = world_with_busybox() else { return };
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
     w.write("f.nix", &job("boxed", "echo x > $out"));
     let script = "echo 0 > /proc/sys/user/max_user_namespaces; exec $SOS build --no-link f.nix";
-    let Some(mut command) = unshared(&w, &["-r"], script) else { return };
-    run(&mut command).fails(4).says(&["error[env-no-user-namespaces]", "sysctl -w user.max_user_namespaces=15000"]);
+    let Some(mut command) = unshared(&w, &["-r"], script) else {
+        return;
+    };
+    run(&mut command).fails(4).says(&[
+        "error[env-no-user-namespaces]",
+        "sysctl -w user.max_user_namespaces=15000",
+    ]);
     left_nothing(&w, "boxed");
 }
 
@@ -20,9 +27,14 @@ fn no_user_namespaces_for_a_root_filesystem() {
     let Some(tiny) = Tiny::new() else { return };
     let w = &tiny.world;
     w.write("tiny.rootfs.toml", &recipe(&["greeter"], ""));
-    let script = "echo 0 > /proc/sys/user/max_user_namespaces; exec $SOS build --no-link tiny.rootfs.toml";
-    let Some(mut command) = unshared(w, &["-r"], script) else { return };
-    run(&mut command).fails(4).says(&["error[env-no-user-namespaces]", "sysctl"]);
+    let script =
+        "echo 0 > /proc/sys/user/max_user_namespaces; exec $SOS build --no-link tiny.rootfs.toml";
+    let Some(mut command) = unshared(w, &["-r"], script) else {
+        return;
+    };
+    run(&mut command)
+        .fails(4)
+        .says(&["error[env-no-user-namespaces]", "sysctl"]);
     left_nothing(w, "tiny-rootfs");
 }
 
@@ -33,13 +45,20 @@ fn an_ordinary_user_without_subordinate_ids() {
     w.write("tiny.rootfs.toml", &recipe(&["greeter"], ""));
     let help = "usermod --add-subuids";
     if is_root() {
-        let Some(user) = User::new("bare", false) else { return };
-        let copy = tempfile::Builder::new().prefix("sos-bin-").tempdir().expect("a directory");
+        let Some(user) = User::new("bare", false) else {
+            return;
+        };
+        let copy = tempfile::Builder::new()
+            .prefix("sos-bin-")
+            .tempdir()
+            .expect("a directory");
         let sos = user.can_run(copy.path());
         w.hand_over(&user);
         w.use_program(&sos);
         let mut command = w.command();
-        run(user.becomes(command.args(["build", "--no-link", "tiny.rootfs.toml"]))).fails(4).says(&["error[env-no-subordinate-ids]", "/etc/subuid", help]);
+        run(user.becomes(command.args(["build", "--no-link", "tiny.rootfs.toml"])))
+            .fails(4)
+            .says(&["error[env-no-subordinate-ids]", "/etc/subuid", help]);
         let mut command = w.command();
         let doctor = run(user.becomes(command.arg("doctor"))).fails(4);
         assert!(doctor.stdout.contains(help), "{}", doctor.stdout);
@@ -48,8 +67,13 @@ fn an_ordinary_user_without_subordinate_ids() {
     // Another /etc/subuid, which the user may see in a namespace of its own.
     w.write("none", "");
     let script = "mount --bind none /etc/subuid; mount --bind none /etc/subgid; exec $SOS build --no-link tiny.rootfs.toml";
-    let Some(mut command) = unshared(&w, &["-m", "--map-current-user", "--keep-caps"], script) else { return };
-    run(&mut command).fails(4).says(&["error[env-no-subordinate-ids]"]);
+    let Some(mut command) = unshared(&w, &["-m", "--map-current-user", "--keep-caps"], script)
+    else {
+        return;
+    };
+    run(&mut command)
+        .fails(4)
+        .says(&["error[env-no-subordinate-ids]"]);
     left_nothing(&w, "tiny-rootfs");
 }
 
@@ -58,7 +82,12 @@ fn root_of_a_namespace_with_one_id_only() {
     let Some(tiny) = Tiny::new() else { return };
     let w = &tiny.world;
     w.write("tiny.rootfs.toml", &recipe(&["greeter"], ""));
-    let Some(mut command) = unshared(w, &["-r"], "exec $SOS build --no-link tiny.rootfs.toml") else { return };
-    run(&mut command).fails(4).says(&["error[env-no-subordinate-ids]"]);
+    let Some(mut command) = unshared(w, &["-r"], "exec $SOS build --no-link tiny.rootfs.toml")
+    else {
+        return;
+    };
+    run(&mut command)
+        .fails(4)
+        .says(&["error[env-no-subordinate-ids]"]);
     left_nothing(w, "tiny-rootfs");
 }

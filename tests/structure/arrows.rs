@@ -4,7 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Crate and the crates of this workspace that it may use.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("sos", &["sos-formats", "sos-lang", "sos-store", "sos-engine", "sos-builders", "sos-recipes"]),
+    (
+        "sos",
+        &[
+            "sos-formats",
+            "sos-lang",
+            "sos-store",
+            "sos-engine",
+            "sos-builders",
+            "sos-recipes",
+        ],
+    ),
     ("sos-formats", &[]),
     ("sos-lang", &["sos-formats"]),
     ("sos-store", &["sos-formats"]),
@@ -15,7 +25,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
 
 /// Crates whose bytes are the identity stay free of async and of databases.
 const FORBIDDEN: &[(&str, &[&str])] = &[
-    ("sos-formats", &["tokio", "rusqlite", "rustix", "libc", "walkdir"]),
+    (
+        "sos-formats",
+        &["tokio", "rusqlite", "rustix", "libc", "walkdir"],
+    ),
     ("sos-lang", &["tokio", "rusqlite", "rustix", "walkdir"]),
     ("sos-recipes", &["tokio", "rusqlite"]),
     ("sos-store", &["tokio", "reqwest"]),
@@ -44,10 +57,19 @@ fn arrows_point_down_only() {
     let edges = edges();
     let known: BTreeSet<&str> = ALLOWED.iter().map(|(name, _)| *name).collect();
     for (name, uses) in &edges {
-        assert!(known.contains(name.as_str()), "crate `{name}` is not in the drawing; add it here and to ARCHITECTURE.md");
-        let allowed = ALLOWED.iter().find(|(n, _)| n == name).map_or(&[][..], |(_, a)| a);
+        assert!(
+            known.contains(name.as_str()),
+            "crate `{name}` is not in the drawing; add it here and to ARCHITECTURE.md"
+        );
+        let allowed = ALLOWED
+            .iter()
+            .find(|(n, _)| n == name)
+            .map_or(&[][..], |(_, a)| a);
         for used in uses.iter().filter(|u| u.starts_with("sos")) {
-            assert!(allowed.contains(&used.as_str()), "`{name}` may not use `{used}`");
+            assert!(
+                allowed.contains(&used.as_str()),
+                "`{name}` may not use `{used}`"
+            );
         }
     }
 }
@@ -57,7 +79,10 @@ fn heavy_libraries_stay_where_they_belong() {
     let edges = edges();
     for (name, forbidden) in FORBIDDEN {
         for library in *forbidden {
-            assert!(!edges[*name].contains(*library), "`{name}` may not use `{library}`");
+            assert!(
+                !edges[*name].contains(*library),
+                "`{name}` may not use `{library}`"
+            );
         }
     }
 }

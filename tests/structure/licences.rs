@@ -5,7 +5,12 @@ use std::collections::BTreeSet;
 fn allowed() -> BTreeSet<String> {
     let text = include_str!("../../deny.toml");
     let config: toml::Table = toml::from_str(text).expect("deny.toml parses");
-    config["licenses"]["allow"].as_array().expect("a list").iter().map(|l| l.as_str().expect("a string").to_owned()).collect()
+    config["licenses"]["allow"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|l| l.as_str().expect("a string").to_owned())
+        .collect()
 }
 
 /// True when an SPDX expression can be satisfied from `allowed`: AND binds tighter than OR, `/` is an old OR.
@@ -18,7 +23,10 @@ fn satisfied(expression: &str, allowed: &BTreeSet<String>) -> bool {
     if let Some(split) = top_level(expression, " AND ") {
         return satisfied(split.0, allowed) && satisfied(split.1, allowed);
     }
-    match expression.strip_prefix('(').and_then(|e| e.strip_suffix(')')) {
+    match expression
+        .strip_prefix('(')
+        .and_then(|e| e.strip_suffix(')'))
+    {
         Some(inner) => satisfied(inner, allowed),
         None => allowed.contains(expression),
     }
@@ -30,7 +38,9 @@ fn top_level<'a>(expression: &'a str, word: &str) -> Option<(&'a str, &'a str)> 
         match c {
             '(' => depth += 1,
             ')' => depth -= 1,
-            _ if depth == 0 && expression[at..].starts_with(word) => return Some((&expression[..at], &expression[at + word.len()..])),
+            _ if depth == 0 && expression[at..].starts_with(word) => {
+                return Some((&expression[..at], &expression[at + word.len()..]));
+            }
             _ => {}
         }
     }
@@ -62,9 +72,15 @@ fn dependencies_are_permissive_and_from_the_registry() {
     for package in packages {
         let name = package["name"].as_str().unwrap_or_default();
         let licence = package["license"].as_str().unwrap_or("none");
-        assert!(satisfied(licence, &allowed), "`{name}` is under `{licence}`");
+        assert!(
+            satisfied(licence, &allowed),
+            "`{name}` is under `{licence}`"
+        );
         if let Some(source) = package["source"].as_str() {
-            assert!(source.starts_with("registry+"), "`{name}` comes from `{source}`");
+            assert!(
+                source.starts_with("registry+"),
+                "`{name}` comes from `{source}`"
+            );
         }
     }
 }

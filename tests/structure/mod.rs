@@ -9,11 +9,17 @@ use std::process::Command;
 /// `cargo metadata` of this workspace, with every dependency when `deep`.
 fn metadata(deep: bool) -> serde_json::Value {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["metadata", "--format-version", "1", "--locked", "--offline"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command
+        .args(["metadata", "--format-version", "1", "--locked", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
     if !deep {
         command.arg("--no-deps");
     }
     let out = command.output().expect("cargo runs");
-    assert!(out.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "cargo metadata: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     serde_json::from_slice(&out.stdout).expect("cargo prints JSON")
 }

@@ -6,7 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pgp::composed::{ArmorOptions, CleartextSignedMessage, EncryptionCaps, KeyType, SecretKeyParamsBuilder, SignedPublicKey, SignedSecretKey};
+use pgp::composed::{
+    ArmorOptions, CleartextSignedMessage, EncryptionCaps, KeyType, SecretKeyParamsBuilder,
+    SignedPublicKey, SignedSecretKey,
+};
 use pgp::types::Password;
 use sha2::{Digest as _, Sha256};
 
@@ -23,13 +26,19 @@ impl Signer {
             .can_sign(true)
             .can_encrypt(EncryptionCaps::None)
             .primary_user_id(format!("{name} <{name}@mirror.example>"));
-        let key = key.build().expect("parameters of a key").generate(rand::thread_rng()).expect("a key");
+        let key = key
+            .build()
+            .expect("parameters of a key")
+            .generate(rand::thread_rng())
+            .expect("a key");
         Self(key)
     }
 
     /// The public key, armoured.
     pub(crate) fn public(&self) -> String {
-        SignedPublicKey::from(self.0.clone()).to_armored_string(ArmorOptions::default()).expect("armour")
+        SignedPublicKey::from(self.0.clone())
+            .to_armored_string(ArmorOptions::default())
+            .expect("armour")
     }
 
     /// The fingerprint, in capital hexadecimal.
@@ -39,8 +48,12 @@ impl Signer {
     }
 
     fn sign(&self, text: &str) -> String {
-        let signed = CleartextSignedMessage::sign(rand::thread_rng(), text, &*self.0, &Password::empty()).expect("a signature");
-        signed.to_armored_string(ArmorOptions::default()).expect("armour")
+        let signed =
+            CleartextSignedMessage::sign(rand::thread_rng(), text, &*self.0, &Password::empty())
+                .expect("a signature");
+        signed
+            .to_armored_string(ArmorOptions::default())
+            .expect("armour")
     }
 }
 
@@ -57,7 +70,14 @@ pub(crate) struct Package {
 
 impl Package {
     pub(crate) fn new(name: &str, version: &str) -> Self {
-        Self { name: name.into(), version: version.into(), fields: Vec::new(), files: Vec::new(), links: Vec::new(), scripts: Vec::new() }
+        Self {
+            name: name.into(),
+            version: version.into(),
+            fields: Vec::new(),
+            files: Vec::new(),
+            links: Vec::new(),
+            scripts: Vec::new(),
+        }
     }
 
     /// With one more field in the control file.
@@ -68,7 +88,8 @@ impl Package {
 
     /// With a file, named without leading slash.
     pub(crate) fn file(mut self, path: &str, mode: u32, content: impl AsRef<[u8]>) -> Self {
-        self.files.push((path.into(), mode, content.as_ref().to_vec()));
+        self.files
+            .push((path.into(), mode, content.as_ref().to_vec()));
         self
     }
 
@@ -80,12 +101,16 @@ impl Package {
 
     /// With a maintainer script.
     pub(crate) fn script(mut self, name: &str, text: &str) -> Self {
-        self.scripts.push((name.into(), format!("#!/bin/sh\nset -e\n{text}\n")));
+        self.scripts
+            .push((name.into(), format!("#!/bin/sh\nset -e\n{text}\n")));
         self
     }
 
     fn control(&self) -> String {
-        let mut text = format!("Package: {}\nVersion: {}\nArchitecture: amd64\nMaintainer: Nobody <nobody@mirror.example>\n", self.name, self.version);
+        let mut text = format!(
+            "Package: {}\nVersion: {}\nArchitecture: amd64\nMaintainer: Nobody <nobody@mirror.example>\n",
+            self.name, self.version
+        );
         if !self.fields.iter().any(|(name, _)| name == "Priority") {
             text.push_str("Priority: optional\n");
         }
@@ -102,7 +127,8 @@ impl Package {
             let full = tree.join(path);
             std::fs::create_dir_all(full.parent().expect("a parent")).expect("directories");
             std::fs::write(&full, content).expect("a file");
-            std::fs::set_permissions(&full, std::fs::Permissions::from_mode(mode)).expect("its mode");
+            std::fs::set_permissions(&full, std::fs::Permissions::from_mode(mode))
+                .expect("its mode");
         };
         place("DEBIAN/control", 0o644, self.control().as_bytes());
         for (name, text) in &self.scripts {
@@ -127,7 +153,10 @@ pub(crate) struct Release<'a> {
 }
 
 /// The suite that the tests use.
-pub(crate) const TEST: Release<'static> = Release { suite: "test", valid_until: None };
+pub(crate) const TEST: Release<'static> = Release {
+    suite: "test",
+    valid_until: None,
+};
 
 /// An archive on disk.
 pub(crate) struct Archive {
@@ -141,7 +170,10 @@ impl Archive {
     pub(crate) fn new(dir: &Path) -> Option<Self> {
         peer("dpkg-deb")?;
         std::fs::create_dir_all(dir).expect("a directory");
-        Some(Self { dir: dir.to_owned(), stanzas: Vec::new() })
+        Some(Self {
+            dir: dir.to_owned(),
+            stanzas: Vec::new(),
+        })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -158,15 +190,25 @@ impl Archive {
         let tree = self.dir.join(format!("tree-{}", package.name));
         package.lay_out(&tree);
         let pool = format!("pool/main/{}/{}", &package.name[..1], package.name);
-        let file = format!("{pool}/{}_{}_amd64.deb", package.name, package.version.replace(':', "%3a"));
+        let file = format!(
+            "{pool}/{}_{}_amd64.deb",
+            package.name,
+            package.version.replace(':', "%3a")
+        );
         std::fs::create_dir_all(self.dir.join(&pool)).expect("directories");
         let full = self.dir.join(&file);
         // Packages of different ages are compressed differently, and a reader must take them all.
         let codec = ["-Zxz", "-Zgzip", "-Zzstd", "-Znone"][self.stanzas.len() % 4];
-        run(Command::new("dpkg-deb").args(["--root-owner-group", codec, "-z1", "--build"]).arg(&tree).arg(&full).env("SOURCE_DATE_EPOCH", "1700000000")).ok();
+        run(Command::new("dpkg-deb")
+            .args(["--root-owner-group", codec, "-z1", "--build"])
+            .arg(&tree)
+            .arg(&full)
+            .env("SOURCE_DATE_EPOCH", "1700000000"))
+        .ok();
         std::fs::remove_dir_all(&tree).expect("the tree is ours");
         self.stanzas.retain(|(name, ..)| *name != package.name);
-        self.stanzas.push((package.name.clone(), package.control(), file));
+        self.stanzas
+            .push((package.name.clone(), package.control(), file));
         full
     }
 
@@ -183,14 +225,20 @@ impl Archive {
         let mut index = String::new();
         for (_, control, file) in &self.stanzas {
             let bytes = std::fs::read(self.dir.join(file)).expect("the package was built");
-            let _ = writeln!(index, "{control}Filename: {file}\nSize: {}\nSHA256: {}\n", bytes.len(), sha256(&bytes));
+            let _ = writeln!(
+                index,
+                "{control}Filename: {file}\nSize: {}\nSHA256: {}\n",
+                bytes.len(),
+                sha256(&bytes)
+            );
         }
         let packed = xz(index.as_bytes());
         let dist = self.dir.join("dists").join(release.suite);
         let binary = dist.join("main/binary-amd64");
         std::fs::create_dir_all(binary.join("by-hash/SHA256")).expect("directories");
         std::fs::write(binary.join("Packages.xz"), &packed).expect("the index");
-        std::fs::write(binary.join("by-hash/SHA256").join(sha256(&packed)), &packed).expect("the index by hash");
+        std::fs::write(binary.join("by-hash/SHA256").join(sha256(&packed)), &packed)
+            .expect("the index by hash");
         let mut text = format!(
             "Origin: Test\nLabel: Test\nSuite: {suite}\nCodename: {suite}\nDate: Mon, 01 Jul 2024 10:00:00 UTC\n",
             suite = release.suite
@@ -218,7 +266,10 @@ impl Archive {
 
 /// The digest of some bytes, in hexadecimal.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 fn xz(bytes: &[u8]) -> Vec<u8> {

@@ -31,14 +31,22 @@ impl Run {
     /// The run, after checking that it succeeded.
     #[track_caller]
     pub(crate) fn ok(self) -> Self {
-        assert_eq!(self.code, 0, "exit {}\nstdout:\n{}\nstderr:\n{}", self.code, self.stdout, self.stderr);
+        assert_eq!(
+            self.code, 0,
+            "exit {}\nstdout:\n{}\nstderr:\n{}",
+            self.code, self.stdout, self.stderr
+        );
         self
     }
 
     /// The run, after checking its exit code.
     #[track_caller]
     pub(crate) fn fails(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code, code,
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout, self.stderr
+        );
         self
     }
 
@@ -46,7 +54,11 @@ impl Run {
     #[track_caller]
     pub(crate) fn says(self, parts: &[&str]) -> Self {
         for part in parts {
-            assert!(self.stderr.contains(part), "no `{part}` in stderr:\n{}", self.stderr);
+            assert!(
+                self.stderr.contains(part),
+                "no `{part}` in stderr:\n{}",
+                self.stderr
+            );
         }
         self
     }
@@ -64,13 +76,25 @@ impl World {
         // No capital letters: podman takes an image layout only from a directory without.
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let dir = (0..1000).find_map(|_| {
-            let name = format!("sos-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-            tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir().ok()
+            let name = format!(
+                "sos-test-{}-{}",
+                std::process::id(),
+                NUMBER.fetch_add(1, Ordering::Relaxed)
+            );
+            tempfile::Builder::new()
+                .prefix(&name)
+                .rand_bytes(0)
+                .tempdir()
+                .ok()
         });
         let dir = dir.expect("a temporary directory");
         std::fs::create_dir_all(dir.path().join("home")).expect("home");
         std::fs::create_dir_all(dir.path().join("project")).expect("project");
-        Self { dir, environment: Vec::new(), program: env!("CARGO_BIN_EXE_sos").into() }
+        Self {
+            dir,
+            environment: Vec::new(),
+            program: env!("CARGO_BIN_EXE_sos").into(),
+        }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -134,14 +158,30 @@ impl World {
     /// Builds with the event stream on standard output; the run must succeed.
     #[track_caller]
     pub(crate) fn events(&self, args: &[&str]) -> Events {
-        let run = self.sos(["build", "--no-link", "--progress", "json"].iter().chain(args)).ok();
-        Events(run.stdout.lines().map(|l| serde_json::from_str(l).expect("a JSON object a line")).collect())
+        let run = self
+            .sos(
+                ["build", "--no-link", "--progress", "json"]
+                    .iter()
+                    .chain(args),
+            )
+            .ok();
+        Events(
+            run.stdout
+                .lines()
+                .map(|l| serde_json::from_str(l).expect("a JSON object a line"))
+                .collect(),
+        )
     }
 
     /// Where a store object lies on disk.
     #[track_caller]
     pub(crate) fn physical(&self, path: &str) -> PathBuf {
-        PathBuf::from(self.sos(["store", "info", "--physical", path]).ok().stdout.trim_end())
+        PathBuf::from(
+            self.sos(["store", "info", "--physical", path])
+                .ok()
+                .stdout
+                .trim_end(),
+        )
     }
 }
 
@@ -151,7 +191,11 @@ impl Drop for World {
             return;
         }
         // Trees in the store have no write permission, and without it their owner cannot remove them.
-        for entry in walkdir::WalkDir::new(self.dir.path()).into_iter().flatten().filter(|e| e.file_type().is_dir()) {
+        for entry in walkdir::WalkDir::new(self.dir.path())
+            .into_iter()
+            .flatten()
+            .filter(|e| e.file_type().is_dir())
+        {
             let _ = std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(0o700));
         }
     }
@@ -164,7 +208,12 @@ pub(crate) struct Events(pub(crate) Vec<serde_json::Value>);
 impl Events {
     /// The names of the derivations that have an event of this type, sorted.
     pub(crate) fn names(&self, kind: &str) -> Vec<&str> {
-        let mut names: Vec<&str> = self.0.iter().filter(|e| e["type"] == kind).filter_map(|e| e["name"].as_str()).collect();
+        let mut names: Vec<&str> = self
+            .0
+            .iter()
+            .filter(|e| e["type"] == kind)
+            .filter_map(|e| e["name"].as_str())
+            .collect();
         names.sort_unstable();
         names
     }
@@ -180,7 +229,10 @@ impl Events {
     /// The first output of the run.
     #[track_caller]
     pub(crate) fn output(&self) -> String {
-        self.summary()["outputs"][0].as_str().expect("an output").to_owned()
+        self.summary()["outputs"][0]
+            .as_str()
+            .expect("an output")
+            .to_owned()
     }
 }
 
@@ -191,8 +243,13 @@ pub(crate) fn run(command: &mut Command) -> Run {
 
 /// Starts a command with its output kept for [`finish`].
 pub(crate) fn start(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"))
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+        .spawn()
+        .unwrap_or_else(|e| panic!("cannot start {command:?}: {e}"))
 }
 
 /// Waits for the end of a command; one that takes longer than `limit` is killed and fails the test.
@@ -204,9 +261,17 @@ pub(crate) fn finish(child: Child, limit: Duration) -> Run {
         Ok(out) => out.expect("the output of a child"),
         Err(_late) => {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            let shown = wait.recv_timeout(Duration::from_secs(5)).ok().and_then(Result::ok);
-            let shown = shown.map(|o| String::from_utf8_lossy(&o.stderr).into_owned()).unwrap_or_default();
-            panic!("still running after {} s; stderr so far:\n{shown}", limit.as_secs());
+            let shown = wait
+                .recv_timeout(Duration::from_secs(5))
+                .ok()
+                .and_then(Result::ok);
+            let shown = shown
+                .map(|o| String::from_utf8_lossy(&o.stderr).into_owned())
+                .unwrap_or_default();
+            panic!(
+                "still running after {} s; stderr so far:\n{shown}",
+                limit.as_secs()
+            );
         }
     };
     drop(waiter.join());
@@ -221,7 +286,10 @@ pub(crate) fn finish(child: Child, limit: Duration) -> Run {
 #[track_caller]
 pub(crate) fn left_nothing(w: &World, name: &str) {
     let listed = w.sos(["store", "ls"]).ok().stdout;
-    assert!(!listed.lines().any(|l| l.ends_with(&format!("-{name}"))), "{listed}");
+    assert!(
+        !listed.lines().any(|l| l.ends_with(&format!("-{name}"))),
+        "{listed}"
+    );
     store_is_clean(w);
 }
 
@@ -230,7 +298,9 @@ pub(crate) fn left_nothing(w: &World, name: &str) {
 pub(crate) fn store_is_clean(w: &World) {
     w.sos(["store", "check"]).ok();
     let tmp = w.store().join("tmp");
-    let left: Vec<_> = std::fs::read_dir(&tmp).map(|d| d.flatten().map(|e| e.file_name()).collect()).unwrap_or_default();
+    let left: Vec<_> = std::fs::read_dir(&tmp)
+        .map(|d| d.flatten().map(|e| e.file_name()).collect())
+        .unwrap_or_default();
     assert!(left.is_empty(), "left in tmp: {left:?}");
 }
 
@@ -260,13 +330,18 @@ pub(crate) fn peer(name: &str) -> Option<PathBuf> {
 
 /// Says why a test is skipped; fails instead where peers are required.
 pub(crate) fn skip(reason: &str) {
-    assert!(std::env::var_os("SOS_REQUIRE_PEERS").is_none_or(|v| v != "1"), "SOS_REQUIRE_PEERS=1, but: {reason}");
+    assert!(
+        std::env::var_os("SOS_REQUIRE_PEERS").is_none_or(|v| v != "1"),
+        "SOS_REQUIRE_PEERS=1, but: {reason}"
+    );
     eprintln!("skipped: {reason}");
 }
 
 /// The folder of independent checkers beside the checkout, when there is one.
 pub(crate) fn shared(file: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../shared")
+        .join(file);
     if path.is_file() {
         return Some(path);
     }

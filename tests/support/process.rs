@@ -46,7 +46,10 @@ fn read(pid: i32) -> Option<Process> {
 
 fn all() -> Vec<Process> {
     let entries = std::fs::read_dir("/proc").expect("/proc");
-    entries.flatten().filter_map(|e| read(e.file_name().to_str()?.parse().ok()?)).collect()
+    entries
+        .flatten()
+        .filter_map(|e| read(e.file_name().to_str()?.parse().ok()?))
+        .collect()
 }
 
 /// Every live descendant of a process, not itself.
@@ -68,20 +71,45 @@ pub(crate) fn descendants(of: Pid) -> Vec<Process> {
 
 /// Those of `processes` that still run; what is dead and only waits to be collected does not.
 fn alive(processes: &[Process]) -> Vec<&Process> {
-    processes.iter().filter(|p| read(p.pid).is_some_and(|now| now.started == p.started && !matches!(now.state, 'Z' | 'X'))).collect()
+    processes
+        .iter()
+        .filter(|p| {
+            read(p.pid)
+                .is_some_and(|now| now.started == p.started && !matches!(now.state, 'Z' | 'X'))
+        })
+        .collect()
 }
 
 /// Processes that have files of `dir` mounted, open as program, or as working directory: sandboxed builds clean their environment,
 /// but they cannot hide where their files are from.
 fn using(dir: &Path) -> Vec<Process> {
-    let needle = dir.file_name().and_then(|n| n.to_str()).expect("a directory with a name");
+    let needle = dir
+        .file_name()
+        .and_then(|n| n.to_str())
+        .expect("a directory with a name");
     let me = i32::try_from(std::process::id()).expect("a process number");
     let uses = |p: &Process| {
-        let text = |file: &str| std::fs::read(format!("/proc/{}/{file}", p.pid)).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
-        let link = |file: &str| std::fs::read_link(format!("/proc/{}/{file}", p.pid)).map(|l| l.display().to_string()).unwrap_or_default();
-        ["mountinfo", "cmdline"].iter().any(|f| text(f).contains(needle)) || ["cwd", "exe", "root"].iter().any(|f| link(f).contains(needle))
+        let text = |file: &str| {
+            std::fs::read(format!("/proc/{}/{file}", p.pid))
+                .map(|b| String::from_utf8_lossy(&b).into_owned())
+                .unwrap_or_default()
+        };
+        let link = |file: &str| {
+            std::fs::read_link(format!("/proc/{}/{file}", p.pid))
+                .map(|l| l.display().to_string())
+                .unwrap_or_default()
+        };
+        ["mountinfo", "cmdline"]
+            .iter()
+            .any(|f| text(f).contains(needle))
+            || ["cwd", "exe", "root"]
+                .iter()
+                .any(|f| link(f).contains(needle))
     };
-    all().into_iter().filter(|p| p.pid != me && !matches!(p.state, 'Z' | 'X') && uses(p)).collect()
+    all()
+        .into_iter()
+        .filter(|p| p.pid != me && !matches!(p.state, 'Z' | 'X') && uses(p))
+        .collect()
 }
 
 /// Fails unless every one of `processes`, and everything that uses files of `dir`, is gone soon.
@@ -93,7 +121,10 @@ pub(crate) fn all_gone(processes: &[Process], dir: &Path) {
         if left.is_empty() && users.is_empty() {
             return;
         }
-        assert!(Instant::now() < until, "processes survive: {left:?} {users:?}");
+        assert!(
+            Instant::now() < until,
+            "processes survive: {left:?} {users:?}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -103,7 +134,10 @@ pub(crate) fn all_gone(processes: &[Process], dir: &Path) {
 pub(crate) fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(60);
     while !ready() {
-        assert!(Instant::now() < until, "{what} did not happen within a minute");
+        assert!(
+            Instant::now() < until,
+            "{what} did not happen within a minute"
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
 }

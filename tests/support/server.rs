@@ -24,7 +24,12 @@ impl Server {
     pub(crate) fn start(dir: &Path) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         let address = listener.local_addr().expect("an address");
-        let state = Arc::new(State { dir: dir.to_owned(), asked: Mutex::default(), broken: AtomicBool::new(false), ended: AtomicBool::new(false) });
+        let state = Arc::new(State {
+            dir: dir.to_owned(),
+            asked: Mutex::default(),
+            broken: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        });
         let shared = state.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -46,7 +51,11 @@ impl Server {
 
     /// The paths asked for so far.
     pub(crate) fn asked(&self) -> Vec<String> {
-        self.state.asked.lock().expect("no thread of the server panicked").clone()
+        self.state
+            .asked
+            .lock()
+            .expect("no thread of the server panicked")
+            .clone()
     }
 
     /// From now on every answer is `503`.
@@ -73,16 +82,27 @@ impl State {
             }
         }
         let path = request.split(' ').nth(1).unwrap_or_default().to_owned();
-        self.asked.lock().expect("no thread of the server panicked").push(path.clone());
+        self.asked
+            .lock()
+            .expect("no thread of the server panicked")
+            .push(path.clone());
         let relative = decoded(path.trim_start_matches('/'));
         let mut stream = stream;
-        let content = if relative.split('/').any(|part| part == "..") { None } else { std::fs::read(self.dir.join(relative)).ok() };
+        let content = if relative.split('/').any(|part| part == "..") {
+            None
+        } else {
+            std::fs::read(self.dir.join(relative)).ok()
+        };
         let (status, body) = match content {
             _ if self.broken.load(Ordering::SeqCst) => ("503 Service Unavailable", Vec::new()),
             Some(bytes) => ("200 OK", bytes),
             None => ("404 Not Found", Vec::new()),
         };
-        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        )?;
         stream.write_all(&body)
     }
 }
@@ -92,7 +112,10 @@ fn decoded(path: &str) -> String {
     let mut parts = path.split('%');
     let mut out = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
-        match part.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+        match part
+            .get(..2)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+        {
             Some(byte) => {
                 out.push(byte);
                 out.extend_from_slice(&part.as_bytes()[2..]);

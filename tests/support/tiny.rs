@@ -10,12 +10,50 @@ use super::archive::{Archive, Package, Signer, TEST};
 use super::{World, peer, run, skip};
 
 /// Programs of this machine that dpkg is made of. The shell of busybox will not do: it takes its own `dpkg` and `tar` first.
-const PROGRAMS: &[&str] = &["dash", "dpkg", "dpkg-deb", "dpkg-query", "dpkg-split", "dpkg-divert", "dpkg-trigger", "update-alternatives", "tar"];
+const PROGRAMS: &[&str] = &[
+    "dash",
+    "dpkg",
+    "dpkg-deb",
+    "dpkg-query",
+    "dpkg-split",
+    "dpkg-divert",
+    "dpkg-trigger",
+    "update-alternatives",
+    "tar",
+];
 
 /// What busybox stands in for.
 const APPLETS: &[&str] = &[
-    "cat", "chmod", "chown", "cp", "date", "diff", "echo", "env", "false", "find", "grep", "id", "ls", "ln", "mkdir", "mv", "printf", "readlink", "rm",
-    "rmdir", "sed", "sleep", "sort", "start-stop-daemon", "stat", "test", "touch", "tr", "true", "wc",
+    "cat",
+    "chmod",
+    "chown",
+    "cp",
+    "date",
+    "diff",
+    "echo",
+    "env",
+    "false",
+    "find",
+    "grep",
+    "id",
+    "ls",
+    "ln",
+    "mkdir",
+    "mv",
+    "printf",
+    "readlink",
+    "rm",
+    "rmdir",
+    "sed",
+    "sleep",
+    "sort",
+    "start-stop-daemon",
+    "stat",
+    "test",
+    "touch",
+    "tr",
+    "true",
+    "wc",
 ];
 
 /// An archive with the tiny system, its key, and a world that uses it.
@@ -31,18 +69,33 @@ impl Tiny {
         let mut world = World::new();
         let mut archive = Archive::new(&world.root().join("mirror"))?;
         archive.add(&base()?);
-        let data = Package::new("greeter-data", "2:1.0~rc1+b2").file("usr/share/greeter/text", 0o644, "hello\n");
+        let data = Package::new("greeter-data", "2:1.0~rc1+b2").file(
+            "usr/share/greeter/text",
+            0o644,
+            "hello\n",
+        );
         archive.add(&data);
         let greeter = Package::new("greeter", "1.5-2")
             .field("Depends", "greeter-data (>= 2:1.0~)")
-            .file("usr/bin/greeter", 0o755, "#!/bin/sh\ncat /usr/share/greeter/text\n")
-            .script("postinst", "[ \"$1\" != configure ] || greeter > /var/lib/greeter-was-configured");
+            .file(
+                "usr/bin/greeter",
+                0o755,
+                "#!/bin/sh\ncat /usr/share/greeter/text\n",
+            )
+            .script(
+                "postinst",
+                "[ \"$1\" != configure ] || greeter > /var/lib/greeter-was-configured",
+            );
         archive.add(&greeter);
         let signer = Signer::new("archive");
         archive.publish(&signer, TEST);
         world.write("keys/archive.asc", &signer.public());
         world.set("SOS_MIRRORS_DEBIAN", &archive.file_url());
-        Some(Self { world, archive, signer })
+        Some(Self {
+            world,
+            archive,
+            signer,
+        })
     }
 
     /// Builds everything that the archive holds anew: the indexes, the release file and its signature.
@@ -67,7 +120,11 @@ fn libraries(program: &Path, found: &mut BTreeMap<String, PathBuf>) {
         let real = std::fs::canonicalize(word).expect("ldd names files");
         // As packages name them: the loader where programs look for it, the rest below /usr.
         let inside = word.trim_start_matches('/');
-        let inside = if inside.starts_with("lib/") { format!("usr/{inside}") } else { inside.to_owned() };
+        let inside = if inside.starts_with("lib/") {
+            format!("usr/{inside}")
+        } else {
+            inside.to_owned()
+        };
         found.insert(inside, real);
     }
 }
@@ -78,17 +135,27 @@ fn base() -> Option<Package> {
         return None;
     }
     let busybox = peer("busybox")?;
-    let mut package = Package::new("tiny-base", "1.0").field("Essential", "yes").field("Priority", "required");
+    let mut package = Package::new("tiny-base", "1.0")
+        .field("Essential", "yes")
+        .field("Priority", "required");
     let mut needed = BTreeMap::new();
     for name in PROGRAMS {
         let program = peer(name)?;
         libraries(&program, &mut needed);
-        package = package.file(&format!("usr/bin/{name}"), 0o755, std::fs::read(program).expect("a program"));
+        package = package.file(
+            &format!("usr/bin/{name}"),
+            0o755,
+            std::fs::read(program).expect("a program"),
+        );
     }
     for (inside, real) in needed {
         package = package.file(&inside, 0o755, std::fs::read(real).expect("a library"));
     }
-    package = package.file("usr/bin/busybox", 0o755, std::fs::read(busybox).expect("busybox"));
+    package = package.file(
+        "usr/bin/busybox",
+        0o755,
+        std::fs::read(busybox).expect("busybox"),
+    );
     for applet in APPLETS {
         package = package.link(&format!("usr/bin/{applet}"), "busybox");
     }

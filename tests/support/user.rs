@@ -29,13 +29,40 @@ impl User {
         let guard = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("sostest{what}{}", std::process::id());
         // A user of the system range gets no subordinate ids unless they are asked for.
-        run(Command::new(useradd).args(["--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/bin/sh", &name])).ok();
-        let id = |flag: &str| run(Command::new("id").args([flag, &name])).ok().stdout.trim().parse().expect("a number");
-        let user = Self { uid: id("-u"), gid: id("-g"), name };
+        run(Command::new(useradd).args([
+            "--system",
+            "--no-create-home",
+            "--home-dir",
+            "/nonexistent",
+            "--shell",
+            "/bin/sh",
+            &name,
+        ]))
+        .ok();
+        let id = |flag: &str| {
+            run(Command::new("id").args([flag, &name]))
+                .ok()
+                .stdout
+                .trim()
+                .parse()
+                .expect("a number")
+        };
+        let user = Self {
+            uid: id("-u"),
+            gid: id("-g"),
+            name,
+        };
         if subordinate_ids {
             let first = free_range();
             let range = format!("{first}-{}", first + 65_535);
-            run(Command::new("/usr/sbin/usermod").args(["--add-subuids", &range, "--add-subgids", &range, &user.name])).ok();
+            run(Command::new("/usr/sbin/usermod").args([
+                "--add-subuids",
+                &range,
+                "--add-subgids",
+                &range,
+                &user.name,
+            ]))
+            .ok();
         }
         drop(guard);
         Some(user)
@@ -49,7 +76,8 @@ impl User {
     /// Gives a directory, and what is in it, to this user.
     pub(crate) fn owns(&self, dir: &Path) {
         for entry in walkdir::WalkDir::new(dir).into_iter().flatten() {
-            std::os::unix::fs::lchown(entry.path(), Some(self.uid), Some(self.gid)).expect("root may give files away");
+            std::os::unix::fs::lchown(entry.path(), Some(self.uid), Some(self.gid))
+                .expect("root may give files away");
         }
     }
 
