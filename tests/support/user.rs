@@ -95,7 +95,7 @@ impl Drop for User {
     fn drop(&mut self) {
         let _guard = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
         // Fails only when the account is gone already.
-        let _ = Command::new("/usr/sbin/userdel").arg(&self.name).output();
+        drop(Command::new("/usr/sbin/userdel").arg(&self.name).output());
     }
 }
 
