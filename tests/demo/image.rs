@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::{Demo, tool};
-use crate::support::{is_root, peer, run, shared, skip};
+use crate::support::{is_root, left_to_root, peer, run, shared};
 
 /// skopeo copies it, podman pulls it, and an independent checker finds nothing.
 pub(super) fn peers_take_it(demo: &Demo) {
@@ -41,7 +41,7 @@ pub(super) fn peers_take_it(demo: &Demo) {
     }
     if let Some(podman) = peer("podman") {
         if !is_root() {
-            skip("podman is tried as root only: without, it needs a set-up of its own");
+            left_to_root("podman needs a set-up of its own");
             return;
         }
         let place = |name: &str| scratch.join(name).display().to_string();

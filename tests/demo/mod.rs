@@ -22,7 +22,20 @@ struct Demo {
 }
 
 /// The tests that share one build; the last one removes it.
-const TESTS: usize = 2;
+const TESTS: [&str; 2] = [
+    "demo::the_example_is_an_image_that_everybody_takes",
+    "demo::the_same_image_comes_out_everywhere",
+];
+
+/// How many of [`TESTS`] this run is asked for.
+fn asked_for() -> usize {
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    let wanted = |test: &&&str| words.is_empty() || words.iter().any(|w| test.contains(w.as_str()));
+    TESTS.iter().filter(wanted).count()
+}
 
 /// Where the shared build is between the tests.
 static SHARED: Mutex<State> = Mutex::new(State {
@@ -46,7 +59,7 @@ fn with_demo(test: impl FnOnce(&mut Demo)) {
     if let Some(demo) = &mut state.demo {
         // A failing test must not keep the gigabytes of the build.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(demo)));
-        if state.served >= TESTS {
+        if state.served >= asked_for() {
             state.demo = None;
         }
         if let Err(reason) = result {

@@ -341,6 +341,11 @@ pub(crate) fn skip(reason: &str) {
     eprintln!("skipped: {reason}");
 }
 
+/// Says what an ordinary user cannot try; root does, so this is no failure where peers are required.
+pub(crate) fn left_to_root(what: &str) {
+    eprintln!("skipped for an ordinary user: {what}");
+}
+
 /// The folder of independent checkers beside the checkout, when there is one.
 pub(crate) fn shared(file: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))

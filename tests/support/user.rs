@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-use super::{is_root, peer, run, skip};
+use super::{is_root, left_to_root, peer, run};
 
 /// The account files have one lock, and `useradd` does not wait for it.
 static ACCOUNTS: Mutex<()> = Mutex::new(());
@@ -22,7 +22,7 @@ impl User {
     /// Makes a user, with a range of subordinate ids or without.
     pub(crate) fn new(what: &str, subordinate_ids: bool) -> Option<Self> {
         if !is_root() {
-            skip("only root can make a second user");
+            left_to_root("a second user");
             return None;
         }
         let useradd = peer("useradd")?;
