@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -14,18 +15,39 @@ use super::outcome::SandboxError;
 use super::protocol::{Captured, WireKind};
 use super::worker::{Worker, from_wire};
 
+/// What becomes of times: those of the run and those after the epoch are the epoch.
+pub(super) struct Times {
+    /// The epoch of the step.
+    pub(super) epoch: i64,
+    /// Seconds of the clock while the step ran.
+    pub(super) run: RangeInclusive<i64>,
+}
+
+impl Times {
+    /// Returns the seconds that an entry gets.
+    fn of(&self, secs: i64) -> i64 {
+        // An epoch may lie after the clock of this machine. What is between the two and not of the run, was set on
+        // purpose (by an archive, by `touch`), and is the same on every machine.
+        if self.run.contains(&secs) {
+            self.epoch
+        } else {
+            secs.min(self.epoch)
+        }
+    }
+}
+
 /// Applies the upper layer at `upper` to the manifest `parent` and returns the new manifest with what was left out.
 pub(super) fn apply(
     store: &Store,
     parent: &Blake3,
     worker: &mut Worker,
     upper: &Path,
-    epoch: i64,
+    times: Times,
 ) -> Result<(Blake3, Vec<String>), SandboxError> {
     let mut layer = Layer {
         store,
         tree: RootTree::load(store, parent)?,
-        epoch,
+        times,
         links: BTreeMap::new(),
         notes: Vec::new(),
     };
@@ -37,7 +59,7 @@ pub(super) fn apply(
 struct Layer<'a> {
     store: &'a Store,
     tree: RootTree,
-    epoch: i64,
+    times: Times,
     /// Content of files with several names, by their inode number.
     links: BTreeMap<u64, (u64, Blake3)>,
     notes: Vec<String>,
@@ -81,7 +103,7 @@ impl Layer<'_> {
             (old.meta.mtime_secs, old.meta.mtime_nsecs) == (meta.mtime_secs, meta.mtime_nsecs)
         });
         if !untouched {
-            meta.mtime_secs = meta.mtime_secs.min(self.epoch);
+            meta.mtime_secs = self.times.of(meta.mtime_secs);
             meta.mtime_nsecs = 0;
         }
         Ok(meta)
@@ -158,4 +180,27 @@ fn group(inode: u64) -> [u8; 16] {
     let mut group = [0xff; 16];
     group[..8].copy_from_slice(&inode.to_le_bytes());
     group
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Times;
+
+    #[test]
+    fn times_of_the_run_become_the_epoch_whatever_the_clock_says() {
+        let (past, future) = (100, 4_000);
+        let check = |epoch, secs, expect| {
+            let run = 999..=1_010;
+            assert_eq!(Times { epoch, run }.of(secs), expect, "{epoch} {secs}");
+        };
+        check(past, 50, 50);
+        check(past, 1_005, past);
+        check(past, 5_000, past);
+        check(future, 50, 50);
+        check(future, 998, 998);
+        check(future, 999, future);
+        check(future, 1_010, future);
+        check(future, 2_000, 2_000);
+        check(future, 5_000, future);
+    }
 }

@@ -12,7 +12,9 @@ use sos_formats::manifest::Meta;
 use sos_store::rootfs::RootTree;
 use sos_store::{PlainRemover, Remover, Store, TempDir};
 
-use super::capture;
+use crate::clock::{Clock, SystemClock};
+
+use super::capture::{self, Times};
 use super::outcome::{Control, Exit, SandboxError};
 use super::protocol::Op;
 use super::run::run;
@@ -68,7 +70,7 @@ pub struct StepSpec {
     pub cwd: PathBuf,
     /// User and group id.
     pub user: (u32, u32),
-    /// Times after this become this; also `SOURCE_DATE_EPOCH`.
+    /// Times after this and times of the run become this; also `SOURCE_DATE_EPOCH`.
     pub epoch: i64,
     /// Directories covered with memory filesystems.
     pub tmpfs: Vec<PathBuf>,
@@ -298,6 +300,11 @@ fn empty_root(store: &Store, epoch: i64) -> Result<Blake3, SandboxError> {
     Ok(RootTree::empty_in(store, meta).finish(store)?)
 }
 
+/// Seconds since 1970: what must not reach the result.
+fn clock_secs() -> i64 {
+    i64::try_from(SystemClock::new().unix_ms() / 1000).unwrap_or(i64::MAX)
+}
+
 /// The private directories of one step.
 struct Place {
     dir: TempDir,
@@ -353,6 +360,7 @@ fn in_tree(
     log: &mut dyn FnMut(&[u8]),
     control: &Control,
 ) -> Result<StepOutcome, SandboxError> {
+    let since = clock_secs();
     worker.ask(&Op::Stubs {
         tree: tree.path(),
         stubs: place.stubs(),
@@ -387,7 +395,12 @@ fn in_tree(
     }
     match &spec.output {
         StepOutput::Rootfs => {
-            let (root, notes) = capture::apply(store, root, worker, &place.upper(), spec.epoch)?;
+            // The kernel stamps files with a clock that may lag a little, so the second before counts, too.
+            let times = Times {
+                epoch: spec.epoch,
+                run: since.saturating_sub(1)..=clock_secs(),
+            };
+            let (root, notes) = capture::apply(store, root, worker, &place.upper(), times)?;
             result.root = Some(root);
             result.notes = notes;
         }

@@ -9,6 +9,7 @@ use crate::support::{EPOCH, Lab, meta};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("step::what_changes_is_captured", captured),
+    ("step::no_time_of_the_run_is_captured", future_epoch),
     ("step::nothing_changed_is_the_same_root", unchanged),
     ("step::metadata_survives_a_round_trip", round_trip),
     ("step::hard_links", hard_links),
@@ -60,6 +61,39 @@ fn captured() {
          busybox touch -d @5 new/old",
     );
     assert_eq!(again.0, root);
+}
+
+fn future_epoch() {
+    let lab = Lab::new();
+    let mut plan = lab.plan(
+        lab.base,
+        "cd /etc; echo x >b; busybox mkdir new; echo y >new/f; busybox ln -s f new/l; echo z >old; busybox touch -d @5 old
+         echo z >later; busybox touch -d @3999999999 later",
+    );
+    plan.epoch = 4_000_000_000;
+    let run = || {
+        let (outcome, log) = lab.run(&plan);
+        assert!(outcome.exit.success(), "{log}");
+        outcome.root.unwrap()
+    };
+    let root = run();
+    let before = lab.list(&lab.base);
+    let after = lab.list(&root);
+    let changed: Vec<&String> = after.iter().filter(|l| !before.contains(l)).collect();
+    assert_eq!(
+        changed,
+        [
+            "etc 755 0:0 4000000000 dir",
+            "etc/b 644 0:0 4000000000 file 2",
+            "etc/later 644 0:0 3999999999 file 2",
+            "etc/new 755 0:0 4000000000 dir",
+            "etc/new/f 644 0:0 4000000000 file 2",
+            "etc/new/l 777 0:0 4000000000 -> f",
+            "etc/old 644 0:0 5 file 2",
+        ]
+    );
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(run(), root);
 }
 
 fn unchanged() {
