@@ -186,6 +186,8 @@ impl Engine {
             .name("scheduler".to_owned())
             .spawn(move || {
                 let report = engine.build_on(&runtime, &graph, &wanted, &cancel, since);
+                // Whoever gets the report may end the program: the store must be closed by then, if this was its last user.
+                drop(engine);
                 let _gone = sender.send(report).is_err();
             });
         if let Err(e) = spawned {

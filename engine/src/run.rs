@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use sos_formats::derivation::Derivation;
@@ -95,6 +95,7 @@ struct Driver<'a> {
     schedule: Schedule,
     sender: Sender<Message>,
     running: BTreeMap<usize, Running>,
+    waiting: Vec<JoinHandle<()>>,
     mismatches: Vec<Mismatch>,
     unfetched: Vec<Diagnostic>,
     stop: Arc<AtomicBool>,
@@ -156,6 +157,7 @@ pub(crate) fn drive(run: &Run<'_>) -> Done {
         schedule,
         sender,
         running: BTreeMap::new(),
+        waiting: Vec::new(),
         mismatches: Vec::new(),
         unfetched: Vec::new(),
         stop: Arc::new(AtomicBool::new(false)),
@@ -168,6 +170,10 @@ pub(crate) fn drive(run: &Run<'_>) -> Done {
     driver.announce();
     driver.work(&receiver);
     driver.stop.store(true, Ordering::SeqCst);
+    // They have the store, too; one that still waits looks at `stop` every now and then.
+    for waiting in driver.waiting.drain(..) {
+        let _panicked = waiting.join().is_err();
+    }
     driver.finish()
 }
 
@@ -390,9 +396,10 @@ impl Driver<'_> {
                 drop(executor);
                 let _gone = sender.send(Message::Unlocked(id)).is_err();
             });
-        if spawned.is_err() {
+        match spawned {
+            Ok(waiting) => self.waiting.push(waiting),
             // Without a thread to wait on, the job itself asks again.
-            self.schedule.unpark(id);
+            Err(_) => self.schedule.unpark(id),
         }
     }
 

@@ -47,6 +47,26 @@ fn a_chain_is_built_and_then_answered_at_once() {
     assert_eq!(again.build, None, "nothing is written for it");
 }
 
+/// A program that ends as soon as it has the report leaves no working directory behind.
+#[test]
+fn nothing_uses_the_store_after_the_report() {
+    let mut maker = Maker::default();
+    let good = maker.add("good", &How::Floating, &[], json!({"text": "x"}));
+    let bad = maker.add("bad", &How::Floating, &[], json!({"fail": "no"}));
+    let none = maker.add("none", &How::Floating, &[], json!({}));
+    for round in 0..20 {
+        for drv in [&good, &bad, &none] {
+            let world = World::new();
+            let (engine, _events) = world.engine();
+            let _report = run(&engine, &maker.graph, &[drv], Cancel::new());
+            let tmp = world.store.root().join("tmp");
+            drop((engine, world.store));
+            let left = std::fs::read_dir(tmp).unwrap().count();
+            assert_eq!(left, 0, "{} in round {round}", drv.name());
+        }
+    }
+}
+
 #[test]
 fn an_equal_result_stops_the_rebuild() {
     let world = World::new();
