@@ -3,22 +3,26 @@
 #
 #   sh setup.sh demo|test|check|bench
 #
-# On Debian and its relatives what is missing is listed and installed, with sudo when not root; elsewhere it is
-# named and the job stops. Exit 0: everything is there. Exit 4: this machine lacks something.
+# On Debian and its relatives what is missing is listed and installed, with sudo when not root; elsewhere the programs that are
+# missing are named and the job stops. Exit 0: everything is there. Exit 4: this machine lacks something.
 set -eu
 
 job=${1:?"usage: sh setup.sh demo|test|check|bench"}
+rust=1.90
 
-# A C compiler links Rust programs and builds SQLite, zstd and xz; uidmap holds newuidmap, which lets an
-# ordinary user build root filesystems.
-packages="gcc libc6-dev make ca-certificates uidmap"
+# A C compiler links Rust programs and builds SQLite, zstd and xz; uidmap holds newuidmap, which lets an ordinary user build root
+# filesystems. Package and, behind the colon, the program that shows it is there.
+needs="gcc:gcc libc6-dev:gcc make:make ca-certificates:gcc uidmap:newuidmap"
 case $job in
 demo | check) ;;
 # The peers that the tests compare with.
-test) packages="$packages apt dpkg busybox-static nix-bin skopeo umoci podman python3 passwd util-linux iproute2 mount git" ;;
-bench) packages="$packages busybox-static nix-bin python3" ;;
+test)
+  needs="$needs apt:apt-get dpkg:dpkg-deb busybox-static:busybox nix-bin:nix-build skopeo:skopeo umoci:umoci podman:podman"
+  needs="$needs python3:python3 passwd:useradd util-linux:unshare mount:mount systemd:systemctl git:git"
+  ;;
+bench) needs="$needs busybox-static:busybox nix-bin:nix-build python3:python3" ;;
 *)
-  echo "setup.sh: unknown job '$job'" >&2
+  echo "setup.sh: unknown job '$job'; it is one of demo, test, check, bench" >&2
   exit 2
   ;;
 esac
@@ -36,38 +40,49 @@ as_root() {
 
 if command -v dpkg-query >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1; then
   missing=
-  for package in $packages; do
+  for need in $needs; do
+    package=${need%%:*}
     state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$state" = installed ] || missing="$missing $package"
   done
+  # Some tests ask apt what it would choose, for which it needs its lists.
+  lists=$(find /var/lib/apt/lists -name '*_Packages*' 2>/dev/null | head -n 1)
+  if [ -n "$missing" ] || { [ "$job" = test ] && [ -z "$lists" ]; }; then
+    as_root apt-get update -qq
+  fi
   if [ -n "$missing" ]; then
     echo "installing:$missing"
-    as_root apt-get update -qq
     # shellcheck disable=SC2086
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
   fi
 else
   missing=
-  for tool in gcc make newuidmap; do
-    command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
+  for need in $needs; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "${need##*:}" >/dev/null 2>&1 || missing="$missing ${need##*:} (Debian: ${need%%:*}),"
   done
   if [ -n "$missing" ]; then
-    echo "setup.sh: this is not Debian; install what provides:$missing" >&2
-    echo "setup.sh: (Debian's packages for '$job' are: $packages)" >&2
+    echo "setup.sh: this is not Debian; '$job' needs these programs, install them and try again:${missing%,}" >&2
     exit 4
   fi
 fi
 
 # An ordinary user builds root filesystems with ids of its own; root needs none.
 user=$(id -un)
-if [ "$(id -u)" != 0 ] && ! grep -qE "^($user|$(id -u)):" /etc/subuid 2>/dev/null; then
-  # The first range behind every other one.
-  next=$(awk -F: 'BEGIN { n = 100000 } { if ($2 + $3 > n) n = $2 + $3 } END { print n }' /etc/subuid /etc/subgid 2>/dev/null || echo 100000)
-  echo "giving $user the subordinate ids $next to $((next + 65535))"
-  as_root usermod --add-subuids "$next-$((next + 65535))" --add-subgids "$next-$((next + 65535))" "$user"
-fi
+for kind in uid gid; do
+  if [ "$(id -u)" != 0 ] && ! grep -qE "^($user|$(id -u)):" "/etc/sub$kind" 2>/dev/null; then
+    # The first range behind every other one.
+    next=$(cat /etc/subuid /etc/subgid 2>/dev/null | awk -F: 'BEGIN { n = 100000 } { if ($2 + $3 > n) n = $2 + $3 } END { print n }')
+    echo "giving $user the subordinate ${kind}s $next to $((next + 65535))"
+    as_root usermod "--add-sub${kind}s" "$next-$((next + 65535))" "$user"
+  fi
+done
 
 if ! command -v cargo >/dev/null 2>&1; then
-  echo "setup.sh: cargo is not on PATH; install a Rust toolchain of 1.90 or newer" >&2
+  echo "setup.sh: cargo is not on PATH; install a Rust toolchain of $rust or newer" >&2
+  exit 4
+fi
+version=$(cargo --version | cut -d ' ' -f 2)
+if [ "$(printf '%s\n%s\n' "$rust" "$version" | sort -V | head -n 1)" != "$rust" ]; then
+  echo "setup.sh: cargo is $version; install a Rust toolchain of $rust or newer" >&2
   exit 4
 fi

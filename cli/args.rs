@@ -8,7 +8,13 @@ use crate::commands;
 
 /// A declarative build system for operating systems.
 #[derive(Debug, Parser)]
-#[command(name = "sos", version, propagate_version = true, disable_help_subcommand = true, max_term_width = 100)]
+#[command(
+    name = "sos",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -27,7 +33,13 @@ pub(crate) struct Global {
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
     /// When to colour
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value = "auto")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        default_value = "auto"
+    )]
     pub(crate) color: When,
     /// How to show progress [default: tty on a terminal, else plain]
     #[arg(long, global = true, value_name = "HOW", value_enum)]
@@ -99,7 +111,12 @@ pub(crate) struct TargetArgs {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     /// Take the attributes named as targets from this expression
-    #[arg(short = 'E', long = "expr", value_name = "EXPR", conflicts_with = "file")]
+    #[arg(
+        short = 'E',
+        long = "expr",
+        value_name = "EXPR",
+        conflicts_with = "file"
+    )]
     pub(crate) expression: Option<String>,
     /// Pass the expression EXPR as argument NAME to a recipe that is a function
     #[arg(long, num_args = 2, value_names = ["NAME", "EXPR"])]

@@ -91,27 +91,48 @@ impl Config {
     ///
     /// # Errors
     /// `config-invalid` for a file or `--config` value that does not parse, `store-no-home` when no place for the store is known.
-    pub(crate) fn load(global: &Global, env: &Environment, project: &Path) -> Result<Self, Box<Diagnostic>> {
+    pub(crate) fn load(
+        global: &Global,
+        env: &Environment,
+        project: &Path,
+    ) -> Result<Self, Box<Diagnostic>> {
         let mut config = Self::defaults(env)?;
         let user = env
             .config_home
             .clone()
             .or_else(|| env.home.as_ref().map(|h| h.join(".config")))
             .map(|d| d.join("sos/config.toml"));
-        let project_file = project.ancestors().map(|d| d.join("sos.toml")).find(|f| f.is_file());
-        let files = [Some(PathBuf::from("/etc/sos/config.toml")), user, project_file];
+        let project_file = project
+            .ancestors()
+            .map(|d| d.join("sos.toml"))
+            .find(|f| f.is_file());
+        let files = [
+            Some(PathBuf::from("/etc/sos/config.toml")),
+            user,
+            project_file.clone(),
+        ];
         for path in files.into_iter().flatten() {
             match std::fs::read_to_string(&path) {
                 Ok(text) => {
                     let file = parse(&path.display().to_string(), text)?;
+                    if Some(&path) == project_file.as_ref() {
+                        check_project(&path, &file)?;
+                    }
                     config.apply(file, &path.display().to_string(), path.parent())?;
                 }
-                Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                    ) => {}
                 Err(e) => return Err(invalid(format!("cannot read `{}`: {e}", path.display()))),
             }
         }
         if let Some(jobs) = &env.jobs {
-            config.jobs = jobs.parse().ok().filter(|n| *n > 0).ok_or_else(|| invalid(format!("SOS_JOBS is `{jobs}`, not a number above 0")))?;
+            config.jobs =
+                jobs.parse().ok().filter(|n| *n > 0).ok_or_else(|| {
+                    invalid(format!("SOS_JOBS is `{jobs}`, not a number above 0"))
+                })?;
             config.origin("build.jobs", "SOS_JOBS");
         }
         if let Some(store) = &env.store {
@@ -135,14 +156,21 @@ impl Config {
 
     fn defaults(env: &Environment) -> Result<Self, Box<Diagnostic>> {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-        let data = env.data_home.clone().or_else(|| env.home.as_ref().map(|h| h.join(".local/share")));
+        let data = env
+            .data_home
+            .clone()
+            .or_else(|| env.home.as_ref().map(|h| h.join(".local/share")));
         let store_dir = match (data, &env.store) {
             (Some(d), _) => d.join("sos"),
             (None, Some(s)) => s.clone(),
             (None, None) => {
                 return Err(Box::new(
-                    Diagnostic::error("store-no-home", Class::Machine, "there is no place for the store: HOME is not set")
-                        .help("set SOS_STORE, or pass `--store DIR`"),
+                    Diagnostic::error(
+                        "store-no-home",
+                        Class::Machine,
+                        "there is no place for the store: HOME is not set",
+                    )
+                    .help("set SOS_STORE, or pass `--store DIR`"),
                 ));
             }
         };
@@ -165,7 +193,12 @@ impl Config {
         self.origins.insert(key, from.to_owned());
     }
 
-    fn apply(&mut self, file: File, from: &str, base: Option<&Path>) -> Result<(), Box<Diagnostic>> {
+    fn apply(
+        &mut self,
+        file: File,
+        from: &str,
+        base: Option<&Path>,
+    ) -> Result<(), Box<Diagnostic>> {
         if let Some(store) = file.store {
             if let Some(dir) = store.dir {
                 self.store_dir = base.map_or(dir.clone(), |b| b.join(dir));
@@ -194,7 +227,10 @@ impl Config {
                 self.origin("build.silent-timeout", from);
             }
             if let Some(paths) = build.sandbox_paths {
-                self.sandbox_paths = paths.iter().map(|p| sandbox_path(p)).collect::<Result<_, _>>()?;
+                self.sandbox_paths = paths
+                    .iter()
+                    .map(|p| sandbox_path(p))
+                    .collect::<Result<_, _>>()?;
                 self.origin("build.sandbox-paths", from);
             }
             if let Some(system) = build.system {
@@ -235,7 +271,11 @@ impl Config {
         }
         // A value that is no TOML by itself is a string: `--config build.system=x86_64-linux`.
         let text = format!("{key} = {value}\n");
-        let text = if toml::from_str::<toml::Table>(&text).is_ok() { text } else { format!("{key} = {}\n", toml::Value::String(value.to_owned())) };
+        let text = if toml::from_str::<toml::Table>(&text).is_ok() {
+            text
+        } else {
+            format!("{key} = {}\n", toml::Value::String(value.to_owned()))
+        };
         let file = parse("--config", text)?;
         self.apply(file, "--config", None)
     }
@@ -249,16 +289,69 @@ pub(crate) fn sandbox_path(text: &str) -> Result<(PathBuf, PathBuf), Box<Diagnos
     let (inside, outside) = text.split_once('=').unwrap_or((text, text));
     if !inside.starts_with('/') || !outside.starts_with('/') {
         return Err(Box::new(
-            Diagnostic::error("config-invalid", Class::Usage, format!("sandbox path `{text}` is not absolute"))
-                .help("write `/path` or `/inside=/outside`"),
+            Diagnostic::error(
+                "config-invalid",
+                Class::Usage,
+                format!("sandbox path `{text}` is not absolute"),
+            )
+            .help("write `/path` or `/inside=/outside`"),
         ));
     }
     Ok((inside.into(), outside.into()))
 }
 
+/// Refuses what a project may not decide for the person who builds it: a file of somebody else's in a parent directory, and keys
+/// that show parts of this machine to builds or move the store.
+fn check_project(path: &Path, file: &File) -> Result<(), Box<Diagnostic>> {
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = std::fs::metadata(path).map_or(u32::MAX, |m| m.uid());
+    let me = rustix::process::geteuid().as_raw();
+    if owner != me && owner != 0 {
+        return Err(Box::new(
+            (*invalid(format!(
+                "`{}` belongs to another user (id {owner}) and is not read",
+                path.display()
+            )))
+            .help("remove it, take it over with `chown`, or build elsewhere"),
+        ));
+    }
+    let forbidden = [
+        (
+            "store.dir",
+            file.store.as_ref().is_some_and(|s| s.dir.is_some()),
+        ),
+        (
+            "store.logical-dir",
+            file.store.as_ref().is_some_and(|s| s.logical_dir.is_some()),
+        ),
+        (
+            "build.sandbox-paths",
+            file.build
+                .as_ref()
+                .is_some_and(|b| b.sandbox_paths.is_some()),
+        ),
+    ];
+    match forbidden.iter().find(|(_, set)| *set) {
+        None => Ok(()),
+        Some((key, _)) => Err(Box::new(
+            (*invalid(format!(
+                "`{}` sets `{key}`, which a project may not decide",
+                path.display()
+            )))
+            .help(format!(
+                "set it in `~/.config/sos/config.toml`, or pass `--config {key}=...`"
+            )),
+        )),
+    }
+}
+
 fn parse(name: &str, text: String) -> Result<File, Box<Diagnostic>> {
     toml::from_str(&text).map_err(|e| {
-        let mut d = Diagnostic::error("config-invalid", Class::Usage, e.message().lines().next().unwrap_or_default().to_owned());
+        let mut d = Diagnostic::error(
+            "config-invalid",
+            Class::Usage,
+            e.message().lines().next().unwrap_or_default().to_owned(),
+        );
         if let Some(span) = e.span() {
             d = d.label(&SourceFile::new(name, text), span, "");
         }

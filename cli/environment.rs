@@ -59,7 +59,9 @@ impl Environment {
                 (!v.is_empty()).then(|| (name.to_lowercase().replace('_', "-"), v.clone()))
             })
             .collect();
-        let locale = get("LC_ALL").or_else(|| get("LC_CTYPE")).or_else(|| get("LANG"));
+        let locale = get("LC_ALL")
+            .or_else(|| get("LC_CTYPE"))
+            .or_else(|| get("LANG"));
         Self {
             home: path("HOME"),
             data_home: path("XDG_DATA_HOME"),
@@ -91,7 +93,11 @@ mod tests {
     #[test]
     fn mirrors_are_named_in_lower_case() {
         let env = Environment::from_map(
-            [("SOS_MIRRORS_DEBIAN_SECURITY".to_owned(), "http://mirror.example/s".to_owned())].into(),
+            [(
+                "SOS_MIRRORS_DEBIAN_SECURITY".to_owned(),
+                "http://mirror.example/s".to_owned(),
+            )]
+            .into(),
         );
         assert_eq!(env.mirrors["debian-security"], "http://mirror.example/s");
     }

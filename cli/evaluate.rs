@@ -29,12 +29,33 @@ pub(crate) struct Mode {
     pub(crate) dry: bool,
     /// No network.
     pub(crate) offline: bool,
+    /// Locks that changed are written.
+    pub(crate) write_locks: bool,
 }
 
 impl Mode {
     /// How a build evaluates.
     pub(crate) fn of(flags: LockFlags) -> Self {
-        Self { lock: if flags.locked { LockMode::Locked } else { LockMode::Create }, dry: false, offline: flags.offline }
+        let lock = if flags.locked {
+            LockMode::Locked
+        } else {
+            LockMode::Create
+        };
+        Self {
+            lock,
+            dry: false,
+            offline: flags.offline,
+            write_locks: true,
+        }
+    }
+
+    /// How a plan evaluates: as a build, but nothing is written.
+    pub(crate) fn planning(flags: LockFlags) -> Self {
+        Self {
+            dry: true,
+            write_locks: false,
+            ..Self::of(flags)
+        }
     }
 }
 
@@ -46,13 +67,21 @@ pub(crate) struct Evaluated<T> {
     pub(crate) graph: Graph,
     /// The locks that changed.
     pub(crate) locks: Vec<LockReport>,
+    /// Problems of recipes that a caller went on after.
+    pub(crate) further: Vec<Diagnostic>,
 }
+
+/// What is done with the value of a target.
+type Each<'a, T> = dyn Fn(&Evaluator, Value, &Target) -> Result<T, Box<Diagnostic>> + Sync + 'a;
 
 /// What a target stands for in the store.
 #[derive(Debug, Clone)]
 pub(crate) enum Item {
     /// Outputs of a derivation; none named means the default one.
-    Derivation { drv: StorePath, outputs: Vec<String>, name: String },
+    Derivation {
+        drv: StorePath,
+        outputs: Vec<String>,
+    },
     /// A store object that is there.
     Object(StorePath),
 }
@@ -63,11 +92,24 @@ pub(crate) enum Item {
 /// As [`Target::parse`].
 pub(crate) fn targets(session: &Session, args: &TargetArgs) -> Result<Vec<Target>, Failure> {
     let store_dir = session.store_dir()?;
-    let attrs: Vec<&str> = if args.targets.is_empty() { vec![""] } else { args.targets.iter().map(String::as_str).collect() };
+    let attrs: Vec<&str> = if args.targets.is_empty() {
+        vec![""]
+    } else {
+        args.targets.iter().map(String::as_str).collect()
+    };
     let parsed: Result<Vec<_>, _> = match (&args.file, &args.expression) {
-        (Some(file), _) => attrs.iter().map(|attr| Target::of_file(file, attr)).collect(),
-        (_, Some(expression)) => attrs.iter().map(|attr| Ok(Target::expression(expression, attr))).collect(),
-        _ => attrs.iter().map(|text| Target::parse(text, store_dir.as_str())).collect(),
+        (Some(file), _) => attrs
+            .iter()
+            .map(|attr| Target::of_file(file, attr))
+            .collect(),
+        (_, Some(expression)) => attrs
+            .iter()
+            .map(|attr| Ok(Target::expression(expression, attr)))
+            .collect(),
+        _ => attrs
+            .iter()
+            .map(|text| Target::parse(text, store_dir.as_str()))
+            .collect(),
     };
     Ok(parsed?)
 }
@@ -91,13 +133,26 @@ pub(crate) fn values<T: Send>(
 ///
 /// # Errors
 /// As [`values`]; `target-not-buildable` for a value that is no derivation and holds none.
-pub(crate) fn items(session: &Session, args: &TargetArgs, targets: &[Target], mode: &Mode) -> Result<Evaluated<Vec<Item>>, Failure> {
+pub(crate) fn items(
+    session: &Session,
+    args: &TargetArgs,
+    targets: &[Target],
+    mode: &Mode,
+) -> Result<Evaluated<Vec<Item>>, Failure> {
     values(session, args, targets, mode, |evaluator, value, target| {
         let found = evaluator.derivations(value)?;
         if found.is_empty() {
             return Err(Box::new(
-                Diagnostic::error("target-not-buildable", Class::Recipe, format!("`{}` is {} without a derivation in it", target.text, evaluator.type_of(value)?))
-                    .note("what can be built is a derivation, or a set or list of them"),
+                Diagnostic::error(
+                    "target-not-buildable",
+                    Class::Recipe,
+                    format!(
+                        "`{}` is {} without a derivation in it",
+                        target.text,
+                        evaluator.type_of(value)?
+                    ),
+                )
+                .note("what can be built is a derivation, or a set or list of them"),
             ));
         }
         found
@@ -109,13 +164,20 @@ pub(crate) fn items(session: &Session, args: &TargetArgs, targets: &[Target], mo
                     Some(one) if found.outputs.contains(one) => vec![one.clone()],
                     Some(one) => {
                         return Err(Box::new(
-                            Diagnostic::error("target-no-output", Class::Recipe, format!("`{}` has no output `{one}`", found.name))
-                                .note(format!("its outputs are {}", found.outputs.join(", ")))
-                                .suggest(one, found.outputs.iter().map(String::as_str)),
+                            Diagnostic::error(
+                                "target-no-output",
+                                Class::Recipe,
+                                format!("`{}` has no output `{one}`", found.name),
+                            )
+                            .note(format!("its outputs are {}", found.outputs.join(", ")))
+                            .suggest(one, found.outputs.iter().map(String::as_str)),
                         ));
                     }
                 };
-                Ok(Item::Derivation { drv: found.drv_path, outputs, name: found.name })
+                Ok(Item::Derivation {
+                    drv: found.drv_path,
+                    outputs,
+                })
             })
             .collect()
     })
@@ -128,8 +190,15 @@ pub(crate) fn report_locks(session: &Session, locks: &[LockReport]) {
     }
     for lock in locks {
         let here = std::env::current_dir().unwrap_or_default();
-        let path = lock.path.strip_prefix(&here).unwrap_or(&lock.path).display();
-        output::message(&format!("{} {path}", if lock.created { "wrote" } else { "changed" }));
+        let path = lock
+            .path
+            .strip_prefix(&here)
+            .unwrap_or(&lock.path)
+            .display();
+        output::message(&format!(
+            "{} {path}",
+            if lock.created { "wrote" } else { "changed" }
+        ));
         for change in &lock.changes {
             output::message(&format!("  {}", change.summary()));
             for line in change.details() {
@@ -150,30 +219,48 @@ struct Job<'a> {
 
 impl<'a> Job<'a> {
     fn new(session: &'a Session, args: &'a TargetArgs, mode: &'a Mode) -> Result<Self, Failure> {
-        let here = std::env::current_dir().map_err(|e| Failure::io("cannot tell the current directory", &e))?;
-        Ok(Self { session: session.clone(), store: session.store()?.clone(), args, mode, here })
+        let here = std::env::current_dir()
+            .map_err(|e| Failure::io("cannot tell the current directory", &e))?;
+        Ok(Self {
+            session: session.clone(),
+            store: session.store()?.clone(),
+            args,
+            mode,
+            here,
+        })
     }
 
-    fn run<T>(&self, targets: &[Target], each: &(dyn Fn(&Evaluator, Value, &Target) -> Result<T, Box<Diagnostic>> + Sync)) -> Result<Evaluated<T>, Failure> {
-        let mut out = Evaluated { values: Vec::new(), graph: Graph::new(), locks: Vec::new() };
+    fn run<T>(&self, targets: &[Target], each: &Each<'_, T>) -> Result<Evaluated<T>, Failure> {
+        let mut out = Evaluated {
+            values: Vec::new(),
+            graph: Graph::new(),
+            locks: Vec::new(),
+            further: Vec::new(),
+        };
         // Targets of one directory share an evaluator, and with it the lock and everything evaluated once.
         let mut groups: BTreeMap<PathBuf, Vec<usize>> = BTreeMap::new();
         for (i, target) in targets.iter().enumerate() {
-            groups.entry(target.directory().unwrap_or_else(|| self.here.clone())).or_default().push(i);
+            groups
+                .entry(target.directory().unwrap_or_else(|| self.here.clone()))
+                .or_default()
+                .push(i);
         }
         let mut values: Vec<Option<T>> = targets.iter().map(|_| None).collect();
+        let pins = Arc::new(NetworkPins::new(self.session.mirrors(), self.mode.offline));
         for (directory, members) in groups {
             let recipes = sos_recipes::Session::new(Context {
                 project_dir: directory,
                 shown_from: self.here.clone(),
                 mode: self.mode.lock.clone(),
-                pins: Arc::new(NetworkPins::new(self.session.mirrors(), self.mode.offline)),
+                pins: pins.clone(),
             });
             let host = std::rc::Rc::new(self.host());
             let evaluator = Evaluator::new(host.clone(), self.options(&recipes)?);
             for i in members {
                 let target = &targets[i];
-                let value = self.value(&evaluator, target).and_then(|value| each(&evaluator, value, target));
+                let value = self
+                    .value(&evaluator, target)
+                    .and_then(|value| each(&evaluator, value, target));
                 match value {
                     Ok(value) => values[i] = Some(value),
                     Err(first) => {
@@ -183,7 +270,10 @@ impl<'a> Job<'a> {
                     }
                 }
             }
-            out.locks.extend(recipes.finish()?);
+            out.further.extend(recipes.take_further_problems());
+            if self.mode.write_locks {
+                out.locks.extend(recipes.finish()?);
+            }
             out.graph.drvs.extend(host.graph().drvs);
         }
         out.values = values.into_iter().flatten().collect();
@@ -192,24 +282,47 @@ impl<'a> Job<'a> {
 
     fn host(&self) -> StoreHost {
         let offline = self.mode.offline;
+        let locked = self.mode.lock == LockMode::Locked;
         let realise = {
             let session = self.session.clone();
-            move |graph: &Graph, wanted: &[(StorePath, String)]| run::realise(&session, graph, wanted, offline)
+            move |graph: &Graph, wanted: &[(StorePath, String)]| {
+                run::realise(&session, graph, wanted, offline)
+            }
         };
         let session = self.session.clone();
-        let fetch = move |request: &sos_lang::FetchRequest| run::fetch(&session, request, offline);
-        StoreHost::new(self.store.clone(), &self.session.config.system, &self.session.env, self.mode.dry, Box::new(realise), Box::new(fetch))
+        let fetch =
+            move |request: &sos_lang::FetchRequest| run::fetch(&session, request, offline, locked);
+        StoreHost::new(
+            self.store.clone(),
+            &self.session.config.system,
+            &self.session.env,
+            self.mode.dry,
+            Box::new(realise),
+            Box::new(fetch),
+        )
     }
 
     fn options(&self, recipes: &sos_recipes::Session) -> Result<Options, Failure> {
         let mut nix_path = Vec::new();
         let from_env = self.session.env.nix_path.iter().flat_map(|p| p.split(':'));
-        for entry in self.args.include.iter().map(String::as_str).chain(from_env).filter(|e| !e.is_empty()) {
+        for entry in self
+            .args
+            .include
+            .iter()
+            .map(String::as_str)
+            .chain(from_env)
+            .filter(|e| !e.is_empty())
+        {
             let (prefix, path) = entry.split_once('=').unwrap_or(("", entry));
-            let path = std::path::absolute(self.here.join(path)).map_err(|e| Failure::io("cannot resolve a search path", &e))?;
+            let path = std::path::absolute(self.here.join(path))
+                .map_err(|e| Failure::io("cannot resolve a search path", &e))?;
             nix_path.push((prefix.to_owned(), path));
         }
-        Ok(Options { nix_path, extensions: vec![recipes.extension()], ..Options::default() })
+        Ok(Options {
+            nix_path,
+            extensions: vec![recipes.extension()],
+            ..Options::default()
+        })
     }
 
     /// The value of a target: its file, called with its arguments, and the attribute in it.
@@ -222,22 +335,42 @@ impl<'a> Job<'a> {
             }
             Source::Expression(text) => evaluator.eval_str(text, "expression", &self.here)?,
             Source::StorePath(path) => {
-                return Err(Box::new(Diagnostic::error("target-is-a-path", Class::Usage, format!("`{path}` is a store path, not a recipe"))));
+                return Err(Box::new(Diagnostic::error(
+                    "target-is-a-path",
+                    Class::Usage,
+                    format!("`{path}` is a store path, not a recipe"),
+                )));
             }
         };
         let arguments = self.arguments(evaluator)?;
         let whole = evaluator.auto_call(whole, &arguments)?;
-        if target.attr.is_empty() { Ok(whole) } else { evaluator.select_with(whole, &target.attr, &arguments) }
+        if target.attr.is_empty() {
+            Ok(whole)
+        } else {
+            evaluator.select_with(whole, &target.attr, &arguments)
+        }
     }
 
     fn arguments(&self, evaluator: &Evaluator) -> Result<BTreeMap<String, Value>, Box<Diagnostic>> {
         let mut out = BTreeMap::new();
-        out.insert("sos".to_owned(), evaluator.eval_str("import <sos>", "the sos library", Path::new("/"))?);
+        out.insert(
+            "sos".to_owned(),
+            evaluator.eval_str("import <sos>", "the sos library", Path::new("/"))?,
+        );
         for pair in self.args.arg.chunks_exact(2) {
-            out.insert(pair[0].clone(), evaluator.eval_str(&pair[1], &format!("--arg {}", pair[0]), &self.here)?);
+            out.insert(
+                pair[0].clone(),
+                evaluator.eval_str(&pair[1], &format!("--arg {}", pair[0]), &self.here)?,
+            );
         }
         for pair in self.args.argstr.chunks_exact(2) {
-            out.insert(pair[0].clone(), evaluator.from_plain(&Plain::Str { s: pair[1].clone().into_bytes(), context: Vec::new() }));
+            out.insert(
+                pair[0].clone(),
+                evaluator.from_plain(&Plain::Str {
+                    s: pair[1].clone().into_bytes(),
+                    context: Vec::new(),
+                }),
+            );
         }
         Ok(out)
     }

@@ -21,7 +21,11 @@ impl Failure {
 
     /// The end of a build whose problems the display has shown.
     pub(crate) fn shown(diagnostics: Vec<Diagnostic>, code: i32) -> Self {
-        Self { diagnostics, shown: true, code: u8::try_from(code).ok() }
+        Self {
+            diagnostics,
+            shown: true,
+            code: u8::try_from(code).ok(),
+        }
     }
 
     /// The same, when the problems stand in the output already.
@@ -32,39 +36,61 @@ impl Failure {
 
     /// The end after a signal.
     pub(crate) fn interrupted(signal: u8) -> Self {
-        let diagnostic = Diagnostic::error("interrupted", Class::Interrupted, "interrupted; nothing unfinished was added to the store");
-        Self { diagnostics: vec![diagnostic], shown: false, code: Some(128 + signal) }
+        let diagnostic = Diagnostic::error(
+            "interrupted",
+            Class::Interrupted,
+            "interrupted; nothing unfinished was added to the store",
+        );
+        Self {
+            diagnostics: vec![diagnostic],
+            shown: false,
+            code: Some(128 + signal),
+        }
     }
 
     /// A failure for an input/output error of the program's own files.
     pub(crate) fn io(what: &str, error: &std::io::Error) -> Self {
-        if matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded) {
-            return Self::new(Diagnostic::error("env-disk-full", Class::Machine, format!("{what}: the disk is full")).help("`sos gc -n` tells what can be freed"));
+        if matches!(
+            error.kind(),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+        ) {
+            return Self::new(
+                Diagnostic::error(
+                    "env-disk-full",
+                    Class::Machine,
+                    format!("{what}: the disk is full"),
+                )
+                .help("`sos gc -n` tells what can be freed"),
+            );
         }
-        Self::new(Diagnostic::error("io", Class::Other, format!("{what}: {error}")))
+        Self::new(Diagnostic::error(
+            "io",
+            Class::Other,
+            format!("{what}: {error}"),
+        ))
     }
 
     /// The first problem, for callers that can pass on only one.
     pub(crate) fn into_first(self) -> Box<Diagnostic> {
         let first = self.diagnostics.into_iter().next();
-        Box::new(first.unwrap_or_else(|| Diagnostic::error("bug", Class::Bug, "something failed without a reason")))
+        Box::new(first.unwrap_or_else(|| {
+            Diagnostic::error("bug", Class::Bug, "something failed without a reason")
+        }))
     }
 
-    /// The exit code: build failures are OR-ed together as Nix does, anything else wins by being first.
+    /// The exit code: build failures are OR-ed together as Nix does, anything else wins.
     pub(crate) fn code(&self) -> u8 {
         if let Some(code) = self.code {
             return code;
         }
-        let mut builds = 0_u8;
-        for diagnostic in &self.diagnostics {
-            let code = diagnostic.class.exit_code();
-            if (100..=107).contains(&code) {
-                builds |= code;
-            } else if builds == 0 {
-                return code;
-            }
+        let codes = self.diagnostics.iter().map(|d| d.class.exit_code());
+        let of_build = |code: &u8| (100..=104).contains(code);
+        // What is wrong with the machine or the recipe explains more than what failed because of it.
+        let other = codes.clone().find(|code| !of_build(code));
+        match other.unwrap_or_else(|| codes.fold(0, |all, code| all | code)) {
+            0 => 1,
+            code => code,
         }
-        if builds == 0 { 1 } else { builds }
     }
 }
 
@@ -82,7 +108,11 @@ impl From<Box<Diagnostic>> for Failure {
 
 impl From<Vec<Diagnostic>> for Failure {
     fn from(diagnostics: Vec<Diagnostic>) -> Self {
-        Self { diagnostics, shown: false, code: None }
+        Self {
+            diagnostics,
+            shown: false,
+            code: None,
+        }
     }
 }
 
@@ -91,7 +121,13 @@ mod tests {
     use super::*;
 
     fn code(classes: &[Class]) -> u8 {
-        Failure::from(classes.iter().map(|c| Diagnostic::error("x", *c, "y")).collect::<Vec<_>>()).code()
+        Failure::from(
+            classes
+                .iter()
+                .map(|c| Diagnostic::error("x", *c, "y"))
+                .collect::<Vec<_>>(),
+        )
+        .code()
     }
 
     #[test]

@@ -10,7 +10,7 @@ use sos_engine::Graph;
 use sos_formats::Bytes;
 use sos_formats::derivation::{Derivation, Method};
 use sos_formats::diagnostic::{Class, Diagnostic};
-use sos_formats::hash::Hash;
+use sos_formats::hash::{Hash, Sha256};
 use sos_formats::store_path::{self, StoreDir, StorePath};
 use sos_lang::{FetchRequest, FileType, Host, HostError, PathFilter};
 use sos_store::Store;
@@ -20,7 +20,8 @@ use crate::render::output;
 use crate::session::Session;
 
 /// Builds outputs while a recipe is being evaluated.
-pub(crate) type Realise = dyn Fn(&Graph, &[(StorePath, String)]) -> Result<Vec<StorePath>, Box<Diagnostic>>;
+pub(crate) type Realise =
+    dyn Fn(&Graph, &[(StorePath, String)]) -> Result<Vec<StorePath>, Box<Diagnostic>>;
 /// Fetches a URL while a recipe is being evaluated.
 pub(crate) type Fetch = dyn Fn(&FetchRequest) -> Result<StorePath, Box<Diagnostic>>;
 
@@ -41,7 +42,14 @@ pub(crate) struct StoreHost {
 
 impl StoreHost {
     /// A host over `store`.
-    pub(crate) fn new(store: Store, system: &str, env: &Environment, dry: bool, realise: Box<Realise>, fetch: Box<Fetch>) -> Self {
+    pub(crate) fn new(
+        store: Store,
+        system: &str,
+        env: &Environment,
+        dry: bool,
+        realise: Box<Realise>,
+        fetch: Box<Fetch>,
+    ) -> Self {
         Self {
             store_dir: store.store_dir().clone(),
             store,
@@ -57,13 +65,28 @@ impl StoreHost {
 
     /// A host for reading text only: it builds and fetches nothing.
     pub(crate) fn pure(store: Store, session: &Session) -> Self {
-        let refuse = || Box::new(Diagnostic::error("eval-pure", Class::Recipe, "this needs a build or the network, which parsing does not use"));
-        Self::new(store, &session.config.system, &session.env, true, Box::new(move |_, _| Err(refuse())), Box::new(move |_| Err(refuse())))
+        let refuse = || {
+            Box::new(Diagnostic::error(
+                "eval-pure",
+                Class::Recipe,
+                "this needs a build or the network, which parsing does not use",
+            ))
+        };
+        Self::new(
+            store,
+            &session.config.system,
+            &session.env,
+            true,
+            Box::new(move |_, _| Err(refuse())),
+            Box::new(move |_| Err(refuse())),
+        )
     }
 
     /// The derivations that were made so far.
     pub(crate) fn graph(&self) -> Graph {
-        Graph { drvs: self.drvs.borrow().clone() }
+        Graph {
+            drvs: self.drvs.borrow().clone(),
+        }
     }
 
     /// The place on disk of a path that may lie in the logical store.
@@ -76,7 +99,9 @@ impl StoreHost {
             return path.to_path_buf();
         };
         match base.to_str().and_then(|b| StorePath::from_base(b).ok()) {
-            Some(object) if self.store.is_valid(&object).unwrap_or(false) => self.store.physical(&object).join(parts.as_path()),
+            Some(object) if self.store.is_valid(&object).unwrap_or(false) => {
+                self.store.physical(&object).join(parts.as_path())
+            }
             // An installed Nix may hold it.
             _ => path.to_path_buf(),
         }
@@ -91,9 +116,14 @@ impl StoreHost {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "builtins.currentTime is the clock by definition")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "builtins.currentTime is the clock by definition"
+)]
 fn now_secs() -> i64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn store_error(error: sos_store::StoreError) -> HostError {
@@ -127,7 +157,14 @@ impl Host for StoreHost {
     fn file_type(&self, path: &Path) -> io::Result<Option<FileType>> {
         match std::fs::symlink_metadata(self.physical(path)) {
             Ok(meta) => Ok(Some(file_type(meta.file_type()))),
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(None)
+            }
             Err(e) => Err(e),
         }
     }
@@ -160,29 +197,69 @@ impl Host for StoreHost {
                 Some(&mut adapter)
             }
         };
-        let added = if self.dry { self.store.compute_path(&physical, name, method, filter) } else { self.store.add_path(&physical, name, method, filter) };
+        let added = if self.dry {
+            self.store.compute_path(&physical, name, method, filter)
+        } else {
+            self.store.add_path(&physical, name, method, filter)
+        };
         if let Some(error) = refused {
             return Err(error);
         }
         let added = added.map_err(|e| path_error(path, e))?;
-        let Some(expected) = expected else { return Ok(added) };
-        let wanted = store_path::make_fixed(&self.store_dir, name, method, expected, &BTreeSet::new(), false).map_err(|e| HostError::Message(e.to_string()))?;
+        let Some(expected) = expected else {
+            return Ok(added);
+        };
+        let wanted = store_path::make_fixed(
+            &self.store_dir,
+            name,
+            method,
+            expected,
+            &BTreeSet::new(),
+            false,
+        )
+        .map_err(|e| HostError::Message(e.to_string()))?;
         if wanted == added {
             return Ok(added);
         }
         Err(HostError::Diagnostic(Box::new(
-            Diagnostic::error("hash-mismatch", Class::HashMismatch, format!("`{}` does not have the hash that the recipe gives", path.display()))
-                .note(format!("expected {}", expected.to_sri()))
-                .help("take the new hash if the change of the file is meant"),
+            Diagnostic::error(
+                "hash-mismatch",
+                Class::HashMismatch,
+                format!(
+                    "`{}` does not have the hash that the recipe gives",
+                    path.display()
+                ),
+            )
+            .note(format!("expected {}", expected.to_sri()))
+            .help("take the new hash if the change of the file is meant"),
         )))
     }
 
-    fn add_text(&self, name: &str, contents: &[u8], refs: &BTreeSet<StorePath>) -> Result<StorePath, HostError> {
-        self.store.add_text(name, contents, refs).map_err(store_error)
+    fn add_text(
+        &self,
+        name: &str,
+        contents: &[u8],
+        refs: &BTreeSet<StorePath>,
+    ) -> Result<StorePath, HostError> {
+        if self.dry {
+            return store_path::make_text(&self.store_dir, name, &Sha256::of(contents), refs)
+                .map_err(|e| HostError::Message(e.to_string()));
+        }
+        self.store
+            .add_text(name, contents, refs)
+            .map_err(store_error)
     }
 
-    fn add_derivation(&self, path: &StorePath, drv: &Derivation, _aterm: &[u8]) -> Result<(), HostError> {
-        self.drvs.borrow_mut().entry(path.clone()).or_insert_with(|| Arc::new(drv.clone()));
+    fn add_derivation(
+        &self,
+        path: &StorePath,
+        drv: &Derivation,
+        _aterm: &[u8],
+    ) -> Result<(), HostError> {
+        self.drvs
+            .borrow_mut()
+            .entry(path.clone())
+            .or_insert_with(|| Arc::new(drv.clone()));
         Ok(())
     }
 
@@ -191,9 +268,14 @@ impl Host for StoreHost {
             return Ok((**drv).clone());
         }
         if let Some(aterm) = self.store.get_drv(path).map_err(store_error)? {
-            return Derivation::parse_aterm(&aterm, &self.store_dir).map_err(|e| HostError::Message(format!("`{}` is not a derivation: {e}", path.base())));
+            return Derivation::parse_aterm(&aterm, &self.store_dir).map_err(|e| {
+                HostError::Message(format!("`{}` is not a derivation: {e}", path.base()))
+            });
         }
-        Err(HostError::Message(format!("derivation `{}` is not in the store", path.base())))
+        Err(HostError::Message(format!(
+            "derivation `{}` is not in the store",
+            path.base()
+        )))
     }
 
     fn realise(&self, wanted: &[(StorePath, String)]) -> Result<Vec<StorePath>, HostError> {

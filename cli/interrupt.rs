@@ -7,7 +7,11 @@ pub(crate) async fn watch(cancel: Cancel, seen: std::sync::Arc<std::sync::atomic
     use std::sync::atomic::Ordering;
     use tokio::signal::unix::{SignalKind, signal};
 
-    let (Ok(mut int), Ok(mut term), Ok(mut hup)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup())) else {
+    let (Ok(mut int), Ok(mut term), Ok(mut hup)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+        signal(SignalKind::hangup()),
+    ) else {
         return;
     };
     loop {

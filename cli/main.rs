@@ -20,27 +20,34 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use args::{Cli, Command};
+use args::{Cli, Command, ProgressMode};
 use environment::Environment;
 use failure::Failure;
 use render::diagnostic::{self, Style};
 use render::output;
 use render::terminal::Terminal;
 use session::Session;
+use sos_engine::{Event, EventSink};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // The child of every build is this program again; it must not parse options or start threads.
-    if std::env::args_os().nth(1).is_some_and(|argument| argument == sos_engine::sandbox::HELPER_ARGUMENT) {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument == sos_engine::sandbox::HELPER_ARGUMENT)
+    {
         sos_engine::sandbox::child_main();
     }
     let env = Environment::read();
     let cli = Cli::parse();
     log_to_stderr(&env, cli.global.verbose);
     let terminal = Terminal::decide(&cli.global, None, &env);
-    let style = Style { color: terminal.color, show_trace: cli.global.show_trace };
+    let style = Style {
+        color: terminal.color,
+        show_trace: cli.global.show_trace,
+    };
     let json = cli.global.json;
     match dispatch(cli, env) {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,6 +85,24 @@ fn report(failure: &Failure, style: Style, terminal: Terminal, json: bool) {
     if failure.shown {
         return;
     }
+    if terminal.progress == ProgressMode::Json {
+        // What reads the stream waits for its last line, also when nothing could be built.
+        let (events, records) = EventSink::channel();
+        for d in &failure.diagnostics {
+            events.emit(Event::Diagnostic {
+                diagnostic: Box::new(d.clone()),
+            });
+        }
+        events.emit(Event::failed_before_building(i32::from(failure.code())));
+        drop(events);
+        let lines: String = records
+            .iter()
+            .map(|record| record.to_json() + "\n")
+            .collect();
+        // Standard error still says it when standard output is gone.
+        let _ignored = output::bytes(lines.as_bytes()).is_err();
+        return;
+    }
     for d in failure.diagnostics.iter().take(diagnostic::MAX_DIAGNOSTICS) {
         if json {
             output::message(&d.to_json().to_string());
@@ -88,13 +113,25 @@ fn report(failure: &Failure, style: Style, terminal: Terminal, json: bool) {
             output::message(diagnostic::github(d).trim_end());
         }
     }
-    let hidden = failure.diagnostics.len().saturating_sub(diagnostic::MAX_DIAGNOSTICS);
+    let hidden = failure
+        .diagnostics
+        .len()
+        .saturating_sub(diagnostic::MAX_DIAGNOSTICS);
     if hidden > 0 && !json {
         output::message(&format!("and {hidden} more problems"));
     }
 }
 
 fn log_to_stderr(env: &Environment, verbose: u8) {
-    let filter = env.log.clone().unwrap_or_else(|| if verbose > 1 { "debug".to_owned() } else { "off".to_owned() });
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::new(filter)).with_writer(std::io::stderr).init();
+    let filter = env.log.clone().unwrap_or_else(|| {
+        if verbose > 1 {
+            "debug".to_owned()
+        } else {
+            "off".to_owned()
+        }
+    });
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .init();
 }

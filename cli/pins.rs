@@ -1,6 +1,6 @@
 //! How recipes ask the world outside for what they leave open: the resolver and the fetcher.
 
-use sos_builders::debian;
+use sos_builders::debian::Archive;
 use sos_builders::fetch::{Download, Fetcher};
 use sos_builders::mirrors::Mirrors;
 use sos_formats::diagnostic::Diagnostic;
@@ -8,33 +8,54 @@ use sos_formats::hash::Sha256;
 use sos_formats::lock::{RootfsLocked, RootfsRequest, UrlEntry};
 use sos_recipes::Pins;
 
+use crate::render::output;
+
 /// The largest file that is pinned by downloading it.
 const MAX_PINNED_BYTES: u64 = 4 << 30;
 
 /// Pins over the network.
 pub(crate) struct NetworkPins {
     fetcher: Fetcher,
+    /// Kept for the whole evaluation: all recipes see one state of the archives.
+    archive: Archive,
 }
 
 impl NetworkPins {
     /// Pins through `mirrors`, or only through files when `offline`.
     pub(crate) fn new(mirrors: Mirrors, offline: bool) -> Self {
-        Self { fetcher: Fetcher::new(mirrors, offline) }
+        Self {
+            fetcher: Fetcher::new(mirrors, offline),
+        }
     }
 }
 
 impl Pins for NetworkPins {
     fn lock_rootfs(&self, request: &RootfsRequest) -> Result<RootfsLocked, Vec<Diagnostic>> {
-        debian::resolve(request, &self.fetcher, now_secs())
+        let locked = self.archive.resolve(request);
+        for warning in self.archive.take_warnings() {
+            output::message(&format!("warning: {warning}"));
+        }
+        locked
     }
 
     fn lock_url(&self, url: &str) -> Result<UrlEntry, Box<Diagnostic>> {
-        let bytes = self.fetcher.bytes(&[url.to_owned()], MAX_PINNED_BYTES, None)?;
-        Ok(UrlEntry { url: url.to_owned(), sha256: Sha256::of(&bytes), size: bytes.len() as u64 })
+        let bytes = self
+            .fetcher
+            .bytes(&[url.to_owned()], MAX_PINNED_BYTES, None)?;
+        Ok(UrlEntry {
+            url: url.to_owned(),
+            sha256: Sha256::of(&bytes),
+            size: bytes.len() as u64,
+        })
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "an archive says until when its index may be trusted")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "an archive says until when its index may be trusted"
+)]
 fn now_secs() -> i64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }

@@ -37,9 +37,13 @@ pub(crate) struct RunOptions {
 ///
 /// # Errors
 /// When the store cannot be opened.
-pub(crate) fn engine(session: &Session, options: &RunOptions, events: EventSink) -> Result<Engine, Failure> {
+pub(crate) fn engine(
+    session: &Session,
+    options: &RunOptions,
+    events: EventSink,
+) -> Result<Engine, Failure> {
     let config = &session.config;
-    let mut build = BuildOptions::new(&config.system, Session::exe()?);
+    let mut build = BuildOptions::new(&config.system, Session::exe());
     build.jobs = options.jobs.unwrap_or(config.jobs);
     build.cores = config.cores;
     build.keep_going = options.keep_going;
@@ -53,18 +57,38 @@ pub(crate) fn engine(session: &Session, options: &RunOptions, events: EventSink)
     if config.system == "x86_64-linux" {
         build.extra_platforms.push("i686-linux".to_owned());
     }
-    let registry = sos_builders::registry(sos_builders::Config { mirrors: session.mirrors(), offline: options.offline });
-    Ok(Engine::new(session.store()?.clone(), registry, build, events))
+    let registry = sos_builders::registry(sos_builders::Config {
+        mirrors: session.mirrors(),
+        offline: options.offline,
+    });
+    Ok(Engine::new(
+        session.store()?.clone(),
+        registry,
+        build,
+        events,
+    ))
 }
 
 /// Builds, with a display and with Ctrl-C handled.
 ///
 /// # Errors
 /// `interrupted` after a signal; the problems of the build stand in the report and were shown already.
-pub(crate) fn build(session: &Session, graph: &Graph, wanted: &[Wanted], options: &RunOptions) -> Result<BuildReport, Failure> {
+pub(crate) fn build(
+    session: &Session,
+    graph: &Graph,
+    wanted: &[Wanted],
+    options: &RunOptions,
+) -> Result<BuildReport, Failure> {
     let (events, receiver) = EventSink::channel();
     let engine = engine(session, options, events)?;
-    let display = progress::spawn(receiver, progress::Options { terminal: session.terminal, style: session.style(), logs: options.logs });
+    let display = progress::spawn(
+        receiver,
+        progress::Options {
+            terminal: session.terminal,
+            style: session.style(),
+            logs: options.logs,
+        },
+    );
     let seen = Arc::new(AtomicU8::new(0));
     let report = runtime()?.block_on(async {
         let cancel = Cancel::new();
@@ -86,11 +110,26 @@ pub(crate) fn build(session: &Session, graph: &Graph, wanted: &[Wanted], options
 ///
 /// # Errors
 /// The first problem.
-pub(crate) fn realise(session: &Session, graph: &Graph, wanted: &[(StorePath, String)], offline: bool) -> Result<Vec<StorePath>, Box<Diagnostic>> {
-    let options = RunOptions { offline, command: "import from derivation".to_owned(), ..RunOptions::default() };
+pub(crate) fn realise(
+    session: &Session,
+    graph: &Graph,
+    wanted: &[(StorePath, String)],
+    offline: bool,
+) -> Result<Vec<StorePath>, Box<Diagnostic>> {
+    let options = RunOptions {
+        offline,
+        command: "import from derivation".to_owned(),
+        ..RunOptions::default()
+    };
     let run = || -> Result<BuildReport, Failure> {
         let engine = engine(session, &options, EventSink::null())?;
-        let asked: Vec<Wanted> = wanted.iter().map(|(drv, output)| Wanted { drv: drv.clone(), outputs: vec![output.clone()] }).collect();
+        let asked: Vec<Wanted> = wanted
+            .iter()
+            .map(|(drv, output)| Wanted {
+                drv: drv.clone(),
+                outputs: vec![output.clone()],
+            })
+            .collect();
         Ok(runtime()?.block_on(engine.build(graph, &asked, Cancel::new())))
     };
     let report = run().map_err(Failure::into_first)?;
@@ -103,7 +142,14 @@ pub(crate) fn realise(session: &Session, graph: &Graph, wanted: &[(StorePath, St
         .zip(wanted)
         .map(|((_, outputs), (drv, output))| {
             outputs.get(output).cloned().ok_or_else(|| {
-                Box::new(Diagnostic::error("build-no-output", Class::BuildFailed, format!("`{}` did not make its output `{output}`", Derivation::name_from_path(drv))))
+                Box::new(Diagnostic::error(
+                    "build-no-output",
+                    Class::BuildFailed,
+                    format!(
+                        "`{}` did not make its output `{output}`",
+                        Derivation::name_from_path(drv)
+                    ),
+                ))
             })
         })
         .collect()
@@ -113,14 +159,43 @@ pub(crate) fn realise(session: &Session, graph: &Graph, wanted: &[(StorePath, St
 ///
 /// # Errors
 /// Why it could not be fetched; `fetch-unpinned` for an archive without a hash.
-pub(crate) fn fetch(session: &Session, request: &FetchRequest, offline: bool) -> Result<StorePath, Box<Diagnostic>> {
+pub(crate) fn fetch(
+    session: &Session,
+    request: &FetchRequest,
+    offline: bool,
+    locked: bool,
+) -> Result<StorePath, Box<Diagnostic>> {
     let Some(hash) = &request.sha256 else {
+        if locked {
+            return Err(Box::new(
+                Diagnostic::error(
+                    "lock-missing",
+                    Class::Recipe,
+                    format!(
+                        "`{}` is not pinned by a hash, and `--locked` takes nothing else",
+                        request.url
+                    ),
+                )
+                .help("give its hash as `sha256`, or use `sos.fetchurl`, which `sos.lock` pins"),
+            ));
+        }
         return fetch_unpinned(session, request, offline);
     };
-    let method = if request.unpack { Method::Recursive } else { Method::Flat };
+    let method = if request.unpack {
+        Method::Recursive
+    } else {
+        Method::Flat
+    };
     let attributes = serde_json::json!({ "name": request.name, "urls": [request.url], "unpack": request.unpack });
     let mut drv = Derivation {
-        outputs: [("out".to_owned(), Output::Fixed { method, hash: hash.clone() })].into(),
+        outputs: [(
+            "out".to_owned(),
+            Output::Fixed {
+                method,
+                hash: *hash,
+            },
+        )]
+        .into(),
         input_drvs: std::collections::BTreeMap::new(),
         input_srcs: std::collections::BTreeSet::new(),
         system: "builtin".to_owned(),
@@ -129,16 +204,33 @@ pub(crate) fn fetch(session: &Session, request: &FetchRequest, offline: bool) ->
         env: [(b"__json".to_vec(), attributes.to_string().into_bytes())].into(),
     };
     let store_dir = session.store_dir().map_err(Failure::into_first)?;
-    let broken = |e: &dyn std::fmt::Display| Box::new(Diagnostic::error("fetch-bad-name", Class::Recipe, format!("`{}` cannot name a store object: {e}", request.name)));
-    let out = drv.output_path(&store_dir, &request.name, "out").ok_or_else(|| broken(&"no path"))?;
-    drv.env.insert(b"out".to_vec(), out.absolute(&store_dir).into_bytes());
-    let path = drv.drv_path(&store_dir, &request.name).map_err(|e| broken(&e))?;
+    let broken = |e: &dyn std::fmt::Display| {
+        Box::new(Diagnostic::error(
+            "fetch-bad-name",
+            Class::Recipe,
+            format!("`{}` cannot name a store object: {e}", request.name),
+        ))
+    };
+    let out = drv
+        .output_path(&store_dir, &request.name, "out")
+        .ok_or_else(|| broken(&"no path"))?;
+    drv.env
+        .insert(b"out".to_vec(), out.absolute(&store_dir).into_bytes());
+    let path = drv
+        .drv_path(&store_dir, &request.name)
+        .map_err(|e| broken(&e))?;
     let mut graph = Graph::new();
     graph.insert(path.clone(), drv);
-    realise(session, &graph, &[(path, "out".to_owned())], offline)?.pop().ok_or_else(|| broken(&"nothing was fetched"))
+    realise(session, &graph, &[(path, "out".to_owned())], offline)?
+        .pop()
+        .ok_or_else(|| broken(&"nothing was fetched"))
 }
 
-fn fetch_unpinned(session: &Session, request: &FetchRequest, offline: bool) -> Result<StorePath, Box<Diagnostic>> {
+fn fetch_unpinned(
+    session: &Session,
+    request: &FetchRequest,
+    offline: bool,
+) -> Result<StorePath, Box<Diagnostic>> {
     let fetcher = Fetcher::new(session.mirrors(), offline);
     let bytes = fetcher.bytes(std::slice::from_ref(&request.url), MAX_UNPINNED_BYTES, None)?;
     let found = Hash::of(HashAlgo::Sha256, &bytes);
@@ -156,10 +248,18 @@ fn fetch_unpinned(session: &Session, request: &FetchRequest, offline: bool) -> R
         Ok(store.add_path(&file, &request.name, Method::Flat, None)?)
     };
     let path = run().map_err(Failure::into_first)?;
-    crate::render::output::message(&format!("warning: `{}` is not pinned; its hash is {}", request.url, found.to_sri()));
+    crate::render::output::message(&format!(
+        "warning: `{}` is not pinned; its hash is {}",
+        request.url,
+        found.to_sri()
+    ));
     Ok(path)
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| Failure::io("cannot start the runtime", &e))
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::io("cannot start the runtime", &e))
 }

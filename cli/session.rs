@@ -35,15 +35,25 @@ impl Session {
     /// # Errors
     /// As [`Config::load`].
     pub(crate) fn new(global: Global, env: Environment) -> Result<Self, Failure> {
-        let project = std::env::current_dir().map_err(|e| Failure::io("cannot tell the current directory", &e))?;
+        let project = std::env::current_dir()
+            .map_err(|e| Failure::io("cannot tell the current directory", &e))?;
         let config = Config::load(&global, &env, &project)?;
         let terminal = Terminal::decide(&global, Some(&config), &env);
-        Ok(Self(Arc::new(State { global, env, config, terminal, store: OnceLock::new() })))
+        Ok(Self(Arc::new(State {
+            global,
+            env,
+            config,
+            terminal,
+            store: OnceLock::new(),
+        })))
     }
 
     /// How diagnostics look.
     pub(crate) fn style(&self) -> Style {
-        Style { color: self.terminal.color, show_trace: self.global.show_trace }
+        Style {
+            color: self.terminal.color,
+            show_trace: self.global.show_trace,
+        }
     }
 
     /// The store directory that builds and recipes see.
@@ -53,8 +63,12 @@ impl Session {
     pub(crate) fn store_dir(&self) -> Result<StoreDir, Failure> {
         StoreDir::new(&self.config.logical_dir).map_err(|e| {
             Failure::new(
-                Diagnostic::error("config-invalid", Class::Usage, format!("`store.logical-dir` is `{}`: {e}", self.config.logical_dir))
-                    .help("it is an absolute path such as `/nix/store`"),
+                Diagnostic::error(
+                    "config-invalid",
+                    Class::Usage,
+                    format!("`store.logical-dir` is `{}`: {e}", self.config.logical_dir),
+                )
+                .help("it is an absolute path such as `/nix/store`"),
             )
         })
     }
@@ -67,7 +81,11 @@ impl Session {
         if let Some(store) = self.store.get() {
             return Ok(store);
         }
-        let store = Store::open(OpenOptions { root: self.config.store_dir.clone(), store_dir: self.store_dir()?, read_only: false })?;
+        let store = Store::open(OpenOptions {
+            root: self.config.store_dir.clone(),
+            store_dir: self.store_dir()?,
+            read_only: false,
+        })?;
         store.set_remover(Arc::new(sos_engine::sandbox::NamespaceRemover::default()));
         Ok(self.store.get_or_init(|| store))
     }
@@ -77,13 +95,10 @@ impl Session {
         Mirrors::new(&self.config.mirrors, &self.env.mirrors, Path::new("/"))
     }
 
-    /// The program itself, which is its own sandbox child.
-    ///
-    /// # Errors
-    /// When the kernel does not tell.
-    pub(crate) fn exe() -> Result<PathBuf, Failure> {
-        // Through /proc: the file may be replaced by a newer build while this one runs.
-        std::fs::read_link("/proc/self/exe").map_err(|e| Failure::io("cannot find the program itself", &e))
+    /// The program itself, which is its own sandbox child. Through `/proc`, so that replacing or removing the file while a build
+    /// runs changes nothing: the child that is about to execute it is still this program.
+    pub(crate) fn exe() -> PathBuf {
+        PathBuf::from("/proc/self/exe")
     }
 }
 

@@ -37,7 +37,9 @@ impl Target {
     /// `target-not-found` when no such file or recipe exists, `target-unknown-kind` when the file is no recipe.
     pub(crate) fn parse(text: &str, store_dir: &str) -> Result<Self, Box<Diagnostic>> {
         let (rest, output) = match text.rsplit_once('^') {
-            Some((rest, output)) if !output.is_empty() && !output.contains('/') => (rest, Some(output.to_owned())),
+            Some((rest, output)) if !output.is_empty() && !output.contains('/') => {
+                (rest, Some(output.to_owned()))
+            }
             _ => (text, None),
         };
         let (place, attr) = match rest.split_once('#') {
@@ -50,13 +52,22 @@ impl Target {
         } else {
             Self::locate(Path::new(place), text)?
         };
-        Ok(Self { text: text.to_owned(), source, attr: attr.to_owned(), output })
+        Ok(Self {
+            text: text.to_owned(),
+            source,
+            attr: attr.to_owned(),
+            output,
+        })
     }
 
     /// A target for an expression given on the command line.
     pub(crate) fn expression(expression: &str, attr: &str) -> Self {
         Self {
-            text: if attr.is_empty() { "expression".to_owned() } else { format!("expression#{attr}") },
+            text: if attr.is_empty() {
+                "expression".to_owned()
+            } else {
+                format!("expression#{attr}")
+            },
             source: Source::Expression(expression.to_owned()),
             attr: attr.to_owned(),
             output: None,
@@ -65,28 +76,50 @@ impl Target {
 
     /// A target for `attr` of `file`, whatever the file is called.
     pub(crate) fn of_file(file: &Path, attr: &str) -> Result<Self, Box<Diagnostic>> {
-        let text = if attr.is_empty() { file.display().to_string() } else { format!("{}#{attr}", file.display()) };
+        let text = if attr.is_empty() {
+            file.display().to_string()
+        } else {
+            format!("{}#{attr}", file.display())
+        };
         let source = match Self::locate(file, &text) {
             Err(e) if e.code == "target-unknown-kind" => Source::Nix(absolute(file)),
             other => other?,
         };
-        Ok(Self { text, source, attr: attr.to_owned(), output: None })
+        Ok(Self {
+            text,
+            source,
+            attr: attr.to_owned(),
+            output: None,
+        })
     }
 
     fn locate(place: &Path, text: &str) -> Result<Source, Box<Diagnostic>> {
         let Ok(meta) = place.metadata() else {
             return Err(Box::new(
-                Diagnostic::error("target-not-found", Class::Recipe, format!("no such file or directory: `{}`", place.display()))
-                    .note(format!("a target is `[FILE|DIR][#ATTR][^OUTPUT]`; this one was read from `{text}`"))
-                    .help("name a recipe file, or make one with `sos init`"),
+                Diagnostic::error(
+                    "target-not-found",
+                    Class::Recipe,
+                    format!("no such file or directory: `{}`", place.display()),
+                )
+                .note(format!(
+                    "a target is `[FILE|DIR][#ATTR][^OUTPUT]`; this one was read from `{text}`"
+                ))
+                .help("name a recipe file, or make one with `sos init`"),
             ));
         };
         if !meta.is_dir() {
             return Self::kind_of(&absolute(place)).ok_or_else(|| {
                 Box::new(
-                    Diagnostic::error("target-unknown-kind", Class::Recipe, format!("`{}` is not a recipe", place.display()))
-                        .note("recipes are `sos.nix` or any `*.nix`, and `*.rootfs.toml`")
-                        .help(format!("to evaluate it as a Nix expression, use `--file {}`", place.display())),
+                    Diagnostic::error(
+                        "target-unknown-kind",
+                        Class::Recipe,
+                        format!("`{}` is not a recipe", place.display()),
+                    )
+                    .note("recipes are `sos.nix` or any `*.nix`, and `*.rootfs.toml`")
+                    .help(format!(
+                        "to evaluate it as a Nix expression, use `--file {}`",
+                        place.display()
+                    )),
                 )
             });
         }
@@ -105,13 +138,35 @@ impl Target {
         match recipes.as_slice() {
             [one] => Ok(Source::Rootfs(absolute(one))),
             [] => Err(Box::new(
-                Diagnostic::error("target-not-found", Class::Recipe, format!("no recipe in `{}`", place.display()))
-                    .note("looked for `sos.nix` and `*.rootfs.toml`")
-                    .help(format!("`sos init {}` makes a small working project", place.display())),
+                Diagnostic::error(
+                    "target-not-found",
+                    Class::Recipe,
+                    format!("no recipe in `{}`", place.display()),
+                )
+                .note("looked for `sos.nix` and `*.rootfs.toml`")
+                .help(format!(
+                    "`sos init {}` makes a small working project",
+                    place.display()
+                )),
             )),
             several => Err(Box::new(
-                Diagnostic::error("target-ambiguous", Class::Recipe, format!("`{}` holds {} recipes", place.display(), several.len()))
-                    .help(format!("name one: `{}`", several.iter().map(|p| p.file_name().unwrap_or_default().to_string_lossy().into_owned()).collect::<Vec<_>>().join("`, `"))),
+                Diagnostic::error(
+                    "target-ambiguous",
+                    Class::Recipe,
+                    format!("`{}` holds {} recipes", place.display(), several.len()),
+                )
+                .help(format!(
+                    "name one: `{}`",
+                    several
+                        .iter()
+                        .map(|p| p
+                            .file_name()
+                            .unwrap_or_default()
+                            .to_string_lossy()
+                            .into_owned())
+                        .collect::<Vec<_>>()
+                        .join("`, `")
+                )),
             )),
         }
     }
@@ -168,22 +223,46 @@ mod tests {
             assert_eq!(t.source, Source::Rootfs(d.join("a.rootfs.toml")));
         });
         in_dir(&["a.rootfs.toml", "b.rootfs.toml"], |d| {
-            assert_eq!(Target::parse(&d.display().to_string(), "/nix/store").unwrap_err().code, "target-ambiguous");
+            assert_eq!(
+                Target::parse(&d.display().to_string(), "/nix/store")
+                    .unwrap_err()
+                    .code,
+                "target-ambiguous"
+            );
         });
     }
 
     #[test]
     fn what_is_missing_or_no_recipe_is_said() {
         in_dir(&["x.txt"], |d| {
-            assert_eq!(Target::parse(&d.join("y").display().to_string(), "/nix/store").unwrap_err().code, "target-not-found");
-            assert_eq!(Target::parse(&d.join("x.txt").display().to_string(), "/nix/store").unwrap_err().code, "target-unknown-kind");
-            assert_eq!(Target::parse(&d.display().to_string(), "/nix/store").unwrap_err().code, "target-not-found");
+            assert_eq!(
+                Target::parse(&d.join("y").display().to_string(), "/nix/store")
+                    .unwrap_err()
+                    .code,
+                "target-not-found"
+            );
+            assert_eq!(
+                Target::parse(&d.join("x.txt").display().to_string(), "/nix/store")
+                    .unwrap_err()
+                    .code,
+                "target-unknown-kind"
+            );
+            assert_eq!(
+                Target::parse(&d.display().to_string(), "/nix/store")
+                    .unwrap_err()
+                    .code,
+                "target-not-found"
+            );
         });
     }
 
     #[test]
     fn store_paths_are_told_apart() {
-        let t = Target::parse("/nix/store/xpcvxsx5sw4rbq666blz6sxqlmsqphmr-foo", "/nix/store").unwrap();
+        let t = Target::parse(
+            "/nix/store/xpcvxsx5sw4rbq666blz6sxqlmsqphmr-foo",
+            "/nix/store",
+        )
+        .unwrap();
         assert!(matches!(t.source, Source::StorePath(_)));
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use sos_engine::{BuildReport, Wanted};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
+use sos_store::ObjectKind;
 
 use crate::args::{LockFlags, ProgressMode, TargetArgs};
 use crate::commands::plan;
@@ -17,7 +18,9 @@ use crate::target::{Source, Target};
 
 /// Build targets; print the paths of their outputs, in the order of the arguments
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  sos build                       the recipe in this directory\n  sos build .#image -o result     one attribute of it, linked as ./result\n  sos build ./web.rootfs.toml#oci a Debian root filesystem as an image\n  sos build ./f.nix#a^dev         one output of a plain Nix derivation")]
+#[command(
+    after_help = "Examples:\n  sos build                       the recipe in this directory\n  sos build .#image -o result     one attribute of it, linked as ./result\n  sos build ./web.rootfs.toml#oci a Debian root filesystem as an image\n  sos build ./f.nix#a^dev         one output of a plain Nix derivation"
+)]
 pub(crate) struct BuildArgs {
     #[command(flatten)]
     target: TargetArgs,
@@ -32,9 +35,9 @@ pub(crate) struct BuildArgs {
     /// Builds at once [default: the number of cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Name of the link to the result, which also keeps it from being collected
-    #[arg(short = 'o', long, value_name = "LINK", default_value = "result")]
-    out_link: PathBuf,
+    /// Name of the link to the result, which also keeps it from being collected [default: result, for results that are files]
+    #[arg(short = 'o', long, value_name = "LINK")]
+    out_link: Option<PathBuf>,
     /// Make no link
     #[arg(long)]
     no_link: bool,
@@ -45,7 +48,7 @@ pub(crate) struct BuildArgs {
     #[arg(long)]
     keep_failed: bool,
     /// Stop a build after this many seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
 }
 
@@ -56,7 +59,13 @@ pub(crate) struct BuildArgs {
 pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
     let targets = evaluate::targets(session, &args.target)?;
     if args.dry_run {
-        return plan::show(session, &args.target, &targets, args.lock, plan::Format::Text);
+        return plan::show(
+            session,
+            &args.target,
+            &targets,
+            args.lock,
+            plan::Format::Text,
+        );
     }
     let evaluated = resolve(session, &args.target, &targets, &Mode::of(args.lock))?;
     evaluate::report_locks(session, &evaluated.locks);
@@ -68,26 +77,51 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         timeout_secs: args.timeout,
         offline: args.lock.offline,
         logs: args.logs,
-        command: format!("build {}", targets.iter().map(|t| t.text.as_str()).collect::<Vec<_>>().join(" ")),
+        command: format!(
+            "build {}",
+            targets
+                .iter()
+                .map(|t| t.text.as_str())
+                .collect::<Vec<_>>()
+                .join(" ")
+        ),
     };
     let report = run::build(session, &evaluated.graph, &wanted, &options)?;
     let paths = paths(&evaluated.values, &report);
     if !args.no_link {
-        link(session, &args.out_link, &paths)?;
+        link(session, args.out_link.as_deref(), &paths)?;
     }
     print(session, &paths)?;
-    if report.success() { Ok(()) } else { Err(Failure::shown(report.failures.clone(), report.exit_code())) }
+    if report.success() {
+        Ok(())
+    } else {
+        Err(Failure::shown(report.failures.clone(), report.exit_code()))
+    }
 }
 
 /// Evaluates recipes, and takes store paths as they are.
-pub(super) fn resolve(session: &Session, args: &TargetArgs, targets: &[Target], mode: &Mode) -> Result<evaluate::Evaluated<Vec<Item>>, Failure> {
-    let recipes: Vec<Target> = targets.iter().filter(|t| !matches!(t.source, Source::StorePath(_))).cloned().collect();
+pub(super) fn resolve(
+    session: &Session,
+    args: &TargetArgs,
+    targets: &[Target],
+    mode: &Mode,
+) -> Result<evaluate::Evaluated<Vec<Item>>, Failure> {
+    let recipes: Vec<Target> = targets
+        .iter()
+        .filter(|t| !matches!(t.source, Source::StorePath(_)))
+        .cloned()
+        .collect();
     let mut evaluated = evaluate::items(session, args, &recipes, mode)?;
     if recipes.len() < targets.len() {
         let mut from_recipes = std::mem::take(&mut evaluated.values).into_iter();
         for target in targets {
             let items = match &target.source {
-                Source::StorePath(path) => vec![object(session, path, target.output.as_deref(), &mut evaluated.graph)?],
+                Source::StorePath(path) => vec![object(
+                    session,
+                    path,
+                    target.output.as_deref(),
+                    &mut evaluated.graph,
+                )?],
                 _ => from_recipes.next().unwrap_or_default(),
             };
             evaluated.values.push(items);
@@ -97,25 +131,48 @@ pub(super) fn resolve(session: &Session, args: &TargetArgs, targets: &[Target], 
 }
 
 /// A store path on the command line: an object that is there, or a derivation that was built here before.
-fn object(session: &Session, text: &str, output: Option<&str>, graph: &mut sos_engine::Graph) -> Result<Item, Failure> {
+fn object(
+    session: &Session,
+    text: &str,
+    output: Option<&str>,
+    graph: &mut sos_engine::Graph,
+) -> Result<Item, Failure> {
     let store = session.store()?;
-    let path = StorePath::from_absolute(store.store_dir(), text.trim_end_matches('/'))
-        .map_err(|e| Diagnostic::error("store-bad-path", Class::Usage, format!("`{text}` is not a store path: {e}")))?;
+    let path =
+        StorePath::from_absolute(store.store_dir(), text.trim_end_matches('/')).map_err(|e| {
+            Diagnostic::error(
+                "store-bad-path",
+                Class::Usage,
+                format!("`{text}` is not a store path: {e}"),
+            )
+        })?;
     if path.name().ends_with(".drv") {
         if let Some(aterm) = store.get_drv(&path)? {
             let drv = sos_formats::derivation::Derivation::parse_aterm(&aterm, store.store_dir())
-                .map_err(|e| Diagnostic::error("drv-malformed", Class::Other, format!("the derivation `{text}` cannot be read: {e}")))?;
-            let name = sos_formats::derivation::Derivation::name_from_path(&path).to_owned();
-            let outputs = output.map_or_else(|| drv.outputs.keys().cloned().collect(), |o| vec![o.to_owned()]);
+                .map_err(|e| {
+                Diagnostic::error(
+                    "drv-malformed",
+                    Class::Other,
+                    format!("the derivation `{text}` cannot be read: {e}"),
+                )
+            })?;
+            let outputs = output.map_or_else(
+                || drv.outputs.keys().cloned().collect(),
+                |o| vec![o.to_owned()],
+            );
             graph.insert(path.clone(), drv);
-            return Ok(Item::Derivation { drv: path, outputs, name });
+            return Ok(Item::Derivation { drv: path, outputs });
         }
     } else if store.is_valid(&path)? {
         return Ok(Item::Object(path));
     }
     Err(Failure::new(
-        Diagnostic::error("store-not-valid", Class::Other, format!("`{text}` is not in the store"))
-            .help("name the recipe that makes it; `sos store ls` lists what is there"),
+        Diagnostic::error(
+            "store-not-valid",
+            Class::Other,
+            format!("`{text}` is not in the store"),
+        )
+        .help("name the recipe that makes it; `sos store ls` lists what is there"),
     ))
 }
 
@@ -125,7 +182,10 @@ pub(super) fn wanted(items: &[Vec<Item>]) -> Vec<Wanted> {
         .iter()
         .flatten()
         .filter_map(|item| match item {
-            Item::Derivation { drv, outputs, .. } => Some(Wanted { drv: drv.clone(), outputs: outputs.clone() }),
+            Item::Derivation { drv, outputs, .. } => Some(Wanted {
+                drv: drv.clone(),
+                outputs: outputs.clone(),
+            }),
             Item::Object(_) => None,
         })
         .collect()
@@ -139,8 +199,14 @@ fn paths(items: &[Vec<Item>], report: &BuildReport) -> Vec<(StorePath, String)> 
         match item {
             Item::Object(path) => out.push((path.clone(), "out".to_owned())),
             Item::Derivation { outputs, .. } => {
-                let Some((_, made)) = results.next() else { continue };
-                out.extend(outputs.iter().filter_map(|o| made.get(o).map(|p| (p.clone(), o.clone()))));
+                let Some((_, made)) = results.next() else {
+                    continue;
+                };
+                out.extend(
+                    outputs
+                        .iter()
+                        .filter_map(|o| made.get(o).map(|p| (p.clone(), o.clone()))),
+                );
             }
         }
     }
@@ -150,22 +216,39 @@ fn paths(items: &[Vec<Item>], report: &BuildReport) -> Vec<(StorePath, String)> 
 fn print(session: &Session, paths: &[(StorePath, String)]) -> Result<(), Failure> {
     let dir = session.store_dir()?;
     if session.global.json {
-        let list: Vec<_> = paths.iter().map(|(p, o)| serde_json::json!({ "path": p.absolute(&dir), "output": o })).collect();
+        let list: Vec<_> = paths
+            .iter()
+            .map(|(p, o)| serde_json::json!({ "path": p.absolute(&dir), "output": o }))
+            .collect();
         return output::json(&serde_json::json!(list));
     }
     if session.terminal.progress == ProgressMode::Json {
         // The summary of the stream names them.
         return Ok(());
     }
-    paths.iter().try_for_each(|(p, _)| output::line(&p.absolute(&dir)))
+    paths
+        .iter()
+        .try_for_each(|(p, _)| output::line(&p.absolute(&dir)))
 }
 
-/// Links `result`, `result-2`, ... and `result-dev`, as nix-build does.
-fn link(session: &Session, link: &Path, paths: &[(StorePath, String)]) -> Result<(), Failure> {
+/// Links `result`, `result-2`, ... and `result-dev`, as nix-build does. A root filesystem is no directory that a link could lead to:
+/// it gets one only when asked for, to keep it.
+fn link(
+    session: &Session,
+    link: Option<&Path>,
+    paths: &[(StorePath, String)],
+) -> Result<(), Failure> {
     let store = session.store()?;
     let mut number = 0;
     for (path, output) in paths {
-        let mut name = link.as_os_str().to_owned();
+        if link.is_none()
+            && store
+                .query(path)?
+                .is_some_and(|info| info.kind == ObjectKind::Rootfs)
+        {
+            continue;
+        }
+        let mut name = link.unwrap_or(Path::new("result")).as_os_str().to_owned();
         if output == "out" {
             number += 1;
             if number > 1 {

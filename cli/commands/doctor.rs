@@ -39,7 +39,12 @@ pub(crate) fn run(session: &Session, args: &DoctorArgs) -> Result<(), Failure> {
         output::json(&serde_json::json!(list))?;
     } else {
         for check in &checks {
-            output::line(&format!("{:4}  {:<20} {}", word(check.health), check.name, check.found))?;
+            output::line(&format!(
+                "{:4}  {:<20} {}",
+                word(check.health),
+                check.name,
+                check.found
+            ))?;
             for line in check.fix.iter().flat_map(|f| f.lines()) {
                 output::line(&format!("      {:<20} fix: {line}", ""))?;
             }
@@ -49,7 +54,11 @@ pub(crate) fn run(session: &Session, args: &DoctorArgs) -> Result<(), Failure> {
     if bad == 0 {
         return Ok(());
     }
-    Err(Failure::new(Diagnostic::error("env-doctor", Class::Machine, format!("{bad} of {} checks failed", checks.len()))))
+    Err(Failure::new(Diagnostic::error(
+        "env-doctor",
+        Class::Machine,
+        format!("{bad} of {} checks failed", checks.len()),
+    )))
 }
 
 fn word(health: Health) -> &'static str {
@@ -63,8 +72,18 @@ fn word(health: Health) -> &'static str {
 /// Where packages of Debian would come from.
 fn mirrors(session: &Session) -> Option<Check> {
     let check = match session.mirrors().expand("mirror://debian/") {
-        Ok(urls) => Check { name: "mirror debian", health: Health::Good, found: urls.join(" "), fix: None },
-        Err(d) => Check { name: "mirror debian", health: Health::Warning, found: d.message, fix: d.helps.into_iter().next() },
+        Ok(urls) => Check {
+            name: "mirror debian",
+            health: Health::Good,
+            found: urls.join(" "),
+            fix: None,
+        },
+        Err(d) => Check {
+            name: "mirror debian",
+            health: Health::Warning,
+            found: d.message,
+            fix: d.helps.into_iter().next(),
+        },
     };
     Some(check)
 }
@@ -76,12 +95,36 @@ fn config(session: &Session) -> Result<(), Failure> {
         ("store.logical-dir", c.logical_dir.clone()),
         ("build.jobs", c.jobs.to_string()),
         ("build.cores", c.cores.to_string()),
-        ("build.timeout", c.timeout_secs.map_or("none".to_owned(), |s| s.to_string())),
-        ("build.silent-timeout", c.silent_timeout_secs.map_or("none".to_owned(), |s| s.to_string())),
-        ("build.sandbox-paths", c.sandbox_paths.iter().map(|(i, o)| format!("{}={}", i.display(), o.display())).collect::<Vec<_>>().join(" ")),
+        (
+            "build.timeout",
+            c.timeout_secs.map_or("none".to_owned(), |s| s.to_string()),
+        ),
+        (
+            "build.silent-timeout",
+            c.silent_timeout_secs
+                .map_or("none".to_owned(), |s| s.to_string()),
+        ),
+        (
+            "build.sandbox-paths",
+            c.sandbox_paths
+                .iter()
+                .map(|(i, o)| format!("{}={}", i.display(), o.display()))
+                .collect::<Vec<_>>()
+                .join(" "),
+        ),
         ("build.system", c.system.clone()),
-        ("mirrors", c.mirrors.iter().map(|(n, u)| format!("{n}: {}", u.join(" "))).collect::<Vec<_>>().join("; ")),
-        ("progress", c.progress.clone().unwrap_or_else(|| "auto".to_owned())),
+        (
+            "mirrors",
+            c.mirrors
+                .iter()
+                .map(|(n, u)| format!("{n}: {}", u.join(" ")))
+                .collect::<Vec<_>>()
+                .join("; "),
+        ),
+        (
+            "progress",
+            c.progress.clone().unwrap_or_else(|| "auto".to_owned()),
+        ),
     ];
     rows.iter().try_for_each(|(key, value)| {
         let origin = c.origins.get(key).map_or("default", String::as_str);

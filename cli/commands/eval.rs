@@ -34,18 +34,37 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(session: &Session, args: &EvalArgs) -> Result<(), Failure> {
     let targets = evaluate::targets(session, &args.target)?;
     let json = session.global.json;
-    let evaluated = evaluate::values(session, &args.target, &targets, &Mode::of(args.lock), |evaluator, value, _| {
-        if args.raw {
-            return Ok(evaluator.to_str(value)?.0);
-        }
-        if json {
-            return evaluator.to_json(value).map(|text| with_newline(text.into_bytes()));
-        }
-        let value = if args.strict || args.xml { evaluator.force_deep(value)? } else { evaluator.force(value)? };
-        if args.xml { evaluator.to_xml(value, !args.no_location) } else { Ok(with_newline(evaluator.print_bytes(value))) }
-    })?;
+    let evaluated = evaluate::values(
+        session,
+        &args.target,
+        &targets,
+        &Mode::of(args.lock),
+        |evaluator, value, _| {
+            if args.raw {
+                return Ok(evaluator.to_str(value)?.0);
+            }
+            if json {
+                return evaluator
+                    .to_json(value)
+                    .map(|text| with_newline(text.into_bytes()));
+            }
+            let value = if args.strict || args.xml {
+                evaluator.force_deep(value)?
+            } else {
+                evaluator.force(value)?
+            };
+            if args.xml {
+                evaluator.to_xml(value, !args.no_location)
+            } else {
+                Ok(with_newline(evaluator.print_bytes(value)))
+            }
+        },
+    )?;
     evaluate::report_locks(session, &evaluated.locks);
-    evaluated.values.iter().try_for_each(|text| output::bytes(text))
+    evaluated
+        .values
+        .iter()
+        .try_for_each(|text| output::bytes(text))
 }
 
 fn with_newline(mut text: Vec<u8>) -> Vec<u8> {

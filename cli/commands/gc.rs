@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
-use sos_store::GcOptions;
+use sos_store::{GcOptions, GcReport};
 
 use crate::failure::Failure;
 use crate::render::{output, size};
@@ -29,43 +29,88 @@ pub(crate) struct GcArgs {
 /// When the store cannot be changed.
 pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     let store = session.store()?;
-    let options = |dry_run| GcOptions { dry_run, max_free: args.max_free, older_than: args.older_than };
+    let options = |dry_run| GcOptions {
+        dry_run,
+        max_free: args.max_free,
+        older_than: args.older_than,
+    };
     let ahead = store.gc(options(true))?;
     let dir = session.store_dir()?;
-    if args.dry_run || session.global.verbose > 0 {
+    let json = |report: &GcReport| {
+        let paths: Vec<_> = report.removed.iter().map(|p| p.absolute(&dir)).collect();
+        output::json(
+            &serde_json::json!({ "paths": paths, "bytes": report.freed_bytes, "problems": report.problems }),
+        )
+    };
+    if session.global.json && args.dry_run {
+        return json(&ahead);
+    }
+    if (args.dry_run || session.global.verbose > 0) && !session.global.json {
         for path in &ahead.removed {
             output::line(&path.absolute(&dir))?;
         }
     }
-    if session.global.json && args.dry_run {
-        return output::json(&serde_json::json!({ "paths": ahead.removed.len(), "bytes": ahead.freed_bytes }));
-    }
     let what = size::count(ahead.removed.len(), "path");
     if args.dry_run {
-        output::message(&format!("would free {} in {what}", size::bytes(ahead.freed_bytes)));
+        output::message(&format!(
+            "would free {} in {what}",
+            size::bytes(ahead.freed_bytes)
+        ));
         return Ok(());
     }
-    if !session.global.quiet {
-        output::message(&format!("freeing {what}, about {}", size::bytes(ahead.freed_bytes)));
+    if !session.global.quiet && !session.global.json {
+        output::message(&format!(
+            "freeing {what}, about {}",
+            size::bytes(ahead.freed_bytes)
+        ));
     }
     let done = store.gc(options(false))?;
     if session.global.json {
-        return output::json(&serde_json::json!({ "paths": done.removed.len(), "bytes": done.freed_bytes }));
+        json(&done)?;
+    } else {
+        output::message(&format!(
+            "freed {} in {}",
+            size::bytes(done.freed_bytes),
+            size::count(done.removed.len(), "path")
+        ));
     }
-    output::message(&format!("freed {} in {}", size::bytes(done.freed_bytes), size::count(done.removed.len(), "path")));
-    Ok(())
+    if done.problems.is_empty() {
+        return Ok(());
+    }
+    let count = size::count(done.problems.len(), "thing");
+    let mut diagnostic = Diagnostic::error(
+        "gc-incomplete",
+        Class::Other,
+        format!("{count} could not be collected"),
+    );
+    for problem in &done.problems {
+        diagnostic = diagnostic.note(problem.as_str());
+    }
+    Err(Failure::new(
+        diagnostic.help("`sos store check` says what is damaged"),
+    ))
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
-    let (number, factor) = match text.trim_end_matches("iB").trim_end_matches('B').char_indices().last() {
+    let (number, factor) = match text
+        .trim_end_matches("iB")
+        .trim_end_matches('B')
+        .char_indices()
+        .last()
+    {
         Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
         Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
         Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
         Some((at, 't' | 'T')) => (&text[..at], 1 << 40),
         _ => (text.trim_end_matches('B'), 1_u64),
     };
-    let number: u64 = number.trim().parse().map_err(|_e| format!("`{text}` is no size; write 500M or 2G"))?;
-    number.checked_mul(factor).ok_or_else(|| format!("`{text}` is too large"))
+    let number: u64 = number
+        .trim()
+        .parse()
+        .map_err(|_e| format!("`{text}` is no size; write 500M or 2G"))?;
+    number
+        .checked_mul(factor)
+        .ok_or_else(|| format!("`{text}` is too large"))
 }
 
 fn parse_age(text: &str) -> Result<Duration, String> {
@@ -79,12 +124,19 @@ fn parse_age(text: &str) -> Result<Duration, String> {
         _ => return Err(bad()),
     };
     let number: u64 = text[..at].parse().map_err(|_e| bad())?;
-    number.checked_mul(secs).map(Duration::from_secs).ok_or_else(bad)
+    number
+        .checked_mul(secs)
+        .map(Duration::from_secs)
+        .ok_or_else(bad)
 }
 
 impl From<sos_formats::store_path::StorePathError> for Failure {
     fn from(error: sos_formats::store_path::StorePathError) -> Self {
-        Self::new(Diagnostic::error("store-bad-path", Class::Usage, error.to_string()))
+        Self::new(Diagnostic::error(
+            "store-bad-path",
+            Class::Usage,
+            error.to_string(),
+        ))
     }
 }
 

@@ -26,12 +26,30 @@ pub(crate) struct InitArgs {
 /// `init-exists` when a file of the template is there already.
 pub(crate) fn run(args: &InitArgs) -> Result<(), Failure> {
     let Some(template) = templates::find(&args.template) else {
-        return Err(Failure::new(Diagnostic::error("init-no-template", Class::Usage, format!("there is no template `{}`", args.template))));
+        return Err(Failure::new(Diagnostic::error(
+            "init-no-template",
+            Class::Usage,
+            format!("there is no template `{}`", args.template),
+        )));
     };
-    let taken: Vec<_> = template.files.iter().map(|(name, _)| *name).filter(|name| args.dir.join(name).exists()).collect();
+    let taken: Vec<_> = template
+        .files
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| args.dir.join(name).exists())
+        .collect();
     if !taken.is_empty() {
         return Err(Failure::new(
-            Diagnostic::error("init-exists", Class::Other, format!("`{}` already holds `{}`", args.dir.display(), taken.join("`, `"))).help("name another directory: `sos init DIR`"),
+            Diagnostic::error(
+                "init-exists",
+                Class::Other,
+                format!(
+                    "`{}` already holds `{}`",
+                    args.dir.display(),
+                    taken.join("`, `")
+                ),
+            )
+            .help("name another directory: `sos init DIR`"),
         ));
     }
     for (name, text) in template.files {
@@ -43,7 +61,14 @@ pub(crate) fn run(args: &InitArgs) -> Result<(), Failure> {
         write().map_err(|e| Failure::io(&format!("cannot write `{}`", path.display()), &e))?;
         output::line(&path.display().to_string())?;
     }
-    let place = if args.dir.as_os_str() == "." { String::new() } else { format!(" {}", args.dir.display()) };
-    output::message(&format!("made {}; build it with `sos build{place}`", template.about));
+    let place = if args.dir.as_os_str() == "." {
+        String::new()
+    } else {
+        format!(" {}", args.dir.display())
+    };
+    output::message(&format!(
+        "made {}; build it with `sos build{place}`",
+        template.about
+    ));
     Ok(())
 }

@@ -10,7 +10,9 @@ use crate::session::Session;
 
 /// Write sos.lock: pin packages and downloads that the recipe leaves open
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Without --update only what is missing or stale is resolved. `--update` alone moves everything that the target uses;\n`--update web.rootfs.toml` moves one recipe, `--update URL` one download.")]
+#[command(
+    after_help = "Without --update only what is missing or stale is resolved. `--update` alone moves everything that the target uses;\n`--update web.rootfs.toml` moves one recipe, `--update URL` one download."
+)]
 pub(crate) struct LockArgs {
     #[command(flatten)]
     target: TargetArgs,
@@ -29,7 +31,12 @@ pub(crate) fn run(session: &Session, args: &LockArgs) -> Result<(), Failure> {
         None => LockMode::Create,
         Some(names) => LockMode::Update(names.clone()),
     };
-    let mode = Mode { lock, dry: true, offline: false };
+    let mode = Mode {
+        lock,
+        dry: true,
+        offline: false,
+        write_locks: true,
+    };
     let evaluated = evaluate::items(session, &args.target, &targets, &mode)?;
     evaluate::report_locks(session, &evaluated.locks);
     if evaluated.locks.is_empty() && !session.global.quiet {

@@ -19,7 +19,9 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Print the whole log of a build, by target or by name
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A NAME is that of a derivation, with or without its version: `sos log hello`, `sos log hello-1.0`.")]
+#[command(
+    after_help = "A NAME is that of a derivation, with or without its version: `sos log hello`, `sos log hello-1.0`."
+)]
 pub(crate) struct LogArgs {
     /// A target, the name of a derivation, or the store path of one or of its output
     #[arg(value_name = "TARGET|NAME", default_value = ".")]
@@ -34,13 +36,22 @@ pub(crate) fn run(session: &Session, args: &LogArgs) -> Result<(), Failure> {
     let drv = find(session, &args.target)?;
     let Some(mut log) = session.store()?.read_log(&drv)? else {
         return Err(Failure::new(
-            Diagnostic::error("log-not-found", Class::Other, format!("there is no log of `{}`", args.target))
-                .note(format!("`{}` was fetched, was cached, wrote nothing, or was not built here", drv.name())),
+            Diagnostic::error(
+                "log-not-found",
+                Class::Other,
+                format!("there is no log of `{}`", args.target),
+            )
+            .note(format!(
+                "`{}` was fetched, was cached, wrote nothing, or was not built here",
+                drv.name()
+            )),
         ));
     };
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
-        let n = log.read(&mut chunk).map_err(|e| Failure::io("cannot read the log", &e))?;
+        let n = log
+            .read(&mut chunk)
+            .map_err(|e| Failure::io("cannot read the log", &e))?;
         if n == 0 {
             return Ok(());
         }
@@ -65,17 +76,32 @@ fn find(session: &Session, text: &str) -> Result<StorePath, Failure> {
             return Ok(drv);
         }
         let place = text.split(['#', '^']).next().unwrap_or_default();
-        if place.is_empty() || Path::new(place).exists() {
-            let args = TargetArgs { targets: vec![text.to_owned()], ..TargetArgs::default() };
+        if place.is_empty() || place.contains(['.', '/']) || Path::new(place).is_file() {
+            let args = TargetArgs {
+                targets: vec![text.to_owned()],
+                ..TargetArgs::default()
+            };
             let targets = evaluate::targets(session, &args)?;
-            let mode = Mode { lock: LockMode::Locked, dry: true, offline: true };
+            let mode = Mode {
+                lock: LockMode::Locked,
+                dry: true,
+                offline: true,
+                write_locks: false,
+            };
             let evaluated = build::resolve(session, &args, &targets, &mode)?;
-            if let Some(Item::Derivation { drv, .. }) = evaluated.values.into_iter().flatten().next() {
+            if let Some(Item::Derivation { drv, .. }) =
+                evaluated.values.into_iter().flatten().next()
+            {
                 return Ok(drv);
             }
         }
     }
     Err(Failure::new(
-        Diagnostic::error("log-not-found", Class::Other, format!("nothing called `{text}` was built here")).help("`sos store ls` lists what is in the store"),
+        Diagnostic::error(
+            "log-not-found",
+            Class::Other,
+            format!("nothing called `{text}` was built here"),
+        )
+        .help("`sos store ls` lists what is in the store"),
     ))
 }

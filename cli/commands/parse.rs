@@ -25,13 +25,21 @@ pub(crate) struct ParseArgs {
 pub(crate) fn run(session: &Session, args: &ParseArgs) -> Result<(), Failure> {
     let mut source = Vec::new();
     let name = args.file.display().to_string();
-    let here = std::env::current_dir().map_err(|e| Failure::io("cannot tell the current directory", &e))?;
+    let here = std::env::current_dir()
+        .map_err(|e| Failure::io("cannot tell the current directory", &e))?;
     let (name, base) = if name == "-" {
-        std::io::stdin().lock().read_to_end(&mut source).map_err(|e| Failure::io("cannot read standard input", &e))?;
+        std::io::stdin()
+            .lock()
+            .read_to_end(&mut source)
+            .map_err(|e| Failure::io("cannot read standard input", &e))?;
         ("«stdin»".to_owned(), here)
     } else {
-        source = std::fs::read(&args.file).map_err(|e| Failure::io(&format!("cannot read `{name}`"), &e))?;
-        let base = here.join(&args.file).parent().map_or(here, std::path::Path::to_path_buf);
+        source = std::fs::read(&args.file)
+            .map_err(|e| Failure::io(&format!("cannot read `{name}`"), &e))?;
+        let base = here
+            .join(&args.file)
+            .parent()
+            .map_or(here, std::path::Path::to_path_buf);
         (name, base)
     };
     let store = session.store()?.clone();

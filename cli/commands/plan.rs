@@ -41,15 +41,31 @@ pub(crate) enum Format {
 /// Problems of the recipe.
 pub(crate) fn run(session: &Session, args: &PlanArgs) -> Result<(), Failure> {
     let targets = evaluate::targets(session, &args.target)?;
-    let format = if session.global.json { Format::Json } else { args.format };
+    let format = if session.global.json {
+        Format::Json
+    } else {
+        args.format
+    };
     show(session, &args.target, &targets, args.lock, format)
 }
 
 /// Prints the plan of `targets`.
-pub(super) fn show(session: &Session, args: &TargetArgs, targets: &[Target], lock: LockFlags, format: Format) -> Result<(), Failure> {
-    let evaluated = build::resolve(session, args, targets, &Mode::of(lock))?;
-    evaluate::report_locks(session, &evaluated.locks);
-    let engine = run::engine(session, &RunOptions { offline: lock.offline, ..RunOptions::default() }, EventSink::null())?;
+pub(super) fn show(
+    session: &Session,
+    args: &TargetArgs,
+    targets: &[Target],
+    lock: LockFlags,
+    format: Format,
+) -> Result<(), Failure> {
+    let evaluated = build::resolve(session, args, targets, &Mode::planning(lock))?;
+    let engine = run::engine(
+        session,
+        &RunOptions {
+            offline: lock.offline,
+            ..RunOptions::default()
+        },
+        EventSink::null(),
+    )?;
     let plan = engine.plan(&evaluated.graph, &build::wanted(&evaluated.values))?;
     if format == Format::Json {
         let dir = session.store_dir()?;
@@ -67,12 +83,31 @@ pub(super) fn show(session: &Session, args: &TargetArgs, targets: &[Target], loc
         }
         text.push_str(&format!("to {title}: {}\n", list.len()));
         for p in list {
-            let expected = p.expected_ms.map_or(String::new(), |ms| format!("  about {}", size::duration(std::time::Duration::from_millis(ms))));
-            let maybe = if p.maybe { "  unless its inputs turn out equal" } else { "" };
+            let expected = p.expected_ms.map_or(String::new(), |ms| {
+                format!(
+                    "  about {}",
+                    size::duration(std::time::Duration::from_millis(ms))
+                )
+            });
+            let maybe = if p.maybe {
+                "  unless its inputs turn out equal"
+            } else {
+                ""
+            };
             text.push_str(&format!("  {}{expected}{maybe}\n", p.name));
         }
     }
-    let eta = plan.eta_ms.map_or(String::new(), |ms| format!(", about {}", size::duration(std::time::Duration::from_millis(ms))));
-    text.push_str(&format!("{} to build, {} to fetch, {} there{eta}\n", plan.to_build.len(), plan.to_fetch.len(), plan.cached.len()));
+    let eta = plan.eta_ms.map_or(String::new(), |ms| {
+        format!(
+            ", about {}",
+            size::duration(std::time::Duration::from_millis(ms))
+        )
+    });
+    text.push_str(&format!(
+        "{} to build, {} to fetch, {} there{eta}\n",
+        plan.to_build.len(),
+        plan.to_fetch.len(),
+        plan.cached.len()
+    ));
     output::bytes(text.as_bytes())
 }

@@ -76,9 +76,17 @@ enum StoreCommand {
 pub(crate) fn run(session: &Session, args: &StoreArgs) -> Result<(), Failure> {
     match &args.command {
         StoreCommand::Ls { path: None, long } => list(session, *long),
-        StoreCommand::Ls { path: Some(path), long } => entries(session, path, *long),
+        StoreCommand::Ls {
+            path: Some(path),
+            long,
+        } => entries(session, path, *long),
         StoreCommand::Cat { path } => cat(session, path),
-        StoreCommand::Info { paths, closure_size, physical, size } => info(session, paths, *closure_size, *physical, *size),
+        StoreCommand::Info {
+            paths,
+            closure_size,
+            physical,
+            size,
+        } => info(session, paths, *closure_size, *physical, *size),
         StoreCommand::Add { files, name, flat } => add(session, files, name.as_deref(), *flat),
         StoreCommand::Check { no_contents } => check(session, !no_contents),
     }
@@ -94,7 +102,11 @@ fn list(session: &Session, long: bool) -> Result<(), Failure> {
     let mut text = String::new();
     for info in &all {
         if long {
-            text.push_str(&format!("{:7} {:>10}  ", kind(info), size::bytes(info.nar_size)));
+            text.push_str(&format!(
+                "{:7} {:>10}  ",
+                kind(info),
+                size::bytes(info.nar_size)
+            ));
         }
         text.push_str(&info.path.absolute(store.store_dir()));
         text.push('\n');
@@ -106,11 +118,20 @@ fn list(session: &Session, long: bool) -> Result<(), Failure> {
 fn locate(store: &Store, text: &str) -> Result<(PathInfo, String), Failure> {
     let (path, rest) = StorePath::split_absolute(store.store_dir(), text)?;
     let info = store.query(&path)?.ok_or_else(|| {
-        Diagnostic::error("store-not-valid", Class::Other, format!("`{}` is not in the store", path.absolute(store.store_dir()))).help("`sos store ls` lists what is there")
+        Diagnostic::error(
+            "store-not-valid",
+            Class::Other,
+            format!("`{}` is not in the store", path.absolute(store.store_dir())),
+        )
+        .help("`sos store ls` lists what is there")
     })?;
     let rest = rest.trim_matches('/').to_owned();
     if rest.split('/').any(|part| part == "..") {
-        return Err(Failure::new(Diagnostic::error("store-bad-path", Class::Usage, format!("`{text}` leads out of its object"))));
+        return Err(Failure::new(Diagnostic::error(
+            "store-bad-path",
+            Class::Usage,
+            format!("`{text}` leads out of its object"),
+        )));
     }
     Ok((info, rest))
 }
@@ -119,11 +140,19 @@ fn locate(store: &Store, text: &str) -> Result<(PathInfo, String), Failure> {
 fn place(store: &Store, info: &PathInfo, rest: &str) -> PathBuf {
     let object = store.physical(&info.path);
     // Joined with nothing it would end in a slash, and an object that is a file is not found by that name.
-    if rest.is_empty() { object } else { object.join(rest) }
+    if rest.is_empty() {
+        object
+    } else {
+        object.join(rest)
+    }
 }
 
 fn missing(text: &str) -> Failure {
-    Failure::new(Diagnostic::error("store-no-entry", Class::Other, format!("there is no `{text}`")))
+    Failure::new(Diagnostic::error(
+        "store-no-entry",
+        Class::Other,
+        format!("there is no `{text}`"),
+    ))
 }
 
 fn entries(session: &Session, text: &str, long: bool) -> Result<(), Failure> {
@@ -134,13 +163,30 @@ fn entries(session: &Session, text: &str, long: bool) -> Result<(), Failure> {
         let tree = RootTree::load(store, &root)?;
         let path = tree.resolve(&rest)?;
         let entry = tree.get(&path)?.ok_or_else(|| missing(text))?;
-        let names = if entry.kind == KindView::Dir { tree.list(&path)? } else { vec![Vec::new()] };
+        let names = if entry.kind == KindView::Dir {
+            tree.list(&path)?
+        } else {
+            vec![Vec::new()]
+        };
         for name in names {
-            let full = [path.as_slice(), &name].into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(&b'/');
+            let full = [path.as_slice(), &name]
+                .into_iter()
+                .filter(|p| !p.is_empty())
+                .collect::<Vec<_>>()
+                .join(&b'/');
             let entry = tree.get(&full)?.ok_or_else(|| missing(text))?;
             if long {
                 let meta = entry.meta;
-                out.extend_from_slice(format!("{} {:04o} {}:{}\t", letter(entry.kind), meta.mode, meta.uid, meta.gid).as_bytes());
+                out.extend_from_slice(
+                    format!(
+                        "{} {:04o} {}:{}\t",
+                        letter(entry.kind),
+                        meta.mode,
+                        meta.uid,
+                        meta.gid
+                    )
+                    .as_bytes(),
+                );
             }
             out.extend_from_slice(full.rsplit(|b| *b == b'/').next().unwrap_or_default());
             out.push(b'\n');
@@ -150,7 +196,10 @@ fn entries(session: &Session, text: &str, long: bool) -> Result<(), Failure> {
     let place = place(store, &info, &rest);
     let meta = std::fs::symlink_metadata(&place).map_err(|_e| missing(text))?;
     let mut names: Vec<_> = if meta.is_dir() {
-        let listed = std::fs::read_dir(&place).and_then(|d| d.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>());
+        let listed = std::fs::read_dir(&place).and_then(|d| {
+            d.map(|e| e.map(|e| e.file_name()))
+                .collect::<Result<_, _>>()
+        });
         listed.map_err(|e| Failure::io(&format!("cannot list `{text}`"), &e))?
     } else {
         vec![place.file_name().unwrap_or_default().to_owned()]
@@ -159,9 +208,20 @@ fn entries(session: &Session, text: &str, long: bool) -> Result<(), Failure> {
     for name in names {
         use std::os::unix::ffi::OsStrExt as _;
         if long {
-            let path = if meta.is_dir() { place.join(&name) } else { place.clone() };
-            let meta = std::fs::symlink_metadata(&path).map_err(|e| Failure::io(&format!("cannot look at `{text}`"), &e))?;
-            let letter = if meta.is_dir() { 'd' } else if meta.is_symlink() { 'l' } else { '-' };
+            let path = if meta.is_dir() {
+                place.join(&name)
+            } else {
+                place.clone()
+            };
+            let meta = std::fs::symlink_metadata(&path)
+                .map_err(|e| Failure::io(&format!("cannot look at `{text}`"), &e))?;
+            let letter = if meta.is_dir() {
+                'd'
+            } else if meta.is_symlink() {
+                'l'
+            } else {
+                '-'
+            };
             out.extend_from_slice(format!("{letter} {:>10}\t", meta.len()).as_bytes());
         }
         out.extend_from_slice(name.as_bytes());
@@ -194,13 +254,22 @@ fn cat(session: &Session, text: &str) -> Result<(), Failure> {
     if !inside.starts_with(store.root().join("tree")) {
         return Err(missing(text));
     }
-    let mut file = std::fs::File::open(&inside).map_err(|e| Failure::io(&format!("cannot read `{text}`"), &e))?;
+    let mut file = std::fs::File::open(&inside)
+        .map_err(|e| Failure::io(&format!("cannot read `{text}`"), &e))?;
     if file.metadata().is_ok_and(|m| m.is_dir()) {
-        return Err(Failure::new(Diagnostic::error("store-is-a-directory", Class::Other, format!("`{text}` is a directory")).help(format!("`sos store ls {text}` lists it"))));
+        return Err(Failure::new(
+            Diagnostic::error(
+                "store-is-a-directory",
+                Class::Other,
+                format!("`{text}` is a directory"),
+            )
+            .help(format!("`sos store ls {text}` lists it")),
+        ));
     }
     let mut chunk = vec![0; 1 << 20];
     loop {
-        let n = std::io::Read::read(&mut file, &mut chunk).map_err(|e| Failure::io(&format!("cannot read `{text}`"), &e))?;
+        let n = std::io::Read::read(&mut file, &mut chunk)
+            .map_err(|e| Failure::io(&format!("cannot read `{text}`"), &e))?;
         if n == 0 {
             return Ok(());
         }
@@ -230,7 +299,13 @@ fn describe(store: &Store, info: &PathInfo) -> serde_json::Value {
     })
 }
 
-fn info(session: &Session, paths: &[String], closure: bool, physical: bool, only_size: bool) -> Result<(), Failure> {
+fn info(
+    session: &Session,
+    paths: &[String],
+    closure: bool,
+    physical: bool,
+    only_size: bool,
+) -> Result<(), Failure> {
     let store = session.store()?;
     let mut all = Vec::new();
     for text in paths {
@@ -262,11 +337,22 @@ fn info(session: &Session, paths: &[String], closure: bool, physical: bool, only
     }
     let mut text = String::new();
     for value in &all {
-        for (key, value) in value.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+        for (key, value) in value
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, v)| !v.is_null())
+        {
             let shown = match value {
                 serde_json::Value::String(s) => s.clone(),
-                serde_json::Value::Array(list) => list.iter().filter_map(|v| v.as_str()).collect::<Vec<_>>().join("\n             "),
-                serde_json::Value::Number(n) => n.as_u64().map_or_else(|| n.to_string(), size::bytes),
+                serde_json::Value::Array(list) => list
+                    .iter()
+                    .filter_map(|v| v.as_str())
+                    .collect::<Vec<_>>()
+                    .join("\n             "),
+                serde_json::Value::Number(n) => {
+                    n.as_u64().map_or_else(|| n.to_string(), size::bytes)
+                }
                 other => other.to_string(),
             };
             text.push_str(&format!("{key:<12} {shown}\n"));
@@ -277,13 +363,31 @@ fn info(session: &Session, paths: &[String], closure: bool, physical: bool, only
     output::line("")
 }
 
-fn add(session: &Session, files: &[PathBuf], name: Option<&str>, flat: bool) -> Result<(), Failure> {
+fn add(
+    session: &Session,
+    files: &[PathBuf],
+    name: Option<&str>,
+    flat: bool,
+) -> Result<(), Failure> {
     let store = session.store()?;
-    let method = if flat { Method::Flat } else { Method::Recursive };
+    let method = if flat {
+        Method::Flat
+    } else {
+        Method::Recursive
+    };
     for file in files {
-        let own = std::path::absolute(file).ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+        let own = std::path::absolute(file)
+            .ok()
+            .and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
         let Some(name) = name.map(str::to_owned).or(own) else {
-            return Err(Failure::new(Diagnostic::error("store-bad-path", Class::Usage, format!("`{}` has no name", file.display())).help("give one with `--name`")));
+            return Err(Failure::new(
+                Diagnostic::error(
+                    "store-bad-path",
+                    Class::Usage,
+                    format!("`{}` has no name", file.display()),
+                )
+                .help("give one with `--name`"),
+            ));
         };
         let path = store.add_path(Path::new(file), &name, method, None)?;
         output::line(&path.absolute(store.store_dir()))?;
@@ -296,15 +400,32 @@ fn check(session: &Session, contents: bool) -> Result<(), Failure> {
     let report = store.check(CheckOptions { contents })?;
     if session.global.json {
         let problems: Vec<_> = report.problems.iter().map(ToString::to_string).collect();
-        output::json(&serde_json::json!({ "paths": report.paths, "blobs": report.blobs, "problems": problems }))?;
+        output::json(
+            &serde_json::json!({ "paths": report.paths, "blobs": report.blobs, "problems": problems }),
+        )?;
     } else if !session.global.quiet {
-        output::message(&format!("checked {} and {}", size::count(report.paths, "path"), size::count(report.blobs, "blob")));
+        output::message(&format!(
+            "checked {} and {}",
+            size::count(report.paths, "path"),
+            size::count(report.blobs, "blob")
+        ));
     }
     if report.problems.is_empty() {
         return Ok(());
     }
-    let mut diagnostic = Diagnostic::error("store-corrupt", Class::Other, format!("the store has {}", size::count(report.problems.len(), "problem")));
-    for problem in report.problems.iter().take(crate::render::diagnostic::MAX_DIAGNOSTICS) {
+    let mut diagnostic = Diagnostic::error(
+        "store-corrupt",
+        Class::Other,
+        format!(
+            "the store has {}",
+            size::count(report.problems.len(), "problem")
+        ),
+    );
+    for problem in report
+        .problems
+        .iter()
+        .take(crate::render::diagnostic::MAX_DIAGNOSTICS)
+    {
         diagnostic = diagnostic.note(problem.to_string());
     }
     Err(Failure::new(diagnostic.help("what is damaged is built again once it is gone: `sos gc` after removing its links, then `sos build`")))

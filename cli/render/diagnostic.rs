@@ -7,6 +7,9 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 use sos_formats::diagnostic::{Diagnostic, Label, Severity, SourceFile};
 
+use super::size;
+use super::text::printable;
+
 /// At most this many frames of a trace are shown without `--show-trace`.
 const SHORT_TRACE: usize = 0;
 /// At most this many diagnostics of one run are drawn.
@@ -23,9 +26,20 @@ pub(crate) struct Style {
 
 /// Renders one diagnostic, ended by a newline. The trace stands above, so that the error itself is last.
 pub(crate) fn render(diagnostic: &Diagnostic, style: Style) -> String {
-    let renderer = if style.color { Renderer::styled() } else { Renderer::plain() }.decor_style(DecorStyle::Ascii);
+    // Notes hold lines of logs and names from mirrors: they must not drive the terminal.
+    let diagnostic = &harmless(diagnostic);
+    let renderer = if style.color {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    }
+    .decor_style(DecorStyle::Ascii);
     let mut out = String::new();
-    let frames = if style.show_trace { usize::MAX } else { SHORT_TRACE };
+    let frames = if style.show_trace {
+        usize::MAX
+    } else {
+        SHORT_TRACE
+    };
     for frame in diagnostic.trace.iter().take(frames) {
         let mut group = Group::with_title(Level::NOTE.secondary_title(frame.message.as_str()));
         if let Some(label) = &frame.label {
@@ -38,25 +52,42 @@ pub(crate) fn render(diagnostic: &Diagnostic, style: Style) -> String {
         Severity::Warning => Level::WARNING,
         Severity::Note => Level::NOTE,
     };
-    let mut main = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code).elements(Vec::<Snippet<'_, annotate_snippets::Annotation<'_>>>::new());
+    let mut main = level
+        .primary_title(diagnostic.message.as_str())
+        .id(diagnostic.code)
+        .elements(Vec::<Snippet<'_, annotate_snippets::Annotation<'_>>>::new());
     for file in files(&diagnostic.labels) {
-        let labels: Vec<Label> = diagnostic.labels.iter().filter(|l| Arc::ptr_eq(&l.file, &file)).cloned().collect();
+        let labels: Vec<Label> = diagnostic
+            .labels
+            .iter()
+            .filter(|l| l.file.name == file.name)
+            .cloned()
+            .collect();
         main = main.element(snippet_owned(&labels, &file));
     }
     for note in &diagnostic.notes {
         main = main.element(Level::NOTE.message(note.as_str()));
     }
     if !style.show_trace && !diagnostic.trace.is_empty() {
-        main = main.element(Level::NOTE.message(format!("{} frames of evaluation are not shown; `--show-trace` shows them", diagnostic.trace.len())));
+        let frames = size::count(diagnostic.trace.len(), "frame");
+        main = main.element(Level::NOTE.message(format!(
+            "{frames} of evaluation not shown; `--show-trace` shows them"
+        )));
     }
     let mut report = vec![main];
     for help in &diagnostic.helps {
-        report.push(Group::with_title(Level::HELP.secondary_title(help.as_str())));
+        report.push(Group::with_title(
+            Level::HELP.secondary_title(help.as_str()),
+        ));
     }
     for fix in &diagnostic.fixes {
         let mut group = Group::with_title(Level::HELP.secondary_title(fix.description.as_str()));
         for (file, span, text) in &fix.edits {
-            group = group.element(Snippet::source(file.text.as_str()).path(file.name.as_str()).patch(Patch::new(clamp(span, &file.text), text.as_str())));
+            group = group.element(
+                Snippet::source(file.text.as_str())
+                    .path(file.name.as_str())
+                    .patch(Patch::new(clamp(span, &file.text), text.as_str())),
+            );
         }
         report.push(group);
     }
@@ -64,21 +95,61 @@ pub(crate) fn render(diagnostic: &Diagnostic, style: Style) -> String {
     out
 }
 
+/// The diagnostic without control characters, its files named as seen from here.
+fn harmless(diagnostic: &Diagnostic) -> Diagnostic {
+    let clean = |text: &String| {
+        text.split('\n')
+            .map(printable)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let mut out = diagnostic.clone();
+    out.message = clean(&out.message);
+    out.notes = out.notes.iter().map(clean).collect();
+    out.helps = out.helps.iter().map(clean).collect();
+    let here = std::env::current_dir()
+        .map(|dir| format!("{}/", dir.display()))
+        .unwrap_or_default();
+    let labels = out.labels.iter_mut().chain(
+        out.trace
+            .iter_mut()
+            .filter_map(|frame| frame.label.as_mut()),
+    );
+    for label in labels {
+        if let Some(name) = label
+            .file
+            .name
+            .strip_prefix(&here)
+            .filter(|_| !here.is_empty())
+        {
+            label.file = SourceFile::new(name, label.file.text.as_str());
+        }
+    }
+    out
+}
+
 /// The distinct source files of `labels`, in order of first use.
 fn files(labels: &[Label]) -> Vec<Arc<SourceFile>> {
     let mut out: Vec<Arc<SourceFile>> = Vec::new();
     for label in labels {
-        if !out.iter().any(|f| Arc::ptr_eq(f, &label.file)) {
+        if !out.iter().any(|f| f.name == label.file.name) {
             out.push(Arc::clone(&label.file));
         }
     }
     out
 }
 
-fn snippet<'a>(labels: &'a [Label], file: &'a SourceFile) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+fn snippet<'a>(
+    labels: &'a [Label],
+    file: &'a SourceFile,
+) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
     let mut snippet = Snippet::source(file.text.as_str()).path(file.name.as_str());
     for (i, label) in labels.iter().enumerate() {
-        let kind = if i == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+        let kind = if i == 0 {
+            AnnotationKind::Primary
+        } else {
+            AnnotationKind::Context
+        };
         let mut annotation = kind.span(clamp(&label.span, &file.text));
         if !label.text.is_empty() {
             annotation = annotation.label(label.text.as_str());
@@ -88,10 +159,17 @@ fn snippet<'a>(labels: &'a [Label], file: &'a SourceFile) -> Snippet<'a, annotat
     snippet
 }
 
-fn snippet_owned(labels: &[Label], file: &SourceFile) -> Snippet<'static, annotate_snippets::Annotation<'static>> {
+fn snippet_owned(
+    labels: &[Label],
+    file: &SourceFile,
+) -> Snippet<'static, annotate_snippets::Annotation<'static>> {
     let mut snippet = Snippet::source(file.text.clone()).path(file.name.clone());
     for (i, label) in labels.iter().enumerate() {
-        let kind = if i == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+        let kind = if i == 0 {
+            AnnotationKind::Primary
+        } else {
+            AnnotationKind::Context
+        };
         let mut annotation = kind.span(clamp(&label.span, &file.text));
         if !label.text.is_empty() {
             annotation = annotation.label(label.text.clone());
@@ -120,7 +198,11 @@ pub(crate) fn github(diagnostic: &Diagnostic) -> String {
         let (line, column) = l.file.line_column(l.span.start);
         format!(" file={},line={line},col={column}", l.file.name)
     });
-    format!("::error{place}::{} [{}]\n", diagnostic.message.replace('\n', " "), diagnostic.code)
+    format!(
+        "::error{place}::{} [{}]\n",
+        diagnostic.message.replace('\n', " "),
+        diagnostic.code
+    )
 }
 
 #[cfg(test)]
@@ -129,14 +211,24 @@ mod tests {
 
     use super::*;
 
-    const PLAIN: Style = Style { color: false, show_trace: false };
+    const PLAIN: Style = Style {
+        color: false,
+        show_trace: false,
+    };
 
     #[test]
     fn an_error_names_place_cause_and_fix() {
-        let file = Arc::new(SourceFile { name: "site.nix".into(), text: "{\n  name = s.pakage.name;\n}\n".into() });
-        let d = Diagnostic::error("eval-attr-missing", Class::Recipe, "attribute `pakage` not found")
-            .label(&file, 13..19, "no such attribute")
-            .help("a similar attribute exists: `package`");
+        let file = Arc::new(SourceFile {
+            name: "site.nix".into(),
+            text: "{\n  name = s.pakage.name;\n}\n".into(),
+        });
+        let d = Diagnostic::error(
+            "eval-attr-missing",
+            Class::Recipe,
+            "attribute `pakage` not found",
+        )
+        .label(&file, 13..19, "no such attribute")
+        .help("a similar attribute exists: `package`");
         insta::assert_snapshot!(render(&d, PLAIN), @r"
         error[eval-attr-missing]: attribute `pakage` not found
          --> site.nix:2:12
@@ -149,8 +241,22 @@ mod tests {
     }
 
     #[test]
+    fn a_log_in_a_note_cannot_drive_the_terminal() {
+        let d = Diagnostic::error("x", Class::BuildFailed, "y")
+            .note("a\u{1b}[2J\u{1b}]0;title\u{7}b\nc");
+        let text = render(&d, PLAIN);
+        assert!(
+            text.contains("ab\n") && !text.contains('\u{1b}'),
+            "{text:?}"
+        );
+    }
+
+    #[test]
     fn spans_outside_the_text_do_not_panic() {
-        let file = Arc::new(SourceFile { name: "x".into(), text: "é".into() });
+        let file = Arc::new(SourceFile {
+            name: "x".into(),
+            text: "é".into(),
+        });
         let d = Diagnostic::error("x", Class::Recipe, "y").label(&file, 1..900, "");
         assert!(render(&d, PLAIN).contains("error[x]: y"));
     }

@@ -5,3 +5,4 @@ pub(crate) mod output;
 pub(crate) mod progress;
 pub(crate) mod size;
 pub(crate) mod terminal;
+pub(crate) mod text;

@@ -11,7 +11,9 @@ use crate::failure::Failure;
 pub(crate) fn bytes(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Failure::io("cannot write to standard output", &e)),
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::io("cannot write to standard output", &e))
+        }
         _ => Ok(()),
     }
 }

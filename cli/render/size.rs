@@ -8,7 +8,10 @@ pub(crate) fn bytes(n: u64) -> String {
     if n < 1024 {
         return format!("{n} B");
     }
-    #[allow(clippy::cast_precision_loss, reason = "shown with one digit behind the point")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "shown with one digit behind the point"
+    )]
     let mut value = n as f64 / 1024.0;
     let mut unit = 0;
     while value >= 1024.0 && unit + 1 < UNITS.len() {
@@ -31,7 +34,11 @@ pub(crate) fn duration(d: Duration) -> String {
 
 /// `1 package`, `3 packages`.
 pub(crate) fn count(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+    if n == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{n} {noun}s")
+    }
 }
 
 #[cfg(test)]

@@ -30,13 +30,15 @@ impl Terminal {
             When::Auto if env.force_color => true,
             When::Auto => tty && !env.dumb_terminal,
         };
-        let wanted = global.progress.or_else(|| match config.and_then(|c| c.progress.as_deref()) {
-            Some("tty") => Some(ProgressMode::Tty),
-            Some("plain") => Some(ProgressMode::Plain),
-            Some("json") => Some(ProgressMode::Json),
-            Some("none") => Some(ProgressMode::None),
-            _ => None,
-        });
+        let wanted = global
+            .progress
+            .or_else(|| match config.and_then(|c| c.progress.as_deref()) {
+                Some("tty") => Some(ProgressMode::Tty),
+                Some("plain") => Some(ProgressMode::Plain),
+                Some("json") => Some(ProgressMode::Json),
+                Some("none") => Some(ProgressMode::None),
+                _ => None,
+            });
         let progress = match wanted.unwrap_or(ProgressMode::Auto) {
             _ if global.json => ProgressMode::None,
             ProgressMode::Auto if global.quiet => ProgressMode::None,
@@ -44,6 +46,11 @@ impl Terminal {
             ProgressMode::Auto => ProgressMode::Plain,
             other => other,
         };
-        Self { color, unicode: env.utf8, progress, github: env.github_actions }
+        Self {
+            color,
+            unicode: env.utf8,
+            progress,
+            github: env.github_actions,
+        }
     }
 }

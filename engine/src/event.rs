@@ -250,6 +250,22 @@ pub enum Event {
 }
 
 impl Event {
+    /// Makes the summary of a run that ended before anything was built, for the last line of the stream.
+    #[must_use]
+    pub fn failed_before_building(exit_code: i32) -> Self {
+        Self::Summary {
+            built: 0,
+            fetched: 0,
+            fetched_bytes: 0,
+            cached: 0,
+            failed: 0,
+            skipped: 0,
+            elapsed_ms: 0,
+            exit_code,
+            outputs: Vec::new(),
+        }
+    }
+
     /// Tells whether the journal keeps it: lines and percentages are not history.
     #[must_use]
     pub fn is_history(&self) -> bool {

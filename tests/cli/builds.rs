@@ -17,7 +17,7 @@ pub(super) fn world_with_busybox() -> Option<World> {
     let busybox = peer("busybox")?;
     let w = World::new();
     w.write(
-        "sos.toml",
+        "../home/.config/sos/config.toml",
         &format!(
             "[build]\nsandbox-paths = [\"/bin/busybox={}\"]\n",
             busybox.display()

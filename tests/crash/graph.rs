@@ -37,7 +37,7 @@ fn a_killed_build_of_a_graph_leaves_nothing_half_done() {
     let _alone = one_at_a_time();
     let w = World::new();
     w.write(
-        "sos.toml",
+        "../home/.config/sos/config.toml",
         &format!("[build]\nsandbox-paths = [\"{}\"]\n", busybox.display()),
     );
     let busybox = busybox.display().to_string();

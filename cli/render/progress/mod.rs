@@ -70,7 +70,12 @@ pub(crate) fn spawn(receiver: Receiver<EventRecord>, options: Options) -> Displa
         sink.tick();
         sink.finish();
     };
-    Display { thread: std::thread::Builder::new().name("display".into()).spawn(run).ok() }
+    Display {
+        thread: std::thread::Builder::new()
+            .name("display".into())
+            .spawn(run)
+            .ok(),
+    }
 }
 
 impl Display {
@@ -89,7 +94,9 @@ struct Quiet(Options);
 impl Sink for Quiet {
     fn event(&mut self, record: &EventRecord) {
         if let sos_engine::Event::Diagnostic { diagnostic } = &record.event {
-            crate::render::output::message(crate::render::diagnostic::render(diagnostic, self.0.style).trim_end());
+            crate::render::output::message(
+                crate::render::diagnostic::render(diagnostic, self.0.style).trim_end(),
+            );
         }
     }
     fn tick(&mut self) {}

@@ -39,11 +39,22 @@ impl Model {
     /// Takes an event in and gives back the line that a scrolling display shows for it, if any.
     pub(super) fn apply(&mut self, event: &Event, now: Duration) -> Option<Line> {
         match event {
-            Event::Plan { build, fetch, cached, eta_ms } => {
-                (self.to_build, self.to_fetch, self.cached, self.eta_ms) = (*build, *fetch, *cached, *eta_ms);
+            Event::Plan {
+                build,
+                fetch,
+                cached,
+                eta_ms,
+            } => {
+                (self.to_build, self.to_fetch, self.cached, self.eta_ms) =
+                    (*build, *fetch, *cached, *eta_ms);
                 None
             }
-            Event::BuildStarted { drv, name, expected_ms, .. } => {
+            Event::BuildStarted {
+                drv,
+                name,
+                expected_ms,
+                ..
+            } => {
                 self.start(drv.as_str(), name.as_str(), false, *expected_ms, now);
                 None
             }
@@ -57,7 +68,12 @@ impl Model {
                 }
                 None
             }
-            Event::BuildProgress { drv, done, total, .. } | Event::FetchProgress { drv, done, total, .. } => {
+            Event::BuildProgress {
+                drv, done, total, ..
+            }
+            | Event::FetchProgress {
+                drv, done, total, ..
+            } => {
                 if let Some(r) = self.running.get_mut(drv.as_str()) {
                     (r.done, r.total) = (*done, *total);
                 }
@@ -67,17 +83,47 @@ impl Model {
                 if let Some(r) = self.running.get_mut(drv.as_str()) {
                     r.line.clone_from(line);
                 }
-                Some(Line::Log { name: name.as_str().to_owned(), line: line.clone() })
+                Some(Line::Log {
+                    name: name.as_str().to_owned(),
+                    line: line.clone(),
+                })
             }
             Event::BuildWaiting { name, pid, .. } => Some(Line::Waiting {
                 name: name.as_str().to_owned(),
                 pid: *pid,
             }),
-            Event::BuildFinished { drv, name, status, duration_ms, .. } => self.finished(drv.as_str(), name.as_str(), *status, *duration_ms, 0, false),
-            Event::FetchFinished { drv, name, status, duration_ms, bytes, .. } => {
-                self.finished(drv.as_str(), name.as_str(), *status, *duration_ms, *bytes, true)
-            }
-            Event::Summary { built, fetched, fetched_bytes, cached, failed, skipped, elapsed_ms, .. } => Some(Line::Summary(summary(
+            Event::BuildFinished {
+                drv,
+                name,
+                status,
+                duration_ms,
+                ..
+            } => self.finished(drv.as_str(), name.as_str(), *status, *duration_ms, 0, false),
+            Event::FetchFinished {
+                drv,
+                name,
+                status,
+                duration_ms,
+                bytes,
+                ..
+            } => self.finished(
+                drv.as_str(),
+                name.as_str(),
+                *status,
+                *duration_ms,
+                *bytes,
+                true,
+            ),
+            Event::Summary {
+                built,
+                fetched,
+                fetched_bytes,
+                cached,
+                failed,
+                skipped,
+                elapsed_ms,
+                ..
+            } => Some(Line::Summary(summary(
                 *built,
                 *fetched,
                 *fetched_bytes,
@@ -90,14 +136,38 @@ impl Model {
         }
     }
 
-    fn start(&mut self, drv: &str, name: &str, fetch: bool, expected_ms: Option<u64>, now: Duration) {
+    fn start(
+        &mut self,
+        drv: &str,
+        name: &str,
+        fetch: bool,
+        expected_ms: Option<u64>,
+        now: Duration,
+    ) {
         self.running.insert(
             drv.to_owned(),
-            Running { name: name.to_owned(), fetch, started: now, expected_ms, phase: String::new(), line: String::new(), done: 0, total: 0 },
+            Running {
+                name: name.to_owned(),
+                fetch,
+                started: now,
+                expected_ms,
+                phase: String::new(),
+                line: String::new(),
+                done: 0,
+                total: 0,
+            },
         );
     }
 
-    fn finished(&mut self, drv: &str, name: &str, status: Status, ms: u64, bytes: u64, fetch: bool) -> Option<Line> {
+    fn finished(
+        &mut self,
+        drv: &str,
+        name: &str,
+        status: Status,
+        ms: u64,
+        bytes: u64,
+        fetch: bool,
+    ) -> Option<Line> {
         self.running.remove(drv);
         let took = Duration::from_millis(ms);
         match status {
@@ -113,7 +183,15 @@ impl Model {
             Status::Failed => self.failed += 1,
             Status::Cancelled | Status::Skipped => return None,
         }
-        Some(Line::Finished { name: name.to_owned(), fetch, failed: status == Status::Failed, took, bytes, done: self.done(), total: self.total() })
+        Some(Line::Finished {
+            name: name.to_owned(),
+            fetch,
+            failed: status == Status::Failed,
+            took,
+            bytes,
+            done: self.done(),
+            total: self.total(),
+        })
     }
 
     /// Builds and fetches that have ended.
@@ -140,7 +218,11 @@ impl Model {
             parts.push(format!("{} failed", self.failed));
         }
         let mut line = format!("{}   {}", parts.join(dot), size::duration(now));
-        if let Some(left) = self.eta_ms.map(Duration::from_millis).and_then(|eta| eta.checked_sub(now)) {
+        if let Some(left) = self
+            .eta_ms
+            .map(Duration::from_millis)
+            .and_then(|eta| eta.checked_sub(now))
+        {
             line.push_str(&format!("{dot}about {} left", size::duration(left)));
         }
         line
@@ -151,7 +233,15 @@ impl Model {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Line {
     /// A build or fetch ended.
-    Finished { name: String, fetch: bool, failed: bool, took: Duration, bytes: u64, done: usize, total: usize },
+    Finished {
+        name: String,
+        fetch: bool,
+        failed: bool,
+        took: Duration,
+        bytes: u64,
+        done: usize,
+        total: usize,
+    },
     /// Another process builds what this one needs.
     Waiting { name: String, pid: Option<u32> },
     /// A line that a build wrote.
@@ -161,7 +251,15 @@ pub(super) enum Line {
 }
 
 /// The last line of every run: `built 14, fetched 3 (41.0 MiB), cached 204, failed 1 in 12m 5s`.
-pub(super) fn summary(built: usize, fetched: usize, bytes: u64, cached: usize, failed: usize, skipped: usize, took: Duration) -> String {
+pub(super) fn summary(
+    built: usize,
+    fetched: usize,
+    bytes: u64,
+    cached: usize,
+    failed: usize,
+    skipped: usize,
+    took: Duration,
+) -> String {
     let mut parts = vec![format!("built {built}")];
     if fetched > 0 {
         parts.push(format!("fetched {fetched} ({})", size::bytes(bytes)));
@@ -183,16 +281,55 @@ mod tests {
     #[test]
     fn counts_follow_the_events() {
         let mut m = Model::default();
-        m.apply(&Event::Plan { build: 2, fetch: 1, cached: 7, eta_ms: None }, Duration::ZERO);
-        m.apply(&Event::FetchStarted { drv: "f".into(), name: "src".into() }, Duration::ZERO);
-        assert_eq!(m.headline(Duration::from_secs(1), " · "), "0/3 done · 7 cached · 1 fetching   1.0s");
+        m.apply(
+            &Event::Plan {
+                build: 2,
+                fetch: 1,
+                cached: 7,
+                eta_ms: None,
+            },
+            Duration::ZERO,
+        );
+        m.apply(
+            &Event::FetchStarted {
+                drv: "f".into(),
+                name: "src".into(),
+            },
+            Duration::ZERO,
+        );
+        assert_eq!(
+            m.headline(Duration::from_secs(1), " · "),
+            "0/3 done · 7 cached · 1 fetching   1.0s"
+        );
         let line = m.apply(
-            &Event::FetchFinished { drv: "f".into(), name: "src".into(), status: Status::Fetched, duration_ms: 5, bytes: 2048, outputs: BTreeMap::new() },
+            &Event::FetchFinished {
+                drv: "f".into(),
+                name: "src".into(),
+                status: Status::Fetched,
+                duration_ms: 5,
+                bytes: 2048,
+                outputs: BTreeMap::new(),
+            },
             Duration::from_secs(1),
         );
-        assert!(matches!(line, Some(Line::Finished { done: 1, total: 3, fetch: true, bytes: 2048, .. })));
+        assert!(matches!(
+            line,
+            Some(Line::Finished {
+                done: 1,
+                total: 3,
+                fetch: true,
+                bytes: 2048,
+                ..
+            })
+        ));
         let line = m.apply(
-            &Event::BuildFinished { drv: "b".into(), name: "x".into(), status: Status::Cached, duration_ms: 0, outputs: BTreeMap::new() },
+            &Event::BuildFinished {
+                drv: "b".into(),
+                name: "x".into(),
+                status: Status::Cached,
+                duration_ms: 0,
+                outputs: BTreeMap::new(),
+            },
             Duration::from_secs(1),
         );
         assert_eq!((line, m.cached), (None, 8));
@@ -200,7 +337,13 @@ mod tests {
 
     #[test]
     fn the_summary_leaves_out_what_did_not_happen() {
-        assert_eq!(summary(14, 3, 43_000_000, 204, 1, 0, Duration::from_secs(725)), "built 14, fetched 3 (41.0 MiB), cached 204, failed 1 in 12m 5s");
-        assert_eq!(summary(0, 0, 0, 1, 0, 0, Duration::from_millis(9)), "built 0, cached 1 in 9ms");
+        assert_eq!(
+            summary(14, 3, 43_000_000, 204, 1, 0, Duration::from_secs(725)),
+            "built 14, fetched 3 (41.0 MiB), cached 204, failed 1 in 12m 5s"
+        );
+        assert_eq!(
+            summary(0, 0, 0, 1, 0, 0, Duration::from_millis(9)),
+            "built 0, cached 1 in 9ms"
+        );
     }
 }

@@ -6,6 +6,7 @@ use sos_engine::{Event, EventRecord};
 
 use super::model::{Line, Model};
 use super::{Options, Sink};
+use crate::render::text::printable;
 use crate::render::{diagnostic, output, size};
 
 /// After this long without a line, one says what still runs.
@@ -20,9 +21,17 @@ pub(super) struct Plain {
 }
 
 impl Plain {
-    #[allow(clippy::disallowed_methods, reason = "elapsed time is shown to a person")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "elapsed time is shown to a person"
+    )]
     pub(super) fn new(options: Options) -> Self {
-        Self { options, model: Model::default(), start: Instant::now(), last_line: Duration::ZERO }
+        Self {
+            options,
+            model: Model::default(),
+            start: Instant::now(),
+            last_line: Duration::ZERO,
+        }
     }
 
     fn say(&mut self, text: &str) {
@@ -42,7 +51,9 @@ impl Sink for Plain {
             return;
         }
         match self.model.apply(&record.event, self.start.elapsed()) {
-            Some(Line::Log { name, line }) if self.options.logs => self.say(&format!("{name}> {}", printable(&line))),
+            Some(Line::Log { name, line }) if self.options.logs => {
+                self.say(&format!("{name}> {}", printable(&line)))
+            }
             Some(Line::Log { .. }) | None => {}
             Some(line) => self.say(&text(&line)),
         }
@@ -53,9 +64,25 @@ impl Sink for Plain {
         if now.saturating_sub(self.last_line) < HEARTBEAT || self.model.running.is_empty() {
             return;
         }
-        let mut names: Vec<_> = self.model.running.values().map(|r| format!("{} ({})", r.name, size::duration(now.saturating_sub(r.started)))).collect();
+        let mut names: Vec<_> = self
+            .model
+            .running
+            .values()
+            .map(|r| {
+                format!(
+                    "{} ({})",
+                    r.name,
+                    size::duration(now.saturating_sub(r.started))
+                )
+            })
+            .collect();
         names.truncate(5);
-        let line = format!("[{}/{}] still running: {}", self.model.done(), self.model.total(), names.join(", "));
+        let line = format!(
+            "[{}/{}] still running: {}",
+            self.model.done(),
+            self.model.total(),
+            names.join(", ")
+        );
         self.say(&line);
     }
 
@@ -65,51 +92,40 @@ impl Sink for Plain {
 /// The text of one line, without marks that a terminal would need.
 pub(super) fn text(line: &Line) -> String {
     match line {
-        Line::Finished { name, fetch, failed, took, bytes, done, total } => {
+        Line::Finished {
+            name,
+            fetch,
+            failed,
+            took,
+            bytes,
+            done,
+            total,
+        } => {
             let verb = match (failed, fetch) {
                 (true, _) => "failed",
                 (_, true) => "fetched",
                 _ => "built",
             };
-            let size = if *fetch && !failed { format!(" ({})", size::bytes(*bytes)) } else { String::new() };
-            format!("[{done}/{total}] {verb} {name} in {}{size}", size::duration(*took))
+            let size = if *fetch && !failed {
+                format!(" ({})", size::bytes(*bytes))
+            } else {
+                String::new()
+            };
+            format!(
+                "[{done}/{total}] {verb} {name} in {}{size}",
+                size::duration(*took)
+            )
         }
-        Line::Waiting { name, pid: Some(pid) } => format!("waiting for process {pid}, which builds {name}"),
-        Line::Waiting { name, pid: None } => format!("waiting for another process, which builds {name}"),
+        Line::Waiting {
+            name,
+            pid: Some(pid),
+        } => format!("waiting for process {pid}, which builds {name}"),
+        Line::Waiting { name, pid: None } => {
+            format!("waiting for another process, which builds {name}")
+        }
         Line::Log { name, line } => format!("{name}> {line}"),
         Line::Summary(text) => text.clone(),
     }
-}
-
-/// A line of a build without control characters, so that a log cannot move the cursor or set a title.
-pub(super) fn printable(line: &str) -> String {
-    let mut out = String::with_capacity(line.len());
-    let mut chars = line.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == '\u{1b}' {
-            // An escape sequence is dropped whole: to its final byte for CSI, to BEL or ST for OSC.
-            match chars.next() {
-                Some('[') => {
-                    for c in chars.by_ref() {
-                        if ('\u{40}'..='\u{7e}').contains(&c) {
-                            break;
-                        }
-                    }
-                }
-                Some(']') => {
-                    while let Some(c) = chars.next() {
-                        if c == '\u{7}' || (c == '\u{1b}' && chars.next_if_eq(&'\\').is_some()) {
-                            break;
-                        }
-                    }
-                }
-                _ => {}
-            }
-        } else if c == '\t' || !c.is_control() {
-            out.push(c);
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -118,13 +134,15 @@ mod tests {
 
     #[test]
     fn lines_say_what_and_how_long() {
-        let line = Line::Finished { name: "glibc-2.39".into(), fetch: false, failed: false, took: Duration::from_secs(161), bytes: 0, done: 14, total: 87 };
+        let line = Line::Finished {
+            name: "glibc-2.39".into(),
+            fetch: false,
+            failed: false,
+            took: Duration::from_secs(161),
+            bytes: 0,
+            done: 14,
+            total: 87,
+        };
         assert_eq!(text(&line), "[14/87] built glibc-2.39 in 2m 41s");
-    }
-
-    #[test]
-    fn logs_cannot_drive_the_terminal() {
-        assert_eq!(printable("a\u{1b}[31mred\u{1b}[0m\u{1b}]0;title\u{7}\rb\tc"), "aredb\tc");
-        assert_eq!(printable("\u{1b}"), "");
     }
 }

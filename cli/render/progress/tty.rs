@@ -8,8 +8,9 @@ use sos_engine::{Event, EventRecord};
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::model::{Line, Model, Running};
-use super::plain::{printable, text};
+use super::plain::text;
 use super::{Options, Sink};
+use crate::render::text::printable;
 use crate::render::{diagnostic, output, size};
 
 /// Rows of the live region at most, the headline among them.
@@ -32,7 +33,10 @@ pub(super) struct Tty {
 }
 
 impl Tty {
-    #[allow(clippy::disallowed_methods, reason = "elapsed time is shown to a person")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "elapsed time is shown to a person"
+    )]
     pub(super) fn new(options: Options) -> Self {
         Self {
             options,
@@ -45,24 +49,52 @@ impl Tty {
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.options.terminal.color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+        if self.options.terminal.color {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     fn queue(&mut self, line: &Line) {
-        let (ok, bad, down) = if self.options.terminal.unicode { ("✓", "✗", "↓") } else { ("ok", "!!", "<-") };
+        let (ok, bad, down) = if self.options.terminal.unicode {
+            ("✓", "✗", "↓")
+        } else {
+            ("ok", "!!", "<-")
+        };
         let text = match line {
-            Line::Finished { name, fetch, failed, took, bytes, .. } => {
+            Line::Finished {
+                name,
+                fetch,
+                failed,
+                took,
+                bytes,
+                ..
+            } => {
                 let (mark, code) = match (failed, fetch) {
                     (true, _) => (bad, "31"),
                     (_, true) => (down, "32"),
                     _ => (ok, "32"),
                 };
-                let what = if *fetch { size::bytes(*bytes) } else { "built".to_owned() };
+                let what = if *fetch {
+                    size::bytes(*bytes)
+                } else {
+                    "built".to_owned()
+                };
                 let what = if *failed { "failed".to_owned() } else { what };
-                format!(" {} {}  {what:>9}  {}", self.paint(code, mark), pad(name, NAME_COLUMNS), size::duration(*took))
+                format!(
+                    " {} {}  {what:>9}  {}",
+                    self.paint(code, mark),
+                    pad(name, NAME_COLUMNS),
+                    size::duration(*took)
+                )
             }
             Line::Log { .. } if !self.options.logs => return,
-            Line::Log { name, line } => format!("{} {}", self.paint("36", &format!("{name}>")), printable(line)),
+            Line::Log { name, line } => format!(
+                "{} {}",
+                self.paint("36", &format!("{name}>")),
+                printable(line)
+            ),
             other => text(other),
         };
         let _infallible = writeln!(self.pending, "{text}");
@@ -70,7 +102,11 @@ impl Tty {
 
     fn draw(&mut self, now: Duration) {
         let (height, width) = window();
-        let dot = if self.options.terminal.unicode { " · " } else { ", " };
+        let dot = if self.options.terminal.unicode {
+            " · "
+        } else {
+            ", "
+        };
         let width = usize::from(width).saturating_sub(1);
         let mut lines = vec![cut(&format!("━ {}", self.model.headline(now, dot)), width)];
         if !self.options.terminal.unicode {
@@ -91,7 +127,10 @@ impl Tty {
         while self.rows.len() < lines.len() {
             let bar = ProgressBar::new_spinner();
             // The template is a constant; indicatif offers no infallible way to say it.
-            bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            bar.set_style(
+                ProgressStyle::with_template("{msg}")
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
             self.rows.push(self.bars.add(bar));
         }
         while self.rows.len() > lines.len() {
@@ -111,14 +150,16 @@ impl Tty {
             return;
         }
         let text = std::mem::take(&mut self.pending);
-        self.bars.suspend(|| output::message(text.trim_end_matches('\n')));
+        self.bars
+            .suspend(|| output::message(text.trim_end_matches('\n')));
     }
 }
 
 impl Sink for Tty {
     fn event(&mut self, record: &EventRecord) {
         if let Event::Diagnostic { diagnostic } = &record.event {
-            self.pending.push_str(&diagnostic::render(diagnostic, self.options.style));
+            self.pending
+                .push_str(&diagnostic::render(diagnostic, self.options.style));
             return;
         }
         if let Some(line) = self.model.apply(&record.event, self.start.elapsed()) {
@@ -149,21 +190,47 @@ fn row(r: &Running, now: Duration, unicode: bool) -> String {
     let name = pad(&r.name, NAME_COLUMNS);
     if r.fetch {
         let mark = if unicode { "↓" } else { "<-" };
-        let percent = r.done.saturating_mul(100).checked_div(r.total).map_or(String::new(), |p| format!("{p}%"));
-        return format!(" {mark} {name}  fetch {percent:>4}  {}/{}", size::bytes(r.done), if r.total == 0 { "?".to_owned() } else { size::bytes(r.total) });
+        let percent = r
+            .done
+            .saturating_mul(100)
+            .checked_div(r.total)
+            .map_or(String::new(), |p| format!("{p}%"));
+        return format!(
+            " {mark} {name}  fetch {percent:>4}  {}/{}",
+            size::bytes(r.done),
+            if r.total == 0 {
+                "?".to_owned()
+            } else {
+                size::bytes(r.total)
+            }
+        );
     }
     const FRAMES: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
     let frame = usize::try_from(now.as_millis() / 100 % 10).unwrap_or(0);
     let mark = if unicode { FRAMES[frame] } else { "*" };
-    let expected = r.expected_ms.map_or("?".to_owned(), |ms| format!("~{}", size::duration(Duration::from_millis(ms))));
-    let phase = if r.phase.is_empty() { "build" } else { &r.phase };
-    let percent = r.done.saturating_mul(100).checked_div(r.total).map_or(String::new(), |p| format!(" {p}%"));
-    format!(" {mark} {name}  {phase}{percent}  {took} / {expected}  {}", printable(&r.line))
+    let expected = r.expected_ms.map_or("?".to_owned(), |ms| {
+        format!("~{}", size::duration(Duration::from_millis(ms)))
+    });
+    let phase = if r.phase.is_empty() {
+        "build"
+    } else {
+        &r.phase
+    };
+    let percent = r
+        .done
+        .saturating_mul(100)
+        .checked_div(r.total)
+        .map_or(String::new(), |p| format!(" {p}%"));
+    format!(
+        " {mark} {name}  {phase}{percent}  {took} / {expected}  {}",
+        printable(&r.line)
+    )
 }
 
 /// Rows and columns of the terminal behind standard error.
 fn window() -> (u16, u16) {
-    rustix::termios::tcgetwinsize(std::io::stderr()).map_or((24, 80), |w| (w.ws_row.max(1), w.ws_col.max(1)))
+    rustix::termios::tcgetwinsize(std::io::stderr())
+        .map_or((24, 80), |w| (w.ws_row.max(1), w.ws_col.max(1)))
 }
 
 /// `text` in exactly `columns` columns, cut in the middle when it is longer.
