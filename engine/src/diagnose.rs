@@ -263,7 +263,10 @@ pub(crate) fn hash_mismatches(list: &[Mismatch]) -> Option<Diagnostic> {
 pub(crate) fn unfetched(list: Vec<Diagnostic>) -> Vec<Diagnostic> {
     let mut kinds: Vec<Vec<Diagnostic>> = Vec::new();
     for diagnostic in list {
-        match kinds.iter_mut().find(|kind| kind[0].code == diagnostic.code) {
+        match kinds
+            .iter_mut()
+            .find(|kind| kind[0].code == diagnostic.code)
+        {
             Some(kind) => kind.push(diagnostic),
             None => kinds.push(vec![diagnostic]),
         }
