@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_store::Store;
+use sos_store::{Store, StoreError};
 
 use crate::diagnose::store_failed;
 use crate::graph::{Graph, Wanted, wanted_outputs};
@@ -87,7 +87,7 @@ pub(crate) fn present_output(
     Ok(valid.then_some(found))
 }
 
-/// Answers wanted outputs that are all there; touches nothing else. Gives none if one is missing.
+/// Answers wanted outputs that are all there, and holds them while the store is open. Gives none if one is missing.
 pub(crate) fn answer_at_once(
     store: &Store,
     graph: &Graph,
@@ -107,6 +107,18 @@ pub(crate) fn answer_at_once(
                 }
                 None => return Ok(None),
             }
+        }
+    }
+    let found: Vec<StorePath> = paths.values().flat_map(BTreeMap::values).cloned().collect();
+    // Whoever gets the answer uses it, and may make roots of it. On a full disk it is true without being held.
+    match store.hold(&found) {
+        Err(StoreError::DiskFull { .. }) => {}
+        other => other.map_err(store_failed)?,
+    }
+    // A collection may have taken one between the look and the hold.
+    for path in &found {
+        if !store.is_valid(path).map_err(store_failed)? {
+            return Ok(None);
         }
     }
     Ok(Some(paths))

@@ -186,6 +186,12 @@ impl Worker {
         }
         let paths: Vec<StorePath> = outputs.values().cloned().collect();
         self.lease.hold(&paths).map_err(store_failed)?;
+        // A collection may have taken one between the look and the hold.
+        for path in &paths {
+            if !self.store.is_valid(path).map_err(store_failed)? {
+                return Ok(None);
+            }
+        }
         self.record_outputs(job, &outputs)?;
         Ok(Some(outputs))
     }

@@ -11,6 +11,7 @@ use std::thread;
 use serde_json::json;
 use sos_engine::{BuilderError, Cancel};
 use sos_formats::hash::{Hash, HashAlgo};
+use sos_store::GcOptions;
 
 use support::{How, Maker, World, codes, run, story};
 
@@ -44,7 +45,41 @@ fn a_chain_is_built_and_then_answered_at_once() {
     assert_eq!(again.results, report.results);
     assert_eq!(world.write.runs(), 2);
     assert_eq!(events.len(), 1, "only the summary: {events:?}");
-    assert_eq!(again.build, None, "nothing is written for it");
+    assert_eq!(again.build, None, "nothing is noted of it");
+}
+
+/// What was answered stays while the store is open, and what a collection took is built again.
+#[test]
+fn an_answer_is_held() {
+    let world = World::new();
+    let mut maker = Maker::default();
+    let a = maker.add("a", &How::Floating, &[], json!({"text": "one\n"}));
+    let (first, _) = world.build(&maker.graph, &[&a]);
+    let out = first.results[0].1["out"].clone();
+    drop(world.store);
+    let dir = world.dir;
+    let open = || {
+        let root = dir.path().join("store");
+        let store_dir = sos_formats::store_path::StoreDir::default();
+        sos_store::Store::open(sos_store::OpenOptions {
+            root,
+            store_dir,
+            read_only: false,
+        })
+        .unwrap()
+    };
+    let asking = World {
+        dir: dir.clone(),
+        store: open(),
+        write: world.write,
+        options: world.options,
+    };
+    let (again, _) = asking.build(&maker.graph, &[&a]);
+    assert_eq!(again.results, first.results);
+    let collector = open();
+    assert_eq!(collector.gc(GcOptions::default()).unwrap().removed, []);
+    drop(asking.store);
+    assert_eq!(collector.gc(GcOptions::default()).unwrap().removed, [out]);
 }
 
 /// A program that ends as soon as it has the report leaves no working directory behind.
