@@ -1,13 +1,14 @@
 //! From what a builder left behind to registered store objects.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use sos_formats::derivation::{Method, Output};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Blake3, Hash, HashAlgo};
 use sos_formats::store_path::{StorePath, make_fixed, output_name};
-use sos_store::{IngestOptions, Ingested, Registration, Store};
+use sos_store::{IngestOptions, Ingested, Registration, Store, StoreError};
 
 use crate::attributes::Attributes;
 use crate::checks::{CheckError, Fresh, check_references};
@@ -147,8 +148,29 @@ impl Finish<'_> {
         ))
     }
 
-    fn hashing(&self, output: &str, error: &HashingError) -> Box<Diagnostic> {
-        self.problem(format!("output `{output}`: {error}"))
+    fn hashing(&self, output: &str, place: &Path, error: &HashingError) -> Box<Diagnostic> {
+        match error {
+            HashingError::Special(path) => self.special(output, place, path),
+            error => self.problem(format!("output `{output}`: {error}")),
+        }
+    }
+
+    /// Refuses what can be no part of an object, by the name that the builder has for it.
+    fn special(&self, output: &str, place: &Path, path: &Path) -> Box<Diagnostic> {
+        let what = match path.symlink_metadata().map(|meta| meta.file_type()) {
+            Ok(kind) if kind.is_fifo() => "a pipe",
+            Ok(kind) if kind.is_socket() => "a socket",
+            _ => "a device",
+        };
+        let mut shown = format!("${output}");
+        if let Ok(below) = path.strip_prefix(place)
+            && below != Path::new("")
+        {
+            shown = format!("{shown}/{}", below.display());
+        }
+        let message = format!("`{shown}` is {what}, and can be no part of a store object");
+        let diagnostic = self.problem(message);
+        Box::new(diagnostic.help("let the builder remove it before it ends"))
     }
 
     /// Returns the outputs so that each comes after those whose paths it holds.
@@ -255,7 +277,7 @@ impl Finish<'_> {
             }
             Some(Output::InputAddressed(path)) => {
                 let own: Vec<StorePath> = self.resolved.building.values().cloned().collect();
-                let ingested = self.ingest(place, &own, Method::Recursive, HashAlgo::Sha256)?;
+                let ingested = self.ingest(output, place, &own, Method::Recursive, HashAlgo::Sha256)?;
                 Ok(self.ready(path.clone(), ingested, None))
             }
             _ => Err(self
@@ -273,8 +295,8 @@ impl Finish<'_> {
         method: Method,
         expected: &Hash,
     ) -> Result<(StorePath, Ready), Stop> {
-        let ingested = self.ingest(place, &[], method, expected.algo())?;
-        let found = self.content_hash(output, &ingested, method, expected.algo())?;
+        let ingested = self.ingest(output, place, &[], method, expected.algo())?;
+        let found = self.content_hash(output, place, &ingested, method, expected.algo())?;
         self.compare(expected, &found)?;
         if let Some(reference) = ingested.references.iter().next() {
             return Err(self
@@ -327,13 +349,14 @@ impl Finish<'_> {
         }
         if !found.contains(&own) {
             let others: Vec<StorePath> = finals.values().cloned().collect();
-            let ingested = self.ingest(place, &others, method, algo)?;
-            let hash = self.content_hash(output, &ingested, method, algo)?;
+            let ingested = self.ingest(output, place, &others, method, algo)?;
+            let hash = self.content_hash(output, place, &ingested, method, algo)?;
             let path = self.address(output, method, &hash, &ingested.references, false)?;
             return Ok(self.ready(path, ingested, Some(ca_field(method, &hash))));
         }
         // The content holds its own name: hash it without, then put the real name in.
-        let hash = hash_modulo(place, method, algo, own).map_err(|e| self.hashing(output, &e))?;
+        let hash =
+            hash_modulo(place, method, algo, own).map_err(|e| self.hashing(output, place, &e))?;
         let mut references: BTreeSet<StorePath> = self
             .closure
             .iter()
@@ -351,7 +374,7 @@ impl Finish<'_> {
         self.rewrite(output, place, &parts)?;
         let mut candidates: Vec<StorePath> = finals.values().cloned().collect();
         candidates.push(path.clone());
-        let ingested = self.ingest(place, &candidates, method, algo)?;
+        let ingested = self.ingest(output, place, &candidates, method, algo)?;
         Ok(self.ready(path, ingested, Some(ca_field(method, &hash))))
     }
 
@@ -366,6 +389,7 @@ impl Finish<'_> {
 
     fn ingest(
         &self,
+        output: &str,
         place: &Path,
         own: &[StorePath],
         method: Method,
@@ -379,15 +403,17 @@ impl Finish<'_> {
             nar_algo: (method == Method::Recursive && algo != HashAlgo::Sha256).then_some(algo),
             ..IngestOptions::default()
         };
-        self.store
-            .ingest(place, options)
-            .map_err(|e| store_failed(e).into())
+        self.store.ingest(place, options).map_err(|e| match e {
+            StoreError::SpecialFile { path } => self.special(output, place, &path).into(),
+            e => store_failed(e).into(),
+        })
     }
 
     /// Returns the hash that a method takes of what was read.
     fn content_hash(
         &self,
         output: &str,
+        place: &Path,
         ingested: &Ingested,
         method: Method,
         algo: HashAlgo,
@@ -395,7 +421,7 @@ impl Finish<'_> {
         if method != Method::Recursive {
             return match &ingested.flat {
                 Some(hash) if !ingested.executable => Ok(*hash),
-                _ => Err(self.hashing(output, &HashingError::NotFlat).into()),
+                _ => Err(self.hashing(output, place, &HashingError::NotFlat).into()),
             };
         }
         match &ingested.nar_hash {
