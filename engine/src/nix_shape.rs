@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,9 +12,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 use sos_store::ObjectKind;
 
-use crate::diagnose::{
-    build_failed, build_no_builder, build_timeout, disk_full, store_failed,
-};
+use crate::diagnose::{build_failed, build_no_builder, build_timeout, disk_full, store_failed};
 use crate::environment::nix_environment;
 use crate::options::BuildOptions;
 use crate::output::{Made, Stop};
@@ -76,7 +76,7 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     let reporter = attempt.reporter.clone();
     let mut log = |bytes: &[u8]| reporter.write(bytes);
     match sandbox::run(&spec, &mut log, &control(options, &attempt.reporter)) {
-        Ok(outcome) => ended(attempt, outcome.exit),
+        Ok(outcome) => ended(attempt, outcome.exit, None),
         Err(e) => Err(sandbox_failed(attempt, e)),
     }
     .map_err(|stop| keep_failed(attempt, &build_dir, stop))?;
@@ -90,14 +90,20 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     Ok(made)
 }
 
-/// Returns the limits under which a run is watched.
+/// Returns the limits under which a run is watched. As in Nix, a limit of 0 is none.
 pub(crate) fn control(options: &BuildOptions, reporter: &Reporter) -> Control {
     Control {
         exe: Some(options.sos_exe.clone()),
         cancel: reporter.cancel().clone(),
-        timeout: options.timeout_secs.map(Duration::from_secs),
-        silent_timeout: options.silent_timeout_secs.map(Duration::from_secs),
-        max_log_bytes: options.max_log_bytes,
+        timeout: options
+            .timeout_secs
+            .filter(|n| *n > 0)
+            .map(Duration::from_secs),
+        silent_timeout: options
+            .silent_timeout_secs
+            .filter(|n| *n > 0)
+            .map(Duration::from_secs),
+        max_log_bytes: options.max_log_bytes.filter(|n| *n > 0),
     }
 }
 
@@ -108,8 +114,9 @@ fn is_32_bit(system: &str, here: &str) -> bool {
     )
 }
 
-/// Turns the end of a sandboxed run into success or a problem.
-pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit) -> Result<(), Stop> {
+/// Turns the end of a sandboxed run into success or a problem. `own_limit` are the seconds that the derivation itself
+/// allows, if that is less than what the options allow.
+pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -> Result<(), Stop> {
     if exit.success() {
         return Ok(());
     }
@@ -136,12 +143,19 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit) -> Result<(), Stop> {
             attempt.took(),
             &log,
         )),
-        Exit::TimedOut => stop(build_timeout(
-            name,
-            &format!("took longer than {} seconds", limit(options.timeout_secs)),
-            "allow more with `--timeout SECONDS`",
-            &log,
-        )),
+        Exit::TimedOut => {
+            let (what, help) = match own_limit {
+                Some(secs) => (
+                    format!("took longer than the {secs} seconds of its own `timeout`"),
+                    "raise `timeout` where the step is defined",
+                ),
+                None => (
+                    format!("took longer than {} seconds", limit(options.timeout_secs)),
+                    "allow more with `--timeout SECONDS`",
+                ),
+            };
+            stop(build_timeout(name, &what, help, &log))
+        }
         Exit::SilentTooLong => stop(build_timeout(
             name,
             &format!(
@@ -281,6 +295,20 @@ fn may_exist(base: &Path, rest: &str) -> bool {
     }
 }
 
+/// Returns a new name in the directory of what failed builds leave, which only its owner can enter: there may be setuid
+/// programs in it. `sos gc` empties it.
+pub(crate) fn place_to_keep(attempt: &Attempt<'_>) -> io::Result<PathBuf> {
+    let failed = attempt.worker.store.root().join("failed");
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&failed)?;
+    fs::set_permissions(&failed, fs::Permissions::from_mode(0o700))?;
+    let name = attempt.place.path().file_name().unwrap_or_default();
+    let name = format!("{}-{}", name.to_string_lossy(), attempt.job.name);
+    Ok(failed.join(name))
+}
+
 /// Moves the build directory of a failed build to a lasting place, if that was asked for.
 fn keep_failed(attempt: &Attempt<'_>, build_dir: &Path, stop: Stop) -> Stop {
     let Stop::Problem(diagnostic) = stop else {
@@ -289,20 +317,11 @@ fn keep_failed(attempt: &Attempt<'_>, build_dir: &Path, stop: Stop) -> Stop {
     if !attempt.worker.options.keep_failed {
         return Stop::Problem(diagnostic);
     }
-    let failed = attempt.worker.store.root().join("failed");
-    let name = attempt
-        .place
-        .path()
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
-    let kept = failed.join(format!("{name}-{}", attempt.job.name));
-    let moved = fs::create_dir_all(&failed).and_then(|()| fs::rename(build_dir, &kept));
-    let note = match moved {
-        Ok(()) => format!("its build directory is kept at `{}`", kept.display()),
-        Err(e) => format!("its build directory could not be kept: {e}"),
-    };
+    let note =
+        match place_to_keep(attempt).and_then(|kept| fs::rename(build_dir, &kept).map(|()| kept)) {
+            Ok(kept) => format!("its build directory is kept at `{}`", kept.display()),
+            Err(e) => format!("its build directory could not be kept: {e}"),
+        };
     Stop::Problem(Box::new(diagnostic.note(note)))
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 use sos_formats::derivation::{Method, Output};
@@ -12,10 +13,10 @@ use sos_store::ObjectKind;
 
 use crate::attributes::as_json;
 use crate::diagnose::store_failed;
-use crate::nix_shape::{control, ended, sandbox_failed};
+use crate::nix_shape::{control, ended, place_to_keep, sandbox_failed};
 use crate::output::{Made, Stop};
 use crate::sandbox::{StepMount, StepOutput, StepSpec, run_step};
-use crate::work::Attempt;
+use crate::work::{Attempt, place_failed};
 
 /// The name by which derivations ask for it.
 pub(crate) const NAME: &str = "builtin:step";
@@ -73,18 +74,36 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     }
     spec.network = attempt.drv.is_fixed() && !attempt.worker.options.offline;
     let mut control = control(&attempt.worker.options, &attempt.reporter);
-    if let Some(secs) = timeout_secs {
-        let own = std::time::Duration::from_secs(secs);
-        control.timeout = Some(control.timeout.map_or(own, |limit| limit.min(own)));
+    // Named in the message only if it is the one that ends the step.
+    let own_limit = timeout_secs.filter(|secs| {
+        *secs > 0
+            && control
+                .timeout
+                .is_none_or(|limit| Duration::from_secs(*secs) < limit)
+    });
+    if let Some(secs) = own_limit {
+        control.timeout = Some(Duration::from_secs(secs));
+    }
+    if attempt.worker.options.keep_failed {
+        let place = place_to_keep(attempt).map_err(|e| place_failed(attempt.place, &e))?;
+        spec.keep_failed = Some(place);
     }
     let reporter = attempt.reporter.clone();
     let mut log = |bytes: &[u8]| reporter.write(bytes);
     let outcome = run_step(&attempt.worker.store, &spec, &mut log, &control)
         .map_err(|e| sandbox_failed(attempt, e))?;
-    ended(attempt, outcome.exit)?;
     for note in &outcome.notes {
         attempt.reporter.log(&format!("sos: {note}"));
     }
+    ended(attempt, outcome.exit, own_limit).map_err(|stop| match (stop, &outcome.kept) {
+        (Stop::Problem(diagnostic), Some(kept)) => {
+            let kept = kept.display();
+            Stop::Problem(Box::new(diagnostic.note(format!(
+                "what it wrote is kept at `{kept}`: `upper` has what it changed in its root filesystem, `private/out` its `$out`"
+            ))))
+        }
+        (stop, _) => stop,
+    })?;
     let mut made = BTreeMap::new();
     if is_rootfs {
         if let Some(root) = outcome.root {

@@ -84,6 +84,8 @@ pub struct StepSpec {
     pub output: StepOutput,
     /// Cores to tell the step of as `SOS_CORES`; `None` says nothing.
     pub cores: Option<usize>,
+    /// Where what a failing program has written is moved; must not exist, on the filesystem of the store.
+    pub keep_failed: Option<PathBuf>,
 }
 
 impl StepSpec {
@@ -105,6 +107,7 @@ impl StepSpec {
             linux32: false,
             output: StepOutput::Rootfs,
             cores: None,
+            keep_failed: None,
         }
     }
 
@@ -219,6 +222,8 @@ pub struct StepOutcome {
     pub root: Option<Blake3>,
     /// What could not be kept, for people: skipped devices and sockets.
     pub notes: Vec<String>,
+    /// Where what a failing program has written is, if it was to be kept: `upper` and `private`.
+    pub kept: Option<PathBuf>,
 }
 
 /// Runs a step and captures what it made. Blocks; call it from a thread that lives until it returns.
@@ -328,6 +333,15 @@ impl Place {
         Ok(place)
     }
 
+    /// Moves what the step has written to a lasting place. The files keep their owners in the namespace of steps.
+    fn keep(&self, to: &Path, worker: &mut Worker) -> Result<(), SandboxError> {
+        for path in [self.stubs(), self.work()] {
+            worker.remove_tree(&path)?;
+        }
+        fs::rename(&self.overlay, to)
+            .map_err(|e| SandboxError::io(format!("move it to {}", to.display()), e))
+    }
+
     fn stubs(&self) -> PathBuf {
         self.overlay.join("stubs")
     }
@@ -389,8 +403,19 @@ fn in_tree(
         log_bytes: outcome.log_bytes,
         root: None,
         notes: Vec::new(),
+        kept: None,
     };
     if !outcome.exit.success() {
+        if let Some(to) = &spec.keep_failed
+            && outcome.exit != Exit::Cancelled
+        {
+            match place.keep(to, worker) {
+                Ok(()) => result.kept = Some(to.clone()),
+                Err(e) => result
+                    .notes
+                    .push(format!("what it wrote could not be kept: {e}")),
+            }
+        }
         return Ok(result);
     }
     match &spec.output {

@@ -25,7 +25,7 @@ use sos_store::rootfs::RootTree;
 
 use support::{How, Maker, World, codes, run, story};
 
-const TESTS: [(&str, fn()); 15] = [
+const TESTS: [(&str, fn()); 18] = [
     ("a_program_makes_its_output", a_program_makes_its_output),
     (
         "content_addressed_as_nix_does",
@@ -51,6 +51,18 @@ const TESTS: [(&str, fn()); 15] = [
     ("a_step_changes_its_root", a_step_changes_its_root),
     ("a_step_makes_a_tree", a_step_makes_a_tree),
     ("a_step_that_fails_says_so", a_step_that_fails_says_so),
+    (
+        "the_timeout_of_a_step_is_named",
+        the_timeout_of_a_step_is_named,
+    ),
+    (
+        "a_failed_step_is_kept_if_asked",
+        a_failed_step_is_kept_if_asked,
+    ),
+    (
+        "outputs_that_are_no_files_are_refused",
+        outputs_that_are_no_files_are_refused,
+    ),
     ("steps_stop_at_equal_inputs", steps_stop_at_equal_inputs),
     (
         "a_failed_build_is_kept_if_asked",
@@ -484,6 +496,110 @@ fn a_step_that_fails_says_so() {
     let mount =
         json!({"script": "x", "mounts": {"/x": "/nix/store/11111111111111111111111111111111-x"}});
     assert_eq!(attempt(mount).0, "build-bad-input");
+}
+
+fn the_timeout_of_a_step_is_named() {
+    let mut maker = Maker::default();
+    let Some(root) = root_with_shell(&mut maker) else {
+        return;
+    };
+    let mut build = |limit: Option<u64>, own: u64| {
+        let attrs = json!({"script": "busybox sleep 3", "timeout": own});
+        let drv = step(&mut maker, "slow", &How::FloatingRootfs, &root, attrs);
+        let mut world = world();
+        world.options.timeout_secs = limit;
+        world.build(&maker.graph, &[&drv]).0
+    };
+    let report = build(Some(60), 1);
+    assert_eq!(report.exit_code(), 101);
+    let failure = &report.failures[0];
+    assert_eq!(
+        failure.message,
+        "`slow` took longer than the 1 seconds of its own `timeout`, and was stopped"
+    );
+    assert!(
+        failure.helps.iter().all(|h| !h.contains("--timeout")),
+        "{failure:?}"
+    );
+    let report = build(Some(1), 60);
+    let failure = &report.failures[0];
+    assert_eq!(
+        failure.message,
+        "`slow` took longer than 1 seconds, and was stopped"
+    );
+    // 0 is no limit.
+    let report = build(Some(0), 0);
+    assert_eq!(codes(&report), [""; 0], "{:?}", report.failures);
+}
+
+fn a_failed_step_is_kept_if_asked() {
+    let mut maker = Maker::default();
+    let Some(root) = root_with_shell(&mut maker) else {
+        return;
+    };
+    let mut build = |how: &How, script: &str| {
+        let drv = step(&mut maker, "bad", how, &root, json!({"script": script}));
+        let mut world = world();
+        world.options.keep_failed = true;
+        let report = world.build(&maker.graph, &[&drv]).0;
+        assert_eq!(codes(&report), ["build-failed"], "{:?}", report.failures);
+        let note = report.failures[0].notes.last().unwrap();
+        let kept = PathBuf::from(note.split('`').nth(1).unwrap());
+        (world, kept)
+    };
+    let script = "busybox mkdir /etc; echo half > /etc/done; busybox chown 33:44 /etc/done; exit 1";
+    let (world, kept) = build(&How::FloatingRootfs, script);
+    assert_eq!(
+        std::fs::read_to_string(kept.join("upper/etc/done")).unwrap(),
+        "half\n"
+    );
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&world.store.root().join("failed")), 0o700);
+    let (_world, kept) = build(&How::Floating, "echo half > $out; exit 1");
+    assert_eq!(
+        std::fs::read_to_string(kept.join("private/out")).unwrap(),
+        "half\n"
+    );
+}
+
+fn outputs_that_are_no_files_are_refused() {
+    for (script, outputs, place) in [
+        ("mkfifo $out", ["out"].as_slice(), "$out"),
+        (
+            "mkdir -p $out/run; mkfifo $out/run/pipe",
+            &["out"],
+            "$out/run/pipe",
+        ),
+        (
+            "mkdir $out $dev; echo $dev >$out/x; mkfifo $dev/p",
+            &["out", "dev"],
+            "$dev/p",
+        ),
+        (
+            "mkdir $out; echo $out >$out/self; mkfifo $out/p",
+            &["out"],
+            "$out/p",
+        ),
+    ] {
+        for output in [floating(), Output::Deferred] {
+            let world = world();
+            let (report, _) = build_one(&world, "x", shell(script, outputs, &output));
+            assert_eq!(
+                (codes(&report), report.exit_code()),
+                (vec!["build-bad-output"], 100)
+            );
+            let failure = &report.failures[0];
+            assert_eq!(
+                failure.message,
+                format!(
+                    "the result of `x` is refused: `{place}` is a pipe, and can be no part of a store object"
+                )
+            );
+            let root = world.store.root().display().to_string();
+            assert!(!format!("{failure:?}").contains(&root), "{failure:?}");
+        }
+    }
 }
 
 fn steps_stop_at_equal_inputs() {
