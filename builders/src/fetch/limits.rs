@@ -50,6 +50,8 @@ const STRIKES: u32 = 3;
 
 /// Progress below this many bytes does not earn a fresh set of retries.
 pub(super) const PROGRESS_BYTES: u64 = 64 * 1024;
+/// The most requests for one file at one source, whatever progress they make.
+pub(super) const MAX_ATTEMPTS: usize = 256;
 /// How often a waiting transfer looks whether it was cancelled.
 pub(super) const CANCEL_POLL: Duration = Duration::from_millis(200);
 /// How many bytes of the head are kept to recognise a web page.

@@ -231,6 +231,41 @@ fn a_file_that_changed_meanwhile_is_fetched_whole() {
 }
 
 #[test]
+fn a_source_that_breaks_off_and_is_wrong_gives_way_to_the_next() {
+    let broken = Server::start(|asked, _| {
+        let other = vec![7; content().len()];
+        match asked.from() {
+            None => cut("200 OK", ETAG, other.len(), &other[..500_000], Then::Reset),
+            Some(from) => {
+                let last = other.len() - 1;
+                let range = format!("Content-Range: bytes {from}-{last}/{}\r\n", other.len());
+                reply("206 Partial Content", &range, &other[from..])
+            }
+        }
+    });
+    let good = Server::start(|_, _| reply("200 OK", "", &content()));
+    let urls = [broken.url("/file"), good.url("/file")];
+    let (bytes, fetched) = get(&fetcher(), &urls, Some(&sha256(&content()))).expect("fetched");
+    assert_eq!((bytes, fetched.url), (content(), urls[1].clone()));
+    // In pieces, once more, and no third time.
+    assert_eq!(broken.asked().len(), 4);
+}
+
+#[test]
+fn what_arrives_again_is_no_progress() {
+    // Every answer brings much, none can be continued.
+    let (result, asked) = against(|asked, _| match asked.from() {
+        None => {
+            let all = content();
+            cut("200 OK", ETAG, all.len(), &all[..500_000], Then::Reset)
+        }
+        Some(_) => reply("416 Range Not Satisfiable", "", b""),
+    });
+    check_fails(result, "fetch-failed", "");
+    assert!(asked.len() < 10, "{}", asked.len());
+}
+
+#[test]
 fn a_short_length_is_a_mismatch() {
     let (result, _) = against(|_, _| reply("200 OK", "", &content()[..1000]));
     check_fails(result, "fetch-hash-mismatch", "(1000 bytes)");

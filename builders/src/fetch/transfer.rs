@@ -12,7 +12,7 @@ use sos_formats::hash::{Hash, Hasher};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::failure::Failure;
-use super::limits::{CANCEL_POLL, HEAD_BYTES, Limits, PROGRESS_BYTES};
+use super::limits::{CANCEL_POLL, HEAD_BYTES, Limits, MAX_ATTEMPTS, PROGRESS_BYTES};
 use super::observer::Observer;
 use super::sink::Sink;
 
@@ -93,12 +93,18 @@ impl<'a> Transfer<'a> {
     pub(super) async fn http(mut self, client: &Client, url: &Url) -> Result<u64, Failure> {
         let mut tries = 0;
         let mut wait = self.limits.backoff;
-        loop {
-            let before = self.received;
+        // How far it ever came: what arrives a second time is no progress.
+        let mut furthest = 0;
+        let mut started_again = false;
+        for _ in 1..MAX_ATTEMPTS {
             let failure = match self.once(client, url).await {
                 Ok(()) => match self.verify() {
                     // Two answers glued together may be two versions of the file: once more, in one piece.
-                    Err(failure) if failure.is_wrong_content() && self.stitched => {
+                    Err(failure)
+                        if failure.is_wrong_content() && self.stitched && !started_again =>
+                    {
+                        started_again = true;
+                        furthest = 0;
                         self.observer.note(&format!(
                             "{url}: {failure} after a resumed transfer; starting again"
                         ));
@@ -109,7 +115,8 @@ impl<'a> Transfer<'a> {
                 },
                 Err(failure) => failure,
             };
-            if self.received >= before.saturating_add(PROGRESS_BYTES) {
+            if self.received >= PROGRESS_BYTES.saturating_add(furthest) {
+                furthest = self.received;
                 tries = 0;
                 wait = self.limits.backoff;
             }
@@ -133,6 +140,8 @@ impl<'a> Transfer<'a> {
                 .await?;
             wait = wait.saturating_mul(2);
         }
+        self.once(client, url).await?;
+        self.verify()
     }
 
     /// Makes one request and takes what comes.
