@@ -1,5 +1,6 @@
 //! Debian archives: verified indexes, a resolver that chooses as apt does, locks, and unpacking.
 
+mod archive;
 mod codec;
 mod local;
 mod order;
@@ -11,5 +12,6 @@ mod universe;
 mod unpack;
 pub mod verify;
 
-pub use resolve::{SOLVER, resolve};
+pub use archive::Archive;
+pub use resolve::SOLVER;
 pub use unpack::UnpackBuilder;

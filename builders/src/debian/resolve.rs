@@ -4,18 +4,15 @@ use std::collections::BTreeMap;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Sha256;
-use sos_formats::lock::{
-    self, LockedPackage, Phase, RootfsLocked, RootfsRequest, RootfsSource, Wanted,
-};
+use sos_formats::lock::{LockedPackage, Phase, RootfsLocked, RootfsRequest, RootfsSource, Wanted};
 
+use super::archive::Archive;
 use super::local;
 use super::order::Set;
 use super::select::{Selection, select};
 use super::solve::{Unsatisfiable, Wish, solve};
-use super::suite::{Fetching, Suite};
+use super::suite::Suite;
 use super::universe::{Universe, VersionId};
-use super::verify::Keyring;
-use crate::fetch::Download;
 
 /// The name and version of the resolver, for the lock: another one may choose differently.
 pub const SOLVER: &str = "sos-apt 1";
@@ -26,22 +23,15 @@ const STACK_BYTES: usize = 256 << 20;
 /// A package file beside the recipe is what the recipe wants, whatever versions the archives have.
 const LOCAL_PIN: i32 = 1001;
 
-/// Resolves a request against the archives as they are now. `now_secs` decides whether keys and release files are still valid.
-///
-/// # Errors
-/// Every independent problem: of the words of the recipe, of the archives, or the reasons why nothing fits together.
-pub fn resolve(
-    request: &RootfsRequest,
-    download: &dyn Download,
-    now_secs: i64,
-) -> Result<RootfsLocked, Vec<Diagnostic>> {
-    let fetching = Fetching {
-        download,
-        now_secs,
-        arch: &request.arch,
-    };
-    let suites = fetch_all(request, &fetching)?;
-    on_big_stack(|| resolve_from(request, suites))
+impl Archive {
+    /// Resolves a request against the archives as this run sees them.
+    ///
+    /// # Errors
+    /// Every independent problem: of the words of the recipe, of the archives, or the reasons why nothing fits together.
+    pub fn resolve(&self, request: &RootfsRequest) -> Result<RootfsLocked, Vec<Diagnostic>> {
+        let suites = fetch_all(request, self)?;
+        on_big_stack(|| resolve_from(request, suites))
+    }
 }
 
 fn on_big_stack<T: Send>(
@@ -67,10 +57,7 @@ fn on_big_stack<T: Send>(
 }
 
 /// Fetches all suites at once, in the order of the recipe.
-fn fetch_all(
-    request: &RootfsRequest,
-    fetching: &Fetching<'_>,
-) -> Result<Vec<Suite>, Vec<Diagnostic>> {
+fn fetch_all(request: &RootfsRequest, archive: &Archive) -> Result<Vec<Suite>, Vec<Diagnostic>> {
     let pairs: Vec<(&RootfsSource, &Wanted)> = request
         .sources
         .iter()
@@ -78,11 +65,7 @@ fn fetch_all(
         .collect();
     let results: Vec<Result<Suite, Box<Diagnostic>>> = std::thread::scope(|scope| {
         let fetch = |(source, suite): &(&RootfsSource, &Wanted)| {
-            let keyring = match &source.keyring {
-                lock::Keyring::Debian => Keyring::debian()?,
-                lock::Keyring::File { name, bytes } => Keyring::parse(name, bytes)?,
-            };
-            fetching.suite(source, suite, &keyring)
+            Suite::fetch(archive, source, suite, &request.arch)
         };
         let threads: Vec<_> = pairs
             .iter()

@@ -6,57 +6,84 @@ use sos_formats::hash::{Hash, HashAlgo};
 use super::Failure;
 use super::fetcher::{FetchError, Fetcher, Request};
 use super::observer::Quiet;
-use super::sink::{MemorySink, Sink};
+use super::sink::Sink;
 use super::transfer::looks_like_html;
+
+/// Says whether a whole file may be used.
+pub type Accept<'a> = dyn Fn(&[u8]) -> Result<(), Box<Diagnostic>> + Sync + 'a;
+
+/// A file in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Downloaded {
+    /// Its content.
+    pub bytes: Vec<u8>,
+    /// One line for each source that was given up before.
+    pub given_up: Vec<String>,
+}
 
 /// Gets files into memory.
 pub trait Download: Send + Sync {
-    /// Gets one file of at most `limit` bytes from the first of `urls` that delivers it.
-    fn bytes(
+    /// Gets one file of at most `limit` bytes from the first of `urls` that delivers one that is accepted.
+    ///
+    /// # Errors
+    /// When none does; why the first one was refused, if any arrived.
+    fn accepted(
         &self,
         urls: &[String],
         limit: u64,
         expected_sha256: Option<&[u8; 32]>,
-    ) -> Result<Vec<u8>, Box<Diagnostic>>;
-}
+        accept: &Accept<'_>,
+    ) -> Result<Downloaded, Box<Diagnostic>>;
 
-/// Memory that refuses a web page when there is no hash to tell: a captive portal answers everything with one.
-#[derive(Default)]
-struct NoPage {
-    inner: MemorySink,
-    head: Vec<u8>,
-    size: u64,
-    refuse: bool,
-}
-
-impl Sink for NoPage {
-    fn restart(&mut self) -> std::io::Result<()> {
-        self.head.clear();
-        self.size = 0;
-        self.inner.restart()
-    }
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        if self.head.len() < 64 {
-            self.head.extend_from_slice(&bytes[..bytes.len().min(64)]);
-        }
-        self.size += bytes.len() as u64;
-        self.inner.write(bytes)
-    }
-    fn complete(&mut self) -> Result<(), Failure> {
-        if self.refuse && looks_like_html(&self.head) {
-            return Err(Failure::WebPage { size: self.size });
-        }
-        Ok(())
-    }
-}
-
-impl Download for Fetcher {
+    /// Gets one file of at most `limit` bytes from the first of `urls` that delivers it.
+    ///
+    /// # Errors
+    /// When none does.
     fn bytes(
         &self,
         urls: &[String],
         limit: u64,
         expected_sha256: Option<&[u8; 32]>,
     ) -> Result<Vec<u8>, Box<Diagnostic>> {
+        let got = self.accepted(urls, limit, expected_sha256, &|_| Ok(()))?;
+        Ok(got.bytes)
+    }
+}
+
+/// Memory that looks at the whole file: without a hash a web page would pass, and a captive portal answers everything with one.
+struct Checked<'a> {
+    bytes: Vec<u8>,
+    refuse_page: bool,
+    accept: &'a Accept<'a>,
+}
+
+impl Sink for Checked<'_> {
+    fn restart(&mut self) -> std::io::Result<()> {
+        self.bytes.clear();
+        Ok(())
+    }
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+    fn complete(&mut self) -> Result<(), Failure> {
+        if self.refuse_page && looks_like_html(&self.bytes) {
+            return Err(Failure::WebPage {
+                size: self.bytes.len() as u64,
+            });
+        }
+        (self.accept)(&self.bytes).map_err(Failure::Refused)
+    }
+}
+
+impl Download for Fetcher {
+    fn accepted(
+        &self,
+        urls: &[String],
+        limit: u64,
+        expected_sha256: Option<&[u8; 32]>,
+        accept: &Accept<'_>,
+    ) -> Result<Downloaded, Box<Diagnostic>> {
         let name = urls.first().map_or("nothing", |url| {
             url.rsplit('/').find(|part| !part.is_empty()).unwrap_or(url)
         });
@@ -64,9 +91,10 @@ impl Download for Fetcher {
         let wants_page = urls
             .iter()
             .any(|url| [".html", ".htm", "/"].iter().any(|end| url.ends_with(end)));
-        let mut sink = NoPage {
-            refuse: hash.is_none() && !wants_page,
-            ..NoPage::default()
+        let mut sink = Checked {
+            bytes: Vec::new(),
+            refuse_page: hash.is_none() && !wants_page,
+            accept,
         };
         let request = Request {
             name,
@@ -90,7 +118,10 @@ impl Download for Fetcher {
             fetch()
         };
         match result {
-            Ok(_) => Ok(sink.inner.into_bytes()),
+            Ok(fetched) => Ok(Downloaded {
+                bytes: sink.bytes,
+                given_up: fetched.given_up,
+            }),
             Err(FetchError::Failed(diagnostic)) => Err(diagnostic),
             Err(FetchError::Cancelled) => Err(Box::new(Diagnostic::error(
                 "fetch-failed",

@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use sos_formats::diagnostic::Diagnostic;
+
 /// The reason why one source of a fetch was given up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -126,6 +128,9 @@ pub enum Failure {
         /// What is wrong with it.
         reason: String,
     },
+    /// The content is whole, and not to be used: a signature is missing, or it is out of date.
+    #[error("{}", .0.message)]
+    Refused(Box<Diagnostic>),
     /// A local file could not be read.
     #[error("cannot read: {0}")]
     Read(#[source] io::Error),

@@ -20,12 +20,12 @@ mod sink;
 mod transfer;
 
 #[cfg(test)]
-mod test_server;
+pub(crate) mod test_server;
 #[cfg(test)]
 mod tests;
 
 pub use builder::{FetchBuilder, FetchUrlBuilder};
-pub use download::Download;
+pub use download::{Accept, Download, Downloaded};
 pub use failure::Failure;
 pub use fetcher::{FetchError, Fetched, Fetcher, Request};
 pub use limits::Limits;

@@ -65,6 +65,16 @@ pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagno
         let message = format!("cannot write the download of `{name}`: {error}");
         return Diagnostic::error("fetch-write", Class::Machine, message);
     }
+    if let Some(refused) = attempts.iter().find_map(|attempt| match &attempt.failure {
+        Failure::Refused(why) => Some(why),
+        _ => None,
+    }) {
+        // What arrived tells more than what did not; with one source there is nothing else to tell.
+        let others = if lines.len() > 1 { lines } else { Vec::new() };
+        return others
+            .into_iter()
+            .fold((**refused).clone(), Diagnostic::note);
+    }
     // Without a hash a web page is recognised too, but then there is nothing that it fails to match.
     let hashed = request.hash.is_some() || request.fixed_output;
     let wrong = hashed

@@ -9,14 +9,14 @@ use tokio::runtime::{Builder, Runtime};
 
 /// One request, as far as the tests look at it.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
-    pub(super) path: String,
-    pub(super) headers: BTreeMap<String, String>,
+pub(crate) struct Asked {
+    pub(crate) path: String,
+    pub(crate) headers: BTreeMap<String, String>,
 }
 
 impl Asked {
     /// The first byte of a `Range: bytes=N-` header.
-    pub(super) fn from(&self) -> Option<usize> {
+    pub(crate) fn from(&self) -> Option<usize> {
         self.headers
             .get("range")?
             .strip_prefix("bytes=")?
@@ -28,7 +28,7 @@ impl Asked {
 
 /// What happens after the bytes of a reply were sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Then {
+pub(crate) enum Then {
     Close,
     Reset,
     Hang,
@@ -38,13 +38,13 @@ pub(super) enum Then {
 
 /// The bytes of a reply.
 #[derive(Clone, Debug)]
-pub(super) struct Reply {
-    pub(super) bytes: Vec<u8>,
-    pub(super) then: Then,
+pub(crate) struct Reply {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) then: Then,
 }
 
 /// Makes a well-formed reply.
-pub(super) fn reply(status: &str, headers: &str, body: &[u8]) -> Reply {
+pub(crate) fn reply(status: &str, headers: &str, body: &[u8]) -> Reply {
     let mut bytes = format!(
         "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n",
         body.len()
@@ -58,7 +58,7 @@ pub(super) fn reply(status: &str, headers: &str, body: &[u8]) -> Reply {
 }
 
 /// Makes a reply that declares `declared` bytes and sends only `body`.
-pub(super) fn cut(status: &str, headers: &str, declared: usize, body: &[u8], then: Then) -> Reply {
+pub(crate) fn cut(status: &str, headers: &str, declared: usize, body: &[u8], then: Then) -> Reply {
     let mut bytes = format!(
         "HTTP/1.1 {status}\r\nContent-Length: {declared}\r\nConnection: close\r\n{headers}\r\n"
     )
@@ -70,15 +70,15 @@ pub(super) fn cut(status: &str, headers: &str, declared: usize, body: &[u8], the
 type Handler = dyn Fn(&Asked, usize) -> Reply + Send + Sync;
 
 /// A server on a loopback port; lives as long as the value.
-pub(super) struct Server {
-    pub(super) base: String,
+pub(crate) struct Server {
+    pub(crate) base: String,
     asked: Arc<Mutex<Vec<Asked>>>,
     _runtime: Runtime,
 }
 
 impl Server {
     /// Starts a server; the handler gets the request and how many came before it.
-    pub(super) fn start(handler: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(handler: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static) -> Self {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -104,12 +104,12 @@ impl Server {
     }
 
     /// The requests so far.
-    pub(super) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("no handler panicked").clone()
     }
 
     /// A URL on this server.
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
 }

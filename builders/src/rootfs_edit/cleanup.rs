@@ -43,7 +43,9 @@ pub(super) fn apply(
     }
     empty(editor, b"run/lock", &[])?;
     if cleanup.logs {
-        if !keep_machine_id && let Some((meta, Kind::File { .. })) = editor.get(b"etc/machine-id")? {
+        if !keep_machine_id
+            && let Some((meta, Kind::File { .. })) = editor.get(b"etc/machine-id")?
+        {
             editor.rewrite(b"etc/machine-id", b"", meta)?;
         }
         for path in LOGS {

@@ -1,7 +1,12 @@
 use std::collections::BTreeMap;
 
+use std::sync::{Arc, Mutex};
+
 use super::*;
-use sos_formats::lock::Variant;
+use crate::fetch::test_server::{Reply, Server, reply};
+use crate::fetch::{Accept, Download, Downloaded, Fetcher};
+use crate::mirrors::Mirrors;
+use sos_formats::lock::{self, Variant};
 
 /// 2026-11-20.
 const NOW: i64 = 1_795_132_800;
@@ -10,9 +15,17 @@ const IN_RELEASE: &[u8] = include_bytes!("../fixtures/archive/InRelease");
 const EXPIRED: &[u8] = include_bytes!("../fixtures/archive/expired.InRelease");
 const PACKAGES: &[u8] = include_bytes!("../fixtures/archive/Packages.xz");
 
-/// Serves files from memory.
-#[derive(Default)]
-struct Memory(BTreeMap<String, Vec<u8>>);
+/// Serves files from memory, and remembers what it was asked for.
+#[derive(Default, Clone)]
+struct Memory(BTreeMap<String, Vec<u8>>, Arc<Mutex<Vec<String>>>);
+
+fn resolve(
+    request: &RootfsRequest,
+    archive: &Memory,
+    now_secs: i64,
+) -> Result<RootfsLocked, Vec<Diagnostic>> {
+    Archive::new(archive.clone(), now_secs).resolve(request)
+}
 
 impl Memory {
     fn archive(in_release: &[u8]) -> Self {
@@ -24,24 +37,31 @@ impl Memory {
             format!("{base}/main/binary-amd64/by-hash/SHA256/{by_hash}"),
             PACKAGES.to_vec(),
         );
-        Self(files)
+        Self(files, Arc::default())
     }
 }
 
 impl Download for Memory {
-    fn bytes(
+    fn accepted(
         &self,
         urls: &[String],
         _limit: u64,
         _expected: Option<&[u8; 32]>,
-    ) -> Result<Vec<u8>, Box<Diagnostic>> {
-        let found = urls.iter().find_map(|url| self.0.get(url)).cloned();
-        found.ok_or_else(|| {
+        accept: &Accept<'_>,
+    ) -> Result<Downloaded, Box<Diagnostic>> {
+        let found = urls.iter().find_map(|url| self.0.get_key_value(url));
+        let (url, bytes) = found.ok_or_else(|| {
             Box::new(Diagnostic::error(
                 "fetch-failed",
                 Class::Fetch,
                 format!("no {urls:?}"),
             ))
+        })?;
+        self.1.lock().expect("lock").push(url.clone());
+        accept(bytes)?;
+        Ok(Downloaded {
+            bytes: bytes.clone(),
+            given_up: Vec::new(),
         })
     }
 }
@@ -234,4 +254,66 @@ fn an_expired_snapshot_is_what_was_asked_for() {
             .len(),
         1
     );
+}
+
+#[test]
+fn two_recipes_of_a_run_see_one_archive_and_fetch_it_once() {
+    let memory = Memory::archive(IN_RELEASE);
+    let archive = Archive::new(memory.clone(), NOW);
+    let first = archive.resolve(&request(Variant::Minbase, &["web"], true));
+    let second = archive.resolve(&request(Variant::Essential, &[], false));
+    assert_eq!(
+        first.expect("resolves").suites,
+        second.expect("resolves").suites
+    );
+    assert_eq!(memory.1.lock().expect("lock").len(), 2);
+    // Keys that do not hold for the file are not spared their look at it.
+    let mut other_keys = request(Variant::Minbase, &[], false);
+    other_keys.sources[0].keyring = lock::Keyring::Debian;
+    let problems = archive.resolve(&other_keys).expect_err("must fail");
+    assert_eq!(problems[0].code, "deb-bad-signature");
+}
+
+/// A server with the archive of the tests and this release file.
+fn mirror(in_release: &'static [u8]) -> Server {
+    let index = format!("/by-hash/SHA256/{}", Sha256::of(PACKAGES));
+    Server::start(move |asked, _| -> Reply {
+        match asked.path.as_str() {
+            "/dists/test/InRelease" => reply("200 OK", "", in_release),
+            path if path.ends_with(&index) => reply("200 OK", "", PACKAGES),
+            _ => reply("404 Not Found", "", b""),
+        }
+    })
+}
+
+fn through(servers: &[&Server]) -> Archive {
+    let bases = servers.iter().map(|server| server.base.clone()).collect();
+    let config = [("test".to_owned(), bases)].into();
+    let nowhere = std::path::Path::new("/nonexistent");
+    let mirrors = Mirrors::new(&config, &BTreeMap::new(), nowhere);
+    Archive::new(Fetcher::new(mirrors, false), NOW)
+}
+
+#[test]
+fn a_mirror_that_is_stale_or_forged_gives_way_to_the_next() {
+    let good = mirror(IN_RELEASE);
+    let wish = request(Variant::Minbase, &["web"], true);
+    let unsigned = b"Origin: nobody\nSuite: test\n";
+    for (bad, code, why) in [
+        (EXPIRED, "deb-release-expired", "valid until"),
+        (&unsigned[..], "deb-bad-signature", "is not a signed"),
+    ] {
+        let bad = mirror(bad);
+        let archive = through(&[&bad, &good]);
+        archive.resolve(&wish).expect("the second mirror is good");
+        let warnings = archive.take_warnings();
+        assert!(
+            warnings.len() == 1 && warnings[0].contains(&bad.base) && warnings[0].contains(why),
+            "{warnings:?}"
+        );
+        let problems = through(&[&bad]).resolve(&wish).expect_err("no other");
+        assert_eq!(problems[0].code, code);
+        // A file that was refused is not asked for in another form.
+        assert!(!bad.asked().iter().any(|a| a.path.ends_with("Release.gpg")));
+    }
 }
