@@ -142,10 +142,18 @@ impl Store {
     /// The object at or around a logical or physical path.
     pub(crate) fn object_of(&self, path: &Path) -> Option<StorePath> {
         let logical = Path::new(self.store_dir().as_str());
+        let trees = self.root().join("tree");
         let inside = path
-            .strip_prefix(self.root().join("tree"))
+            .strip_prefix(&trees)
             .or_else(|_| path.strip_prefix(logical))
-            .ok()?;
+            .ok()
+            .or_else(|| {
+                // The same directory by another name, when a link leads to the store.
+                let is_same = |dir: &&Path| {
+                    dir.ends_with("tree") && dir.canonicalize().is_ok_and(|dir| dir == trees)
+                };
+                path.strip_prefix(path.ancestors().find(is_same)?).ok()
+            })?;
         let base = inside.components().next()?.as_os_str().to_str()?;
         StorePath::from_base(base).ok()
     }

@@ -1,6 +1,7 @@
 //! The store itself: its directories, how it is opened, and what all its parts share.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,7 +92,7 @@ impl Store {
             store_dir,
             read_only,
         } = options;
-        let root = std::path::absolute(&root).at("resolve", &root)?;
+        let root = resolve(&root)?;
         // A store on a read-only mount still answers what is in it.
         let read_only = read_only || (read_version(&root)?.is_some() && on_read_only_mount(&root));
         let db = if read_only {
@@ -277,6 +278,45 @@ fn on_read_only_mount(root: &Path) -> bool {
     sys::filesystem_space(root).is_ok_and(|(_, read_only)| read_only)
 }
 
+/// Follows all links on the way to the root, and the root if it is one itself: paths below it are compared with
+/// resolved ones. What is not there yet is taken as it is written.
+fn resolve(root: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(root).at("resolve", root)?;
+    let mut missing = Vec::new();
+    let mut there = absolute.as_path();
+    loop {
+        match there.canonicalize() {
+            Ok(mut found) => {
+                found.extend(missing.iter().rev());
+                return Ok(found);
+            }
+            // A link to nowhere is there, and nothing can be made at its place.
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound && !is_link(there) => {}
+            Err(err) => return Err(StoreError::io("resolve", absolute, err)),
+        }
+        let (Some(parent), Some(name)) = (there.parent(), there.file_name()) else {
+            return Ok(absolute);
+        };
+        missing.push(name);
+        there = parent;
+    }
+}
+
+fn is_link(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink())
+}
+
+/// Takes away the rights of others on the root: there are setuid files of root filesystems below it.
+fn make_private(root: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::symlink_metadata(root).at("look at", root)?;
+    let ours = meta.uid() == rustix::process::geteuid().as_raw();
+    if ours && meta.mode() & 0o777 != 0o700 {
+        sys::set_mode(root, 0o700).at("set the mode of", root)?;
+    }
+    Ok(())
+}
+
 /// Makes the directories and the database, or checks that they are of a known format.
 fn prepare(root: &Path) -> Result<Db> {
     let existing = read_version(root)?;
@@ -296,6 +336,7 @@ fn prepare(root: &Path) -> Result<Db> {
             _ => {}
         }
     }
+    make_private(root)?;
     // One process at a time makes the database or switches it to its write-ahead log.
     let _lock = lock_file(&root.join("lock/add"))?;
     let database = match Db::open(root) {
@@ -334,7 +375,7 @@ pub(crate) fn keep_reserve(root: &Path) {
     if room < RESERVE_BYTES * 4 {
         return;
     }
-    if let Ok(file) = File::create(&path)
+    if let Ok(file) = create_plain(&path)
         && sys::allocate(&file, RESERVE_BYTES).is_err()
     {
         // Half a reserve on a full disk does more harm than good.
@@ -384,10 +425,18 @@ fn read_version(root: &Path) -> Result<Option<u64>> {
     Ok(Some(found))
 }
 
+/// Makes or empties a file that only its owner may write, whatever the umask is.
+fn create_plain(path: &Path) -> std::io::Result<File> {
+    let file = File::create(path)?;
+    sys::set_mode_fd(&file, 0o644)?;
+    Ok(file)
+}
+
 fn write_version(root: &Path) -> Result<()> {
     let staged = root.join("version.new");
-    std::fs::write(&staged, format!("{FORMAT}\n")).at("write", &staged)?;
-    let file = File::open(&staged).at("open", &staged)?;
+    let mut file = create_plain(&staged).at("make", &staged)?;
+    file.write_all(format!("{FORMAT}\n").as_bytes())
+        .at("write", &staged)?;
     file.sync_all().at("sync", &staged)?;
     std::fs::rename(&staged, root.join("version")).at("rename", &staged)
 }

@@ -53,6 +53,63 @@ fn a_store_is_made_private_and_opened_again() {
     ));
 }
 
+/// A home directory on a linked disk, and a store that is a link itself.
+#[test]
+fn a_store_behind_links_is_where_they_lead() {
+    let dir = support::tempdir();
+    let real = dir.path().canonicalize().unwrap();
+    std::fs::create_dir_all(real.join("big/s")).unwrap();
+    std::os::unix::fs::symlink("big", real.join("disk")).unwrap();
+    std::os::unix::fs::symlink("disk/s", real.join("link")).unwrap();
+    let open = |root: &str, read_only| {
+        Store::open(OpenOptions {
+            root: real.join(root),
+            read_only,
+            ..options(&real)
+        })
+    };
+    let store = open("disk/s", false).unwrap();
+    assert_eq!(store.root(), real.join("big/s"));
+    let path = object(&store, &real, "x", "x", &[]);
+    store.add_indirect_root(&real.join("old"), &path).unwrap();
+    // A link of before, when the root was not resolved, keeps its object, too.
+    std::fs::remove_file(real.join("old")).unwrap();
+    let through = real.join("link/tree").join(path.as_str());
+    std::os::unix::fs::symlink(through, real.join("old")).unwrap();
+    drop(store);
+    for root in ["link", "disk/s", "big/s"] {
+        for read_only in [true, false] {
+            let store = open(root, read_only).unwrap();
+            assert_eq!(store.root(), real.join("big/s"));
+            assert!(store.is_valid(&path).unwrap());
+        }
+    }
+    let store = open("link", false).unwrap();
+    assert_eq!(store.gc(Default::default()).unwrap().removed, []);
+    // Not there yet, below a link; and a link to nowhere.
+    assert_eq!(
+        open("disk/new/er", false).unwrap().root(),
+        real.join("big/new/er")
+    );
+    std::os::unix::fs::symlink("gone", real.join("broken")).unwrap();
+    assert_eq!(open("broken", false).unwrap_err().code(), "store-io");
+}
+
+#[test]
+fn the_root_is_private_also_when_it_was_there() {
+    let dir = support::tempdir();
+    let root = dir.path().join("s");
+    std::fs::create_dir(&root).unwrap();
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+    for _ in 0..2 {
+        std::fs::set_permissions(&root, PermissionsExt::from_mode(0o777)).unwrap();
+        drop(open(dir.path()));
+        assert_eq!(mode(&root), 0o700);
+    }
+    assert_eq!(mode(&root.join("version")), 0o644);
+    assert_eq!(mode(&root.join("reserve")), 0o644);
+}
+
 #[test]
 fn newer_foreign_and_garbled_stores_are_refused() {
     let dir = support::tempdir();
