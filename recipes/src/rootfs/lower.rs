@@ -198,16 +198,22 @@ fn deb(p: &LockedPackage, recipe: &RootfsRecipe, locked: &RootfsLocked, base: &P
     let mut urls = vec![format!("{}/{path}", suite.uri.trim_end_matches('/'))];
     let source = recipe.sources.iter().find(|s| s.uri == suite.uri);
     if let (Some(service), Some(timestamp)) =
-        (source.and_then(|s| s.snapshot.as_ref()), &suite.snapshot)
+        (source.and_then(|s| s.snapshot.as_ref()), snapshot(suite))
     {
         urls.push(format!(
             "{}/{path}",
             service
-                .replace("{timestamp}", timestamp)
+                .replace("{timestamp}", &timestamp)
                 .trim_end_matches('/')
         ));
     }
     set.with("urls", texts(urls)).done()
+}
+
+/// The moment at which a snapshot service has what was locked: that of the release file, even if no service was named then.
+fn snapshot(suite: &LockedSuite) -> Option<String> {
+    let dated = || suite.inrelease.date.replace(['-', ':'], "");
+    Some(suite.snapshot.clone().unwrap_or_else(dated)).filter(|t| !t.is_empty())
 }
 
 /// Writes a path of an archive as part of a URL. Names of files may hold a percent sign themselves: an epoch is often written `%3a`.

@@ -198,6 +198,18 @@ fn snapshot_service_is_the_second_address() {
 }
 
 #[test]
+fn a_snapshot_service_can_be_named_after_locking() {
+    let text = "suite = \"bookworm\"\nsnapshot = \"https://snapshot.example/{timestamp}\"";
+    let mut locked = locked(vec![package("a", Phase::Rest, 0)]);
+    locked.suites[0].snapshot = None;
+    let plan = show(&lower(&recipe(text), &locked, Path::new("/project")));
+    assert_eq!(
+        plan["debs"][0]["urls"][1],
+        json!("https://snapshot.example/20260711T101637Z/pool/a_1~rc_amd64.deb")
+    );
+}
+
+#[test]
 fn local_packages_are_paths() {
     let mut local = package("tool", Phase::Rest, 0);
     local.suite = None;
