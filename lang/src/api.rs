@@ -8,7 +8,7 @@ use sos_formats::diagnostic::Diagnostic;
 use sos_formats::store_path::StorePath;
 
 use crate::error::{Error, Kind, R};
-use crate::eval::{Text, Vm, canon_path, path_bytes};
+use crate::eval::{Coerce, Text, Vm, canon_path, path_bytes};
 use crate::heap::{Attrs, Fun, Sym, Tag, Value};
 use crate::host::{ContextElem, Host, HostError, Options, Plain};
 use crate::ir::Pos;
@@ -252,7 +252,7 @@ impl Evaluator {
 
     /// The bytes of a string and what it depends on, for values that can be coerced to one.
     pub fn to_str(&self, v: Value) -> Answer<(Vec<u8>, Vec<ContextElem>)> {
-        let s = self.out(self.vm.coerce(v, crate::eval::Coerce::PLAIN, Pos::NONE))?;
+        let s = self.out(self.vm.coerce(v, Coerce::PLAIN, Pos::NONE))?;
         Ok((s.bytes().to_vec(), self.vm.ctx_elems(s.ctx())))
     }
 
@@ -357,10 +357,9 @@ impl Vm {
             Tag::Attrs => {
                 let set = self.force_attrs(v, pos)?;
                 // Derivations refer to themselves; what others need of them is the string.
-                if let Some(o) = set.get(self.s.out_path)
-                    && self.is_derivation(set)?
-                {
-                    return self.plain(o, pos);
+                if set.get(self.s.out_path).is_some() {
+                    let text = self.coerce(v, Coerce::INTERP, pos)?;
+                    return self.plain(Value::from_str_obj(text), pos);
                 }
                 let mut map = BTreeMap::new();
                 for (s, x) in set.iter() {

@@ -1,6 +1,6 @@
 //! How the language reaches the world. Implemented over the store by the command line, and in memory by tests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -176,8 +176,11 @@ pub struct ExtBuiltin {
 
 /// Where a builtin from outside was called, and what it may use.
 pub struct ExtCall<'a> {
-    /// The call, for diagnostics.
+    /// The place for diagnostics: the call, or when a library makes it, the first place in the argument that its user wrote.
     pub label: Option<Label>,
+    /// Where the attributes of the argument were written, by attribute path; an index stands for an element of a list. Places
+    /// in libraries are left out.
+    pub places: BTreeMap<Vec<String>, Label>,
     /// The world.
     pub host: &'a dyn Host,
 }
@@ -216,5 +219,5 @@ pub enum Plain {
     /// A list.
     List(Vec<Plain>),
     /// An attribute set.
-    Attrs(std::collections::BTreeMap<String, Plain>),
+    Attrs(BTreeMap<String, Plain>),
 }

@@ -413,6 +413,41 @@ fn edit() {
 }
 
 #[test]
+fn problems_point_at_what_the_user_wrote() {
+    let p = Project::new(&[("sos.nix", "{ ... }: null")]);
+    let base = "sos.debian.rootfs { name = \"base\"; suite = \"bookworm\"; epoch = 9; }";
+    for (expression, at) in [
+        (
+            "sos.debian.rootfs { suite = \"bookworm\"; inclde = [ ]; }".to_owned(),
+            "inclde",
+        ),
+        (
+            "sos.debian.rootfs { suite = \"bookworm\"; user = [ { name = \"u\"; shll = \"/bin/sh\"; } ]; }".to_owned(),
+            "shll",
+        ),
+        ("sos.debian.rootfs { suite = 3; }".to_owned(), "suite"),
+        (
+            format!("sos.rootfs.edit {{ rootfs = {base}; hostnam = \"h\"; }}"),
+            "hostnam",
+        ),
+        (
+            "sos.fetchurl { name = \"n\"; url = \"https://a.example/missing\"; }".to_owned(),
+            "url",
+        ),
+    ] {
+        let Err(e) = p.evaluate(&expression) else {
+            panic!("`{expression}` evaluates")
+        };
+        let shown: Vec<_> = e
+            .labels
+            .iter()
+            .map(|l| (l.file.name.as_str(), &l.file.text[l.span.clone()]))
+            .collect();
+        assert_eq!(shown, [("test", at)], "{expression}");
+    }
+}
+
+#[test]
 fn oci() {
     let p = Project::new(&[("sos.nix", "{ ... }: null"), ("motd", "hi")]);
     let base =

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sos_formats::diagnostic::{Class, Diagnostic, Label, SourceFile, suggest};
 
-use crate::tree::Place;
+use crate::tree::{Place, Places};
 
 /// The most problems that are shown of one recipe.
 pub(crate) const MAX_PROBLEMS: usize = 50;
@@ -31,9 +31,9 @@ impl Problems {
     }
 
     /// Starts with none, for a recipe written as a Nix attribute set.
-    pub(crate) fn in_call(call: Option<Label>) -> Self {
+    pub(crate) fn in_call(call: Option<Label>, places: &Places<'_>) -> Self {
         Self {
-            file: None,
+            file: places.file.clone(),
             call,
             found: Vec::new(),
             total: 0,

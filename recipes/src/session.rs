@@ -14,7 +14,7 @@ use crate::plain::{Set, int, text};
 use crate::problems::Problems;
 use crate::report::LockReport;
 use crate::rootfs;
-use crate::tree;
+use crate::tree::{self, Places};
 
 /// The largest recipe that is read.
 const MAX_RECIPE_BYTES: usize = 4 << 20;
@@ -98,7 +98,7 @@ impl Session {
                 ),
                 builtin(
                     "__sosPinUrl",
-                    "Returns the digest of the content of a URL from the lock.",
+                    "Returns the digest of the content of `url` from the lock; `written` says where the URL was written.",
                     Inner::pin_url,
                 ),
             ],
@@ -145,17 +145,13 @@ impl Inner {
                     self.read_recipe(call, &file)?
                 }
                 (_, Some(recipe)) => {
-                    let tree = tree::from_plain(recipe);
-                    let (recipe, found) =
-                        rootfs::parse_tree(&tree, "rootfs", Problems::in_call(call.label.clone()));
+                    let places = Places::below(&call.places, &["recipe"]);
+                    let problems = || Problems::in_call(call.label.clone(), &places);
+                    let tree = tree::from_plain(recipe, &places);
+                    let (recipe, found) = rootfs::parse_tree(&tree, "rootfs", problems());
                     let recipe = self.accept(recipe, found)?;
                     let key = format!("inline:{}", recipe.name);
-                    (
-                        recipe,
-                        key,
-                        self.context.project_dir.clone(),
-                        Problems::in_call(call.label.clone()),
-                    )
+                    (recipe, key, self.context.project_dir.clone(), problems())
                 }
                 _ => return Err(misuse(call)),
             };
@@ -219,19 +215,21 @@ impl Inner {
     }
 
     fn rootfs_edit(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
-        let (edit, found) = rootfs::parse_edit(
-            &tree::from_plain(argument),
-            Problems::in_call(call.label.clone()),
-        );
+        let places = Places::below(&call.places, &[]);
+        let problems = || Problems::in_call(call.label.clone(), &places);
+        let (edit, found) = rootfs::parse_edit(&tree::from_plain(argument, &places), problems());
         let edit = self.accept(edit, found)?;
-        let mut problems = Problems::in_call(call.label.clone());
+        let mut problems = problems();
         rootfs::check_sources(&edit, &self.context.project_dir, call.host, &mut problems);
         let edit = self.accept(Some(edit), problems.finish())?;
         Ok(rootfs::edit(&edit, &self.context.project_dir))
     }
 
     fn pin_url(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
-        let Plain::Str { s, .. } = argument else {
+        let Plain::Attrs(mut argument) = argument else {
+            return Err(misuse(call));
+        };
+        let Some(Plain::Str { s, .. }) = argument.remove("url") else {
             return Err(misuse(call));
         };
         let url = String::from_utf8_lossy(&s).into_owned();

@@ -68,6 +68,7 @@ fn call(session: &Session, name: &str, argument: Plain) -> Result<Plain, Box<Dia
     (builtin.fun)(
         &ExtCall {
             label: None,
+            places: Default::default(),
             host: &host,
         },
         argument,
@@ -137,7 +138,12 @@ fn a_stale_entry_is_locked_again_and_the_others_stay() {
     let p = Project::new();
     let session = p.session(LockMode::Create);
     p.plan(&session).unwrap();
-    call(&session, "__sosPinUrl", text("https://a.example/x")).unwrap();
+    call(
+        &session,
+        "__sosPinUrl",
+        attrs("url", text("https://a.example/x")),
+    )
+    .unwrap();
     session.finish().unwrap();
     p.pins.asked();
     *p.pins.version.lock().unwrap() = "2.0".to_owned();
@@ -147,7 +153,12 @@ fn a_stale_entry_is_locked_again_and_the_others_stay() {
     );
     let session = p.session(LockMode::Create);
     p.plan(&session).unwrap();
-    call(&session, "__sosPinUrl", text("https://a.example/x")).unwrap();
+    call(
+        &session,
+        "__sosPinUrl",
+        attrs("url", text("https://a.example/x")),
+    )
+    .unwrap();
     let reports = session.finish().unwrap();
     assert_eq!(p.pins.asked(), ["web"]);
     assert!(!reports[0].created);
@@ -169,7 +180,12 @@ fn update_moves_what_is_named_once() {
         let session = p.session(mode);
         p.plan(&session).unwrap();
         p.plan(&session).unwrap();
-        call(&session, "__sosPinUrl", text("https://a.example/x")).unwrap();
+        call(
+            &session,
+            "__sosPinUrl",
+            attrs("url", text("https://a.example/x")),
+        )
+        .unwrap();
         (session.finish().unwrap(), p.pins.asked())
     };
     run(LockMode::Create);
@@ -194,7 +210,12 @@ fn preview_asks_nobody_and_writes_nothing() {
     let p = Project::new();
     let session = p.session(LockMode::Preview);
     p.plan(&session).unwrap();
-    call(&session, "__sosPinUrl", text("https://a.example/x")).unwrap();
+    call(
+        &session,
+        "__sosPinUrl",
+        attrs("url", text("https://a.example/x")),
+    )
+    .unwrap();
     assert!(session.finish().unwrap().is_empty());
     assert!(p.pins.asked().is_empty());
     assert_eq!(p.lock(), None);

@@ -247,6 +247,14 @@ impl Pins for TestPins {
 
     fn lock_url(&self, url: &str) -> Result<UrlEntry, Box<Diagnostic>> {
         self.asked.lock().unwrap().push(url.to_owned());
+        if url.ends_with("/missing") {
+            let message = format!("`{url}` is missing");
+            return Err(Box::new(Diagnostic::error(
+                "fetch-failed",
+                Class::Fetch,
+                message,
+            )));
+        }
         let version = self.version.lock().unwrap().clone();
         Ok(UrlEntry {
             url: url.to_owned(),

@@ -1,16 +1,19 @@
 //! Recipe text as a tree of values that know where they were written.
 //!
 //! A recipe comes from a TOML file or from an attribute set of a Nix expression; both become this tree, so that one reader checks
-//! both. Only the first has places of its own; problems in the second are shown at the call.
+//! both. In the second only attributes have places; a problem of anything else is shown at the call.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use sos_formats::diagnostic::{Label, SourceFile};
 use sos_lang::{ContextElem, Plain};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Byte range of a value in the text of the recipe; absent for recipes written in Nix.
+/// Byte range of a value in the text of the recipe; absent where that is not known of a recipe written in Nix.
 pub(crate) type Place = Option<Range<usize>>;
 
 /// A value and its place.
@@ -117,8 +120,42 @@ fn node(value: Spanned<DeValue<'_>>) -> Node {
     Node { place, value }
 }
 
+/// Where the attributes of a Nix recipe were written: those in the file that holds the first of them. The labels of a
+/// diagnostic are spans of one text, and a recipe is rarely spread over several.
+#[derive(Debug, Default)]
+pub(crate) struct Places<'a> {
+    /// The file.
+    pub(crate) file: Option<Arc<SourceFile>>,
+    all: BTreeMap<&'a [String], &'a Label>,
+}
+
+impl<'a> Places<'a> {
+    /// Takes the places below `prefix`.
+    pub(crate) fn below(all: &'a BTreeMap<Vec<String>, Label>, prefix: &[&str]) -> Self {
+        let below: BTreeMap<&[String], &Label> = all
+            .iter()
+            .filter(|(path, _)| path.len() > prefix.len())
+            .filter(|(path, _)| path.iter().zip(prefix).all(|(a, b)| a == b))
+            .map(|(path, label)| (&path[prefix.len()..], label))
+            .collect();
+        let file = below.values().next().map(|l| Arc::clone(&l.file));
+        Self { file, all: below }
+    }
+
+    fn of(&self, path: &[String]) -> Place {
+        let label = self.all.get(path)?;
+        let file = self.file.as_ref()?;
+        Arc::ptr_eq(&label.file, file).then(|| label.span.clone())
+    }
+}
+
 /// Takes over a value of the Nix language. Bytes that are not UTF-8 are replaced: every field that allows more than ASCII is text.
-pub(crate) fn from_plain(plain: Plain) -> Node {
+pub(crate) fn from_plain(plain: Plain, places: &Places<'_>) -> Node {
+    taken_over(plain, places, &mut Vec::new(), &None)
+}
+
+/// A value is shown at the name of the attribute that holds it.
+fn taken_over(plain: Plain, places: &Places<'_>, path: &mut Vec<String>, place: &Place) -> Node {
     let value = match plain {
         Plain::Null => Value::Null,
         Plain::Bool(b) => Value::Bool(b),
@@ -126,17 +163,28 @@ pub(crate) fn from_plain(plain: Plain) -> Node {
         Plain::Float(f) => Value::Float(f),
         Plain::Str { s, context } => Value::Str(String::from_utf8_lossy(&s).into_owned(), context),
         Plain::Path(p) => Value::Path(p),
-        Plain::List(list) => Value::List(list.into_iter().map(from_plain).collect()),
-        Plain::Attrs(attrs) => Value::Table(
-            attrs
-                .into_iter()
-                .map(|(name, v)| Field {
-                    name,
-                    place: None,
-                    node: from_plain(v),
-                })
-                .collect(),
-        ),
+        Plain::List(list) => {
+            let element = |(i, v): (usize, Plain)| {
+                path.push(i.to_string());
+                let node = taken_over(v, places, path, place);
+                path.pop();
+                node
+            };
+            Value::List(list.into_iter().enumerate().map(element).collect())
+        }
+        Plain::Attrs(attrs) => {
+            let field = |(name, v): (String, Plain)| {
+                path.push(name.clone());
+                let place = places.of(path);
+                let node = taken_over(v, places, path, &place);
+                path.pop();
+                Field { name, place, node }
+            };
+            Value::Table(attrs.into_iter().map(field).collect())
+        }
     };
-    Node { place: None, value }
+    Node {
+        place: place.clone(),
+        value,
+    }
 }

@@ -17,6 +17,8 @@ mod types;
 mod versions;
 mod xml;
 
+use std::collections::BTreeMap;
+
 use rustc_hash::FxHashMap;
 
 use crate::error::R;
@@ -135,8 +137,14 @@ fn call_extension(vm: &Vm, a: &[Value], pos: Pos) -> R {
         .nth(usize::try_from(i).unwrap_or(usize::MAX));
     let Some(b) = b else { return Ok(Value::NULL) };
     let arg = vm.plain(a[1], pos)?;
+    let mut places = BTreeMap::new();
+    vm.places(a[1], &mut Vec::new(), &mut places);
     let call = crate::host::ExtCall {
-        label: vm.label(pos, Pos::NONE, ""),
+        label: vm
+            .label_outside(pos)
+            .or_else(|| places.values().next().cloned())
+            .or_else(|| vm.label(pos, Pos::NONE, "")),
+        places,
         host: &*vm.host,
     };
     match (b.fun)(&call, arg) {

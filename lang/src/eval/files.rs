@@ -15,7 +15,7 @@ use crate::host::{ContextElem, FileType, VirtualFiles};
 use crate::ir::{self, LowerError, Pos};
 
 /// Where the virtual files of extensions appear.
-const VIRTUAL: &[u8] = b"/.sos-builtin/";
+pub(super) const VIRTUAL: &[u8] = b"/.sos-builtin/";
 
 /// Virtual files that are always there.
 const CORE: &[(&str, VirtualFiles)] = &[(

@@ -1,11 +1,14 @@
 //! The texts that were loaded, and places in them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sos_formats::diagnostic::{Class, Diagnostic, Frame, Label, SourceFile};
 
 use super::Vm;
+use super::files::VIRTUAL;
 use crate::error::{Error, Kind};
+use crate::heap::Value;
 use crate::ir::Pos;
 
 /// One text.
@@ -82,6 +85,39 @@ impl Vm {
             start..stop.min(s.file.text.len()),
             text,
         ))
+    }
+
+    /// A label for a place that the user wrote, not a library that comes with the program.
+    pub(crate) fn label_outside(&self, pos: Pos) -> Option<Label> {
+        let sources = self.sources.borrow();
+        let (s, _) = sources.find(pos)?;
+        let path = s.path.as_deref().unwrap_or_default();
+        (!path.starts_with(VIRTUAL)).then(|| self.label(pos, Pos::NONE, ""))?
+    }
+
+    /// Collects where the attributes of an evaluated value were written.
+    pub(crate) fn places(
+        &self,
+        v: Value,
+        at: &mut Vec<String>,
+        out: &mut BTreeMap<Vec<String>, Label>,
+    ) {
+        let v = v.peel();
+        if let Some(list) = v.as_list() {
+            for (i, x) in list.iter().enumerate() {
+                at.push(i.to_string());
+                self.places(*x, at, out);
+                at.pop();
+            }
+        }
+        // What a set with an output says of itself is no part of the data.
+        let set = v.as_attrs().filter(|s| s.get(self.s.out_path).is_none());
+        for (name, x, pos) in set.iter().flat_map(|s| s.entries()) {
+            at.push(name.text().into_owned());
+            out.extend(self.label_outside(pos).map(|l| (at.clone(), l)));
+            self.places(x, at, out);
+            at.pop();
+        }
     }
 
     /// The diagnostic for an error.

@@ -11,7 +11,7 @@ in
 {
   rootfs = recipe:
     let
-      plan = builtins.__sosRootfsPlan (if builtins.isAttrs recipe && !(recipe ? outPath) then { recipe = rootfs.plainly recipe; } else { file = recipe; });
+      plan = builtins.__sosRootfsPlan (if builtins.isAttrs recipe && !(recipe ? outPath) then { inherit recipe; } else { file = recipe; });
       inherit (plan) epoch;
 
       deb = d:

@@ -8,7 +8,7 @@ derive:
     , name ? derive.storeName (baseNameOf (builtins.head urls))
     , executable ? false
     , unpack ? false
-    }:
+    }@args:
     let
       given = if hash != null then hash else sha256;
       # Only the bytes of one file can be pinned without looking at them.
@@ -16,7 +16,10 @@ derive:
         if executable || unpack then
           throw "sos.fetchurl { name = \"${name}\"; } needs a `hash`: `executable` and `unpack` hash a tree, which sos.lock does not pin"
         else
-          builtins.__sosPinUrl (builtins.head urls);
+          builtins.__sosPinUrl {
+            url = builtins.head urls;
+            written = builtins.intersectAttrs { url = null; urls = null; } args;
+          };
     in
     if sha256 != null && hash != null then
       throw "sos.fetchurl { name = \"${name}\"; } has both `sha256` and `hash`"

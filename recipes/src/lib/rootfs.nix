@@ -5,22 +5,13 @@ let
     plan // (if plan ? files then {
       files = map (file: if file ? source then file // { source = derive.source file.source; } else file) plan.files;
     } else { });
-
-  # A set with an output becomes the text of its path: its other attributes are not part of a recipe.
-  plainly = value:
-    if builtins.isAttrs value then
-      (if value ? outPath then "${value}" else builtins.mapAttrs (_: plainly) value)
-    else if builtins.isList value then
-      map plainly value
-    else
-      value;
 in
 {
-  inherit plainly withSources;
+  inherit withSources;
 
   edit = { rootfs, name ? "${rootfs.name or "rootfs"}-edited", epoch ? rootfs.epoch or 1, ... }@args:
     let
-      changes = builtins.__sosRootfsEdit (plainly (removeAttrs args [ "rootfs" "name" "epoch" ]));
+      changes = builtins.__sosRootfsEdit (removeAttrs args [ "rootfs" "name" "epoch" ]);
     in
     derive.rootfs (withSources changes // {
       inherit name epoch;

@@ -398,9 +398,9 @@ fn values_of_the_nix_language() {
         ),
     ]);
     let (recipe, found) = parse_tree(
-        &crate::tree::from_plain(good),
+        &crate::tree::from_plain(good, &Default::default()),
         "x",
-        crate::problems::Problems::in_call(None),
+        crate::problems::Problems::in_call(None, &Default::default()),
     );
     assert!(found.is_empty(), "{found:?}");
     let plan = edit(&recipe.unwrap().edit, Path::new("/base"));
@@ -417,9 +417,9 @@ fn values_of_the_nix_language() {
 
     let bad = set(vec![("suite", text("bookworm")), ("hostnam", text("a"))]);
     let (recipe, found) = parse_tree(
-        &crate::tree::from_plain(bad),
+        &crate::tree::from_plain(bad, &Default::default()),
         "x",
-        crate::problems::Problems::in_call(None),
+        crate::problems::Problems::in_call(None, &Default::default()),
     );
     assert!(recipe.is_none());
     assert_eq!(found[0].code, "recipe-unknown-field");
