@@ -6,13 +6,16 @@ use std::process::Command;
 use super::{Demo, tool};
 use crate::support::{Run, is_root, peer, run, skip};
 
+/// What makes an ordinary user root of a namespace with all the ids of a system.
+const AS_ROOT: [&str; 2] = ["--map-root-user", "--map-auto"];
+
 /// Runs a program in the unpacked root, as its root.
 fn chroot(root: &Path, command: &[&str]) -> Run {
     let mut run_in = if is_root() {
         Command::new("chroot")
     } else {
         let mut unshare = Command::new("unshare");
-        unshare.args(["-r", "chroot"]);
+        unshare.args(AS_ROOT).arg("/usr/sbin/chroot");
         unshare
     };
     run_in
@@ -21,14 +24,13 @@ fn chroot(root: &Path, command: &[&str]) -> Run {
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C.UTF-8");
-    // `chroot` itself is in /usr/sbin, which is not on everybody's PATH.
     run(&mut run_in)
 }
 
 /// umoci unpacks the image; dpkg is content with it, the program runs, and nginx takes its configuration.
 pub(super) fn it_works(demo: &Demo) {
     let Some(umoci) = peer("umoci") else { return };
-    if !is_root() && run(Command::new("unshare").args(["-r", "true"])).code != 0 {
+    if !is_root() && run(Command::new("unshare").args(AS_ROOT).arg("true")).code != 0 {
         return skip("no user namespace to unpack an image in");
     }
     let bundle = demo.world.root().join("bundle");

@@ -9,7 +9,6 @@ pub(crate) mod tiny;
 pub(crate) mod user;
 
 use std::ffi::OsStr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -190,18 +189,14 @@ impl Drop for World {
         if is_root() {
             return;
         }
-        // Trees in the store have no write permission, and without it their owner cannot remove them.
-        for entry in walkdir::WalkDir::new(self.dir.path())
-            .into_iter()
-            .flatten()
-            .filter(|e| e.file_type().is_dir())
-        {
-            // What cannot be opened up stays behind; the test has nothing more to say about it.
-            drop(std::fs::set_permissions(
-                entry.path(),
-                std::fs::Permissions::from_mode(0o700),
-            ));
-        }
+        // Trees in the store have no write permission, and root filesystems that are being built belong to subordinate ids. Where this
+        // fails, what belongs to the user goes with the directory itself.
+        drop(
+            Command::new("unshare")
+                .args(["--map-root-user", "--map-auto", "rm", "-rf"])
+                .arg(self.dir.path())
+                .output(),
+        );
     }
 }
 
