@@ -20,6 +20,8 @@ pub(crate) enum Kind {
     Arith,
     Argument,
     Syntax,
+    /// More nesting than the parser can take.
+    Nesting,
     Io,
     /// A wrong value given to a builtin.
     Value,
@@ -48,6 +50,7 @@ impl Kind {
             Kind::Arith => "eval-arithmetic",
             Kind::Argument => "eval-argument",
             Kind::Syntax => "parse-syntax",
+            Kind::Nesting => "parse-too-deep",
             Kind::Io => "eval-io",
             Kind::Value => "eval-value",
             Kind::Derivation => "eval-derivation",

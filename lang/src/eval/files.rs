@@ -161,7 +161,11 @@ impl Vm {
         };
         let ast = crate::parse::parse(&file.text, foreign).map_err(|e| {
             let mut x = Error::new(
-                Kind::Syntax,
+                if e.too_deep {
+                    Kind::Nesting
+                } else {
+                    Kind::Syntax
+                },
                 Pos(base + e.span.start as u32),
                 e.message.clone(),
             );

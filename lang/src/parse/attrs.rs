@@ -164,6 +164,7 @@ fn duplicate(name: &str, pos: u32, end: u32, old: u32) -> Box<SyntaxError> {
         message: format!("attribute '{name}' already defined"),
         span: pos as usize..end,
         other: Some(old as usize),
+        too_deep: false,
     })
 }
 

@@ -9,6 +9,7 @@ use rowan::ast::AstNode;
 use super::SyntaxError;
 use super::ast::{Ast, Attr, AttrSet, AttrValue, Formal, Node, Op, Param, Part};
 use super::attrs::Builder;
+use super::limits;
 use super::source::encode;
 use super::strings::{self, Raw};
 use crate::heap::Sym;
@@ -17,7 +18,7 @@ type Res<T> = Result<T, Box<SyntaxError>>;
 
 /// Parses decoded text; `foreign` as `decode` returned it.
 pub(crate) fn parse(text: &str, foreign: bool) -> Res<Ast> {
-    check_tokens(text)?;
+    limits::check(text)?;
     let parse = rnix::Root::parse(text);
     if let Some(e) = parse.errors().first() {
         return Err(describe(e, text));
@@ -28,28 +29,6 @@ pub(crate) fn parse(text: &str, foreign: bool) -> Res<Ast> {
         .expr()
         .ok_or_else(|| SyntaxError::new("syntax error, unexpected end of file", end..end))?;
     Converter { text, foreign }.expr(&root)
-}
-
-/// White space that Nix does not know, and unfinished tokens.
-fn check_tokens(text: &str) -> Res<()> {
-    if text.is_ascii() && !text.bytes().any(|b| matches!(b, 0x0b | 0x0c)) {
-        return Ok(());
-    }
-    let mut at = 0;
-    for (kind, s) in rnix::tokenize(text) {
-        if kind == TOKEN_WHITESPACE
-            && let Some((i, c)) = s
-                .char_indices()
-                .find(|(_, c)| !matches!(c, ' ' | '\t' | '\r' | '\n'))
-        {
-            return Err(SyntaxError::new(
-                format!("syntax error, unexpected character U+{:04X}", c as u32),
-                at + i..at + i + c.len_utf8(),
-            ));
-        }
-        at += s.len();
-    }
-    Ok(())
 }
 
 fn describe(e: &rnix::ParseError, text: &str) -> Box<SyntaxError> {
@@ -95,7 +74,9 @@ fn describe(e: &rnix::ParseError, text: &str) -> Box<SyntaxError> {
             format!("duplicate formal function argument '{name}'"),
             span(r),
         ),
-        E::RecursionLimitExceeded => SyntaxError::new("the expression is nested too deeply", end),
+        E::RecursionLimitExceeded => {
+            SyntaxError::too_deep("the expression is nested too deeply", end)
+        }
         _ => SyntaxError::new("syntax error", end),
     }
 }

@@ -4,6 +4,7 @@
 pub(crate) mod ast;
 mod attrs;
 mod convert;
+mod limits;
 mod source;
 mod strings;
 
@@ -19,6 +20,8 @@ pub(crate) struct SyntaxError {
     pub(crate) span: std::ops::Range<usize>,
     /// The earlier place this one is in conflict with.
     pub(crate) other: Option<usize>,
+    /// Whether it may be an expression, but a larger one than can be parsed.
+    pub(crate) too_deep: bool,
 }
 
 impl SyntaxError {
@@ -27,6 +30,14 @@ impl SyntaxError {
             message: message.into(),
             span,
             other: None,
+            too_deep: false,
+        })
+    }
+
+    fn too_deep(message: &str, span: std::ops::Range<usize>) -> Box<Self> {
+        Box::new(Self {
+            too_deep: true,
+            ..*Self::new(message, span)
         })
     }
 }

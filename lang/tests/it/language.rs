@@ -96,6 +96,25 @@ fn too_deep() {
 }
 
 #[test]
+fn nested_more_than_anybody_writes() {
+    let deep = "parse-too-deep: the expression is nested too deeply";
+    for opening in ["[", "(", "{ a = ", "- ", "!", "\"${", "x: "] {
+        fails(&opening.repeat(200_000), deep);
+    }
+    let dense = format!("1{}", "+1".repeat(100_000));
+    let many = "parse-too-deep: the expression has too many tokens that nothing separates";
+    fails(&dense, many);
+    // What is long, and not nested, is none of that.
+    check(&format!("1{}", " + 1".repeat(20_000)), "20001");
+    let long = "a".repeat(1_000_000);
+    check(&format!("builtins.stringLength \"{long}\""), "1000000");
+    check(
+        &format!("builtins.length [ {} ]", "{ } ".repeat(20_000)),
+        "20000",
+    );
+}
+
+#[test]
 fn laziness_and_errors() {
     check(
         "let x = throw \"a\"; in [ (builtins.tryEval x).success (builtins.tryEval x).success ]",
