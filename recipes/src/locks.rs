@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use sos_formats::diagnostic::{Class, Diagnostic, SourceFile};
@@ -273,17 +274,90 @@ fn machine(code: &'static str, message: String) -> Diagnostic {
     Diagnostic::error(code, Class::Machine, message)
 }
 
-/// A reader sees the old file or the new one, never a part.
+/// A reader sees the old file or the new one, never a part. The name of the new one is always the same: what a killed
+/// run leaves behind is taken over by the next one that writes.
 fn write_atomically(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_file_name(format!(".{LOCK_FILE}.{}", std::process::id()));
-    let written = fs::File::create(&temporary).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
+    let temporary = path.with_file_name(format!(".{LOCK_FILE}.new"));
+    let mut file = open_locked(&temporary)?;
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.write_all(bytes))
+        .and_then(|()| file.sync_all());
     let done = written.and_then(|()| fs::rename(&temporary, path));
     if done.is_err() {
         // The first error is the one worth telling.
         let _ignored = fs::remove_file(&temporary);
     }
     done
+}
+
+/// Opens a file that no other process writes; waits for one that does.
+fn open_locked(path: &Path) -> io::Result<fs::File> {
+    loop {
+        // A link in a project that somebody else made must not lead the text elsewhere.
+        if fs::symlink_metadata(path).is_ok_and(|m| !m.is_file()) {
+            fs::remove_file(path)?;
+        }
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)?;
+        file.lock()?;
+        let mine = file.metadata()?;
+        // Whoever held it has given it its real name by now.
+        if fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (mine.dev(), mine.ino()))
+        {
+            return Ok(file);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn what_a_killed_run_left_goes_with_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOCK_FILE);
+        let left = dir.path().join(".sos.lock.new");
+        fs::write(&left, "half of a much longer te").unwrap();
+        write_atomically(&path, b"whole").unwrap();
+        assert_eq!(names(dir.path()), [LOCK_FILE]);
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        // A link is not followed.
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &left).unwrap();
+        write_atomically(&path, b"again").unwrap();
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+        assert_eq!(fs::read(&path).unwrap(), b"again");
+    }
+
+    #[test]
+    fn two_who_write_at_once_leave_one_whole_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(LOCK_FILE);
+        std::thread::scope(|scope| {
+            for byte in [b'a', b'b', b'c', b'd'] {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        write_atomically(path, &[byte; 5000]).unwrap();
+                    }
+                });
+            }
+        });
+        let text = fs::read(&path).unwrap();
+        assert!(text.len() == 5000 && text.iter().all(|b| *b == text[0]));
+        assert_eq!(names(dir.path()), [LOCK_FILE]);
+    }
 }
