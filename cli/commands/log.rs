@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
+use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 
@@ -34,7 +35,12 @@ pub(crate) struct LogArgs {
 /// `log-not-found` when nothing of that name was built here.
 pub(crate) fn run(session: &Session, args: &LogArgs) -> Result<(), Failure> {
     let drv = find(session, &args.target)?;
-    let Some(mut log) = session.store()?.read_log(&drv)? else {
+    let store = session.store()?;
+    let Some(mut log) = store.read_log(&drv)? else {
+        if store.was_built(&drv)? {
+            output::message(&format!("`{}` was built here and wrote nothing to its log", Derivation::name_from_path(&drv)));
+            return Ok(());
+        }
         return Err(Failure::new(
             Diagnostic::error(
                 "log-not-found",
@@ -42,7 +48,7 @@ pub(crate) fn run(session: &Session, args: &LogArgs) -> Result<(), Failure> {
                 format!("there is no log of `{}`", args.target),
             )
             .note(format!(
-                "`{}` was fetched, was cached, wrote nothing, or was not built here",
+                "`{}` was cached, or was not built here",
                 drv.name()
             )),
         ));
@@ -72,7 +78,7 @@ fn find(session: &Session, text: &str) -> Result<StorePath, Failure> {
         }
     } else {
         // A name first: it costs no evaluation, and a file of that name is said with `./`.
-        if let Some(drv) = store.logs_named(text)?.into_iter().next() {
+        if let Some(drv) = store.built_named(text)?.into_iter().next() {
             return Ok(drv);
         }
         let place = text.split(['#', '^']).next().unwrap_or_default();

@@ -1,13 +1,17 @@
 //! Build logs: one zstd stream a derivation, readable while it is being written.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use sos_formats::store_path::StorePath;
 
+use crate::db;
 use crate::error::{IoContext, Result, StoreError};
 use crate::store::Store;
+use crate::temp::list_dir;
 
 const LEVEL: i32 = 3;
 
@@ -115,42 +119,49 @@ impl Store {
         })
     }
 
-    /// The derivations of a name that have a log, the newest log first. The version may be left out: `bash` finds `bash-5.2`.
+    /// All logs, each with the derivation that it is of.
+    pub(crate) fn logs(&self) -> Result<Vec<(StorePath, PathBuf)>> {
+        let mut found = Vec::new();
+        for shard in list_dir(&self.root().join("log"))? {
+            for file in list_dir(&shard)? {
+                let joined = [shard.file_name(), file.file_name()]
+                    .map(|part| part.unwrap_or_default().to_string_lossy())
+                    .concat();
+                let drv = joined
+                    .strip_suffix(".zst")
+                    .and_then(|base| StorePath::from_base(base).ok());
+                found.extend(drv.map(|drv| (drv, file)));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The derivations of a name that were built here or have a log, the newest first; a build that wrote nothing has
+    /// none. The version may be left out: `bash` finds `bash-5.2`.
     ///
     /// # Errors
-    /// When the logs cannot be listed.
-    pub fn logs_named(&self, name: &str) -> Result<Vec<StorePath>> {
-        let root = self.root().join("log");
-        let shards = match std::fs::read_dir(&root) {
-            Ok(shards) => shards,
-            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(err) => return Err(StoreError::io("list", root, err)),
-        };
+    /// When the logs cannot be listed, or the database fails.
+    pub fn built_named(&self, name: &str) -> Result<Vec<StorePath>> {
+        let mut times: BTreeMap<StorePath, i64> = BTreeMap::new();
+        for (drv, file) in self.logs()? {
+            let newest = std::fs::symlink_metadata(&file).map_or(0, |meta| meta.mtime());
+            times.insert(drv, newest);
+        }
+        for (drv, started) in self.db().read(db::built_drvs)? {
+            let newest = times.entry(drv).or_default();
+            *newest = started.max(*newest);
+        }
         let mut found = Vec::new();
-        for shard in shards {
-            let shard = shard.at("list", &root)?.path();
-            for file in std::fs::read_dir(&shard).at("list", &shard)? {
-                let file = file.at("list", &shard)?;
-                let joined = [shard.file_name().unwrap_or_default(), &file.file_name()]
-                    .map(|part| part.to_string_lossy())
-                    .concat();
-                let Some(drv) = joined
-                    .strip_suffix(".zst")
-                    .and_then(|base| StorePath::from_base(base).ok())
-                else {
-                    continue;
-                };
-                let full = drv.name().strip_suffix(".drv").unwrap_or(drv.name());
-                let exact = full == name;
-                let versioned = || {
-                    full.strip_prefix(name).is_some_and(|rest| {
-                        rest.starts_with('-') && rest[1..].starts_with(|c: char| c.is_ascii_digit())
-                    })
-                };
-                if exact || versioned() {
-                    let newest = file.metadata().and_then(|meta| meta.modified()).ok();
-                    found.push((std::cmp::Reverse((exact, newest)), drv));
-                }
+        for (drv, newest) in times {
+            let full = drv.name().strip_suffix(".drv").unwrap_or(drv.name());
+            let exact = full == name;
+            let versioned = || {
+                full.strip_prefix(name).is_some_and(|rest| {
+                    rest.starts_with('-') && rest[1..].starts_with(|c: char| c.is_ascii_digit())
+                })
+            };
+            if exact || versioned() {
+                found.push((std::cmp::Reverse((exact, newest)), drv));
             }
         }
         found.sort();

@@ -143,6 +143,14 @@ impl Store {
         self.db().read(|db| db::traces_of(db, path))
     }
 
+    /// Whether a derivation was built here and what came out is remembered.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn was_built(&self, drv: &StorePath) -> Result<bool> {
+        self.db().read(|db| db::has_result(db, drv))
+    }
+
     /// The result of an evaluation with that fingerprint of all its inputs.
     ///
     /// # Errors

@@ -231,6 +231,32 @@ fn blobs_come_in_every_way_and_only_once() {
 }
 
 #[test]
+fn a_build_that_wrote_nothing_is_found_by_its_name() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let path = object(&store, dir.path(), "quiet-1.0", "x", &[]);
+    let drv = some_path("quiet-1.0.drv");
+    assert!(store.built_named("quiet").unwrap().is_empty());
+    assert!(!store.was_built(&drv).unwrap());
+    let trace = Trace {
+        key: [1; 32],
+        drv: drv.clone(),
+        output: "out".to_owned(),
+        path,
+        builder: "b".to_owned(),
+        duration_ms: 1,
+        started_secs: 1,
+        log: None,
+    };
+    store.record_traces(&[trace]).unwrap();
+    for name in ["quiet", "quiet-1.0"] {
+        assert_eq!(store.built_named(name).unwrap(), std::slice::from_ref(&drv));
+    }
+    assert!(store.was_built(&drv).unwrap());
+    assert!(store.read_log(&drv).unwrap().is_none());
+}
+
+#[test]
 fn logs_are_read_while_they_are_written() {
     let dir = support::tempdir();
     let store = open(dir.path());
@@ -264,11 +290,11 @@ fn logs_are_read_while_they_are_written() {
     std::mem::forget(second);
     assert_eq!(read(), "again\n");
     assert_eq!(
-        store.logs_named("hello").unwrap(),
+        store.built_named("hello").unwrap(),
         std::slice::from_ref(&drv)
     );
-    assert_eq!(store.logs_named("hello-2.12").unwrap(), [drv]);
-    assert!(store.logs_named("hell").unwrap().is_empty());
+    assert_eq!(store.built_named("hello-2.12").unwrap(), [drv]);
+    assert!(store.built_named("hell").unwrap().is_empty());
 }
 
 #[test]

@@ -162,6 +162,37 @@ pub(crate) fn traces_of(db: &Connection, path: &StorePath) -> Result<Vec<TraceRe
     Ok(found)
 }
 
+/// The derivations that were built, each with what came out.
+pub(crate) fn all_results(db: &Connection) -> Result<Vec<(StorePath, StorePath)>> {
+    let mut statement = db.prepare("SELECT DISTINCT drv, path FROM trace")?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push((
+            parse(&row.get::<_, String>(0)?)?,
+            parse(&row.get::<_, String>(1)?)?,
+        ));
+    }
+    Ok(found)
+}
+
+/// Whether a derivation has a result.
+pub(crate) fn has_result(db: &Connection, drv: &StorePath) -> Result<bool> {
+    let mut statement = db.prepare_cached("SELECT 1 FROM trace WHERE drv = ?1")?;
+    Ok(statement.exists([drv.as_str()])?)
+}
+
+/// The derivations that were built, each with the second in which the newest build of it began.
+pub(crate) fn built_drvs(db: &Connection) -> Result<Vec<(StorePath, i64)>> {
+    let mut statement = db.prepare("SELECT drv, max(started) FROM trace GROUP BY drv")?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push((parse(&row.get::<_, String>(0)?)?, row.get(1)?));
+    }
+    Ok(found)
+}
+
 fn valid(db: &Connection, base: Option<String>) -> Result<Option<StorePath>> {
     let Some(base) = base else { return Ok(None) };
     let path = parse(&base)?;
