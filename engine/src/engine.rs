@@ -284,6 +284,8 @@ impl Engine {
             .cloned()
             .collect();
         for node in &needed.nodes {
+            // Itself, too: a collection forgets derivations without a result, and their logs.
+            hold.push(node.path.clone());
             hold.extend(node.drv.input_srcs.iter().cloned());
         }
         lease.hold(&hold).map_err(store_failed)?;

@@ -12,6 +12,7 @@
 //!   roots/ , roots/auto/    symlinks that keep objects alive
 //!   log/ab/….zst            logs by derivation
 //!   work/                   the engine's cached working trees
+//!   failed/                 what failed builds have left, if that was asked for; gc empties it
 //!   reserve                 8 MiB, given up first on a full disk
 //! ```
 //!

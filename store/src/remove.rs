@@ -3,7 +3,8 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode};
 
@@ -17,6 +18,22 @@ pub trait Remover: Send + Sync {
     /// # Errors
     /// The first failure; what could be removed is gone then.
     fn remove_tree(&self, path: &Path) -> io::Result<()>;
+
+    /// Lists what is cached in `work` (see [`crate::Store::work_dir`]), is not in use, and was last used before `before`,
+    /// as whole directories. With `take`, first puts them where nobody finds them any more; the caller removes them then.
+    /// Who keeps nothing there has nothing to say.
+    ///
+    /// # Errors
+    /// When the caches cannot be looked at or locked.
+    fn idle_caches(
+        &self,
+        work: &Path,
+        before: Option<SystemTime>,
+        take: bool,
+    ) -> io::Result<Vec<PathBuf>> {
+        let _ = (work, before, take);
+        Ok(Vec::new())
+    }
 }
 
 /// Removes with the rights of the calling process.

@@ -3,13 +3,16 @@
 
 mod support;
 
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sos_formats::manifest::Meta;
 use sos_formats::store_path::StorePath;
 use sos_store::rootfs::RootTree;
-use sos_store::{CheckOptions, GcOptions, Store, StoreError};
+use sos_store::{CheckOptions, GcOptions, PlainRemover, Remover, Store, StoreError, Trace};
 use support::{names_below, object, open, some_path};
 
 fn meta() -> Meta {
@@ -40,6 +43,113 @@ fn files_of(store: &Store, area: &str) -> usize {
         .iter()
         .filter(|name| name.components().count() == 2)
         .count()
+}
+
+/// Says that everything below `work/` is idle.
+struct Idle;
+
+impl Remover for Idle {
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        PlainRemover.remove_tree(path)
+    }
+
+    fn idle_caches(&self, work: &Path, _: Option<SystemTime>, _: bool) -> io::Result<Vec<PathBuf>> {
+        std::fs::read_dir(work)?
+            .map(|entry| Ok(entry?.path()))
+            .collect()
+    }
+}
+
+#[test]
+fn caches_and_history_go_too() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let built = |name: &str, text: &str, root: bool| {
+        let path = object(&store, dir.path(), name, text, &[]);
+        let drv = some_path(&format!("{name}.drv"));
+        let trace = Trace {
+            key: [7; 32],
+            drv: drv.clone(),
+            output: "out".to_owned(),
+            path: path.clone(),
+            builder: "b".to_owned(),
+            duration_ms: 1,
+            started_secs: 1,
+            log: Some(drv.clone()),
+        };
+        store.record_traces(&[trace]).unwrap();
+        let mut log = store.log_writer(&drv).unwrap();
+        log.write_all(text.as_bytes()).unwrap();
+        log.finish().unwrap();
+        if root {
+            store.add_root(name, &path).unwrap();
+        }
+        drv
+    };
+    let kept = built("kept", "kept", true);
+    let dead = built("dead", "dead", false);
+    // A build that runs, or has failed and is still looked at, by a process that lives.
+    let held = some_path("held.drv");
+    store.put_drv(&held, b"x").unwrap();
+    drop(store.log_writer(&held).unwrap());
+    let failed = some_path("failed.drv");
+    store.put_drv(&failed, b"x").unwrap();
+    drop(store.log_writer(&failed).unwrap());
+    for n in 0..110 {
+        let build = store.journal_begin(&format!("build {n}")).unwrap();
+        store.journal_event(build, "{}").unwrap();
+        store.journal_end(build, "done").unwrap();
+    }
+    let root = store.root().to_owned();
+    for place in ["work/0/tree", "failed/1-x"] {
+        std::fs::create_dir_all(root.join(place)).unwrap();
+        std::fs::write(root.join(place).join("f"), vec![1; 100_000]).unwrap();
+    }
+    std::fs::write(root.join("failed/1-x/g"), vec![1; 100_000]).unwrap();
+    drop(store);
+    let building = open(dir.path());
+    building.hold(std::slice::from_ref(&held)).unwrap();
+    let store = open(dir.path());
+    store.set_remover(Arc::new(Idle));
+    let gc = |dry_run, older_than, max_free| {
+        store
+            .gc(GcOptions {
+                dry_run,
+                older_than,
+                max_free,
+            })
+            .unwrap()
+    };
+    // What is young stays, when only old things are asked for.
+    let hour = Some(Duration::from_secs(3600));
+    gc(false, hour, None);
+    assert!(root.join("failed/1-x/f").exists());
+    assert!(store.read_log(&failed).unwrap().is_some());
+    std::fs::create_dir_all(root.join("work/0")).unwrap();
+    let planned = gc(true, None, None);
+    assert!(root.join("failed/1-x/f").exists() && store.read_log(&dead).unwrap().is_some());
+    // Objects are last: with this there is room enough.
+    let first = gc(false, None, Some(100_000));
+    assert_eq!(first.removed, []);
+    assert!(first.freed_bytes >= 200_000, "{first:?}");
+    assert!(names_below(&root.join("work")).is_empty());
+    assert!(names_below(&root.join("failed")).is_empty());
+    let done = gc(false, None, None);
+    assert_eq!(done.removed, [some_path("dead")]);
+    assert_eq!(planned.freed_bytes, first.freed_bytes + done.freed_bytes);
+    for (drv, is_there) in [
+        (&kept, true),
+        (&held, true),
+        (&dead, false),
+        (&failed, false),
+    ] {
+        assert_eq!(store.read_log(drv).unwrap().is_some(), is_there, "{drv}");
+    }
+    let builds = store.recent_builds(1000).unwrap();
+    assert_eq!(builds.len(), 100);
+    assert_eq!(builds.last().unwrap().command, "build 10");
+    assert_eq!(done.problems, [""; 0]);
+    drop(building);
 }
 
 #[test]
@@ -323,7 +433,7 @@ fn builds_and_collections_at_once() {
     assert_eq!((files_of(&store, "cas"), files_of(&store, "man")), (0, 0));
 }
 
-fn dir_of(dir: &std::path::Path, worker: usize) -> std::path::PathBuf {
+fn dir_of(dir: &Path, worker: usize) -> PathBuf {
     let own = dir.join(format!("w{worker}"));
     std::fs::create_dir_all(&own).unwrap();
     own

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sos_formats::hash::Blake3;
 use sos_formats::manifest::Meta;
@@ -284,6 +285,15 @@ impl NamespaceRemover {
 impl Remover for NamespaceRemover {
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
         remove_tree_with(path, &self.control).map_err(io::Error::other)
+    }
+
+    fn idle_caches(
+        &self,
+        work: &Path,
+        before: Option<SystemTime>,
+        take: bool,
+    ) -> io::Result<Vec<PathBuf>> {
+        tree::idle(work, before, take, &self.control).map_err(io::Error::other)
     }
 }
 

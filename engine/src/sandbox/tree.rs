@@ -6,6 +6,7 @@
 //!   <n>/lock             shared: the tree is in use; exclusive: it is being changed
 //!   <n>/state            "ready <root id>" or "changing <root id>"
 //!   <n>/tree/            the files
+//!   gone-<n>/            a slot that a garbage collection removes
 //! ```
 //! A tree is what its state says only while that is `ready`. Whoever is killed in the middle leaves `changing` and
 //! no lock, and the next one who takes the slot begins with an empty tree.
@@ -27,6 +28,8 @@ use super::worker::Worker;
 
 /// The most trees that are kept when none of them is in use.
 const MAX_TREES: usize = 4;
+/// How the names of slots begin that are being removed.
+const TAKEN: &str = "gone-";
 /// Pause between two looks at a lock that somebody else holds.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// A difference of fewer entries than this is always cheaper than a new tree.
@@ -177,6 +180,85 @@ pub(super) fn acquire(
     }
 }
 
+/// Finds the slots below `work` that nobody uses and that were last used before `before`. With `take` they are renamed,
+/// so that they are slots no more, and with them comes what a killed taker has renamed; only one may take at a time.
+pub(super) fn idle(
+    work: &Path,
+    before: Option<SystemTime>,
+    take: bool,
+    control: &Control,
+) -> Result<Vec<PathBuf>, SandboxError> {
+    if !work.is_dir() {
+        return Ok(Vec::new());
+    }
+    let _choosing = lock_choice(work, control)?;
+    let mut found = taken(work)?;
+    for slot in slots(work)? {
+        if before.is_some_and(|before| slot.last_used() >= before) {
+            continue;
+        }
+        let lock = slot.open_lock()?;
+        if !try_lock(&lock, FlockOperation::NonBlockingLockExclusive)? {
+            continue;
+        }
+        if !take {
+            found.push(slot.dir);
+            continue;
+        }
+        // Whoever waits for the choice looks for slots anew; nobody else can have this one in mind.
+        let mut number = found.len();
+        let away = loop {
+            let away = work.join(format!("{TAKEN}{number}"));
+            if away.symlink_metadata().is_err() {
+                break away;
+            }
+            number += 1;
+        };
+        fs::rename(&slot.dir, &away)
+            .map_err(|e| SandboxError::io(format!("rename {}", slot.dir.display()), e))?;
+        found.push(away);
+    }
+    Ok(found)
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>, SandboxError> {
+    let mut found = fs::read_dir(dir)
+        .and_then(|entries| {
+            entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<io::Result<Vec<PathBuf>>>()
+        })
+        .map_err(|e| SandboxError::io(format!("list {}", dir.display()), e))?;
+    found.sort();
+    Ok(found)
+}
+
+fn slots(work: &Path) -> Result<Vec<Slot>, SandboxError> {
+    let is_slot = |dir: &PathBuf| {
+        let number = dir.file_name().and_then(|name| name.to_str());
+        number.is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let dirs = list(work)?.into_iter().filter(is_slot);
+    Ok(dirs.map(|dir| Slot { dir }).collect())
+}
+
+fn taken(work: &Path) -> Result<Vec<PathBuf>, SandboxError> {
+    let is_taken = |dir: &PathBuf| {
+        let name = dir.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with(TAKEN))
+    };
+    Ok(list(work)?.into_iter().filter(is_taken).collect())
+}
+
+fn lock_choice(work: &Path, control: &Control) -> Result<File, SandboxError> {
+    let lock = open_lock(&work.join("lock"))?;
+    while !try_lock(&lock, FlockOperation::NonBlockingLockExclusive)? {
+        check_cancelled(control)?;
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Ok(lock)
+}
+
 struct Trees<'a> {
     store: &'a Store,
     dir: PathBuf,
@@ -185,26 +267,11 @@ struct Trees<'a> {
 
 impl Trees<'_> {
     fn lock_choice(&self) -> Result<File, SandboxError> {
-        let lock = open_lock(&self.dir.join("lock"))?;
-        while !try_lock(&lock, FlockOperation::NonBlockingLockExclusive)? {
-            check_cancelled(self.control)?;
-            std::thread::sleep(LOCK_PAUSE);
-        }
-        Ok(lock)
+        lock_choice(&self.dir, self.control)
     }
 
     fn slots(&self) -> Result<Vec<Slot>, SandboxError> {
-        let failed = |e: io::Error| SandboxError::io(format!("list {}", self.dir.display()), e);
-        let mut slots = Vec::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let number = entry.file_name().to_str().map(str::parse::<u32>);
-            if matches!(number, Some(Ok(_))) {
-                slots.push(Slot { dir: entry.path() });
-            }
-        }
-        slots.sort_by(|a, b| a.dir.cmp(&b.dir));
-        Ok(slots)
+        slots(&self.dir)
     }
 
     fn choose(&self, root: &Blake3, worker: &mut Worker) -> Result<Choice, SandboxError> {

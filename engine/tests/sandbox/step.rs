@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use sos_engine::sandbox::{Control, Exit, StepMount, StepOutput, remove_tree, reset_work_trees};
+use sos_engine::sandbox::{
+    Control, Exit, StepMount, StepOutput, remove_tree, reset_work_trees, run_step,
+};
+use sos_store::GcOptions;
 use sos_store::rootfs::KindView;
 
 use crate::support::{EPOCH, Lab, meta};
@@ -19,6 +22,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("step::the_inside", inside),
     ("step::users", users),
     ("step::cached_trees_move", trees_move),
+    ("step::idle_trees_are_collected", idle_trees),
     ("step::a_killed_change_is_made_again", damaged),
     ("step::failures_give_no_root", failures),
     ("step::an_empty_root", empty),
@@ -312,6 +316,70 @@ fn users() {
         (outcome.exit, log.as_str()),
         (Exit::Code(0), "65535\n1234\nrefused\n0000000000000000\n")
     );
+}
+
+fn idle_trees() {
+    let lab = Lab::new();
+    let (changed, _) = lab.step(
+        lab.base,
+        "echo x >/etc/x; busybox chown 33:44 /etc/x; busybox chmod 0 /etc/x",
+    );
+    let script =
+        "busybox rm -rf /etc /var; for n in 1 2 3 4 5 6 7 8 9; do busybox cp -r /bin /b$n; done";
+    let (other, _) = lab.step(changed, script);
+    lab.step(other, ":");
+    let slots = || {
+        let names = std::fs::read_dir(lab.store.work_dir()).unwrap();
+        let mut names: Vec<String> = names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = slots();
+    assert!(before.len() >= 2, "{before:?}");
+    std::fs::create_dir(lab.store.work_dir().join("gone-0")).unwrap();
+    let gc = |dry_run| {
+        let options = GcOptions {
+            dry_run,
+            ..GcOptions::default()
+        };
+        lab.store.gc(options).unwrap()
+    };
+    // A step that runs keeps its tree.
+    let (go, running) = (lab.dir.join("go"), lab.dir.join("running"));
+    std::fs::create_dir(&go).unwrap();
+    std::thread::scope(|scope| {
+        let step = scope.spawn(|| {
+            let mut plan = lab.plan(
+                other,
+                "echo on; while ! busybox test -e /go/on; do busybox sleep 0.05; done",
+            );
+            plan.mounts = vec![StepMount {
+                inside: PathBuf::from("/go"),
+                outside: go.clone(),
+            }];
+            let mut log = |_: &[u8]| std::fs::write(&running, "").unwrap();
+            run_step(&lab.store, &plan, &mut log, &Control::default()).unwrap()
+        });
+        while !running.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let report = gc(false);
+        assert_eq!(report.problems, [""; 0]);
+        std::fs::write(go.join("on"), "").unwrap();
+        assert!(step.join().unwrap().exit.success());
+        assert_eq!(slots().len(), 2, "{:?}", slots());
+    });
+    let planned = gc(true);
+    assert_eq!(slots().len(), 2);
+    let done = gc(false);
+    assert_eq!(done.problems, [""; 0]);
+    assert_eq!(slots(), ["lock"]);
+    assert!(done.freed_bytes >= 1 << 20, "{done:?}");
+    assert_eq!(planned.freed_bytes, done.freed_bytes);
+    // Made anew when it is needed again.
+    assert_eq!(lab.step(other, ":").0, other);
 }
 
 fn trees_move() {

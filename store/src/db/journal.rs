@@ -35,6 +35,14 @@ pub(crate) fn finish_build(db: &Connection, build: i64, finished: i64, status: &
     Ok(())
 }
 
+/// Forgets all builds but the newest, with their events.
+pub(crate) fn trim_builds(db: &Connection, keep: u32) -> Result<()> {
+    let sql =
+        "DELETE FROM build WHERE id <= (SELECT id FROM build ORDER BY id DESC LIMIT 1 OFFSET ?1)";
+    db.prepare_cached(sql)?.execute([keep])?;
+    Ok(())
+}
+
 /// Lists the newest builds, newest first.
 pub(crate) fn recent_builds(db: &Connection, limit: u32) -> Result<Vec<BuildRecord>> {
     let sql = "SELECT id, started, finished, status, command FROM build ORDER BY id DESC LIMIT ?1";

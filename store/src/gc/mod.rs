@@ -6,8 +6,12 @@
 //!    place and registering it. 4. Delete these. 5. Forget manifest nodes that no object has. 6. Move files of `man/` and
 //!    `cas/` that nobody needs aside, ask once more, and delete them.
 //!
+//! Before all that go what can be made again or is for people only: cached working trees that nobody uses, directories
+//! of failed builds; after it logs of derivations that are forgotten, and old builds of the journal.
+//!
 //! It must work on a full disk: the reserve file goes first, and what needs no database write is freed without.
 
+mod caches;
 mod files;
 mod mark;
 
@@ -49,7 +53,7 @@ pub struct GcOptions {
 pub struct GcReport {
     /// The objects that are gone, in order.
     pub removed: Vec<StorePath>,
-    /// The room that became free, in bytes on the disk.
+    /// The room that became free, in bytes on the disk; of directories of other ids, what could be looked into.
     pub freed_bytes: u64,
     /// Contents and manifest nodes that are gone.
     pub removed_files: usize,
@@ -105,14 +109,19 @@ impl Store {
             database: self.db().open_for_gc()?,
             trash: 0,
         };
-        match collection.run() {
-            Err(StoreError::DiskFull { .. }) => {
-                // Not even the reserve was enough for the database: what needs no row goes first.
-                self.give_up_reserve();
-                collection.free_files(false)?;
-                collection.run()?;
+        // These need no database either, and nothing that anybody has built is lost with them.
+        collection.free_caches();
+        if !collection.is_enough() {
+            match collection.run() {
+                Err(StoreError::DiskFull { .. }) => {
+                    // Not even the reserve was enough for the database: what needs no row goes first.
+                    self.give_up_reserve();
+                    collection.free_files(false)?;
+                    collection.run()?;
+                }
+                other => other?,
             }
-            other => other?,
+            collection.forget_history()?;
         }
         let mut report = collection.report;
         report.removed.sort();
@@ -138,9 +147,14 @@ impl Store {
         let marked = self
             .db()
             .read(|db| Marked::read(self, db, options.older_than))?;
-        let mut report = GcReport::default();
-        let files = Files::would_free(self, &marked.dead_infos())?;
-        report.freed_bytes = files;
+        let mut report = GcReport {
+            freed_bytes: Files::would_free(self, &marked.dead_infos())?
+                + caches::dead_logs_bytes(self, options.older_than, &marked)?,
+            ..GcReport::default()
+        };
+        for dir in caches::idle(self, options.older_than, false, &mut report.problems) {
+            report.freed_bytes += caches::disk_bytes(&dir);
+        }
         report.removed = marked
             .dead_infos()
             .into_iter()
@@ -167,14 +181,15 @@ impl Collection<'_> {
             let (removed, more) = self.delete_rows()?;
             self.delete_trees()?;
             self.free_files(true)?;
-            let enough = self
-                .options
-                .max_free
-                .is_some_and(|wanted| self.report.freed_bytes >= wanted);
-            if enough || !more || removed == 0 {
+            if self.is_enough() || !more || removed == 0 {
                 return Ok(());
             }
         }
+    }
+
+    fn is_enough(&self) -> bool {
+        let freed = self.report.freed_bytes;
+        self.options.max_free.is_some_and(|wanted| freed >= wanted)
     }
 
     /// Makes dead objects invalid; says how many, and whether there are more.

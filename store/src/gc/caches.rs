@@ -1,0 +1,170 @@
+//! What a collection frees besides objects: cached working trees, directories of failed builds, logs, old builds.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, TransactionBehavior};
+use sos_formats::store_path::StorePath;
+
+use super::Collection;
+use super::mark::Marked;
+use crate::clock;
+use crate::db;
+use crate::error::Result;
+use crate::store::Store;
+use crate::temp::list_dir;
+
+/// Builds of the journal that are kept.
+const BUILDS_KEPT: u32 = 100;
+
+/// Finds directories that may go: caches that are not in use, and what failed builds have left. With `take`, they are
+/// out of the way of everybody else when this returns.
+pub(super) fn idle(
+    store: &Store,
+    older_than: Option<Duration>,
+    take: bool,
+    problems: &mut Vec<String>,
+) -> Vec<PathBuf> {
+    let before = older_than.map(before);
+    let work = store.work_dir();
+    let mut found = match store.remover().idle_caches(&work, before, take) {
+        Ok(found) => found,
+        Err(err) => {
+            problems.push(format!("{}: {err}", work.display()));
+            Vec::new()
+        }
+    };
+    match list_dir(&store.root().join("failed")) {
+        Ok(failed) => found.extend(failed.into_iter().filter(|dir| {
+            before.is_none_or(|before| kept_since(dir).is_some_and(|since| since < before))
+        })),
+        Err(err) => problems.push(err.to_string()),
+    }
+    found
+}
+
+fn before(age: Duration) -> SystemTime {
+    let now = u64::try_from(clock::now_secs()).unwrap_or(0);
+    UNIX_EPOCH + Duration::from_secs(now.saturating_sub(age.as_secs()))
+}
+
+/// When a directory got its name: its own times are those of the build.
+fn kept_since(dir: &Path) -> Option<SystemTime> {
+    let changed = std::fs::symlink_metadata(dir).ok()?.ctime();
+    Some(UNIX_EPOCH + Duration::from_secs(u64::try_from(changed).ok()?))
+}
+
+/// The bytes on the disk of a tree, without files that have a name elsewhere, as far as it can be looked into.
+pub(super) fn disk_bytes(dir: &Path) -> u64 {
+    let mut bytes = 0;
+    // Names not met yet, by inode.
+    let mut linked: BTreeMap<u64, u64> = BTreeMap::new();
+    for entry in walkdir::WalkDir::new(dir).into_iter().flatten() {
+        let Ok(meta) = entry.metadata() else { continue };
+        if meta.is_dir() || meta.nlink() == 1 {
+            bytes += meta.blocks() * 512;
+        } else {
+            let names = linked.entry(meta.ino()).or_insert(meta.nlink());
+            *names -= 1;
+            if *names == 0 {
+                bytes += meta.blocks() * 512;
+            }
+        }
+    }
+    bytes
+}
+
+/// Finds the logs of derivations that are neither known nor have a result, apart from `dead` ones and results that are
+/// `gone`. The logs are listed by the caller first: a build makes itself known before it begins its log.
+fn dead_logs(
+    database: &Connection,
+    logs: Vec<(StorePath, PathBuf)>,
+    older_than: Option<Duration>,
+    dead: &[StorePath],
+    gone: &BTreeSet<StorePath>,
+) -> Result<Vec<PathBuf>> {
+    let mut kept = db::all_drvs(database)?;
+    for drv in dead {
+        kept.remove(drv);
+    }
+    let results = db::all_results(database)?.into_iter();
+    kept.extend(
+        results
+            .filter(|(_, path)| !gone.contains(path))
+            .map(|(drv, _)| drv),
+    );
+    let before = older_than.map(before);
+    let is_old = |log: &Path| {
+        let modified = || std::fs::symlink_metadata(log).and_then(|meta| meta.modified());
+        before.is_none_or(|before| modified().is_ok_and(|modified| modified < before))
+    };
+    Ok(logs
+        .into_iter()
+        .filter(|(drv, log)| !kept.contains(drv) && is_old(log))
+        .map(|(_, log)| log)
+        .collect())
+}
+
+/// The bytes of the logs that would go with what is marked.
+pub(super) fn dead_logs_bytes(
+    store: &Store,
+    older_than: Option<Duration>,
+    marked: &Marked,
+) -> Result<u64> {
+    let logs = store.logs()?;
+    let gone = marked.dead_infos().into_iter().map(|info| info.path);
+    let gone: BTreeSet<StorePath> = gone.collect();
+    let dead = store
+        .db()
+        .read(|database| dead_logs(database, logs, older_than, &marked.dead_drvs, &gone))?;
+    Ok(dead.iter().map(|log| blocks(log)).sum())
+}
+
+fn blocks(file: &Path) -> u64 {
+    std::fs::symlink_metadata(file).map_or(0, |meta| meta.blocks() * 512)
+}
+
+impl Collection<'_> {
+    /// Removes caches that nobody uses and what failed builds have left.
+    pub(super) fn free_caches(&mut self) {
+        let older_than = self.options.older_than;
+        for dir in idle(self.store, older_than, true, &mut self.report.problems) {
+            let bytes = disk_bytes(&dir);
+            match self.store.remover().remove_tree(&dir) {
+                Ok(()) => self.report.freed_bytes += bytes,
+                Err(err) => {
+                    let problem = format!("{}: {err}", dir.display());
+                    self.report.problems.push(problem);
+                }
+            }
+            (self.progress)(self.report.freed_bytes);
+        }
+    }
+
+    /// Removes logs of derivations that are forgotten, and forgets old builds.
+    pub(super) fn forget_history(&mut self) -> Result<()> {
+        let logs = self.store.logs()?;
+        let transaction = self
+            .database
+            .0
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let older_than = self.options.older_than;
+        let dead = dead_logs(&transaction, logs, older_than, &[], &BTreeSet::new())?;
+        db::trim_builds(&transaction, BUILDS_KEPT)?;
+        transaction.commit()?;
+        for log in dead {
+            let bytes = blocks(&log);
+            match std::fs::remove_file(&log) {
+                Ok(()) => self.report.freed_bytes += bytes,
+                Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
+                Err(err) => {
+                    let problem = format!("{}: {err}", log.display());
+                    self.report.problems.push(problem);
+                }
+            }
+        }
+        Ok(())
+    }
+}
