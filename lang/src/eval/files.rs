@@ -9,7 +9,7 @@ use sos_formats::diagnostic::SourceFile;
 use sos_formats::store_path::StorePath;
 
 use super::{Coerce, R, Vm, canon_path};
-use crate::error::{Error, Kind, Traced};
+use crate::error::{Error, Kind};
 use crate::heap::{Attrs, Env, Str, Sym, Value};
 use crate::host::{ContextElem, FileType, VirtualFiles};
 use crate::ir::{self, LowerError, Pos};
@@ -313,15 +313,14 @@ impl Vm {
             extra,
         });
         self.set_depth(depth);
-        r.traced(
-            || {
-                format!(
-                    "while evaluating the file '{}'",
-                    String::from_utf8_lossy(full)
-                )
-            },
-            Pos::NONE,
-        )
+        r.map_err(|e| {
+            // A place in the file says as much.
+            if self.is_in(e.pos, full) {
+                return e;
+            }
+            let shown = String::from_utf8_lossy(full);
+            e.frame(format!("while evaluating the file '{shown}'"), Pos::NONE)
+        })
     }
 
     /// `<name>`: the first entry of the search path that has it.

@@ -87,12 +87,26 @@ impl Vm {
         ))
     }
 
+    /// Whether a place is in the file with this path.
+    pub(crate) fn is_in(&self, pos: Pos, path: &[u8]) -> bool {
+        let sources = self.sources.borrow();
+        let found = sources.find(pos);
+        found.is_some_and(|(s, _)| s.path.as_deref() == Some(path))
+    }
+
+    /// Whether a place is in a library that comes with the program.
+    fn is_library(&self, pos: Pos) -> bool {
+        let sources = self.sources.borrow();
+        let path = sources.find(pos).and_then(|(s, _)| s.path.as_deref());
+        path.is_some_and(|p| p.starts_with(VIRTUAL))
+    }
+
     /// A label for a place that the user wrote, not a library that comes with the program.
     pub(crate) fn label_outside(&self, pos: Pos) -> Option<Label> {
-        let sources = self.sources.borrow();
-        let (s, _) = sources.find(pos)?;
-        let path = s.path.as_deref().unwrap_or_default();
-        (!path.starts_with(VIRTUAL)).then(|| self.label(pos, Pos::NONE, ""))?
+        if self.is_library(pos) {
+            return None;
+        }
+        self.label(pos, Pos::NONE, "")
     }
 
     /// Collects where the attributes of an evaluated value were written.
@@ -146,7 +160,8 @@ impl Vm {
         }
         d.notes.extend(e.notes);
         d.helps.extend(e.helps);
-        for (message, pos) in e.trace {
+        // The inside of a library that comes with the program says nothing to those who use it.
+        for (message, pos) in e.trace.into_iter().filter(|t| !self.is_library(t.1)) {
             let label = self.label(pos, Pos::NONE, "");
             d.trace.push(Frame { message, label });
         }

@@ -210,6 +210,6 @@ pub(crate) fn suggest<'a>(
     if near.is_empty() {
         return e;
     }
-    let names: Vec<String> = near.iter().map(|n| format!("'{n}'")).collect();
+    let names: Vec<String> = near.iter().map(|n| format!("`{n}`")).collect();
     e.help(format!("did you mean {}?", names.join(" or ")))
 }

@@ -40,13 +40,13 @@ fn places_and_suggestions() {
         "let s = { package = 1; }; in s.pakage",
         "eval-attr-missing",
         "pakage",
-        &["did you mean 'package'?"],
+        &["did you mean `package`?"],
     );
     check(
         "let package = 1; in pakage",
         "eval-undefined-variable",
         "pakage",
-        &["did you mean 'package'?"],
+        &["did you mean `package`?"],
     );
     check("1 + { }", "eval-type", "+", &[]);
     check("{ a = 1; b = 2; a = 3; }", "parse-syntax", "a", &[]);
@@ -57,4 +57,27 @@ fn places_and_suggestions() {
     check("builtins.elemAt [ 1 ] 5", "eval-value", "builtins", &[]);
     check("(x: x) 1 2", "eval-type", "(", &[]);
     check("{ a = ; }", "parse-syntax", ";", &[]);
+}
+
+/// The frames of the error of a file.
+fn frames(file: &'static str) -> Vec<String> {
+    sos_lang::with_big_stack(move || {
+        let files = [
+            ("/p/syntax.nix", "{ a = ; }"),
+            ("/p/throws.nix", "throw \"no\""),
+            ("/p/imports.nix", "[ (import ./throws.nix) ]"),
+        ];
+        let e = sos_lang::Evaluator::new(MemoryHost::new(&files), sos_lang::Options::default());
+        let failed = e.eval_file(Path::new(file)).and_then(|v| e.force_deep(v));
+        let frames = failed.unwrap_err().trace;
+        frames.into_iter().map(|f| f.message).collect()
+    })
+}
+
+#[test]
+fn frames_say_more_than_the_place() {
+    assert!(frames("/p/syntax.nix").is_empty());
+    assert!(frames("/p/throws.nix").iter().all(|f| !f.contains("file")));
+    let imports = frames("/p/imports.nix");
+    assert!(imports.iter().any(|f| f.contains("import")), "{imports:?}");
 }
