@@ -166,6 +166,33 @@ fn changed(before: &Graph, after: &Graph) -> Vec<String> {
 
 const IMAGE: &str = "project.image";
 
+/// The time in the logs of one stage would reach the name of the next.
+#[test]
+fn stages_of_packages_leave_no_file_with_the_time() {
+    let graph = Project::example("web").graph(IMAGE);
+    let scripts: Vec<String> = graph
+        .closure()
+        .values()
+        .map(|path| &graph.all[path])
+        .filter(|drv| drv.builder == b"builtin:step")
+        .filter_map(|drv| json(drv)["script"].as_str().map(str::to_owned))
+        .filter(|script| script.contains("dpkg "))
+        .collect();
+    assert!(scripts.len() >= 2, "{scripts:?}");
+    for script in scripts {
+        let last = script.trim_end().lines().last().unwrap();
+        assert!(last.starts_with("rm -f "), "{script}");
+        for file in [
+            "/var/log/dpkg.log",
+            "/var/log/alternatives.log",
+            "/var/log/apt/term.log",
+            "/var/cache/ldconfig/aux-cache",
+        ] {
+            assert!(last.split(' ').any(|word| word == file), "{script}");
+        }
+    }
+}
+
 #[test]
 fn the_graph_of_the_example() {
     let graph = Project::example("web").graph(IMAGE);

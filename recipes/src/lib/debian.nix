@@ -7,6 +7,17 @@ let
 
   # Where the packages of a step are.
   debDir = "/run/debs";
+
+  # Files in which dpkg and its helpers write the time; the cleanup of an image has them on its list, too.
+  clocks = [
+    "/var/log/dpkg.log"
+    "/var/log/alternatives.log"
+    "/var/log/bootstrap.log"
+    "/var/log/apt/history.log"
+    "/var/log/apt/term.log"
+    "/var/log/apt/eipp.log.xz"
+    "/var/cache/ldconfig/aux-cache"
+  ];
 in
 {
   rootfs = recipe:
@@ -53,6 +64,8 @@ in
             chmod 755 /usr/sbin/policy-rc.d
             ${script}
             rm -f /usr/sbin/policy-rc.d
+            # The time of the run is in these, and what is made of it must be the same whenever that is.
+            rm -f ${concatStringsSep " " clocks}
           '';
           env = {
             DEBIAN_FRONTEND = "noninteractive";
