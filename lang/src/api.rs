@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use sos_formats::diagnostic::Diagnostic;
+use sos_formats::diagnostic::{Diagnostic, Label};
 use sos_formats::store_path::StorePath;
 
 use crate::error::{Error, Kind, R};
@@ -174,6 +174,12 @@ impl Evaluator {
                 Err(e)
             }
         }
+    }
+
+    /// Where the user wrote a derivation of this evaluation.
+    pub fn drv_position(&self, drv: &StorePath) -> Option<Label> {
+        let pos = self.vm.drv_places.borrow().get(drv).copied()?;
+        self.vm.label_outside(pos)
     }
 
     /// Evaluates far enough to know the type.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sos_formats::derivation::{Derivation, Method, Output};
-use sos_formats::diagnostic::Diagnostic;
+use sos_formats::diagnostic::{Diagnostic, Label};
 use sos_formats::hash::HashAlgo;
 use sos_formats::store_path::StorePath;
 use sos_lang::{Evaluator, Options};
@@ -24,6 +24,8 @@ struct Project {
 struct Graph {
     wanted: Vec<StorePath>,
     all: BTreeMap<StorePath, Derivation>,
+    /// Where the user wrote the wanted ones.
+    places: Vec<Label>,
 }
 
 impl Project {
@@ -100,7 +102,13 @@ impl Project {
                 .map(|d| d.drv_path)
                 .collect::<Vec<_>>();
             let all = host.derivations.borrow().clone();
-            Ok(Graph { wanted, all })
+            let place = |drv| evaluator.drv_position(drv);
+            let places = wanted.iter().filter_map(place).collect();
+            Ok(Graph {
+                wanted,
+                all,
+                places,
+            })
         });
         session.finish().unwrap();
         result
@@ -471,6 +479,40 @@ fn problems_point_at_what_the_user_wrote() {
             .map(|l| (l.file.name.as_str(), &l.file.text[l.span.clone()]))
             .collect();
         assert_eq!(shown, [("test", at)], "{expression}");
+    }
+}
+
+#[test]
+fn derivations_of_the_library_are_placed_where_the_user_called() {
+    let p = Project::new(&[("sos.nix", "{ ... }: null")]);
+    let zeros = "0".repeat(64);
+    let base = "sos.debian.rootfs { name = \"base\"; suite = \"bookworm\"; epoch = 9; }";
+    for (expression, at) in [
+        (
+            format!("sos.fetchurl {{ sha256 = \"{zeros}\"; url = \"https://a.example/x\"; }}"),
+            "sha256",
+        ),
+        (
+            format!("sos.run {{ rootfs = {base}; name = \"r\"; script = \"\"; }}"),
+            "name",
+        ),
+        (
+            format!("sos.rootfs.edit {{ rootfs = {base}; hostname = \"h\"; }}"),
+            "rootfs",
+        ),
+        (
+            format!("sos.oci {{ rootfs = {base}; name = \"o\"; }}"),
+            "name",
+        ),
+    ] {
+        let graph = p.graph(&expression);
+        let shown: Vec<_> = graph
+            .places
+            .iter()
+            .map(|l| (l.file.name.as_str(), &l.file.text[l.span.clone()]))
+            .collect();
+        assert_eq!(shown, [("test", at)], "{expression}");
+        assert!(!format!("{:?}", graph.all).contains("__place"));
     }
 }
 

@@ -202,11 +202,34 @@ fn strict(vm: &Vm, a: &[Value], pos: Pos) -> R {
             format!("invalid derivation name: {why}. Please pass a different 'name'."),
         );
     }
+    let place = place(vm, set)?;
     let input = read_attrs(vm, set, &name, pos)?;
-    instantiate(vm, input, &name, pos).map_err(|e| {
+    instantiate(vm, input, &name, pos, place).map_err(|e| {
         e.at(pos)
             .frame(format!("while evaluating derivation '{name}'"), pos)
     })
+}
+
+/// Where the user wrote a derivation: its name, or else the first of its attributes. A library that comes with the
+/// program hands on the set that it was given, as `__place`.
+fn place(vm: &Vm, set: Attrs) -> R<Pos> {
+    let given = match set.get(vm.sym(PLACE)).filter(|_| has_place(vm, set)) {
+        Some(v) => vm.force_attrs(v, Pos::NONE)?,
+        None => set,
+    };
+    let written = |p: &Pos| *p != Pos::NONE && !vm.is_library(*p);
+    let named = given.shape().find(vm.s.name);
+    let named = named.map(|i| given.shape().pos_at(i)).filter(written);
+    let first = || given.shape().pos.iter().copied().filter(written).min();
+    Ok(named.or_else(first).unwrap_or_default())
+}
+
+const PLACE: &str = "__place";
+
+/// Whether the attribute is that of the library; with anybody else it is one like all others.
+fn has_place(vm: &Vm, set: Attrs) -> bool {
+    let at = set.shape().find(vm.sym(PLACE));
+    at.is_some_and(|i| vm.is_library(set.shape().pos_at(i)))
 }
 
 fn read_attrs(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<Input> {
@@ -220,7 +243,7 @@ fn read_attrs(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<Input> {
     }
     for (k, (s, v)) in set.iter_by_name().enumerate() {
         let key = s.bytes();
-        if key == b"__ignoreNulls" {
+        if key == b"__ignoreNulls" || (key == PLACE.as_bytes() && has_place(vm, set)) {
             continue;
         }
         if ignore_nulls && vm.force(v)? == Value::NULL {
@@ -522,7 +545,7 @@ impl Vm {
     }
 }
 
-fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos) -> R {
+fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos, place: Pos) -> R {
     if !i.has_builder || i.drv.builder.is_empty() {
         return fail(pos, "required attribute 'builder' missing");
     }
@@ -557,6 +580,11 @@ fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos) -> R {
     vm.host
         .add_derivation(&path, &drv, &aterm)
         .map_err(|e| vm.host_error(e, pos, "cannot store the derivation"))?;
+    if place != Pos::NONE {
+        // The same derivation may be written in several places: the first is as good as any.
+        let mut places = vm.drv_places.borrow_mut();
+        places.entry(path.clone()).or_insert(place);
+    }
     let mut all = vec![(
         vm.s.drv_path,
         Value::string_ctx(

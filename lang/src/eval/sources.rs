@@ -95,7 +95,7 @@ impl Vm {
     }
 
     /// Whether a place is in a library that comes with the program.
-    fn is_library(&self, pos: Pos) -> bool {
+    pub(crate) fn is_library(&self, pos: Pos) -> bool {
         let sources = self.sources.borrow();
         let path = sources.find(pos).and_then(|(s, _)| s.path.as_deref());
         path.is_some_and(|p| p.starts_with(VIRTUAL))

@@ -56,6 +56,8 @@ pub(crate) struct Vm {
     pub(crate) drv_hashes: RefCell<sos_formats::derivation::DrvHashes>,
     /// Derivations that were read back, by path.
     pub(crate) drvs: RefCell<FxHashMap<StorePath, Rc<sos_formats::derivation::Derivation>>>,
+    /// Where the derivations of this evaluation were written.
+    pub(crate) drv_places: RefCell<FxHashMap<StorePath, Pos>>,
     pub(crate) files_read: RefCell<BTreeSet<PathBuf>>,
     pub(crate) updates: super::update::Cache,
 }
@@ -77,6 +79,7 @@ impl Vm {
             regexes: RefCell::default(),
             drv_hashes: RefCell::new(hashes),
             drvs: RefCell::default(),
+            drv_places: RefCell::default(),
             files_read: RefCell::default(),
             updates: super::update::Cache::default(),
         })

@@ -195,3 +195,25 @@ fn fetchers_ask_the_host() {
         assert_eq!((asked[0].name.as_str(), asked[0].unpack), ("source", true));
     });
 }
+
+#[test]
+fn a_derivation_knows_where_it_was_written() {
+    with_big_stack(|| {
+        let text = "let make = args: derivation (args // { system = \"s\"; builder = \"/b\"; }); in [\n\
+            (make { name = \"one\"; })\n\
+            (derivation { system = \"s\"; __place = \"p\"; builder = \"/c\"; name = \"two\"; }) ]";
+        let e = Evaluator::new(MemoryHost::new(&[]), Options::default());
+        let v = e.eval_str(text, "x.nix", Path::new("/")).unwrap();
+        let places: Vec<_> = e
+            .derivations(v)
+            .unwrap()
+            .iter()
+            .map(|d| e.drv_position(&d.drv_path).unwrap())
+            .map(|l| l.file.line_column(l.span.start))
+            .collect();
+        assert_eq!(places, [(2, 9), (3, 60)]);
+        // To anybody but the library it is an attribute like all others.
+        let aterm = e.print(e.select(v, "1.drvAttrs").unwrap());
+        assert!(aterm.contains("__place"));
+    });
+}

@@ -1,5 +1,6 @@
 # How every derivation of the library is made: structured attributes, and an address that follows from the content, so that an
-# input that is rebuilt to the same bytes stops the rebuild there.
+# input that is rebuilt to the same bytes stops the rebuild there. `__place` is what the user wrote, for messages; it does not get
+# into the derivation.
 let
   # An attribute that is null was not given.
   present = attrs: removeAttrs attrs (builtins.filter (name: attrs.${name} == null) (builtins.attrNames attrs));

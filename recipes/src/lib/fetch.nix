@@ -26,6 +26,7 @@ derive:
     else
       derive.fixed {
         inherit name urls;
+        __place = args;
         builder = "builtin:fetch";
         size = if given == null then pinned.size else null;
         outputHash = if given == null then pinned.sha256 else given;

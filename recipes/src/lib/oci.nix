@@ -26,13 +26,14 @@ let
     , epoch ? rootfs.epoch or base.epoch or 1
     , compression ? null
     , level ? null
-    }:
+    }@args:
     let
       path = value: if value == null then null else derive.source value;
     in
     derive.tree {
       inherit name at diff owner epoch compression level;
       builder = "builtin:oci-layer";
+      __place = args;
       files = if files == null then null else builtins.mapAttrs (_: derive.source) files;
       tree = path tree;
       rootfs = path rootfs;
@@ -53,7 +54,7 @@ in
     , compression ? null
     , level ? null
     , annotations ? null
-    }:
+    }@args:
     let
       shared = { inherit epoch compression level; };
       bottom = ociLayer (shared // {
@@ -80,6 +81,7 @@ in
     derive.tree {
       inherit name tag epoch arch annotations;
       builder = "builtin:oci";
+      __place = args;
       layers = map (one: "${one}") all;
       config = checkedConfig config;
     } // { layers = all; inherit rootfs; };

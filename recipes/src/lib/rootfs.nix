@@ -16,6 +16,7 @@ in
     derive.rootfs (withSources changes // {
       inherit name epoch;
       builder = "builtin:rootfs-edit";
+      __place = args;
       rootfs = "${rootfs}";
     }) // {
       inherit epoch;

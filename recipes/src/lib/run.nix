@@ -29,7 +29,7 @@ in
 , tmpfs ? null
 , hostname ? null
 , parallel ? false
-}:
+}@args:
 let
   make =
     if result == "tree" then
@@ -46,6 +46,7 @@ let
   drv = make {
     inherit name script command shell cwd user epoch timeout tmpfs hostname;
     builder = "builtin:step";
+    __place = args;
     system = systems.${arch} or (throw "sos.run { name = \"${name}\"; } has the unknown arch \"${arch}\"");
     rootfs = "${rootfs}";
     mounts = builtins.mapAttrs (_: derive.source) mounts;
