@@ -23,8 +23,10 @@ pub(crate) struct NetworkPins {
 impl NetworkPins {
     /// Pins through `mirrors`, or only through files when `offline`.
     pub(crate) fn new(mirrors: Mirrors, offline: bool) -> Self {
+        let fetcher = Fetcher::new(mirrors, offline);
         Self {
-            fetcher: Fetcher::new(mirrors, offline),
+            archive: Archive::new(fetcher.clone(), now_secs()),
+            fetcher,
         }
     }
 }
