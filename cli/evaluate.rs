@@ -274,7 +274,10 @@ impl<'a> Job<'a> {
             if self.mode.write_locks {
                 out.locks.extend(recipes.finish()?);
             }
-            out.graph.drvs.extend(host.graph().drvs);
+            let drvs = host.graph().drvs;
+            let place = |drv: &StorePath| Some((drv.clone(), evaluator.drv_position(drv)?));
+            out.graph.places.extend(drvs.keys().filter_map(place));
+            out.graph.drvs.extend(drvs);
         }
         out.values = values.into_iter().flatten().collect();
         Ok(out)

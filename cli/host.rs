@@ -86,6 +86,7 @@ impl StoreHost {
     pub(crate) fn graph(&self) -> Graph {
         Graph {
             drvs: self.drvs.borrow().clone(),
+            ..Graph::default()
         }
     }
 

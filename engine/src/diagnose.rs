@@ -286,7 +286,7 @@ fn together(mut kind: Vec<Diagnostic>) -> Option<Diagnostic> {
         for line in &diagnostic.notes {
             let _infallible = write!(note, "\n  {line}");
         }
-        all = all.note(note);
+        all = all.note(note).with_labels(diagnostic.labels.clone());
         for help in &diagnostic.helps {
             if !all.helps.contains(help) {
                 all = all.help(help.clone());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sos_formats::derivation::Derivation;
+use sos_formats::diagnostic::Label;
 use sos_formats::store_path::StorePath;
 
 /// Derivations by the path of their `.drv`. Inputs that are not here are looked up in the store.
@@ -11,6 +12,8 @@ use sos_formats::store_path::StorePath;
 pub struct Graph {
     /// The derivations.
     pub drvs: BTreeMap<StorePath, Arc<Derivation>>,
+    /// Where a person wrote them, as far as that is known: problems are shown there.
+    pub places: BTreeMap<StorePath, Label>,
 }
 
 impl Graph {

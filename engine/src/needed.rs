@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sos_formats::derivation::Derivation;
-use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::diagnostic::{Class, Diagnostic, Label};
 use sos_formats::store_path::StorePath;
 use sos_store::{Store, StoreError};
 
@@ -20,6 +20,8 @@ pub(crate) struct Node {
     pub(crate) drv: Arc<Derivation>,
     /// Outputs that are needed of it.
     pub(crate) outputs: BTreeSet<String>,
+    /// Where it was written.
+    pub(crate) place: Option<Label>,
     /// Nodes that must be done before.
     pub(crate) needs: Vec<usize>,
 }
@@ -159,6 +161,7 @@ pub(crate) fn find_needed(
                 path: path.clone(),
                 drv: drv.clone(),
                 outputs: [output].into(),
+                place: graph.places.get(&path).cloned(),
                 needs: Vec::new(),
             });
             for (input, outputs) in &drv.input_drvs {

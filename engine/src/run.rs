@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use sos_formats::derivation::Derivation;
-use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::diagnostic::{Class, Diagnostic, Label};
 use sos_formats::store_path::{StoreDir, StorePath};
 
 use crate::builder::Pool;
@@ -97,6 +97,7 @@ struct Driver<'a> {
     running: BTreeMap<usize, Running>,
     waiting: Vec<JoinHandle<()>>,
     mismatches: Vec<Mismatch>,
+    mismatched_at: Vec<Label>,
     unfetched: Vec<Diagnostic>,
     stop: Arc<AtomicBool>,
     done: Done,
@@ -159,6 +160,7 @@ pub(crate) fn drive(run: &Run<'_>) -> Done {
         running: BTreeMap::new(),
         waiting: Vec::new(),
         mismatches: Vec::new(),
+        mismatched_at: Vec::new(),
         unfetched: Vec::new(),
         stop: Arc::new(AtomicBool::new(false)),
         done: Done {
@@ -292,14 +294,15 @@ impl Driver<'_> {
             }
             Outcome::Failed(diagnostic) if diagnostic.class == Class::Fetch => {
                 self.tell(&running, Status::Failed, duration_ms, 0, &BTreeMap::new());
-                self.unfetched.push(*diagnostic);
+                self.unfetched.push(self.placed(id, *diagnostic));
                 // The others are tried, so that one error names everything that is missing.
                 self.failed(id, Mode::FixedOnly);
             }
             Outcome::Failed(diagnostic) => {
                 self.tell(&running, Status::Failed, duration_ms, 0, &BTreeMap::new());
                 let class = diagnostic.class;
-                self.problem(*diagnostic);
+                let diagnostic = self.placed(id, *diagnostic);
+                self.problem(diagnostic);
                 self.failed(
                     id,
                     if class == Class::HashMismatch {
@@ -312,6 +315,8 @@ impl Driver<'_> {
             Outcome::Mismatched(list) => {
                 self.tell(&running, Status::Failed, duration_ms, 0, &BTreeMap::new());
                 self.mismatches.extend(list);
+                self.mismatched_at
+                    .extend(self.run.needed.nodes[id].place.clone());
                 self.failed(id, Mode::FixedOnly);
             }
             Outcome::Locked { lock, pid } => self.wait(id, &running, lock, pid),
@@ -335,6 +340,14 @@ impl Driver<'_> {
         self.schedule.fail(id);
         if !self.run.keep_going {
             self.schedule.narrow(mode);
+        }
+    }
+
+    /// Adds the place of the derivation, unless it has no part in the problem.
+    fn placed(&self, id: usize, diagnostic: Diagnostic) -> Diagnostic {
+        match diagnostic.class {
+            Class::Machine | Class::Bug | Class::Interrupted => diagnostic,
+            _ => diagnostic.with_labels(self.run.needed.nodes[id].place.clone()),
         }
     }
 
@@ -408,7 +421,8 @@ impl Driver<'_> {
             self.problem(diagnostic);
         }
         if let Some(diagnostic) = hash_mismatches(&self.mismatches) {
-            self.problem(diagnostic);
+            let places = std::mem::take(&mut self.mismatched_at);
+            self.problem(diagnostic.with_labels(places));
         }
         self.done.counts.skipped += self.schedule.never_ran().count();
         self.done

@@ -5,6 +5,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Condvar, Mutex};
 
 use sos_formats::derivation::{Method, Output};
+use sos_formats::diagnostic::SourceFile;
 use sos_formats::hash::{Hash, HashAlgo};
 
 use super::*;
@@ -137,6 +138,7 @@ fn graph(nodes: &[(&str, &[&str])]) -> Needed {
             path: path(&format!("{name}.drv")),
             drv: Arc::new(drv),
             outputs: BTreeSet::from(["out".to_owned()]),
+            place: None,
             needs,
         });
     }
@@ -342,4 +344,36 @@ fn jobs_run_at_once_up_to_the_slots() {
         cancel: &Cancel::new(),
     });
     assert_eq!(done.counts.built, 2);
+}
+
+#[test]
+fn problems_are_shown_where_the_derivation_was_written() {
+    let mut needed = graph(&[("fa", &[]), ("b", &[]), ("c", &[])]);
+    let file = SourceFile::new("x.nix", "0123456789");
+    for (at, node) in needed.nodes.iter_mut().enumerate() {
+        node.place = Some(Label::new(&file, at..at + 1, ""));
+    }
+    let fake = Fake::default()
+        .answer("fa", &[wrong_hash])
+        .answer("b", &[fails])
+        .answer(
+            "c",
+            &[|| Outcome::Failed(Box::new(Diagnostic::error("disk", Class::Machine, "full")))],
+        );
+    let ran = run_with(&needed, fake, true, &Cancel::new());
+    let mut places: Vec<_> = ran
+        .done
+        .failures
+        .iter()
+        .map(|d| (d.code, d.labels.first().map(|l| l.span.start)))
+        .collect();
+    places.sort_unstable();
+    assert_eq!(
+        places,
+        [
+            ("build-failed", Some(1)),
+            ("disk", None),
+            ("hash-mismatch", Some(0))
+        ]
+    );
 }
