@@ -21,6 +21,9 @@ const MAX_RELEASE_BYTES: u64 = 16 << 20;
 /// The largest real index is below a tenth of this.
 const MAX_INDEX_BYTES: u64 = 1 << 30;
 
+/// Checks the signature of a release file.
+type Verify<'a> = dyn Fn(&[u8]) -> Result<Verified, Box<Diagnostic>> + Sync + 'a;
+
 /// The archives as one run sees them.
 pub struct Archive {
     download: Box<dyn Download>,
@@ -93,17 +96,16 @@ impl Archive {
     ) -> Result<Signed, Box<Diagnostic>> {
         let refused = AtomicBool::new(false);
         // A mirror that serves an old file, or a forged one, must not keep the next from being asked.
-        let first_good =
-            |file: &str, verify: &(dyn Fn(&[u8]) -> Result<Verified, Box<Diagnostic>> + Sync)| {
-                let judge = |bytes: &[u8]| self.judge(base, name, bytes, verify(bytes)?);
-                let accept = |bytes: &[u8]| {
-                    let judged = judge(bytes);
-                    refused.fetch_or(judged.is_err(), Ordering::Relaxed);
-                    judged.map(drop)
-                };
-                let bytes = self.fetch(base, file, &accept, &refused)?;
-                judge(&bytes)
+        let first_good = |file: &str, verify: &Verify<'_>| {
+            let judge = |bytes: &[u8]| self.judge(base, name, bytes, verify(bytes)?);
+            let accept = |bytes: &[u8]| {
+                let judged = judge(bytes);
+                refused.fetch_or(judged.is_err(), Ordering::Relaxed);
+                judged.map(drop)
             };
+            let bytes = self.fetch(base, file, &accept, &refused)?;
+            judge(&bytes)
+        };
         let what = format!("{name}/InRelease");
         first_good("InRelease", &|bytes| {
             keyring.verify_clear_signed(bytes, self.now_secs, &what)

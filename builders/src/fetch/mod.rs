@@ -20,6 +20,8 @@ mod sink;
 mod transfer;
 
 #[cfg(test)]
+mod resume_tests;
+#[cfg(test)]
 pub(crate) mod test_server;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,7 @@
 //! `derivation`, `derivationStrict`, `placeholder`.
 
+mod place;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -202,34 +204,12 @@ fn strict(vm: &Vm, a: &[Value], pos: Pos) -> R {
             format!("invalid derivation name: {why}. Please pass a different 'name'."),
         );
     }
-    let place = place(vm, set)?;
+    let place = place::find(vm, set)?;
     let input = read_attrs(vm, set, &name, pos)?;
     instantiate(vm, input, &name, pos, place).map_err(|e| {
         e.at(pos)
             .frame(format!("while evaluating derivation '{name}'"), pos)
     })
-}
-
-/// Where the user wrote a derivation: its name, or else the first of its attributes. A library that comes with the
-/// program hands on the set that it was given, as `__place`.
-fn place(vm: &Vm, set: Attrs) -> R<Pos> {
-    let given = match set.get(vm.sym(PLACE)).filter(|_| has_place(vm, set)) {
-        Some(v) => vm.force_attrs(v, Pos::NONE)?,
-        None => set,
-    };
-    let written = |p: &Pos| *p != Pos::NONE && !vm.is_library(*p);
-    let named = given.shape().find(vm.s.name);
-    let named = named.map(|i| given.shape().pos_at(i)).filter(written);
-    let first = || given.shape().pos.iter().copied().filter(written).min();
-    Ok(named.or_else(first).unwrap_or_default())
-}
-
-const PLACE: &str = "__place";
-
-/// Whether the attribute is that of the library; with anybody else it is one like all others.
-fn has_place(vm: &Vm, set: Attrs) -> bool {
-    let at = set.shape().find(vm.sym(PLACE));
-    at.is_some_and(|i| vm.is_library(set.shape().pos_at(i)))
 }
 
 fn read_attrs(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<Input> {
@@ -243,7 +223,7 @@ fn read_attrs(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<Input> {
     }
     for (k, (s, v)) in set.iter_by_name().enumerate() {
         let key = s.bytes();
-        if key == b"__ignoreNulls" || (key == PLACE.as_bytes() && has_place(vm, set)) {
+        if key == b"__ignoreNulls" || (key == place::NAME && place::is_given(vm, set)) {
             continue;
         }
         if ignore_nulls && vm.force(v)? == Value::NULL {
