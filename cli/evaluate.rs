@@ -11,7 +11,7 @@ use sos_lang::{Evaluator, Options, Plain, Value};
 use sos_recipes::{Context, LockMode, LockReport};
 use sos_store::Store;
 
-use crate::args::{LockFlags, TargetArgs};
+use crate::args::{LockFlags, ProgressMode, TargetArgs};
 use crate::failure::Failure;
 use crate::host::StoreHost;
 use crate::pins::NetworkPins;
@@ -246,7 +246,13 @@ impl<'a> Job<'a> {
                 .push(i);
         }
         let mut values: Vec<Option<T>> = targets.iter().map(|_| None).collect();
-        let pins = Arc::new(NetworkPins::new(self.session.mirrors(), self.mode.offline));
+        let global = &self.session.global;
+        let quiet = global.quiet || global.json || global.progress == Some(ProgressMode::Json);
+        let pins = Arc::new(NetworkPins::new(
+            self.session.mirrors(),
+            self.mode.offline,
+            quiet,
+        ));
         for (directory, members) in groups {
             let recipes = sos_recipes::Session::new(Context {
                 project_dir: directory,

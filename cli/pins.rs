@@ -18,21 +18,27 @@ pub(crate) struct NetworkPins {
     fetcher: Fetcher,
     /// Kept for the whole evaluation: all recipes see one state of the archives.
     archive: Archive,
+    /// Says nothing of what goes on.
+    quiet: bool,
 }
 
 impl NetworkPins {
     /// Pins through `mirrors`, or only through files when `offline`.
-    pub(crate) fn new(mirrors: Mirrors, offline: bool) -> Self {
+    pub(crate) fn new(mirrors: Mirrors, offline: bool, quiet: bool) -> Self {
         let fetcher = Fetcher::new(mirrors, offline);
         Self {
             archive: Archive::new(fetcher.clone(), now_secs()),
             fetcher,
+            quiet,
         }
     }
 }
 
 impl Pins for NetworkPins {
     fn lock_rootfs(&self, request: &RootfsRequest) -> Result<RootfsLocked, Vec<Diagnostic>> {
+        if !self.quiet {
+            output::message(&format!("resolving the packages of {}", request.name));
+        }
         let locked = self.archive.resolve(request);
         for warning in self.archive.take_warnings() {
             output::message(&format!("warning: {warning}"));
@@ -41,6 +47,9 @@ impl Pins for NetworkPins {
     }
 
     fn lock_url(&self, url: &str) -> Result<UrlEntry, Box<Diagnostic>> {
+        if !self.quiet {
+            output::message(&format!("pinning {url}"));
+        }
         let bytes = self
             .fetcher
             .bytes(&[url.to_owned()], MAX_PINNED_BYTES, None)?;
