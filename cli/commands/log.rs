@@ -38,7 +38,10 @@ pub(crate) fn run(session: &Session, args: &LogArgs) -> Result<(), Failure> {
     let store = session.store()?;
     let Some(mut log) = store.read_log(&drv)? else {
         if store.was_built(&drv)? {
-            output::message(&format!("`{}` was built here and wrote nothing to its log", Derivation::name_from_path(&drv)));
+            output::message(&format!(
+                "`{}` was built here and wrote nothing to its log",
+                Derivation::name_from_path(&drv)
+            ));
             return Ok(());
         }
         return Err(Failure::new(
