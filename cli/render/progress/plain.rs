@@ -52,7 +52,7 @@ impl Sink for Plain {
         }
         match self.model.apply(&record.event, self.start.elapsed()) {
             Some(Line::Log { name, line }) if self.options.logs => {
-                self.say(&format!("{name}> {}", printable(&line)))
+                self.say(&format!("{name}> {}", printable(&line)));
             }
             Some(Line::Log { .. }) | None => {}
             Some(line) => self.say(&text(&line)),
