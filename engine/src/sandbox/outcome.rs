@@ -139,9 +139,38 @@ impl SandboxError {
             Self::HelperDied { .. } | Self::Protocol => {
                 Diagnostic::error("sandbox-helper", Class::Bug, self.to_string())
             }
+            Self::Setup { what, source }
+                if what == "mount /proc" && source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Diagnostic::error(
+                    "env-proc-covered",
+                    Class::Machine,
+                    "builds cannot have a `/proc` of their own here",
+                )
+                .note("parts of the `/proc` of this machine are covered, as containers do; the kernel then allows no other")
+                .help("run sos outside the container, or in one that leaves `/proc` uncovered: `podman run --security-opt unmask=ALL`, `docker run --security-opt systempaths=unconfined`")
+            }
             Self::Io { .. } | Self::Setup { .. } | Self::Store(_) => {
                 Diagnostic::error("sandbox-setup", Class::Machine, self.to_string())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_covered_proc_is_explained() {
+        let setup = |what: &str| SandboxError::Setup {
+            what: what.to_owned(),
+            source: io::ErrorKind::PermissionDenied.into(),
+        };
+        assert_eq!(
+            setup("mount /proc").into_diagnostic().code,
+            "env-proc-covered"
+        );
+        assert_eq!(setup("mount /tmp").into_diagnostic().code, "sandbox-setup");
     }
 }
