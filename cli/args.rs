@@ -8,13 +8,7 @@ use crate::commands;
 
 /// A declarative build system for operating systems.
 #[derive(Debug, Parser)]
-#[command(
-    name = "sos",
-    version,
-    propagate_version = true,
-    disable_help_subcommand = true,
-    max_term_width = 100
-)]
+#[command(name = "sos", version, propagate_version = true, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,

@@ -25,7 +25,7 @@ pub(crate) async fn watch(cancel: Cancel, seen: std::sync::Arc<std::sync::atomic
             #[allow(clippy::exit, reason = "the second interrupt asks for exactly this")]
             std::process::exit(128 + i32::from(number));
         }
-        crate::render::output::message("stopping; press Ctrl-C again to stop at once");
+        crate::render::output::message("stopping; a second signal stops at once");
         cancel.cancel();
     }
 }

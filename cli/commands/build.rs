@@ -246,6 +246,12 @@ fn link(
                 .query(path)?
                 .is_some_and(|info| info.kind == ObjectKind::Rootfs)
         {
+            if !session.global.quiet && !session.global.json {
+                let path = path.absolute(store.store_dir());
+                output::message(&format!(
+                    "`sos store ls {path}` looks into the root filesystem; `-o NAME` keeps it from `sos gc`"
+                ));
+            }
             continue;
         }
         let mut name = link.unwrap_or(Path::new("result")).as_os_str().to_owned();

@@ -75,7 +75,7 @@ fn mirrors(session: &Session) -> Option<Check> {
         Ok(urls) => Check {
             name: "mirror debian",
             health: Health::Good,
-            found: urls.join(" "),
+            found: format!("{} (configured, not tried)", urls.join(" ")),
             fix: None,
         },
         Err(d) => Check {

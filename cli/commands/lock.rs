@@ -1,5 +1,7 @@
 //! `sos lock`: pins what recipes leave open.
 
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::lock::SosLock;
 use sos_recipes::LockMode;
 
 use crate::args::TargetArgs;
@@ -7,6 +9,7 @@ use crate::evaluate::{self, Mode};
 use crate::failure::Failure;
 use crate::render::output;
 use crate::session::Session;
+use crate::target::Target;
 
 /// Write sos.lock: pin packages and downloads that the recipe leaves open
 #[derive(Debug, clap::Args)]
@@ -17,7 +20,7 @@ pub(crate) struct LockArgs {
     #[command(flatten)]
     target: TargetArgs,
     /// Resolve again what is pinned already; NAME is a recipe file or a URL
-    #[arg(long, value_name = "NAME", num_args = 0..)]
+    #[arg(long, value_name = "NAME", num_args = 0..=1)]
     update: Option<Vec<String>>,
 }
 
@@ -39,8 +42,39 @@ pub(crate) fn run(session: &Session, args: &LockArgs) -> Result<(), Failure> {
     };
     let evaluated = evaluate::items(session, &args.target, &targets, &mode)?;
     evaluate::report_locks(session, &evaluated.locks);
+    for target in &targets {
+        known(target, args.update.iter().flatten())?;
+    }
     if evaluated.locks.is_empty() && !session.global.quiet {
         output::message("the lock is up to date");
     }
     Ok(())
+}
+
+/// Refuses names that pin nothing: a misspelt one would look like success.
+fn known<'a>(target: &Target, mut names: impl Iterator<Item = &'a String>) -> Result<(), Failure> {
+    let Some(directory) = target.directory() else {
+        return Ok(());
+    };
+    let path = directory.join(sos_recipes::LOCK_FILE);
+    let lock = std::fs::read_to_string(&path)
+        .ok()
+        .and_then(|text| SosLock::parse(&text).ok())
+        .unwrap_or_else(SosLock::new);
+    let recipes = lock.rootfs_entries().iter().map(|e| e.recipe.as_str());
+    let pinned: Vec<&str> = recipes
+        .chain(lock.url_entries().iter().map(|e| e.url.as_str()))
+        .collect();
+    match names.find(|name| !pinned.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(Failure::new(
+            Diagnostic::error(
+                "lock-unknown-name",
+                Class::Usage,
+                format!("`{name}` is not pinned in `{}`", path.display()),
+            )
+            .note(format!("pinned there: {}", pinned.join(", ")))
+            .suggest(name, pinned.iter().copied()),
+        )),
+    }
 }

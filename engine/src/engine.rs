@@ -276,6 +276,14 @@ impl Engine {
         let lease = self.store.lease().map_err(store_failed)?;
         let needed = find_needed(&self.store, graph, wanted)?;
         self.check_systems(&needed)?;
+        if needed
+            .nodes
+            .iter()
+            .any(|n| n.drv.builder == b"builtin:step")
+        {
+            // Before anything is fetched for a step that cannot run.
+            crate::probe::require_step_ids()?;
+        }
         let plans = self.node_plans(&needed)?;
         let mut hold: Vec<StorePath> = needed
             .known

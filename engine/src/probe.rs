@@ -247,6 +247,31 @@ pub(crate) fn no_user_namespaces(error: Option<&io::Error>) -> SandboxError {
     machine(diagnostic)
 }
 
+/// Tells whether the caller has the subordinate ids that steps need; asks the files only, so it costs nothing.
+pub(crate) fn require_step_ids() -> Result<(), Box<Diagnostic>> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let mut missing = ["/etc/subuid", "/etc/subgid"]
+        .into_iter()
+        .filter_map(|file| {
+            let have: u64 = ids::caller_ranges(file)
+                .iter()
+                .map(|r| u64::from(r.1))
+                .sum();
+            let enough = have >= u64::from(ids::STEP_IDS) - 1;
+            (!enough).then(|| {
+                no_subordinate_ids(file, u32::try_from(have).unwrap_or(u32::MAX)).into_diagnostic()
+            })
+        });
+    let Some(mut first) = missing.next() else {
+        return Ok(());
+    };
+    // Both at once: a second failure after the first is mended would be one too many.
+    first.helps.extend(missing.flat_map(|d| d.helps));
+    Err(Box::new(first))
+}
+
 /// Says that the caller has too few subordinate ids.
 pub(crate) fn no_subordinate_ids(file: &'static str, have: u32) -> SandboxError {
     let name = ids::caller_name();

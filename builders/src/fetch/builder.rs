@@ -66,11 +66,31 @@ impl Builder for FetchBuilder {
             attrs.size,
         );
         match (done, &attrs.package) {
-            (Err(BuilderError::Diagnostic(why)), Some(package)) if why.code == "fetch-failed" => {
-                Err(not_to_be_had(package, ctx.drv.outputs.get("out"), &why).into())
+            (Err(BuilderError::Diagnostic(why)), Some(package)) => {
+                Err(of_package(package, ctx.drv.outputs.get("out"), *why).into())
             }
             (done, _) => done,
         }
+    }
+}
+
+/// Puts the failure of a download into the words of the lock that asked for it.
+fn of_package(package: &str, output: Option<&Output>, mut why: Diagnostic) -> Diagnostic {
+    // Only a mirror that answers can say that it does not have a file; one that is down calls for no new lock.
+    let gone = |note: &String| {
+        ["404", "410", "No such file"]
+            .iter()
+            .any(|sign| note.contains(sign))
+    };
+    match why.code {
+        "fetch-failed" if why.notes.iter().any(gone) => not_to_be_had(package, output, &why),
+        "fetch-hash-mismatch" => {
+            why.helps = vec![
+                "the mirror delivers something else than was locked: try another one, or `sos lock --update` if the archive really changed it".to_owned(),
+            ];
+            why
+        }
+        _ => why,
     }
 }
 
