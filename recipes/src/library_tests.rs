@@ -417,6 +417,25 @@ fn run() {
         ))
         .contains("scirpt")
     );
+    for (wrong, words) in [
+        (
+            "script = [ \"id\" ];",
+            "`script` of sos.run { name = \"x\"; } must be a string",
+        ),
+        (
+            "script = \"id\"; timeout = \"5\";",
+            "must be a whole number, and is a string",
+        ),
+        (
+            "command = \"id\";",
+            "`command` of sos.run { name = \"x\"; } must be a list of strings",
+        ),
+    ] {
+        let said = p.fails(&format!(
+            "sos.run {{ name = \"x\"; rootfs = {rootfs}; {wrong} }}"
+        ));
+        assert!(said.contains(words), "{said}");
+    }
 }
 
 #[test]

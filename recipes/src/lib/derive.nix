@@ -26,6 +26,35 @@ in
 rec {
   inherit present;
 
+  # Refuses while evaluating what a builder would refuse only when it runs: `types` names the kind of each attribute, `given` is
+  # what the user wrote, for the place.
+  typed = what: types: given: attrs:
+    let
+      isText = value: builtins.isString value || builtins.isPath value || value ? outPath;
+      kinds = {
+        text = { test = isText; words = "a string"; };
+        texts = {
+          test = value: builtins.isList value && builtins.all isText value;
+          words = "a list of strings";
+        };
+        int = { test = builtins.isInt; words = "a whole number"; };
+        bool = { test = builtins.isBool; words = "true or false"; };
+        compression = {
+          test = value: builtins.elem value [ "gzip" "zstd" "none" ];
+          words = "one of \"gzip\", \"zstd\", \"none\"";
+        };
+      };
+      bad = name: (attrs.${name} or null) != null && !(kinds.${types.${name}}.test attrs.${name});
+      wrong = builtins.filter bad (builtins.attrNames types);
+      first = builtins.head wrong;
+      at = builtins.unsafeGetAttrPos first given;
+      place = if at == null || builtins.match "/\\.sos-builtin/.*" at.file != null then "" else "${at.file}:${toString at.line}:${toString at.column}: ";
+    in
+    if wrong == [ ] then
+      attrs
+    else
+      throw "${place}`${first}` of ${what} must be ${kinds.${types.${first}}.words}, and is a ${builtins.typeOf attrs.${first}}";
+
   # The output is a tree of files.
   tree = floating "recursive" "sha256";
 

@@ -12,7 +12,15 @@ let
     , volumes ? null
     , stopSignal ? null
     }@config:
-    derive.present config;
+    derive.present (derive.typed "the `config` of sos.oci" {
+      entrypoint = "texts";
+      cmd = "texts";
+      user = "text";
+      workdir = "text";
+      exposedPorts = "texts";
+      volumes = "texts";
+      stopSignal = "text";
+    } config config);
 
   ociLayer =
     { name ? "layer"
@@ -30,7 +38,14 @@ let
     let
       path = value: if value == null then null else derive.source value;
     in
-    derive.tree {
+    derive.tree (derive.typed "the layer `${name}`" {
+      at = "text";
+      diff = "bool";
+      owner = "text";
+      epoch = "int";
+      compression = "compression";
+      level = "int";
+    } args {
       inherit name at diff owner epoch compression level;
       builder = "builtin:oci-layer";
       __place = args;
@@ -38,7 +53,7 @@ let
       tree = path tree;
       rootfs = path rootfs;
       base = path base;
-    };
+    });
 in
 {
   inherit ociLayer;

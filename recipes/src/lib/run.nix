@@ -43,7 +43,19 @@ let
       throw "sos.run { name = \"${name}\"; } needs either `script` or `command`"
     else
       true;
-  drv = make {
+  types = {
+    script = "text";
+    command = "texts";
+    shell = "texts";
+    cwd = "text";
+    user = "text";
+    epoch = "int";
+    timeout = "int";
+    tmpfs = "texts";
+    hostname = "text";
+    parallel = "bool";
+  };
+  drv = make (derive.typed "sos.run { name = \"${name}\"; }" types args {
     inherit name script command shell cwd user epoch timeout tmpfs hostname;
     builder = "builtin:step";
     __place = args;
@@ -52,8 +64,8 @@ let
     mounts = builtins.mapAttrs (_: derive.source) mounts;
     # Booleans are written as a shell would test them.
     env = builtins.mapAttrs (_: value: if value == true then "1" else if value == false then "" else toString value) env;
-    parallel = if parallel then true else null;
-  };
+    parallel = if parallel == false then null else parallel;
+  });
 in
 assert one;
 drv // (if result == "rootfs" then { inherit epoch arch; } else { })
