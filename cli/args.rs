@@ -121,6 +121,9 @@ pub(crate) struct TargetArgs {
     /// Add a place for `<...>` look-ups: PATH or PREFIX=PATH
     #[arg(short = 'I', long = "include", value_name = "PATH")]
     pub(crate) include: Vec<String>,
+    /// Evaluate even if nothing has changed since the last time
+    #[arg(long)]
+    pub(crate) no_eval_cache: bool,
 }
 
 /// How recipes are pinned.

@@ -101,7 +101,10 @@ impl StoreHost {
         };
         match base.to_str().and_then(|b| StorePath::from_base(b).ok()) {
             Some(object) if self.store.is_valid(&object).unwrap_or(false) => {
-                self.store.physical(&object).join(parts.as_path())
+                let mut place = self.store.physical(&object);
+                // An empty rest would end in a slash, which no file takes.
+                place.extend(parts);
+                place
             }
             // An installed Nix may hold it.
             _ => path.to_path_buf(),

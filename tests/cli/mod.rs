@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod builds;
+mod eval_cache;
 mod language;
 mod verbs;
