@@ -3,11 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use sos_formats::hash::Blake3;
 use sos_lang::FileType;
 use sos_store::Store;
 
 use super::inputs::{Asked, Inputs, Seen, Tree};
-use super::look;
+use super::look::{self, Same};
 use crate::environment::Environment;
 
 /// Paths that are worth a second thread.
@@ -85,11 +86,28 @@ type File<'a> = (&'a (PathBuf, Asked), &'a mut Seen);
 
 fn check_some(files: &mut [File<'_>], now_nanos: i128) -> Result<bool, String> {
     let mut news = false;
+    // What a path is needs no look if it is the inode that it was: giving another name to an inode changes its `ctime`.
+    let mut unchanged: Option<(&Path, Blake3)> = None;
     for ((path, asked), seen) in files {
+        let path = path.as_path();
+        if *asked == Asked::Type
+            && unchanged.is_some_and(|(p, t)| p == path && seen.answer == Some(t))
+        {
+            continue;
+        }
         match look::same(path, *asked, seen, now_nanos) {
             Err(()) => return Err(path.display().to_string()),
-            Ok(None) => {}
-            Ok(Some(better)) => {
+            Ok(Same::Untouched) => match asked {
+                Asked::Content => {
+                    unchanged = Some((path, look::known_type_digest(FileType::Regular)));
+                }
+                Asked::Listing => {
+                    unchanged = Some((path, look::known_type_digest(FileType::Directory)));
+                }
+                Asked::Type | Asked::Target => {}
+            },
+            Ok(Same::Asked(None)) => {}
+            Ok(Same::Asked(Some(better))) => {
                 **seen = better;
                 news = true;
             }

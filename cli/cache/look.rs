@@ -27,26 +27,29 @@ pub(super) fn ask(path: &Path, asked: Asked) -> Option<Blake3> {
     }
 }
 
-/// Whether a path answers as it did. With what is known better now, when it is worth noting.
-pub(super) fn same(
-    path: &Path,
-    asked: Asked,
-    seen: &Seen,
-    now_nanos: i128,
-) -> Result<Option<Seen>, ()> {
+/// How a path answers as it did.
+pub(super) enum Same {
+    /// It is the inode that it was, and nobody wrote to it.
+    Untouched,
+    /// It was asked again. With what is known better now, when it is worth noting.
+    Asked(Option<Seen>),
+}
+
+/// Whether a path answers as it did.
+pub(super) fn same(path: &Path, asked: Asked, seen: &Seen, now_nanos: i128) -> Result<Same, ()> {
     let by_stat = matches!(asked, Asked::Content | Asked::Listing) && seen.answer.is_some();
     let found = if by_stat { stat(path) } else { None };
     if found.is_some() && found == seen.stat {
-        return Ok(None);
+        return Ok(Same::Untouched);
     }
     if ask(path, asked) != seen.answer {
         return Err(());
     }
     let trusted = found.filter(|key| !key.is_racy(now_nanos));
-    Ok(trusted.map(|key| Seen {
+    Ok(Same::Asked(trusted.map(|key| Seen {
         answer: seen.answer,
         stat: Some(key),
-    }))
+    })))
 }
 
 /// A directory, in order of names.

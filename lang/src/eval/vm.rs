@@ -52,6 +52,8 @@ pub(crate) struct Vm {
     pub(crate) imports: RefCell<FxHashMap<Vec<u8>, Value>>,
     /// Store paths of copied sources.
     pub(crate) copied: RefCell<FxHashMap<Vec<u8>, StorePath>>,
+    /// What texts that were added to the store refer to, for those that refer to something.
+    pub(crate) text_refs: RefCell<FxHashMap<StorePath, BTreeSet<StorePath>>>,
     pub(crate) regexes: RefCell<crate::regex::Cache>,
     pub(crate) drv_hashes: RefCell<sos_formats::derivation::DrvHashes>,
     /// Derivations that were read back, by path.
@@ -76,6 +78,7 @@ impl Vm {
             globals: OnceCell::new(),
             imports: RefCell::default(),
             copied: RefCell::default(),
+            text_refs: RefCell::default(),
             regexes: RefCell::default(),
             drv_hashes: RefCell::new(hashes),
             drvs: RefCell::default(),

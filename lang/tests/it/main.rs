@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod api;
+mod drvs;
 mod errors;
 mod host;
 mod language;
 mod peer;
+mod random;
 mod suite;
