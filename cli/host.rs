@@ -101,7 +101,13 @@ impl StoreHost {
         };
         match base.to_str().and_then(|b| StorePath::from_base(b).ok()) {
             Some(object) if self.store.is_valid(&object).unwrap_or(false) => {
-                self.store.physical(&object).join(parts.as_path())
+                let whole = self.store.physical(&object);
+                // Joining nothing would add a slash, behind which a file cannot be opened.
+                if parts.as_path().as_os_str().is_empty() {
+                    whole
+                } else {
+                    whole.join(parts.as_path())
+                }
             }
             // An installed Nix may hold it.
             _ => path.to_path_buf(),
