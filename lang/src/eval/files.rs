@@ -456,11 +456,6 @@ impl Vm {
         }
         Ok(text)
     }
-
-    /// The symbol of a name for use in Rust code.
-    pub(crate) fn sym(&self, name: &str) -> Sym {
-        Sym::new(name.as_bytes())
-    }
 }
 
 fn replace(text: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {

@@ -35,7 +35,7 @@ syms! {
     all_outputs = "allOutputs", overrides = "__overrides", output_name = "outputName",
     recurse = "recurseForDerivations", all = "all", drv_attrs = "drvAttrs", version = "version", url = "url",
     sha256 = "sha256", filter = "filter", recursive = "recursive", hash = "hash", hash_algo = "hashAlgo",
-    to_hash_format = "toHashFormat",
+    to_hash_format = "toHashFormat", ignore_nulls = "__ignoreNulls", structured_attrs = "__structuredAttrs",
 }
 
 /// The state of an evaluation.
