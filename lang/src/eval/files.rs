@@ -361,6 +361,7 @@ impl Vm {
             let s = self.coerce(path, Coerce::PLAIN, pos)?;
             let mut dir = self.realise_path_string(s, pos)?;
             if let Ok(url) = std::str::from_utf8(&dir)
+                && !url.starts_with("/")
                 && url.contains(':')
             {
                 dir = self.search_url(&url.to_owned(), pos)?;

@@ -1,10 +1,9 @@
 //! From a reference to the value of a flake.
 
 use std::path::PathBuf;
-use std::rc::Rc;
 
 use sos_formats::flake_lock::{FlakeLock, ROOT, Edge};
-use sos_formats::flake_ref::{self, Attr, Attrs, FlakeRef};
+use sos_formats::flake_ref::{self, Attrs, FlakeRef};
 
 use super::inputs::Flake;
 use super::{Wants, attr_of_value, fail, shown};
@@ -195,7 +194,7 @@ fn local_directory(reference: &FlakeRef) -> Option<PathBuf> {
     match flake_ref::kind(tree) {
         "path" if text("narHash").is_none() => text("path").map(|p| os_path(p.as_bytes())),
         "git" if text("rev").is_none() && text("ref").is_none() => {
-            let url = sos_formats::flake_ref::Url::parse(text("url")?).ok()?;
+            let url = flake_ref::Url::parse(text("url")?).ok()?;
             (url.scheme == "file").then(|| os_path(url.path.as_bytes()))
         }
         _ => None,

@@ -18,7 +18,7 @@ use crate::heap::Value;
 use crate::host::FetchedTree;
 use crate::ir::Pos;
 
-pub(crate) use call::{FETCH_FINAL, LockFlags};
+pub(crate) use call::LockFlags;
 pub(crate) use tree::{Wants, attr_of_value};
 
 /// What was fetched in this evaluation.
