@@ -6,16 +6,14 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use sos_builders::tree::{self, Trees};
 use sos_engine::Graph;
 use sos_formats::Bytes;
 use sos_formats::derivation::{Derivation, Method};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Hash, Sha256};
 use sos_formats::store_path::{self, StoreDir, StorePath};
-use sos_builders::tree::{self, Trees};
-use sos_lang::{
-    FetchRequest, FetchedTree, FileType, Host, HostError, PathFilter, TreeRequest,
-};
+use sos_lang::{FetchRequest, FetchedTree, FileType, Host, HostError, PathFilter, TreeRequest};
 use sos_store::Store;
 
 use crate::environment::Environment;
@@ -116,7 +114,12 @@ impl StoreHost {
         };
         match base.to_str().and_then(|b| StorePath::from_base(b).ok()) {
             Some(object) if self.store.is_valid(&object).unwrap_or(false) => {
-                self.store.physical(&object).join(parts.as_path())
+                let mut place = self.store.physical(&object);
+                // An empty rest would put a slash behind what may be a file.
+                if !parts.as_path().as_os_str().is_empty() {
+                    place.push(parts.as_path());
+                }
+                place
             }
             // An installed Nix may hold it.
             _ => path.to_path_buf(),

@@ -103,7 +103,11 @@ impl FlakeLock {
             let node = nodes
                 .get(*key)
                 .ok_or_else(|| bad(format!("lock file references missing node '{key}'")))?;
-            let pinned = if i == ROOT { None } else { Some(pinned(node, key)?) };
+            let pinned = if i == ROOT {
+                None
+            } else {
+                Some(pinned(node, key)?)
+            };
             out.push(Node {
                 inputs: inputs(node, &index)?,
                 pinned,
@@ -230,7 +234,11 @@ fn node_json(node: &Node, keys: &[Option<String>]) -> Value {
             .iter()
             .map(|(name, edge)| {
                 let value = match edge {
-                    Edge::Node(n) => keys.get(*n).cloned().flatten().map_or(Value::Null, Value::from),
+                    Edge::Node(n) => keys
+                        .get(*n)
+                        .cloned()
+                        .flatten()
+                        .map_or(Value::Null, Value::from),
                     Edge::Follows(path) => Value::from(path.clone()),
                 };
                 (name.clone(), value)

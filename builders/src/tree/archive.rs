@@ -57,11 +57,7 @@ impl Trees {
     }
 
     /// Fetches and unpacks the archive that the first of several URLs delivers.
-    pub(super) fn archive_at(
-        &self,
-        urls: &[String],
-        request: &Request,
-    ) -> Answer<(Found, Opened)> {
+    pub(super) fn archive_at(&self, urls: &[String], request: &Request) -> Answer<(Found, Opened)> {
         let dir = self.store.temp_dir("tree").map_err(of_store)?;
         let name = urls.first().map_or("archive", String::as_str).to_owned();
         let mut file = self.download(urls, &dir.path().join("archive"))?;

@@ -13,6 +13,20 @@ impl Trees {
     pub(super) fn directory(&self, request: &Request) -> Answer<Found> {
         let text = flake_ref::text(&request.attrs, "path").unwrap_or_default();
         let (place, in_store) = self.place(text, request)?;
+        let outside = || {
+            problem(
+                "tree-outside",
+                Class::Recipe,
+                format!(
+                    "relative path '{text}' of input '{}' leads out of the tree that names it",
+                    shown(&request.attrs)
+                ),
+            )
+        };
+        let relative = !text.starts_with('/');
+        if relative && in_store.is_none() {
+            return Err(outside());
+        }
         let place = std::fs::canonicalize(&place).map_err(|e| {
             if e.kind() == std::io::ErrorKind::NotFound {
                 return problem(
@@ -28,20 +42,17 @@ impl Trees {
             let top = self.store.physical(object);
             let top = std::fs::canonicalize(&top).map_err(|e| io("look at", &top, &e))?;
             if !place.starts_with(&top) {
-                return Err(problem(
-                    "tree-outside",
-                    Class::Recipe,
-                    format!(
-                        "relative path '{text}' of input '{}' leads out of the tree that names it",
-                        shown(&request.attrs)
-                    ),
-                ));
+                return Err(outside());
             }
         }
         let path = self.add(&place, &request.name)?;
         let mut attrs = request.attrs.clone();
         // Files of the store have no time of their own.
-        let modified = if in_store.is_some() { 1 } else { newest(&place)? };
+        let modified = if in_store.is_some() {
+            1
+        } else {
+            newest(&place)?
+        };
         attrs.insert("lastModified".into(), Attr::Int(modified));
         Ok(Found {
             path,
@@ -67,13 +78,27 @@ impl Trees {
             }
         };
         let dir = self.store.store_dir();
+        // `..` is taken away before anything is looked up: it must not climb out of an object through a link.
+        let mut tidy = PathBuf::new();
+        for part in logical.components() {
+            match part {
+                std::path::Component::ParentDir => drop(tidy.pop()),
+                std::path::Component::CurDir => {}
+                other => tidy.push(other),
+            }
+        }
+        let logical = tidy;
         let Some(text) = logical.to_str() else {
             return Ok((logical, None));
         };
         match StorePath::split_absolute(dir, text) {
             Ok((object, rest)) if self.store.is_valid(&object).unwrap_or(false) => {
+                let mut place = self.store.physical(&object);
                 let rest = rest.trim_start_matches('/');
-                Ok((self.store.physical(&object).join(rest), Some(object)))
+                if !rest.is_empty() {
+                    place.push(rest);
+                }
+                Ok((place, Some(object)))
             }
             _ => Ok((logical, None)),
         }

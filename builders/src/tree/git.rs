@@ -83,8 +83,8 @@ impl Trees {
 
     /// The repository behind a URL: the one of this machine, or a copy of a remote one.
     fn repository(&self, url: &str) -> Answer<Repository> {
-        let parsed = Url::parse(url)
-            .map_err(|e| problem("git-url", Class::Recipe, e.to_string()))?;
+        let parsed =
+            Url::parse(url).map_err(|e| problem("git-url", Class::Recipe, e.to_string()))?;
         if parsed.scheme == "file" {
             return Repository::local(Path::new(&parsed.path), url, &self.settings);
         }
@@ -113,16 +113,14 @@ impl Trees {
                     Some(branch) => branch,
                     None => repository.head()?,
                 };
-                return Err(Box::new(
-                    Diagnostic::error(
-                        "git-no-revision",
-                        Class::Fetch,
-                        format!(
-                            "Cannot find Git revision '{rev}' in ref '{branch}' of repository '{}'! Please make sure that the rev exists on the ref you've specified or add allRefs = true; to fetchGit.",
-                            repository.url()
-                        ),
+                return Err(Box::new(Diagnostic::error(
+                    "git-no-revision",
+                    Class::Fetch,
+                    format!(
+                        "Cannot find Git revision '{rev}' in ref '{branch}' of repository '{}'! Please make sure that the rev exists on the ref you've specified or add allRefs = true; to fetchGit.",
+                        repository.url()
                     ),
-                ));
+                )));
             }
             if branch.is_none() && repository.is_local() {
                 attrs.insert("ref".into(), Attr::Str(repository.head()?));

@@ -98,7 +98,9 @@ impl Trees {
         if let Some(path) = &wanted
             && known_enough(&request.attrs)
         {
-            self.store.hold(std::slice::from_ref(path)).map_err(of_store)?;
+            self.store
+                .hold(std::slice::from_ref(path))
+                .map_err(of_store)?;
             if self.store.is_valid(path).map_err(of_store)? {
                 return Ok(Fetched {
                     path: path.clone(),
@@ -107,20 +109,20 @@ impl Trees {
                 });
             }
         }
-        let mut found = match flake_ref::kind(&request.attrs) {
-            "path" => self.directory(request)?,
-            "git" => self.git(request)?,
-            "tarball" => self.archive(request)?,
-            "file" => self.file(request)?,
-            "github" | "gitlab" | "sourcehut" => self.forge(request)?,
-            other => {
-                return Err(problem(
-                    "tree-unsupported",
-                    Class::Recipe,
-                    format!("trees of type '{other}' are not supported"),
-                ));
+        let mut found = self.find(request)?;
+        if wanted.is_some()
+            && wanted.as_ref() != Some(&found.path)
+            && flake_ref::kind(&request.attrs) == "git"
+            && !request.attrs.contains_key("exportIgnore")
+        {
+            // Old versions of Nix left out what the repository keeps out of its archives; their locks are still about.
+            let mut less = request.clone();
+            less.attrs.insert("exportIgnore".into(), Attr::Bool(true));
+            let other = self.find(&less)?;
+            if wanted.as_ref() == Some(&other.path) {
+                found = other;
             }
-        };
+        }
         let info = self.store.query(&found.path).map_err(of_store)?;
         let Some(nar) = info.and_then(|i| i.nar_sha256) else {
             return Err(problem(
@@ -138,8 +140,9 @@ impl Trees {
                 shown(&request.attrs)
             );
             return Err(Box::new(
-                Diagnostic::error("tree-hash-mismatch", Class::HashMismatch, message)
-                    .help("if the change is meant, update the lock, or the hash where it is written"),
+                Diagnostic::error("tree-hash-mismatch", Class::HashMismatch, message).help(
+                    "if the change is meant, update the lock, or the hash where it is written",
+                ),
             ));
         }
         found.attrs.insert("narHash".into(), Attr::Str(got));
@@ -148,6 +151,21 @@ impl Trees {
             attrs: found.attrs,
             warnings: found.warnings,
         })
+    }
+
+    fn find(&self, request: &Request) -> Answer<Found> {
+        match flake_ref::kind(&request.attrs) {
+            "path" => self.directory(request),
+            "git" => self.git(request),
+            "tarball" => self.archive(request),
+            "file" => self.file(request),
+            "github" | "gitlab" | "sourcehut" => self.forge(request),
+            other => Err(problem(
+                "tree-unsupported",
+                Class::Recipe,
+                format!("trees of type '{other}' are not supported"),
+            )),
+        }
     }
 
     /// The path that the hash in the request stands for.
@@ -159,20 +177,28 @@ impl Trees {
             problem(
                 "tree-bad-hash",
                 Class::Recipe,
-                format!("narHash '{text}' of input '{}': {why}", shown(&request.attrs)),
+                format!(
+                    "narHash '{text}' of input '{}': {why}",
+                    shown(&request.attrs)
+                ),
             )
         };
         let hash = Hash::parse_any(text, Some(HashAlgo::Sha256)).map_err(|e| bad(&e))?;
-        self.path_of(&request.name, &hash).map(Some).map_err(|e| bad(&e))
+        self.path_of(&request.name, &hash)
+            .map(Some)
+            .map_err(|e| bad(&e))
     }
 
-    fn path_of(
-        &self,
-        name: &str,
-        nar: &Hash,
-    ) -> Result<StorePath, store_path::StorePathError> {
+    fn path_of(&self, name: &str, nar: &Hash) -> Result<StorePath, store_path::StorePathError> {
         let none = BTreeSet::new();
-        store_path::make_fixed(self.store.store_dir(), name, Method::Recursive, nar, &none, false)
+        store_path::make_fixed(
+            self.store.store_dir(),
+            name,
+            Method::Recursive,
+            nar,
+            &none,
+            false,
+        )
     }
 
     /// Adds a directory of this machine.

@@ -178,9 +178,16 @@ impl Repository {
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
         let (class, mut d) = if said.contains("dubious ownership") {
             let message = format!("the Git repository '{}' belongs to another user", self.url);
-            (Class::Machine, Diagnostic::error("git-owner", Class::Machine, message))
+            (
+                Class::Machine,
+                Diagnostic::error("git-owner", Class::Machine, message),
+            )
         } else {
-            let class = if self.remote { Class::Fetch } else { Class::Recipe };
+            let class = if self.remote {
+                Class::Fetch
+            } else {
+                Class::Recipe
+            };
             let message = format!("git failed on the repository '{}'", self.url);
             (class, Diagnostic::error("git-failed", class, message))
         };
@@ -253,7 +260,11 @@ impl Repository {
         command.args(["symbolic-ref", "--quiet", "HEAD"]);
         let out = Self::output(command)?;
         let name = String::from_utf8_lossy(&out.stdout).trim().to_owned();
-        Ok(if out.status.success() { short(&name) } else { "HEAD".into() })
+        Ok(if out.status.success() {
+            short(&name)
+        } else {
+            "HEAD".into()
+        })
     }
 
     /// Whether a commit is here.
@@ -273,21 +284,33 @@ impl Repository {
                 Class::Fetch,
                 format!("`{}` is not in the store, and sos is offline", self.url),
             )
-            .help("run the same command once without `--offline`; what it fetches stays in the store"),
+            .help(
+                "run the same command once without `--offline`; what it fetches stays in the store",
+            ),
         ))
     }
 
     fn fetch(&self, what: &str, shallow: bool) -> Answer<bool> {
         self.online()?;
         let mut command = self.command();
-        command.args(["fetch", "--quiet", "--force", "--no-tags", "--no-write-fetch-head"]);
+        command.args([
+            "fetch",
+            "--quiet",
+            "--force",
+            "--no-tags",
+            "--no-write-fetch-head",
+        ]);
         if shallow {
             command.args(["--depth", "1"]);
         }
         command.args(["--", &self.url, what]);
         let out = Self::output(command)?;
         let said = String::from_utf8_lossy(&out.stderr);
-        let refused = ["not our ref", "couldn't find remote ref", "unadvertised object"];
+        let refused = [
+            "not our ref",
+            "couldn't find remote ref",
+            "unadvertised object",
+        ];
         if !out.status.success() && !refused.iter().any(|r| said.contains(r)) {
             return Err(self.failed(&out));
         }
@@ -335,17 +358,31 @@ impl Repository {
                 return Ok(rev);
             }
         }
-        let class = if self.remote { Class::Fetch } else { Class::Recipe };
+        let class = if self.remote {
+            Class::Fetch
+        } else {
+            Class::Recipe
+        };
         Err(problem(
             "git-no-ref",
             class,
-            format!("there is no branch or tag '{name}' in the Git repository '{}'", self.url),
+            format!(
+                "there is no branch or tag '{name}' in the Git repository '{}'",
+                self.url
+            ),
         ))
     }
 
     /// When a commit was made, in seconds since 1970.
     pub(super) fn commit_time(&self, rev: &str) -> Answer<u64> {
-        let text = self.text(["log", "-1", "--format=%ct", "--no-show-signature", rev, "--"])?;
+        let text = self.text([
+            "log",
+            "-1",
+            "--format=%ct",
+            "--no-show-signature",
+            rev,
+            "--",
+        ])?;
         self.number(&text)
     }
 
@@ -371,17 +408,34 @@ impl Repository {
 
     /// The paths of a commit that its attributes keep out of exports.
     pub(super) fn ignored(&self, rev: &str) -> Answer<BTreeSet<Vec<u8>>> {
-        let listed = self.run(["ls-tree", "-r", "-t", "-z", "--name-only", "--full-tree", rev])?;
+        let listed = self.run([
+            "ls-tree",
+            "-r",
+            "-t",
+            "-z",
+            "--name-only",
+            "--full-tree",
+            rev,
+        ])?;
         let rules = b".gitattributes";
-        let any = listed.split(|b| *b == 0).any(|p| {
-            p == rules || p.strip_suffix(rules).is_some_and(|d| d.ends_with(b"/"))
-        });
+        let any = listed
+            .split(|b| *b == 0)
+            .any(|p| p == rules || p.strip_suffix(rules).is_some_and(|d| d.ends_with(b"/")));
         if !any {
             return Ok(BTreeSet::new());
         }
         let mut command = self.command();
-        command.args(["check-attr", &format!("--source={rev}"), "-z", "--stdin", "export-ignore"]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args([
+            "check-attr",
+            &format!("--source={rev}"),
+            "-z",
+            "--stdin",
+            "export-ignore",
+        ]);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|e| no_git(&e))?;
         let input = child.stdin.take();
         // Both directions at once: neither pipe may fill up while the other waits.
@@ -404,7 +458,13 @@ impl Repository {
 
     /// The URLs of the submodules of a commit, by path.
     pub(super) fn modules(&self, rev: &str) -> Answer<BTreeMap<Vec<u8>, String>> {
-        let out = self.run(["config", "--blob", &format!("{rev}:.gitmodules"), "-z", "--list"])?;
+        let out = self.run([
+            "config",
+            "--blob",
+            &format!("{rev}:.gitmodules"),
+            "-z",
+            "--list",
+        ])?;
         let mut paths: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         let mut urls: BTreeMap<Vec<u8>, String> = BTreeMap::new();
         for entry in out.split(|b| *b == 0) {
@@ -430,7 +490,9 @@ impl Repository {
     /// Makes git list a file that it does not track, so that it is seen; nothing is committed.
     pub(super) fn intend_to_add(&self, file: &Path) -> Answer<()> {
         let mut command = self.command();
-        command.args(["add", "--force", "--intent-to-add", "--"]).arg(file);
+        command
+            .args(["add", "--force", "--intent-to-add", "--"])
+            .arg(file);
         self.finish(command).map(drop)
     }
 }
@@ -465,9 +527,17 @@ fn no_repository(url: &str) -> Diagnostic {
 pub(super) fn no_git(error: &std::io::Error) -> Box<Diagnostic> {
     if error.kind() == std::io::ErrorKind::NotFound {
         return Box::new(
-            Diagnostic::error("git-missing", Class::Machine, "the program `git` is not installed")
-                .help("install git, or name an archive instead of the repository"),
+            Diagnostic::error(
+                "git-missing",
+                Class::Machine,
+                "the program `git` is not installed",
+            )
+            .help("install git, or name an archive instead of the repository"),
         );
     }
-    problem("git-failed", Class::Machine, format!("cannot run git: {error}"))
+    problem(
+        "git-failed",
+        Class::Machine,
+        format!("cannot run git: {error}"),
+    )
 }

@@ -99,10 +99,7 @@ fn a_commit_is_exported_byte_for_byte() {
     let url = format!("git+file://{}", repo.display());
     let found = trees.fetch(&request(&url)).unwrap();
     let place = trees.store.physical(&found.path);
-    assert_eq!(
-        std::fs::read(place.join("s")).unwrap(),
-        b"$Format:%H$\n"
-    );
+    assert_eq!(std::fs::read(place.join("s")).unwrap(), b"$Format:%H$\n");
     assert!(place.join("sub/ign").is_file());
     assert_eq!(
         flake_ref::text(&found.attrs, "ref"),
@@ -129,10 +126,20 @@ fn a_repository_of_a_forge_is_an_archive_that_names_its_commit() {
     git(&repo, &["add", "-A"]);
     git(&repo, &["commit", "-qm", "1"]);
     let archive = dir.path().join("o-r-main.tar").display().to_string();
-    git(&repo, &["archive", "--prefix=r-main/", "-o", &archive, "HEAD"]);
-    let found = trees(dir.path()).fetch(&request("github:o/r/main")).unwrap();
-    assert_eq!(found.attrs.get("lastModified"), Some(&Attr::Int(1_704_164_645)));
-    assert!(flake_ref::is_rev(flake_ref::text(&found.attrs, "rev").unwrap()));
+    git(
+        &repo,
+        &["archive", "--prefix=r-main/", "-o", &archive, "HEAD"],
+    );
+    let found = trees(dir.path())
+        .fetch(&request("github:o/r/main"))
+        .unwrap();
+    assert_eq!(
+        found.attrs.get("lastModified"),
+        Some(&Attr::Int(1_704_164_645))
+    );
+    assert!(flake_ref::is_rev(
+        flake_ref::text(&found.attrs, "rev").unwrap()
+    ));
     assert_eq!(flake_ref::text(&found.attrs, "ref"), None);
 }
 
@@ -143,6 +150,8 @@ fn offline_means_no_remote_repository() {
     }
     let dir = tempfile::tempdir().unwrap();
     let trees = trees(dir.path());
-    let error = trees.fetch(&request("git+http://127.0.0.1:1/r")).unwrap_err();
+    let error = trees
+        .fetch(&request("git+http://127.0.0.1:1/r"))
+        .unwrap_err();
     assert_eq!((error.code, error.class), ("fetch-offline", Class::Fetch));
 }

@@ -269,9 +269,7 @@ pub fn is_ref(text: &str) -> bool {
 
 /// Whether a text is the name of a flake in a registry.
 pub(super) fn is_id(text: &str) -> bool {
-    text.bytes()
-        .next()
-        .is_some_and(|b| b.is_ascii_alphabetic())
+    text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic())
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))

@@ -73,7 +73,10 @@ fn what_is_no_reference_is_refused() {
         ("x+y:z", "input 'x+y:z' is unsupported"),
         ("github:o", "URL 'github:o' is invalid"),
         ("git+file:///r?rev=12", "invalid Git commit hash '12'"),
-        ("git+file:///r?ref=a..b", "invalid Git branch/tag name 'a..b'"),
+        (
+            "git+file:///r?ref=a..b",
+            "invalid Git branch/tag name 'a..b'",
+        ),
         ("path:/a%2", "'path:/a%2' is not a valid URL"),
         ("path:/a%00", "'path:/a%00' is not a valid URL"),
         (

@@ -186,7 +186,9 @@ fn fetch_git(vm: &Vm, a: &[Value], pos: Pos) -> R {
     if !attrs.contains_key("exportIgnore") && !flake_ref::flag(&attrs, "submodules") {
         attrs.insert("exportIgnore".into(), Attr::Bool(true));
     }
-    let tree = FlakeRef::from_attrs(attrs).map_err(|e| reference_error(&e, pos))?.tree;
+    let tree = FlakeRef::from_attrs(attrs)
+        .map_err(|e| reference_error(&e, pos))?
+        .tree;
     only_locked(vm, &tree, "fetchGit", pos)?;
     let wants = Wants {
         name: &name,
@@ -323,7 +325,10 @@ fn output_of(vm: &Vm, a: &[Value], pos: Pos) -> R {
             return Err(Error::new(
                 Kind::Value,
                 pos,
-                format!("derivation '{}' has no output '{output}'", vm.absolute(&drv)),
+                format!(
+                    "derivation '{}' has no output '{output}'",
+                    vm.absolute(&drv)
+                ),
             ));
         }
     };

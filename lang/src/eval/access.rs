@@ -143,11 +143,9 @@ impl Vm {
         }
         let below = |prefix: &String| {
             !prefix.is_empty()
-                && url
-                    .strip_prefix(prefix.as_str())
-                    .is_some_and(|rest| {
-                        rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/')
-                    })
+                && url.strip_prefix(prefix.as_str()).is_some_and(|rest| {
+                    rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/')
+                })
         };
         if self.options.allowed_uris.iter().any(below) {
             return Ok(());

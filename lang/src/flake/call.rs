@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sos_formats::flake_lock::{FlakeLock, ROOT, Edge};
+use sos_formats::flake_lock::{Edge, FlakeLock, ROOT};
 use sos_formats::flake_ref::{self, Attrs, FlakeRef};
 
 use super::inputs::Flake;
@@ -119,9 +119,7 @@ impl Vm {
         };
         self.host
             .write_flake_lock(&place, &new.to_text())
-            .map_err(|e| {
-                self.host_error(e, pos, &format!("cannot write '{}'", place.display()))
-            })?;
+            .map_err(|e| self.host_error(e, pos, &format!("cannot write '{}'", place.display())))?;
         self.host.warn(&format!("{what}{changes}"));
         Ok(true)
     }
@@ -153,8 +151,7 @@ impl Vm {
 
     /// `builtins.getFlake`.
     pub(crate) fn get_flake(&self, text: &str, pos: Pos) -> R {
-        let (reference, fragment) =
-            FlakeRef::parse(text, true).map_err(|e| fail(pos, e.0))?;
+        let (reference, fragment) = FlakeRef::parse(text, true).map_err(|e| fail(pos, e.0))?;
         if !fragment.is_empty() {
             return Err(fail(
                 pos,
@@ -207,7 +204,11 @@ fn owners(lock: &serde_json::Value) -> Vec<(String, String)> {
     let nodes = lock.get("nodes").and_then(|n| n.as_object());
     for (key, node) in nodes.into_iter().flatten() {
         let inputs = node.get("inputs").and_then(|i| i.as_object());
-        for child in inputs.into_iter().flatten().filter_map(|(_, to)| to.as_str()) {
+        for child in inputs
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, to)| to.as_str())
+        {
             if out.iter().all(|(c, _)| c != child) {
                 out.push((child.to_owned(), key.clone()));
             }

@@ -90,7 +90,9 @@ impl Vm {
                 ),
             );
             if flake_ref::kind(&reference.tree) == "git" {
-                e = e.help("in a git repository only files that git tracks are seen: `git add flake.nix`");
+                e = e.help(
+                    "in a git repository only files that git tracks are seen: `git add flake.nix`",
+                );
             }
             return Err(e);
         }
@@ -105,7 +107,10 @@ impl Vm {
             )
         })?;
         self.read_top(&mut flake, set, reference, lock_root, pos)
-            .traced(|| format!("while reading the flake '{}'", shown(reference)), pos)?;
+            .traced(
+                || format!("while reading the flake '{}'", shown(reference)),
+                pos,
+            )?;
         Ok(flake)
     }
 
@@ -247,7 +252,8 @@ impl Vm {
                 input.reference = Some(reference);
             }
         }
-        if input.follows.is_none() && input.reference.is_none() {
+        // What only speaks of the inputs of an input leaves the input itself as it is.
+        if input.follows.is_none() && input.reference.is_none() && depth == 0 {
             input.reference = Some(registered(name));
         }
         Ok(input)

@@ -120,19 +120,22 @@ impl Locker<'_> {
             let mut path = place.path.to_vec();
             path.push(name.clone());
             let over = self.overrides.get(&path).cloned();
+            if let Some(over) = &over {
+                self.used.insert(path.clone());
+                // What is below it is meant for whatever it is.
+                for (inner, below) in &over.overrides {
+                    let mut path = path.clone();
+                    path.push(inner.clone());
+                    self.overrides.entry(path).or_insert_with(|| below.clone());
+                }
+            }
+            let over = over.filter(|o| o.reference.is_some() || o.follows.is_some());
             let overridden = over.is_some();
             let input = match over {
-                Some(mut over) => {
-                    self.used.insert(path.clone());
-                    over.is_flake = written.is_flake;
-                    // What is below it was meant for whatever it is.
-                    for (inner, below) in &over.overrides {
-                        let mut path = path.clone();
-                        path.push(inner.clone());
-                        self.overrides.entry(path).or_insert_with(|| below.clone());
-                    }
-                    over
-                }
+                Some(over) => Input {
+                    is_flake: written.is_flake,
+                    ..over
+                },
                 None => written.clone(),
             };
             if let Some(follows) = input.follows {
@@ -163,7 +166,14 @@ impl Locker<'_> {
                 }
                 _ => {
                     let original = written.reference.clone().unwrap_or(reference.clone());
-                    self.pin(name, &path, (&reference, original), input.is_flake, &old, place)?;
+                    self.pin(
+                        name,
+                        &path,
+                        (&reference, original),
+                        input.is_flake,
+                        &old,
+                        place,
+                    )?;
                 }
             }
         }
@@ -240,9 +250,7 @@ impl Locker<'_> {
         }
         let mut directory = None;
         if fetch && (place.base.is_some() || !locked.is_relative()) {
-            let flake = self
-                .vm
-                .read_flake(&locked, place.base, path, self.pos)?;
+            let flake = self.vm.read_flake(&locked, place.base, path, self.pos)?;
             directory = Some(flake.directory(self.vm));
             below = flake.inputs;
         }
@@ -307,9 +315,7 @@ impl Locker<'_> {
                 format!("found circular import of flake '{}'", shown(reference)),
             ));
         }
-        let flake = self
-            .vm
-            .read_flake(reference, place.base, path, self.pos)?;
+        let flake = self.vm.read_flake(reference, place.base, path, self.pos)?;
         let node = self.add(
             place,
             name,

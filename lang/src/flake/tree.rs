@@ -85,10 +85,7 @@ impl Vm {
             .map_err(|e| self.host_error(e, pos, &format!("cannot fetch '{url}'")))?;
         self.allow_object(&tree.path);
         let tree = Rc::new(tree);
-        self.trees
-            .fetched
-            .borrow_mut()
-            .insert(key, tree.clone());
+        self.trees.fetched.borrow_mut().insert(key, tree.clone());
         Ok(tree)
     }
 
