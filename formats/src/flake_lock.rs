@@ -275,7 +275,7 @@ fn pinned(node: &Value, key: &str) -> Result<Pinned, RefError> {
         FlakeRef::from_attrs(attrs)
     };
     let locked = reference("locked")?;
-    let parent = node.get("parent").map(|p| names(p)).transpose()?;
+    let parent = node.get("parent").map(names).transpose()?;
     if !flake_ref::is_locked(&locked.tree)
         && flake_ref::text(&locked.tree, "narHash").is_none()
         && !(locked.is_relative() && parent.is_some())

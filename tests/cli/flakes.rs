@@ -45,6 +45,10 @@ pub(super) fn nix(w: &World, args: &[&str]) -> Option<String> {
         .env("HOME", w.root().join("home"))
         .env("NIX_REMOTE", format!("local?root={}", root.display()))
         .env("NIX_PATH", "")
+        // Old versions fetch submodules with a git that does not copy from this machine unless told to.
+        .env("GIT_CONFIG_COUNT", "1")
+        .env("GIT_CONFIG_KEY_0", "protocol.file.allow")
+        .env("GIT_CONFIG_VALUE_0", "always")
         .env(
             "NIX_CONFIG",
             "experimental-features = nix-command flakes\nflake-registry =\nsubstituters =\nbuild-users-group =\nwarn-dirty = false",

@@ -216,20 +216,14 @@ impl Trees {
                     ),
                 ));
             };
-            let url = relative_url(repository.url(), url);
-            let outside = !repository.is_local();
-            if outside && !url.contains("://") || outside && url.starts_with("file:") {
+            let url = whole_url(&relative_url(repository.url(), url));
+            if !repository.is_local() && url.starts_with("file:") {
                 return Err(problem(
                     "git-submodules",
                     Class::Recipe,
                     format!("a remote repository names a submodule of this machine: '{url}'"),
                 ));
             }
-            let url = if url.starts_with('/') {
-                format!("file://{url}")
-            } else {
-                url
-            };
             let inner = self.repository(&url)?;
             let mut attrs: Attrs = [("rev".to_owned(), Attr::Str(commit))].into();
             let commit = self.resolve(&inner, &mut attrs)?;
@@ -278,9 +272,35 @@ fn relative_url(parent: &str, url: &str) -> String {
     }
 }
 
+/// The URL for the short forms that git takes: a path, and `user@host:path`.
+fn whole_url(text: &str) -> String {
+    if text.contains("://") || text.starts_with("file:") {
+        return text.to_owned();
+    }
+    match text.split_once(':') {
+        Some((host, path)) if !host.contains('/') => {
+            format!("ssh://{host}/{}", path.trim_start_matches('/'))
+        }
+        _ => format!("file://{text}"),
+    }
+}
+
 #[cfg(test)]
 mod url_tests {
-    use super::relative_url;
+    use super::{relative_url, whole_url};
+
+    #[test]
+    fn short_forms_are_urls_too() {
+        assert_eq!(
+            whole_url("git@mirror.example:a/b"),
+            "ssh://git@mirror.example/a/b"
+        );
+        assert_eq!(whole_url("/a:b"), "file:///a:b");
+        assert_eq!(
+            whole_url("https://mirror.example/a"),
+            "https://mirror.example/a"
+        );
+    }
 
     #[test]
     fn urls_of_submodules_start_at_the_parent() {

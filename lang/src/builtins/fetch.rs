@@ -102,7 +102,7 @@ fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
     }
     let p = download(
         vm,
-        FetchRequest {
+        &FetchRequest {
             url,
             name,
             sha256,
@@ -118,7 +118,7 @@ fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
 }
 
 /// Downloads; what has no hash once an evaluation, so that all of it sees the same.
-fn download(vm: &Vm, request: FetchRequest, pos: Pos) -> R<StorePath> {
+fn download(vm: &Vm, request: &FetchRequest, pos: Pos) -> R<StorePath> {
     let key = (request.url.clone(), request.name.clone(), request.unpack);
     let open = request.sha256.is_none();
     if open && let Some(p) = vm.trees.urls().borrow().get(&key) {
@@ -127,7 +127,7 @@ fn download(vm: &Vm, request: FetchRequest, pos: Pos) -> R<StorePath> {
     vm.admit_url(&request.url, pos)?;
     let p = vm
         .host
-        .fetch_url(&request)
+        .fetch_url(request)
         .map_err(|e| vm.host_error(e, pos, &format!("cannot fetch '{}'", request.url)))?;
     vm.allow_object(&p);
     if open {
@@ -160,7 +160,7 @@ impl Vm {
             sha256: None,
             unpack: true,
         };
-        let p = download(self, request, pos)?;
+        let p = download(self, &request, pos)?;
         Ok(self.absolute(&p).into_bytes())
     }
 

@@ -364,7 +364,7 @@ impl Vm {
                 && !url.starts_with("/")
                 && url.contains(':')
             {
-                dir = self.search_url(&url.to_owned(), pos)?;
+                dir = self.search_url(url, pos)?;
             }
             if !dir.starts_with(b"/") {
                 continue;

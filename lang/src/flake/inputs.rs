@@ -135,19 +135,24 @@ impl Vm {
                 .help("a flake has `description`, `inputs`, `outputs` and `nixConfig`"));
             }
         }
-        if let Some(d) = set.get(self.sym("description")) {
-            self.force_str(d, pos)?;
+        let find = |name: &[u8]| {
+            let mut all = set.entries();
+            let found = all.find(|(s, _, _)| s.bytes() == name);
+            found.map(|(_, v, at)| (v, at.or(pos)))
+        };
+        if let Some((d, at)) = find(b"description") {
+            self.force_str(d, at)?;
         }
-        if let Some(inputs) = set.get(self.sym("inputs")) {
-            flake.inputs = self.read_inputs(inputs, lock_root, 0, pos)?;
+        if let Some((inputs, at)) = find(b"inputs") {
+            flake.inputs = self.read_inputs(inputs, lock_root, 0, at)?;
         }
-        let Some(outputs) = set.get(self.s.outputs) else {
+        let Some((outputs, at)) = find(b"outputs") else {
             return Err(fail(
                 pos,
                 format!("flake '{}' lacks attribute 'outputs'", shown(reference)),
             ));
         };
-        let outputs = self.force_fun(outputs, pos)?;
+        let outputs = self.force_fun(outputs, at)?;
         // An input need not be listed when the outputs ask for it: then its name is looked up in a registry.
         if let Some(Fun::Closure(l, _)) = outputs.as_fun()
             && l.arity == 1

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use sos_formats::flake_ref::{Attrs, FlakeRef};
+use sos_formats::store_path::StorePath;
 
 use crate::error::{Error, Kind};
 use crate::heap::Value;
@@ -21,22 +22,23 @@ use crate::ir::Pos;
 pub(crate) use call::LockFlags;
 pub(crate) use tree::{Wants, attr_of_value};
 
+/// What was fetched: name of the object, place of relative paths, attributes.
+type TreeKey = (String, Option<Vec<u8>>, Attrs);
+/// What was downloaded without a hash: URL, name, whether it was unpacked.
+type UrlKey = (String, String, bool);
+
 /// What was fetched in this evaluation.
 #[derive(Default)]
 pub(crate) struct Trees {
-    /// Trees by name, place of relative paths, and attributes.
-    fetched: RefCell<BTreeMap<(String, Option<Vec<u8>>, Attrs), Rc<FetchedTree>>>,
-    /// Downloads without a hash.
-    urls: RefCell<BTreeMap<(String, String, bool), sos_formats::store_path::StorePath>>,
+    fetched: RefCell<BTreeMap<TreeKey, Rc<FetchedTree>>>,
+    urls: RefCell<BTreeMap<UrlKey, StorePath>>,
     /// Values of flakes by URL.
     flakes: RefCell<BTreeMap<String, Value>>,
 }
 
 impl Trees {
-    /// Downloads without a hash, by URL, name, and whether they are unpacked.
-    pub(crate) fn urls(
-        &self,
-    ) -> &RefCell<BTreeMap<(String, String, bool), sos_formats::store_path::StorePath>> {
+    /// Downloads without a hash.
+    pub(crate) fn urls(&self) -> &RefCell<BTreeMap<UrlKey, StorePath>> {
         &self.urls
     }
 }

@@ -120,7 +120,7 @@ impl Vm {
             }
             match attrs.get("revCount") {
                 Some(Attr::Int(n)) => add("revCount", Value::int(*n as i64)),
-                _ if fallback && text("rev").is_none() => add("revCount", Value::int(0)),
+                _ if fallback => add("revCount", Value::int(0)),
                 _ => {}
             }
         }

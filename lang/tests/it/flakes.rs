@@ -314,10 +314,7 @@ fn only_roots_may_be_read() {
         roots: vec!["/in".into()],
         ..pure()
     };
-    assert_eq!(
-        eval(roots, "builtins.readFile ./a").unwrap(),
-        "\"inside\""
-    );
+    assert_eq!(eval(roots, "builtins.readFile ./a").unwrap(), "\"inside\"");
     let got = eval(roots, "builtins.readFile /out/a").unwrap_err();
     assert_eq!(
         got,
