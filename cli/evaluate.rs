@@ -33,6 +33,8 @@ pub(crate) struct Mode {
     pub(crate) offline: bool,
     /// Locks that changed are written.
     pub(crate) write_locks: bool,
+    /// The locks are all that is wanted: flakes need no output to look at.
+    pub(crate) only_lock: bool,
 }
 
 impl Mode {
@@ -48,6 +50,7 @@ impl Mode {
             dry: false,
             offline: flags.offline,
             write_locks: true,
+            only_lock: false,
         }
     }
 

@@ -136,7 +136,14 @@ pub(crate) fn value(
         (_, true) => FlakeLocks::Write,
         (_, false) => FlakeLocks::Keep,
     };
-    let whole = evaluator.eval_flake(reference, locks)?;
+    let update = match &mode.lock {
+        LockMode::Update(names) => Some(names.as_slice()),
+        _ => None,
+    };
+    let whole = evaluator.eval_flake(reference, locks, update)?;
+    if mode.only_lock {
+        return Ok(whole);
+    }
     let system = &session.config.system;
     let attr = target.attr.as_str();
     let paths: Vec<String> = match attr.strip_prefix('.') {

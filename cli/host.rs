@@ -208,7 +208,13 @@ impl Host for StoreHost {
             None => None,
             Some(filter) => {
                 adapter = |file: &Path, kind: sos_store::FileType| {
-                    filter(file, of_store(kind)).map_err(|e| {
+                    // The recipe knows files of the store by their logical names.
+                    let shown = match file.strip_prefix(&physical) {
+                        Ok(rest) if rest.as_os_str().is_empty() => path.to_path_buf(),
+                        Ok(rest) => path.join(rest),
+                        Err(_) => file.to_path_buf(),
+                    };
+                    filter(&shown, of_store(kind)).map_err(|e| {
                         refused = Some(e);
                         io::Error::other("the filter failed")
                     })

@@ -71,11 +71,18 @@ impl Evaluator {
         }))
     }
 
-    /// Evaluates a flake: the set of its outputs. `locks` says what may happen to a lock that lacks something.
-    pub fn eval_flake(&self, reference: &FlakeRef, locks: FlakeLocks) -> Answer<Value> {
+    /// Evaluates a flake: the set of its outputs. `locks` says what may happen to a lock that lacks something; the inputs in
+    /// `update` (`a`, `a/b`) are pinned anew, all of them when it is empty.
+    pub fn eval_flake(
+        &self,
+        reference: &FlakeRef,
+        locks: FlakeLocks,
+        update: Option<&[String]>,
+    ) -> Answer<Value> {
         let flags = crate::flake::LockFlags {
             write: locks,
             may_pin: true,
+            update: update.map(<[String]>::to_vec),
         };
         self.out(self.vm.flake(reference, &flags, Pos::NONE))
     }

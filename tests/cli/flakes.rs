@@ -471,3 +471,47 @@ fn packages_of_a_flake_are_built() {
     w.write("sos.nix", "{ }");
     w.sos(["build", "--no-link"]).fails(3);
 }
+
+#[test]
+fn inputs_are_pinned_anew_when_asked() {
+    let w = World::new();
+    let top = w.project().display().to_string();
+    let input = |n: &str| format!("{n} = {{ url = \"path:{top}/{n}\"; flake = false; }};");
+    w.write("a/x", "1");
+    w.write("b/x", "1");
+    w.write(
+        "t/flake.nix",
+        &format!("{{ inputs = {{ {} {} }}; outputs = {{ self, a, b }}: {{ v = builtins.readFile (a + \"/x\") + builtins.readFile (b + \"/x\"); }}; }}", input("a"), input("b")),
+    );
+    w.sos(["lock", "./t"]).ok().says(&["creating lock file"]);
+    w.write("a/x", "2");
+    w.write("b/x", "2");
+    let value = || w.sos(["eval", "--raw", "./t#v"]).ok().stdout;
+    assert_eq!(value(), "11");
+    w.sos(["lock", "./t", "--update", "b"])
+        .ok()
+        .says(&["updating lock file", "Updated input 'b'"]);
+    assert_eq!(value(), "12");
+    w.sos(["lock", "./t", "--update"]).ok();
+    assert_eq!(value(), "22");
+    w.sos(["lock", "./t", "--update", "c"])
+        .fails(3)
+        .says(&["has no input 'c'"]);
+}
+
+#[test]
+fn filters_see_the_names_that_the_flake_sees() {
+    let w = World::new();
+    w.write(
+        "flake.nix",
+        "{ outputs = { self }: { v = builtins.readDir (builtins.filterSource (p: t: p != toString ./no && p != \"${self}/never\") ./.); }; }",
+    );
+    w.write("no", "");
+    w.write("never", "");
+    w.write("yes", "");
+    let listed = w.sos(["eval", "--strict", ".#v"]).ok().stdout;
+    assert_eq!(
+        listed,
+        "{ \"flake.nix\" = \"regular\"; yes = \"regular\"; }\n"
+    );
+}

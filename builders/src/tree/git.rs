@@ -41,7 +41,7 @@ impl Trees {
             attrs.extend(known);
             return Ok(found(path, attrs));
         }
-        let repository = self.repository(url)?;
+        let repository = self.repository(url, shallow)?;
         if repository.is_local()
             && text("rev").is_none()
             && text("ref").is_none()
@@ -82,7 +82,7 @@ impl Trees {
     }
 
     /// The repository behind a URL: the one of this machine, or a copy of a remote one.
-    fn repository(&self, url: &str) -> Answer<Repository> {
+    fn repository(&self, url: &str, shallow: bool) -> Answer<Repository> {
         let parsed =
             Url::parse(url).map_err(|e| problem("git-url", Class::Recipe, e.to_string()))?;
         if parsed.scheme == "file" {
@@ -95,7 +95,7 @@ impl Trees {
                 format!("git repositories are not fetched over '{}'", parsed.scheme),
             ));
         }
-        Repository::remote(url, &self.settings)
+        Repository::remote(url, shallow, &self.settings)
     }
 
     /// Finds the commit that the attributes mean, and fetches it.
@@ -224,7 +224,7 @@ impl Trees {
                     format!("a remote repository names a submodule of this machine: '{url}'"),
                 ));
             }
-            let inner = self.repository(&url)?;
+            let inner = self.repository(&url, false)?;
             let mut attrs: Attrs = [("rev".to_owned(), Attr::Str(commit))].into();
             let commit = self.resolve(&inner, &mut attrs)?;
             let place: PathBuf = out.join(std::ffi::OsStr::from_bytes(&place));

@@ -69,9 +69,13 @@ impl Repository {
         Ok(repository)
     }
 
-    /// The copy of a remote repository; made when there is none.
-    pub(super) fn remote(url: &str, settings: &Settings) -> Answer<Self> {
-        let name = Sha256::of(url.as_bytes()).to_hex();
+    /// The copy of a remote repository; made when there is none. What is fetched without its history is kept apart: a repository
+    /// that lacks some of it cannot count commits.
+    pub(super) fn remote(url: &str, shallow: bool, settings: &Settings) -> Answer<Self> {
+        let mut name = Sha256::of(url.as_bytes()).to_hex();
+        if shallow {
+            name.push_str("-shallow");
+        }
         let all = settings.cache.join("git");
         let repository = Self {
             git_dir: all.join(&name),

@@ -20,6 +20,27 @@ pub(crate) struct LockFlags {
     pub(crate) write: FlakeLocks,
     /// Whether inputs that can change may be pinned.
     pub(crate) may_pin: bool,
+    /// The inputs that are pinned anew, as `a/b`; an empty list means all.
+    pub(crate) update: Option<Vec<String>>,
+}
+
+impl LockFlags {
+    /// Whether every input is pinned anew.
+    pub(super) fn all(&self) -> bool {
+        self.update.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// Whether this input is pinned anew.
+    pub(super) fn moves(&self, path: &[String]) -> bool {
+        let path = path.join("/");
+        self.update.iter().flatten().any(|u| *u == path)
+    }
+
+    /// Whether an input below this one is pinned anew.
+    pub(super) fn moves_below(&self, path: &[String]) -> bool {
+        let prefix = path.join("/") + "/";
+        self.update.iter().flatten().any(|u| u.starts_with(&prefix))
+    }
 }
 
 /// Fetches what a lock pins; the flake's own code cannot name it.
@@ -57,6 +78,15 @@ impl Vm {
         }
         let mut flake = self.read_flake(reference, None, &[], pos)?;
         let old = self.read_lock(&flake, pos)?;
+        for name in flags.update.iter().flatten() {
+            let path: Vec<String> = name.split('/').map(str::to_owned).collect();
+            let known = flake.inputs.contains_key(name) || old.find(&path).is_some();
+            if !known {
+                let e = fail(pos, format!("flake '{key}' has no input '{name}'"));
+                let known = flake.inputs.keys().map(String::as_str);
+                return Err(crate::eval::suggest(e, name, known));
+            }
+        }
         let new = self.complete_lock(&flake, old.clone(), flags, pos)?;
         let mut dirty = false;
         if new.to_json() != old.to_json() {
@@ -179,6 +209,7 @@ impl Vm {
         let flags = LockFlags {
             write: FlakeLocks::Keep,
             may_pin: !pure,
+            update: None,
         };
         self.flake(&reference, &flags, pos)
     }

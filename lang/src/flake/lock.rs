@@ -80,7 +80,7 @@ impl Vm {
         let place = Place {
             node: ROOT,
             path: &[],
-            old: &Some((Rc::new(old), ROOT)),
+            old: &Some((Rc::new(old), ROOT)).filter(|_| !flags.all()),
             lock_root: &[],
             base: Some(&directory),
             trust: true,
@@ -156,6 +156,7 @@ impl Locker<'_> {
                 let same = pinned.original == reference
                     && pinned.is_flake == input.is_flake
                     && !overridden
+                    && !self.flags.moves(&path)
                     // The tree around it may have changed.
                     && !(reference.is_relative() && pinned.parent.is_none());
                 same.then(|| pinned.clone())
@@ -209,7 +210,7 @@ impl Locker<'_> {
         place: &Place<'_>,
     ) -> R<()> {
         let mut below = Inputs::new();
-        let mut fetch = false;
+        let mut fetch = self.flags.moves_below(path);
         let of_lock = old.0.nodes.get(old.1);
         for (inner, edge) in of_lock.iter().flat_map(|n| &n.inputs) {
             let mut here = path.to_vec();

@@ -38,7 +38,7 @@ fn flake(
 fn of_host(host: &Rc<MemoryHost>, attr: &str, locks: FlakeLocks) -> Result<String, String> {
     let e = Evaluator::new(host.clone(), pure());
     let (reference, _) = FlakeRef::parse("path:/top", true).unwrap();
-    e.eval_flake(&reference, locks)
+    e.eval_flake(&reference, locks, None)
         .and_then(|v| e.select(v, attr))
         .and_then(|v| e.force_deep(v))
         .map(|v| e.print(v))
