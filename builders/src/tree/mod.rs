@@ -208,11 +208,16 @@ impl Trees {
             .map_err(of_store)
     }
 
+    /// Where it is noted what was learnt about something that cannot change.
+    fn note(&self, what: &str) -> PathBuf {
+        let name = Sha256::of(what.as_bytes()).to_hex();
+        self.settings.cache.join("trees").join(name)
+    }
+
     /// What an earlier run learnt about something that cannot change.
     fn remembered(&self, what: &str, name: &str) -> Option<(StorePath, Attrs)> {
-        let key = Sha256::of(what.as_bytes());
-        let text = self.store.cached_evaluation(key.as_bytes()).ok()??;
-        let attrs = flake_ref::from_json(&serde_json::from_str(&text).ok()?).ok()?;
+        let text = std::fs::read(self.note(what)).ok()?;
+        let attrs = flake_ref::from_json(&serde_json::from_slice(&text).ok()?).ok()?;
         let nar = flake_ref::text(&attrs, "narHash")?;
         let hash = Hash::parse_any(nar, Some(HashAlgo::Sha256)).ok()?;
         let path = self.path_of(name, &hash).ok()?;
@@ -232,11 +237,18 @@ impl Trees {
         };
         let mut attrs = attrs.clone();
         attrs.insert("narHash".into(), Attr::Str(Hash::from(nar).to_sri()));
-        let key = Sha256::of(what.as_bytes());
         let text = flake_ref::to_json(&attrs).to_string();
-        self.store
-            .cache_evaluation(key.as_bytes(), &text)
-            .map_err(of_store)
+        let note = self.note(what);
+        let new = note.with_extension(std::process::id().to_string());
+        let dir = note.parent().unwrap_or(&self.settings.cache);
+        let written = std::fs::create_dir_all(dir)
+            .and_then(|()| std::fs::write(&new, text))
+            .and_then(|()| std::fs::rename(&new, &note));
+        if let Err(error) = written {
+            // The next run does without.
+            tracing::debug!(note = %note.display(), %error, "a fetched tree could not be noted");
+        }
+        Ok(())
     }
 }
 

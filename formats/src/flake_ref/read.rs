@@ -69,6 +69,9 @@ fn indirect(text: &str) -> Option<Attrs> {
 fn path(whole: &str) -> Result<(FlakeRef, String), RefError> {
     let (rest, fragment) = whole.split_once('#').unwrap_or((whole, ""));
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if whole.contains('\0') {
+        return Err(invalid(whole));
+    }
     let mut query = decode_query(query).ok_or_else(|| invalid(whole))?;
     let dir = query.remove("dir").unwrap_or_default();
     let mut attrs = Attrs::new();
