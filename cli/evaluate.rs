@@ -289,10 +289,10 @@ impl<'a> Job<'a> {
             if self.mode.write_locks {
                 out.locks.extend(recipes.finish()?);
             }
-            let drvs = host.graph().drvs;
+            let texts = host.graph().texts;
             let place = |drv: &StorePath| Some((drv.clone(), evaluator.drv_position(drv)?));
-            out.graph.places.extend(drvs.keys().filter_map(place));
-            out.graph.drvs.extend(drvs);
+            out.graph.places.extend(texts.keys().filter_map(place));
+            out.graph.texts.extend(texts);
         }
         out.values = values.into_iter().flatten().collect();
         Ok(out)

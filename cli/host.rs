@@ -38,8 +38,8 @@ pub(crate) struct StoreHost {
     trees: Option<Trees>,
     /// Where the objects of the store really are, without links on the way.
     objects: PathBuf,
-    /// Every derivation that was made, by path.
-    drvs: RefCell<BTreeMap<StorePath, Arc<Derivation>>>,
+    /// Every derivation that was made, as text, by path.
+    drvs: RefCell<BTreeMap<StorePath, Arc<[u8]>>>,
     /// Sources are hashed, but not added: `sos check` and `sos plan -n` leave the store as it is.
     dry: bool,
 }
@@ -98,7 +98,7 @@ impl StoreHost {
     /// The derivations that were made so far.
     pub(crate) fn graph(&self) -> Graph {
         Graph {
-            drvs: self.drvs.borrow().clone(),
+            texts: self.drvs.borrow().clone(),
             ..Graph::default()
         }
     }
@@ -278,24 +278,27 @@ impl Host for StoreHost {
     fn add_derivation(
         &self,
         path: &StorePath,
-        drv: &Derivation,
-        _aterm: &[u8],
+        _drv: &Derivation,
+        aterm: &[u8],
     ) -> Result<(), HostError> {
         self.drvs
             .borrow_mut()
             .entry(path.clone())
-            .or_insert_with(|| Arc::new(drv.clone()));
+            .or_insert_with(|| aterm.into());
         Ok(())
     }
 
     fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError> {
-        if let Some(drv) = self.drvs.borrow().get(path) {
-            return Ok((**drv).clone());
+        let parse = |aterm: &[u8]| {
+            Derivation::parse_aterm(aterm, &self.store_dir).map_err(|e| {
+                HostError::Message(format!("`{}` is not a derivation: {e}", path.base()))
+            })
+        };
+        if let Some(aterm) = self.drvs.borrow().get(path) {
+            return parse(aterm);
         }
         if let Some(aterm) = self.store.get_drv(path).map_err(store_error)? {
-            return Derivation::parse_aterm(&aterm, &self.store_dir).map_err(|e| {
-                HostError::Message(format!("`{}` is not a derivation: {e}", path.base()))
-            });
+            return parse(&aterm);
         }
         Err(HostError::Message(format!(
             "derivation `{}` is not in the store",

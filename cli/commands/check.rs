@@ -42,7 +42,7 @@ pub(crate) fn run(session: &Session, args: &CheckArgs) -> Result<(), Failure> {
             each_attribute,
         ) {
             Ok(evaluated) => {
-                derivations += evaluated.graph.drvs.len();
+                derivations += evaluated.graph.texts.len();
                 problems.extend(evaluated.values.into_iter().flatten());
                 problems.extend(evaluated.further);
             }

@@ -48,9 +48,10 @@ pub enum Filled {
 
 #[derive(Debug, Clone)]
 struct Modulo {
-    hash_hex: String,
+    hash: Sha256,
     deferred: bool,
-    outputs: Box<[String]>,
+    /// Names of the outputs, a space behind each: graphs are large, and most derivations have one.
+    outputs: Box<str>,
 }
 
 /// Remembers the hash of every derivation seen, as each is needed by all that depend on it.
@@ -154,9 +155,9 @@ impl DrvHashes {
     fn remember<E>(&mut self, path: &StorePath, drv: &Derivation) -> Result<(), ModuloError<E>> {
         let modulo = self.compute(drv, Derivation::name_from_path(path), false)?;
         let entry = Modulo {
-            hash_hex: modulo.hash.to_hex(),
+            hash: modulo.hash,
             deferred: modulo.deferred,
-            outputs: drv.outputs.keys().cloned().collect(),
+            outputs: drv.outputs.keys().flat_map(|o| [o, " "]).collect(),
         };
         self.known.insert(path.clone(), entry);
         Ok(())
@@ -233,7 +234,7 @@ impl DrvHashes {
             };
             deferred |= input.deferred;
             for output in outputs {
-                if !input.outputs.contains(output) {
+                if !input.outputs.split_terminator(' ').any(|o| o == output) {
                     return Err(ModuloError::NoSuchOutput {
                         drv: path.clone(),
                         output: output.clone(),
@@ -241,7 +242,7 @@ impl DrvHashes {
                 }
             }
             inputs
-                .entry(input.hash_hex.clone())
+                .entry(input.hash.to_hex())
                 .or_default()
                 .extend(outputs.iter().map(String::as_str));
         }
