@@ -98,7 +98,7 @@ pub(crate) enum Command {
 /// What to build or evaluate.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct TargetArgs {
-    /// `[FILE|DIR][#ATTR][^OUTPUT]` or a store path; with --file or --expr: attribute paths
+    /// `[FILE|DIR|FLAKE][#ATTR][^OUTPUT]` or a store path; with --file or --expr: attribute paths
     #[arg(value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
     /// Take the attributes named as targets from this Nix file
@@ -124,6 +124,25 @@ pub(crate) struct TargetArgs {
     /// Evaluate even if nothing has changed since the last time
     #[arg(long)]
     pub(crate) no_eval_cache: bool,
+    #[command(flatten)]
+    pub(crate) access: AccessFlags,
+}
+
+/// What an evaluation may look at.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct AccessFlags {
+    /// Evaluate without clock, environment, search path, and files outside the recipe's directory; flakes always are
+    #[arg(long)]
+    pub(crate) pure_eval: bool,
+    /// Let flakes see what pure evaluation hides
+    #[arg(long, conflicts_with = "pure_eval")]
+    pub(crate) impure: bool,
+    /// Read only what the search path holds, and URLs that --allowed-uris names
+    #[arg(long)]
+    pub(crate) restrict_eval: bool,
+    /// Beginnings of URLs that --restrict-eval allows, separated by blanks
+    #[arg(long, value_name = "URIS")]
+    pub(crate) allowed_uris: Vec<String>,
 }
 
 /// How recipes are pinned.

@@ -8,8 +8,10 @@ use sos_lang::FileType;
 use sos_store::Store;
 
 use super::inputs::{Asked, Inputs, Seen, Tree};
+use super::local;
 use super::look::{self, Same};
 use crate::environment::Environment;
+use crate::host::StoreHost;
 
 /// Paths that are worth a second thread.
 const FILES_PER_THREAD: usize = 200;
@@ -18,6 +20,7 @@ const FILES_PER_THREAD: usize = 200;
 pub(super) fn check(
     inputs: &mut Inputs,
     store: &Store,
+    host: &StoreHost,
     env: &Environment,
     dry: bool,
 ) -> Result<bool, String> {
@@ -31,6 +34,9 @@ pub(super) fn check(
     let mut news = check_files(inputs, now_nanos)?;
     for tree in &mut inputs.trees {
         news |= check_tree(tree, store, now_nanos)?;
+    }
+    for tree in &mut inputs.locals {
+        news |= local::check(tree, host, now_nanos)?;
     }
     Ok(news)
 }

@@ -1,11 +1,11 @@
 //! The build graph of a cached evaluation: texts of derivations, and where a person wrote them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sos_engine::Graph;
-use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Label, SourceFile};
-use sos_formats::store_path::{StoreDir, StorePath};
+use sos_formats::store_path::StorePath;
 
 use super::bytes::{Reader, Writer};
 
@@ -19,43 +19,29 @@ const MAX_BYTES: usize = 1 << 30;
 const LEVEL: i32 = 1;
 
 /// Writes derivations.
-pub(super) fn write_drvs<'a>(
-    w: &mut Writer,
-    dir: &StoreDir,
-    drvs: impl ExactSizeIterator<Item = (&'a StorePath, &'a Arc<Derivation>)>,
-) -> Option<()> {
-    let mut whole = true;
-    w.list(drvs, |w, (path, drv)| {
+pub(super) fn write_drvs(w: &mut Writer, texts: &BTreeMap<StorePath, Arc<[u8]>>) {
+    w.list(texts.iter(), |w, (path, text)| {
         w.object(path);
-        match drv.to_aterm(dir, Derivation::name_from_path(path)) {
-            Ok(text) => w.bytes(&text),
-            Err(_) => whole = false,
-        }
+        w.bytes(text);
     });
-    whole.then_some(())
 }
 
 /// Reads derivations into a graph.
-pub(super) fn read_drvs(r: &mut Reader<'_>, dir: &StoreDir) -> Option<Graph> {
-    let mut graph = Graph::new();
-    let drvs: Vec<(StorePath, Derivation)> = r.list(|r| {
-        let path = r.object()?;
-        let drv = Derivation::parse_aterm(r.bytes()?, dir).ok()?;
-        Some((path, drv))
-    })?;
-    for (path, drv) in drvs {
-        graph.insert(path, drv);
-    }
-    Some(graph)
+pub(super) fn read_drvs(r: &mut Reader<'_>) -> Option<Graph> {
+    Some(Graph {
+        texts: r.list(|r| Some((r.object()?, r.bytes()?.into())))?,
+        ..Graph::default()
+    })
 }
 
 /// Packs a whole graph; nothing when it is too large to be worth it.
-pub(super) fn pack(graph: &Graph, dir: &StoreDir) -> Option<Vec<u8>> {
-    if graph.drvs.len() > MAX_DERIVATIONS {
+pub(super) fn pack(graph: &Graph) -> Option<Vec<u8>> {
+    // What is here as more than text did not come from an evaluation.
+    if graph.texts.len() > MAX_DERIVATIONS || !graph.drvs.is_empty() {
         return None;
     }
     let mut w = Writer::default();
-    write_drvs(&mut w, dir, graph.drvs.iter())?;
+    write_drvs(&mut w, &graph.texts);
     let mut sources: Vec<&Arc<SourceFile>> = Vec::new();
     let mut place = Writer::default();
     place.list(graph.places.iter(), |w, (path, label)| {
@@ -84,12 +70,12 @@ pub(super) fn pack(graph: &Graph, dir: &StoreDir) -> Option<Vec<u8>> {
 }
 
 /// Unpacks a graph.
-pub(super) fn unpack(packed: &[u8], dir: &StoreDir) -> Option<Graph> {
+pub(super) fn unpack(packed: &[u8]) -> Option<Graph> {
     let mut r = Reader(packed);
     let length = r.number().filter(|l| *l <= MAX_BYTES)?;
     let bytes = zstd::bulk::decompress(r.0, length).ok()?;
     let mut r = Reader(&bytes);
-    let mut graph = read_drvs(&mut r, dir)?;
+    let mut graph = read_drvs(&mut r)?;
     let sources: Vec<Arc<SourceFile>> = r.list(|r| Some(SourceFile::new(r.text()?, r.text()?)))?;
     let places: Vec<(StorePath, Label)> = r.list(|r| {
         let path = r.object()?;

@@ -24,6 +24,8 @@ pub(super) struct Inputs {
     pub(super) objects: BTreeMap<StorePath, bool>,
     /// Store objects that the result relies on: sources, texts, fetched files. A plan only computes their names.
     pub(super) added: BTreeSet<StorePath>,
+    /// Trees of this machine that were fetched.
+    pub(super) locals: Vec<Local>,
     /// Outputs that were built for the evaluation.
     pub(super) built: Vec<Built>,
     /// What the evaluation said, to be said again.
@@ -62,6 +64,17 @@ pub(super) struct Tree {
     /// What a filter was asked about and said, by path below the source; none without a filter.
     pub(super) chosen: Option<BTreeMap<PathBuf, (FileType, bool)>>,
     /// A digest of what `stat` says about all of it, if nothing in it can change without that.
+    pub(super) print: Option<Blake3>,
+}
+
+/// A directory or repository of this machine that was fetched as a tree. What was asked and answered is JSON.
+#[derive(Debug)]
+pub(super) struct Local {
+    pub(super) attrs: String,
+    pub(super) name: String,
+    pub(super) path: StorePath,
+    pub(super) answer: String,
+    /// What `stat` says about everything that the answer may depend on, as for [`Tree`].
     pub(super) print: Option<Blake3>,
 }
 
@@ -114,6 +127,13 @@ impl Inputs {
             w.byte(u8::from(*valid));
         });
         w.list(self.added.iter(), Writer::object);
+        w.list(self.locals.iter(), |w, local| {
+            w.text(&local.attrs);
+            w.text(&local.name);
+            w.object(&local.path);
+            w.text(&local.answer);
+            w.option(local.print.as_ref(), Writer::digest);
+        });
         w.list(self.built.iter(), |w, built| {
             w.object(&built.drv);
             w.text(&built.output);
@@ -161,6 +181,15 @@ impl Inputs {
             })?,
             objects: r.list(|r| Some((r.object()?, r.flag()?)))?,
             added: r.list(Reader::object)?,
+            locals: r.list(|r| {
+                Some(Local {
+                    attrs: r.text()?,
+                    name: r.text()?,
+                    path: r.object()?,
+                    answer: r.text()?,
+                    print: r.option(Reader::digest)?,
+                })
+            })?,
             built: r.list(|r| {
                 Some(Built {
                     drv: r.object()?,

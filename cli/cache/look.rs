@@ -1,5 +1,6 @@
 //! How paths are looked at, for recording and for checking alike.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -143,11 +144,39 @@ impl Print {
         self.writer.byte(type_byte(kind));
         self.writer.byte(u8::from(taken));
         if taken && kind != FileType::Directory {
-            let key = StatKey::of(meta);
-            self.racy |= key.is_racy(self.now_nanos);
-            for number in [key.dev, key.ino, key.size, key.mtime_ns, key.ctime_ns] {
-                self.writer.signed(number);
+            self.key(meta);
+        }
+    }
+
+    /// Adds a tree with the times of its directories, in order of names; what is not there counts as that. Nothing when there are
+    /// more entries than `limit`.
+    pub(super) fn add_all(&mut self, root: &Path, skip: Option<&Path>, limit: usize) -> Option<()> {
+        let mut pending = vec![root.to_owned()];
+        let mut left = limit;
+        while let Some(place) = pending.pop() {
+            if skip == Some(&place) {
+                continue;
             }
+            left = left.checked_sub(1)?;
+            self.writer.path(&place);
+            let Ok(meta) = std::fs::symlink_metadata(&place) else {
+                self.writer.byte(0);
+                continue;
+            };
+            self.writer.byte(type_byte(file_type(meta.file_type())));
+            self.key(&meta);
+            if meta.is_dir() {
+                push_names(&place, &mut pending, |name| place.join(name));
+            }
+        }
+        Some(())
+    }
+
+    fn key(&mut self, meta: &std::fs::Metadata) {
+        let key = StatKey::of(meta);
+        self.racy |= key.is_racy(self.now_nanos);
+        for number in [key.dev, key.ino, key.size, key.mtime_ns, key.ctime_ns] {
+            self.writer.signed(number);
         }
     }
 
@@ -167,7 +196,7 @@ pub(super) fn print(
     let mut pending: Vec<PathBuf> = Vec::new();
     // A link is a source of its own: it is not followed.
     if std::fs::symlink_metadata(root).is_ok_and(|meta| meta.is_dir()) {
-        push_names(root, Path::new(""), &mut pending);
+        push_names(root, &mut pending, PathBuf::from);
     }
     while let Some(below) = pending.pop() {
         let place = root.join(&below);
@@ -176,20 +205,16 @@ pub(super) fn print(
         let taken = taken(&below, kind)?;
         print.add(&below, &meta, taken);
         if taken && kind == FileType::Directory {
-            push_names(root, &below, &mut pending);
+            push_names(&place, &mut pending, |name| below.join(name));
         }
     }
     print.finish()
 }
 
 /// Puts the names in a directory on the stack, the last first.
-fn push_names(root: &Path, below: &Path, pending: &mut Vec<PathBuf>) {
-    let mut names: Vec<_> = std::fs::read_dir(root.join(below))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name())
-        .collect();
+fn push_names(dir: &Path, pending: &mut Vec<PathBuf>, place: impl Fn(OsString) -> PathBuf) {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<OsString> = entries.map(|entry| entry.file_name()).collect();
     names.sort();
-    pending.extend(names.into_iter().rev().map(|name| below.join(name)));
+    pending.extend(names.into_iter().rev().map(place));
 }

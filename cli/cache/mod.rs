@@ -11,6 +11,7 @@ mod bytes;
 mod check;
 mod graph;
 mod inputs;
+mod local;
 mod look;
 mod recorder;
 
@@ -19,14 +20,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sos_engine::{Graph, Wanted};
-use sos_formats::derivation::Derivation;
 use sos_formats::hash::Blake3;
 use sos_formats::store_path::StorePath;
-use sos_lang::Host;
+use sos_lang::Host as _;
 use sos_store::{NewEvaluation, Store};
 
 use crate::args::{Global, When};
 use crate::evaluate::Item;
+use crate::host::StoreHost;
 use crate::session::Session;
 use bytes::{Reader, Writer};
 use inputs::{Inputs, Message};
@@ -153,7 +154,7 @@ impl Cache {
     }
 
     /// What the command gave before, if nothing has changed. Its messages are said again through `host`.
-    pub(crate) fn find<T: Cached>(&self, session: &Session, host: &dyn Host) -> Option<Hit<T>> {
+    pub(crate) fn find<T: Cached>(&self, session: &Session, host: &StoreHost) -> Option<Hit<T>> {
         let found = match self.store.evaluation(&self.key) {
             Ok(found) => found?,
             Err(error) => {
@@ -162,7 +163,7 @@ impl Cache {
             }
         };
         let mut inputs = Inputs::from_bytes(&found.inputs)?;
-        let news = match check::check(&mut inputs, &self.store, &session.env, self.dry) {
+        let news = match check::check(&mut inputs, &self.store, host, &session.env, self.dry) {
             Ok(news) => news,
             Err(changed) => {
                 tracing::debug!(changed, "evaluated again");
@@ -171,7 +172,7 @@ impl Cache {
         };
         let mut r = Reader(&found.result);
         let values: Vec<T> = r.list(T::read)?;
-        let roots = graph::read_drvs(&mut r, self.store.store_dir())?;
+        let roots = graph::read_drvs(&mut r)?;
         let better = news.then(|| inputs.to_bytes());
         let noted = self
             .store
@@ -195,7 +196,7 @@ impl Cache {
     /// The whole graph behind a hit, for when something must be built: its sources are there, and stay.
     pub(crate) fn graph<T>(&self, hit: &Hit<T>) -> Option<Graph> {
         let packed = self.store.evaluation_graph(&self.key).ok()??;
-        let graph = graph::unpack(&packed, self.store.store_dir())?;
+        let graph = graph::unpack(&packed)?;
         if !self.dry {
             // Held first: what a collection takes between the answer and the build must not be needed.
             self.store.hold(&hit.added).ok()?;
@@ -213,22 +214,21 @@ impl Cache {
             return;
         };
         let inputs = inputs.to_bytes();
-        let dir = self.store.store_dir();
         let mut w = Writer::default();
         w.list(values.iter(), |w, value| value.write(w));
         let wanted = values.iter().flat_map(T::wanted);
-        let roots: BTreeMap<StorePath, Arc<Derivation>> = wanted
+        let roots: BTreeMap<StorePath, Arc<[u8]>> = wanted
             .filter_map(|wanted| {
-                let drv = graph.drvs.get(&wanted.drv)?.clone();
-                Some((wanted.drv, drv))
+                let text = graph.texts.get(&wanted.drv)?.clone();
+                Some((wanted.drv, text))
             })
             .collect();
-        let whole = graph::write_drvs(&mut w, dir, roots.iter());
-        if whole.is_none() || w.0.len() > MAX_BYTES || inputs.len() > MAX_BYTES {
+        graph::write_drvs(&mut w, &roots);
+        if w.0.len() > MAX_BYTES || inputs.len() > MAX_BYTES {
             return;
         }
         let packed = if T::WITH_GRAPH {
-            graph::pack(graph, dir)
+            graph::pack(graph)
         } else {
             None
         };

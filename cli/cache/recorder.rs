@@ -8,20 +8,23 @@ use std::rc::Rc;
 
 use sos_formats::Bytes;
 use sos_formats::derivation::{Derivation, Method};
+use sos_formats::flake_ref;
 use sos_formats::hash::{Blake3, Hash};
 use sos_formats::store_path::{StoreDir, StorePath};
-use sos_lang::{FetchRequest, FileType, Host, HostError, PathFilter};
+use sos_lang::{FetchRequest, FetchedTree, FileType, Host, HostError, PathFilter, TreeRequest};
 use sos_store::{StatKey, Store};
 
-use super::inputs::{Asked, Built, Inputs, Message, Seen, Tree};
+use super::inputs::{Asked, Built, Inputs, Local, Message, Seen, Tree};
+use super::local::{self, Kind};
 use super::look::{self, Print};
+use crate::host::StoreHost;
 
 /// Messages that are kept for the next time; an evaluation that says more is not cached.
 const MAX_MESSAGES: usize = 1000;
 
 /// A host that passes everything on to another one and remembers the answers.
 pub(crate) struct Recorder {
-    inner: Rc<dyn Host>,
+    inner: Rc<StoreHost>,
     store: Store,
     inputs: RefCell<Inputs>,
     /// Why the result cannot be used again.
@@ -31,7 +34,7 @@ pub(crate) struct Recorder {
 }
 
 impl Recorder {
-    pub(crate) fn new(inner: Rc<dyn Host>, store: Store) -> Self {
+    pub(crate) fn new(inner: Rc<StoreHost>, store: Store) -> Self {
         Self {
             inner,
             store,
@@ -267,6 +270,37 @@ impl Host for Recorder {
             self.refuse("it fetches what no hash pins");
         }
         Ok(path)
+    }
+
+    fn fetch_tree(&self, request: &TreeRequest) -> Result<FetchedTree, HostError> {
+        let kind = local::kind(request);
+        let print = match &kind {
+            Kind::Local(place) => local::print(place, &request.attrs, self.since_nanos),
+            _ => None,
+        };
+        let (tree, warnings) = self.inner.fetch_tree_silently(request)?;
+        for warning in &warnings {
+            self.warn(warning);
+        }
+        let mut inputs = self.inputs.borrow_mut();
+        inputs.added.insert(tree.path.clone());
+        match kind {
+            Kind::Pinned => {}
+            Kind::Local(_) => inputs.locals.push(Local {
+                attrs: flake_ref::to_json(&request.attrs).to_string(),
+                name: request.name.clone(),
+                path: tree.path.clone(),
+                answer: flake_ref::to_json(&tree.attrs).to_string(),
+                print,
+            }),
+            Kind::Open => self.refuse("it fetches a tree that nothing pins"),
+        }
+        Ok(tree)
+    }
+
+    fn write_flake_lock(&self, path: &Path, text: &str) -> Result<(), HostError> {
+        self.refuse("the lock of a flake changes");
+        self.inner.write_flake_lock(path, text)
     }
 
     fn env(&self, name: &str) -> Option<String> {

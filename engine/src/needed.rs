@@ -53,17 +53,26 @@ pub(crate) fn load(
         return Ok(drv.clone());
     }
     let shown = path.absolute(store.store_dir());
-    let Some(aterm) = store.get_drv(path).map_err(store_failed)? else {
-        return Err(Box::new(
-            Diagnostic::error(
-                "graph-missing-derivation",
-                Class::Other,
-                format!("derivation `{shown}` is neither in the graph nor in the store"),
-            )
-            .help("evaluate the recipe again: `sos build` writes the derivations that it needs"),
-        ));
+    let stored;
+    let aterm: &[u8] = if let Some(text) = graph.texts.get(path) {
+        text
+    } else {
+        let Some(text) = store.get_drv(path).map_err(store_failed)? else {
+            return Err(Box::new(
+                Diagnostic::error(
+                    "graph-missing-derivation",
+                    Class::Other,
+                    format!("derivation `{shown}` is neither in the graph nor in the store"),
+                )
+                .help(
+                    "evaluate the recipe again: `sos build` writes the derivations that it needs",
+                ),
+            ));
+        };
+        stored = text;
+        &stored
     };
-    match Derivation::parse_aterm(&aterm, store.store_dir()) {
+    match Derivation::parse_aterm(aterm, store.store_dir()) {
         Ok(drv) => Ok(Arc::new(drv)),
         Err(e) => Err(Box::new(Diagnostic::error(
             "drv-malformed",
@@ -132,12 +141,10 @@ pub(crate) fn answer_at_once(
 /// When the store fails.
 pub fn all_there(store: &Store, graph: &Graph, wanted: &[Wanted]) -> Result<bool, Box<Diagnostic>> {
     for want in wanted {
-        let Some(drv) = graph.drvs.get(&want.drv) else {
-            return Ok(false);
-        };
-        for output in wanted_outputs(want, drv) {
+        let drv = load(store, graph, &want.drv)?;
+        for output in wanted_outputs(want, &drv) {
             if !drv.outputs.contains_key(&output)
-                || present_output(store, &want.drv, drv, &output)?.is_none()
+                || present_output(store, &want.drv, &drv, &output)?.is_none()
             {
                 return Ok(false);
             }

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use super::builds::{recipe, world_with_busybox};
-use crate::support::{Run, World};
+use crate::support::{Run, World, peer};
 
 /// What the log says of a hit.
 const HIT: &str = "the evaluation is that of before";
@@ -335,4 +335,71 @@ fn a_failed_build_names_its_place_again() {
     let second = w.sos(["build", "f.nix"]).fails(100);
     assert!(!is_hit(&first) && is_hit(&second));
     assert_eq!(place(&first), place(&second), "{}", second.stderr);
+}
+
+#[test]
+fn a_flake_in_a_directory() {
+    let w = world();
+    w.write(
+        "flake.nix",
+        "{ outputs = { self }: { x = import ./x.nix; }; }",
+    );
+    w.write("x.nix", "1");
+    let place = format!("path:{}#x", w.project().display());
+    let args = [place.as_str()];
+    assert_eq!(settled(&w, &args), "1");
+    w.write("x.nix", "2");
+    sees(&w, &args, "2");
+    // Old enough to be known by `stat`, and reached through a link.
+    let link = w.root().join("link");
+    symlink(w.project(), &link).expect("link");
+    let through = format!("path:{}#x", link.display());
+    grow_old();
+    assert_eq!(settled(&w, &[&through]), "2");
+    w.write("x.nix", "3");
+    sees(&w, &[&through], "3");
+    sees(&w, &args, "3");
+    w.write(
+        "flake.nix",
+        "{ outputs = { self }: { x = self ? lastModified && self.lastModified > 5; }; }",
+    );
+    sees(&w, &args, "true");
+}
+
+#[test]
+fn a_flake_in_a_repository() {
+    let Some(git) = peer("git") else {
+        return;
+    };
+    let w = world();
+    let git = |args: &[&str]| {
+        let done = std::process::Command::new(&git)
+            .args(["-c", "user.name=a", "-c", "user.email=a@b.example"])
+            .args(args)
+            .current_dir(w.project())
+            .output()
+            .expect("git runs");
+        assert!(done.status.success(), "{done:?}");
+    };
+    w.write("flake.nix", "{ outputs = { self }: { x = import ./x.nix + (if self ? rev then \" clean\" else \" dirty\"); }; }");
+    w.write("x.nix", "\"1\"");
+    git(&["init", "-q"]);
+    git(&["add", "."]);
+    let args = [".#x"];
+    assert_eq!(settled(&w, &args), "\"1 dirty\"");
+    // The warning is said again.
+    let again = w.sos(["eval", ".#x"]).ok().says(&["is dirty"]);
+    assert!(is_hit(&again));
+    git(&["commit", "-qm", "one"]);
+    sees(&w, &args, "\"1 clean\"");
+    w.write("unrelated", "");
+    assert!(eval(&w, &args).1, "a file that git does not track");
+    grow_old();
+    settled(&w, &args);
+    w.write("x.nix", "\"2\"");
+    sees(&w, &args, "\"2 dirty\"");
+    git(&["checkout", "-q", "x.nix"]);
+    sees(&w, &args, "\"1 clean\"");
+    git(&["commit", "-qm", "two", "--allow-empty"]);
+    assert!(!eval(&w, &args).1, "another revision");
 }

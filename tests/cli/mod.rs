@@ -3,5 +3,7 @@
 mod bad_input;
 mod builds;
 mod eval_cache;
+mod fetchers;
+mod flakes;
 mod language;
 mod verbs;

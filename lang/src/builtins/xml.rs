@@ -103,7 +103,16 @@ impl Writer<'_> {
         }
     }
 
+    /// Sets and lists may contain themselves, so the nesting counts as that of calls does.
     fn value(&mut self, v: Value, pos: Pos) -> R<()> {
+        let depth = self.vm.depth();
+        self.vm.enter(pos)?;
+        let written = self.value_inside(v, pos);
+        self.vm.set_depth(depth);
+        written
+    }
+
+    fn value_inside(&mut self, v: Value, pos: Pos) -> R<()> {
         self.vm.check_stack()?;
         let v = self.vm.force(v)?;
         match v.tag() {

@@ -4,6 +4,7 @@
 mod api;
 mod drvs;
 mod errors;
+mod flakes;
 mod fuzz;
 mod host;
 mod language;
