@@ -131,8 +131,9 @@ impl Vm {
         }
     }
 
+    /// The error of what nests too deep, or would without end.
     #[cold]
-    fn too_deep(&self, pos: Pos) -> Box<Error> {
+    pub(crate) fn too_deep(&self, pos: Pos) -> Box<Error> {
         Error::new(Kind::Depth, pos, "stack overflow; max-call-depth exceeded").help(format!(
             "calls may nest {} deep; a function that calls itself without end is the usual cause",
             self.options.max_call_depth
