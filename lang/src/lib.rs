@@ -23,8 +23,8 @@ mod regex;
 pub use api::{Answer, DrvRef, Evaluator};
 pub use heap::Value;
 pub use host::{
-    ContextElem, ExtBuiltin, ExtCall, ExtFn, Extension, FetchRequest, FileType, Host, HostError,
-    Options, PathFilter, Plain, VirtualFiles,
+    ContextElem, Dialect, ExtBuiltin, ExtCall, ExtFn, Extension, FetchRequest, FileType, Host,
+    HostError, Lint, Options, PathFilter, Plain, VirtualFiles,
 };
 
 /// Runs code on a thread with a stack that is big enough for deep evaluation, and waits for it.

@@ -159,7 +159,11 @@ impl Vm {
                 "more than 4 GiB of source text were loaded",
             ));
         };
-        let ast = crate::parse::parse(&file.text, foreign).map_err(|e| {
+        let ast = crate::parse::parse(&file.text, foreign, self.options.dialect, &|m, at| {
+            let place = self.show_pos(Pos(base + at as u32));
+            self.host.warn(&format!("{m} at {place}"));
+        })
+        .map_err(|e| {
             let mut x = Error::new(
                 if e.too_deep {
                     Kind::Nesting
@@ -170,6 +174,10 @@ impl Vm {
                 e.message.clone(),
             );
             x.end = Pos(base + e.span.end as u32);
+            x.label.clone_from(&e.label);
+            if let Some((at, text)) = e.with {
+                x = x.other(Pos(base + at as u32), text);
+            }
             match e.other {
                 Some(o) => {
                     let old = Pos(base + o as u32);
@@ -523,7 +531,7 @@ impl Vm {
         let text = file
             .text
             .get(start..start + (end.0.checked_sub(pos.0)?) as usize)?;
-        let ast = crate::parse::parse(text, foreign).ok()?;
+        let ast = crate::parse::parse(text, foreign, self.options.dialect, &|_, _| {}).ok()?;
         let home = self.host.env("HOME").unwrap_or_default();
         let place = crate::print::ast::Place {
             dir: &dir,

@@ -1,173 +1,53 @@
 //! The rnix tree to our own AST.
 
 use rnix::SyntaxKind::*;
+use rnix::SyntaxNode;
 use rnix::ast::{self as rn, HasEntry};
-use rnix::{SyntaxKind, SyntaxNode};
 use rowan::NodeOrToken;
 use rowan::ast::AstNode;
 
 use super::SyntaxError;
 use super::ast::{Ast, Attr, AttrSet, AttrValue, Formal, Node, Op, Param, Part};
 use super::attrs::Builder;
-use super::limits;
 use super::source::encode;
 use super::strings::{self, Raw};
+use super::{describe, limits};
 use crate::heap::Sym;
+use crate::host::Dialect;
 
-type Res<T> = Result<T, Box<SyntaxError>>;
+pub(super) type Res<T> = Result<T, Box<SyntaxError>>;
 
-/// Parses decoded text; `foreign` as `decode` returned it.
-pub(crate) fn parse(text: &str, foreign: bool) -> Res<Ast> {
+/// Parses decoded text; `foreign` as `decode` returned it. What the dialect warns of is handed to `warn`, with its place.
+pub(crate) fn parse(
+    text: &str,
+    foreign: bool,
+    dialect: Dialect,
+    warn: &dyn Fn(&str, usize),
+) -> Res<Ast> {
     limits::check(text)?;
     let parse = rnix::Root::parse(text);
     if let Some(e) = parse.errors().first() {
-        return Err(describe(e, text));
+        return Err(describe::describe(e, text));
     }
     let end = text.len();
     let root = parse
         .tree()
         .expr()
         .ok_or_else(|| SyntaxError::new("syntax error, unexpected end of file", end..end))?;
-    Converter { text, foreign }.expr(&root)
-}
-
-fn describe(e: &rnix::ParseError, text: &str) -> Box<SyntaxError> {
-    use rnix::ParseError as E;
-    let span = |r: &rnix::TextRange| usize::from(r.start())..usize::from(r.end());
-    let end = text.len()..text.len();
-    match e {
-        E::Unexpected(r) | E::UnexpectedExtra(r) => {
-            let s = span(r);
-            if let Some(e) = trailing_slash(text, &s) {
-                return e;
-            }
-            let word = text
-                .get(s.clone())
-                .unwrap_or_default()
-                .split_whitespace()
-                .next()
-                .unwrap_or_default();
-            SyntaxError::new(format!("syntax error, unexpected '{word}'"), s)
-        }
-        E::UnexpectedWanted(got, r, want) => {
-            if let Some(e) = trailing_slash(text, &span(r)) {
-                return e;
-            }
-            SyntaxError::new(
-                format!(
-                    "syntax error, unexpected {}{}",
-                    token_name(*got),
-                    wanted(want)
-                ),
-                span(r),
-            )
-        }
-        E::UnexpectedDoubleBind(r) => {
-            SyntaxError::new("syntax error, unexpected '@', expecting ':'", span(r))
-        }
-        E::UnexpectedEOF => SyntaxError::new("syntax error, unexpected end of file", end),
-        E::UnexpectedEOFWanted(want) => SyntaxError::new(
-            format!("syntax error, unexpected end of file{}", wanted(want)),
-            end,
-        ),
-        E::DuplicatedArgs(r, name) => SyntaxError::new(
-            format!("duplicate formal function argument '{name}'"),
-            span(r),
-        ),
-        E::RecursionLimitExceeded => {
-            SyntaxError::too_deep("the expression is nested too deeply", end)
-        }
-        _ => SyntaxError::new("syntax error", end),
-    }
-}
-
-/// A path that ends in a slash is an invalid token to rnix.
-fn trailing_slash(text: &str, span: &std::ops::Range<usize>) -> Option<Box<SyntaxError>> {
-    let word = text.get(span.start..)?.split_whitespace().next()?;
-    let end = span.start + word.len();
-    let path =
-        word.len() > 1 && word.ends_with('/') && !word.ends_with("//") && !word.starts_with('"');
-    path.then(|| SyntaxError::new("path has a trailing slash", end..end))
-}
-
-fn wanted(kinds: &[SyntaxKind]) -> String {
-    if kinds.contains(&TOKEN_IDENT) && kinds.contains(&TOKEN_OR) {
-        return ", expecting identifier or 'or' or '${' or '\"'".into();
-    }
-    if kinds == [TOKEN_ASSIGN] {
-        return ", expecting '.' or '='".into();
-    }
-    if kinds == [TOKEN_R_BRACE] {
-        return ", expecting '}' or ','".into();
-    }
-    if kinds.is_empty() || kinds.len() > 4 {
-        return String::new();
-    }
-    let names: Vec<String> = kinds.iter().map(|k| token_name(*k)).collect();
-    format!(", expecting {}", names.join(" or "))
-}
-
-fn token_name(k: SyntaxKind) -> String {
-    let s = match k {
-        TOKEN_IDENT => return "identifier".into(),
-        TOKEN_INTEGER => return "integer".into(),
-        TOKEN_FLOAT => return "floating-point literal".into(),
-        TOKEN_STRING_START => return "'\"'".into(),
-        TOKEN_STRING_END => return "end of string".into(),
-        TOKEN_ERROR => return "invalid token".into(),
-        TOKEN_PATH_ABS | TOKEN_PATH_REL => return "path".into(),
-        TOKEN_PATH_HOME => return "'~/…' path".into(),
-        TOKEN_PATH_SEARCH => return "'<…>' path".into(),
-        TOKEN_URI => return "URI".into(),
-        TOKEN_ADD => "+",
-        TOKEN_AND_AND => "&&",
-        TOKEN_ASSIGN => "=",
-        TOKEN_ASSERT => "assert",
-        TOKEN_AT => "@",
-        TOKEN_COLON => ":",
-        TOKEN_COMMA => ",",
-        TOKEN_CONCAT => "++",
-        TOKEN_DIV => "/",
-        TOKEN_DOT => ".",
-        TOKEN_ELLIPSIS => "...",
-        TOKEN_ELSE => "else",
-        TOKEN_EQUAL => "==",
-        TOKEN_IF => "if",
-        TOKEN_IMPLICATION => "->",
-        TOKEN_IN => "in",
-        TOKEN_INHERIT => "inherit",
-        TOKEN_INTERPOL_END | TOKEN_R_BRACE => "}",
-        TOKEN_INTERPOL_START => "${",
-        TOKEN_INVERT => "!",
-        TOKEN_L_BRACE => "{",
-        TOKEN_L_BRACK => "[",
-        TOKEN_L_PAREN => "(",
-        TOKEN_LESS => "<",
-        TOKEN_LESS_OR_EQ => "<=",
-        TOKEN_LET => "let",
-        TOKEN_MORE => ">",
-        TOKEN_MORE_OR_EQ => ">=",
-        TOKEN_MUL => "*",
-        TOKEN_NOT_EQUAL => "!=",
-        TOKEN_OR => "or",
-        TOKEN_OR_OR => "||",
-        TOKEN_QUESTION => "?",
-        TOKEN_R_BRACK => "]",
-        TOKEN_R_PAREN => ")",
-        TOKEN_REC => "rec",
-        TOKEN_SEMICOLON => ";",
-        TOKEN_SUB => "-",
-        TOKEN_THEN => "then",
-        TOKEN_UPDATE => "//",
-        TOKEN_WITH => "with",
-        _ => return "token".into(),
+    let converter = Converter {
+        text,
+        foreign,
+        dialect,
+        warn,
     };
-    format!("'{s}'")
+    converter.expr(&root)
 }
 
-struct Converter<'a> {
-    text: &'a str,
+pub(super) struct Converter<'a> {
+    pub(super) text: &'a str,
     foreign: bool,
+    pub(super) dialect: Dialect,
+    pub(super) warn: &'a dyn Fn(&str, usize),
 }
 
 fn range(n: &SyntaxNode) -> (u32, u32) {
@@ -221,20 +101,9 @@ impl Converter<'_> {
             rn::Expr::Error(_) => return Err(missing(n)),
             rn::Expr::Apply(a) => {
                 let fun = self.operand(n, a.lambda())?;
-                let arg = self.operand(n, a.argument())?;
-                // `(f x) y` and `f x y` are the same call.
-                match fun {
-                    Ast {
-                        start,
-                        node: Node::Call(f, mut args),
-                        ..
-                    } => {
-                        args.push(arg);
-                        return Ok(Ast::new(start, end, Node::Call(f, args)));
-                    }
-                    f => Node::Call(Box::new(f), vec![arg]),
-                }
+                return Ok(apply(fun, self.operand(n, a.argument())?, start, end));
             }
+            rn::Expr::BinOp(b) if is_pipe(b) => return self.pipe(b),
             rn::Expr::Assert(a) => {
                 Node::Assert(self.boxed(n, a.condition())?, self.boxed(n, a.body())?)
             }
@@ -258,6 +127,7 @@ impl Converter<'_> {
             ),
             rn::Expr::Str(s) => Node::Str(self.string(s)?),
             rn::Expr::PathAbs(_) | rn::Expr::PathRel(_) | rn::Expr::PathHome(_) => {
+                self.lint_path(n)?;
                 Node::Path(self.path_parts(n)?)
             }
             rn::Expr::PathSearch(_) => {
@@ -325,7 +195,10 @@ impl Converter<'_> {
                 }
                 Node::Float(f)
             }
-            _ => Node::Str(vec![Part::Text(encode(text, self.foreign))]),
+            _ => {
+                self.lint_url(text, span)?;
+                Node::Str(vec![Part::Text(encode(text, self.foreign))])
+            }
         })
     }
 
@@ -334,13 +207,8 @@ impl Converter<'_> {
         let n = b.syntax();
         let (l, r) = (b.lhs(), b.rhs());
         let op = match b.operator().ok_or_else(|| missing(n))? {
-            K::PipeLeft | K::PipeRight => {
-                let (s, e) = range(n);
-                return Err(SyntaxError::new(
-                    "experimental Nix feature 'pipe-operators' is disabled; add '--extra-experimental-features pipe-operators' to enable it",
-                    s as usize..e as usize,
-                ));
-            }
+            // Told apart before.
+            K::PipeLeft | K::PipeRight => return Err(missing(n)),
             K::Concat => Op::Concat,
             K::Update => Op::Update,
             K::Add => Op::Add,
@@ -368,6 +236,37 @@ impl Converter<'_> {
             self.boxed_operand(n, l)?,
             self.boxed_operand(n, r)?,
         ))
+    }
+
+    /// `x |> f` and `f <| x`, both the call `f x`.
+    fn pipe(&self, b: &rn::BinOp) -> Res<Ast> {
+        let n = b.syntax();
+        let (start, end) = range(n);
+        let span = start as usize..end as usize;
+        if !self.dialect.pipe_operators {
+            return Err(SyntaxError::new(
+                "experimental Nix feature 'pipe-operators' is disabled; add '--extra-experimental-features pipe-operators' to enable it",
+                span,
+            ));
+        }
+        let sides = [b.lhs(), b.rhs()];
+        let other = sides.iter().flatten().find(
+            |e| matches!(e, rn::Expr::BinOp(i) if is_pipe(i) && i.operator() != b.operator()),
+        );
+        if let Some(inner) = other {
+            let (s, e) = range(inner.syntax());
+            return Err(SyntaxError::new(
+                "syntax error, '|>' and '<|' cannot be mixed without parentheses",
+                s as usize..e as usize,
+            ));
+        }
+        let l = self.operand(n, b.lhs())?;
+        let r = self.operand(n, b.rhs())?;
+        let (f, x) = match b.operator() {
+            Some(rn::BinOpKind::PipeRight) => (r, l),
+            _ => (l, r),
+        };
+        Ok(apply(f, x, start, end))
     }
 
     fn string(&self, s: &rn::Str) -> Res<Vec<Part>> {
@@ -448,6 +347,10 @@ impl Converter<'_> {
                 static_name(e, start)
             }
             rn::Attr::Str(s) => {
+                let quote = s.syntax().first_token();
+                if let Some(t) = quote.filter(|t| t.text() == "''") {
+                    return Err(describe::indented_name(self.text, t.text_range().start()));
+                }
                 let parts = self.string(s)?;
                 // `"${x}"` as a name is `${x}`: the value must be a string either way, but only the first coerces.
                 static_name(Ast::new(start, end, Node::Str(parts)), start)
@@ -548,6 +451,28 @@ impl Converter<'_> {
             }
         }
         Ok(b.set)
+    }
+}
+
+fn is_pipe(b: &rn::BinOp) -> bool {
+    matches!(
+        b.operator(),
+        Some(rn::BinOpKind::PipeLeft | rn::BinOpKind::PipeRight)
+    )
+}
+
+/// A call; `(f x) y` and `f x y` are the same.
+fn apply(f: Ast, x: Ast, start: u32, end: u32) -> Ast {
+    match f {
+        Ast {
+            start,
+            node: Node::Call(f, mut args),
+            ..
+        } => {
+            args.push(x);
+            Ast::new(start, end, Node::Call(f, args))
+        }
+        f => Ast::new(start, end, Node::Call(Box::new(f), vec![x])),
     }
 }
 

@@ -1,0 +1,309 @@
+//! What is wrong with a text, in words: rnix says what it found and wanted, this module adds what it did not notice.
+
+use rnix::SyntaxKind::*;
+use rnix::{SyntaxKind, TextRange, TextSize};
+
+use super::SyntaxError;
+
+/// What may stand after a dot.
+const NAME: &str = "identifier or 'or' or '${' or '\"'";
+
+pub(super) fn describe(e: &rnix::ParseError, text: &str) -> Box<SyntaxError> {
+    use rnix::ParseError as E;
+    let span = |r: &TextRange| usize::from(r.start())..usize::from(r.end());
+    let end = text.len()..text.len();
+    let tokens = Tokens::of(text);
+    let at = match e {
+        E::Unexpected(r)
+        | E::UnexpectedExtra(r)
+        | E::UnexpectedWanted(_, r, _)
+        | E::UnexpectedDoubleBind(r)
+        | E::DuplicatedArgs(r, _) => span(r),
+        _ => end.clone(),
+    };
+    if let Some(e) = trailing_slash(text, &at) {
+        return e;
+    }
+    if let Some(e) = tokens.unfinished_string(text, &at) {
+        return e;
+    }
+    if let Some(e) = tokens.invalid(text, &at, e) {
+        return e;
+    }
+    match e {
+        E::Unexpected(r) => SyntaxError::new(
+            format!(
+                "syntax error, unexpected {}",
+                tokens.name_at(text, r.start())
+            ),
+            span(r),
+        ),
+        E::UnexpectedExtra(r) => SyntaxError::new(
+            format!(
+                "syntax error, unexpected {}, expecting end of file",
+                tokens.name_at(text, r.start())
+            ),
+            span(r),
+        ),
+        E::UnexpectedWanted(got, _, want) => SyntaxError::new(
+            format!(
+                "syntax error, unexpected {}{}",
+                token_name(*got),
+                tokens.wanted(want, at.start)
+            ),
+            at.start..tokens.end_of(at.start, text),
+        ),
+        E::UnexpectedDoubleBind(r) => {
+            SyntaxError::new("syntax error, unexpected '@', expecting ':'", span(r))
+        }
+        E::UnexpectedEOF => tokens.ended("", end),
+        E::UnexpectedEOFWanted(want) => tokens.ended(&tokens.wanted(want, at.start), end),
+        E::DuplicatedArgs(r, name) => SyntaxError::new(
+            format!("duplicate formal function argument '{name}'"),
+            span(r),
+        ),
+        E::RecursionLimitExceeded => {
+            SyntaxError::too_deep("the expression is nested too deeply", end)
+        }
+        _ => SyntaxError::new("syntax error", end),
+    }
+}
+
+/// What is said of an attribute name in `''`.
+pub(super) fn indented_name(text: &str, at: TextSize) -> Box<SyntaxError> {
+    let at = usize::from(at);
+    let expecting = Tokens::of(text).wanted(&[TOKEN_IDENT, TOKEN_OR], at);
+    SyntaxError::new(
+        format!("syntax error, unexpected start of an indented string{expecting}"),
+        at..at + 2,
+    )
+}
+
+/// A path that ends in a slash is an invalid token to rnix.
+fn trailing_slash(text: &str, span: &std::ops::Range<usize>) -> Option<Box<SyntaxError>> {
+    let word = text.get(span.start..)?.split_whitespace().next()?;
+    let end = span.start + word.len();
+    let path =
+        word.len() > 1 && word.ends_with('/') && !word.ends_with("//") && !word.starts_with('"');
+    path.then(|| SyntaxError::new("path has a trailing slash", end..end))
+}
+
+/// The tokens of a text without space and comments, with their places.
+struct Tokens(Vec<(SyntaxKind, usize)>);
+
+impl Tokens {
+    fn of(text: &str) -> Self {
+        let mut at = 0;
+        let mut out = Vec::new();
+        for (kind, s) in rnix::tokenize(text) {
+            if !matches!(kind, TOKEN_WHITESPACE | TOKEN_COMMENT) {
+                out.push((kind, at));
+            }
+            at += s.len();
+        }
+        Self(out)
+    }
+
+    /// The token before a place.
+    fn before(&self, at: usize) -> Option<SyntaxKind> {
+        let n = self.0.partition_point(|t| t.1 < at);
+        n.checked_sub(1).map(|i| self.0[i].0)
+    }
+
+    /// Where the token ends that begins at a place.
+    fn end_of(&self, at: usize, text: &str) -> usize {
+        let len = rnix::tokenize(&text[at..]).next().map_or(0, |t| t.1.len());
+        at + len
+    }
+
+    fn name_at(&self, text: &str, at: TextSize) -> String {
+        let at = usize::from(at);
+        match self.0.binary_search_by_key(&at, |t| t.1) {
+            Ok(i) => match (self.0[i].0, text[at..].starts_with("''")) {
+                (TOKEN_STRING_START, true) => "start of an indented string".to_owned(),
+                (kind, _) => token_name(kind),
+            },
+            Err(_) => "token".to_owned(),
+        }
+    }
+
+    /// The brackets and strings that are open at a place, outermost first.
+    fn open(&self, until: usize) -> Vec<(SyntaxKind, usize)> {
+        let mut open = Vec::new();
+        for t in self.0.iter().take_while(|t| t.1 < until) {
+            match t.0 {
+                TOKEN_STRING_START | TOKEN_INTERPOL_START | TOKEN_L_BRACE | TOKEN_L_BRACK
+                | TOKEN_L_PAREN => open.push(*t),
+                TOKEN_STRING_END | TOKEN_INTERPOL_END | TOKEN_R_BRACE | TOKEN_R_BRACK
+                | TOKEN_R_PAREN => {
+                    open.pop();
+                }
+                _ => {}
+            }
+        }
+        open
+    }
+
+    /// A string without an end swallows the rest of the text, so that all else is only a consequence.
+    fn unfinished_string(
+        &self,
+        text: &str,
+        at: &std::ops::Range<usize>,
+    ) -> Option<Box<SyntaxError>> {
+        let (kind, start) = *self.open(text.len()).last()?;
+        if kind != TOKEN_STRING_START || at.start < start {
+            return None;
+        }
+        let indented = text[start..].starts_with("''");
+        if indented && matches!(self.before(start), Some(TOKEN_DOT | TOKEN_QUESTION)) {
+            return Some(indented_name(text, TextSize::new(start as u32)));
+        }
+        let quote = if indented {
+            "end of an indented string"
+        } else {
+            "'\"'"
+        };
+        let end = text.len();
+        let message = format!("syntax error, unexpected end of file, expecting {quote}");
+        Some(SyntaxError::new(message, end..end).with(start, "this string has no end"))
+    }
+
+    /// A character that begins no token, when nothing before it is wrong.
+    fn invalid(
+        &self,
+        text: &str,
+        at: &std::ops::Range<usize>,
+        e: &rnix::ParseError,
+    ) -> Option<Box<SyntaxError>> {
+        let start = self
+            .0
+            .iter()
+            .find(|t| t.0 == TOKEN_ERROR && t.1 <= at.start)?
+            .1;
+        let c = text[start..].chars().next()?;
+        let expecting = match e {
+            rnix::ParseError::UnexpectedExtra(r) if usize::from(r.start()) == start => {
+                ", expecting end of file".to_owned()
+            }
+            rnix::ParseError::UnexpectedWanted(_, r, want) if usize::from(r.start()) == start => {
+                self.wanted(want, start)
+            }
+            _ => String::new(),
+        };
+        let message = format!("syntax error, unexpected invalid token{expecting}");
+        let note = if text[start..].starts_with("/*") {
+            "this comment has no end".to_owned()
+        } else {
+            format!("no expression has `{}` here", c.escape_debug())
+        };
+        Some(SyntaxError::new(message, start..start + c.len_utf8()).labelled(note))
+    }
+
+    /// The text ends within something.
+    fn ended(&self, expecting: &str, end: std::ops::Range<usize>) -> Box<SyntaxError> {
+        let open = self.open(end.start).pop();
+        let (close, what) = match open.map(|o| o.0) {
+            Some(TOKEN_L_PAREN) => (", expecting ')'", "this parenthesis is not closed"),
+            Some(TOKEN_L_BRACK) => (", expecting ']'", "this list is not closed"),
+            Some(TOKEN_L_BRACE) => ("", "this brace is not closed"),
+            Some(TOKEN_INTERPOL_START) => ("", "this interpolation is not closed"),
+            _ => ("", ""),
+        };
+        let whole = matches!(
+            self.0.last().map(|t| t.0),
+            Some(TOKEN_IDENT | TOKEN_INTEGER | TOKEN_FLOAT | TOKEN_STRING_END | TOKEN_R_BRACE)
+        );
+        let expecting = if expecting.is_empty() && whole {
+            close
+        } else {
+            expecting
+        };
+        let e = SyntaxError::new(
+            format!("syntax error, unexpected end of file{expecting}"),
+            end,
+        );
+        match open.filter(|_| !what.is_empty()) {
+            Some((_, start)) => e.with(start, what),
+            None => e,
+        }
+    }
+
+    fn wanted(&self, kinds: &[SyntaxKind], at: usize) -> String {
+        if kinds.contains(&TOKEN_IDENT) && kinds.contains(&TOKEN_OR) {
+            return match self.before(at) {
+                Some(TOKEN_DOT | TOKEN_QUESTION) => format!(", expecting {NAME}"),
+                Some(TOKEN_INHERIT | TOKEN_R_PAREN) => ", expecting an attribute name".into(),
+                _ => ", expecting 'inherit' or an attribute name".into(),
+            };
+        }
+        if kinds == [TOKEN_ASSIGN] {
+            return ", expecting '.' or '='".into();
+        }
+        if kinds == [TOKEN_R_BRACE] {
+            return ", expecting '}' or ','".into();
+        }
+        if kinds.is_empty() || kinds.len() > 4 {
+            return String::new();
+        }
+        let names: Vec<String> = kinds.iter().map(|k| token_name(*k)).collect();
+        format!(", expecting {}", names.join(" or "))
+    }
+}
+
+fn token_name(k: SyntaxKind) -> String {
+    let s = match k {
+        TOKEN_IDENT => return "identifier".into(),
+        TOKEN_INTEGER => return "integer".into(),
+        TOKEN_FLOAT => return "floating-point literal".into(),
+        TOKEN_STRING_START => return "'\"'".into(),
+        TOKEN_STRING_END => return "end of string".into(),
+        TOKEN_ERROR => return "invalid token".into(),
+        TOKEN_PATH_ABS | TOKEN_PATH_REL => return "path".into(),
+        TOKEN_PATH_HOME => return "'~/…' path".into(),
+        TOKEN_PATH_SEARCH => return "'<…>' path".into(),
+        TOKEN_URI => return "URI".into(),
+        TOKEN_ADD => "+",
+        TOKEN_AND_AND => "&&",
+        TOKEN_ASSIGN => "=",
+        TOKEN_ASSERT => "assert",
+        TOKEN_AT => "@",
+        TOKEN_COLON => ":",
+        TOKEN_COMMA => ",",
+        TOKEN_CONCAT => "++",
+        TOKEN_DIV => "/",
+        TOKEN_DOT => ".",
+        TOKEN_ELLIPSIS => "...",
+        TOKEN_ELSE => "else",
+        TOKEN_EQUAL => "==",
+        TOKEN_IF => "if",
+        TOKEN_IMPLICATION => "->",
+        TOKEN_IN => "in",
+        TOKEN_INHERIT => "inherit",
+        TOKEN_INTERPOL_END | TOKEN_R_BRACE => "}",
+        TOKEN_INTERPOL_START => "${",
+        TOKEN_INVERT => "!",
+        TOKEN_L_BRACE => "{",
+        TOKEN_L_BRACK => "[",
+        TOKEN_L_PAREN => "(",
+        TOKEN_LESS => "<",
+        TOKEN_LESS_OR_EQ => "<=",
+        TOKEN_LET => "let",
+        TOKEN_MORE => ">",
+        TOKEN_MORE_OR_EQ => ">=",
+        TOKEN_MUL => "*",
+        TOKEN_NOT_EQUAL => "!=",
+        TOKEN_OR => "or",
+        TOKEN_OR_OR => "||",
+        TOKEN_QUESTION => "?",
+        TOKEN_R_BRACK => "]",
+        TOKEN_R_PAREN => ")",
+        TOKEN_REC => "rec",
+        TOKEN_SEMICOLON => ";",
+        TOKEN_SUB => "-",
+        TOKEN_THEN => "then",
+        TOKEN_UPDATE => "//",
+        TOKEN_WITH => "with",
+        _ => return "token".into(),
+    };
+    format!("'{s}'")
+}
