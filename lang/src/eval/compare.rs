@@ -6,10 +6,10 @@ use crate::heap::{Attrs, Tag, Value};
 use crate::ir::Pos;
 
 impl Vm {
-    /// Whether two elements are equal: the same object is, without a look inside.
+    /// Whether two elements are equal: the same object is, without a look inside, but it is evaluated.
     pub(crate) fn same_or_equal(&self, a: Value, b: Value, pos: Pos) -> R<bool> {
-        // An unevaluated number equals itself only if it is a number, but Nix does not look either.
         if a == b {
+            self.force(a)?;
             return Ok(true);
         }
         self.equal(a, b, pos)
