@@ -104,7 +104,11 @@ impl Writer<'_> {
     }
 
     fn value(&mut self, v: Value, pos: Pos) -> R<()> {
-        self.vm.check_stack()?;
+        let vm = self.vm;
+        vm.deeper(pos, || self.content(v, pos))
+    }
+
+    fn content(&mut self, v: Value, pos: Pos) -> R<()> {
         let v = self.vm.force(v)?;
         match v.tag() {
             Tag::Int => self.int(v),

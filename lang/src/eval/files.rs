@@ -241,6 +241,9 @@ impl Vm {
                         .filter(|k| !k.starts_with("__")),
                 )
             }
+            LowerError::TooDeep(pos) => {
+                Error::new(Kind::Nesting, pos, "the expression is nested too deeply")
+            }
             LowerError::NoHome(pos) => Error::new(
                 Kind::Pure,
                 pos,

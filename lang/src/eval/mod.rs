@@ -9,7 +9,7 @@ mod files;
 mod force;
 mod run;
 mod sources;
-mod stack;
+pub(crate) mod stack;
 mod update;
 mod vm;
 

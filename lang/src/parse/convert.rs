@@ -12,6 +12,7 @@ use super::attrs::Builder;
 use super::source::encode;
 use super::strings::{self, Raw};
 use super::{describe, limits};
+use crate::eval::stack;
 use crate::heap::Sym;
 use crate::host::Dialect;
 
@@ -39,6 +40,7 @@ pub(crate) fn parse(
         foreign,
         dialect,
         warn,
+        stack_limit: stack::limit(),
     };
     converter.expr(&root)
 }
@@ -48,6 +50,7 @@ pub(super) struct Converter<'a> {
     foreign: bool,
     pub(super) dialect: Dialect,
     pub(super) warn: &'a dyn Fn(&str, usize),
+    stack_limit: usize,
 }
 
 fn range(n: &SyntaxNode) -> (u32, u32) {
@@ -95,6 +98,14 @@ impl Converter<'_> {
     fn expr(&self, e: &rn::Expr) -> Res<Ast> {
         let n = e.syntax();
         let (start, end) = range(n);
+        // A chain of operators is as deep as it is long.
+        if stack::exhausted(self.stack_limit) {
+            let span = start as usize..start as usize + 1;
+            return Err(SyntaxError::too_deep(
+                "the expression is nested too deeply",
+                span,
+            ));
+        }
         let node = match e {
             rn::Expr::Paren(p) => return self.need(n, p.expr()),
             rn::Expr::Root(r) => return self.need(n, r.expr()),
