@@ -4,6 +4,7 @@ mod call;
 mod coerce;
 mod compare;
 pub(crate) mod context;
+mod cycle;
 mod explain;
 mod files;
 mod force;
@@ -14,6 +15,7 @@ mod update;
 mod vm;
 
 pub(crate) use coerce::{Coerce, canon_path, int_text};
+pub(crate) use cycle::Cycle;
 pub(crate) use files::{Text, os_path, path_bytes};
 pub(crate) use stack::on_big_stack;
 pub(crate) use vm::Vm;

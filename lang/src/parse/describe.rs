@@ -30,6 +30,9 @@ pub(super) fn describe(e: &rnix::ParseError, text: &str) -> Box<SyntaxError> {
     if let Some(e) = tokens.invalid(text, &at, e) {
         return e;
     }
+    if let Some(e) = tokens.mismatch(&at) {
+        return e;
+    }
     match e {
         E::Unexpected(r) => SyntaxError::new(
             format!(
@@ -88,8 +91,24 @@ fn trailing_slash(text: &str, span: &std::ops::Range<usize>) -> Option<Box<Synta
     path.then(|| SyntaxError::new("path has a trailing slash", end..end))
 }
 
+/// A kind of token and where it begins.
+type Token = (SyntaxKind, usize);
+
+/// Follows the nesting of brackets and strings; returns what the token closes.
+fn nest(open: &mut Vec<Token>, t: Token) -> Option<Token> {
+    match t.0 {
+        TOKEN_STRING_START | TOKEN_INTERPOL_START | TOKEN_L_BRACE | TOKEN_L_BRACK
+        | TOKEN_L_PAREN => open.push(t),
+        TOKEN_STRING_END | TOKEN_INTERPOL_END | TOKEN_R_BRACE | TOKEN_R_BRACK | TOKEN_R_PAREN => {
+            return open.pop();
+        }
+        _ => {}
+    }
+    None
+}
+
 /// The tokens of a text without space and comments, with their places.
-struct Tokens(Vec<(SyntaxKind, usize)>);
+struct Tokens(Vec<Token>);
 
 impl Tokens {
     fn of(text: &str) -> Self {
@@ -128,18 +147,10 @@ impl Tokens {
     }
 
     /// The brackets and strings that are open at a place, outermost first.
-    fn open(&self, until: usize) -> Vec<(SyntaxKind, usize)> {
+    fn open(&self, until: usize) -> Vec<Token> {
         let mut open = Vec::new();
         for t in self.0.iter().take_while(|t| t.1 < until) {
-            match t.0 {
-                TOKEN_STRING_START | TOKEN_INTERPOL_START | TOKEN_L_BRACE | TOKEN_L_BRACK
-                | TOKEN_L_PAREN => open.push(*t),
-                TOKEN_STRING_END | TOKEN_INTERPOL_END | TOKEN_R_BRACE | TOKEN_R_BRACK
-                | TOKEN_R_PAREN => {
-                    open.pop();
-                }
-                _ => {}
-            }
+            nest(&mut open, *t);
         }
         open
     }
@@ -197,6 +208,31 @@ impl Tokens {
             format!("no expression has `{}` here", c.escape_debug())
         };
         Some(SyntaxError::new(message, start..start + c.len_utf8()).labelled(note))
+    }
+
+    /// A bracket that closes another one than is open, when nothing before it is wrong.
+    fn mismatch(&self, at: &std::ops::Range<usize>) -> Option<Box<SyntaxError>> {
+        let mut open = Vec::new();
+        let ((got, place), (kind, start)) = self
+            .0
+            .iter()
+            .take_while(|t| t.1 <= at.start)
+            .find_map(|t| {
+                let closed = nest(&mut open, *t)?;
+                let fits = match closed.0 {
+                    TOKEN_L_PAREN => t.0 == TOKEN_R_PAREN,
+                    TOKEN_L_BRACK => t.0 == TOKEN_R_BRACK,
+                    _ => true,
+                };
+                (!fits).then_some((*t, closed))
+            })?;
+        let (expecting, what) = if kind == TOKEN_L_PAREN {
+            (", expecting ')'", "this parenthesis is not closed")
+        } else {
+            ("", "this list is not closed")
+        };
+        let message = format!("syntax error, unexpected {}{expecting}", token_name(got));
+        Some(SyntaxError::new(message, place..place + 1).with(start, what))
     }
 
     /// The text ends within something.
