@@ -135,6 +135,28 @@ fn an_infinite_recursion_names_its_cycle() {
 }
 
 #[test]
+fn misspelt_arguments_are_shown_where_they_are_given() {
+    check_labels(
+        "({ host, port }: host) { host = 1; prt = 2; }",
+        "function 'anonymous lambda' called without required argument 'port'",
+        &[
+            ("(", ""),
+            ("port", "required here"),
+            ("prt", "`prt` is given instead"),
+        ],
+    );
+    check_labels(
+        "({ host }: host) { host = 1; hots = 2; }",
+        "function 'anonymous lambda' called with unexpected argument 'hots'",
+        &[
+            ("(", ""),
+            ("hots", "given here"),
+            ("{", "the function takes only the names listed here"),
+        ],
+    );
+}
+
+#[test]
 fn what_is_open_is_shown() {
     check_labels(
         "{ a = \"text; }",
