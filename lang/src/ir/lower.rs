@@ -118,7 +118,14 @@ impl Lower<'_> {
             Node::List(items) => Expr::List(self.delayed_all(items)?),
             Node::With(set, body) => return self.with(set, body),
             Node::If(c, t, f) => {
-                let c = self.strict(c)?;
+                let at = self.pos(c.start);
+                let c = match self.strict(c)? {
+                    // A literal knows no place, and this one is an error: the negation of it knows where.
+                    e @ Expr::Const(v) if v.as_bool().is_none() && v.as_thunk().is_none() => {
+                        leak(Expr::Not(e, at))
+                    }
+                    e => e,
+                };
                 let (t, f) = self.branches(t, f)?;
                 Expr::If(c, t, f)
             }
