@@ -25,6 +25,8 @@ impl Vm {
         let mut args = args;
         while !args.is_empty() {
             let Some(fun) = f.as_fun() else {
+                // A functor that gives itself would go on without end.
+                self.enter(pos)?;
                 f = self.call_functor(f, pos)?;
                 continue;
             };
