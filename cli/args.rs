@@ -101,7 +101,7 @@ pub(crate) enum Command {
 /// What to build or evaluate.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct TargetArgs {
-    /// `[FILE|DIR][#ATTR][^OUTPUT]` or a store path; with --file or --expr: attribute paths
+    /// `[FILE|DIR|FLAKE][#ATTR][^OUTPUT]` or a store path; with --file or --expr: attribute paths
     #[arg(value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
     /// Take the attributes named as targets from this Nix file
@@ -129,6 +129,25 @@ pub(crate) struct TargetArgs {
     pub(crate) attr: Vec<String>,
     #[command(flatten)]
     pub(crate) language: LanguageArgs,
+    #[command(flatten)]
+    pub(crate) access: AccessFlags,
+}
+
+/// What an evaluation may look at.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct AccessFlags {
+    /// Evaluate without clock, environment, search path, and files outside the recipe's directory; flakes always are
+    #[arg(long)]
+    pub(crate) pure_eval: bool,
+    /// Let flakes see what pure evaluation hides
+    #[arg(long, conflicts_with = "pure_eval")]
+    pub(crate) impure: bool,
+    /// Read only what the search path holds, and URLs that --allowed-uris names
+    #[arg(long)]
+    pub(crate) restrict_eval: bool,
+    /// Beginnings of URLs that --restrict-eval allows, separated by blanks
+    #[arg(long, value_name = "URIS")]
+    pub(crate) allowed_uris: Vec<String>,
 }
 
 /// What the language accepts.
@@ -146,9 +165,6 @@ pub(crate) struct LanguageArgs {
     /// Turn on features of the language: `pipe-operators`, `parse-toml-timestamps`
     #[arg(long, value_name = "FEATURES", help_heading = LANGUAGE)]
     extra_experimental_features: Vec<String>,
-    /// Clock, environment and files are within reach: the default of this program
-    #[arg(long, hide = true)]
-    impure: bool,
     /// How deep calls may nest
     #[arg(long, value_name = "NUMBER", help_heading = LANGUAGE, value_parser = clap::value_parser!(u32).range(1..))]
     max_call_depth: Option<u32>,

@@ -13,10 +13,12 @@ use sos_store::Store;
 
 use crate::args::{LockFlags, ProgressMode, TargetArgs};
 use crate::failure::Failure;
+use crate::flake;
 use crate::host::StoreHost;
 use crate::pins::NetworkPins;
 use crate::render::output;
 use crate::run;
+use crate::search_path;
 use crate::session::Session;
 use crate::target::{Source, Target};
 
@@ -31,6 +33,8 @@ pub(crate) struct Mode {
     pub(crate) offline: bool,
     /// Locks that changed are written.
     pub(crate) write_locks: bool,
+    /// The locks are all that is wanted: flakes need no output to look at.
+    pub(crate) only_lock: bool,
 }
 
 impl Mode {
@@ -46,6 +50,7 @@ impl Mode {
             dry: false,
             offline: flags.offline,
             write_locks: true,
+            only_lock: false,
         }
     }
 
@@ -251,10 +256,11 @@ impl<'a> Job<'a> {
             further: Vec::new(),
         };
         // Targets of one directory share an evaluator, and with it the lock and everything evaluated once.
-        let mut groups: BTreeMap<PathBuf, Vec<usize>> = BTreeMap::new();
+        let mut groups: BTreeMap<(PathBuf, bool), Vec<usize>> = BTreeMap::new();
         for (i, target) in targets.iter().enumerate() {
+            let directory = target.directory().unwrap_or_else(|| self.here.clone());
             groups
-                .entry(target.directory().unwrap_or_else(|| self.here.clone()))
+                .entry((directory, self.is_pure(target)))
                 .or_default()
                 .push(i);
         }
@@ -266,15 +272,18 @@ impl<'a> Job<'a> {
             self.mode.offline,
             quiet,
         ));
-        for (directory, members) in groups {
+        for ((directory, pure), members) in groups {
+            let roots = members.iter().filter_map(|i| targets[*i].directory());
+            let roots: Vec<PathBuf> = roots.collect();
             let recipes = sos_recipes::Session::new(Context {
                 project_dir: directory,
                 shown_from: self.here.clone(),
                 mode: self.mode.lock.clone(),
                 pins: pins.clone(),
             });
-            let host = std::rc::Rc::new(self.host());
-            let evaluator = Evaluator::new(host.clone(), self.options(&recipes)?);
+            let host = std::rc::Rc::new(self.host()?);
+            let options = self.options(&recipes, pure, roots)?;
+            let evaluator = Evaluator::new(host.clone(), options);
             for i in members {
                 let target = &targets[i];
                 let value = self
@@ -293,16 +302,23 @@ impl<'a> Job<'a> {
             if self.mode.write_locks {
                 out.locks.extend(recipes.finish()?);
             }
-            let drvs = host.graph().drvs;
+            let texts = host.graph().texts;
             let place = |drv: &StorePath| Some((drv.clone(), evaluator.drv_position(drv)?));
-            out.graph.places.extend(drvs.keys().filter_map(place));
-            out.graph.drvs.extend(drvs);
+            out.graph.places.extend(texts.keys().filter_map(place));
+            out.graph.texts.extend(texts);
         }
         out.values = values.into_iter().flatten().collect();
         Ok(out)
     }
 
-    fn host(&self) -> StoreHost {
+    /// Flakes are pure unless it is said otherwise, everything else when it is said.
+    fn is_pure(&self, target: &Target) -> bool {
+        let access = &self.args.access;
+        let flake = matches!(target.source, Source::Flake(_));
+        access.pure_eval || (flake && !access.impure)
+    }
+
+    fn host(&self) -> Result<StoreHost, Failure> {
         let offline = self.mode.offline;
         let locked = self.mode.lock == LockMode::Locked;
         let realise = {
@@ -314,34 +330,46 @@ impl<'a> Job<'a> {
         let session = self.session.clone();
         let fetch =
             move |request: &sos_lang::FetchRequest| run::fetch(&session, request, offline, locked);
-        StoreHost::new(
+        let host = StoreHost::new(
             self.store.clone(),
             &self.session.config.system,
             &self.session.env,
             self.mode.dry,
             Box::new(realise),
             Box::new(fetch),
-        )
+        );
+        Ok(host.with_trees(flake::trees(&self.session, offline)?))
     }
 
-    fn options(&self, recipes: &sos_recipes::Session) -> Result<Options, Failure> {
-        let mut nix_path = Vec::new();
-        let from_env = self.session.env.nix_path.iter().flat_map(|p| p.split(':'));
-        for entry in self
+    fn options(
+        &self,
+        recipes: &sos_recipes::Session,
+        pure: bool,
+        roots: Vec<PathBuf>,
+    ) -> Result<Options, Failure> {
+        let from_env = self.session.env.nix_path.iter();
+        let from_env = from_env.flat_map(|p| search_path::split(p));
+        let nix_path = self
             .args
             .include
             .iter()
-            .map(String::as_str)
+            .cloned()
             .chain(from_env)
             .filter(|e| !e.is_empty())
-        {
-            let (prefix, path) = entry.split_once('=').unwrap_or(("", entry));
-            let path = std::path::absolute(self.here.join(path))
-                .map_err(|e| Failure::io("cannot resolve a search path", &e))?;
-            nix_path.push((prefix.to_owned(), path));
-        }
+            .map(|e| search_path::entry(&e, &self.here))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| Failure::io("cannot resolve a search path", &e))?;
+        let access = &self.args.access;
+        let uris = access.allowed_uris.iter();
         let mut options = Options {
             nix_path,
+            pure,
+            restricted: access.restrict_eval,
+            // Restricted evaluation reads the search path and nothing else, as in Nix.
+            roots: if pure { roots } else { Vec::new() },
+            allowed_uris: uris
+                .flat_map(|u| u.split_whitespace().map(str::to_owned))
+                .collect(),
             extensions: vec![recipes.extension()],
             ..Options::default()
         };
@@ -356,6 +384,9 @@ impl<'a> Job<'a> {
             Source::Rootfs(file) => {
                 let expression = sos_recipes::entry_expression(file).unwrap_or_default();
                 evaluator.eval_str(&expression, "rootfs recipe", &self.here)?
+            }
+            Source::Flake(reference) => {
+                return flake::value(&self.session, evaluator, reference, target, self.mode);
             }
             Source::Expression(text) => evaluator.eval_str(text, "expression", &self.here)?,
             Source::StorePath(path) => {

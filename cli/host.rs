@@ -6,13 +6,14 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use sos_builders::tree::{self, Trees};
 use sos_engine::Graph;
 use sos_formats::Bytes;
 use sos_formats::derivation::{Derivation, Method};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Hash, Sha256};
 use sos_formats::store_path::{self, StoreDir, StorePath};
-use sos_lang::{FetchRequest, FileType, Host, HostError, PathFilter};
+use sos_lang::{FetchRequest, FetchedTree, FileType, Host, HostError, PathFilter, TreeRequest};
 use sos_store::Store;
 
 use crate::environment::Environment;
@@ -34,8 +35,11 @@ pub(crate) struct StoreHost {
     now_secs: i64,
     realise: Box<Realise>,
     fetch: Box<Fetch>,
-    /// Every derivation that was made, by path.
-    drvs: RefCell<BTreeMap<StorePath, Arc<Derivation>>>,
+    trees: Option<Trees>,
+    /// Where the objects of the store really are, without links on the way.
+    objects: PathBuf,
+    /// Every derivation that was made, as text, by path.
+    drvs: RefCell<BTreeMap<StorePath, Arc<[u8]>>>,
     /// Sources are hashed, but not added: `sos check` and `sos plan -n` leave the store as it is.
     dry: bool,
 }
@@ -50,9 +54,12 @@ impl StoreHost {
         realise: Box<Realise>,
         fetch: Box<Fetch>,
     ) -> Self {
+        let objects = store.root().join("tree");
         Self {
             store_dir: store.store_dir().clone(),
+            objects: std::fs::canonicalize(&objects).unwrap_or(objects),
             store,
+            trees: None,
             system: system.to_owned(),
             env: env.all.clone(),
             now_secs: now_secs(),
@@ -61,6 +68,12 @@ impl StoreHost {
             drvs: RefCell::default(),
             dry,
         }
+    }
+
+    /// The same, able to fetch trees.
+    pub(crate) fn with_trees(mut self, trees: Trees) -> Self {
+        self.trees = Some(trees);
+        self
     }
 
     /// A host for reading text only: it builds and fetches nothing.
@@ -85,7 +98,7 @@ impl StoreHost {
     /// The derivations that were made so far.
     pub(crate) fn graph(&self) -> Graph {
         Graph {
-            drvs: self.drvs.borrow().clone(),
+            texts: self.drvs.borrow().clone(),
             ..Graph::default()
         }
     }
@@ -101,7 +114,12 @@ impl StoreHost {
         };
         match base.to_str().and_then(|b| StorePath::from_base(b).ok()) {
             Some(object) if self.store.is_valid(&object).unwrap_or(false) => {
-                self.store.physical(&object).join(parts.as_path())
+                let mut place = self.store.physical(&object);
+                // An empty rest would put a slash behind what may be a file.
+                if !parts.as_path().as_os_str().is_empty() {
+                    place.push(parts.as_path());
+                }
+                place
             }
             // An installed Nix may hold it.
             _ => path.to_path_buf(),
@@ -110,7 +128,7 @@ impl StoreHost {
 
     /// The logical name of a place on disk.
     fn logical(&self, path: PathBuf) -> PathBuf {
-        match path.strip_prefix(self.store.root().join("tree")) {
+        match path.strip_prefix(&self.objects) {
             Ok(rest) => Path::new(self.store_dir.as_str()).join(rest),
             Err(_) => path,
         }
@@ -194,7 +212,13 @@ impl Host for StoreHost {
             None => None,
             Some(filter) => {
                 adapter = |file: &Path, kind: sos_store::FileType| {
-                    filter(file, of_store(kind)).map_err(|e| {
+                    // The recipe knows files of the store by their logical names.
+                    let shown = match file.strip_prefix(&physical) {
+                        Ok(rest) if rest.as_os_str().is_empty() => path.to_path_buf(),
+                        Ok(rest) => path.join(rest),
+                        Err(_) => file.to_path_buf(),
+                    };
+                    filter(&shown, of_store(kind)).map_err(|e| {
                         refused = Some(e);
                         io::Error::other("the filter failed")
                     })
@@ -258,24 +282,27 @@ impl Host for StoreHost {
     fn add_derivation(
         &self,
         path: &StorePath,
-        drv: &Derivation,
-        _aterm: &[u8],
+        _drv: &Derivation,
+        aterm: &[u8],
     ) -> Result<(), HostError> {
         self.drvs
             .borrow_mut()
             .entry(path.clone())
-            .or_insert_with(|| Arc::new(drv.clone()));
+            .or_insert_with(|| aterm.into());
         Ok(())
     }
 
     fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError> {
-        if let Some(drv) = self.drvs.borrow().get(path) {
-            return Ok((**drv).clone());
+        let parse = |aterm: &[u8]| {
+            Derivation::parse_aterm(aterm, &self.store_dir).map_err(|e| {
+                HostError::Message(format!("`{}` is not a derivation: {e}", path.base()))
+            })
+        };
+        if let Some(aterm) = self.drvs.borrow().get(path) {
+            return parse(aterm);
         }
         if let Some(aterm) = self.store.get_drv(path).map_err(store_error)? {
-            return Derivation::parse_aterm(&aterm, &self.store_dir).map_err(|e| {
-                HostError::Message(format!("`{}` is not a derivation: {e}", path.base()))
-            });
+            return parse(&aterm);
         }
         Err(HostError::Message(format!(
             "derivation `{}` is not in the store",
@@ -293,6 +320,42 @@ impl Host for StoreHost {
 
     fn fetch_url(&self, request: &FetchRequest) -> Result<StorePath, HostError> {
         (self.fetch)(request).map_err(HostError::Diagnostic)
+    }
+
+    fn fetch_tree(&self, request: &TreeRequest) -> Result<FetchedTree, HostError> {
+        let Some(trees) = &self.trees else {
+            return Err(HostError::Message("nothing is fetched here".into()));
+        };
+        let fetched = trees
+            .fetch(&tree::Request {
+                attrs: request.attrs.clone(),
+                name: request.name.clone(),
+                base: request.base.clone(),
+            })
+            .map_err(HostError::Diagnostic)?;
+        for warning in &fetched.warnings {
+            self.warn(warning);
+        }
+        Ok(FetchedTree {
+            path: fetched.path,
+            attrs: fetched.attrs,
+        })
+    }
+
+    fn write_flake_lock(&self, path: &Path, text: &str) -> Result<(), HostError> {
+        let dir = path.parent().unwrap_or(Path::new("/"));
+        // Beside it first: a lock is there whole or not at all.
+        let new = dir.join(format!(".flake.lock.{}", std::process::id()));
+        let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path));
+        if let Err(e) = written {
+            // What could not be made need not be removed.
+            let _absent = std::fs::remove_file(&new);
+            return Err(HostError::Io(e));
+        }
+        match &self.trees {
+            Some(trees) => trees.track(path).map_err(HostError::Diagnostic),
+            None => Ok(()),
+        }
     }
 
     fn env(&self, name: &str) -> Option<String> {

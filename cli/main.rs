@@ -8,11 +8,13 @@ mod config;
 mod environment;
 mod evaluate;
 mod failure;
+mod flake;
 mod host;
 mod interrupt;
 mod pins;
 mod render;
 mod run;
+mod search_path;
 mod session;
 mod target;
 

@@ -7,6 +7,7 @@ use sos_builders::fetch::{Download, Fetcher};
 use sos_engine::{BuildOptions, BuildReport, Cancel, Engine, EventSink, Graph, Wanted};
 use sos_formats::derivation::{Derivation, Method, Output};
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::flake_ref::{self, Attr};
 use sos_formats::hash::{Hash, HashAlgo};
 use sos_formats::store_path::StorePath;
 use sos_lang::FetchRequest;
@@ -158,7 +159,7 @@ pub(crate) fn realise(
 /// Fetches what `builtins.fetchurl` or `builtins.fetchTarball` asks for.
 ///
 /// # Errors
-/// Why it could not be fetched; `fetch-unpinned` for an archive without a hash.
+/// Why it could not be fetched.
 pub(crate) fn fetch(
     session: &Session,
     request: &FetchRequest,
@@ -226,20 +227,45 @@ pub(crate) fn fetch(
         .ok_or_else(|| broken(&"nothing was fetched"))
 }
 
+/// A fetcher for what an evaluation asks for.
+pub(crate) fn fetcher(session: &Session, offline: bool) -> Fetcher {
+    Fetcher::new(session.mirrors(), offline)
+}
+
+/// The tree in an archive, with the hash that would pin it.
+fn unpack_unpinned(
+    session: &Session,
+    request: &FetchRequest,
+    offline: bool,
+) -> Result<StorePath, Box<Diagnostic>> {
+    let tarball = [("type", "tarball"), ("url", request.url.as_str())];
+    let trees = crate::flake::trees(session, offline).map_err(Failure::into_first)?;
+    let fetched = trees.fetch(&sos_builders::tree::Request {
+        attrs: tarball
+            .map(|(k, v)| (k.to_owned(), Attr::Str(v.to_owned())))
+            .into(),
+        name: request.name.clone(),
+        base: None,
+    })?;
+    let hash = flake_ref::text(&fetched.attrs, "narHash").unwrap_or_default();
+    crate::render::output::message(&format!(
+        "warning: `{}` is not pinned; the hash of what is in it is {hash}",
+        request.url
+    ));
+    Ok(fetched.path)
+}
+
 fn fetch_unpinned(
     session: &Session,
     request: &FetchRequest,
     offline: bool,
 ) -> Result<StorePath, Box<Diagnostic>> {
-    let fetcher = Fetcher::new(session.mirrors(), offline);
+    if request.unpack {
+        return unpack_unpinned(session, request, offline);
+    }
+    let fetcher = fetcher(session, offline);
     let bytes = fetcher.bytes(std::slice::from_ref(&request.url), MAX_UNPINNED_BYTES, None)?;
     let found = Hash::of(HashAlgo::Sha256, &bytes);
-    if request.unpack {
-        return Err(Box::new(
-            Diagnostic::error("fetch-unpinned", Class::Recipe, format!("`{}` is an archive without a hash", request.url))
-                .help("give the hash of the unpacked tree as `sha256`; with a wrong one, the error names the right one"),
-        ));
-    }
     let run = || -> Result<StorePath, Failure> {
         let store = session.store()?;
         let dir = store.temp_dir("fetch")?;

@@ -1,8 +1,11 @@
-//! What a person names on the command line: `[FILE|DIR][#ATTR][^OUTPUT]`.
+//! What a person names on the command line: `[FILE|DIR|FLAKE][#ATTR][^OUTPUT]`.
 
 use std::path::{Path, PathBuf};
 
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::flake_ref::FlakeRef;
+
+use crate::flake;
 
 /// A parsed target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub(crate) enum Source {
     Nix(PathBuf),
     /// A Debian rootfs recipe: `*.rootfs.toml`.
     Rootfs(PathBuf),
+    /// A flake: a directory with `flake.nix`, or a URL such as `github:owner/repo`.
+    Flake(FlakeRef),
     /// An expression given with `-E`.
     Expression(String),
     /// A path inside the logical store, or a derivation there.
@@ -42,6 +47,15 @@ impl Target {
             }
             _ => (text, None),
         };
+        if flake::is_url(rest) {
+            let (reference, attr) = flake::of_url(rest)?;
+            return Ok(Self {
+                text: text.to_owned(),
+                source: Source::Flake(reference),
+                attr,
+                output,
+            });
+        }
         let (place, attr) = match rest.split_once('#') {
             Some((place, attr)) => (place, attr),
             None => (rest, ""),
@@ -144,6 +158,9 @@ impl Target {
         if file.is_file() {
             return Ok(Source::Nix(absolute(&file)));
         }
+        if place.join("flake.nix").is_file() {
+            return Ok(Source::Flake(flake::of_directory(place)?));
+        }
         let mut recipes: Vec<PathBuf> = std::fs::read_dir(place)
             .into_iter()
             .flatten()
@@ -160,7 +177,7 @@ impl Target {
                     Class::Recipe,
                     format!("no recipe in `{}`", place.display()),
                 )
-                .note("looked for `sos.nix` and `*.rootfs.toml`")
+                .note("looked for `sos.nix`, `flake.nix` and `*.rootfs.toml`")
                 .help(format!(
                     "`sos init {}` makes a small working project",
                     place.display()
@@ -203,7 +220,7 @@ impl Target {
     pub(crate) fn directory(&self) -> Option<PathBuf> {
         match &self.source {
             Source::Nix(f) | Source::Rootfs(f) => f.parent().map(Path::to_path_buf),
-            Source::Expression(_) | Source::StorePath(_) => None,
+            Source::Flake(_) | Source::Expression(_) | Source::StorePath(_) => None,
         }
     }
 }
@@ -230,6 +247,18 @@ mod tests {
             let t = Target::parse(&format!("{}#a.b^dev", d.display()), "/nix/store").unwrap();
             assert_eq!(t.source, Source::Nix(d.join("sos.nix")));
             assert_eq!((t.attr.as_str(), t.output.as_deref()), ("a.b", Some("dev")));
+        });
+    }
+
+    #[test]
+    fn a_directory_with_a_flake_means_that_unless_it_has_a_recipe_of_sos() {
+        in_dir(&["flake.nix"], |d| {
+            let t = Target::parse(&format!("{}#x", d.display()), "/nix/store").unwrap();
+            assert!(matches!(t.source, Source::Flake(_)));
+        });
+        in_dir(&["flake.nix", "sos.nix"], |d| {
+            let t = Target::parse(&d.display().to_string(), "/nix/store").unwrap();
+            assert!(matches!(t.source, Source::Nix(_)));
         });
     }
 

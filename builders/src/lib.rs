@@ -8,6 +8,7 @@ pub mod fetch;
 pub mod mirrors;
 pub mod oci;
 pub mod rootfs_edit;
+pub mod tree;
 
 use sos_engine::Registry;
 

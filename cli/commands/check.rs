@@ -29,6 +29,7 @@ pub(crate) fn run(session: &Session, args: &CheckArgs) -> Result<(), Failure> {
         dry: true,
         offline: true,
         write_locks: false,
+        only_lock: false,
     };
     let mut problems = Vec::new();
     let mut derivations = 0;
@@ -41,7 +42,7 @@ pub(crate) fn run(session: &Session, args: &CheckArgs) -> Result<(), Failure> {
             each_attribute,
         ) {
             Ok(evaluated) => {
-                derivations += evaluated.graph.drvs.len();
+                derivations += evaluated.graph.texts.len();
                 problems.extend(evaluated.values.into_iter().flatten());
                 problems.extend(evaluated.further);
             }

@@ -2,6 +2,7 @@
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::lock::SosLock;
+use sos_lang::{Evaluator, Value};
 use sos_recipes::LockMode;
 
 use crate::args::TargetArgs;
@@ -9,17 +10,17 @@ use crate::evaluate::{self, Mode};
 use crate::failure::Failure;
 use crate::render::output;
 use crate::session::Session;
-use crate::target::Target;
+use crate::target::{Source, Target};
 
-/// Write sos.lock: pin packages and downloads that the recipe leaves open
+/// Write sos.lock, or flake.lock: pin packages, downloads and inputs that the recipe leaves open
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Without --update only what is missing or stale is resolved. `--update` alone moves everything that the target uses;\n`--update web.rootfs.toml` moves one recipe, `--update URL` one download."
+    after_help = "Without --update only what is missing or stale is resolved. `--update` alone moves everything that the target uses;\n`--update web.rootfs.toml` moves one recipe, `--update URL` one download, `--update INPUT` one input of a flake."
 )]
 pub(crate) struct LockArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// Resolve again what is pinned already; NAME is a recipe file or a URL
+    /// Resolve again what is pinned already; NAME is a recipe file, a URL, or an input of a flake
     #[arg(long, value_name = "NAME", num_args = 0..=1)]
     update: Option<Vec<String>>,
 }
@@ -39,13 +40,21 @@ pub(crate) fn run(session: &Session, args: &LockArgs) -> Result<(), Failure> {
         dry: true,
         offline: false,
         write_locks: true,
+        only_lock: true,
     };
-    let evaluated = evaluate::items(session, &args.target, &targets, &mode)?;
+    let evaluated = if targets.iter().all(|t| matches!(t.source, Source::Flake(_))) {
+        // A flake says what it changes itself, and need not hold anything that could be built.
+        let nothing = |_: &Evaluator, _: Value, _: &Target| Ok(Vec::new());
+        evaluate::values(session, &args.target, &targets, &mode, nothing)?
+    } else {
+        evaluate::items(session, &args.target, &targets, &mode)?
+    };
     evaluate::report_locks(session, &evaluated.locks);
     for target in &targets {
         known(target, args.update.iter().flatten())?;
     }
-    if evaluated.locks.is_empty() && !session.global.quiet {
+    let flakes = targets.iter().any(|t| matches!(t.source, Source::Flake(_)));
+    if evaluated.locks.is_empty() && !session.global.quiet && !flakes {
         output::message("the lock is up to date");
     }
     Ok(())

@@ -12,6 +12,9 @@ use sos_formats::store_path::StorePath;
 pub struct Graph {
     /// The derivations.
     pub drvs: BTreeMap<StorePath, Arc<Derivation>>,
+    /// More derivations, as ATerm texts: large graphs take a fraction of the memory so, and a run that finds everything done
+    /// reads only the few that were asked for.
+    pub texts: BTreeMap<StorePath, Arc<[u8]>>,
     /// Where a person wrote them, as far as that is known: problems are shown there.
     pub places: BTreeMap<StorePath, Label>,
 }

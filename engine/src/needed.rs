@@ -53,17 +53,26 @@ pub(crate) fn load(
         return Ok(drv.clone());
     }
     let shown = path.absolute(store.store_dir());
-    let Some(aterm) = store.get_drv(path).map_err(store_failed)? else {
-        return Err(Box::new(
-            Diagnostic::error(
-                "graph-missing-derivation",
-                Class::Other,
-                format!("derivation `{shown}` is neither in the graph nor in the store"),
-            )
-            .help("evaluate the recipe again: `sos build` writes the derivations that it needs"),
-        ));
+    let stored;
+    let aterm: &[u8] = if let Some(text) = graph.texts.get(path) {
+        text
+    } else {
+        let Some(text) = store.get_drv(path).map_err(store_failed)? else {
+            return Err(Box::new(
+                Diagnostic::error(
+                    "graph-missing-derivation",
+                    Class::Other,
+                    format!("derivation `{shown}` is neither in the graph nor in the store"),
+                )
+                .help(
+                    "evaluate the recipe again: `sos build` writes the derivations that it needs",
+                ),
+            ));
+        };
+        stored = text;
+        &stored
     };
-    match Derivation::parse_aterm(&aterm, store.store_dir()) {
+    match Derivation::parse_aterm(aterm, store.store_dir()) {
         Ok(drv) => Ok(Arc::new(drv)),
         Err(e) => Err(Box::new(Diagnostic::error(
             "drv-malformed",

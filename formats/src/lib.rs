@@ -7,6 +7,8 @@
 pub mod deb;
 pub mod derivation;
 pub mod diagnostic;
+pub mod flake_lock;
+pub mod flake_ref;
 pub mod hash;
 pub mod lock;
 pub mod manifest;

@@ -132,7 +132,7 @@ impl StorePath {
     /// When the name is not legal, see [`check_name`].
     pub fn new(hash: [u8; 20], name: &str) -> Result<Self, StorePathError> {
         check_name(name)?;
-        Ok(Self(format!("{}-{name}", nix32::encode(&hash)).into()))
+        Ok(Self([&nix32::encode(&hash), "-", name].concat().into()))
     }
 
     /// Reads a base name, `<hash>-<name>`.
@@ -218,7 +218,7 @@ impl StorePath {
 
     /// Returns `<dir>/<hash>-<name>`.
     pub fn absolute(&self, dir: &StoreDir) -> String {
-        format!("{}/{}", dir.as_str(), self.0)
+        [dir.as_str(), "/", &self.0].concat()
     }
 
     /// Says whether the name ends in `.drv`.
@@ -290,18 +290,18 @@ pub fn check_name(name: &str) -> Result<(), StorePathError> {
     Ok(())
 }
 
-/// Makes the path of a text object: a derivation, or what `toFile` writes.
+/// Makes the path of a text object: a derivation, or what `toFile` writes. References come in ascending order, each once.
 ///
 /// # Errors
 /// When the name is not legal.
 ///
 /// # Source
 /// `NixOS/nix` `doc/manual/source/protocols/store-path.md`.
-pub fn make_text(
+pub fn make_text<'a>(
     dir: &StoreDir,
     name: &str,
     contents: &Sha256,
-    refs: &BTreeSet<StorePath>,
+    refs: impl IntoIterator<Item = &'a StorePath>,
 ) -> Result<StorePath, StorePathError> {
     let kind = with_references("text", dir, refs, false);
     make(dir, &kind, &contents.to_hex(), name)
@@ -422,10 +422,10 @@ fn rendered_placeholder(text: &str) -> String {
     format!("/{}", nix32::encode(&Sha256::of(text.as_bytes()).0))
 }
 
-fn with_references(
+fn with_references<'a>(
     kind: &str,
     dir: &StoreDir,
-    refs: &BTreeSet<StorePath>,
+    refs: impl IntoIterator<Item = &'a StorePath>,
     self_ref: bool,
 ) -> String {
     let mut out = kind.to_owned();
@@ -447,7 +447,7 @@ fn make(
     inner_hex: &str,
     name: &str,
 ) -> Result<StorePath, StorePathError> {
-    let text = format!("{kind}:sha256:{inner_hex}:{}:{name}", dir.as_str());
+    let text = [kind, ":sha256:", inner_hex, ":", dir.as_str(), ":", name].concat();
     let mut folded = [0u8; 20];
     for (i, byte) in Sha256::of(text.as_bytes()).0.iter().enumerate() {
         folded[i % 20] ^= byte;

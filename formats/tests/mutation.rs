@@ -8,6 +8,8 @@
 use std::io::{self, Read};
 
 use sos_formats::derivation::Derivation;
+use sos_formats::flake_lock::FlakeLock;
+use sos_formats::flake_ref::FlakeRef;
 use sos_formats::manifest::{Node, Root};
 use sos_formats::store_path::{StoreDir, StorePath};
 use sos_formats::{hash::Hash, nar, nix32, tar};
@@ -210,6 +212,51 @@ fn short_texts() {
             }
             if let Ok(bytes) = nix32::decode(&text) {
                 assert_eq!(nix32::encode(&bytes), text);
+            }
+        });
+    }
+}
+
+#[test]
+fn flake_locks() {
+    let valid = r#"{"nodes":{"a":{"inputs":{"b":["c","d"]},"locked":{"lastModified":1,"narHash":"sha256-x","path":"/a","type":"path"},"original":{"path":"/a","type":"path"}},"c":{"flake":false,"locked":{"rev":"6fed4a6b5ca343cf68e12c14507e901269c67c21","type":"git","url":"file:///r"},"original":{"id":"n","type":"indirect"}},"root":{"inputs":{"a":"a","c":"c"}}},"root":"root","version":7}"#;
+    FlakeLock::parse(valid.as_bytes()).unwrap();
+    let mut accepted = 0;
+    damaged(valid.as_bytes(), |bytes| {
+        if let Ok(lock) = FlakeLock::parse(bytes) {
+            accepted += 1;
+            let _dangling = lock.dangling();
+            let text = lock.to_text();
+            let again = FlakeLock::parse(text.as_bytes()).unwrap();
+            assert_eq!(again.to_text(), text);
+        }
+    });
+    assert!(accepted > 100, "{accepted}");
+}
+
+#[test]
+fn flake_references() {
+    for text in [
+        "path:/a/b%20c?lastModified=7&narHash=sha256-x#x.y",
+        "git+https://h.example:80/r?ref=main&rev=6fed4a6b5ca343cf68e12c14507e901269c67c21&dir=d",
+        "github:o/r/main?dir=lib&host=h.example",
+        "tarball+https://h.example/a?x=1",
+        "./a/../b?dir=c",
+        "flake:n/branch/6fed4a6b5ca343cf68e12c14507e901269c67c21",
+    ] {
+        damaged(text.as_bytes(), |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Ok((reference, _)) = FlakeRef::parse(&text, false) {
+                let attrs = reference.to_attrs();
+                assert_eq!(FlakeRef::from_attrs(attrs).unwrap(), reference, "{text}");
+                // What is printed is read again as the same.
+                if let Ok(url) = reference.to_url() {
+                    assert_eq!(
+                        FlakeRef::parse(&url, false).unwrap().0,
+                        reference,
+                        "{text} {url}"
+                    );
+                }
             }
         });
     }

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use sos_formats::diagnostic::{Diagnostic, Label};
+use sos_formats::flake_ref::FlakeRef;
 use sos_formats::store_path::StorePath;
 
 use crate::error::{Error, Kind, R};
 use crate::eval::{Coerce, Text, Vm, canon_path, path_bytes};
 use crate::heap::{Attrs, Fun, Sym, Tag, Value};
-use crate::host::{ContextElem, Host, HostError, Options, Plain};
+use crate::host::{ContextElem, FlakeLocks, Host, HostError, Options, Plain};
 use crate::ir::Pos;
 
 /// Answers of the evaluator.
@@ -68,6 +69,42 @@ impl Evaluator {
             dir,
             extra: None,
         }))
+    }
+
+    /// Evaluates a flake: the set of its outputs. `locks` says what may happen to a lock that lacks something; the inputs in
+    /// `update` (`a`, `a/b`) are pinned anew, all of them when it is empty.
+    pub fn eval_flake(
+        &self,
+        reference: &FlakeRef,
+        locks: FlakeLocks,
+        update: Option<&[String]>,
+    ) -> Answer<Value> {
+        let flags = crate::flake::LockFlags {
+            write: locks,
+            may_pin: true,
+            update: update.map(<[String]>::to_vec),
+        };
+        self.out(self.vm.flake(reference, &flags, Pos::NONE))
+    }
+
+    /// Follows the first of several attribute paths that exists in a value, and calls nothing on the way.
+    pub fn select_first(&self, v: Value, paths: &[String]) -> Answer<Option<Value>> {
+        self.out(self.select_first_inner(v, paths))
+    }
+
+    fn select_first_inner(&self, v: Value, paths: &[String]) -> R<Option<Value>> {
+        'paths: for path in paths {
+            let mut at = self.vm.force(v)?;
+            for part in split_attr_path(path)? {
+                let s = Sym::new(part.as_bytes());
+                let Some(next) = at.as_attrs().and_then(|set| set.get(s)) else {
+                    continue 'paths;
+                };
+                at = self.vm.force(next)?;
+            }
+            return Ok(Some(at));
+        }
+        Ok(None)
     }
 
     /// Calls a function that takes a set with those of the given arguments that it wants; other values stay as they are.

@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Json,
     Context,
     Pure,
+    /// A flake, its inputs or its lock.
+    Flake,
     /// Reported by the host or an extension.
     Host,
 }
@@ -58,6 +60,7 @@ impl Kind {
             Kind::Json => "eval-format",
             Kind::Context => "eval-context",
             Kind::Pure => "eval-impure",
+            Kind::Flake => "eval-flake",
             Kind::Host => "eval-host",
         }
     }

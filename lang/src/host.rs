@@ -8,6 +8,7 @@ use std::sync::Arc;
 use sos_formats::Bytes;
 use sos_formats::derivation::{Derivation, Method};
 use sos_formats::diagnostic::{Diagnostic, Label};
+use sos_formats::flake_ref::Attrs;
 use sos_formats::hash::Hash;
 use sos_formats::store_path::{StoreDir, StorePath};
 
@@ -47,6 +48,38 @@ pub struct FetchRequest {
     pub sha256: Option<Hash>,
     /// Whether it is an archive whose content is wanted.
     pub unpack: bool,
+}
+
+/// A tree of files to fetch.
+#[derive(Debug, Clone)]
+pub struct TreeRequest {
+    /// What it is: the attributes of a flake reference.
+    pub attrs: Attrs,
+    /// Name of the store object.
+    pub name: String,
+    /// Where a relative path starts: a directory of the logical store.
+    pub base: Option<PathBuf>,
+}
+
+/// A tree that is in the store.
+#[derive(Debug, Clone)]
+pub struct FetchedTree {
+    /// Where it is.
+    pub path: StorePath,
+    /// The attributes of the request, with `narHash` and all that was learnt: `rev`, `lastModified`, ...
+    pub attrs: Attrs,
+}
+
+/// What may happen to the lock of a flake that lacks something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FlakeLocks {
+    /// It is completed and written where it can be.
+    Write,
+    /// It is completed in memory.
+    #[default]
+    Keep,
+    /// That is an error.
+    Refuse,
 }
 
 /// Why the host could not do what was asked.
@@ -110,6 +143,20 @@ pub trait Host {
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, HostError>;
     /// Downloads a file or archive into the store.
     fn fetch_url(&self, request: &FetchRequest) -> Result<StorePath, HostError>;
+    /// Fetches a tree of files into the store; refuses one that does not have the `narHash` that is asked for.
+    fn fetch_tree(&self, request: &TreeRequest) -> Result<FetchedTree, HostError> {
+        Err(HostError::Message(format!(
+            "cannot fetch '{}' here",
+            sos_formats::flake_ref::to_json(&request.attrs)
+        )))
+    }
+    /// Writes the lock of a local flake; in a git repository it becomes part of what the repository lists.
+    fn write_flake_lock(&self, path: &Path, _text: &str) -> Result<(), HostError> {
+        Err(HostError::Message(format!(
+            "cannot write '{}' here",
+            path.display()
+        )))
+    }
     /// Reads an environment variable.
     fn env(&self, name: &str) -> Option<String>;
     /// Seconds since 1970.
@@ -131,6 +178,12 @@ pub struct Options {
     pub nix_path: Vec<(String, PathBuf)>,
     /// Whether clock, environment and search path are out of reach.
     pub pure: bool,
+    /// Whether only `nix_path`, `roots` and `allowed_uris` may be read.
+    pub restricted: bool,
+    /// What pure and restricted evaluation may read besides what was fetched.
+    pub roots: Vec<PathBuf>,
+    /// Beginnings of the URLs that restricted evaluation may use.
+    pub allowed_uris: Vec<String>,
     /// What the recipes add to the language.
     pub extensions: Vec<Extension>,
     /// How deep calls may nest.
@@ -171,6 +224,9 @@ impl Default for Options {
         Options {
             nix_path: Vec::new(),
             pure: false,
+            restricted: false,
+            roots: Vec::new(),
+            allowed_uris: Vec::new(),
             extensions: Vec::new(),
             max_call_depth: 10_000,
             dialect: Dialect::default(),

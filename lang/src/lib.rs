@@ -12,6 +12,7 @@ mod builtins;
 mod drvs;
 mod error;
 mod eval;
+mod flake;
 mod heap;
 mod host;
 mod ir;
@@ -23,8 +24,9 @@ mod regex;
 pub use api::{Answer, DrvRef, Evaluator};
 pub use heap::Value;
 pub use host::{
-    ContextElem, Dialect, ExtBuiltin, ExtCall, ExtFn, Extension, FetchRequest, FileType, Host,
-    HostError, Lint, Options, PathFilter, Plain, VirtualFiles,
+    ContextElem, Dialect, ExtBuiltin, ExtCall, ExtFn, Extension, FetchRequest, FetchedTree,
+    FileType, FlakeLocks, Host, HostError, Lint, Options, PathFilter, Plain, TreeRequest,
+    VirtualFiles,
 };
 
 /// Runs code on a thread with a stack that is big enough for deep evaluation, and waits for it.

@@ -44,6 +44,22 @@ fn a_derivation_builds_and_its_log_is_kept() {
 }
 
 #[test]
+fn what_was_built_is_imported_and_read_while_evaluating() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let file = recipe("made.nix", "echo '{ x = 41; }' > $out", "");
+    let tree = recipe("tree", "mkdir $out; echo 1 > $out/y.nix", "");
+    let expression = format!(
+        "[ ((import ({file})).x + import \"${{{tree}}}/y.nix\") (builtins.readFile ({file})) ]"
+    );
+    assert_eq!(
+        w.sos(["eval", "--strict", "-E", &expression]).ok().stdout,
+        "[ 42 \"{ x = 41; }\\n\" ]\n"
+    );
+}
+
+#[test]
 fn a_result_link_is_a_root() {
     let Some(w) = world_with_busybox() else {
         return;

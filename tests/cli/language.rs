@@ -184,3 +184,39 @@ fn lints_warn_or_refuse_and_features_are_asked_for() {
     .fails(3)
     .says(&["max-call-depth exceeded"]);
 }
+
+#[test]
+fn what_contains_itself_has_no_end_and_is_an_error() {
+    let w = World::new();
+    for whole in ["builtins.toXML x", "builtins.toJSON x"] {
+        w.sos(["eval", "-E", &format!("let x = [ x ]; in {whole}")])
+            .fails(3)
+            .says(&["error[eval-too-deep]"]);
+    }
+}
+
+#[test]
+fn objects_that_are_one_file_are_read_and_imported() {
+    let w = World::new();
+    w.write("one.nix", "1 + 1");
+    for (expression, printed) in [
+        ("builtins.readFile (builtins.toFile \"x\" \"y\")", "\"y\""),
+        ("import (builtins.toFile \"x.nix\" \"1 + 2\")", "3"),
+        ("import \"${./one.nix}\"", "2"),
+        ("builtins.pathExists (builtins.toFile \"x\" \"y\")", "true"),
+        (
+            "builtins.readFileType (builtins.toFile \"x\" \"y\")",
+            "\"regular\"",
+        ),
+        (
+            "builtins.hashFile \"md5\" (builtins.toFile \"x\" \"y\")",
+            "\"415290769594460e2e485922904f345d\"",
+        ),
+    ] {
+        assert_eq!(
+            w.sos(["eval", "--strict", "-E", expression]).ok().stdout,
+            format!("{printed}\n"),
+            "{expression}"
+        );
+    }
+}

@@ -2,5 +2,7 @@
 
 mod bad_input;
 mod builds;
+mod fetchers;
+mod flakes;
 mod language;
 mod verbs;

@@ -20,7 +20,7 @@ const XZ_MEMORY_BYTES: u64 = 256 << 20;
 const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// Opens a file through the decompressor that its first bytes ask for.
-pub(super) fn decompress(file: &mut File) -> Result<Box<dyn Read + '_>, Failure> {
+pub(crate) fn decompress(file: &mut File) -> Result<Box<dyn Read + '_>, Failure> {
     let mut head = [0; 6];
     let mut filled = 0;
     while filled < head.len() {
@@ -64,19 +64,42 @@ const COPY_BYTES: usize = 64 * 1024;
 /// Entries of one archive.
 const MAX_ENTRIES: usize = 4 << 20;
 
-/// Unpacks a tar archive into the directory `work`, and moves the one thing at its top to `out`.
-pub(super) fn unpack(file: &mut File, work: &Path, out: &Path) -> Result<(), Failure> {
+/// The commit that `git archive` made a tar archive from: it stands in the first header.
+pub(crate) fn commit_of_archive(file: &mut File) -> Result<Option<String>, Failure> {
+    let mut head = Vec::new();
+    let plain = decompress(file)?;
+    // What is no archive shows when it is unpacked.
+    if plain.take(1024).read_to_end(&mut head).is_err() {
+        head.clear();
+    }
+    file.rewind().map_err(Failure::Read)?;
+    let global = head.get(156) == Some(&b'g');
+    let text = head.get(512..).unwrap_or_default();
+    let start = text.windows(8).position(|w| w == b"comment=");
+    let id = start.and_then(|at| text.get(at + 8..)).unwrap_or_default();
+    let id: String = id
+        .iter()
+        .take_while(|b| b.is_ascii_hexdigit())
+        .map(|b| char::from(*b))
+        .collect();
+    Ok((global && sos_formats::flake_ref::is_rev(&id)).then_some(id))
+}
+
+/// Unpacks a tar archive into the directory `work`, and moves the one thing at its top to `out`; returns the time of that.
+pub(crate) fn unpack(file: &mut File, work: &Path, out: &Path) -> Result<i64, Failure> {
     let plain = decompress(file)?.take(MAX_UNPACKED_BYTES);
     let mut archive = tar::Reader::new(plain);
     let mut tree = Tree {
         top: work.to_owned(),
         made: BTreeMap::new(),
     };
+    let mut modified = None;
     loop {
         let entry = archive.next_entry().map_err(|error| Failure::Content {
             reason: error.to_string(),
         })?;
         let Some(entry) = entry else { break };
+        modified.get_or_insert(entry.mtime_secs);
         tree.add(&entry, &mut archive)?;
     }
     let tops: Vec<&Bytes> = tree
@@ -91,7 +114,8 @@ pub(super) fn unpack(file: &mut File, work: &Path, out: &Path) -> Result<(), Fai
         );
         return Err(Failure::Content { reason });
     };
-    fs::rename(tree.place(top), out).map_err(Failure::Write)
+    fs::rename(tree.place(top), out).map_err(Failure::Write)?;
+    Ok(modified.unwrap_or(0))
 }
 
 /// A directory being filled. What was made is remembered, so that nothing is ever written through a link.

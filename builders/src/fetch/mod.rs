@@ -26,6 +26,7 @@ pub(crate) mod test_server;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use archive::{commit_of_archive, unpack};
 pub use builder::{FetchBuilder, FetchUrlBuilder};
 pub use download::{Accept, Download, Downloaded};
 pub use failure::Failure;

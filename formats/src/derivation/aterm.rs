@@ -105,17 +105,28 @@ impl Derivation {
         dir: &StoreDir,
         name: &str,
         mask_outputs: bool,
-        inputs: &BTreeMap<String, BTreeSet<&str>>,
+        inputs: &[(&[u8; 64], &BTreeSet<String>)],
     ) -> Result<Bytes, StorePathError> {
         let mut out = Vec::with_capacity(self.size_hint());
         self.write_outputs(&mut out, dir, (!mask_outputs).then_some(name))?;
-        list(&mut out, inputs, |out, (hex, outputs)| {
-            out.push(b'(');
-            plain(out, &[hex]);
-            out.push(b',');
-            list(out, outputs, |out, o| plain(out, &[o]));
-            out.push(b')');
-        });
+        // Different derivations can have one hash; their outputs are then listed together.
+        list(
+            &mut out,
+            inputs.chunk_by(|a, b| a.0 == b.0),
+            |out, group| {
+                out.extend_from_slice(b"(\"");
+                out.extend_from_slice(group[0].0);
+                out.extend_from_slice(b"\",");
+                match group {
+                    [(_, outputs)] => list(out, *outputs, |out, o| plain(out, &[o])),
+                    _ => {
+                        let all: BTreeSet<&String> = group.iter().flat_map(|g| g.1).collect();
+                        list(out, all, |out, o| plain(out, &[o]));
+                    }
+                }
+                out.push(b')');
+            },
+        );
         self.write_rest(&mut out, dir, mask_outputs);
         Ok(out)
     }

@@ -147,9 +147,14 @@ impl Derivation {
         name: &str,
         aterm: &[u8],
     ) -> Result<StorePath, StorePathError> {
-        let mut refs = self.input_srcs.clone();
-        refs.extend(self.input_drvs.keys().cloned());
-        store_path::make_text(dir, &format!("{name}.drv"), &Sha256::of(aterm), &refs)
+        let mut refs: Vec<&StorePath> = self
+            .input_srcs
+            .iter()
+            .chain(self.input_drvs.keys())
+            .collect();
+        refs.sort_unstable();
+        refs.dedup();
+        store_path::make_text(dir, &format!("{name}.drv"), &Sha256::of(aterm), refs)
     }
 
     /// Says whether the content of the (only) output is known beforehand.

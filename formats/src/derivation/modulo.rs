@@ -1,6 +1,6 @@
 //! The hash of a derivation modulo fixed outputs, from which input-addressed paths are made.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use super::{Derivation, Output, fixed_path};
 use crate::hash::Sha256;
@@ -48,9 +48,11 @@ pub enum Filled {
 
 #[derive(Debug, Clone)]
 struct Modulo {
-    hash_hex: String,
+    /// The hash in lower-case hexadecimal digits, as it is written in place of the path.
+    hash_hex: [u8; 64],
     deferred: bool,
-    outputs: Box<[String]>,
+    /// Names of the outputs, a space behind each: graphs are large, and most derivations have one.
+    outputs: Box<str>,
 }
 
 /// Remembers the hash of every derivation seen, as each is needed by all that depend on it.
@@ -154,9 +156,9 @@ impl DrvHashes {
     fn remember<E>(&mut self, path: &StorePath, drv: &Derivation) -> Result<(), ModuloError<E>> {
         let modulo = self.compute(drv, Derivation::name_from_path(path), false)?;
         let entry = Modulo {
-            hash_hex: modulo.hash.to_hex(),
+            hash_hex: hex_digits(&modulo.hash),
             deferred: modulo.deferred,
-            outputs: drv.outputs.keys().cloned().collect(),
+            outputs: drv.outputs.keys().flat_map(|o| [o, " "]).collect(),
         };
         self.known.insert(path.clone(), entry);
         Ok(())
@@ -225,7 +227,8 @@ impl DrvHashes {
             });
         }
         let mut deferred = drv.is_floating();
-        let mut inputs: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        let mut inputs: Vec<(&[u8; 64], &BTreeSet<String>)> =
+            Vec::with_capacity(drv.input_drvs.len());
         for (path, outputs) in &drv.input_drvs {
             // Every caller learns the inputs first.
             let Some(input) = self.known.get(path) else {
@@ -233,18 +236,16 @@ impl DrvHashes {
             };
             deferred |= input.deferred;
             for output in outputs {
-                if !input.outputs.contains(output) {
+                if !input.outputs.split_terminator(' ').any(|o| o == output) {
                     return Err(ModuloError::NoSuchOutput {
                         drv: path.clone(),
                         output: output.clone(),
                     });
                 }
             }
-            inputs
-                .entry(input.hash_hex.clone())
-                .or_default()
-                .extend(outputs.iter().map(String::as_str));
+            inputs.push((&input.hash_hex, outputs));
         }
+        inputs.sort_unstable_by_key(|input| input.0);
         let aterm = drv.to_hashed_aterm(&self.dir, name, mask_outputs, &inputs)?;
         Ok(Computed {
             hash: Sha256::of(&aterm),
@@ -252,6 +253,17 @@ impl DrvHashes {
         })
     }
 }
+
+fn hex_digits(hash: &Sha256) -> [u8; 64] {
+    let mut out = [0; 64];
+    for (digits, byte) in out.chunks_exact_mut(2).zip(hash.0) {
+        digits[0] = DIGITS[usize::from(byte >> 4)];
+        digits[1] = DIGITS[usize::from(byte & 15)];
+    }
+    out
+}
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 struct Computed {
     hash: Sha256,

@@ -170,12 +170,13 @@ fn fail<T>(pos: Pos, m: impl Into<String>) -> R<T> {
     Err(Error::new(Kind::Derivation, pos, m))
 }
 
-fn flag(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<bool> {
-    match set.get(vm.sym(name)) {
+fn flag(vm: &Vm, set: Attrs, name: Sym, pos: Pos) -> R<bool> {
+    match set.get(name) {
         Some(v) => vm.force_bool(v, pos).traced(
             || {
                 format!(
-                    "while evaluating the `{name}` attribute passed to builtins.derivationStrict"
+                    "while evaluating the `{}` attribute passed to builtins.derivationStrict",
+                    name.text()
                 )
             },
             pos,
@@ -217,8 +218,8 @@ fn read_attrs(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<Input> {
         outputs: vec!["out".into()],
         ..Input::default()
     };
-    let ignore_nulls = flag(vm, set, "__ignoreNulls", pos)?;
-    if flag(vm, set, "__structuredAttrs", pos)? {
+    let ignore_nulls = flag(vm, set, vm.s.ignore_nulls, pos)?;
+    if flag(vm, set, vm.s.structured_attrs, pos)? {
         i.structured = Some(BTreeMap::new());
     }
     for (k, (s, v)) in set.iter_by_name().enumerate() {

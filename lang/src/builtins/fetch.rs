@@ -1,6 +1,7 @@
 //! Downloads; the host does them.
 
 use sos_formats::hash::{Hash, HashAlgo};
+use sos_formats::store_path::StorePath;
 
 use super::{Prim, p};
 use crate::error::{Error, Kind, R};
@@ -24,37 +25,7 @@ pub(super) static TABLE: &[Prim] = &[
         |vm, a, pos| fetch(vm, a[0], true, pos),
         "Downloads an archive and unpacks it.",
     ),
-    p(
-        "fetchGit",
-        1,
-        1,
-        |vm, a, pos| unsupported(vm, a, pos, "fetchGit"),
-        "Not supported: pin the revision's archive with fetchTarball.",
-    ),
-    p(
-        "fetchMercurial",
-        1,
-        1,
-        |vm, a, pos| unsupported(vm, a, pos, "fetchMercurial"),
-        "Not supported.",
-    ),
-    p(
-        "fetchTree",
-        1,
-        1,
-        |vm, a, pos| unsupported(vm, a, pos, "fetchTree"),
-        "Not supported: pin the archive with fetchTarball.",
-    ),
 ];
-
-fn unsupported(_: &Vm, _: &[Value], pos: Pos, name: &str) -> R {
-    Err(Error::new(
-        Kind::Value,
-        pos,
-        format!("'builtins.{name}' is not supported"),
-    )
-    .help("use builtins.fetchTarball with the address of an archive and its sha256"))
-}
 
 fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
     let who = if unpack { "fetchTarball" } else { "fetchurl" };
@@ -129,19 +100,74 @@ fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
             format!("invalid store path name when fetching URL '{url}': {why}. {advice}"),
         ));
     }
-    let request = FetchRequest {
-        url,
-        name,
-        sha256,
-        unpack,
-    };
-    let p = vm
-        .host
-        .fetch_url(&request)
-        .map_err(|e| vm.host_error(e, pos, &format!("cannot fetch '{}'", request.url)))?;
+    let p = download(
+        vm,
+        &FetchRequest {
+            url,
+            name,
+            sha256,
+            unpack,
+        },
+        pos,
+    )?;
     let text = vm.absolute(&p);
     Ok(Value::string_ctx(
         text.as_bytes(),
         vm.ctx_of([ContextElem::Opaque(p)]),
     ))
+}
+
+/// Downloads; what has no hash once an evaluation, so that all of it sees the same.
+fn download(vm: &Vm, request: &FetchRequest, pos: Pos) -> R<StorePath> {
+    let key = (request.url.clone(), request.name.clone(), request.unpack);
+    let open = request.sha256.is_none();
+    if open && let Some(p) = vm.trees.urls().borrow().get(&key) {
+        return Ok(p.clone());
+    }
+    vm.admit_url(&request.url, pos)?;
+    let p = vm
+        .host
+        .fetch_url(request)
+        .map_err(|e| vm.host_error(e, pos, &format!("cannot fetch '{}'", request.url)))?;
+    vm.allow_object(&p);
+    if open {
+        vm.trees.urls().borrow_mut().insert(key, p.clone());
+    }
+    Ok(p)
+}
+
+impl Vm {
+    /// The tree behind an entry of the search path that is a URL.
+    pub(crate) fn search_url(&self, url: &str, pos: Pos) -> R<Vec<u8>> {
+        if let Some(reference) = url.strip_prefix("flake:") {
+            let tree = self.search_flake(reference, pos)?;
+            return Ok(self.absolute(&tree).into_bytes());
+        }
+        let url = match url.strip_prefix("channel:") {
+            Some(_) => {
+                return Err(Error::new(
+                    Kind::Value,
+                    pos,
+                    format!("the search path names the channel '{url}'"),
+                )
+                .help("sos knows no server of channels: give the address of an archive"));
+            }
+            None => url.to_owned(),
+        };
+        let request = FetchRequest {
+            url,
+            name: "source".to_owned(),
+            sha256: None,
+            unpack: true,
+        };
+        let p = download(self, &request, pos)?;
+        Ok(self.absolute(&p).into_bytes())
+    }
+
+    fn search_flake(&self, reference: &str, pos: Pos) -> R<StorePath> {
+        let (reference, _) = sos_formats::flake_ref::FlakeRef::parse(reference, true)
+            .map_err(|e| Error::new(Kind::Value, pos, e.0))?;
+        let tree = self.fetch_tree(&reference.tree, &crate::flake::Wants::default(), pos)?;
+        Ok(tree.path.clone())
+    }
 }

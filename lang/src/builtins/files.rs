@@ -273,6 +273,7 @@ fn to_path(vm: &Vm, a: &[Value], pos: Pos) -> R {
 }
 
 fn opaque(vm: &Vm, p: StorePath) -> Value {
+    vm.allow_object(&p);
     let text = vm.absolute(&p);
     Value::string_ctx(text.as_bytes(), vm.ctx_of([ContextElem::Opaque(p)]))
 }
@@ -336,6 +337,8 @@ fn add_source(vm: &Vm, s: &Source, pos: Pos) -> R {
     } else {
         None
     };
+    vm.admit(&s.path)
+        .map_err(|e| vm.io_error(&e, &s.path, pos))?;
     let os = os_path(&s.path);
     let r = vm
         .host
@@ -474,7 +477,7 @@ fn find_file(vm: &Vm, a: &[Value], pos: Pos) -> R {
 
 fn get_env(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let name = String::from_utf8_lossy(vm.force_str_no_ctx(a[0], pos)?).into_owned();
-    let v = if vm.options.pure {
+    let v = if vm.options.pure || vm.options.restricted {
         None
     } else {
         vm.host.env(&name)

@@ -13,6 +13,7 @@ mod math;
 mod regex;
 mod strings;
 mod toml;
+mod trees;
 mod types;
 mod versions;
 mod xml;
@@ -69,11 +70,22 @@ const fn p(
     }
 }
 
+/// A builtin that is handed to code of the evaluator's own, and stands in no table.
+pub(crate) const fn internal(
+    name: &'static str,
+    arity: u32,
+    run: fn(&Vm, &[Value], Pos) -> R,
+    doc: &'static str,
+) -> Prim {
+    p(name, arity, 0, run, doc)
+}
+
 /// All tables.
 pub(crate) static TABLES: &[&[Prim]] = &[
     types::TABLE,
     xml::TABLE,
     fetch::TABLE,
+    trees::TABLE,
     regex::TABLE,
     toml::TABLE,
     versions::TABLE,

@@ -103,6 +103,7 @@ impl Writer<'_> {
         }
     }
 
+    /// Sets and lists may contain themselves, so the nesting counts as that of calls does.
     fn value(&mut self, v: Value, pos: Pos) -> R<()> {
         let vm = self.vm;
         vm.deeper(pos, || self.content(v, pos))

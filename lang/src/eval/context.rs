@@ -11,13 +11,13 @@ use crate::host::ContextElem;
 #[derive(Default)]
 pub(crate) struct Contexts {
     elems: Vec<ContextElem>,
-    elem_ids: FxHashMap<ContextElem, u32>,
+    elem_ids: HashTable<u32>,
     sets: Vec<Box<[u32]>>,
     set_ids: HashTable<u32>,
     unions: FxHashMap<(u32, u32), u32>,
 }
 
-fn hash(s: &[u32]) -> u64 {
+fn hash<T: Hash + ?Sized>(s: &T) -> u64 {
     let mut h = FxHasher::default();
     s.hash(&mut h);
     h.finish()
@@ -25,12 +25,16 @@ fn hash(s: &[u32]) -> u64 {
 
 impl Contexts {
     fn elem(&mut self, e: ContextElem) -> u32 {
-        if let Some(&i) = self.elem_ids.get(&e) {
+        let h = hash(&e);
+        let Self {
+            elems, elem_ids, ..
+        } = self;
+        if let Some(&i) = elem_ids.find(h, |&i| elems[i as usize] == e) {
             return i;
         }
-        let i = self.elems.len() as u32;
-        self.elems.push(e.clone());
-        self.elem_ids.insert(e, i);
+        let i = elems.len() as u32;
+        elems.push(e);
+        elem_ids.insert_unique(h, i, |&i| hash(&elems[i as usize]));
         i
     }
 
@@ -46,7 +50,7 @@ impl Contexts {
         }
         let i = sets.len() as u32;
         sets.push(ids.into());
-        set_ids.insert_unique(h, i, |&i| hash(&sets[i as usize]));
+        set_ids.insert_unique(h, i, |&i| hash(&*sets[i as usize]));
         i + 1
     }
 

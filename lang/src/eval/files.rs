@@ -10,7 +10,7 @@ use sos_formats::store_path::StorePath;
 
 use super::{Coerce, R, Vm, canon_path};
 use crate::error::{Error, Kind};
-use crate::heap::{Attrs, Env, Str, Sym, Value};
+use crate::heap::{Attrs, Env, Str, Value};
 use crate::host::{ContextElem, FileType, VirtualFiles};
 use crate::ir::{self, LowerError, Pos};
 
@@ -20,8 +20,16 @@ pub(super) const VIRTUAL: &[u8] = b"/.sos-builtin/";
 /// Virtual files that are always there.
 const CORE: &[(&str, VirtualFiles)] = &[(
     "nix",
-    &[("fetchurl.nix", include_str!("../builtins/fetchurl.nix"))],
+    &[
+        ("fetchurl.nix", include_str!("../builtins/fetchurl.nix")),
+        ("call-flake.nix", include_str!("../flake/call-flake.nix")),
+    ],
 )];
+
+/// Where the virtual files appear.
+pub(crate) fn virtual_root() -> &'static [u8] {
+    VIRTUAL
+}
 
 /// The host's form of a path.
 pub(crate) fn os_path(p: &[u8]) -> PathBuf {
@@ -71,6 +79,7 @@ impl Vm {
                 .ok_or(io::ErrorKind::NotFound)?;
             return Ok(f.1.as_bytes().to_vec());
         }
+        self.admit(p)?;
         let os = os_path(p);
         self.files_read.borrow_mut().insert(os.clone());
         self.host.read_file(&os)
@@ -95,6 +104,7 @@ impl Vm {
                 .any(|f| f.0.starts_with(&dir))
                 .then_some(FileType::Directory));
         }
+        self.admit(p)?;
         self.host.file_type(&os_path(p))
     }
 
@@ -119,6 +129,7 @@ impl Vm {
             }
             return Ok(out);
         }
+        self.admit(p)?;
         let os = os_path(p);
         self.files_read.borrow_mut().insert(os.clone());
         self.host.read_dir(&os)
@@ -134,6 +145,9 @@ impl Vm {
 
     pub(crate) fn io_error(&self, e: &io::Error, p: &[u8], pos: Pos) -> Box<Error> {
         let shown = String::from_utf8_lossy(p);
+        if let Some(text) = super::access::refusal(e) {
+            return Error::new(Kind::Pure, pos, text);
+        }
         if e.kind() == io::ErrorKind::NotFound {
             return Error::new(Kind::Io, pos, format!("path '{shown}' does not exist"));
         }
@@ -356,7 +370,13 @@ impl Vm {
                 }
             };
             let s = self.coerce(path, Coerce::PLAIN, pos)?;
-            let dir = self.realise_path_string(s, pos)?;
+            let mut dir = self.realise_path_string(s, pos)?;
+            if let Ok(url) = std::str::from_utf8(&dir)
+                && !url.starts_with("/")
+                && url.contains(':')
+            {
+                dir = self.search_url(url, pos)?;
+            }
             if !dir.starts_with(b"/") {
                 continue;
             }
@@ -384,9 +404,15 @@ impl Vm {
         Err(Error::new(
             Kind::NotFound,
             pos,
-            format!(
-                "file '{shown}' was not found in the Nix search path (add it using $NIX_PATH or -I)"
-            ),
+            if self.options.pure {
+                format!(
+                    "cannot look up '<{shown}>' in pure evaluation mode (use '--impure' to override)"
+                )
+            } else {
+                format!(
+                    "file '{shown}' was not found in the Nix search path (add it using $NIX_PATH or -I)"
+                )
+            },
         ))
     }
 
@@ -461,16 +487,12 @@ impl Vm {
             .map_err(|e| self.host_error(e, pos, "cannot build during evaluation"))?;
         let mut text = s.bytes().to_vec();
         for ((drv, out), real) in wanted.iter().zip(paths) {
+            self.allow_object(&real);
             let hole = sos_formats::store_path::downstream_placeholder(drv, out);
             let real = self.absolute(&real);
             text = replace(&text, hole.as_bytes(), real.as_bytes());
         }
         Ok(text)
-    }
-
-    /// The symbol of a name for use in Rust code.
-    pub(crate) fn sym(&self, name: &str) -> Sym {
-        Sym::new(name.as_bytes())
     }
 }
 

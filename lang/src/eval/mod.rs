@@ -1,5 +1,6 @@
 //! The evaluator.
 
+mod access;
 mod call;
 mod coerce;
 mod compare;
@@ -16,8 +17,8 @@ mod vm;
 
 pub(crate) use coerce::{Coerce, canon_path, int_text};
 pub(crate) use cycle::Cycle;
-pub(crate) use files::{Text, os_path, path_bytes};
+pub(crate) use files::{Text, os_path, path_bytes, virtual_root};
 pub(crate) use stack::on_big_stack;
-pub(crate) use vm::Vm;
+pub(crate) use vm::{Vm, suggest};
 
 pub(crate) use crate::error::R;

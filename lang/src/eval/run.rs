@@ -3,7 +3,7 @@
 use super::{R, Vm, cycle};
 use crate::error::{Error, Kind};
 use crate::heap::{Attrs, Env, Fun, Sym, Value};
-use crate::ir::{AttrsLit, BinOp, E, Expr, Name, Pos};
+use crate::ir::{AttrsLit, BinOp, E, Expr, Name, Pos, ShapeCache};
 
 impl Vm {
     /// Evaluates an expression.
@@ -37,6 +37,9 @@ impl Vm {
             Expr::Up1(i, ..) => env.up(1).get(*i),
             Expr::Up(n, i, ..) => env.up(*n).get(*i),
             Expr::Lambda(l) => return Value::closure(l, env),
+            Expr::Select {
+                base, sym, cache, ..
+            } => self.known_attr(base, *sym, cache, env),
             Expr::BinConst { cheap: true, .. } | Expr::Bin { cheap: true, .. } => {
                 self.speculate(e, env)
             }
@@ -53,6 +56,22 @@ impl Vm {
             Some(v) => v.peel(),
             None => Value::thunk(e, env),
         }
+    }
+
+    /// An attribute of a set that is evaluated already: the attribute itself needs no thunk around it.
+    fn known_attr(&self, base: E, sym: Sym, cache: &ShapeCache, env: Env) -> Option<Value> {
+        let base = match base {
+            Expr::Const(v) => Some(*v),
+            Expr::Local(i, ..) => env.get(*i),
+            Expr::Up1(i, ..) => env.up(1).get(*i),
+            Expr::Up(n, i, ..) => env.up(*n).get(*i),
+            Expr::Select {
+                base, sym, cache, ..
+            } => self.known_attr(base, *sym, cache, env),
+            _ => None,
+        };
+        let set = base?.peel().as_attrs()?;
+        Some(set.values()[cache.find(set.shape(), sym)?])
     }
 
     /// Arithmetic whose operands are known integers and whose result is one too: nothing to see from outside if done early.

@@ -111,6 +111,8 @@ fn plan(a: &'static Shape, b: &'static Shape) -> Plan {
         a
     } else if syms.len() == b.len() && *syms == *b.syms && pos == b.pos {
         b
+    } else if pos.is_empty() {
+        Shape::of(&syms)
     } else {
         Shape::new(syms.into(), pos)
     };

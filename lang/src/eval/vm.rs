@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -35,7 +36,7 @@ syms! {
     all_outputs = "allOutputs", overrides = "__overrides", output_name = "outputName",
     recurse = "recurseForDerivations", all = "all", drv_attrs = "drvAttrs", version = "version", url = "url",
     sha256 = "sha256", filter = "filter", recursive = "recursive", hash = "hash", hash_algo = "hashAlgo",
-    to_hash_format = "toHashFormat",
+    to_hash_format = "toHashFormat", ignore_nulls = "__ignoreNulls", structured_attrs = "__structuredAttrs",
 }
 
 /// The state of an evaluation.
@@ -60,12 +61,15 @@ pub(crate) struct Vm {
     pub(crate) drv_places: RefCell<FxHashMap<StorePath, Pos>>,
     pub(crate) files_read: RefCell<BTreeSet<PathBuf>>,
     pub(crate) updates: super::update::Cache,
+    pub(crate) access: super::access::Access,
+    pub(crate) trees: crate::flake::Trees,
 }
 
 impl Vm {
     pub(crate) fn new(host: Rc<dyn Host>, options: Options) -> Rc<Vm> {
         let hashes = sos_formats::derivation::DrvHashes::new(host.store_dir().clone());
-        Rc::new(Vm {
+        let access = super::access::Access::new(&options);
+        let vm = Rc::new(Vm {
             host,
             options,
             s: Syms::new(),
@@ -82,7 +86,18 @@ impl Vm {
             drv_places: RefCell::default(),
             files_read: RefCell::default(),
             updates: super::update::Cache::default(),
-        })
+            access,
+            trees: crate::flake::Trees::default(),
+        });
+        if vm.options.restricted && !vm.options.pure {
+            for (_, path) in &vm.options.nix_path {
+                vm.allow(path.as_os_str().as_bytes());
+            }
+        }
+        for root in &vm.options.roots {
+            vm.allow(root.as_os_str().as_bytes());
+        }
+        vm
     }
 
     /// The global names.
@@ -181,8 +196,14 @@ impl Vm {
         let base = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
         let name = String::from_utf8_lossy(base).into_owned();
         let os = super::files::os_path(path);
-        if matches!(self.file_type(path), Ok(None)) {
-            return Err(self.io_error(&std::io::ErrorKind::NotFound.into(), path, pos));
+        match self.file_type(path) {
+            Ok(None) => {
+                return Err(self.io_error(&std::io::ErrorKind::NotFound.into(), path, pos));
+            }
+            Err(e) if super::access::refusal(&e).is_some() => {
+                return Err(self.io_error(&e, path, pos));
+            }
+            _ => {}
         }
         let p = self
             .host
@@ -197,6 +218,7 @@ impl Vm {
                     ),
                 )
             })?;
+        self.allow_object(&p);
         self.files_read.borrow_mut().insert(os);
         self.copied.borrow_mut().insert(path.to_vec(), p.clone());
         Ok(p)

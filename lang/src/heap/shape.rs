@@ -1,6 +1,9 @@
 //! Attribute sets: a shape (the sorted names) shared by many sets, and the values.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
+use std::hash::{Hash, Hasher};
+
+use hashbrown::HashTable;
 
 use super::arena;
 use super::symbol::Sym;
@@ -17,7 +20,31 @@ pub(crate) struct Shape {
     bare: OnceCell<&'static Shape>,
 }
 
+thread_local! {
+    /// Shapes without places by their names.
+    static BARE: RefCell<HashTable<&'static Shape>> = RefCell::default();
+}
+
 impl Shape {
+    /// The shape with these names and no places: always the same one, so that what is remembered per shape serves all sets made
+    /// of the same names. `syms` must be strictly ascending.
+    pub(crate) fn of(syms: &[Sym]) -> &'static Shape {
+        let hash = |syms: &[Sym]| {
+            let mut h = rustc_hash::FxHasher::default();
+            syms.hash(&mut h);
+            h.finish()
+        };
+        BARE.with_borrow_mut(|known| {
+            let h = hash(syms);
+            if let Some(shape) = known.find(h, |s| *s.syms == *syms) {
+                return *shape;
+            }
+            let shape = Shape::new(syms.into(), Box::default());
+            known.insert_unique(h, shape, |s| hash(&s.syms));
+            shape
+        })
+    }
+
     /// Makes a shape. `syms` must be strictly ascending.
     pub(crate) fn new(syms: Box<[Sym]>, pos: Box<[Pos]>) -> &'static Shape {
         debug_assert!(syms.windows(2).all(|w| w[0] < w[1]));
@@ -51,8 +78,7 @@ impl Shape {
         if self.pos.is_empty() {
             return self;
         }
-        self.bare
-            .get_or_init(|| Shape::new(self.syms.clone(), Box::default()))
+        self.bare.get_or_init(|| Shape::of(&self.syms))
     }
 
     /// Place of the attribute with this index.
@@ -119,13 +145,12 @@ impl Attrs {
 
     /// Builds a set from pairs with strictly ascending names.
     pub(crate) fn from_sorted(pairs: &[(Sym, Value, Pos)]) -> Attrs {
-        let syms = pairs.iter().map(|p| p.0).collect();
-        let pos = if pairs.iter().all(|p| p.2 == Pos::NONE) {
-            Box::default()
+        let syms: Vec<Sym> = pairs.iter().map(|p| p.0).collect();
+        let shape = if pairs.iter().all(|p| p.2 == Pos::NONE) {
+            Shape::of(&syms)
         } else {
-            pairs.iter().map(|p| p.2).collect()
+            Shape::new(syms.into(), pairs.iter().map(|p| p.2).collect())
         };
-        let shape = Shape::new(syms, pos);
         let p = arena::words(pairs.len() + 1);
         // SAFETY: as in `new`.
         unsafe {

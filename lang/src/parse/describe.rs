@@ -1,18 +1,30 @@
-//! What is wrong with a text, in words: rnix says what it found and wanted, this module adds what it did not notice.
+//! What is wrong with a text, in words. Our parser stops at the first problem; rnix's goes on and knows more of what it wanted, so
+//! a text that has an error is read again by it, and this module adds what it did not notice.
 
 use rnix::SyntaxKind::*;
 use rnix::{SyntaxKind, TextRange, TextSize};
 
-use super::SyntaxError;
+use super::{SyntaxError, tokens};
 
 /// What may stand after a dot.
 const NAME: &str = "identifier or 'or' or '${' or '\"'";
 
-pub(super) fn describe(e: &rnix::ParseError, text: &str) -> Box<SyntaxError> {
+/// The better one of two descriptions of an error: that of `e`, or what rnix finds.
+pub(super) fn better(e: Box<SyntaxError>, text: &str) -> Box<SyntaxError> {
+    if e.too_deep || !e.message.starts_with("syntax error") {
+        return e;
+    }
+    match rnix::Root::parse(text).errors().first() {
+        None | Some(rnix::ParseError::RecursionLimitExceeded) => e,
+        Some(found) => describe(found, text),
+    }
+}
+
+fn describe(e: &rnix::ParseError, text: &str) -> Box<SyntaxError> {
     use rnix::ParseError as E;
     let span = |r: &TextRange| usize::from(r.start())..usize::from(r.end());
     let end = text.len()..text.len();
-    let tokens = Tokens::of(text);
+    let all = Tokens::of(text);
     let at = match e {
         E::Unexpected(r)
         | E::UnexpectedExtra(r)
@@ -24,43 +36,40 @@ pub(super) fn describe(e: &rnix::ParseError, text: &str) -> Box<SyntaxError> {
     if let Some(e) = trailing_slash(text, &at) {
         return e;
     }
-    if let Some(e) = tokens.unfinished_string(text, &at) {
+    if let Some(e) = all.unfinished_string(text, &at) {
         return e;
     }
-    if let Some(e) = tokens.invalid(text, &at, e) {
+    if let Some(e) = all.invalid(text, &at, e) {
         return e;
     }
-    if let Some(e) = tokens.mismatch(&at) {
+    if let Some(e) = all.mismatch(&at) {
         return e;
     }
     match e {
         E::Unexpected(r) => SyntaxError::new(
-            format!(
-                "syntax error, unexpected {}",
-                tokens.name_at(text, r.start())
-            ),
+            format!("syntax error, unexpected {}", all.name_at(text, r.start())),
             span(r),
         ),
         E::UnexpectedExtra(r) => SyntaxError::new(
             format!(
                 "syntax error, unexpected {}, expecting end of file",
-                tokens.name_at(text, r.start())
+                all.name_at(text, r.start())
             ),
             span(r),
         ),
         E::UnexpectedWanted(got, _, want) => SyntaxError::new(
             format!(
                 "syntax error, unexpected {}{}",
-                token_name(*got),
-                tokens.wanted(want, at.start)
+                tokens::name(*got, ""),
+                all.wanted(want, at.start)
             ),
-            at.start..tokens.end_of(at.start, text),
+            at.start..all.end_of(at.start, text),
         ),
         E::UnexpectedDoubleBind(r) => {
             SyntaxError::new("syntax error, unexpected '@', expecting ':'", span(r))
         }
-        E::UnexpectedEOF => tokens.ended("", end),
-        E::UnexpectedEOFWanted(want) => tokens.ended(&tokens.wanted(want, at.start), end),
+        E::UnexpectedEOF => all.ended("", end),
+        E::UnexpectedEOFWanted(want) => all.ended(&all.wanted(want, at.start), end),
         E::DuplicatedArgs(r, name) => SyntaxError::new(
             format!("duplicate formal function argument '{name}'"),
             span(r),
@@ -140,7 +149,7 @@ impl Tokens {
         match self.0.binary_search_by_key(&at, |t| t.1) {
             Ok(i) => match (self.0[i].0, text[at..].starts_with("''")) {
                 (TOKEN_STRING_START, true) => "start of an indented string".to_owned(),
-                (kind, _) => token_name(kind),
+                (kind, _) => tokens::name(kind, ""),
             },
             Err(_) => "token".to_owned(),
         }
@@ -231,7 +240,10 @@ impl Tokens {
         } else {
             ("", "this list is not closed")
         };
-        let message = format!("syntax error, unexpected {}{expecting}", token_name(got));
+        let message = format!(
+            "syntax error, unexpected {}{expecting}",
+            tokens::name(got, "")
+        );
         Some(SyntaxError::new(message, place..place + 1).with(start, what))
     }
 
@@ -281,65 +293,7 @@ impl Tokens {
         if kinds.is_empty() || kinds.len() > 4 {
             return String::new();
         }
-        let names: Vec<String> = kinds.iter().map(|k| token_name(*k)).collect();
+        let names: Vec<String> = kinds.iter().map(|k| tokens::name(*k, "")).collect();
         format!(", expecting {}", names.join(" or "))
     }
-}
-
-fn token_name(k: SyntaxKind) -> String {
-    let s = match k {
-        TOKEN_IDENT => return "identifier".into(),
-        TOKEN_INTEGER => return "integer".into(),
-        TOKEN_FLOAT => return "floating-point literal".into(),
-        TOKEN_STRING_START => return "'\"'".into(),
-        TOKEN_STRING_END => return "end of string".into(),
-        TOKEN_ERROR => return "invalid token".into(),
-        TOKEN_PATH_ABS | TOKEN_PATH_REL => return "path".into(),
-        TOKEN_PATH_HOME => return "'~/…' path".into(),
-        TOKEN_PATH_SEARCH => return "'<…>' path".into(),
-        TOKEN_URI => return "URI".into(),
-        TOKEN_ADD => "+",
-        TOKEN_AND_AND => "&&",
-        TOKEN_ASSIGN => "=",
-        TOKEN_ASSERT => "assert",
-        TOKEN_AT => "@",
-        TOKEN_COLON => ":",
-        TOKEN_COMMA => ",",
-        TOKEN_CONCAT => "++",
-        TOKEN_DIV => "/",
-        TOKEN_DOT => ".",
-        TOKEN_ELLIPSIS => "...",
-        TOKEN_ELSE => "else",
-        TOKEN_EQUAL => "==",
-        TOKEN_IF => "if",
-        TOKEN_IMPLICATION => "->",
-        TOKEN_IN => "in",
-        TOKEN_INHERIT => "inherit",
-        TOKEN_INTERPOL_END | TOKEN_R_BRACE => "}",
-        TOKEN_INTERPOL_START => "${",
-        TOKEN_INVERT => "!",
-        TOKEN_L_BRACE => "{",
-        TOKEN_L_BRACK => "[",
-        TOKEN_L_PAREN => "(",
-        TOKEN_LESS => "<",
-        TOKEN_LESS_OR_EQ => "<=",
-        TOKEN_LET => "let",
-        TOKEN_MORE => ">",
-        TOKEN_MORE_OR_EQ => ">=",
-        TOKEN_MUL => "*",
-        TOKEN_NOT_EQUAL => "!=",
-        TOKEN_OR => "or",
-        TOKEN_OR_OR => "||",
-        TOKEN_QUESTION => "?",
-        TOKEN_R_BRACK => "]",
-        TOKEN_R_PAREN => ")",
-        TOKEN_REC => "rec",
-        TOKEN_SEMICOLON => ";",
-        TOKEN_SUB => "-",
-        TOKEN_THEN => "then",
-        TOKEN_UPDATE => "//",
-        TOKEN_WITH => "with",
-        _ => return "token".into(),
-    };
-    format!("'{s}'")
 }

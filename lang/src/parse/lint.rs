@@ -1,12 +1,10 @@
 //! Literals that are allowed, but that a project may not want: what the options say about them.
 
-use rnix::SyntaxNode;
-
 use super::SyntaxError;
-use super::convert::{Converter, Res};
+use super::parser::{Parser, Res};
 use crate::host::Lint;
 
-impl Converter<'_> {
+impl Parser<'_> {
     fn lint(&self, level: Lint, message: &str, span: std::ops::Range<usize>) -> Res<()> {
         match level {
             Lint::Ignore => Ok(()),
@@ -33,9 +31,7 @@ impl Converter<'_> {
     }
 
     /// A path that does not say that it is relative, or one that leads to a fixed place of this machine.
-    pub(super) fn lint_path(&self, n: &SyntaxNode) -> Res<()> {
-        let range = n.text_range();
-        let span = usize::from(range.start())..usize::from(range.end());
+    pub(super) fn lint_path(&self, span: std::ops::Range<usize>) -> Res<()> {
         let text = &self.text[span.clone()];
         let kind = match text.as_bytes() {
             [b'.', ..] => return Ok(()),

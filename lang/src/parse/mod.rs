@@ -1,16 +1,19 @@
-//! From text to syntax: rnix makes the tree, this module turns it into a small AST of its own and closes the gaps between rnix
-//! and Nix.
+//! From text to syntax: rnix finds the tokens, this module makes a small AST of them and closes the gaps between rnix and Nix.
 
 pub(crate) mod ast;
 mod attrs;
-mod convert;
+mod binds;
 mod describe;
 mod limits;
 mod lint;
+mod literals;
+mod parser;
 mod source;
 mod strings;
+mod tokens;
 
-pub(crate) use convert::{no_nul, parse};
+pub(crate) use literals::no_nul;
+pub(crate) use parser::parse;
 pub(crate) use source::decode;
 
 /// Why a text is not an expression.

@@ -1,24 +1,26 @@
 //! Unescaping of the two kinds of strings, with the rules of Nix's own lexer.
+//!
+//! What matters in them is ASCII, so everything works on bytes; these are UTF-8 again as soon as the pieces of a text are together.
 
 use super::ast::{Ast, Part};
 use super::source::encode;
 
 /// A raw part: source text, or an interpolated expression.
-pub(super) enum Raw {
-    Text(String),
+pub(super) enum Raw<'a> {
+    Text(&'a str),
     Expr(Ast),
 }
 
 /// Parts of a `"` string.
-pub(super) fn plain(raw: Vec<Raw>, foreign: bool) -> Vec<Part> {
-    let mut out = Vec::new();
+pub(super) fn plain(raw: Vec<Raw<'_>>, foreign: bool) -> Vec<Part> {
+    let mut out = Vec::with_capacity(raw.len());
     for r in raw {
         match r {
             Raw::Expr(e) => out.push(Part::Expr(e)),
-            Raw::Text(t) => push(&mut out, unescape(&t, foreign)),
+            Raw::Text(t) => push(&mut out, unescape(t.as_bytes())),
         }
     }
-    out
+    finish(out, foreign)
 }
 
 fn push(out: &mut Vec<Part>, bytes: Vec<u8>) {
@@ -32,48 +34,71 @@ fn push(out: &mut Vec<Part>, bytes: Vec<u8>) {
     }
 }
 
-fn unescape(t: &str, foreign: bool) -> Vec<u8> {
-    let mut s = String::with_capacity(t.len());
-    let mut it = t.chars().peekable();
-    while let Some(c) = it.next() {
-        match c {
-            '\\' => match it.next() {
-                Some('n') => s.push('\n'),
-                Some('r') => s.push('\r'),
-                Some('t') => s.push('\t'),
-                Some(c) => s.push(c),
-                None => {}
-            },
-            '\r' => {
-                it.next_if_eq(&'\n');
-                s.push('\n');
+/// Private characters become the bytes they stand for.
+fn finish(mut parts: Vec<Part>, foreign: bool) -> Vec<Part> {
+    if foreign {
+        for p in &mut parts {
+            if let Part::Text(t) = p {
+                *t = encode(&String::from_utf8_lossy(t), true);
             }
-            c => s.push(c),
         }
     }
-    encode(&s, foreign)
+    parts
+}
+
+fn unescape(t: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(t.len());
+    let mut rest = t;
+    while let Some(i) = memchr::memchr2(b'\\', b'\r', rest) {
+        out.extend_from_slice(&rest[..i]);
+        let next = rest.get(i + 1).copied();
+        let mut used = 2;
+        match (rest[i], next) {
+            (b'\\', Some(b'n')) => out.push(b'\n'),
+            (b'\\', Some(b'r')) => out.push(b'\r'),
+            (b'\\', Some(b't')) => out.push(b'\t'),
+            (b'\\', Some(c)) => out.push(c),
+            (b'\\', None) => used = 1,
+            (_, Some(b'\n')) => out.push(b'\n'),
+            (..) => {
+                out.push(b'\n');
+                used = 1;
+            }
+        }
+        rest = &rest[i + used..];
+    }
+    out.extend_from_slice(rest);
+    out
 }
 
 /// A piece of an indented string: expression, or text that either counts for the indentation or was escaped.
-enum Piece {
-    Text(String, bool),
+enum Piece<'a> {
+    Text(&'a [u8], bool),
     Expr(Ast),
 }
 
 /// Parts of a `''` string.
-pub(super) fn indented(raw: Vec<Raw>, foreign: bool) -> Vec<Part> {
+pub(super) fn indented(raw: Vec<Raw<'_>>, foreign: bool) -> Vec<Part> {
+    // Only texts with carriage returns have to be copied before they are cut.
+    let texts: Vec<std::borrow::Cow<'_, str>> = raw
+        .iter()
+        .filter_map(|r| match r {
+            Raw::Text(t) if t.contains('\r') => Some(t.replace("\r\n", "\n").into()),
+            Raw::Text(t) => Some((*t).into()),
+            Raw::Expr(_) => None,
+        })
+        .collect();
+    let mut texts = texts.iter();
     let mut pieces = Vec::new();
     for (i, r) in raw.into_iter().enumerate() {
         match r {
             Raw::Expr(e) => pieces.push(Piece::Expr(e)),
-            Raw::Text(t) => {
-                let t = t.replace("\r\n", "\n");
-                let t = if i == 0 {
-                    skip_blank_first_line(&t)
-                } else {
-                    &t
-                };
-                split(t, &mut pieces);
+            Raw::Text(_) => {
+                let t = texts.next().map_or(b"".as_slice(), |t| t.as_bytes());
+                split(
+                    if i == 0 { skip_blank_first_line(t) } else { t },
+                    &mut pieces,
+                );
             }
         }
     }
@@ -90,96 +115,91 @@ pub(super) fn indented(raw: Vec<Raw>, foreign: bool) -> Vec<Part> {
                 out.push(Part::Expr(e));
             }
             Piece::Text(t, _) => {
-                let mut s = String::with_capacity(t.len());
-                for c in t.chars() {
-                    if at_start && c == ' ' {
+                let mut s = Vec::with_capacity(t.len());
+                for &c in t {
+                    if at_start && c == b' ' {
                         if dropped >= indent {
                             s.push(c);
                         }
                         dropped += 1;
                         continue;
                     }
-                    at_start = c == '\n';
+                    at_start = c == b'\n';
                     dropped = 0;
                     s.push(c);
                 }
                 if i + 1 == n
-                    && let Some(p) = s.rfind('\n')
-                    && s[p + 1..].bytes().all(|b| b == b' ')
+                    && let Some(p) = memchr::memrchr(b'\n', &s)
+                    && s[p + 1..].iter().all(|b| *b == b' ')
                 {
                     s.truncate(p + 1);
                 }
-                push(&mut out, encode(&s, foreign));
+                push(&mut out, s);
             }
         }
     }
-    out
+    finish(out, foreign)
 }
 
-fn skip_blank_first_line(t: &str) -> &str {
-    match t.find('\n') {
-        Some(p) if t[..p].bytes().all(|b| b == b' ') => &t[p + 1..],
+fn skip_blank_first_line(t: &[u8]) -> &[u8] {
+    match memchr::memchr(b'\n', t) {
+        Some(p) if t[..p].iter().all(|b| *b == b' ') => &t[p + 1..],
         _ => t,
     }
 }
 
-fn split(t: &str, out: &mut Vec<Piece>) {
-    let cs: Vec<char> = t.chars().collect();
-    let at = |i: usize| cs.get(i).copied();
-    let mut i = 0;
-    let mut text = String::new();
-    while i < cs.len() {
-        let run = match (cs[i], at(i + 1)) {
-            ('$', Some(c)) if c != '{' && c != '\'' => 2,
-            ('\'', Some(c)) if c != '$' && c != '\'' => 2,
-            ('$' | '\'', _) => 0,
+fn split<'a>(t: &'a [u8], out: &mut Vec<Piece<'a>>) {
+    let at = |i: usize| t.get(i).copied();
+    let (mut i, mut begin) = (0, 0);
+    while i < t.len() {
+        let run = match (t[i], at(i + 1)) {
+            (b'$', Some(c)) if c != b'{' && c != b'\'' => 2,
+            (b'\'', Some(c)) if c != b'$' && c != b'\'' => 2,
+            (b'$' | b'\'', _) => 0,
             _ => 1,
         };
         if run > 0 {
-            text.extend(&cs[i..i + run]);
             i += run;
             continue;
         }
-        if !text.is_empty() {
-            out.push(Piece::Text(std::mem::take(&mut text), true));
+        if begin < i {
+            out.push(Piece::Text(&t[begin..i], true));
         }
-        let (piece, len) = match (cs[i], at(i + 1), at(i + 2)) {
-            ('\'', Some('\''), Some('$')) => ("$".to_owned(), 3),
-            ('\'', Some('\''), Some('\'')) => ("''".to_owned(), 3),
-            ('\'', Some('\''), Some('\\')) => {
-                let c = match at(i + 3) {
-                    Some('n') => '\n',
-                    Some('r') => '\r',
-                    Some('t') => '\t',
-                    Some(c) => c,
-                    None => '\\',
-                };
-                (c.to_string(), 4)
-            }
-            (c, ..) => (c.to_string(), 1),
+        let (piece, len): (&'a [u8], usize) = match (t[i], at(i + 1), at(i + 2)) {
+            (b'\'', Some(b'\''), Some(b'$')) => (b"$", 3),
+            (b'\'', Some(b'\''), Some(b'\'')) => (b"''", 3),
+            (b'\'', Some(b'\''), Some(b'\\')) => match at(i + 3) {
+                Some(b'n') => (b"\n", 4),
+                Some(b'r') => (b"\r", 4),
+                Some(b't') => (b"\t", 4),
+                Some(_) => (&t[i + 3..i + 4], 4),
+                None => (b"\\", 3),
+            },
+            _ => (&t[i..=i], 1),
         };
         out.push(Piece::Text(piece, false));
         i += len;
+        begin = i;
     }
-    if !text.is_empty() {
-        out.push(Piece::Text(text, true));
+    if begin < t.len() {
+        out.push(Piece::Text(&t[begin..], true));
     }
 }
 
-fn common_indent(pieces: &[Piece]) -> usize {
+fn common_indent(pieces: &[Piece<'_>]) -> usize {
     let mut min = usize::MAX;
     let mut at_start = true;
     let mut cur = 0;
     for p in pieces {
         match p {
             Piece::Text(t, true) => {
-                for c in t.chars() {
+                for c in *t {
                     match c {
-                        '\n' => {
+                        b'\n' => {
                             at_start = true;
                             cur = 0;
                         }
-                        ' ' if at_start => cur += 1,
+                        b' ' if at_start => cur += 1,
                         _ if at_start => {
                             at_start = false;
                             min = min.min(cur);

@@ -3,6 +3,7 @@
 
 mod api;
 mod errors;
+mod flakes;
 mod host;
 mod language;
 mod peer;

@@ -1,0 +1,168 @@
+//! Which paths and URLs an evaluation may look at: everything, or under pure and restricted evaluation only below given roots.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io;
+
+use sos_formats::store_path::StorePath;
+
+use super::files::VIRTUAL;
+use super::{R, Vm, canon_path, os_path, path_bytes};
+use crate::error::{Error, Kind};
+use crate::host::Options;
+use crate::ir::Pos;
+
+/// The roots; none means that everything is allowed.
+pub(crate) struct Access {
+    roots: Option<RefCell<Roots>>,
+}
+
+#[derive(Default)]
+struct Roots {
+    allowed: BTreeSet<Vec<u8>>,
+    /// Paths that were found to be all right.
+    seen: BTreeSet<Vec<u8>>,
+}
+
+impl Roots {
+    fn cover(&self, p: &[u8]) -> bool {
+        let mut at = p.len();
+        loop {
+            let head = if at == 0 { b"/".as_slice() } else { &p[..at] };
+            if self.allowed.contains(head) {
+                return true;
+            }
+            match memchr::memrchr(b'/', &p[..at]) {
+                Some(next) => at = next,
+                None => return false,
+            }
+        }
+    }
+}
+
+impl Access {
+    pub(super) fn new(options: &Options) -> Access {
+        let limited = options.pure || options.restricted;
+        Access {
+            roots: limited.then(RefCell::default),
+        }
+    }
+}
+
+/// Travels inside an I/O error from where a path is refused to where the place is known.
+#[derive(Debug)]
+struct Forbidden(String);
+
+impl std::fmt::Display for Forbidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Forbidden {}
+
+/// The text of a refusal, when that is what an error is.
+pub(super) fn refusal(e: &io::Error) -> Option<String> {
+    let inner = e.get_ref()?.downcast_ref::<Forbidden>()?;
+    Some(inner.0.clone())
+}
+
+impl Vm {
+    /// Allows everything below a path.
+    pub(crate) fn allow(&self, root: &[u8]) {
+        let Some(roots) = &self.access.roots else {
+            return;
+        };
+        let real = self.host.canonicalize(&os_path(root)).map(path_bytes);
+        let mut roots = roots.borrow_mut();
+        roots.allowed.insert(canon_path(root));
+        roots.allowed.extend(real);
+    }
+
+    /// Allows a store object.
+    pub(crate) fn allow_object(&self, p: &StorePath) {
+        if self.access.roots.is_some() {
+            self.allow(self.absolute(p).as_bytes());
+        }
+    }
+
+    /// Refuses a path outside the roots, and one inside that leads outside through a link.
+    pub(crate) fn admit(&self, p: &[u8]) -> io::Result<()> {
+        match &self.access.roots {
+            Some(roots) if !p.starts_with(VIRTUAL) => self.admit_limited(roots, p),
+            _ => Ok(()),
+        }
+    }
+
+    fn admit_limited(&self, roots: &RefCell<Roots>, p: &[u8]) -> io::Result<()> {
+        let p = canon_path(p);
+        if roots.borrow().seen.contains(&p) {
+            return Ok(());
+        }
+        let refuse = |what: &str, p: &[u8], mode: &str| {
+            let shown = String::from_utf8_lossy(p);
+            let text = format!("access to {what} path '{shown}' is forbidden in {mode}");
+            Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                Forbidden(text),
+            ))
+        };
+        let mode = if self.options.pure {
+            "pure evaluation mode (use '--impure' to override)"
+        } else {
+            "restricted mode"
+        };
+        if !roots.borrow().cover(&p) {
+            return refuse("absolute", &p, mode);
+        }
+        // What does not exist has no links of its own, but what is above it may.
+        let mut at = p.clone();
+        let real = loop {
+            match self.host.canonicalize(&os_path(&at)) {
+                Ok(real) => break path_bytes(real),
+                Err(_) if at.len() > 1 => {
+                    at.truncate(memchr::memrchr(b'/', &at).unwrap_or(0).max(1));
+                    if !roots.borrow().cover(&at) {
+                        return Ok(());
+                    }
+                }
+                Err(_) => return Ok(()),
+            }
+        };
+        if !roots.borrow().cover(&real) {
+            return refuse("canonical", &real, mode);
+        }
+        roots.borrow_mut().seen.insert(p);
+        Ok(())
+    }
+
+    /// Refuses a URL that restricted evaluation does not allow.
+    pub(crate) fn admit_url(&self, url: &str, pos: Pos) -> R<()> {
+        if !self.options.restricted {
+            return Ok(());
+        }
+        let below = |prefix: &String| {
+            !prefix.is_empty()
+                && url.strip_prefix(prefix.as_str()).is_some_and(|rest| {
+                    rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/')
+                })
+        };
+        if self.options.allowed_uris.iter().any(below) {
+            return Ok(());
+        }
+        let path = url
+            .strip_prefix("file://")
+            .or_else(|| url.starts_with('/').then_some(url));
+        match path {
+            Some(p) => self
+                .admit(p.as_bytes())
+                .map_err(|e| self.io_error(&e, p.as_bytes(), pos)),
+            None => Err(Error::new(
+                Kind::Pure,
+                pos,
+                format!("access to URI '{url}' is forbidden in restricted mode"),
+            )
+            .help("`--allowed-uris` takes the beginnings of URLs that may be used")),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+# The value of a flake from its lock: each node becomes its source or, where it is a flake, what its outputs function gives for the
+# values of the nodes that it lists. Everything is lazy: an input that no output needs is not fetched.
+{
+  # The lock as JSON. Each node but the root has `owner`, the key of the node that lists it.
+  lock,
+  # The source of the flake itself, and the directory in it.
+  root,
+  rootDir,
+  # Fetches: where relative paths start, what is locked.
+  fetch,
+}:
+let
+  data = builtins.fromJSON lock;
+
+  # The key that a path of inputs leads to, from the root.
+  follow = builtins.foldl' (key: name: target data.nodes.${key}.inputs.${name}) data.root;
+  target = input: if builtins.isList input then follow input else input;
+
+  below = path: dir: if dir == "" then path else path + "/" + dir;
+
+  make = key: node:
+    let
+      locked = node.locked;
+      relative = locked.type or "" == "path" && builtins.substring 0 1 locked.path != "/";
+      # A path inside the tree of another input, without a source of its own.
+      inside = relative && node ? parent;
+      around = nodes.${follow node.parent};
+
+      sourceInfo =
+        if key == data.root then root
+        else if inside then around.sourceInfo
+        else fetch (if relative then nodes.${node.owner}.outPath else "") (removeAttrs locked [ "dir" ]);
+
+      outPath =
+        if key == data.root then below sourceInfo.outPath rootDir
+        else if inside then below around.outPath (below locked.path (locked.dir or ""))
+        else below sourceInfo.outPath (locked.dir or "");
+
+      flake = import (outPath + "/flake.nix");
+
+      inputs = builtins.mapAttrs (_: input: nodes.${target input}.value) (node.inputs or { });
+
+      outputs = flake.outputs (inputs // { self = value; });
+
+      value =
+        if node.flake or true then
+          outputs // sourceInfo // {
+            inherit outPath inputs outputs sourceInfo;
+            _type = "flake";
+          }
+        else
+          sourceInfo // { inherit sourceInfo outPath; };
+    in
+    { inherit value sourceInfo outPath; };
+
+  nodes = builtins.mapAttrs make data.nodes;
+in
+nodes.${data.root}.value

@@ -1,0 +1,206 @@
+//! Fetching trees, and what the language sees of them.
+
+use std::rc::Rc;
+
+use sos_formats::flake_ref::{self, Attr, Attrs, FlakeRef};
+
+use super::{fail, shown};
+use crate::error::{Error, Kind, R};
+use crate::eval::{Coerce, Vm, os_path};
+use crate::heap::{Attrs as Set, Sym, Value};
+use crate::host::{ContextElem, FetchedTree, TreeRequest};
+use crate::ir::Pos;
+
+/// How a tree is fetched.
+pub(crate) struct Wants<'a> {
+    /// Name of the store object.
+    pub(crate) name: &'a str,
+    /// Where relative paths start.
+    pub(crate) base: Option<&'a [u8]>,
+}
+
+impl Default for Wants<'_> {
+    fn default() -> Self {
+        Wants {
+            name: "source",
+            base: None,
+        }
+    }
+}
+
+impl Vm {
+    /// Fetches a tree, once.
+    pub(crate) fn fetch_tree(
+        &self,
+        attrs: &Attrs,
+        wants: &Wants<'_>,
+        pos: Pos,
+    ) -> R<Rc<FetchedTree>> {
+        let relative = flake_ref::kind(attrs) == "path"
+            && !flake_ref::text(attrs, "path").is_some_and(|p| p.starts_with('/'));
+        let base = wants.base.filter(|_| relative);
+        let key = (
+            wants.name.to_owned(),
+            base.map(<[u8]>::to_vec),
+            attrs.clone(),
+        );
+        if let Some(found) = self.trees.fetched.borrow().get(&key) {
+            return Ok(found.clone());
+        }
+        let url = shown(&FlakeRef {
+            tree: attrs.clone(),
+            dir: String::new(),
+        });
+        if flake_ref::kind(attrs) == "indirect" {
+            return Err(fail(
+                pos,
+                format!("cannot find flake '{url}' in the flake registries"),
+            )
+            .help("sos has no registry: give the input a `url`"));
+        }
+        if relative && base.is_none() {
+            return Err(fail(
+                pos,
+                format!("cannot fetch input '{url}' because it uses a relative path"),
+            ));
+        }
+        match flake_ref::kind(attrs) {
+            "git" | "hg" | "tarball" | "file" => {
+                self.admit_url(flake_ref::text(attrs, "url").unwrap_or_default(), pos)?;
+            }
+            "path" if !relative => {
+                self.admit_url(flake_ref::text(attrs, "path").unwrap_or_default(), pos)?;
+            }
+            "path" => {}
+            _ => self.admit_url(&url, pos)?,
+        }
+        let request = TreeRequest {
+            attrs: attrs.clone(),
+            name: wants.name.to_owned(),
+            base: base.map(os_path),
+        };
+        let tree = self
+            .host
+            .fetch_tree(&request)
+            .map_err(|e| self.host_error(e, pos, &format!("cannot fetch '{url}'")))?;
+        self.allow_object(&tree.path);
+        let tree = Rc::new(tree);
+        self.trees.fetched.borrow_mut().insert(key, tree.clone());
+        Ok(tree)
+    }
+
+    /// Forgets what was fetched, because the world has changed.
+    pub(super) fn forget_tree(&self, attrs: &Attrs) {
+        let mut fetched = self.trees.fetched.borrow_mut();
+        fetched.retain(|key, _| key.2 != *attrs);
+    }
+
+    /// What the language sees of a tree. Old programs rely on a `rev` of `fetchGit` even where there is none: `fallback`.
+    pub(crate) fn tree_value(&self, tree: &FetchedTree, fallback: bool, dirty: bool) -> Value {
+        let attrs = &tree.attrs;
+        let mut out: Vec<(Sym, Value, Pos)> = Vec::new();
+        let mut add = |name: &str, v: Value| out.push((Sym::new(name.as_bytes()), v, Pos::NONE));
+        let path = self.absolute(&tree.path);
+        let ctx = self.ctx_of([ContextElem::Opaque(tree.path.clone())]);
+        add("outPath", Value::string_ctx(path.as_bytes(), ctx));
+        let text = |name| flake_ref::text(attrs, name);
+        if let Some(hash) = text("narHash") {
+            add("narHash", Value::string(hash.as_bytes()));
+        }
+        if flake_ref::kind(attrs) == "git" {
+            let on = flake_ref::flag(attrs, "submodules");
+            add("submodules", Value::bool(on));
+        }
+        if !dirty {
+            const NONE: &str = "0000000000000000000000000000000000000000";
+            if let Some(rev) = text("rev").or(fallback.then_some(NONE)) {
+                add("rev", Value::string(rev.as_bytes()));
+                let short = rev.get(..7).unwrap_or(rev);
+                add("shortRev", Value::string(short.as_bytes()));
+            }
+            match attrs.get("revCount") {
+                Some(Attr::Int(n)) => add("revCount", Value::int(*n as i64)),
+                _ if fallback => add("revCount", Value::int(0)),
+                _ => {}
+            }
+        }
+        for name in ["dirtyRev", "dirtyShortRev"] {
+            if let Some(rev) = text(name) {
+                add(name, Value::string(rev.as_bytes()));
+            }
+        }
+        if let Some(Attr::Int(secs)) = attrs.get("lastModified") {
+            add("lastModified", Value::int(*secs as i64));
+            let date = compact_date(*secs);
+            add("lastModifiedDate", Value::string(date.as_bytes()));
+        }
+        Value::attrs(Set::from_pairs(out))
+    }
+}
+
+/// An attribute of a reference from a value of the language.
+pub(crate) fn attr_of_value(vm: &Vm, name: &str, v: Value, who: &str, pos: Pos) -> R<Attr> {
+    let v = vm.force(v)?;
+    if let Some(b) = v.as_bool() {
+        return Ok(Attr::Bool(b));
+    }
+    if let Some(i) = v.as_int() {
+        let Ok(i) = u64::try_from(i) else {
+            return Err(Error::new(
+                Kind::Value,
+                pos,
+                format!("negative value given for {who} argument '{name}': {i}"),
+            ));
+        };
+        return Ok(Attr::Int(i));
+    }
+    if v.as_str().is_some() || v.as_path().is_some() {
+        let s = vm.coerce(v, Coerce::PLAIN, pos)?;
+        let bytes = vm.realise_path_string(s, pos)?;
+        return Ok(Attr::Str(String::from_utf8_lossy(&bytes).into_owned()));
+    }
+    Err(Error::new(
+        Kind::Type,
+        pos,
+        format!(
+            "argument '{name}' to '{who}' is {} while a string, Boolean or Integer is expected",
+            vm.show_type(v)
+        ),
+    ))
+}
+
+/// `20240102030405`, in UTC.
+fn compact_date(secs: u64) -> String {
+    let days = (secs / 86400) as i64;
+    let (h, m, s) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
+    // Days since the first of March of year 0, in eras of 400 years.
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let day_of_era = z.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let mp = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}{h:02}{m:02}{s:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compact_date;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (secs, date) in [
+            (0, "19700101000000"),
+            (951_782_399, "20000228235959"),
+            (951_782_400, "20000229000000"),
+            (1_704_164_645, "20240102030405"),
+            (4_107_542_400, "21000301000000"),
+        ] {
+            assert_eq!(compact_date(secs), date);
+        }
+    }
+}
