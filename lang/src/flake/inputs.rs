@@ -114,6 +114,14 @@ impl Vm {
                 || format!("while reading the flake '{}'", shown(reference)),
                 pos,
             )?;
+        let missing = |(name, value)| reference.tree.get(name) != Some(value);
+        if flake.wants.iter().any(missing) {
+            let mut again = reference.clone();
+            again.tree.extend(flake.wants);
+            // The hash is that of the tree without what is wanted.
+            again.tree.remove("narHash");
+            return self.read_flake(&again, base, lock_root, pos);
+        }
         Ok(flake)
     }
 
