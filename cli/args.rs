@@ -129,6 +129,9 @@ pub(crate) struct TargetArgs {
     pub(crate) attr: Vec<String>,
     #[command(flatten)]
     pub(crate) language: LanguageArgs,
+    /// Evaluate even if nothing has changed since the last time
+    #[arg(long)]
+    pub(crate) no_eval_cache: bool,
     #[command(flatten)]
     pub(crate) access: AccessFlags,
 }

@@ -19,6 +19,7 @@ const KEYS: &[&str] = &[
     "build.silent-timeout",
     "build.sandbox-paths",
     "build.system",
+    "eval.cache",
     "mirrors",
     "progress",
     "color",
@@ -43,6 +44,8 @@ pub(crate) struct Config {
     pub(crate) sandbox_paths: Vec<(PathBuf, PathBuf)>,
     /// What this machine builds, `x86_64-linux`.
     pub(crate) system: String,
+    /// Evaluations are answered from the cache when nothing has changed.
+    pub(crate) eval_cache: bool,
     /// Mirrors by name, most wanted first.
     pub(crate) mirrors: BTreeMap<String, Vec<String>>,
     /// Progress display when no flag says otherwise.
@@ -56,6 +59,7 @@ pub(crate) struct Config {
 struct File {
     store: Option<StoreSection>,
     build: Option<BuildSection>,
+    eval: Option<EvalSection>,
     mirrors: Option<BTreeMap<String, OneOrMany>>,
     progress: Option<String>,
     color: Option<String>,
@@ -77,6 +81,12 @@ struct BuildSection {
     silent_timeout: Option<u64>,
     sandbox_paths: Option<Vec<String>>,
     system: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct EvalSection {
+    cache: Option<bool>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -183,6 +193,7 @@ impl Config {
             silent_timeout_secs: None,
             sandbox_paths: Vec::new(),
             system: format!("{}-linux", std::env::consts::ARCH),
+            eval_cache: true,
             mirrors: BTreeMap::new(),
             progress: None,
             origins: BTreeMap::new(),
@@ -237,6 +248,10 @@ impl Config {
                 self.system = system;
                 self.origin("build.system", from);
             }
+        }
+        if let Some(cache) = file.eval.and_then(|eval| eval.cache) {
+            self.eval_cache = cache;
+            self.origin("eval.cache", from);
         }
         for (name, urls) in file.mirrors.unwrap_or_default() {
             let urls = match urls {

@@ -1,17 +1,20 @@
 //! From targets to a graph of derivations.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use sos_engine::Graph;
+use sos_engine::{Graph, Wanted};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_lang::{Evaluator, Options, Plain, Value};
+use sos_lang::{Evaluator, Host, Options, Plain, Value};
 use sos_recipes::{Context, LockMode, LockReport};
 use sos_store::Store;
 
 use crate::args::{LockFlags, ProgressMode, TargetArgs};
+use crate::cache::{Cache, Cached, Hit, Recorder};
 use crate::failure::Failure;
 use crate::flake;
 use crate::host::StoreHost;
@@ -91,6 +94,19 @@ pub(crate) enum Item {
     Object(StorePath),
 }
 
+impl Item {
+    /// What the engine is asked for; nothing for what is there.
+    pub(crate) fn wanted(&self) -> Option<Wanted> {
+        match self {
+            Self::Derivation { drv, outputs } => Some(Wanted {
+                drv: drv.clone(),
+                outputs: outputs.clone(),
+            }),
+            Self::Object(_) => None,
+        }
+    }
+}
+
 /// The targets of a command line.
 ///
 /// # Errors
@@ -144,7 +160,62 @@ pub(crate) fn values<T: Send>(
     each: impl Fn(&Evaluator, Value, &Target) -> Result<T, Box<Diagnostic>> + Send + Sync,
 ) -> Result<Evaluated<T>, Failure> {
     let job = Job::new(session, args, mode)?;
-    sos_lang::with_big_stack(|| job.run(targets, &each))
+    sos_lang::with_big_stack(|| job.run(targets, &each, None))
+}
+
+/// As [`values`], but answered from the cache of evaluations when nothing that the evaluation reads has changed. `asked` says
+/// what `each` makes of a value.
+///
+/// # Errors
+/// As [`values`].
+pub(crate) fn cached<T: Cached + Send + Sync>(
+    session: &Session,
+    args: &TargetArgs,
+    targets: &[Target],
+    mode: &Mode,
+    asked: &str,
+    each: impl Fn(&Evaluator, Value, &Target) -> Result<T, Box<Diagnostic>> + Send + Sync,
+) -> Result<Evaluated<T>, Failure> {
+    let job = Job::new(session, args, mode)?;
+    // An evaluation that updates locks is there to ask the world anew.
+    let usable = matches!(mode.lock, LockMode::Create | LockMode::Locked);
+    let wanted = session.config.eval_cache && !args.no_eval_cache && usable;
+    let cache = if wanted && !targets.is_empty() {
+        let words = [
+            format!("{args:?}"),
+            format!("{targets:?}"),
+            format!("{:?} {} {}", mode.lock, mode.offline, mode.only_lock),
+            asked.to_owned(),
+        ];
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        Cache::open(session, &words, &job.here, mode.dry)
+    } else {
+        None
+    };
+    let Some(cache) = cache else {
+        return sos_lang::with_big_stack(|| job.run(targets, &each, None));
+    };
+    if let Some(hit) = cache.find::<T>(session, &job.host()?)
+        && let Some(graph) = job.graph_of(&cache, &hit)?
+    {
+        tracing::debug!("the evaluation is that of before");
+        return Ok(Evaluated {
+            values: hit.values,
+            graph,
+            locks: Vec::new(),
+            further: Vec::new(),
+        });
+    }
+    sos_lang::with_big_stack(|| {
+        let recorder = RefCell::new(None);
+        let evaluated = job.run(targets, &each, Some(&recorder))?;
+        if let Some(recorder) = recorder.take()
+            && evaluated.further.is_empty()
+        {
+            cache.keep(&recorder, &evaluated.values, &evaluated.graph);
+        }
+        Ok(evaluated)
+    })
 }
 
 /// Evaluates every target to what is to be built.
@@ -157,48 +228,55 @@ pub(crate) fn items(
     targets: &[Target],
     mode: &Mode,
 ) -> Result<Evaluated<Vec<Item>>, Failure> {
-    values(session, args, targets, mode, |evaluator, value, target| {
-        let found = evaluator.derivations(value)?;
-        if found.is_empty() {
-            return Err(Box::new(
-                Diagnostic::error(
-                    "target-not-buildable",
-                    Class::Recipe,
-                    format!(
-                        "`{}` is {} without a derivation in it",
-                        target.text,
-                        evaluator.type_of(value)?
-                    ),
-                )
-                .note("what can be built is a derivation, or a set or list of them"),
-            ));
-        }
-        found
-            .into_iter()
-            .map(|found| {
-                let outputs = match &target.output {
-                    None => found.outputs.into_iter().take(1).collect(),
-                    Some(all) if all == "*" => found.outputs,
-                    Some(one) if found.outputs.contains(one) => vec![one.clone()],
-                    Some(one) => {
-                        return Err(Box::new(
-                            Diagnostic::error(
-                                "target-no-output",
-                                Class::Recipe,
-                                format!("`{}` has no output `{one}`", found.name),
-                            )
-                            .note(format!("its outputs are {}", found.outputs.join(", ")))
-                            .suggest(one, found.outputs.iter().map(String::as_str)),
-                        ));
-                    }
-                };
-                Ok(Item::Derivation {
-                    drv: found.drv_path,
-                    outputs,
+    cached(
+        session,
+        args,
+        targets,
+        mode,
+        "items",
+        |evaluator, value, target| {
+            let found = evaluator.derivations(value)?;
+            if found.is_empty() {
+                return Err(Box::new(
+                    Diagnostic::error(
+                        "target-not-buildable",
+                        Class::Recipe,
+                        format!(
+                            "`{}` is {} without a derivation in it",
+                            target.text,
+                            evaluator.type_of(value)?
+                        ),
+                    )
+                    .note("what can be built is a derivation, or a set or list of them"),
+                ));
+            }
+            found
+                .into_iter()
+                .map(|found| {
+                    let outputs = match &target.output {
+                        None => found.outputs.into_iter().take(1).collect(),
+                        Some(all) if all == "*" => found.outputs,
+                        Some(one) if found.outputs.contains(one) => vec![one.clone()],
+                        Some(one) => {
+                            return Err(Box::new(
+                                Diagnostic::error(
+                                    "target-no-output",
+                                    Class::Recipe,
+                                    format!("`{}` has no output `{one}`", found.name),
+                                )
+                                .note(format!("its outputs are {}", found.outputs.join(", ")))
+                                .suggest(one, found.outputs.iter().map(String::as_str)),
+                            ));
+                        }
+                    };
+                    Ok(Item::Derivation {
+                        drv: found.drv_path,
+                        outputs,
+                    })
                 })
-            })
-            .collect()
-    })
+                .collect()
+        },
+    )
 }
 
 /// Says which locks were written.
@@ -248,7 +326,13 @@ impl<'a> Job<'a> {
         })
     }
 
-    fn run<T>(&self, targets: &[Target], each: &Each<'_, T>) -> Result<Evaluated<T>, Failure> {
+    /// Evaluates. With a place for one, everything that is read goes through a recorder.
+    fn run<T>(
+        &self,
+        targets: &[Target],
+        each: &Each<'_, T>,
+        record: Option<&RefCell<Option<Rc<Recorder>>>>,
+    ) -> Result<Evaluated<T>, Failure> {
         let mut out = Evaluated {
             values: Vec::new(),
             graph: Graph::new(),
@@ -272,6 +356,16 @@ impl<'a> Job<'a> {
             self.mode.offline,
             quiet,
         ));
+        let host = Rc::new(self.host()?);
+        let recorder = record.map(|place| {
+            let recorder = Rc::new(Recorder::new(host.clone(), self.store.clone()));
+            place.replace(Some(recorder.clone()));
+            recorder
+        });
+        let world: Rc<dyn Host> = match &recorder {
+            Some(recorder) => recorder.clone(),
+            None => host.clone(),
+        };
         for ((directory, pure), members) in groups {
             let roots = members.iter().filter_map(|i| targets[*i].directory());
             let roots: Vec<PathBuf> = roots.collect();
@@ -281,9 +375,8 @@ impl<'a> Job<'a> {
                 mode: self.mode.lock.clone(),
                 pins: pins.clone(),
             });
-            let host = std::rc::Rc::new(self.host()?);
             let options = self.options(&recipes, pure, roots)?;
-            let evaluator = Evaluator::new(host.clone(), options);
+            let evaluator = Evaluator::new(world.clone(), options);
             for i in members {
                 let target = &targets[i];
                 let value = self
@@ -302,6 +395,14 @@ impl<'a> Job<'a> {
             if self.mode.write_locks {
                 out.locks.extend(recipes.finish()?);
             }
+            if let Some(recorder) = &recorder {
+                match recipes.locks_read() {
+                    None => recorder.refuse("its locks are not written"),
+                    Some(locks) => locks
+                        .into_iter()
+                        .for_each(|(path, text)| recorder.note_text(&path, text.as_deref())),
+                }
+            }
             let texts = host.graph().texts;
             let place = |drv: &StorePath| Some((drv.clone(), evaluator.drv_position(drv)?));
             out.graph.places.extend(texts.keys().filter_map(place));
@@ -309,6 +410,16 @@ impl<'a> Job<'a> {
         }
         out.values = values.into_iter().flatten().collect();
         Ok(out)
+    }
+
+    /// The graph for a hit: when everything that is asked for is in the store, what was asked for is enough. Nothing when more
+    /// is needed than was kept.
+    fn graph_of<T: Cached>(&self, cache: &Cache, hit: &Hit<T>) -> Result<Option<Graph>, Failure> {
+        let wanted: Vec<Wanted> = hit.values.iter().flat_map(T::wanted).collect();
+        if sos_engine::all_there(&self.store, &hit.roots, &wanted)? {
+            return Ok(Some(hit.roots.clone()));
+        }
+        Ok(cache.graph(hit))
     }
 
     /// Flakes are pure unless it is said otherwise, everything else when it is said.

@@ -103,6 +103,28 @@ impl StoreHost {
         }
     }
 
+    /// Fetches a tree; what a person should know of it comes back and is not shown.
+    pub(crate) fn fetch_tree_silently(
+        &self,
+        request: &TreeRequest,
+    ) -> Result<(FetchedTree, Vec<String>), HostError> {
+        let Some(trees) = &self.trees else {
+            return Err(HostError::Message("nothing is fetched here".into()));
+        };
+        let fetched = trees
+            .fetch(&tree::Request {
+                attrs: request.attrs.clone(),
+                name: request.name.clone(),
+                base: request.base.clone(),
+            })
+            .map_err(HostError::Diagnostic)?;
+        let tree = FetchedTree {
+            path: fetched.path,
+            attrs: fetched.attrs,
+        };
+        Ok((tree, fetched.warnings))
+    }
+
     /// The place on disk of a path that may lie in the logical store.
     fn physical(&self, path: &Path) -> PathBuf {
         let Ok(rest) = path.strip_prefix(self.store_dir.as_str()) else {
@@ -323,23 +345,11 @@ impl Host for StoreHost {
     }
 
     fn fetch_tree(&self, request: &TreeRequest) -> Result<FetchedTree, HostError> {
-        let Some(trees) = &self.trees else {
-            return Err(HostError::Message("nothing is fetched here".into()));
-        };
-        let fetched = trees
-            .fetch(&tree::Request {
-                attrs: request.attrs.clone(),
-                name: request.name.clone(),
-                base: request.base.clone(),
-            })
-            .map_err(HostError::Diagnostic)?;
-        for warning in &fetched.warnings {
+        let (tree, warnings) = self.fetch_tree_silently(request)?;
+        for warning in &warnings {
             self.warn(warning);
         }
-        Ok(FetchedTree {
-            path: fetched.path,
-            attrs: fetched.attrs,
-        })
+        Ok(tree)
     }
 
     fn write_flake_lock(&self, path: &Path, text: &str) -> Result<(), HostError> {

@@ -178,17 +178,7 @@ fn object(
 
 /// What the engine is asked for.
 pub(super) fn wanted(items: &[Vec<Item>]) -> Vec<Wanted> {
-    items
-        .iter()
-        .flatten()
-        .filter_map(|item| match item {
-            Item::Derivation { drv, outputs, .. } => Some(Wanted {
-                drv: drv.clone(),
-                outputs: outputs.clone(),
-            }),
-            Item::Object(_) => None,
-        })
-        .collect()
+    items.iter().flatten().filter_map(Item::wanted).collect()
 }
 
 /// The paths that are there, in the order of the arguments, with the name of their output.

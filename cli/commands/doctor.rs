@@ -93,6 +93,7 @@ fn config(session: &Session) -> Result<(), Failure> {
     let rows = [
         ("store.dir", c.store_dir.display().to_string()),
         ("store.logical-dir", c.logical_dir.clone()),
+        ("eval.cache", c.eval_cache.to_string()),
         ("build.jobs", c.jobs.to_string()),
         ("build.cores", c.cores.to_string()),
         (

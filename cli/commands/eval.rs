@@ -45,11 +45,12 @@ pub(crate) fn run(session: &Session, args: &EvalArgs) -> Result<(), Failure> {
 fn print(session: &Session, args: &EvalArgs) -> Result<(), Failure> {
     let targets = evaluate::targets(session, &args.target)?;
     let json = session.global.json;
-    let evaluated = evaluate::values(
+    let evaluated = evaluate::cached(
         session,
         &args.target,
         &targets,
         &Mode::of(args.lock),
+        &format!("{args:?}"),
         |evaluator, value, _| {
             if args.raw {
                 return Ok(evaluator.to_str(value)?.0);

@@ -40,6 +40,7 @@ pub use context::BuilderCtx;
 pub use engine::{BuildReport, Engine, Plan, Planned};
 pub use event::{EVENT_VERSION, Event, EventRecord, EventSink, Status, Text};
 pub use graph::{Graph, Wanted};
+pub use needed::all_there;
 pub use options::BuildOptions;
 pub use report::{Excerpt, Reporter, TAIL_LINES};
 pub use run::Counts;

@@ -135,6 +135,24 @@ pub(crate) fn answer_at_once(
     Ok(Some(paths))
 }
 
+/// Tells whether every wanted output is in the store; what cannot be asked about counts as missing.
+///
+/// # Errors
+/// When the store fails.
+pub fn all_there(store: &Store, graph: &Graph, wanted: &[Wanted]) -> Result<bool, Box<Diagnostic>> {
+    for want in wanted {
+        let drv = load(store, graph, &want.drv)?;
+        for output in wanted_outputs(want, &drv) {
+            if !drv.outputs.contains_key(&output)
+                || present_output(store, &want.drv, &drv, &output)?.is_none()
+            {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
 /// Walks from the wanted outputs to everything that must be done for them.
 pub(crate) fn find_needed(
     store: &Store,

@@ -80,6 +80,18 @@ impl Locks {
         self.open.keys().map(|dir| dir.join(LOCK_FILE))
     }
 
+    /// Returns the text of every lock file that was asked for, as it was when the answers came from it; none for a file that
+    /// does not exist. None at all when a lock changed and was not written.
+    pub(crate) fn texts(&self) -> Option<Vec<(PathBuf, Option<String>)>> {
+        let text = |(dir, open): (&PathBuf, &Open)| {
+            let path = dir.join(LOCK_FILE);
+            open.changes
+                .is_empty()
+                .then(|| (path, open.original.clone()))
+        };
+        self.open.iter().map(text).collect()
+    }
+
     /// Returns the packages of a recipe, resolving them where the mode allows.
     pub(crate) fn rootfs(
         &mut self,

@@ -119,6 +119,12 @@ impl Session {
         std::mem::take(&mut *locked(&self.inner.further))
     }
 
+    /// Returns the text of every lock file that the evaluation took answers from, none for one that does not exist. To be called
+    /// after [`Session::finish`]: an evaluation whose locks changed and were not written has no such texts.
+    pub fn locks_read(&self) -> Option<Vec<(PathBuf, Option<String>)>> {
+        locked(&self.inner.locks).texts()
+    }
+
     /// Returns the recipe and lock files that the evaluation depends on, locks that do not exist included.
     pub fn files_read(&self) -> Vec<PathBuf> {
         let mut all = locked(&self.inner.read).clone();

@@ -25,6 +25,7 @@ mod check;
 mod clock;
 mod db;
 mod error;
+mod evaluations;
 #[doc(hidden)]
 pub mod fault;
 mod gc;
@@ -51,6 +52,7 @@ mod temp;
 
 pub use check::{CheckOptions, CheckReport, Problem};
 pub use error::{Result, RootPathProblem, StoreError};
+pub use evaluations::{Evaluation, MAX_EVALUATION_BYTES, NewEvaluation};
 pub use gc::{GcOptions, GcReport, Progress};
 pub use ingest::{IngestOptions, Ingested};
 pub use journal::{BuildId, BuildRecord};
@@ -63,5 +65,6 @@ pub use process::ProcessId;
 pub use remove::{PlainRemover, Remover};
 pub use roots::GcRoot;
 pub use session::Lease;
+pub use statcache::{StatKey, now_nanos};
 pub use store::{OpenOptions, Store};
 pub use temp::{SweepReport, TempDir};

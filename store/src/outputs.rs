@@ -150,21 +150,4 @@ impl Store {
     pub fn was_built(&self, drv: &StorePath) -> Result<bool> {
         self.db().read(|db| db::has_result(db, drv))
     }
-
-    /// The result of an evaluation with that fingerprint of all its inputs.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn cached_evaluation(&self, fingerprint: &[u8; 32]) -> Result<Option<String>> {
-        self.db().read(|db| db::find_evaluation(db, fingerprint))
-    }
-
-    /// Notes the result of an evaluation.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub fn cache_evaluation(&self, fingerprint: &[u8; 32], result: &str) -> Result<()> {
-        self.db()
-            .write(|db| db::put_evaluation(db, fingerprint, result))
-    }
 }

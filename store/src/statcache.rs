@@ -2,21 +2,34 @@
 
 use std::os::unix::fs::MetadataExt;
 
+/// The time to compare file times with, in nanoseconds since 1970.
+#[must_use]
+pub fn now_nanos() -> i128 {
+    crate::clock::now_nanos()
+}
+
 /// Identifies a state of a file: any write changes one of these, unless it comes within the resolution of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StatKey {
-    pub(crate) dev: i64,
-    pub(crate) ino: i64,
-    pub(crate) size: i64,
-    pub(crate) mtime_ns: i64,
-    pub(crate) ctime_ns: i64,
+pub struct StatKey {
+    /// The file system.
+    pub dev: i64,
+    /// The inode.
+    pub ino: i64,
+    /// Bytes.
+    pub size: i64,
+    /// When the content changed, in nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// When the inode changed, in nanoseconds since 1970: a time that nobody can set.
+    pub ctime_ns: i64,
 }
 
 /// A file that changed this short a time before it was looked at may change again without a trace (git's rule).
 const RACY_NANOS: i128 = 2_000_000_000;
 
 impl StatKey {
-    pub(crate) fn of(meta: &std::fs::Metadata) -> Self {
+    /// Takes what identifies the state of a file.
+    #[must_use]
+    pub fn of(meta: &std::fs::Metadata) -> Self {
         let nanos =
             |secs: i64, nanos: i64| secs.saturating_mul(1_000_000_000).saturating_add(nanos);
         Self {
@@ -31,7 +44,8 @@ impl StatKey {
 
     /// Whether the content may still change without the key showing it; `now` is the time before the file was
     /// looked at. Times in the future count as racy, so a clock that was set back makes nothing wrong.
-    pub(crate) fn is_racy(&self, now_nanos: i128) -> bool {
+    #[must_use]
+    pub fn is_racy(&self, now_nanos: i128) -> bool {
         let newest = i128::from(self.mtime_ns.max(self.ctime_ns));
         newest > now_nanos - RACY_NANOS
     }

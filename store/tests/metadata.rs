@@ -8,7 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
-use sos_store::{OpenOptions, Store, StoreError, Trace, TryLock};
+use sos_store::{NewEvaluation, OpenOptions, Store, StoreError, Trace, TryLock};
 use support::{object, open, options, some_path};
 
 #[test]
@@ -401,11 +401,24 @@ fn results_count_while_their_paths_are_valid() {
     store.record_traces(&[trace(&second)]).unwrap();
     assert_eq!(store.trace(&[7; 32], "out").unwrap(), Some(first.clone()));
     assert_eq!(store.traces_of(&first).unwrap()[0].trace, trace(&first));
-    store.cache_evaluation(&[1; 32], "result").unwrap();
+    let key = Blake3::of(b"sos eval");
+    let new = NewEvaluation {
+        result: b"result",
+        inputs: b"inputs",
+        graph: Some(b"graph"),
+    };
+    store.keep_evaluation(&key, new).unwrap();
+    let found = store.evaluation(&key).unwrap().unwrap();
     assert_eq!(
-        store.cached_evaluation(&[1; 32]).unwrap().as_deref(),
-        Some("result")
+        (&*found.result, &*found.inputs),
+        (&b"result"[..], &b"inputs"[..])
     );
+    store
+        .evaluation_used(&key, &found, Some(b"better"))
+        .unwrap();
+    assert_eq!(store.evaluation(&key).unwrap().unwrap().inputs, b"better");
+    assert_eq!(store.evaluation_graph(&key).unwrap().unwrap(), b"graph");
+    assert!(store.evaluation(&Blake3::of(b"other")).unwrap().is_none());
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod builds;
+mod eval_cache;
 mod fetchers;
 mod flakes;
 mod language;

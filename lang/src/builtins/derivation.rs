@@ -268,7 +268,11 @@ fn text(vm: &Vm, i: &mut Input, v: Value, pos: Pos) -> R<&'static [u8]> {
 
 fn read_attr(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Pos) -> R<()> {
     match key {
-        b"__contentAddressed" => i.content_addressed = vm.force_bool(v, pos)?,
+        // Only a false one reaches the builder.
+        b"__contentAddressed" if vm.force_bool(v, pos)? => {
+            i.content_addressed = true;
+            return Ok(());
+        }
         b"__impure" if vm.force_bool(v, pos)? => {
             return fail(pos, "impure derivations are not supported");
         }
@@ -496,6 +500,9 @@ fn closure(vm: &Vm, i: &mut Input, root: StorePath, pos: Pos) -> R<()> {
         }
         i.drv.input_srcs.insert(p.clone());
         if !p.is_derivation() {
+            if let Some(refs) = vm.text_refs.borrow().get(&p) {
+                todo.extend(refs.iter().cloned());
+            }
             continue;
         }
         let d = vm.read_drv(&p, pos)?;

@@ -303,6 +303,9 @@ fn to_file(vm: &Vm, a: &[Value], pos: Pos) -> R {
         .host
         .add_text(&name, text.bytes(), &refs)
         .map_err(|e| vm.host_error(e, pos, &format!("cannot add '{name}' to the store")))?;
+    if !refs.is_empty() {
+        vm.text_refs.borrow_mut().insert(p.clone(), refs);
+    }
     Ok(opaque(vm, p))
 }
 

@@ -193,7 +193,11 @@ pub(crate) fn globals(vm: &Vm) -> FxHashMap<Sym, Value> {
     );
     if !vm.options.pure {
         add("currentSystem", Value::string(vm.host.system().as_bytes()));
-        add("currentTime", Value::int(vm.host.current_time()));
+        // Asked for only when it is used: a host may care whether a result depends on it.
+        add(
+            "currentTime",
+            Value::thunk_native(&CURRENT_TIME, Value::NULL, Value::NULL),
+        );
     }
     add("derivation", derivation::wrapper());
     for (i, b) in vm
@@ -228,6 +232,10 @@ pub(crate) fn globals(vm: &Vm) -> FxHashMap<Sym, Value> {
     }
     globals
 }
+
+static CURRENT_TIME: crate::heap::Native = crate::heap::Native {
+    run: |vm, _| Ok(Value::int(vm.host.current_time())),
+};
 
 static BUILTINS: crate::heap::Native = crate::heap::Native {
     run: |vm, _| Ok(vm.globals()[&Sym::new(b"builtins")]),

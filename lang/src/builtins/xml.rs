@@ -23,6 +23,7 @@ pub(crate) fn to_xml(vm: &Vm, v: Value, locations: bool, pos: Pos) -> R<(Vec<u8>
         depth: 0,
         locations,
         drvs: Default::default(),
+        around: Vec::new(),
     };
     w.out
         .extend_from_slice(b"<?xml version='1.0' encoding='utf-8'?>\n");
@@ -40,6 +41,9 @@ struct Writer<'a> {
     locations: bool,
     /// Derivations written already, by path.
     drvs: std::collections::BTreeSet<Vec<u8>>,
+    /// The lists and sets that are being written, outermost first. One that contains itself would fill the memory long before the
+    /// nesting is too deep: the same attributes again on each level, and further to the right.
+    around: Vec<Value>,
 }
 
 type Attributes<'a> = Vec<(&'a str, Vec<u8>)>;
@@ -124,13 +128,15 @@ impl Writer<'_> {
                 self.empty("string", &[("value", s.bytes().to_vec())]);
             }
             Tag::List => {
+                self.go_inside(v, pos)?;
                 self.open("list", &[]);
                 for x in v.as_list().unwrap_or_default() {
                     self.value(*x, pos)?;
                 }
                 self.close("list");
+                self.around.pop();
             }
-            Tag::Attrs => self.attrs(self.vm.force_attrs(v, pos)?, pos)?,
+            Tag::Attrs => self.attrs(v, pos)?,
             Tag::Fun => self.function(v),
             Tag::Thunk => self.empty("unevaluated", &[]),
             Tag::Boxed => {
@@ -202,11 +208,22 @@ impl Writer<'_> {
         self.close("function");
     }
 
-    fn attrs(&mut self, set: Attrs, pos: Pos) -> R<()> {
+    fn go_inside(&mut self, v: Value, pos: Pos) -> R<()> {
+        if self.around.contains(&v) {
+            return Err(self.vm.too_deep(pos));
+        }
+        self.around.push(v);
+        Ok(())
+    }
+
+    fn attrs(&mut self, v: Value, pos: Pos) -> R<()> {
+        let set = self.vm.force_attrs(v, pos)?;
         if !self.vm.is_derivation(set)? {
+            self.go_inside(v, pos)?;
             self.open("attrs", &[]);
             self.entries(set)?;
             self.close("attrs");
+            self.around.pop();
             return Ok(());
         }
         let mut attrs: Attributes<'_> = Vec::new();

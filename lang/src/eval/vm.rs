@@ -53,6 +53,8 @@ pub(crate) struct Vm {
     pub(crate) imports: RefCell<FxHashMap<Vec<u8>, Value>>,
     /// Store paths of copied sources.
     pub(crate) copied: RefCell<FxHashMap<Vec<u8>, StorePath>>,
+    /// What texts that were added to the store refer to, for those that refer to something.
+    pub(crate) text_refs: RefCell<FxHashMap<StorePath, BTreeSet<StorePath>>>,
     pub(crate) regexes: RefCell<crate::regex::Cache>,
     pub(crate) drv_hashes: RefCell<sos_formats::derivation::DrvHashes>,
     /// Derivations that were read back, by path.
@@ -80,6 +82,7 @@ impl Vm {
             globals: OnceCell::new(),
             imports: RefCell::default(),
             copied: RefCell::default(),
+            text_refs: RefCell::default(),
             regexes: RefCell::default(),
             drv_hashes: RefCell::new(hashes),
             drvs: RefCell::default(),
@@ -128,8 +131,9 @@ impl Vm {
         }
     }
 
+    /// The error of what nests too deep, or would without end.
     #[cold]
-    fn too_deep(&self, pos: Pos) -> Box<Error> {
+    pub(crate) fn too_deep(&self, pos: Pos) -> Box<Error> {
         Error::new(Kind::Depth, pos, "stack overflow; max-call-depth exceeded").help(format!(
             "calls may nest {} deep; a function that calls itself without end is the usual cause",
             self.options.max_call_depth

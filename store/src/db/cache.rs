@@ -1,4 +1,4 @@
-//! What was computed before: contents of files by their stat, hashes of source trees, results of evaluations.
+//! What was computed before: contents of files by their stat, hashes of source trees.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use sos_formats::hash::{Blake3, Sha256};
@@ -60,21 +60,5 @@ pub(crate) fn put_listing(
     let sql = "INSERT OR REPLACE INTO treecache (listing, sha256, nar_size) VALUES (?1, ?2, ?3)";
     db.prepare_cached(sql)?
         .execute(params![listing.0, sha256.0, Unsigned(nar_size)])?;
-    Ok(())
-}
-
-/// Finds the result of an evaluation.
-pub(crate) fn find_evaluation(db: &Connection, fingerprint: &[u8; 32]) -> Result<Option<String>> {
-    let mut statement = db.prepare_cached("SELECT result FROM evalcache WHERE fingerprint = ?1")?;
-    Ok(statement
-        .query_row([fingerprint], |row| row.get(0))
-        .optional()?)
-}
-
-/// Notes the result of an evaluation.
-pub(crate) fn put_evaluation(db: &Connection, fingerprint: &[u8; 32], result: &str) -> Result<()> {
-    let sql = "INSERT OR REPLACE INTO evalcache (fingerprint, result) VALUES (?1, ?2)";
-    db.prepare_cached(sql)?
-        .execute(params![fingerprint, result])?;
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 mod cache;
 mod drvs;
+mod evaluations;
 mod journal;
 mod leases;
 mod paths;
@@ -21,12 +22,16 @@ use crate::error::{Result, StoreError};
 
 pub(crate) use cache::*;
 pub(crate) use drvs::*;
+pub(crate) use evaluations::*;
 pub(crate) use journal::*;
 pub(crate) use leases::*;
 pub(crate) use paths::*;
 
 /// How the schema came to be, oldest first; `PRAGMA user_version` counts how many were applied.
-const MIGRATIONS: &[&str] = &[include_str!("001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("001_initial.sql"),
+    include_str!("002_evaluations.sql"),
+];
 
 /// How long a writer waits for another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(120);

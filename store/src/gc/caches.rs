@@ -1,4 +1,5 @@
-//! What a collection frees besides objects: cached working trees, directories of failed builds, logs, old builds.
+//! What a collection frees besides objects: cached working trees, directories of failed builds, logs, old builds, results of
+//! evaluations that nobody asked for again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +14,7 @@ use super::mark::Marked;
 use crate::clock;
 use crate::db;
 use crate::error::Result;
+use crate::evaluations::{EVALUATION_DAYS, MAX_EVALUATION_BYTES};
 use crate::store::Store;
 use crate::temp::list_dir;
 
@@ -153,6 +155,11 @@ impl Collection<'_> {
         let older_than = self.options.older_than;
         let dead = dead_logs(&transaction, logs, older_than, &[], &BTreeSet::new())?;
         db::trim_builds(&transaction, BUILDS_KEPT)?;
+        let unused_secs = older_than.map_or(EVALUATION_DAYS * 24 * 60 * 60, |age| {
+            i64::try_from(age.as_secs()).unwrap_or(i64::MAX)
+        });
+        let unused_before = clock::now_secs().saturating_sub(unused_secs);
+        db::trim_evaluations(&transaction, unused_before, MAX_EVALUATION_BYTES)?;
         transaction.commit()?;
         for log in dead {
             let bytes = blocks(&log);

@@ -1,0 +1,335 @@
+//! Notes everything that an evaluation asks of the world.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use sos_formats::Bytes;
+use sos_formats::derivation::{Derivation, Method};
+use sos_formats::flake_ref;
+use sos_formats::hash::{Blake3, Hash};
+use sos_formats::store_path::{StoreDir, StorePath};
+use sos_lang::{FetchRequest, FetchedTree, FileType, Host, HostError, PathFilter, TreeRequest};
+use sos_store::{StatKey, Store};
+
+use super::inputs::{Asked, Built, Inputs, Local, Message, Seen, Tree};
+use super::local::{self, Kind};
+use super::look::{self, Print};
+use crate::host::StoreHost;
+
+/// Messages that are kept for the next time; an evaluation that says more is not cached.
+const MAX_MESSAGES: usize = 1000;
+
+/// A host that passes everything on to another one and remembers the answers.
+pub(crate) struct Recorder {
+    inner: Rc<StoreHost>,
+    store: Store,
+    inputs: RefCell<Inputs>,
+    /// Why the result cannot be used again.
+    refused: Cell<Option<&'static str>>,
+    /// Before anything was read.
+    since_nanos: i128,
+}
+
+impl Recorder {
+    pub(crate) fn new(inner: Rc<StoreHost>, store: Store) -> Self {
+        Self {
+            inner,
+            store,
+            inputs: RefCell::default(),
+            refused: Cell::new(None),
+            since_nanos: sos_store::now_nanos(),
+        }
+    }
+
+    /// Notes the text of a file that was read without this host.
+    pub(crate) fn note_text(&self, path: &Path, text: Option<&str>) {
+        let answer = text.map(|t| Blake3::of(t.as_bytes()));
+        self.note(path, Asked::Content, answer, None);
+    }
+
+    /// Says that the result must not be used again.
+    pub(crate) fn refuse(&self, why: &'static str) {
+        self.refused.set(Some(why));
+    }
+
+    /// What was noted so far; nothing when the result must not be used again.
+    pub(super) fn take_inputs(&self) -> Option<Inputs> {
+        if let Some(why) = self.refused.get() {
+            tracing::debug!(why, "evaluation is not cached");
+            return None;
+        }
+        Some(self.inputs.take())
+    }
+
+    fn note(&self, path: &Path, asked: Asked, answer: Option<Blake3>, stat: Option<StatKey>) {
+        let stat = stat.filter(|key| answer.is_some() && !key.is_racy(self.since_nanos));
+        let mut inputs = self.inputs.borrow_mut();
+        let seen = inputs
+            .files
+            .entry((path.to_owned(), asked))
+            .or_insert(Seen { answer, stat });
+        if seen.answer != answer {
+            self.refuse("a file changed while it was evaluated");
+        }
+    }
+
+    /// Whether a path is not in an object of our store; objects do not change, so that it is enough to note that one is there.
+    fn outside(&self, path: &Path) -> bool {
+        let text = path.to_str().unwrap_or_default();
+        let Ok((object, _)) = StorePath::split_absolute(self.inner.store_dir(), text) else {
+            return true;
+        };
+        let valid = self.store.is_valid(&object).unwrap_or(false);
+        self.note_object(&object, valid);
+        !valid
+    }
+
+    fn note_object(&self, object: &StorePath, valid: bool) {
+        let mut inputs = self.inputs.borrow_mut();
+        let before = inputs.objects.insert(object.clone(), valid);
+        if before.is_some_and(|before| before != valid) {
+            drop(inputs);
+            self.refuse("a store object came or went while it was evaluated");
+        }
+    }
+
+    fn say(&self, kind: Message, message: &str) {
+        let mut inputs = self.inputs.borrow_mut();
+        if inputs.messages.len() < MAX_MESSAGES {
+            inputs.messages.push((kind, message.to_owned()));
+        } else {
+            self.refuse("it says too much");
+        }
+    }
+
+    fn note_tree(
+        &self,
+        path: &Path,
+        name: &str,
+        method: Method,
+        object: &StorePath,
+        chosen: Option<BTreeMap<PathBuf, (FileType, bool)>>,
+        print: Option<Blake3>,
+    ) {
+        let mut inputs = self.inputs.borrow_mut();
+        inputs.added.insert(object.clone());
+        inputs.trees.push(Tree {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            method,
+            object: object.clone(),
+            chosen,
+            print,
+        });
+    }
+}
+
+impl Host for Recorder {
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        if !self.outside(path) {
+            return self.inner.read_file(path);
+        }
+        // Before the bytes: a change in between shows as a change.
+        let stat = look::stat(path);
+        let read = self.inner.read_file(path);
+        let answer = read.as_deref().ok().map(Blake3::of);
+        self.note(path, Asked::Content, answer, stat);
+        read
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<(Bytes, FileType)>> {
+        if !self.outside(path) {
+            return self.inner.read_dir(path);
+        }
+        let stat = look::stat(path);
+        let mut read = self.inner.read_dir(path);
+        if let Ok(entries) = &mut read {
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+        }
+        let answer = read.as_deref().ok().map(look::listing_digest);
+        self.note(path, Asked::Listing, answer, stat);
+        read
+    }
+
+    fn file_type(&self, path: &Path) -> io::Result<Option<FileType>> {
+        let found = self.inner.file_type(path);
+        if self.outside(path) {
+            let answer = match &found {
+                Ok(Some(kind)) => Some(look::known_type_digest(*kind)),
+                Ok(None) => Some(look::nothing_digest()),
+                Err(_) => None,
+            };
+            self.note(path, Asked::Type, answer, None);
+        }
+        found
+    }
+
+    fn canonicalize(&self, path: &Path) -> io::Result<PathBuf> {
+        let found = self.inner.canonicalize(path);
+        if self.outside(path) {
+            self.note(path, Asked::Target, look::ask(path, Asked::Target), None);
+        }
+        found
+    }
+
+    fn add_path(
+        &self,
+        path: &Path,
+        name: &str,
+        method: Method,
+        filter: Option<PathFilter<'_>>,
+        expected: Option<&Hash>,
+    ) -> Result<StorePath, HostError> {
+        if !self.outside(path) {
+            // An object, or a part of one, and whatever the filter takes of it.
+            let added = self.inner.add_path(path, name, method, filter, expected)?;
+            self.inputs.borrow_mut().added.insert(added.clone());
+            return Ok(added);
+        }
+        let mut print = Print::new(path, self.since_nanos);
+        let mut chosen = filter.is_some().then(BTreeMap::new);
+        let mut filter = filter;
+        let mut asked = |file: &Path, kind: FileType| {
+            let taken = match filter.as_mut() {
+                Some(filter) => filter(file, kind)?,
+                None => true,
+            };
+            let below = file.strip_prefix(path).unwrap_or(file);
+            match (std::fs::symlink_metadata(file), print.as_mut()) {
+                (Ok(meta), Some(print)) => print.add(below, &meta, taken),
+                _ => print = None,
+            }
+            if let Some(chosen) = &mut chosen {
+                chosen.insert(below.to_owned(), (kind, taken));
+            }
+            Ok(taken)
+        };
+        let added = self
+            .inner
+            .add_path(path, name, method, Some(&mut asked), expected)?;
+        let print = print.and_then(Print::finish);
+        self.note_tree(path, name, method, &added, chosen, print);
+        Ok(added)
+    }
+
+    fn add_text(
+        &self,
+        name: &str,
+        contents: &[u8],
+        references: &BTreeSet<StorePath>,
+    ) -> Result<StorePath, HostError> {
+        let added = self.inner.add_text(name, contents, references)?;
+        self.inputs.borrow_mut().added.insert(added.clone());
+        Ok(added)
+    }
+
+    fn add_derivation(
+        &self,
+        path: &StorePath,
+        drv: &Derivation,
+        aterm: &[u8],
+    ) -> Result<(), HostError> {
+        self.inner.add_derivation(path, drv, aterm)
+    }
+
+    fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError> {
+        // Its text follows from its name.
+        self.inner.read_derivation(path)
+    }
+
+    fn realise(&self, wanted: &[(StorePath, String)]) -> Result<Vec<StorePath>, HostError> {
+        let paths = self.inner.realise(wanted)?;
+        for ((drv, output), path) in wanted.iter().zip(&paths) {
+            let text = self.inner.read_derivation(drv)?;
+            let name = Derivation::name_from_path(drv);
+            let follows = text.output_path(self.inner.store_dir(), name, output);
+            self.inputs.borrow_mut().built.push(Built {
+                drv: drv.clone(),
+                output: output.clone(),
+                path: path.clone(),
+                follows: follows.as_ref() == Some(path),
+            });
+        }
+        Ok(paths)
+    }
+
+    fn is_valid_path(&self, path: &StorePath) -> Result<bool, HostError> {
+        let valid = self.inner.is_valid_path(path)?;
+        self.note_object(path, valid);
+        Ok(valid)
+    }
+
+    fn fetch_url(&self, request: &FetchRequest) -> Result<StorePath, HostError> {
+        let path = self.inner.fetch_url(request)?;
+        if request.sha256.is_some() {
+            self.inputs.borrow_mut().added.insert(path.clone());
+        } else {
+            self.refuse("it fetches what no hash pins");
+        }
+        Ok(path)
+    }
+
+    fn fetch_tree(&self, request: &TreeRequest) -> Result<FetchedTree, HostError> {
+        let kind = local::kind(request);
+        let print = match &kind {
+            Kind::Local(place) => local::print(place, &request.attrs, self.since_nanos),
+            _ => None,
+        };
+        let (tree, warnings) = self.inner.fetch_tree_silently(request)?;
+        for warning in &warnings {
+            self.warn(warning);
+        }
+        let mut inputs = self.inputs.borrow_mut();
+        inputs.added.insert(tree.path.clone());
+        match kind {
+            Kind::Pinned => {}
+            Kind::Local(_) => inputs.locals.push(Local {
+                attrs: flake_ref::to_json(&request.attrs).to_string(),
+                name: request.name.clone(),
+                path: tree.path.clone(),
+                answer: flake_ref::to_json(&tree.attrs).to_string(),
+                print,
+            }),
+            Kind::Open => self.refuse("it fetches a tree that nothing pins"),
+        }
+        Ok(tree)
+    }
+
+    fn write_flake_lock(&self, path: &Path, text: &str) -> Result<(), HostError> {
+        self.refuse("the lock of a flake changes");
+        self.inner.write_flake_lock(path, text)
+    }
+
+    fn env(&self, name: &str) -> Option<String> {
+        let value = self.inner.env(name);
+        let mut inputs = self.inputs.borrow_mut();
+        inputs.env.insert(name.to_owned(), value.clone());
+        value
+    }
+
+    fn current_time(&self) -> i64 {
+        self.refuse("it asks for the time");
+        self.inner.current_time()
+    }
+
+    fn system(&self) -> &str {
+        self.inner.system()
+    }
+
+    fn store_dir(&self) -> &StoreDir {
+        self.inner.store_dir()
+    }
+
+    fn trace(&self, message: &str) {
+        self.say(Message::Trace, message);
+        self.inner.trace(message);
+    }
+
+    fn warn(&self, message: &str) {
+        self.say(Message::Warning, message);
+        self.inner.warn(message);
+    }
+}
