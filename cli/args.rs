@@ -48,8 +48,11 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     pub(crate) config: Vec<String>,
     /// Print the whole evaluation trace above an error
-    #[arg(long, global = true)]
+    #[arg(long, global = true, overrides_with = "no_show_trace")]
     pub(crate) show_trace: bool,
+    /// Take `--show-trace` back
+    #[arg(long, global = true, hide = true, overrides_with = "show_trace")]
+    pub(crate) no_show_trace: bool,
 }
 
 /// Answers to "when?".
@@ -114,14 +117,19 @@ pub(crate) struct TargetArgs {
     )]
     pub(crate) expression: Option<String>,
     /// Pass the expression EXPR as argument NAME to a recipe that is a function
-    #[arg(long, num_args = 2, value_names = ["NAME", "EXPR"])]
+    #[arg(long, num_args = 2, value_names = ["NAME", "EXPR"], allow_hyphen_values = true)]
     pub(crate) arg: Vec<String>,
     /// Pass the string STRING as argument NAME to a recipe that is a function
-    #[arg(long, num_args = 2, value_names = ["NAME", "STRING"])]
+    #[arg(long, num_args = 2, value_names = ["NAME", "STRING"], allow_hyphen_values = true)]
     pub(crate) argstr: Vec<String>,
     /// Add a place for `<...>` look-ups: PATH or PREFIX=PATH
     #[arg(short = 'I', long = "include", value_name = "PATH")]
     pub(crate) include: Vec<String>,
+    /// Take this attribute path of the targets; may be given several times
+    #[arg(short = 'A', long, value_name = "ATTR")]
+    pub(crate) attr: Vec<String>,
+    #[command(flatten)]
+    pub(crate) language: LanguageArgs,
     /// Evaluate even if nothing has changed since the last time
     #[arg(long)]
     pub(crate) no_eval_cache: bool,
@@ -144,6 +152,68 @@ pub(crate) struct AccessFlags {
     /// Beginnings of URLs that --restrict-eval allows, separated by blanks
     #[arg(long, value_name = "URIS")]
     pub(crate) allowed_uris: Vec<String>,
+}
+
+/// What the language accepts.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct LanguageArgs {
+    /// What to do about URLs without quotes
+    #[arg(long, value_name = "LEVEL", value_enum, help_heading = LANGUAGE)]
+    lint_url_literals: Option<LintLevel>,
+    /// What to do about relative paths that do not begin with a dot
+    #[arg(long, value_name = "LEVEL", value_enum, help_heading = LANGUAGE)]
+    lint_short_path_literals: Option<LintLevel>,
+    /// What to do about paths that begin with `/` or `~/`
+    #[arg(long, value_name = "LEVEL", value_enum, help_heading = LANGUAGE)]
+    lint_absolute_path_literals: Option<LintLevel>,
+    /// Turn on features of the language: `pipe-operators`, `parse-toml-timestamps`
+    #[arg(long, value_name = "FEATURES", help_heading = LANGUAGE)]
+    extra_experimental_features: Vec<String>,
+    /// How deep calls may nest
+    #[arg(long, value_name = "NUMBER", help_heading = LANGUAGE, value_parser = clap::value_parser!(u32).range(1..))]
+    max_call_depth: Option<u32>,
+}
+
+const LANGUAGE: &str = "Language options";
+
+/// Answers to "what is done about it?".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LintLevel {
+    /// Nothing
+    Ignore,
+    /// Say it
+    Warn,
+    /// Refuse it
+    Fatal,
+}
+
+impl LanguageArgs {
+    /// Puts what the flags say into the options of an evaluator.
+    pub(crate) fn apply(&self, options: &mut sos_lang::Options) {
+        let level = |level: Option<LintLevel>| match level {
+            None | Some(LintLevel::Ignore) => sos_lang::Lint::Ignore,
+            Some(LintLevel::Warn) => sos_lang::Lint::Warn,
+            Some(LintLevel::Fatal) => sos_lang::Lint::Fatal,
+        };
+        // What other features stand for is always on here, or not part of the language.
+        let has = |name: &str| {
+            let mut words = self
+                .extra_experimental_features
+                .iter()
+                .flat_map(|f| f.split_whitespace());
+            words.any(|word| word == name)
+        };
+        options.dialect = sos_lang::Dialect {
+            pipe_operators: has("pipe-operators"),
+            url_literals: level(self.lint_url_literals),
+            short_path_literals: level(self.lint_short_path_literals),
+            absolute_path_literals: level(self.lint_absolute_path_literals),
+        };
+        options.toml_timestamps = has("parse-toml-timestamps");
+        if let Some(depth) = self.max_call_depth {
+            options.max_call_depth = depth;
+        }
+    }
 }
 
 /// How recipes are pinned.

@@ -118,6 +118,14 @@ pub(crate) fn targets(session: &Session, args: &TargetArgs) -> Result<Vec<Target
     } else {
         args.targets.iter().map(String::as_str).collect()
     };
+    // `-A x` is one more attribute of the file or expression, or the attribute of every target.
+    let attrs: Vec<&str> = match (args.file.is_some() || args.expression.is_some(), &args.attr) {
+        (true, more) if !more.is_empty() => {
+            let all = args.targets.iter().chain(more);
+            all.map(String::as_str).collect()
+        }
+        _ => attrs,
+    };
     let parsed: Result<Vec<_>, _> = match (&args.file, &args.expression) {
         (Some(file), _) => attrs
             .iter()
@@ -127,9 +135,14 @@ pub(crate) fn targets(session: &Session, args: &TargetArgs) -> Result<Vec<Target
             .iter()
             .map(|attr| Ok(Target::expression(expression, attr)))
             .collect(),
-        _ => attrs
+        _ if args.attr.is_empty() => attrs
             .iter()
             .map(|text| Target::parse(text, store_dir.as_str()))
+            .collect(),
+        _ => attrs
+            .iter()
+            .flat_map(|text| args.attr.iter().map(move |attr| (text, attr)))
+            .map(|(text, attr)| Ok(Target::parse(text, store_dir.as_str())?.below(attr)))
             .collect(),
     };
     Ok(parsed?)
@@ -504,7 +517,7 @@ impl<'a> Job<'a> {
             .map_err(|e| Failure::io("cannot resolve a search path", &e))?;
         let access = &self.args.access;
         let uris = access.allowed_uris.iter();
-        Ok(Options {
+        let mut options = Options {
             nix_path,
             pure,
             restricted: access.restrict_eval,
@@ -515,7 +528,9 @@ impl<'a> Job<'a> {
                 .collect(),
             extensions: vec![recipes.extension()],
             ..Options::default()
-        })
+        };
+        self.args.language.apply(&mut options);
+        Ok(options)
     }
 
     /// The value of a target: its file, called with its arguments, and the attribute in it.

@@ -28,6 +28,12 @@ impl Failure {
         }
     }
 
+    /// The same, with the exit code of a program that this one stands in for.
+    pub(crate) fn with_code(mut self, code: u8) -> Self {
+        self.code = Some(code);
+        self
+    }
+
     /// The same, when the problems stand in the output already.
     pub(crate) fn already_shown(mut self) -> Self {
         self.shown = true;

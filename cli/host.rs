@@ -196,6 +196,10 @@ impl Host for StoreHost {
     }
 
     fn file_type(&self, path: &Path) -> io::Result<Option<FileType>> {
+        // The logical store is there, whether or not this machine has a directory of that name.
+        if path == Path::new(self.store_dir.as_str()) {
+            return Ok(Some(FileType::Directory));
+        }
         match std::fs::symlink_metadata(self.physical(path)) {
             Ok(meta) => Ok(Some(file_type(meta.file_type()))),
             Err(e)

@@ -74,6 +74,23 @@ impl Target {
         })
     }
 
+    /// The attribute `attr` of this target.
+    pub(crate) fn below(self, attr: &str) -> Self {
+        let (text, whole) = if self.attr.is_empty() {
+            (format!("{}#{attr}", self.text), attr.to_owned())
+        } else {
+            (
+                format!("{}.{attr}", self.text),
+                format!("{}.{attr}", self.attr),
+            )
+        };
+        Self {
+            text,
+            attr: whole,
+            ..self
+        }
+    }
+
     /// A target for an expression given on the command line.
     pub(crate) fn expression(expression: &str, attr: &str) -> Self {
         Self {

@@ -25,6 +25,9 @@ pub(crate) struct EvalArgs {
     /// Leave places out of the XML
     #[arg(long, requires = "xml")]
     no_location: bool,
+    /// Exit with 1 on every failure, as `nix-instantiate --eval` does
+    #[arg(long, hide = true)]
+    eval: bool,
 }
 
 /// Runs the verb.
@@ -32,6 +35,14 @@ pub(crate) struct EvalArgs {
 /// # Errors
 /// Problems of the recipe.
 pub(crate) fn run(session: &Session, args: &EvalArgs) -> Result<(), Failure> {
+    let done = print(session, args);
+    if args.eval {
+        return done.map_err(|failure| failure.with_code(1));
+    }
+    done
+}
+
+fn print(session: &Session, args: &EvalArgs) -> Result<(), Failure> {
     let targets = evaluate::targets(session, &args.target)?;
     let json = session.global.json;
     let evaluated = evaluate::cached(

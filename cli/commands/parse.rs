@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use sos_lang::{Evaluator, Options};
 
+use crate::args::LanguageArgs;
 use crate::failure::Failure;
 use crate::host::StoreHost;
 use crate::render::output;
@@ -16,13 +17,19 @@ use crate::session::Session;
 pub(crate) struct ParseArgs {
     /// The file, or `-` for standard input
     file: PathBuf,
+    #[command(flatten)]
+    language: LanguageArgs,
 }
 
 /// Runs the verb.
 ///
 /// # Errors
-/// `parse-syntax` and the other problems of the text.
+/// `parse-syntax` and the other problems of the text; as with `nix-instantiate --parse` the exit code is always 1.
 pub(crate) fn run(session: &Session, args: &ParseArgs) -> Result<(), Failure> {
+    print(session, args).map_err(|failure| failure.with_code(1))
+}
+
+fn print(session: &Session, args: &ParseArgs) -> Result<(), Failure> {
     let mut source = Vec::new();
     let name = args.file.display().to_string();
     let here = std::env::current_dir()
@@ -44,9 +51,12 @@ pub(crate) fn run(session: &Session, args: &ParseArgs) -> Result<(), Failure> {
     };
     let store = session.store()?.clone();
     let session = session.clone();
+    let language = args.language.clone();
     let printed = sos_lang::with_big_stack(move || {
         let host = std::rc::Rc::new(StoreHost::pure(store, &session));
-        Evaluator::new(host, Options::default()).parse_canonical(&source, &name, &base)
+        let mut options = Options::default();
+        language.apply(&mut options);
+        Evaluator::new(host, options).parse_canonical(&source, &name, &base)
     })?;
     output::bytes(&printed)?;
     output::line("")

@@ -307,8 +307,8 @@ impl std::error::Error for Diagnostic {}
 /// Returns at most 3 known names that are within a third of the wanted name's length, nearest first.
 pub fn suggest<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
     let wanted: Vec<char> = wanted.chars().collect();
-    // Nobody mistypes names this long, and the distance is quadratic.
-    if wanted.len() > 256 {
+    // Nobody mistypes names this long, and the distance is quadratic. One letter is as near to any other.
+    if !(2..=256).contains(&wanted.len()) {
         return Vec::new();
     }
     let limit = wanted.len().max(3) / 3;
@@ -385,6 +385,7 @@ mod tests {
             ["ab", "ac", "ad"]
         );
         assert_eq!(near(""), Vec::<String>::new());
+        assert_eq!(suggest("c", ["b"].into_iter()), Vec::<String>::new());
     }
 
     #[test]
@@ -396,7 +397,7 @@ mod tests {
             "attribute `y` not found",
         )
         .label(&file, 2..3, "not there")
-        .suggest("y", ["z"].into_iter())
+        .suggest("yes", ["yet"].into_iter())
         .frame("while evaluating `x`", None);
         assert_eq!(
             d.to_string(),
@@ -405,7 +406,7 @@ mod tests {
         let json = d.to_json();
         assert_eq!(json["exitCode"], 3);
         assert_eq!(json["labels"][0]["column"], 3);
-        assert_eq!(json["helps"][0], "did you mean `z`?");
+        assert_eq!(json["helps"][0], "did you mean `yet`?");
         assert_eq!(json["trace"][0]["message"], "while evaluating `x`");
     }
 }

@@ -86,6 +86,8 @@ pub(crate) struct Error {
     /// Innermost first.
     pub(crate) trace: Vec<(String, Pos)>,
     pub(crate) ready: Option<Box<Diagnostic>>,
+    /// The way around, when it is an infinite recursion.
+    pub(crate) cycle: Option<Box<crate::eval::Cycle>>,
 }
 
 /// A result of the evaluator.
@@ -108,6 +110,7 @@ impl Error {
             helps: Vec::new(),
             trace: Vec::new(),
             ready: None,
+            cycle: None,
         })
     }
 

@@ -188,6 +188,35 @@ pub struct Options {
     pub extensions: Vec<Extension>,
     /// How deep calls may nest.
     pub max_call_depth: u32,
+    /// Which parts of the syntax are accepted, and with what remarks.
+    pub dialect: Dialect,
+    /// Whether `fromTOML` reads dates and times.
+    pub toml_timestamps: bool,
+}
+
+/// Which parts of the syntax are accepted, and with what remarks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Dialect {
+    /// Whether `|>` and `<|` are operators.
+    pub pipe_operators: bool,
+    /// URLs without quotes.
+    pub url_literals: Lint,
+    /// Relative paths that do not begin with a dot: `a/b`.
+    pub short_path_literals: Lint,
+    /// Paths that begin with `/` or `~/`.
+    pub absolute_path_literals: Lint,
+}
+
+/// What is done about something that is allowed but seldom meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lint {
+    /// Nothing.
+    #[default]
+    Ignore,
+    /// A warning.
+    Warn,
+    /// It is an error.
+    Fatal,
 }
 
 impl Default for Options {
@@ -200,6 +229,8 @@ impl Default for Options {
             allowed_uris: Vec::new(),
             extensions: Vec::new(),
             max_call_depth: 10_000,
+            dialect: Dialect::default(),
+            toml_timestamps: false,
         }
     }
 }

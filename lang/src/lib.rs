@@ -24,8 +24,9 @@ mod regex;
 pub use api::{Answer, DrvRef, Evaluator};
 pub use heap::Value;
 pub use host::{
-    ContextElem, ExtBuiltin, ExtCall, ExtFn, Extension, FetchRequest, FetchedTree, FileType,
-    FlakeLocks, Host, HostError, Options, PathFilter, Plain, TreeRequest, VirtualFiles,
+    ContextElem, Dialect, ExtBuiltin, ExtCall, ExtFn, Extension, FetchRequest, FetchedTree,
+    FileType, FlakeLocks, Host, HostError, Lint, Options, PathFilter, Plain, TreeRequest,
+    VirtualFiles,
 };
 
 /// Runs code on a thread with a stack that is big enough for deep evaluation, and waits for it.

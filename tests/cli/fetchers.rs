@@ -101,6 +101,10 @@ fn submodules_come_with_their_parent_when_asked_for() {
         tree("submodules = true;")
     );
     assert_eq!(w.sos(["eval", "--raw", "-E", &read]).ok().stdout, "inner\n");
+    // A flake may ask for its own submodules.
+    w.write("outer/flake.nix", "{ inputs.self.submodules = true; outputs = { self }: { v = builtins.readFile ./sub/mod/f; }; }");
+    repository(&outer);
+    assert_eq!(w.sos(["eval", "--raw", "./outer#v"]).ok().stdout, "inner\n");
 }
 
 #[test]
@@ -192,6 +196,18 @@ fn archives_of_every_compression_are_unpacked() {
         w.sos(["eval", "--raw", "-E", &read])
             .ok()
             .says(&["is not pinned", &hashes[0]]);
+    }
+    if peer("zip").is_some() {
+        run(Command::new("zip")
+            .args(["-qr", "p.zip", "pack"])
+            .current_dir(w.project()))
+        .ok();
+        let url = format!("file://{}/p.zip", w.project().display());
+        let tree = same_as_nix(
+            &w,
+            &format!("builtins.fetchTree {{ type = \"tarball\"; url = \"{url}\"; }}"),
+        );
+        hashes.push(tree["narHash"].as_str().expect("text").to_owned());
     }
     hashes.dedup();
     assert_eq!(hashes.len(), 1, "{hashes:?}");

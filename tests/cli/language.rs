@@ -110,6 +110,82 @@ fn derivations_have_the_paths_of_nix() {
 }
 
 #[test]
+fn the_forms_of_nix_instantiate() {
+    let w = World::new();
+    w.write(
+        "f.nix",
+        "{ x, y ? 1 }: { sum = x + y; list = [ 1 { text = \"a\\nb\"; } ]; lib = <lib>; }",
+    );
+    let args = ["eval", "--file", "f.nix", "--arg", "x", "-3", "-A"];
+    let with = |more: &[&str]| w.sos(args.iter().chain(more)).ok().stdout;
+    assert_eq!(with(&["sum"]), "-2\n");
+    assert_eq!(with(&["sum", "-A", "list.0"]), "-2\n1\n");
+    assert_eq!(with(&["list.1.text", "--raw"]), "a\nb");
+    assert_eq!(with(&["list", "--json"]), "[1,{\"text\":\"a\\nb\"}]\n");
+    assert!(with(&["list", "--xml", "--no-location"]).contains("<int value=\"1\" />"));
+    let dir = w.write("lib/default.nix", "1");
+    let dir = dir.parent().unwrap().display().to_string();
+    assert_eq!(
+        with(&["lib", "-I", &format!("lib={dir}")]),
+        format!("{dir}\n")
+    );
+    assert_eq!(
+        w.sos([
+            "eval", "-A", "sum", "f.nix", "--argstr", "x", "a", "--arg", "y", "\"b\""
+        ])
+        .ok()
+        .stdout,
+        "\"ab\"\n"
+    );
+}
+
+#[test]
+fn exit_codes_of_nix_instantiate_where_asked_for() {
+    let w = World::new();
+    w.sos(["eval", "-E", "throw \"x\""]).fails(3);
+    w.sos(["eval", "--eval", "-E", "throw \"x\""])
+        .fails(1)
+        .says(&["error[eval-throw]: x"]);
+    w.write("bad.nix", "{ a = ; }");
+    w.sos(["parse", "bad.nix"])
+        .fails(1)
+        .says(&["error[parse-syntax]"]);
+    w.write("good.nix", "1 + 2");
+    assert_eq!(w.sos(["parse", "good.nix"]).ok().stdout, "(1 + 2)\n");
+}
+
+#[test]
+fn lints_warn_or_refuse_and_features_are_asked_for() {
+    let w = World::new();
+    let lint = "--lint-short-path-literals";
+    w.sos(["eval", lint, "warn", "-E", "a/b"])
+        .ok()
+        .says(&["warning: relative path literal 'a/b'"]);
+    w.sos(["eval", lint, "fatal", "-E", "a/b"])
+        .fails(3)
+        .says(&["error[parse-syntax]: relative path literal 'a/b'"]);
+    w.sos(["eval", "-E", "1 |> (x: x)"])
+        .fails(3)
+        .says(&["pipe-operators"]);
+    let feature = ["eval", "--extra-experimental-features", "pipe-operators"];
+    assert_eq!(
+        w.sos(feature.iter().chain(&["-E", "1 |> (x: x)"]))
+            .ok()
+            .stdout,
+        "1\n"
+    );
+    w.sos([
+        "eval",
+        "--max-call-depth",
+        "50",
+        "-E",
+        "let f = n: if n == 0 then 0 else 1 + f (n - 1); in f 60",
+    ])
+    .fails(3)
+    .says(&["max-call-depth exceeded"]);
+}
+
+#[test]
 fn what_contains_itself_has_no_end_and_is_an_error() {
     let w = World::new();
     for whole in ["builtins.toXML x", "builtins.toJSON x"] {

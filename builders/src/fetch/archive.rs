@@ -1,4 +1,4 @@
-//! Decompression by content, and tar archives unpacked as `fetchTarball` does.
+//! Decompression by content, and archives unpacked as `fetchTarball` does.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -13,6 +13,7 @@ use sos_formats::tar::{self, EntryKind};
 
 use super::failure::Failure;
 use super::limits::MAX_UNPACKED_BYTES;
+use super::zip;
 
 /// The most memory that an xz stream may ask for; `xz -9` needs 65 MiB.
 const XZ_MEMORY_BYTES: u64 = 256 << 20;
@@ -51,7 +52,7 @@ pub(crate) fn decompress(file: &mut File) -> Result<Box<dyn Read + '_>, Failure>
         }
         [b'P', b'K', 3, 4, ..] => {
             return Err(Failure::Content {
-                reason: "it is a zip archive; tar archives are supported".into(),
+                reason: "it is a zip archive".into(),
             });
         }
         [b'B', b'Z', b'h', ..] => Box::new(bzip2::bufread::MultiBzDecoder::new(file)),
@@ -67,6 +68,9 @@ const MAX_ENTRIES: usize = 4 << 20;
 /// The commit that `git archive` made a tar archive from: it stands in the first header.
 pub(crate) fn commit_of_archive(file: &mut File) -> Result<Option<String>, Failure> {
     let mut head = Vec::new();
+    if is_zip(file)? {
+        return Ok(None);
+    }
     let plain = decompress(file)?;
     // What is no archive shows when it is unpacked.
     if plain.take(1024).read_to_end(&mut head).is_err() {
@@ -85,22 +89,33 @@ pub(crate) fn commit_of_archive(file: &mut File) -> Result<Option<String>, Failu
     Ok((global && sos_formats::flake_ref::is_rev(&id)).then_some(id))
 }
 
-/// Unpacks a tar archive into the directory `work`, and moves the one thing at its top to `out`; returns the time of that.
+fn is_zip(file: &mut File) -> Result<bool, Failure> {
+    let mut head = Vec::new();
+    file.take(4).read_to_end(&mut head).map_err(Failure::Read)?;
+    file.rewind().map_err(Failure::Read)?;
+    Ok(zip::is_zip(&head))
+}
+
+/// Unpacks a tar or zip archive into the directory `work`, and moves the one thing at its top to `out`; returns the time of that.
 pub(crate) fn unpack(file: &mut File, work: &Path, out: &Path) -> Result<i64, Failure> {
-    let plain = decompress(file)?.take(MAX_UNPACKED_BYTES);
-    let mut archive = tar::Reader::new(plain);
     let mut tree = Tree {
         top: work.to_owned(),
         made: BTreeMap::new(),
     };
     let mut modified = None;
-    loop {
-        let entry = archive.next_entry().map_err(|error| Failure::Content {
-            reason: error.to_string(),
-        })?;
-        let Some(entry) = entry else { break };
-        modified.get_or_insert(entry.mtime_secs);
-        tree.add(&entry, &mut archive)?;
+    if is_zip(file)? {
+        zip::read(file, &mut |entry, data| tree.add(entry, data))?;
+    } else {
+        let plain = decompress(file)?.take(MAX_UNPACKED_BYTES);
+        let mut archive = tar::Reader::new(plain);
+        loop {
+            let entry = archive.next_entry().map_err(|error| Failure::Content {
+                reason: error.to_string(),
+            })?;
+            let Some(entry) = entry else { break };
+            modified.get_or_insert(entry.mtime_secs);
+            tree.add(&entry, &mut archive)?;
+        }
     }
     let tops: Vec<&Bytes> = tree
         .made

@@ -18,6 +18,7 @@ mod output_tests;
 mod report;
 mod sink;
 mod transfer;
+mod zip;
 
 #[cfg(test)]
 mod resume_tests;

@@ -109,15 +109,11 @@ impl Writer<'_> {
 
     /// Sets and lists may contain themselves, so the nesting counts as that of calls does.
     fn value(&mut self, v: Value, pos: Pos) -> R<()> {
-        let depth = self.vm.depth();
-        self.vm.enter(pos)?;
-        let written = self.value_inside(v, pos);
-        self.vm.set_depth(depth);
-        written
+        let vm = self.vm;
+        vm.deeper(pos, || self.content(v, pos))
     }
 
-    fn value_inside(&mut self, v: Value, pos: Pos) -> R<()> {
-        self.vm.check_stack()?;
+    fn content(&mut self, v: Value, pos: Pos) -> R<()> {
         let v = self.vm.force(v)?;
         match v.tag() {
             Tag::Int => self.int(v),

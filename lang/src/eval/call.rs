@@ -3,7 +3,7 @@
 use super::{R, Vm};
 use crate::builtins::Prim;
 use crate::error::{Error, Kind, Traced};
-use crate::heap::{Attrs, Env, Fun, Value};
+use crate::heap::{Attrs, Env, Fun, Sym, Value};
 use crate::ir::{Formals, Lambda, Pos};
 
 /// Arguments that are usually few.
@@ -25,6 +25,8 @@ impl Vm {
         let mut args = args;
         while !args.is_empty() {
             let Some(fun) = f.as_fun() else {
+                // A functor that gives itself would go on without end.
+                self.enter(pos)?;
                 f = self.call_functor(f, pos)?;
                 continue;
             };
@@ -191,7 +193,7 @@ impl Vm {
             .get()
             .map_or_else(|| "anonymous lambda".to_owned(), |s| s.text().into_owned());
         if let Some(m) = missing {
-            return Err(Error::new(
+            let e = Error::new(
                 Kind::Argument,
                 pos,
                 format!(
@@ -199,7 +201,8 @@ impl Vm {
                     m.name.text()
                 ),
             )
-            .other(m.pos, "required here"));
+            .other(m.pos, "required here");
+            return Err(misspelt(e, &m.name.text(), f, set));
         }
         if !f.ellipsis && found != set.len() {
             for (s, _) in set.iter_by_name() {
@@ -214,6 +217,7 @@ impl Vm {
                             s.text()
                         ),
                     )
+                    .other(given_at(set, s), "given here")
                     .other(l.pos, "the function takes only the names listed here");
                     return Err(crate::eval::vm::suggest(
                         e,
@@ -225,6 +229,30 @@ impl Vm {
         }
         Ok(index)
     }
+}
+
+fn given_at(set: Attrs, s: Sym) -> Pos {
+    let shape = set.shape();
+    shape.find(s).map_or(Pos::NONE, |i| shape.pos_at(i))
+}
+
+/// A required argument is often there, under a name that is nearly right.
+#[cold]
+fn misspelt(e: Box<Error>, wanted: &str, f: &Formals, set: Attrs) -> Box<Error> {
+    let unknown: Vec<Sym> = set
+        .iter_by_name()
+        .map(|x| x.0)
+        .filter(|s| f.names.binary_search_by_key(s, |x| x.name).is_err())
+        .collect();
+    let texts: Vec<_> = unknown.iter().map(|s| s.text()).collect();
+    let near = sos_formats::diagnostic::suggest(wanted, texts.iter().map(|t| &**t));
+    let Some(near) = near.first() else { return e };
+    let at = unknown
+        .iter()
+        .find(|s| &*s.text() == near.as_str())
+        .map_or(Pos::NONE, |s| given_at(set, *s));
+    e.other(at, format!("`{near}` is given instead"))
+        .help(format!("write `{wanted}` for `{near}`"))
 }
 
 #[cold]

@@ -84,11 +84,10 @@ impl Vm {
         if let Some(s) = v.as_str() {
             return Ok(s);
         }
-        self.coerce_other(v, how, pos)
+        self.deeper(pos, || self.coerce_other(v, how, pos))
     }
 
     fn coerce_other(&self, v: Value, how: Coerce, pos: Pos) -> R<Str> {
-        self.check_stack()?;
         if let Some(p) = v.as_path() {
             if !how.copy {
                 return Ok(Str::new(p, 0));
@@ -160,7 +159,7 @@ impl Vm {
             let v = self.eval(e, env)?;
             let s = match v.as_str() {
                 Some(s) => s,
-                None => self.coerce_other(v, Coerce::INTERP, *pos)?,
+                None => self.coerce(v, Coerce::INTERP, *pos)?,
             };
             ctx = self.ctx_union(ctx, s.ctx());
             if parts.len() <= buf.len() {

@@ -6,10 +6,10 @@ use crate::heap::{Attrs, Tag, Value};
 use crate::ir::Pos;
 
 impl Vm {
-    /// Whether two elements are equal: the same object is, without a look inside.
+    /// Whether two elements are equal: the same object is, without a look inside, but it is evaluated.
     pub(crate) fn same_or_equal(&self, a: Value, b: Value, pos: Pos) -> R<bool> {
-        // An unevaluated number equals itself only if it is a number, but Nix does not look either.
         if a == b {
+            self.force(a)?;
             return Ok(true);
         }
         self.equal(a, b, pos)
@@ -36,20 +36,20 @@ impl Vm {
                 if x.len() != y.len() {
                     return Ok(false);
                 }
-                self.check_stack()?;
-                for (p, q) in x.iter().zip(y) {
-                    if !self.same_or_equal(*p, *q, pos)? {
-                        return Ok(false);
+                return self.deeper(pos, || {
+                    for (p, q) in x.iter().zip(y) {
+                        if !self.same_or_equal(*p, *q, pos)? {
+                            return Ok(false);
+                        }
                     }
-                }
-                return Ok(true);
+                    Ok(true)
+                });
             }
             (Tag::Attrs, Tag::Attrs) => {
                 let (Some(x), Some(y)) = (a.as_attrs(), b.as_attrs()) else {
                     return Ok(false);
                 };
-                self.check_stack()?;
-                return self.equal_attrs(x, y, pos);
+                return self.deeper(pos, || self.equal_attrs(x, y, pos));
             }
             _ => {}
         }
@@ -115,13 +115,14 @@ impl Vm {
             return Ok(x < y);
         }
         if let (Some(x), Some(y)) = (a.as_list(), b.as_list()) {
-            self.check_stack()?;
-            for (p, q) in x.iter().zip(y) {
-                if !self.same_or_equal(*p, *q, pos)? {
-                    return self.less(*p, *q, pos);
+            return self.deeper(pos, || {
+                for (p, q) in x.iter().zip(y) {
+                    if !self.same_or_equal(*p, *q, pos)? {
+                        return self.less(*p, *q, pos);
+                    }
                 }
-            }
-            return Ok(x.len() < y.len());
+                Ok(x.len() < y.len())
+            });
         }
         let (ta, tb) = (self.show_type(a), self.show_type(b));
         let (sa, sb) = (self.show_short(a), self.show_short(b));

@@ -8,7 +8,10 @@ use crate::ir::Pos;
 impl Vm {
     /// Fails with the first difference of two values, in words; succeeds when they are equal.
     pub(crate) fn assert_equal(&self, a: Value, b: Value, pos: Pos) -> R<()> {
-        self.check_stack()?;
+        self.deeper(pos, || self.difference(a, b, pos))
+    }
+
+    fn difference(&self, a: Value, b: Value, pos: Pos) -> R<()> {
         let a = self.force(a)?;
         let b = self.force(b)?;
         if a == b && a.tag() != Tag::Fun {

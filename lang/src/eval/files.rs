@@ -173,7 +173,11 @@ impl Vm {
                 "more than 4 GiB of source text were loaded",
             ));
         };
-        let ast = crate::parse::parse(&file.text, foreign).map_err(|e| {
+        let ast = crate::parse::parse(&file.text, foreign, self.options.dialect, &|m, at| {
+            let place = self.show_pos(Pos(base + at as u32));
+            self.host.warn(&format!("{m} at {place}"));
+        })
+        .map_err(|e| {
             let mut x = Error::new(
                 if e.too_deep {
                     Kind::Nesting
@@ -184,6 +188,10 @@ impl Vm {
                 e.message.clone(),
             );
             x.end = Pos(base + e.span.end as u32);
+            x.label.clone_from(&e.label);
+            if let Some((at, text)) = e.with {
+                x = x.other(Pos(base + at as u32), text);
+            }
             match e.other {
                 Some(o) => {
                     let old = Pos(base + o as u32);
@@ -246,6 +254,9 @@ impl Vm {
                         .map(String::as_str)
                         .filter(|k| !k.starts_with("__")),
                 )
+            }
+            LowerError::TooDeep(pos) => {
+                Error::new(Kind::Nesting, pos, "the expression is nested too deeply")
             }
             LowerError::NoHome(pos) => Error::new(
                 Kind::Pure,
@@ -545,7 +556,7 @@ impl Vm {
         let text = file
             .text
             .get(start..start + (end.0.checked_sub(pos.0)?) as usize)?;
-        let ast = crate::parse::parse(text, foreign).ok()?;
+        let ast = crate::parse::parse(text, foreign, self.options.dialect, &|_, _| {}).ok()?;
         let home = self.host.env("HOME").unwrap_or_default();
         let place = crate::print::ast::Place {
             dir: &dir,

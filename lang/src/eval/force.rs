@@ -1,6 +1,6 @@
 //! From thunks to values.
 
-use super::{R, Vm};
+use super::{R, Vm, cycle};
 use crate::error::{Error, Kind, Traced};
 use crate::heap::{Attrs, Code, Str, Tag, Thunk, ThunkState, Value};
 use crate::ir::Pos;
@@ -21,11 +21,7 @@ impl Vm {
     #[inline(never)]
     fn force_thunk(&self, t: Thunk) -> R {
         let Some(code) = t.start() else {
-            return Err(Error::new(
-                Kind::Cycle,
-                Pos::NONE,
-                "infinite recursion encountered",
-            ));
+            return Err(cycle::infinite(t));
         };
         let r = match code {
             Code::Expr(e, env) => self.eval(e, env),
@@ -40,7 +36,7 @@ impl Vm {
             }
             Err(e) => {
                 t.restore(code);
-                Err(e)
+                Err(cycle::leave(e, t))
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The loop that runs IR.
 
-use super::{R, Vm};
+use super::{R, Vm, cycle};
 use crate::error::{Error, Kind};
 use crate::heap::{Attrs, Env, Fun, Sym, Value};
 use crate::ir::{AttrsLit, BinOp, E, Expr, Name, Pos, ShapeCache};
@@ -231,7 +231,10 @@ impl Vm {
                             return Err(self.type_error("a set", v, *pos));
                         };
                         if let Some(i) = cache.find(set.shape(), *sym) {
-                            return self.force(set.values()[i]);
+                            return match self.force(set.values()[i]) {
+                                Ok(v) => Ok(v),
+                                Err(e) => Err(variable_error(e, *sym, *pos)),
+                            };
                         }
                     }
                     return Err(self.undefined_in_with(
@@ -567,15 +570,12 @@ pub(crate) fn pos_of(e: E) -> Pos {
 
 #[cold]
 fn variable_error(e: Box<Error>, s: Sym, pos: Pos) -> Box<Error> {
-    if e.kind == Kind::Cycle && e.pos == Pos::NONE {
-        return e.at(pos).label(format!("'{}' needs itself", s.text()));
-    }
-    e.at(pos)
+    cycle::step(e.at(pos), s, pos)
 }
 
 #[cold]
 fn in_attr(e: Box<Error>, s: Sym, def: Pos, pos: Pos) -> Box<Error> {
-    e.at(pos).frame(
+    cycle::step(e.at(pos), s, pos).frame(
         format!("while evaluating the attribute '{}'", s.text()),
         def.or(pos),
     )

@@ -137,7 +137,8 @@ impl Vm {
     /// The diagnostic for an error.
     #[allow(clippy::boxed_local, reason = "errors travel boxed")]
     pub(crate) fn diagnostic(&self, e: Box<Error>) -> Box<Diagnostic> {
-        let e = *e;
+        let mut e = *e;
+        self.explain_cycle(&mut e);
         let mut d = match e.ready {
             Some(d) => *d,
             None => Diagnostic::error(e.kind.code(), Class::Recipe, e.message),
@@ -176,7 +177,10 @@ fn token_len(text: &str) -> usize {
         return 0;
     };
     if ident(first) {
-        return text.find(|c| !ident(c)).unwrap_or(text.len());
+        // What matters of `builtins.x` is the name.
+        let skip = if text.starts_with("builtins.") { 9 } else { 0 };
+        let rest = &text[skip..];
+        return skip + rest.find(|c| !ident(c)).unwrap_or(rest.len());
     }
     for op in [
         "...", "++", "//", "==", "!=", "<=", ">=", "&&", "||", "->", "''",

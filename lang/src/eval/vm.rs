@@ -140,6 +140,16 @@ impl Vm {
         ))
     }
 
+    /// Counts a step down into a value as a call: values may be as deep as calls, and one without end must fail soon.
+    #[inline]
+    pub(crate) fn deeper<T>(&self, pos: Pos, f: impl FnOnce() -> R<T>) -> R<T> {
+        self.check_stack()?;
+        let depth = self.depth();
+        let r = self.enter(pos).and_then(|()| f());
+        self.set_depth(depth);
+        r
+    }
+
     /// Fails when the native stack is nearly used up.
     #[inline(always)]
     pub(crate) fn check_stack(&self) -> R<()> {

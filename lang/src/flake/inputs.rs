@@ -39,6 +39,8 @@ pub(super) struct Flake {
     pub(super) tree: Rc<FetchedTree>,
     /// Its inputs.
     pub(super) inputs: Inputs,
+    /// How it wants to be fetched itself: `inputs.self.submodules = true;`.
+    wants: Attrs,
 }
 
 impl Flake {
@@ -74,6 +76,7 @@ impl Vm {
             },
             tree,
             inputs: Inputs::new(),
+            wants: Attrs::new(),
         };
         let mut file = flake.directory(self);
         file.extend_from_slice(b"/flake.nix");
@@ -111,6 +114,14 @@ impl Vm {
                 || format!("while reading the flake '{}'", shown(reference)),
                 pos,
             )?;
+        let missing = |(name, value)| reference.tree.get(name) != Some(value);
+        if flake.wants.iter().any(missing) {
+            let mut again = reference.clone();
+            again.tree.extend(flake.wants);
+            // The hash is that of the tree without what is wanted.
+            again.tree.remove("narHash");
+            return self.read_flake(&again, base, lock_root, pos);
+        }
         Ok(flake)
     }
 
@@ -144,7 +155,11 @@ impl Vm {
             self.force_str(d, at)?;
         }
         if let Some((inputs, at)) = find(b"inputs") {
-            flake.inputs = self.read_inputs(inputs, lock_root, 0, at)?;
+            let inputs = self.force_attrs(inputs, at)?;
+            if let Some((_, v, at)) = inputs.entries().find(|(s, _, _)| s.bytes() == b"self") {
+                flake.wants = self.read_self(v, &reference.tree, at.or(pos))?;
+            }
+            flake.inputs = self.read_inputs(Value::attrs(inputs), lock_root, 0, at)?;
         }
         let Some((outputs, at)) = find(b"outputs") else {
             return Err(fail(
@@ -173,6 +188,27 @@ impl Vm {
         Ok(())
     }
 
+    /// What a flake says about how it is fetched itself.
+    fn read_self(&self, v: Value, tree: &Attrs, pos: Pos) -> R<Attrs> {
+        let mut wants = Attrs::new();
+        for (name, v, at) in self.force_attrs(v, pos)?.entries() {
+            let at = at.or(pos);
+            let name = name.text().into_owned();
+            if !matches!(name.as_str(), "submodules" | "lfs") {
+                return Err(fail(
+                    at,
+                    format!("flake input attribute '{name}' cannot be set for 'self'"),
+                ));
+            }
+            let on = self.force_bool(v, at)?;
+            // Only git knows submodules; what is off is off anyway.
+            if on && flake_ref::kind(tree) == "git" {
+                wants.insert(name, Attr::Bool(on));
+            }
+        }
+        Ok(wants)
+    }
+
     fn read_inputs(&self, v: Value, lock_root: &[String], depth: usize, pos: Pos) -> R<Inputs> {
         if depth > MAX_OVERRIDES {
             return Err(fail(pos, "inputs of a flake are nested too deeply"));
@@ -181,6 +217,9 @@ impl Vm {
         let mut out = Inputs::new();
         for (name, v, at) in set.entries() {
             let name = name.text().into_owned();
+            if name == "self" && depth == 0 {
+                continue;
+            }
             let input = self
                 .read_input(&name, v, lock_root, depth, at.or(pos))
                 .traced(|| format!("while reading the flake input '{name}'"), at)?;

@@ -91,8 +91,11 @@ impl Vm {
 
     /// Forgets what was fetched, because the world has changed.
     pub(super) fn forget_tree(&self, attrs: &Attrs) {
+        // Whatever else was asked of it.
+        let place = |a: &Attrs| (a.get("url").cloned(), a.get("path").cloned());
+        let gone = place(attrs);
         let mut fetched = self.trees.fetched.borrow_mut();
-        fetched.retain(|key, _| key.2 != *attrs);
+        fetched.retain(|key, _| place(&key.2) != gone);
     }
 
     /// What the language sees of a tree. Old programs rely on a `rev` of `fetchGit` even where there is none: `fallback`.

@@ -86,7 +86,7 @@ pub(crate) enum ThunkState {
 }
 
 /// A thunk: two to four words; when it is done the first says so and the second holds the value.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Thunk(*mut u64);
 
 impl Thunk {

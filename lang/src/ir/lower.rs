@@ -4,6 +4,7 @@ use rustc_hash::FxHashMap;
 
 use super::scope::{Found, Scopes};
 use super::{BinOp, E, Expr, Formal, Formals, FormalsCache, Lambda, Name, Pos, ShapeCache};
+use crate::eval::stack;
 use crate::heap::{Attrs, Fun, Sym, Value};
 use crate::parse::ast::{Ast, Attr, Node, Op, Param, Part};
 
@@ -30,6 +31,8 @@ pub(crate) enum LowerError {
     Undefined(Sym, Pos, Vec<Sym>),
     /// A path below the home directory, and there is none.
     NoHome(Pos),
+    /// More nesting than there is stack for.
+    TooDeep(Pos),
 }
 
 pub(super) type Res<T> = Result<T, LowerError>;
@@ -39,6 +42,7 @@ pub(crate) fn lower(ast: &Ast, scope: &Scope<'_>) -> Res<E> {
     let mut l = Lower {
         s: Scopes::new(),
         g: scope,
+        stack_limit: stack::limit(),
     };
     let outer = l.s.enter_frame();
     let body = l.strict(ast)?;
@@ -53,6 +57,7 @@ pub(super) fn leak<T>(x: T) -> &'static T {
 pub(super) struct Lower<'a> {
     pub(super) s: Scopes,
     g: &'a Scope<'a>,
+    stack_limit: usize,
 }
 
 impl Lower<'_> {
@@ -75,6 +80,9 @@ impl Lower<'_> {
     /// Code that runs when the block runs.
     pub(super) fn strict(&mut self, a: &Ast) -> Res<E> {
         let pos = self.pos(a.start);
+        if stack::exhausted(self.stack_limit) {
+            return Err(LowerError::TooDeep(pos));
+        }
         Ok(leak(match &a.node {
             Node::Int(i) => Expr::Const(Value::int(*i)),
             Node::Float(f) => Expr::Const(Value::float(*f)),
@@ -110,7 +118,14 @@ impl Lower<'_> {
             Node::List(items) => Expr::List(self.delayed_all(items)?),
             Node::With(set, body) => return self.with(set, body),
             Node::If(c, t, f) => {
-                let c = self.strict(c)?;
+                let at = self.pos(c.start);
+                let c = match self.strict(c)? {
+                    // A literal knows no place, and this one is an error: the negation of it knows where.
+                    e @ Expr::Const(v) if v.as_bool().is_none() && v.as_thunk().is_none() => {
+                        leak(Expr::Not(e, at))
+                    }
+                    e => e,
+                };
                 let (t, f) = self.branches(t, f)?;
                 Expr::If(c, t, f)
             }

@@ -161,10 +161,11 @@ fn merge_sets(set: &mut AttrSet, new: AttrSet, whole: &str) -> Res<()> {
 fn duplicate(name: &str, pos: u32, end: u32, old: u32) -> Box<SyntaxError> {
     let end = (end as usize).max(pos as usize + 1);
     Box::new(SyntaxError {
-        message: format!("attribute '{name}' already defined"),
-        span: pos as usize..end,
         other: Some(old as usize),
-        too_deep: false,
+        ..*SyntaxError::new(
+            format!("attribute '{name}' already defined"),
+            pos as usize..end,
+        )
     })
 }
 

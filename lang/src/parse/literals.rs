@@ -31,7 +31,10 @@ impl Parser<'_> {
                     _ => return Err(SyntaxError::new(format!("invalid float '{text}'"), span)),
                 }
             }
-            _ => Node::Str(vec![Part::Text(encode(text, self.foreign))]),
+            _ => {
+                self.lint_url(text, span)?;
+                Node::Str(vec![Part::Text(encode(text, self.foreign))])
+            }
         })
     }
 
@@ -103,6 +106,7 @@ impl Parser<'_> {
                 start..self.end() as usize,
             ));
         }
+        self.lint_path(start..self.end() as usize)?;
         Ok(parts)
     }
 }

@@ -3,7 +3,9 @@
 pub(crate) mod ast;
 mod attrs;
 mod binds;
+mod describe;
 mod limits;
+mod lint;
 mod literals;
 mod parser;
 mod source;
@@ -25,6 +27,10 @@ pub(crate) struct SyntaxError {
     pub(crate) other: Option<usize>,
     /// Whether it may be an expression, but a larger one than can be parsed.
     pub(crate) too_deep: bool,
+    /// Words at the place.
+    pub(crate) label: String,
+    /// Another place that explains it, and how.
+    pub(crate) with: Option<(usize, &'static str)>,
 }
 
 impl SyntaxError {
@@ -34,7 +40,19 @@ impl SyntaxError {
             span,
             other: None,
             too_deep: false,
+            label: String::new(),
+            with: None,
         })
+    }
+
+    fn with(mut self: Box<Self>, at: usize, text: &'static str) -> Box<Self> {
+        self.with = Some((at, text));
+        self
+    }
+
+    fn labelled(mut self: Box<Self>, text: String) -> Box<Self> {
+        self.label = text;
+        self
     }
 
     fn too_deep(message: &str, span: std::ops::Range<usize>) -> Box<Self> {

@@ -7,8 +7,9 @@ use rnix::SyntaxKind::{self, *};
 use super::SyntaxError;
 use super::ast::{Ast, Attr, Node, Op};
 use super::tokens::{self, Token};
-use super::{limits, tokens::tokens};
+use super::{describe, limits, tokens::tokens};
 use crate::heap::Sym;
+use crate::host::Dialect;
 
 pub(super) type Res<T> = Result<T, Box<SyntaxError>>;
 
@@ -20,28 +21,41 @@ const MAX_CHAIN: u32 = 100_000;
 /// What stands where an attribute name is wanted.
 pub(super) const ATTR: &str = ", expecting identifier or 'or' or '${' or '\"'";
 
-/// Parses decoded text; `foreign` as `decode` returned it.
-pub(crate) fn parse(text: &str, foreign: bool) -> Res<Ast> {
+/// Parses decoded text; `foreign` as `decode` returned it. What the dialect warns of is handed to `warn`, with its place.
+pub(crate) fn parse(
+    text: &str,
+    foreign: bool,
+    dialect: Dialect,
+    warn: &dyn Fn(&str, usize),
+) -> Res<Ast> {
     limits::check(text)?;
     let tokens = tokens(text)?;
     let mut p = Parser {
         text,
         foreign,
+        dialect,
+        warn,
         tokens: &tokens,
         at: 0,
         depth: 0,
     };
-    let e = p.expr()?;
-    match p.peek() {
-        None => Ok(e),
-        Some(TOKEN_ERROR) => Err(p.unexpected(", expecting end of file")),
-        Some(_) => Err(p.unexpected("")),
-    }
+    p.whole().map_err(|e| describe::better(e, text))
 }
 
+impl Parser<'_> {
+    fn whole(&mut self) -> Res<Ast> {
+        let e = self.expr()?;
+        match self.peek() {
+            None => Ok(e),
+            Some(_) => Err(self.unexpected(", expecting end of file")),
+        }
+    }
+}
 pub(super) struct Parser<'a> {
     pub(super) text: &'a str,
     pub(super) foreign: bool,
+    pub(super) dialect: Dialect,
+    pub(super) warn: &'a dyn Fn(&str, usize),
     tokens: &'a [Token],
     at: usize,
     depth: u32,
@@ -208,18 +222,44 @@ impl<'a> Parser<'a> {
         Ok(Ast::new(start, self.end(), node))
     }
 
-    /// Operators, and the pipes that bind less than all of them.
+    /// Operators, and the pipes that bind less than all of them: `x |> f` and `f <| x` are both the call `f x`.
     fn pipes(&mut self) -> Res<Ast> {
-        let e = self.operators(0)?;
-        match self.token() {
-            Some(t) if matches!(t.kind, TOKEN_PIPE_LEFT | TOKEN_PIPE_RIGHT) => {
-                Err(SyntaxError::new(
-                    "experimental Nix feature 'pipe-operators' is disabled; add '--extra-experimental-features pipe-operators' to enable it",
-                    t.start as usize..t.end as usize,
-                ))
-            }
-            _ => Ok(e),
+        let start = self.start();
+        let mut left = self.operators(0)?;
+        let Some(pipe) = self.peek().filter(is_pipe) else {
+            return Ok(left);
+        };
+        if !self.dialect.pipe_operators {
+            let at = self.start() as usize;
+            return Err(SyntaxError::new(
+                "experimental Nix feature 'pipe-operators' is disabled; add '--extra-experimental-features pipe-operators' to enable it",
+                at..at + 2,
+            ));
         }
+        let mut functions = Vec::new();
+        while self.eat(pipe) {
+            let right = self.operators(0)?;
+            if pipe == TOKEN_PIPE_RIGHT {
+                left = apply(right, left, start, self.end());
+            } else {
+                functions.push(std::mem::replace(&mut left, right));
+            }
+            if functions.len() > MAX_DEPTH as usize {
+                return Err(self.too_deep());
+            }
+        }
+        if self.peek().as_ref().is_some_and(is_pipe) {
+            let at = self.start() as usize;
+            return Err(SyntaxError::new(
+                "syntax error, '|>' and '<|' cannot be mixed without parentheses",
+                at..at + 2,
+            ));
+        }
+        let end = self.end();
+        Ok(functions.into_iter().rev().fold(left, |x, f| {
+            let start = f.start;
+            apply(f, x, start, end)
+        }))
     }
 
     /// Operands and the operators between them that bind at least as tightly as `min`.
@@ -418,6 +458,10 @@ fn apply(f: Ast, arg: Ast, start: u32, end: u32) -> Ast {
         }
         _ => Ast::new(start, end, Node::Call(Box::new(f), vec![arg])),
     }
+}
+
+fn is_pipe(kind: &SyntaxKind) -> bool {
+    matches!(kind, TOKEN_PIPE_LEFT | TOKEN_PIPE_RIGHT)
 }
 
 /// On which side operators of one level nest.

@@ -47,7 +47,11 @@ struct Dfas {
 /// Limit of what is built from one pattern.
 const MAX_SIZE: usize = 16 << 20;
 
-fn hir(n: &Node) -> Hir {
+/// Repetitions inside repetitions whose body is copied: each makes the pattern three times as large.
+const MAX_COPIED: u32 = 4;
+
+/// The pattern for the automata; `copied` counts the repetitions around it that were copied.
+fn hir(n: &Node, copied: u32) -> Hir {
     match n {
         Node::Empty => Hir::empty(),
         Node::Set(set) => {
@@ -61,17 +65,38 @@ fn hir(n: &Node) -> Hir {
         Node::Group(i, x) => Hir::capture(Capture {
             index: *i,
             name: None,
-            sub: Box::new(hir(x)),
+            sub: Box::new(hir(x, copied)),
         }),
-        Node::Concat(v) => Hir::concat(v.iter().map(hir).collect()),
-        Node::Alternate(v) => Hir::alternation(v.iter().map(hir).collect()),
-        Node::Repeat { node, min, max } => Hir::repetition(Repetition {
-            min: *min,
-            max: *max,
-            greedy: true,
-            sub: Box::new(hir(node)),
-        }),
+        Node::Concat(v) => Hir::concat(v.iter().map(|x| hir(x, copied)).collect()),
+        Node::Alternate(v) => Hir::alternation(v.iter().map(|x| hir(x, copied)).collect()),
+        Node::Repeat {
+            node,
+            min: min @ (0 | 1),
+            max: None,
+        } if copied < MAX_COPIED && node.has_group() && node.can_be_empty() => {
+            // The library goes through the loop once more at the end when that can match nothing, and the groups in it are
+            // then empty. An automaton is in each state once at each place, so that it takes copies of the body to do the
+            // same: after one copy there is always another that was not entered at this place.
+            let x = hir(node, copied + 1);
+            let pairs = repeat(Hir::concat(vec![x.clone(), x.clone()]), 0, None);
+            let last = repeat(x.clone(), 0, Some(1));
+            if *min == 0 {
+                Hir::concat(vec![pairs, last])
+            } else {
+                Hir::concat(vec![x, pairs, last])
+            }
+        }
+        Node::Repeat { node, min, max } => repeat(hir(node, copied), *min, *max),
     }
+}
+
+fn repeat(sub: Hir, min: u32, max: Option<u32>) -> Hir {
+    Hir::repetition(Repetition {
+        min,
+        max,
+        greedy: true,
+        sub: Box::new(sub),
+    })
 }
 
 fn too_complex<E>(_: E) -> String {
@@ -90,7 +115,7 @@ impl Regex {
     /// Compiles a pattern.
     pub(crate) fn new(pattern: &[u8]) -> Result<Regex, String> {
         let p = parse::parse(pattern)?;
-        let body = hir(&p.node);
+        let body = hir(&p.node, 0);
         // Group 0 is the whole: numbers in the pattern begin at 1.
         let whole = Hir::capture(Capture {
             index: 0,

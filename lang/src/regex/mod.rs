@@ -4,6 +4,7 @@
 //! that end; a group under a repetition keeps what it matched in an earlier round.
 
 mod engine;
+mod names;
 mod parse;
 
 use std::rc::Rc;

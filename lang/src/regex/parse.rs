@@ -1,5 +1,7 @@
 //! The syntax of extended regular expressions.
 
+use super::names;
+
 /// A set of bytes.
 pub(super) type Class = [bool; 256];
 
@@ -19,6 +21,30 @@ pub(super) enum Node {
         min: u32,
         max: Option<u32>,
     },
+}
+
+impl Node {
+    /// Whether it can match nothing.
+    pub(super) fn can_be_empty(&self) -> bool {
+        match self {
+            Node::Empty | Node::Start | Node::End => true,
+            Node::Set(_) => false,
+            Node::Group(_, x) => x.can_be_empty(),
+            Node::Concat(v) => v.iter().all(Node::can_be_empty),
+            Node::Alternate(v) => v.iter().any(Node::can_be_empty),
+            Node::Repeat { node, min, .. } => *min == 0 || node.can_be_empty(),
+        }
+    }
+
+    /// Whether there is a group in it.
+    pub(super) fn has_group(&self) -> bool {
+        match self {
+            Node::Empty | Node::Start | Node::End | Node::Set(_) => false,
+            Node::Group(..) => true,
+            Node::Concat(v) | Node::Alternate(v) => v.iter().any(Node::has_group),
+            Node::Repeat { node, .. } => node.has_group(),
+        }
+    }
 }
 
 /// A parsed pattern.
@@ -48,6 +74,12 @@ pub(super) fn parse(pattern: &[u8]) -> Result<Pattern, String> {
         node,
         groups: p.groups,
     })
+}
+
+/// A part of a bracket expression: a character, which may begin a range, or characters that were added already.
+enum Element {
+    Byte(u8),
+    Set,
 }
 
 struct Parser<'a> {
@@ -87,7 +119,12 @@ impl Parser<'_> {
                 break;
             }
             let atom = self.atom(b)?;
-            all.push(self.repeats(atom)?);
+            // An anchor cannot be repeated: what follows must be an atom of its own.
+            all.push(if matches!(atom, Node::Start | Node::End) {
+                atom
+            } else {
+                self.repeats(atom)?
+            });
         }
         Ok(if all.is_empty() {
             Node::Empty
@@ -158,13 +195,6 @@ impl Parser<'_> {
             if count > MAX_DEPTH {
                 return Err("too many repetitions of one expression".into());
             }
-            if matches!(node, Node::Start | Node::End) {
-                // Repeating an anchor changes nothing unless it may be left out.
-                if min == 0 {
-                    node = Node::Empty;
-                }
-                continue;
-            }
             // The same repetition twice is the same as once.
             if let Node::Repeat {
                 min: 0, max: None, ..
@@ -228,12 +258,14 @@ impl Parser<'_> {
                 self.at += 1;
                 break;
             }
-            first = false;
-            if b == b'[' && self.text.get(self.at + 1) == Some(&b':') {
-                self.class(&mut set)?;
-                continue;
+            // A `-` is a character only at the beginning, at the end, and as the end of a range.
+            if b == b'-' && !first && self.text.get(self.at + 1) != Some(&b']') {
+                return Err("invalid place of '-' in bracket expression".into());
             }
-            let low = self.element()?;
+            first = false;
+            let Element::Byte(low) = self.element(&mut set)? else {
+                continue;
+            };
             let range =
                 self.peek() == Some(b'-') && self.text.get(self.at + 1).is_some_and(|c| *c != b']');
             if !range {
@@ -241,7 +273,13 @@ impl Parser<'_> {
                 continue;
             }
             self.at += 1;
-            let high = self.element()?;
+            // A range begins with any character, but ends with a plain one.
+            let plain = self.peek() != Some(b'[')
+                || !matches!(self.text.get(self.at + 1), Some(b'.' | b'=' | b':'));
+            let Some(Element::Byte(high)) = plain.then(|| self.element(&mut set)).transpose()?
+            else {
+                return Err("invalid end of range in bracket expression".into());
+            };
             if high < low {
                 return Err("invalid range in bracket expression".into());
             }
@@ -255,27 +293,33 @@ impl Parser<'_> {
         Ok(set)
     }
 
-    /// One character of a bracket expression; `[.x.]` and `[=x=]` name one too.
-    fn element(&mut self) -> Res<u8> {
+    /// One part of a bracket expression. Classes are added to the set at once.
+    fn element(&mut self, set: &mut Class) -> Res<Element> {
         let Some(b) = self.peek() else {
             return Err("unmatched '['".into());
         };
-        if b == b'['
-            && let Some(kind @ (b'.' | b'=')) = self.text.get(self.at + 1).copied()
-        {
-            if kind == b'.' {
-                return Err("invalid collating element".into());
+        let kind = match self.text.get(self.at + 1) {
+            Some(kind @ (b'.' | b'=' | b':')) if b == b'[' => *kind,
+            _ => {
+                self.at += 1;
+                return Ok(Element::Byte(b));
             }
-            match self.text.get(self.at + 2..self.at + 5) {
-                Some([c, k, b']']) if *k == kind => {
-                    self.at += 5;
-                    return Ok(*c);
-                }
-                _ => return Err("invalid equivalence class".into()),
-            }
+        };
+        if kind == b':' {
+            self.class(set)?;
+            return Ok(Element::Set);
         }
-        self.at += 1;
-        Ok(b)
+        let rest = &self.text[self.at + 2..];
+        let Some(end) = rest.windows(2).position(|w| w == [kind, b']']) else {
+            return Err("unmatched '['".into());
+        };
+        let named = names::named(&rest[..end]).ok_or("invalid name of a character")?;
+        self.at += end + 4;
+        if kind == b'=' {
+            set[named as usize] = true;
+            return Ok(Element::Set);
+        }
+        Ok(Element::Byte(named))
     }
 
     fn class(&mut self, set: &mut Class) -> Res<()> {

@@ -27,6 +27,9 @@ fn groups_of_the_first_way_to_the_end() {
     full("", "", Some(&[]));
     full("ab", "abc", None);
     full("a.c", "a\nc", Some(&[]));
+    full("(a?)*", "aa", Some(&[Some("")]));
+    full("((a*)*)*", "aaa", Some(&[Some(""), Some("")]));
+    full("(a*)+b", "aab", Some(&[Some("")]));
 }
 
 #[test]
@@ -44,6 +47,8 @@ fn brackets_as_posix_has_them() {
     full("[\\]+", "\\\\", Some(&[]));
     full("[[:digit:]_-]+", "1_2-3", Some(&[]));
     full("[a-c-]+", "a-c", Some(&[]));
+    full("[--0]+", "-./0", Some(&[]));
+    full("[[.hyphen.]a]+", "-a", Some(&[]));
 }
 
 #[test]
@@ -56,7 +61,26 @@ fn stacked_repetitions_are_valid() {
 #[test]
 fn what_the_library_refuses() {
     for p in [
-        "(", "a{", "{", "[z-a]", "[[.-.]]", "\\d", "a{,2}", "\\b", "*a", "[a", "a{2,1}", ")",
+        "(",
+        "a{",
+        "{",
+        "[z-a]",
+        "[[.-.]]",
+        "\\d",
+        "a{,2}",
+        "\\b",
+        "*a",
+        "[a",
+        "a{2,1}",
+        ")",
+        "^*",
+        "a$+",
+        "[a-c-e]",
+        "[[:digit:]-z]",
+        "[a-[:digit:]]",
+        "[[=a=]-z]",
+        "[[.x",
+        "[[.foo.]]",
     ] {
         assert!(Regex::new(p.as_bytes()).is_err(), "{p}");
     }

@@ -132,7 +132,7 @@ fn laziness_and_errors() {
     );
     fails(
         "let x = x + 1; in x",
-        "eval-cycle: infinite recursion encountered",
+        "eval-cycle: infinite recursion encountered: `x` needs itself",
     );
     fails(
         "assert 1 == 2; 1",

@@ -1,0 +1,1 @@
+abort "cannot go on"

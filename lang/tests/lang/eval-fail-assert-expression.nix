@@ -1,0 +1,1 @@
+let x = { ok = false; }; in assert x.ok && (x ? a -> x.a); true

@@ -1,0 +1,1 @@
+let x = "yes"; in if x then 1 else 2

@@ -1,0 +1,1 @@
+(derivation { name = "a"; system = "s"; builder = "b"; hook = x: x; }).drvPath

@@ -1,0 +1,1 @@
+let a = [ a ]; b = [ b ]; in a == b

@@ -1,0 +1,1 @@
+let s = { __functor = self: self; }; in s 1

@@ -1,0 +1,1 @@
+(builtins.mapAttrs 5 { a = 1; }).a

@@ -1,0 +1,1 @@
+({ host, port }: host) { host = "a"; }

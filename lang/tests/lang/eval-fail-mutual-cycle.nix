@@ -1,0 +1,5 @@
+let
+  ping = pong + 1;
+  pong = ping + 1;
+in
+ping

@@ -1,0 +1,1 @@
+let server = { hostname = "x"; port = 1; }; in server.hostnme

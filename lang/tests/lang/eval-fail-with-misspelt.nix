@@ -1,0 +1,1 @@
+with { package = 1; }; pakage

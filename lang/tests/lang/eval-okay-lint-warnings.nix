@@ -1,0 +1,3 @@
+builtins.typeOf https://example.org/x
++ builtins.typeOf not/dotted
++ builtins.typeOf /etc

@@ -1,0 +1,1 @@
+builtins.length (builtins.sort (a: b: true) (builtins.genList (i: i) 100))

@@ -1,0 +1,1 @@
+let counter = 1; in countre + 1
