@@ -6,4 +6,5 @@ mod eval_cache;
 mod fetchers;
 mod flakes;
 mod language;
+mod repl;
 mod verbs;
