@@ -82,6 +82,9 @@ impl Recorder {
         let Ok((object, _)) = StorePath::split_absolute(self.inner.store_dir(), text) else {
             return true;
         };
+        if self.inputs.borrow().objects.get(&object) == Some(&true) {
+            return false;
+        }
         let valid = self.store.is_valid(&object).unwrap_or(false);
         self.note_object(&object, valid);
         !valid

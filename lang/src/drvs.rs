@@ -25,7 +25,22 @@ fn join(path: &str, name: &str) -> String {
     }
 }
 
+/// Sets and lists may nest without end, so the nesting counts as that of calls does.
 fn walk(
+    vm: &Vm,
+    v: Value,
+    path: &str,
+    seen: &mut rustc_hash::FxHashSet<u64>,
+    out: &mut Vec<DrvRef>,
+) -> R<()> {
+    let depth = vm.depth();
+    vm.enter(Pos::NONE)?;
+    let walked = walk_inside(vm, v, path, seen, out);
+    vm.set_depth(depth);
+    walked
+}
+
+fn walk_inside(
     vm: &Vm,
     v: Value,
     path: &str,
@@ -73,6 +88,10 @@ fn walk(
             Ok(())
         }
         Tag::List => {
+            // What is in it was found before, or it contains itself.
+            if !seen.insert(v.identity()) {
+                return Ok(());
+            }
             for (i, x) in v.as_list().unwrap_or_default().iter().enumerate() {
                 walk(vm, *x, &join(path, &i.to_string()), seen, out)?;
             }

@@ -1,0 +1,1 @@
+let f = n: { a = f (n + 1); recurseForDerivations = true; }; in f 0
