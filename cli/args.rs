@@ -87,6 +87,7 @@ pub(crate) enum Command {
     Build(commands::build::BuildArgs),
     Check(commands::check::CheckArgs),
     Eval(commands::eval::EvalArgs),
+    Repl(commands::repl::ReplArgs),
     Parse(commands::parse::ParseArgs),
     Lock(commands::lock::LockArgs),
     Plan(commands::plan::PlanArgs),

@@ -218,6 +218,51 @@ pub(crate) fn cached<T: Cached + Send + Sync>(
     })
 }
 
+/// An evaluator with its world, for a person who asks one thing after the other.
+pub(crate) struct Interactive {
+    pub(crate) evaluator: Evaluator,
+    pub(crate) host: Rc<StoreHost>,
+    /// What functions get that are not called with anything else.
+    pub(crate) arguments: BTreeMap<String, Value>,
+    /// Where relative paths start.
+    pub(crate) here: PathBuf,
+}
+
+/// Hands an evaluator to `talk`, on a thread of its own.
+///
+/// # Errors
+/// What `talk` fails with; locks that cannot be written at the end.
+pub(crate) fn interactive(
+    session: &Session,
+    args: &TargetArgs,
+    mode: &Mode,
+    talk: impl FnOnce(&Interactive) -> Result<(), Failure> + Send,
+) -> Result<(), Failure> {
+    let job = Job::new(session, args, mode)?;
+    sos_lang::with_big_stack(move || {
+        let pins = NetworkPins::new(job.session.mirrors(), mode.offline, session.global.quiet);
+        let recipes = sos_recipes::Session::new(Context {
+            project_dir: job.here.clone(),
+            shown_from: job.here.clone(),
+            mode: mode.lock.clone(),
+            pins: Arc::new(pins),
+        });
+        let host = Rc::new(job.host()?);
+        let pure = args.access.pure_eval;
+        let options = job.options(&recipes, pure, vec![job.here.clone()])?;
+        let evaluator = Evaluator::new(host.clone(), options);
+        let arguments = job.arguments(&evaluator)?;
+        talk(&Interactive {
+            evaluator,
+            host,
+            arguments,
+            here: job.here.clone(),
+        })?;
+        report_locks(session, &recipes.finish()?);
+        Ok(())
+    })
+}
+
 /// Evaluates every target to what is to be built.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ mod host;
 mod interrupt;
 mod pins;
 mod render;
+mod repl;
 mod run;
 mod search_path;
 mod session;
@@ -71,6 +72,7 @@ fn dispatch(cli: Cli, env: Environment) -> Result<(), Failure> {
         Command::Build(args) => commands::build::run(&session, &args),
         Command::Check(args) => commands::check::run(&session, &args),
         Command::Eval(args) => commands::eval::run(&session, &args),
+        Command::Repl(args) => commands::repl::run(&session, &args),
         Command::Parse(args) => commands::parse::run(&session, &args),
         Command::Lock(args) => commands::lock::run(&session, &args),
         Command::Plan(args) => commands::plan::run(&session, &args),

@@ -11,4 +11,5 @@ pub(crate) mod lock;
 pub(crate) mod log;
 pub(crate) mod parse;
 pub(crate) mod plan;
+pub(crate) mod repl;
 pub(crate) mod store;

@@ -58,6 +58,28 @@ impl Evaluator {
         self.eval_bytes(text.as_bytes(), name, base_dir)
     }
 
+    /// Evaluates a text in which the given names mean the given values, before all other names.
+    pub fn eval_with(
+        &self,
+        text: &str,
+        name: &str,
+        base_dir: &Path,
+        names: &BTreeMap<String, Value>,
+    ) -> Answer<Value> {
+        let dir = canon_path(&path_bytes(base_dir.to_path_buf()));
+        let dir: &[u8] = if dir == b"/" { b"" } else { &dir };
+        let names = names
+            .iter()
+            .map(|(k, v)| (Sym::new(k.as_bytes()), *v, Pos::NONE));
+        self.out(self.vm.run_text(&Text {
+            bytes: text.as_bytes(),
+            name: name.to_owned(),
+            path: None,
+            dir,
+            extra: Some(Attrs::from_pairs(names.collect())),
+        }))
+    }
+
     /// Evaluates a text that need not be UTF-8.
     pub fn eval_bytes(&self, text: &[u8], name: &str, base_dir: &Path) -> Answer<Value> {
         let dir = canon_path(&path_bytes(base_dir.to_path_buf()));
