@@ -31,10 +31,12 @@ pub(crate) struct Mode {
     pub(crate) offline: bool,
     /// Locks that changed are written.
     pub(crate) write_locks: bool,
+    /// What is evaluated is to be built on this machine.
+    pub(crate) builds_here: bool,
 }
 
 impl Mode {
-    /// How a build evaluates.
+    /// How an evaluation goes that may end in a build, here or elsewhere.
     pub(crate) fn of(flags: LockFlags) -> Self {
         let lock = if flags.locked {
             LockMode::Locked
@@ -46,6 +48,15 @@ impl Mode {
             dry: false,
             offline: flags.offline,
             write_locks: true,
+            builds_here: false,
+        }
+    }
+
+    /// How a build on this machine evaluates.
+    pub(crate) fn building(flags: LockFlags) -> Self {
+        Self {
+            builds_here: true,
+            ..Self::of(flags)
         }
     }
 
@@ -208,6 +219,24 @@ pub(crate) fn report_locks(session: &Session, locks: &[LockReport]) {
     }
 }
 
+/// Refuses an attribute that no rootfs recipe has before its packages are looked for.
+fn known_attribute(target: &Target) -> Result<(), Box<Diagnostic>> {
+    let first = target.attr.split('.').next().unwrap_or_default();
+    let first = first.trim_matches('"');
+    if first.is_empty() || sos_recipes::ROOTFS_ATTRS.contains(&first) {
+        return Ok(());
+    }
+    let shown = ["rootfs", "oci", "packages"];
+    let problem = Diagnostic::error(
+        "eval-attr-missing",
+        Class::Recipe,
+        format!("attribute `{first}` of `{}` not found", target.text),
+    )
+    .note(format!("a rootfs recipe has `{}`", shown.join("`, `")))
+    .suggest(first, shown.into_iter());
+    Err(Box::new(problem))
+}
+
 /// Everything that one evaluation needs; plain data, so that it can move to the evaluator's thread.
 struct Job<'a> {
     session: Session,
@@ -259,6 +288,11 @@ impl<'a> Job<'a> {
                 shown_from: self.here.clone(),
                 mode: self.mode.lock.clone(),
                 pins: pins.clone(),
+                systems: if self.mode.builds_here {
+                    run::systems(&self.session)
+                } else {
+                    Vec::new()
+                },
             });
             let host = std::rc::Rc::new(self.host());
             let evaluator = Evaluator::new(host.clone(), self.options(&recipes)?);
@@ -339,8 +373,9 @@ impl<'a> Job<'a> {
         let whole = match &target.source {
             Source::Nix(file) => evaluator.eval_file(file)?,
             Source::Rootfs(file) => {
+                known_attribute(target)?;
                 let expression = sos_recipes::entry_expression(file).unwrap_or_default();
-                evaluator.eval_str(&expression, "rootfs recipe", &self.here)?
+                evaluator.eval_str(&expression, sos_recipes::ENTRY_NAME, &self.here)?
             }
             Source::Expression(text) => evaluator.eval_str(text, "expression", &self.here)?,
             Source::StorePath(path) => {

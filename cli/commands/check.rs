@@ -29,6 +29,7 @@ pub(crate) fn run(session: &Session, args: &CheckArgs) -> Result<(), Failure> {
         dry: true,
         offline: true,
         write_locks: false,
+        builds_here: true,
     };
     let mut problems = Vec::new();
     let mut derivations = 0;

@@ -39,6 +39,7 @@ pub(crate) fn run(session: &Session, args: &LockArgs) -> Result<(), Failure> {
         dry: true,
         offline: false,
         write_locks: true,
+        builds_here: false,
     };
     let evaluated = evaluate::items(session, &args.target, &targets, &mode)?;
     evaluate::report_locks(session, &evaluated.locks);

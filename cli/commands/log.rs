@@ -96,6 +96,7 @@ fn find(session: &Session, text: &str) -> Result<StorePath, Failure> {
                 dry: true,
                 offline: true,
                 write_locks: false,
+                builds_here: false,
             };
             let evaluated = build::resolve(session, &args, &targets, &mode)?;
             if let Some(Item::Derivation { drv, .. }) =
