@@ -32,6 +32,17 @@ pub(crate) struct RunOptions {
     pub(crate) logs: bool,
     /// As the journal shows it.
     pub(crate) command: String,
+    /// The command that pins anew what is built, for advice; empty when there is none in particular.
+    pub(crate) relock: String,
+}
+
+/// The systems that builds on this machine can be for, its own first.
+pub(crate) fn systems(session: &Session) -> Vec<String> {
+    let mut all = vec![session.config.system.clone()];
+    if session.config.system == "x86_64-linux" {
+        all.push("i686-linux".to_owned());
+    }
+    all
 }
 
 /// An engine over the store of the session.
@@ -55,12 +66,11 @@ pub(crate) fn engine(
     build.offline = options.offline;
     build.command.clone_from(&options.command);
     build.impure_env.clone_from(&session.env.all);
-    if config.system == "x86_64-linux" {
-        build.extra_platforms.push("i686-linux".to_owned());
-    }
+    build.extra_platforms.extend(systems(session).split_off(1));
     let registry = sos_builders::registry(sos_builders::Config {
         mirrors: session.mirrors(),
         offline: options.offline,
+        relock: options.relock.clone(),
     });
     Ok(Engine::new(
         session.store()?.clone(),

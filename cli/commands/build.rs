@@ -67,9 +67,14 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
             plan::Format::Text,
         );
     }
-    let evaluated = resolve(session, &args.target, &targets, &Mode::of(args.lock))?;
+    let evaluated = resolve(session, &args.target, &targets, &Mode::building(args.lock))?;
     evaluate::report_locks(session, &evaluated.locks);
     let wanted = wanted(&evaluated.values);
+    let named = targets
+        .iter()
+        .map(|t| t.text.as_str())
+        .collect::<Vec<_>>()
+        .join(" ");
     let options = RunOptions {
         jobs: args.jobs.map(usize::from),
         keep_going: args.keep_going,
@@ -77,14 +82,13 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         timeout_secs: args.timeout,
         offline: args.lock.offline,
         logs: args.logs,
-        command: format!(
-            "build {}",
-            targets
-                .iter()
-                .map(|t| t.text.as_str())
-                .collect::<Vec<_>>()
-                .join(" ")
-        ),
+        command: format!("build {named}"),
+        // The targets of a file or an expression are named otherwise.
+        relock: if args.target.file.is_none() && args.target.expression.is_none() {
+            format!("sos lock {named} --update")
+        } else {
+            String::new()
+        },
     };
     let report = run::build(session, &evaluated.graph, &wanted, &options)?;
     let paths = paths(&evaluated.values, &report);
