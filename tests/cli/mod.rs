@@ -2,5 +2,7 @@
 
 mod bad_input;
 mod builds;
+mod damage;
+mod events;
 mod language;
 mod verbs;
