@@ -10,6 +10,8 @@ pub(crate) struct Environment {
     pub(crate) home: Option<PathBuf>,
     /// `XDG_DATA_HOME`.
     pub(crate) data_home: Option<PathBuf>,
+    /// `XDG_STATE_HOME`.
+    pub(crate) state_home: Option<PathBuf>,
     /// `XDG_CONFIG_HOME`.
     pub(crate) config_home: Option<PathBuf>,
     /// `SOS_STORE`: the physical store.
@@ -65,6 +67,7 @@ impl Environment {
         Self {
             home: path("HOME"),
             data_home: path("XDG_DATA_HOME"),
+            state_home: path("XDG_STATE_HOME"),
             config_home: path("XDG_CONFIG_HOME"),
             store: get("SOS_STORE").map(PathBuf::from),
             mirrors,
