@@ -225,8 +225,10 @@ fn run(
             .help("add `outputHash`, `outputHashAlgo` and `outputHashMode`")
             .into());
     };
+    let written = sos_engine::written_hash(ctx.drv);
     let wish = Wish {
         name: ctx.name,
+        written: written.as_deref(),
         urls,
         method: *method,
         hash: *hash,
