@@ -96,8 +96,11 @@ pub(super) fn check(local: &mut Local, host: &StoreHost, now_nanos: i128) -> Res
     if print.is_some() && print == local.print {
         return Ok(false);
     }
-    let (found, _) = host.fetch_tree_silently(&request).map_err(|_| changed())?;
-    if found.path != local.path || flake_ref::to_json(&found.attrs).to_string() != local.answer {
+    let (found, _) = host
+        .fetch_tree_silently(&request)
+        .map_err(|_error| changed())?;
+    let answer = flake_ref::to_json(&found.attrs).to_string();
+    if found.path != local.path || answer != local.answer {
         return Err(changed());
     }
     let news = print.is_some();

@@ -8,4 +8,5 @@ mod events;
 mod fetchers;
 mod flakes;
 mod language;
+mod repl;
 mod verbs;

@@ -41,6 +41,24 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token>, Box<SyntaxError>> {
                 }
                 continue;
             }
+            // To Nix, a float begins with a digit above 0, or has one behind the point: `0.a` selects from 0.
+            TOKEN_FLOAT if is_selection(s) => {
+                let mut part = |kind, from: usize, to: usize, glued| {
+                    out.push(Token {
+                        kind,
+                        start: (start + from) as u32,
+                        end: (start + to) as u32,
+                        glued,
+                    });
+                };
+                part(TOKEN_INTEGER, 0, 1, glued);
+                part(TOKEN_DOT, 1, 2, true);
+                if s.len() > 2 {
+                    part(TOKEN_IDENT, 2, s.len(), true);
+                }
+                glued = true;
+                continue;
+            }
             _ => {}
         }
         out.push(Token {
@@ -71,6 +89,14 @@ fn known_space(s: &str, at: usize) -> Result<(), Box<SyntaxError>> {
         )),
         None => Ok(()),
     }
+}
+
+/// Whether what rnix takes for a float is `0`, a point, and perhaps a name.
+fn is_selection(s: &str) -> bool {
+    s.strip_prefix("0.").is_some_and(|rest| {
+        !rest.starts_with(|c: char| c.is_ascii_digit())
+            && rest.chars().all(|c| c.is_ascii_alphanumeric())
+    })
 }
 
 /// Whether `<...>` names something: no component of it is empty.

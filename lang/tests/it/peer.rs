@@ -23,6 +23,11 @@ fn ours(expr: &str, dir: &Path) -> Option<String> {
     })
 }
 
+/// Where programs are.
+pub(crate) fn search_path() -> std::ffi::OsString {
+    std::env::var_os("PATH").unwrap_or_default()
+}
+
 /// Whether real Nix is there; a test that needs it says so and passes where it is not.
 pub(crate) fn has_nix() -> bool {
     let found = Command::new("nix-instantiate")
@@ -73,7 +78,7 @@ fn compare(list: &[&str], home: &Path) -> Vec<String> {
         let out = Command::new("nix-instantiate")
             .args(["--eval", "--strict", "-E", expr])
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("PATH", search_path())
             .env("HOME", home)
             .env("NIX_REMOTE", "dummy://")
             .env("NIX_PATH", "")

@@ -18,7 +18,7 @@ impl Random {
 
     /// A number below `limit`.
     pub(crate) fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
+        usize::try_from(self.next() % limit.max(1) as u64).unwrap()
     }
 
     /// Whether something of that chance, in percent, happens.

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use crate::peer::has_nix;
+use crate::peer::{has_nix, search_path};
 use crate::random::{Random, setting};
 
 /// Derivations of one evaluation.
@@ -49,7 +49,7 @@ fn theirs(file: &Path, root: &Path) -> Result<Made, String> {
         .arg(root)
         .arg(file)
         .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("PATH", search_path())
         .env("HOME", root)
         .env("NIX_PATH", "")
         .env(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::generate::Generator;
 use crate::host::MemoryHost;
-use crate::peer::has_nix;
+use crate::peer::{has_nix, search_path};
 use crate::random::{Random, setting};
 
 /// Expressions that one run of Nix evaluates.
@@ -27,7 +27,7 @@ fn theirs(text: &str, home: &Path) -> Result<String, String> {
     let out = Command::new("nix-instantiate")
         .args(["--eval", "--strict", "-E", text])
         .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("PATH", search_path())
         .env("HOME", home)
         .env("NIX_REMOTE", "dummy://")
         .env("NIX_PATH", "")

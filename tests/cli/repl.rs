@@ -1,0 +1,142 @@
+//! `sos repl`, without a terminal and on one.
+
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+
+use super::builds::{recipe, world_with_busybox};
+use crate::support::{World, peer};
+
+/// What a conversation prints on both streams.
+fn talk(w: &World, args: &[&str], lines: &str) -> (String, String) {
+    let mut command = w.command();
+    command.arg("repl").args(args);
+    run(command, lines)
+}
+
+fn run(mut command: Command, lines: &str) -> (String, String) {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(lines.as_bytes()).expect("it reads");
+    drop(stdin);
+    let out = child.wait_with_output().expect("it ends");
+    assert!(out.status.success(), "{out:?}");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (text(out.stdout), text(out.stderr))
+}
+
+#[test]
+fn values_names_and_commands() {
+    let w = World::new();
+    let (out, err) = talk(
+        &w,
+        &[],
+        "1 + 2\nx = { a = 1; b = [ 1 [ 2 ] ]; c.d = 3; }\nx\nx.b\n:p x.c\n:t x\n:a { y = x.a + 41; }\ny\nx = 5\nx + y\n:q\n9\n",
+    );
+    let expected =
+        "3\n{ a = 1; b = [ ... ]; c = { ... }; }\n[ 1 [ ... ] ]\n{ d = 3; }\nset\n42\n47\n";
+    assert_eq!((out.as_str(), err.as_str()), (expected, "1 name added\n"));
+}
+
+#[test]
+fn a_line_goes_on_until_it_is_whole() {
+    let w = World::new();
+    let (out, err) = talk(
+        &w,
+        &[],
+        "[ 1\n2 ]\n\"a\nb\"\nz =\n  7\nz\nlet q = 1; in\nq\n''\n  x\n''\n:p {\n}\n",
+    );
+    assert_eq!(out, "[ 1 2 ]\n\"a\\nb\"\n7\n1\n\"x\\n\"\n{ }\n");
+    assert_eq!(err, "");
+}
+
+#[test]
+fn problems_are_shown_and_forgotten() {
+    let w = World::new();
+    let (out, err) = talk(
+        &w,
+        &[],
+        "nope\n)\n:zap\n:t\n{ a = throw \"no\"; b = 1; }\n:a 1\n:l missing.nix\n2\n",
+    );
+    assert_eq!(out, "{ a = «error: no»; b = 1; }\n2\n");
+    for code in [
+        "eval-undefined-variable",
+        "parse-syntax",
+        "repl-unknown-command",
+        "repl-no-argument",
+        "repl-not-a-set",
+        "repl-cannot-load",
+    ] {
+        assert!(err.contains(code), "no {code} in {err}");
+    }
+}
+
+#[test]
+fn files_are_loaded_and_derivations_built() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let made = recipe("made", "echo made > $out", "");
+    w.write(
+        "f.nix",
+        &format!("{{ n ? 1 }}: {{ inherit n; d = {made}; }}"),
+    );
+    let (out, err) = talk(&w, &["f.nix"], "n\nd\n:b d\nbuiltins.readFile d\n:r\n");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 4, "{out}{err}");
+    assert_eq!(lines[0], "1");
+    assert!(lines[1].starts_with("«derivation /nix/store/"), "{out}");
+    assert!(lines[2].ends_with("-made"), "{out}");
+    assert_eq!(lines[3], "\"made\\n\"");
+}
+
+#[test]
+fn on_a_terminal_it_completes_and_remembers() {
+    let Some(script) = peer("script") else {
+        return;
+    };
+    let w = World::new();
+    let mut command = Command::new(script);
+    command
+        .args([
+            "-qec",
+            &format!("{} repl", env!("CARGO_BIN_EXE_sos")),
+            "/dev/null",
+        ])
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", w.root().join("home"))
+        .env("TERM", "xterm")
+        .current_dir(w.project());
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    let mut stdout = child.stdout.take().expect("a pipe");
+    let mut out = String::new();
+    // The tabulator key completes the name of the attribute. What is typed before the prompt is there gets lost.
+    for line in ["x = { attribute = 41; }\r", "x.attr\t + 1\r", ":q\r"] {
+        let mut shown = String::new();
+        while !shown.contains("sos> ") {
+            let mut chunk = [0; 1024];
+            let n = stdout.read(&mut chunk).expect("it writes");
+            assert!(n > 0, "no prompt after {out}{shown}");
+            shown.push_str(&String::from_utf8_lossy(&chunk[..n]));
+        }
+        out.push_str(&shown);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        stdin.write_all(line.as_bytes()).expect("it reads");
+    }
+    stdout.read_to_string(&mut out).expect("it ends");
+    assert!(child.wait().expect("it ends").success());
+    assert!(out.contains("42"), "{out}");
+    let history = w.root().join("home/.local/state/sos/repl_history");
+    let history = std::fs::read_to_string(history).expect("the history");
+    assert!(history.contains("x.attribute + 1"), "{history}");
+}
