@@ -21,8 +21,7 @@ enum Shell {
     Elvish,
     Fish,
     Nushell,
-    #[value(name = "powershell")]
-    PowerShell,
+    Powershell,
     Zsh,
 }
 
@@ -34,7 +33,7 @@ pub(crate) fn run(args: &CompletionsArgs) -> Result<(), Failure> {
         Shell::Bash => Common::Bash,
         Shell::Elvish => Common::Elvish,
         Shell::Fish => Common::Fish,
-        Shell::PowerShell => Common::PowerShell,
+        Shell::Powershell => Common::PowerShell,
         Shell::Zsh => Common::Zsh,
         Shell::Nushell => {
             let nushell = clap_complete_nushell::Nushell;

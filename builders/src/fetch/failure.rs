@@ -109,9 +109,9 @@ pub enum Failure {
     #[error("expected {}, found {} ({size} bytes)", words(.expected), words(.found))]
     Mismatch {
         /// The right hash.
-        expected: Hash,
+        expected: Box<Hash>,
         /// The hash of what arrived.
-        found: Hash,
+        found: Box<Hash>,
         /// The size of what arrived.
         size: u64,
     },

@@ -238,8 +238,8 @@ mod tests {
         let attempt = Attempt::new(
             "http://mirror.example/x",
             Failure::Mismatch {
-                expected: right,
-                found: wrong,
+                expected: Box::new(right),
+                found: Box::new(wrong),
                 size: 5,
             },
         );

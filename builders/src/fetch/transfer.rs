@@ -401,8 +401,8 @@ impl<'a> Transfer<'a> {
 /// Describes content with the wrong hash.
 pub(super) fn mismatch(expected: &Hash, found: &Hash, size: u64) -> Failure {
     Failure::Mismatch {
-        expected: *expected,
-        found: *found,
+        expected: Box::new(*expected),
+        found: Box::new(*found),
         size,
     }
 }
