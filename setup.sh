@@ -59,7 +59,11 @@ if command -v dpkg-query >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1; 
 else
   missing=
   for need in $needs; do
-    PATH=$PATH:/usr/sbin:/sbin command -v "${need##*:}" >/dev/null 2>&1 || missing="$missing ${need##*:} (Debian: ${need%%:*}),"
+    program=${need##*:}
+    # Root needs no program to map its ids, and one program can stand for several packages.
+    [ "$program" = newuidmap ] && [ "$(id -u)" = 0 ] && continue
+    case "$missing" in *" $program ("*) continue ;; esac
+    PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null 2>&1 || missing="$missing $program (Debian: ${need%%:*}),"
   done
   if [ -n "$missing" ]; then
     echo "setup.sh: this is not Debian; '$job' needs these programs, install them and try again:${missing%,}" >&2

@@ -26,15 +26,9 @@ pub(crate) struct Global {
     /// Say less: only problems and results
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
-    /// When to colour
-    #[arg(
-        long,
-        global = true,
-        value_name = "WHEN",
-        value_enum,
-        default_value = "auto"
-    )]
-    pub(crate) color: When,
+    /// When to colour [default: auto]
+    #[arg(long, global = true, value_name = "WHEN", value_enum)]
+    pub(crate) color: Option<When>,
     /// How to show progress [default: tty on a terminal, else plain]
     #[arg(long, global = true, value_name = "HOW", value_enum)]
     pub(crate) progress: Option<ProgressMode>,

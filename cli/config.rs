@@ -25,6 +25,11 @@ const KEYS: &[&str] = &[
     "color",
 ];
 
+/// What `progress` may be.
+const PROGRESS: &[&str] = &["auto", "tty", "plain", "json", "none"];
+/// What `color` may be.
+const COLOR: &[&str] = &["auto", "always", "never"];
+
 /// Merged configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -50,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) mirrors: BTreeMap<String, Vec<String>>,
     /// Progress display when no flag says otherwise.
     pub(crate) progress: Option<String>,
+    /// Colour when no flag says otherwise.
+    pub(crate) color: Option<String>,
     /// Where each value came from, for `sos doctor`.
     pub(crate) origins: BTreeMap<&'static str, String>,
 }
@@ -150,6 +157,7 @@ impl Config {
             config.origin("store.dir", "SOS_STORE");
         }
         if let Some(progress) = &env.progress {
+            one_of("SOS_PROGRESS", progress, PROGRESS)?;
             config.progress = Some(progress.clone());
             config.origin("progress", "SOS_PROGRESS");
         }
@@ -196,6 +204,7 @@ impl Config {
             eval_cache: true,
             mirrors: BTreeMap::new(),
             progress: None,
+            color: None,
             origins: BTreeMap::new(),
         })
     }
@@ -262,10 +271,13 @@ impl Config {
             self.origin("mirrors", from);
         }
         if let Some(progress) = file.progress {
+            one_of("progress", &progress, PROGRESS)?;
             self.progress = Some(progress);
             self.origin("progress", from);
         }
-        if file.color.is_some() {
+        if let Some(color) = file.color {
+            one_of("color", &color, COLOR)?;
+            self.color = Some(color);
             self.origin("color", from);
         }
         Ok(())
@@ -279,8 +291,14 @@ impl Config {
         let key = key.trim();
         if !KEYS.contains(&key) && !key.starts_with("mirrors.") {
             let mut d = *invalid(format!("unknown configuration key `{key}`"));
-            for s in suggest(key, KEYS.iter().copied()) {
-                d = d.help(format!("a similar key exists: `{s}`"));
+            // `jobs` means `build.jobs`: the section is what people leave out.
+            let last = |k: &'static str| k.rsplit('.').next().unwrap_or(k);
+            let near = suggest(key, KEYS.iter().copied());
+            let by_last = suggest(key, KEYS.iter().map(|k| last(k)));
+            for known in KEYS {
+                if near.iter().any(|n| n == known) || by_last.iter().any(|n| n == last(known)) {
+                    d = d.help(format!("a similar key exists: `{known}`"));
+                }
             }
             return Err(Box::new(d));
         }
@@ -362,16 +380,30 @@ fn check_project(path: &Path, file: &File) -> Result<(), Box<Diagnostic>> {
 
 fn parse(name: &str, text: String) -> Result<File, Box<Diagnostic>> {
     toml::from_str(&text).map_err(|e| {
-        let mut d = Diagnostic::error(
-            "config-invalid",
-            Class::Usage,
-            e.message().lines().next().unwrap_or_default().to_owned(),
-        );
+        // Serde knows types of Rust, which are none of the reader's business.
+        let message = e.message().lines().next().unwrap_or_default();
+        let message = message
+            .replace("expected usize", "expected a whole number")
+            .replace("expected u64", "expected a whole number")
+            .replace("expected path string", "expected a path");
+        let mut d = Diagnostic::error("config-invalid", Class::Usage, message);
         if let Some(span) = e.span() {
             d = d.label(&SourceFile::new(name, text), span, "");
         }
         Box::new(d)
     })
+}
+
+/// Refuses a value that is none of the known ones.
+fn one_of(key: &str, value: &str, known: &[&str]) -> Result<(), Box<Diagnostic>> {
+    if known.contains(&value) {
+        return Ok(());
+    }
+    let d = *invalid(format!(
+        "`{key}` is `{value}`, expected one of {}",
+        known.join(", ")
+    ));
+    Err(Box::new(d.suggest(value, known.iter().copied())))
 }
 
 fn invalid(message: String) -> Box<Diagnostic> {

@@ -10,10 +10,10 @@ pub(crate) struct Environment {
     pub(crate) home: Option<PathBuf>,
     /// `XDG_DATA_HOME`.
     pub(crate) data_home: Option<PathBuf>,
-    /// `XDG_CONFIG_HOME`.
-    pub(crate) config_home: Option<PathBuf>,
     /// `XDG_STATE_HOME`.
     pub(crate) state_home: Option<PathBuf>,
+    /// `XDG_CONFIG_HOME`.
+    pub(crate) config_home: Option<PathBuf>,
     /// `SOS_STORE`: the physical store.
     pub(crate) store: Option<PathBuf>,
     /// `SOS_MIRRORS_<NAME>`, by lower-case name, `_` read as `-`.
@@ -67,8 +67,8 @@ impl Environment {
         Self {
             home: path("HOME"),
             data_home: path("XDG_DATA_HOME"),
-            config_home: path("XDG_CONFIG_HOME"),
             state_home: path("XDG_STATE_HOME"),
+            config_home: path("XDG_CONFIG_HOME"),
             store: get("SOS_STORE").map(PathBuf::from),
             mirrors,
             log: get("SOS_LOG"),

@@ -38,10 +38,12 @@ pub(crate) struct Mode {
     pub(crate) write_locks: bool,
     /// The locks are all that is wanted: flakes need no output to look at.
     pub(crate) only_lock: bool,
+    /// What is evaluated is to be built on this machine.
+    pub(crate) builds_here: bool,
 }
 
 impl Mode {
-    /// How a build evaluates.
+    /// How an evaluation goes that may end in a build, here or elsewhere.
     pub(crate) fn of(flags: LockFlags) -> Self {
         let lock = if flags.locked {
             LockMode::Locked
@@ -54,6 +56,15 @@ impl Mode {
             offline: flags.offline,
             write_locks: true,
             only_lock: false,
+            builds_here: false,
+        }
+    }
+
+    /// How a build on this machine evaluates.
+    pub(crate) fn building(flags: LockFlags) -> Self {
+        Self {
+            builds_here: true,
+            ..Self::of(flags)
         }
     }
 
@@ -184,7 +195,10 @@ pub(crate) fn cached<T: Cached + Send + Sync>(
         let words = [
             format!("{args:?}"),
             format!("{targets:?}"),
-            format!("{:?} {} {}", mode.lock, mode.offline, mode.only_lock),
+            format!(
+                "{:?} {} {} {}",
+                mode.lock, mode.offline, mode.only_lock, mode.builds_here
+            ),
             asked.to_owned(),
         ];
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -241,12 +255,7 @@ pub(crate) fn interactive(
     let job = Job::new(session, args, mode)?;
     sos_lang::with_big_stack(move || {
         let pins = NetworkPins::new(job.session.mirrors(), mode.offline, session.global.quiet);
-        let recipes = sos_recipes::Session::new(Context {
-            project_dir: job.here.clone(),
-            shown_from: job.here.clone(),
-            mode: mode.lock.clone(),
-            pins: Arc::new(pins),
-        });
+        let recipes = job.recipes(job.here.clone(), Arc::new(pins));
         let host = Rc::new(job.host()?);
         let pure = args.access.pure_eval;
         let options = job.options(&recipes, pure, vec![job.here.clone()])?;
@@ -349,6 +358,24 @@ pub(crate) fn report_locks(session: &Session, locks: &[LockReport]) {
     }
 }
 
+/// Refuses an attribute that no rootfs recipe has before its packages are looked for.
+fn known_attribute(target: &Target) -> Result<(), Box<Diagnostic>> {
+    let first = target.attr.split('.').next().unwrap_or_default();
+    let first = first.trim_matches('"');
+    if first.is_empty() || sos_recipes::ROOTFS_ATTRS.contains(&first) {
+        return Ok(());
+    }
+    let shown = ["rootfs", "oci", "packages"];
+    let problem = Diagnostic::error(
+        "eval-attr-missing",
+        Class::Recipe,
+        format!("attribute `{first}` of `{}` not found", target.text),
+    )
+    .note(format!("a rootfs recipe has `{}`", shown.join("`, `")))
+    .suggest(first, shown.into_iter());
+    Err(Box::new(problem))
+}
+
 /// Everything that one evaluation needs; plain data, so that it can move to the evaluator's thread.
 struct Job<'a> {
     session: Session,
@@ -368,6 +395,21 @@ impl<'a> Job<'a> {
             args,
             mode,
             here,
+        })
+    }
+
+    /// The recipes of a directory.
+    fn recipes(&self, project_dir: PathBuf, pins: Arc<NetworkPins>) -> sos_recipes::Session {
+        sos_recipes::Session::new(Context {
+            project_dir,
+            shown_from: self.here.clone(),
+            mode: self.mode.lock.clone(),
+            pins,
+            systems: if self.mode.builds_here {
+                run::systems(&self.session)
+            } else {
+                Vec::new()
+            },
         })
     }
 
@@ -414,12 +456,7 @@ impl<'a> Job<'a> {
         for ((directory, pure), members) in groups {
             let roots = members.iter().filter_map(|i| targets[*i].directory());
             let roots: Vec<PathBuf> = roots.collect();
-            let recipes = sos_recipes::Session::new(Context {
-                project_dir: directory,
-                shown_from: self.here.clone(),
-                mode: self.mode.lock.clone(),
-                pins: pins.clone(),
-            });
+            let recipes = self.recipes(directory, pins.clone());
             let options = self.options(&recipes, pure, roots)?;
             let evaluator = Evaluator::new(world.clone(), options);
             for i in members {
@@ -538,8 +575,9 @@ impl<'a> Job<'a> {
         let whole = match &target.source {
             Source::Nix(file) => evaluator.eval_file(file)?,
             Source::Rootfs(file) => {
+                known_attribute(target)?;
                 let expression = sos_recipes::entry_expression(file).unwrap_or_default();
-                evaluator.eval_str(&expression, "rootfs recipe", &self.here)?
+                evaluator.eval_str(&expression, sos_recipes::ENTRY_NAME, &self.here)?
             }
             Source::Flake(reference) => {
                 return flake::value(&self.session, evaluator, reference, target, self.mode);

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod bug;
 mod cache;
 mod commands;
 mod config;
@@ -45,29 +46,68 @@ fn main() -> ExitCode {
         sos_engine::sandbox::child_main();
     }
     let env = Environment::read();
+    bug::write_reports(&env);
+    if let Err(failure) = bug::caught(|| {
+        bug::on_trial();
+        Ok(())
+    }) {
+        return end(&failure, &Look::plain());
+    }
     let cli = Cli::parse();
     log_to_stderr(&env, cli.global.verbose);
     let terminal = Terminal::decide(&cli.global, None, &env);
-    let style = Style {
-        color: terminal.color,
-        show_trace: cli.global.show_trace,
+    let mut look = Look {
+        style: Style {
+            color: terminal.color,
+            show_trace: cli.global.show_trace,
+        },
+        terminal,
+        json: cli.global.json,
     };
-    let json = cli.global.json;
-    match dispatch(cli, env) {
+    match bug::caught(|| dispatch(cli, env, &mut look)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            report(&failure, style, terminal, json);
-            ExitCode::from(failure.code())
+        Err(failure) => end(&failure, &look),
+    }
+}
+
+/// How failures are shown.
+struct Look {
+    style: Style,
+    terminal: Terminal,
+    json: bool,
+}
+
+impl Look {
+    /// Before anything is known of the terminal.
+    fn plain() -> Self {
+        Self {
+            style: Style {
+                color: false,
+                show_trace: false,
+            },
+            terminal: Terminal {
+                color: false,
+                unicode: false,
+                progress: ProgressMode::Plain,
+                github: false,
+            },
+            json: false,
         }
     }
 }
 
-/// Runs the verb.
-fn dispatch(cli: Cli, env: Environment) -> Result<(), Failure> {
+fn end(failure: &Failure, look: &Look) -> ExitCode {
+    report(failure, look.style, look.terminal, look.json);
+    ExitCode::from(failure.code())
+}
+
+/// Runs the verb. `look` learns what the configuration says of it.
+fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> {
     if let Command::Completions(args) = &cli.command {
         return commands::completions::run(args);
     }
     let session = Session::new(cli.global, env)?;
+    (look.style, look.terminal) = (session.style(), session.terminal);
     match cli.command {
         Command::Build(args) => commands::build::run(&session, &args),
         Command::Check(args) => commands::check::run(&session, &args),
@@ -98,7 +138,7 @@ fn report(failure: &Failure, style: Style, terminal: Terminal, json: bool) {
                 diagnostic: Box::new(d.clone()),
             });
         }
-        events.emit(Event::failed_before_building(i32::from(failure.code())));
+        events.emit(Event::failed_before_building(i32::from(failure.code()), 0));
         drop(events);
         let lines: String = records
             .iter()

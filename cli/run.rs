@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
 use sos_builders::fetch::{Download, Fetcher};
-use sos_engine::{BuildOptions, BuildReport, Cancel, Engine, EventSink, Graph, Wanted};
+use sos_engine::{BuildOptions, BuildReport, Cancel, Engine, Event, EventSink, Graph, Wanted};
 use sos_formats::derivation::{Derivation, Method, Output};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::flake_ref::{self, Attr};
@@ -12,6 +13,7 @@ use sos_formats::hash::{Hash, HashAlgo};
 use sos_formats::store_path::StorePath;
 use sos_lang::FetchRequest;
 
+use crate::args::ProgressMode;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::render::progress;
@@ -28,10 +30,21 @@ pub(crate) struct RunOptions {
     pub(crate) keep_failed: bool,
     pub(crate) timeout_secs: Option<u64>,
     pub(crate) offline: bool,
-    /// Show what builds write.
-    pub(crate) logs: bool,
+    /// What the run has taken so far.
+    pub(crate) spent: Duration,
     /// As the journal shows it.
     pub(crate) command: String,
+    /// The command that pins anew what is built, for advice; empty when there is none in particular.
+    pub(crate) relock: String,
+}
+
+/// The systems that builds on this machine can be for, its own first.
+pub(crate) fn systems(session: &Session) -> Vec<String> {
+    let mut all = vec![session.config.system.clone()];
+    if session.config.system == "x86_64-linux" {
+        all.push("i686-linux".to_owned());
+    }
+    all
 }
 
 /// An engine over the store of the session.
@@ -53,14 +66,14 @@ pub(crate) fn engine(
     build.silent_timeout_secs = config.silent_timeout_secs;
     build.sandbox_paths.clone_from(&config.sandbox_paths);
     build.offline = options.offline;
+    build.spent = options.spent;
     build.command.clone_from(&options.command);
     build.impure_env.clone_from(&session.env.all);
-    if config.system == "x86_64-linux" {
-        build.extra_platforms.push("i686-linux".to_owned());
-    }
+    build.extra_platforms.extend(systems(session).split_off(1));
     let registry = sos_builders::registry(sos_builders::Config {
         mirrors: session.mirrors(),
         offline: options.offline,
+        relock: options.relock.clone(),
     });
     Ok(Engine::new(
         session.store()?.clone(),
@@ -70,7 +83,78 @@ pub(crate) fn engine(
     ))
 }
 
-/// Builds, with a display and with Ctrl-C handled.
+/// The events of one run from its first moment to its last, and the display that shows them.
+pub(crate) struct Stream {
+    events: EventSink,
+    display: progress::Display,
+    since: Instant,
+}
+
+impl Stream {
+    /// Begins a run.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "elapsed time is shown to a person"
+    )]
+    pub(crate) fn start(session: &Session, logs: bool) -> Self {
+        let (events, receiver) = EventSink::channel();
+        let display = progress::spawn(
+            receiver,
+            progress::Options {
+                terminal: session.terminal,
+                style: session.style(),
+                logs,
+            },
+        );
+        Self {
+            events,
+            display,
+            since: Instant::now(),
+        }
+    }
+
+    /// Tells what happens.
+    pub(crate) fn emit(&self, event: Event) {
+        self.events.emit(event);
+    }
+
+    /// The time since the run began.
+    pub(crate) fn spent(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Ends a run that came to nothing before the engine was asked. Who reads the stream gets the problems and a summary there;
+    /// everybody else gets the problems from whoever gets the failure.
+    pub(crate) fn fail(self, session: &Session, failure: Failure) -> Failure {
+        let stream = session.terminal.progress == ProgressMode::Json && !failure.shown;
+        if stream {
+            for diagnostic in &failure.diagnostics {
+                self.emit(Event::Diagnostic {
+                    diagnostic: Box::new(diagnostic.clone()),
+                });
+            }
+            let spent = u64::try_from(self.spent().as_millis()).unwrap_or(u64::MAX);
+            self.emit(Event::failed_before_building(
+                i32::from(failure.code()),
+                spent,
+            ));
+        }
+        self.finish();
+        if stream {
+            failure.already_shown()
+        } else {
+            failure
+        }
+    }
+
+    fn finish(self) {
+        // The display ends when the last sender is gone.
+        drop(self.events);
+        self.display.finish();
+    }
+}
+
+/// Builds, with Ctrl-C handled.
 ///
 /// # Errors
 /// `interrupted` after a signal; the problems of the build stand in the report and were shown already.
@@ -79,28 +163,24 @@ pub(crate) fn build(
     graph: &Graph,
     wanted: &[Wanted],
     options: &RunOptions,
+    stream: Stream,
 ) -> Result<BuildReport, Failure> {
-    let (events, receiver) = EventSink::channel();
-    let engine = engine(session, options, events)?;
-    let display = progress::spawn(
-        receiver,
-        progress::Options {
-            terminal: session.terminal,
-            style: session.style(),
-            logs: options.logs,
-        },
-    );
+    let made =
+        engine(session, options, stream.events.clone()).and_then(|engine| Ok((engine, runtime()?)));
+    let (engine, runtime) = match made {
+        Ok(made) => made,
+        Err(failure) => return Err(stream.fail(session, failure)),
+    };
     let seen = Arc::new(AtomicU8::new(0));
-    let report = runtime()?.block_on(async {
+    let report = runtime.block_on(async {
         let cancel = Cancel::new();
         let watch = tokio::spawn(interrupt::watch(cancel.clone(), seen.clone()));
         let report = engine.build(graph, wanted, cancel).await;
         watch.abort();
         report
     });
-    // The display ends when the last sender is gone.
     drop(engine);
-    display.finish();
+    stream.finish();
     match seen.load(Ordering::SeqCst) {
         0 => Ok(report),
         signal => Err(Failure::interrupted(signal)),

@@ -25,12 +25,17 @@ pub struct Config {
     pub mirrors: Mirrors,
     /// Whether the network may not be used.
     pub offline: bool,
+    /// The command that pins anew what is built, for advice; empty for the one without a target.
+    pub relock: String,
 }
 
 /// Makes the registry of all builders of this crate, with a fetcher of its own.
 #[must_use]
 pub fn registry(config: Config) -> Registry {
-    registry_with(&Fetcher::new(config.mirrors, config.offline))
+    let fetcher = Fetcher::new(config.mirrors, config.offline);
+    let mut registry = registry_with(&fetcher);
+    registry.register(FetchBuilder::advising(fetcher, config.relock));
+    registry
 }
 
 /// Makes the registry around a fetcher that is used elsewhere too, so that both share connections and experience.

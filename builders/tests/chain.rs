@@ -158,6 +158,7 @@ impl World {
         let builders = registry(Config {
             mirrors: Mirrors::default(),
             offline: false,
+            relock: String::new(),
         });
         let (events, _receiver) = EventSink::channel();
         let engine = Engine::new(self.store.clone(), builders, self.options.clone(), events);

@@ -25,7 +25,7 @@ use sos_formats::store_path::StorePath;
 use sos_lang::Host as _;
 use sos_store::{NewEvaluation, Store};
 
-use crate::args::{Global, When};
+use crate::args::Global;
 use crate::evaluate::Item;
 use crate::host::StoreHost;
 use crate::session::Session;
@@ -138,7 +138,7 @@ impl Cache {
         let shown = Global {
             verbose: 0,
             quiet: false,
-            color: When::Auto,
+            color: None,
             progress: None,
             show_trace: false,
             ..session.global.clone()

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sos_engine::{BuildReport, Wanted};
+use sos_engine::{BuildReport, Event, Wanted};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 use sos_store::ObjectKind;
@@ -12,7 +12,7 @@ use crate::commands::plan;
 use crate::evaluate::{self, Item, Mode};
 use crate::failure::Failure;
 use crate::render::output;
-use crate::run::{self, RunOptions};
+use crate::run::{self, RunOptions, Stream};
 use crate::session::Session;
 use crate::target::{Source, Target};
 
@@ -67,26 +67,33 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
             plan::Format::Text,
         );
     }
-    let evaluated = resolve(session, &args.target, &targets, &Mode::of(args.lock))?;
-    evaluate::report_locks(session, &evaluated.locks);
+    let stream = Stream::start(session, args.logs);
+    let evaluated = match evaluated(session, args, &targets, &stream) {
+        Ok(evaluated) => evaluated,
+        Err(failure) => return Err(stream.fail(session, failure)),
+    };
     let wanted = wanted(&evaluated.values);
+    let named = targets
+        .iter()
+        .map(|t| t.text.as_str())
+        .collect::<Vec<_>>()
+        .join(" ");
     let options = RunOptions {
         jobs: args.jobs.map(usize::from),
         keep_going: args.keep_going,
         keep_failed: args.keep_failed,
         timeout_secs: args.timeout,
         offline: args.lock.offline,
-        logs: args.logs,
-        command: format!(
-            "build {}",
-            targets
-                .iter()
-                .map(|t| t.text.as_str())
-                .collect::<Vec<_>>()
-                .join(" ")
-        ),
+        spent: stream.spent(),
+        command: format!("build {named}"),
+        // The targets of a file or an expression are named otherwise.
+        relock: if args.target.file.is_none() && args.target.expression.is_none() {
+            format!("sos lock {named} --update")
+        } else {
+            String::new()
+        },
     };
-    let report = run::build(session, &evaluated.graph, &wanted, &options)?;
+    let report = run::build(session, &evaluated.graph, &wanted, &options, stream)?;
     let paths = paths(&evaluated.values, &report);
     if !args.no_link {
         link(session, args.out_link.as_deref(), &paths)?;
@@ -97,6 +104,25 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
     } else {
         Err(Failure::shown(report.failures.clone(), report.exit_code()))
     }
+}
+
+/// Evaluates the targets, and tells so in the stream.
+fn evaluated(
+    session: &Session,
+    args: &BuildArgs,
+    targets: &[Target],
+    stream: &Stream,
+) -> Result<evaluate::Evaluated<Vec<Item>>, Failure> {
+    let texts = || targets.iter().map(|t| t.text.clone()).collect();
+    stream.emit(Event::EvalStarted { targets: texts() });
+    let evaluated = resolve(session, &args.target, targets, &Mode::building(args.lock))?;
+    stream.emit(Event::EvalFinished {
+        targets: texts(),
+        drvs: evaluated.graph.texts.len(),
+        duration_ms: u64::try_from(stream.spent().as_millis()).unwrap_or(u64::MAX),
+    });
+    evaluate::report_locks(session, &evaluated.locks);
+    Ok(evaluated)
 }
 
 /// Evaluates recipes, and takes store paths as they are.

@@ -30,6 +30,7 @@ pub(crate) fn run(session: &Session, args: &CheckArgs) -> Result<(), Failure> {
         offline: true,
         write_locks: false,
         only_lock: false,
+        builds_here: true,
     };
     let mut problems = Vec::new();
     let mut derivations = 0;

@@ -1,6 +1,7 @@
 //! `sos completions`: writes a completion script.
 
 use clap::CommandFactory as _;
+use clap_complete::aot::Shell as Common;
 
 use crate::args::Cli;
 use crate::failure::Failure;
@@ -11,12 +12,35 @@ use crate::render::output;
 pub(crate) struct CompletionsArgs {
     /// The shell to write for
     #[arg(value_enum)]
-    shell: clap_complete::Shell,
+    shell: Shell,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    Nushell,
+    Powershell,
+    Zsh,
 }
 
 /// Writes the script to standard output.
 pub(crate) fn run(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "sos", &mut script);
+    let mut command = Cli::command();
+    let common = match args.shell {
+        Shell::Bash => Common::Bash,
+        Shell::Elvish => Common::Elvish,
+        Shell::Fish => Common::Fish,
+        Shell::Powershell => Common::PowerShell,
+        Shell::Zsh => Common::Zsh,
+        Shell::Nushell => {
+            let nushell = clap_complete_nushell::Nushell;
+            clap_complete::generate(nushell, &mut command, "sos", &mut script);
+            return output::bytes(&script);
+        }
+    };
+    clap_complete::generate(common, &mut command, "sos", &mut script);
     output::bytes(&script)
 }

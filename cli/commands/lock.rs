@@ -41,6 +41,7 @@ pub(crate) fn run(session: &Session, args: &LockArgs) -> Result<(), Failure> {
         offline: false,
         write_locks: true,
         only_lock: true,
+        builds_here: false,
     };
     let evaluated = if targets.iter().all(|t| matches!(t.source, Source::Flake(_))) {
         // A flake says what it changes itself, and need not hold anything that could be built.

@@ -97,6 +97,7 @@ fn find(session: &Session, text: &str) -> Result<StorePath, Failure> {
                 offline: true,
                 write_locks: false,
                 only_lock: false,
+                builds_here: false,
             };
             let evaluated = build::resolve(session, &args, &targets, &mode)?;
             if let Some(Item::Derivation { drv, .. }) =

@@ -67,6 +67,8 @@ enum StoreCommand {
         #[arg(long)]
         no_contents: bool,
     },
+    /// Remove what `check` finds damaged, so that the next build makes it again; print what is gone
+    Repair,
 }
 
 /// Runs the verb.
@@ -89,6 +91,7 @@ pub(crate) fn run(session: &Session, args: &StoreArgs) -> Result<(), Failure> {
         } => info(session, paths, *closure_size, *physical, *size),
         StoreCommand::Add { files, name, flat } => add(session, files, name.as_deref(), *flat),
         StoreCommand::Check { no_contents } => check(session, !no_contents),
+        StoreCommand::Repair => repair(session),
     }
 }
 
@@ -179,16 +182,24 @@ fn entries(session: &Session, text: &str, long: bool) -> Result<(), Failure> {
                 let meta = entry.meta;
                 out.extend_from_slice(
                     format!(
-                        "{} {:04o} {}:{}\t",
+                        "{} {:04o} {}:{} {:>10}\t",
                         letter(entry.kind),
                         meta.mode,
                         meta.uid,
-                        meta.gid
+                        meta.gid,
+                        match entry.kind {
+                            KindView::File { size, .. } => size,
+                            _ => 0,
+                        }
                     )
                     .as_bytes(),
                 );
             }
             out.extend_from_slice(full.rsplit(|b| *b == b'/').next().unwrap_or_default());
+            if let (true, KindView::Symlink { target }) = (long, entry.kind) {
+                out.extend_from_slice(b" -> ");
+                out.extend_from_slice(target);
+            }
             out.push(b'\n');
         }
         return output::bytes(&out);
@@ -207,12 +218,12 @@ fn entries(session: &Session, text: &str, long: bool) -> Result<(), Failure> {
     names.sort();
     for name in names {
         use std::os::unix::ffi::OsStrExt as _;
+        let path = if meta.is_dir() {
+            place.join(&name)
+        } else {
+            place.clone()
+        };
         if long {
-            let path = if meta.is_dir() {
-                place.join(&name)
-            } else {
-                place.clone()
-            };
             let meta = std::fs::symlink_metadata(&path)
                 .map_err(|e| Failure::io(&format!("cannot look at `{text}`"), &e))?;
             let letter = if meta.is_dir() {
@@ -225,6 +236,10 @@ fn entries(session: &Session, text: &str, long: bool) -> Result<(), Failure> {
             out.extend_from_slice(format!("{letter} {:>10}\t", meta.len()).as_bytes());
         }
         out.extend_from_slice(name.as_bytes());
+        if long && let Ok(target) = std::fs::read_link(&path) {
+            out.extend_from_slice(b" -> ");
+            out.extend_from_slice(target.as_os_str().as_bytes());
+        }
         out.push(b'\n');
     }
     output::bytes(&out)
@@ -376,6 +391,7 @@ fn add(
         Method::Recursive
     };
     for file in files {
+        addable(file)?;
         let own = std::path::absolute(file)
             .ok()
             .and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
@@ -389,10 +405,89 @@ fn add(
                 .help("give one with `--name`"),
             ));
         };
-        let path = store.add_path(Path::new(file), &name, method, None)?;
+        let path = store
+            .add_path(Path::new(file), &name, method, None)
+            .map_err(|error| {
+                let mut diagnostic = Diagnostic::from(error);
+                // There is no recipe here that could be wrong.
+                if diagnostic.class == Class::Recipe {
+                    diagnostic.class = Class::Other;
+                }
+                diagnostic
+            })?;
         output::line(&path.absolute(store.store_dir()))?;
     }
     Ok(())
+}
+
+/// Refuses what is no file, directory or link, before the store is asked, which would blame the machine or a recipe.
+fn addable(file: &Path) -> Result<(), Failure> {
+    let shown = file.display();
+    let meta = std::fs::symlink_metadata(file).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            Failure::new(
+                Diagnostic::error(
+                    "store-no-file",
+                    Class::Other,
+                    format!("there is no `{shown}` to add"),
+                )
+                .help("name a file or a directory that exists"),
+            )
+        } else {
+            Failure::new(Diagnostic::error(
+                "store-no-file",
+                Class::Other,
+                format!("cannot look at `{shown}`: {error}"),
+            ))
+        }
+    })?;
+    if meta.is_file() || meta.is_dir() || meta.is_symlink() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Diagnostic::error(
+            "store-special-file",
+            Class::Other,
+            format!("`{shown}` is neither a file, a directory nor a symlink"),
+        )
+        .help("the store keeps nothing else"),
+    ))
+}
+
+/// Takes away what is damaged.
+fn repair(session: &Session) -> Result<(), Failure> {
+    let store = session.store()?;
+    let found = store.check(CheckOptions { contents: true })?;
+    let done = store.repair(&found)?;
+    for path in &done.paths {
+        output::line(&path.absolute(store.store_dir()))?;
+    }
+    if !session.global.quiet {
+        output::message(&if found.problems.is_empty() {
+            "nothing is damaged".to_owned()
+        } else {
+            format!(
+                "removed {} and {}; `sos build` makes them again",
+                size::count(done.paths.len(), "object"),
+                size::count(done.files, "damaged file")
+            )
+        });
+    }
+    if done.left.is_empty() {
+        return Ok(());
+    }
+    let diagnostic = done.left.iter().fold(
+        Diagnostic::error(
+            "store-corrupt",
+            Class::Machine,
+            "the database of the store is damaged, which cannot be repaired",
+        ),
+        |diagnostic, problem| diagnostic.note(problem.to_string()),
+    );
+    Err(Failure::new(diagnostic.help(format!(
+        "move `{}` away; `sos build` makes a new store",
+        store.root().display()
+    ))))
 }
 
 fn check(session: &Session, contents: bool) -> Result<(), Failure> {
@@ -428,5 +523,7 @@ fn check(session: &Session, contents: bool) -> Result<(), Failure> {
     {
         diagnostic = diagnostic.note(problem.to_string());
     }
-    Err(Failure::new(diagnostic.help("what is damaged is built again once it is gone: `sos gc` after removing its links, then `sos build`")))
+    Err(Failure::new(diagnostic.help(
+        "`sos store repair` removes what is damaged, then `sos build` makes it again",
+    )))
 }

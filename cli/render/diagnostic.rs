@@ -7,6 +7,7 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 use sos_formats::diagnostic::{Diagnostic, Label, Severity, SourceFile};
 
+use super::narrow::narrow;
 use super::size;
 use super::text::printable;
 
@@ -27,7 +28,16 @@ pub(crate) struct Style {
 /// Renders one diagnostic, ended by a newline. The trace stands above, so that the error itself is last.
 pub(crate) fn render(diagnostic: &Diagnostic, style: Style) -> String {
     // Notes hold lines of logs and names from mirrors: they must not drive the terminal.
-    let diagnostic = &harmless(diagnostic);
+    let mut diagnostic = harmless(diagnostic);
+    let places = narrow(&mut diagnostic);
+    let mut text = draw(&diagnostic, style);
+    for (shown, true_place) in places {
+        text = text.replacen(&shown, &true_place, 1);
+    }
+    text
+}
+
+fn draw(diagnostic: &Diagnostic, style: Style) -> String {
     let renderer = if style.color {
         Renderer::styled()
     } else {
@@ -65,16 +75,29 @@ pub(crate) fn render(diagnostic: &Diagnostic, style: Style) -> String {
             .collect();
         main = main.element(snippet_owned(&labels, &file));
     }
-    for note in &diagnostic.notes {
-        main = main.element(Level::NOTE.message(note.as_str()));
-    }
+    let mut notes = diagnostic.notes.clone();
     if !style.show_trace && !diagnostic.trace.is_empty() {
         let frames = size::count(diagnostic.trace.len(), "frame");
-        main = main.element(Level::NOTE.message(format!(
+        notes.push(format!(
             "{frames} of evaluation not shown; `--show-trace` shows them"
-        )));
+        ));
     }
-    let mut report = vec![main];
+    // Without a place there is no margin that the notes could hang from.
+    let margin = !diagnostic.labels.is_empty();
+    let mut report = Vec::new();
+    if margin {
+        for note in notes {
+            main = main.element(Level::NOTE.message(note));
+        }
+        report.push(main);
+    } else {
+        report.push(main);
+        report.extend(
+            notes
+                .into_iter()
+                .map(|note| Group::with_title(Level::NOTE.secondary_title(note))),
+        );
+    }
     for help in &diagnostic.helps {
         report.push(Group::with_title(
             Level::HELP.secondary_title(help.as_str()),
@@ -91,7 +114,13 @@ pub(crate) fn render(diagnostic: &Diagnostic, style: Style) -> String {
         }
         report.push(group);
     }
-    let _ = writeln!(out, "{}", renderer.render(&report));
+    if margin {
+        let _ = writeln!(out, "{}", renderer.render(&report));
+    } else {
+        for group in report {
+            let _ = writeln!(out, "{}", renderer.render(&[group]));
+        }
+    }
     out
 }
 
@@ -238,6 +267,32 @@ mod tests {
           |
         help: a similar attribute exists: `package`
         ");
+    }
+
+    #[test]
+    fn without_a_place_there_is_no_margin() {
+        let d = Diagnostic::error("x", Class::Fetch, "y")
+            .note("first\nsecond")
+            .help("do this");
+        insta::assert_snapshot!(render(&d, PLAIN), @r"
+        error[x]: y
+        note: first
+              second
+        help: do this
+        ");
+        let bare = Diagnostic::error("x", Class::Fetch, "y");
+        assert_eq!(render(&bare, PLAIN), "error[x]: y\n");
+    }
+
+    #[test]
+    fn a_very_long_line_is_cut_and_its_place_is_true() {
+        let text = format!("{} bad {}", "a".repeat(50_000), "b".repeat(50_000));
+        let file = SourceFile::new("x.nix", text);
+        let d = Diagnostic::error("x", Class::Recipe, "y").label(&file, 50_001..50_004, "here");
+        let shown = render(&d, PLAIN);
+        assert!(shown.len() < 1000, "{} bytes", shown.len());
+        assert!(shown.contains("x.nix:1:50002\n"), "{shown}");
+        assert!(shown.contains("a bad b"), "{shown}");
     }
 
     #[test]

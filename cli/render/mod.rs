@@ -1,6 +1,7 @@
 //! Everything that a person sees is drawn here.
 
 pub(crate) mod diagnostic;
+mod narrow;
 pub(crate) mod output;
 pub(crate) mod progress;
 pub(crate) mod size;

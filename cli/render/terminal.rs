@@ -23,7 +23,12 @@ impl Terminal {
     /// Decides once from flags, configuration and environment.
     pub(crate) fn decide(global: &Global, config: Option<&Config>, env: &Environment) -> Self {
         let tty = std::io::stderr().is_terminal();
-        let color = match global.color {
+        let wanted = global.color.or_else(|| {
+            let configured = config?.color.as_deref()?;
+            // The configuration was checked when it was read.
+            <When as clap::ValueEnum>::from_str(configured, false).ok()
+        });
+        let color = match wanted.unwrap_or(When::Auto) {
             When::Always => true,
             When::Never => false,
             When::Auto if env.no_color => false,

@@ -300,7 +300,8 @@ fn together(mut kind: Vec<Diagnostic>) -> Option<Diagnostic> {
 }
 
 /// Writes `hash` in the notation of `pattern`, the hash as a recipe gives it.
-pub(crate) fn in_notation_of(pattern: &str, hash: &Hash) -> String {
+#[must_use]
+pub fn in_notation_of(pattern: &str, hash: &Hash) -> String {
     let pattern = pattern.trim();
     let algo = hash.algo().to_string();
     if pattern.starts_with(&format!("{algo}-")) {
@@ -351,7 +352,9 @@ pub(crate) fn mismatch(
     }
 }
 
-fn written_hash(drv: &Derivation) -> Option<String> {
+/// Returns the hash of a fixed output as the recipe has it.
+#[must_use]
+pub fn written_hash(drv: &Derivation) -> Option<String> {
     if let Some(hash) = drv.env.get(b"outputHash".as_slice()) {
         return String::from_utf8(hash.clone()).ok();
     }

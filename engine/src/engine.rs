@@ -345,7 +345,7 @@ impl Engine {
         let mut asked = BTreeSet::new();
         for node in &needed.nodes {
             for path in &node.drv.input_srcs {
-                if !asked.insert(path) || self.store.is_valid(path).map_err(store_failed)? {
+                if !asked.insert(path) || self.store.is_present(path).map_err(store_failed)? {
                     continue;
                 }
                 return Err(Box::new(
@@ -455,7 +455,7 @@ impl Engine {
             results: self.results(graph, wanted, &done.paths),
             failures: done.failures,
             counts: done.counts,
-            elapsed: self.clock.monotonic().saturating_sub(since),
+            elapsed: self.options.spent + self.clock.monotonic().saturating_sub(since),
             cancelled,
             build: None,
         };

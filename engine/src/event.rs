@@ -76,18 +76,18 @@ pub enum Status {
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "type")]
 pub enum Event {
-    /// Evaluation of a target began.
+    /// Evaluation of the targets began; it resolves what the lock does not pin.
     #[serde(rename = "eval.started")]
     EvalStarted {
-        /// The target as the user wrote it.
-        target: String,
+        /// The targets as the user wrote them.
+        targets: Vec<String>,
     },
-    /// Evaluation of a target ended.
+    /// Evaluation of the targets ended well.
     #[serde(rename = "eval.finished")]
     EvalFinished {
-        /// The target as the user wrote it.
-        target: String,
-        /// Derivations in its graph.
+        /// The targets as the user wrote them.
+        targets: Vec<String>,
+        /// Derivations in their graph.
         drvs: usize,
         /// Milliseconds it took.
         duration_ms: u64,
@@ -111,6 +111,8 @@ pub enum Event {
         drv: Text,
         /// Its name.
         name: Text,
+        /// Paths of the derivations that it waits for.
+        needs: Vec<Text>,
         /// Milliseconds expected, if the past tells.
         expected_ms: Option<u64>,
     },
@@ -252,7 +254,7 @@ pub enum Event {
 impl Event {
     /// Makes the summary of a run that ended before anything was built, for the last line of the stream.
     #[must_use]
-    pub fn failed_before_building(exit_code: i32) -> Self {
+    pub fn failed_before_building(exit_code: i32, elapsed_ms: u64) -> Self {
         Self::Summary {
             built: 0,
             fetched: 0,
@@ -260,7 +262,7 @@ impl Event {
             cached: 0,
             failed: 0,
             skipped: 0,
-            elapsed_ms: 0,
+            elapsed_ms,
             exit_code,
             outputs: Vec::new(),
         }
@@ -435,7 +437,7 @@ mod tests {
         drop(events);
         for _ in 0..2 * CHANNEL_EVENTS {
             sink.emit(Event::EvalStarted {
-                target: String::new(),
+                targets: Vec::new(),
             });
         }
     }

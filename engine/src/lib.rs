@@ -37,6 +37,7 @@ pub use builder::{Builder, BuilderError, HashMismatch, Pool, Registry};
 pub use cancel::{Cancel, Subscription};
 pub use clock::{Clock, SystemClock, rfc3339};
 pub use context::BuilderCtx;
+pub use diagnose::{in_notation_of, written_hash};
 pub use engine::{BuildReport, Engine, Plan, Planned};
 pub use event::{EVENT_VERSION, Event, EventRecord, EventSink, Status, Text};
 pub use graph::{Graph, Wanted};

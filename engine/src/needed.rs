@@ -90,12 +90,16 @@ pub(crate) fn present_output(
     output: &str,
 ) -> Result<Option<StorePath>, Box<Diagnostic>> {
     let name = Derivation::name_from_path(path);
-    let Some(found) = drv.output_path(store.store_dir(), name, output) else {
-        // The store gives only what is valid.
-        return store.drv_output(path, output).map_err(store_failed);
+    let found = match drv.output_path(store.store_dir(), name, output) {
+        Some(found) => Some(found),
+        None => store.drv_output(path, output).map_err(store_failed)?,
     };
-    let valid = store.is_valid(&found).map_err(store_failed)?;
-    Ok(valid.then_some(found))
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    // Registered is not enough: whoever deleted its files by hand gets it built again.
+    let present = store.is_present(&found).map_err(store_failed)?;
+    Ok(present.then_some(found))
 }
 
 /// Answers wanted outputs that are all there, and holds them while the store is open. Gives none if one is missing.

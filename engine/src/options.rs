@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Settings of one engine. None of them may change what is built, only whether, how fast and with what limits.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct BuildOptions {
     pub extra_platforms: Vec<String>,
     /// The `sos` program, which is its own sandbox child.
     pub sos_exe: PathBuf,
+    /// What the run has taken before the engine is asked, for evaluation: the summary tells the time of all of it.
+    pub spent: Duration,
     /// What the user asked for, as the journal shows it.
     pub command: String,
     /// Environment that `impureEnvVars` of fixed-output derivations may copy.
@@ -56,6 +59,7 @@ impl BuildOptions {
             system: system.to_owned(),
             extra_platforms: Vec::new(),
             sos_exe,
+            spent: Duration::ZERO,
             command: String::new(),
             impure_env: BTreeMap::new(),
         }

@@ -12,6 +12,9 @@ use crate::sandbox::{Control, Exit, SandboxError, ids, self_test};
 /// Free space below which a build of a root filesystem is likely to fail.
 const FREE_BYTES_WANTED: u64 = 2 << 30;
 
+/// Free inodes below which it is: a small one has ten thousand files, and is there several times while it is made.
+const FREE_INODES_WANTED: u64 = 100_000;
+
 /// How one check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -76,6 +79,7 @@ pub fn run(store_root: &Path, control: &Control) -> Vec<Check> {
     }
     checks.push(seccomp());
     checks.push(free_space(store_root));
+    checks.push(free_inodes(store_root));
     checks.push(cgroups());
     checks
 }
@@ -194,6 +198,33 @@ fn free_space(store_root: &Path) -> Check {
             found,
             fix: Some("sos gc".to_owned()),
         }
+    }
+}
+
+fn free_inodes(store_root: &Path) -> Check {
+    const NAME: &str = "free-inodes";
+    let stat = store_root
+        .ancestors()
+        .find_map(|dir| rustix::fs::statvfs(dir).ok());
+    match stat {
+        Some(stat) if stat.f_files == 0 => {
+            Check::good(NAME, "this file system makes inodes as they are needed")
+        }
+        Some(stat) if stat.f_favail >= FREE_INODES_WANTED => {
+            Check::good(NAME, format!("{} free", stat.f_favail))
+        }
+        Some(stat) => Check {
+            name: NAME,
+            health: Health::Warning,
+            found: format!("{} free for {}", stat.f_favail, store_root.display()),
+            fix: Some("sos gc".to_owned()),
+        },
+        None => Check {
+            name: NAME,
+            health: Health::Warning,
+            found: format!("cannot look at {}", store_root.display()),
+            fix: None,
+        },
     }
 }
 

@@ -181,10 +181,16 @@ pub(crate) fn drive(run: &Run<'_>) -> Done {
 
 impl Driver<'_> {
     fn announce(&self) {
-        for (node, plan) in self.run.needed.nodes.iter().zip(self.run.plans) {
+        let nodes = &self.run.needed.nodes;
+        let shown: Vec<Text> = nodes
+            .iter()
+            .map(|node| node.path.absolute(self.run.dir).into())
+            .collect();
+        for ((node, plan), drv) in nodes.iter().zip(self.run.plans).zip(&shown) {
             self.run.events.emit(Event::BuildQueued {
-                drv: node.path.absolute(self.run.dir).into(),
+                drv: drv.clone(),
                 name: Derivation::name_from_path(&node.path).into(),
+                needs: node.needs.iter().map(|id| shown[*id].clone()).collect(),
                 expected_ms: plan.expected_ms,
             });
         }
@@ -352,6 +358,12 @@ impl Driver<'_> {
     }
 
     fn problem(&mut self, diagnostic: Diagnostic) {
+        // What runs at once fills the disk at once: that it is full is one problem.
+        if diagnostic.code == "env-disk-full"
+            && self.done.failures.iter().any(|d| d.code == diagnostic.code)
+        {
+            return;
+        }
         self.run.events.emit(Event::Diagnostic {
             diagnostic: Box::new(diagnostic.clone()),
         });

@@ -172,16 +172,15 @@ impl Worker {
         let mut outputs = BTreeMap::new();
         for output in &job.outputs {
             let found = match resolved.known_path(dir, job.name.as_str(), output) {
-                Some(path) => self
-                    .store
-                    .is_valid(&path)
-                    .map_err(store_failed)?
-                    .then_some(path),
+                Some(path) => Some(path),
                 None => self.store.trace(key, output).map_err(store_failed)?,
             };
             let Some(path) = found else {
                 return Ok(None);
             };
+            if !self.store.is_present(&path).map_err(store_failed)? {
+                return Ok(None);
+            }
             outputs.insert(output.clone(), path);
         }
         let paths: Vec<StorePath> = outputs.values().cloned().collect();

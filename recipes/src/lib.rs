@@ -32,6 +32,28 @@ use std::path::Path;
 /// Suffix of the recipe files of Debian root filesystems.
 pub const ROOTFS_SUFFIX: &str = ".rootfs.toml";
 
+/// The attributes of what a rootfs recipe stands for: its image, itself, its packages, and those of every derivation.
+pub const ROOTFS_ATTRS: &[&str] = &[
+    "oci",
+    "rootfs",
+    "packages",
+    "arch",
+    "epoch",
+    "name",
+    "system",
+    "builder",
+    "type",
+    "out",
+    "outPath",
+    "outputName",
+    "drvPath",
+    "drvAttrs",
+    "all",
+];
+
+/// What the text of [`entry_expression`] is to be called: like a file of the library, so that no message points into it.
+pub const ENTRY_NAME: &str = "/.sos-builtin/recipe";
+
 /// Returns the expression that a recipe file stands for, or nothing when the file is not of a known recipe format.
 ///
 /// # Example

@@ -84,6 +84,7 @@ impl Project {
             shown_from: dir.clone(),
             mode: LockMode::Create,
             pins,
+            systems: Vec::new(),
         });
         let text = format!(
             "let sos = import <sos>; project = import ./sos.nix {{ inherit sos; }}; in {expression}"
@@ -487,6 +488,46 @@ fn problems_point_at_what_the_user_wrote() {
         (
             "sos.fetchurl { name = \"n\"; url = \"https://a.example/missing\"; }".to_owned(),
             "url",
+        ),
+        (
+            "sos.fetchurl { url = \"https://a.example/x\"; hash = \"sha256-AAAA\"; }".to_owned(),
+            "hash",
+        ),
+        (
+            format!("sos.oci {{ name = \"i\"; rootfs = {base}; config.entrpoint = [ ]; }}"),
+            "config",
+        ),
+        (
+            format!("sos.oci {{ name = \"i\"; rootfs = {base}; config = {{ env = \"x\"; }}; }}"),
+            "env",
+        ),
+        (
+            format!("sos.oci {{ name = \"i\"; rootfs = {base}; layers = [ {{ fils = {{ }}; }} ]; }}"),
+            "fils",
+        ),
+        (
+            format!("sos.oci {{ rootfs = {base}; name = \"x y\"; }}"),
+            "name",
+        ),
+        (
+            format!("sos.run {{ rootfs = {base}; name = \"r\"; }}"),
+            "name",
+        ),
+        (
+            format!("sos.run {{ name = \"r\"; rootfs = {base}; script = \"\"; timeout = \"5\"; }}"),
+            "timeout",
+        ),
+        (
+            format!("sos.run {{ name = \"r\"; rootfs = {base}; script = \"\"; mounts = {{ \"/a\" = ./nosuch; }}; }}"),
+            "\"/a\"",
+        ),
+        (
+            format!("sos.ociLayer {{ base = {base}; files.\"/a\" = ./nosuch; }}"),
+            "files",
+        ),
+        (
+            "sos.debian.rootfs ./nosuch.rootfs.toml".to_owned(),
+            "sos",
         ),
     ] {
         let Err(e) = p.evaluate(&expression) else {

@@ -40,6 +40,16 @@ impl Problems {
         }
     }
 
+    /// Starts with none, for the same recipe.
+    pub(crate) fn same_places(&self) -> Self {
+        Self {
+            file: self.file.clone(),
+            call: self.call.clone(),
+            found: Vec::new(),
+            total: 0,
+        }
+    }
+
     /// Makes a label at a place.
     pub(crate) fn label(&self, place: &Place, text: impl Into<String>) -> Option<Label> {
         match (&self.file, place) {
@@ -53,6 +63,22 @@ impl Problems {
                 ..l
             }),
         }
+    }
+
+    /// Returns what stands at a place of a recipe file.
+    pub(crate) fn written(&self, place: &Place) -> Option<&str> {
+        self.file.as_ref()?.text.get(place.clone()?)
+    }
+
+    /// Returns the number or word around a place of a recipe file.
+    pub(crate) fn word_at(&self, place: &Place) -> Option<&str> {
+        let text = self.file.as_ref()?.text.as_str();
+        let at = place.as_ref()?.start;
+        let part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let before = text.get(..at)?.trim_end_matches(part).len();
+        let after = text.get(at..)?;
+        let end = at + (after.len() - after.trim_start_matches(part).len());
+        text.get(before..end)
     }
 
     /// Starts an error of the recipe that points at a place.

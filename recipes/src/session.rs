@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sos_formats::diagnostic::{Class, Diagnostic, SourceFile};
+use sos_formats::hash::{Hash, HashAlgo};
+use sos_formats::lock::Variant;
 use sos_lang::{ExtBuiltin, ExtCall, Extension, Plain};
 
 use crate::library::LIBRARY;
@@ -31,6 +33,8 @@ pub struct Context {
     pub mode: LockMode,
     /// The way to the outside.
     pub pins: Arc<dyn Pins>,
+    /// The systems that this machine builds for, when what is evaluated is to be built here; else empty.
+    pub systems: Vec<String>,
 }
 
 impl fmt::Debug for Context {
@@ -101,6 +105,16 @@ impl Session {
                     "Returns the digest of the content of `url` from the lock; `written` says where the URL was written.",
                     Inner::pin_url,
                 ),
+                builtin(
+                    "__sosCheckHash",
+                    "Returns `hash` when it is one of SHA-256, in any notation.",
+                    Inner::check_hash,
+                ),
+                builtin(
+                    "__sosRefuse",
+                    "Fails with `message`, and `help` where there is one, at the place that the library hands on.",
+                    Inner::refuse,
+                ),
             ],
             search: vec![("sos".to_owned(), LIBRARY)],
         }
@@ -161,6 +175,8 @@ impl Inner {
                 }
                 _ => return Err(misuse(call)),
             };
+        let anchor = problems.same_places();
+        self.check_arch(&recipe, &mut problems);
         let request = rootfs::request(&recipe, &base, call.host, &mut problems);
         let request = self.accept(request, problems.finish())?;
         let dir = if base.starts_with(call.host.store_dir().as_str()) {
@@ -172,7 +188,14 @@ impl Inner {
         let found = locked(&self.locks).rootfs(dir, &key, &request, &*pins);
         let packages = match found {
             Ok(packages) => packages,
-            Err(found) => return self.accept(None, found),
+            Err(found) => {
+                let anchor = anchor.label(&recipe.anchor(), "");
+                let placed = |d: Diagnostic| match d.labels.as_slice() {
+                    [] => d.with_labels(anchor.clone()),
+                    _ => d,
+                };
+                return self.accept(None, found.into_iter().map(placed).collect());
+            }
         };
         Ok(rootfs::lower(&recipe, &packages, &base))
     }
@@ -220,6 +243,27 @@ impl Inner {
         Ok((recipe, name, base, Problems::in_file(&source)))
     }
 
+    /// Refuses an architecture whose programs do not run here: its packages could be fetched, but not configured.
+    fn check_arch(&self, recipe: &rootfs::RootfsRecipe, problems: &mut Problems) {
+        let here = &self.context.systems;
+        let needed = rootfs::nix_system(&recipe.arch);
+        let runs = here.is_empty() || here.iter().any(|system| system == needed);
+        if runs || recipe.variant == Variant::Extract {
+            return;
+        }
+        let message = format!(
+            "packages for `{}` are configured by programs that do not run here: they need {needed}, and this machine builds {}",
+            recipe.arch,
+            here.join(", ")
+        );
+        let problem = Diagnostic::error("env-wrong-system", Class::Machine, message)
+            .with_labels(problems.label(&recipe.arch_place, "another architecture"))
+            .help(format!(
+                "build on a machine that runs {needed}, or change `arch`; `sos lock` pins its packages from here"
+            ));
+        problems.add(problem);
+    }
+
     fn rootfs_edit(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
         let places = Places::below(&call.places, &[]);
         let problems = || Problems::in_call(call.label.clone(), &places);
@@ -251,6 +295,54 @@ impl Inner {
             .with("sha256", text(sha256))
             .with("size", int(size))
             .done())
+    }
+
+    fn check_hash(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
+        let Plain::Attrs(mut argument) = argument else {
+            return Err(misuse(call));
+        };
+        let hash = argument.remove("hash");
+        let why = match &hash {
+            Some(Plain::Str { s, .. }) => {
+                let text = String::from_utf8_lossy(s);
+                match Hash::parse_any(&text, Some(HashAlgo::Sha256)) {
+                    Ok(found) if found.algo() == HashAlgo::Sha256 => {
+                        return hash.ok_or_else(|| misuse(call));
+                    }
+                    Ok(found) => format!("`{text}` is a hash of {}, not of sha256", found.algo()),
+                    Err(e) => format!("`{text}` is no hash: {e}"),
+                }
+            }
+            _ => "a hash must be a string".to_owned(),
+        };
+        Err(Box::new(
+            Diagnostic::error("recipe-bad-hash", Class::Recipe, why)
+                .with_labels(call.label.clone())
+                .help("leave it out to have `sos.lock` pin the content, or write `sha256-` and 44 characters of base64, or 64 hexadecimal digits"),
+        ))
+    }
+
+    fn refuse(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
+        let Plain::Attrs(argument) = argument else {
+            return Err(misuse(call));
+        };
+        let text = |name: &str| match argument.get(name) {
+            Some(Plain::Str { s, .. }) => Some(String::from_utf8_lossy(s).into_owned()),
+            _ => None,
+        };
+        // Codes are a closed set of words of the program's own.
+        let code = match text("code").as_deref() {
+            Some("recipe-wrong-type") => "recipe-wrong-type",
+            Some("recipe-file-missing") => "recipe-file-missing",
+            _ => "recipe-bad-value",
+        };
+        let message = text("message").unwrap_or_default();
+        let problem =
+            Diagnostic::error(code, Class::Recipe, message).with_labels(call.label.clone());
+        Err(Box::new(match text("help") {
+            Some(help) => problem.help(help),
+            None => problem,
+        }))
     }
 
     /// Returns the value, or fails with the first problem and keeps the others.

@@ -41,6 +41,7 @@ impl Project {
             shown_from: path,
             mode,
             pins: Arc::clone(&self.pins) as _,
+            systems: Vec::new(),
         })
     }
 

@@ -224,7 +224,7 @@ impl Pins for TestPins {
         let suites = suites.map(|(s, suite)| LockedSuite {
             uri: s.uri.clone(),
             suite,
-            components: s.components.clone(),
+            components: s.component_names(),
             inrelease: LockedRelease {
                 sha256: Sha256([1; 32]),
                 size: 1,

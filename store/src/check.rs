@@ -36,6 +36,8 @@ pub struct CheckReport {
     pub nodes: usize,
     /// What is wrong, in order.
     pub problems: Vec<Problem>,
+    /// Manifest nodes that are damaged, or have something damaged below them.
+    pub damaged_nodes: BTreeSet<Blake3>,
     /// What is not wrong but needless, left by killed processes: the next collection takes it.
     pub orphans: Vec<PathBuf>,
 }
@@ -127,6 +129,17 @@ impl Store {
         report.problems.dedup();
         report.orphans.sort();
         Ok(report)
+    }
+
+    /// What the database says against itself; nothing when it is whole.
+    ///
+    /// # Errors
+    /// When it cannot be read at all.
+    pub fn check_database(&self) -> Result<Vec<String>> {
+        match self.db().integrity() {
+            Err(StoreError::DatabaseCorrupt { detail }) => Ok(vec![detail]),
+            other => other,
+        }
     }
 
     fn check_blobs(&self, options: CheckOptions, report: &mut CheckReport) -> Result<()> {
@@ -226,6 +239,8 @@ impl Store {
                 });
             }
         }
+        let damaged = walked.into_iter().filter(|(_, found)| found.is_some());
+        report.damaged_nodes.extend(damaged.map(|(id, _)| id));
         Ok(())
     }
 
@@ -373,24 +388,26 @@ fn blob_problem(file: &Path, hash: &Blake3, contents: bool) -> Option<String> {
         return Some("it is not a regular file".to_owned());
     }
     let executable = file.to_string_lossy().ends_with(".x");
+    // A changed mode must not hide changed content: whoever opened the file for writing has changed both.
+    let mut details = Vec::new();
     if meta.mode() & 0o7777 != file_mode(executable) {
-        return Some(format!(
+        details.push(format!(
             "it has mode {:o}, expected {:o}",
             meta.mode() & 0o7777,
             file_mode(executable)
         ));
     }
-    if !contents {
-        return None;
+    if contents {
+        let found = std::fs::File::open(file)
+            .and_then(|mut data| copy_hashed(&mut data, &mut std::io::sink(), &[]));
+        match found {
+            Ok((found, _)) if found == *hash => {}
+            Ok((found, _)) => details.push(format!("its content has hash {found}")),
+            Err(err) if err.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(err) => details.push(err.to_string()),
+        }
     }
-    let found = std::fs::File::open(file)
-        .and_then(|mut data| copy_hashed(&mut data, &mut std::io::sink(), &[]));
-    match found {
-        Ok((found, _)) if found == *hash => None,
-        Ok((found, _)) => Some(format!("its content has hash {found}")),
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => None,
-        Err(err) => Some(err.to_string()),
-    }
+    (!details.is_empty()).then(|| details.join("; "))
 }
 
 fn told(err: &StoreError) -> String {

@@ -80,6 +80,29 @@ impl Store {
         }
     }
 
+    /// The derivations that are being built now, by name, with the process that builds each.
+    ///
+    /// # Errors
+    /// When the directory of locks cannot be read.
+    pub fn locks_held(&self) -> Result<Vec<(String, Option<LockHolder>)>> {
+        let mut held = Vec::new();
+        for path in crate::temp::list_dir(&self.root().join("lock/drv"))? {
+            // One that was given back in this moment is not held.
+            let Ok(mut file) = File::open(&path) else {
+                continue;
+            };
+            if sys::try_lock_exclusive(&file).at("lock", &path)? {
+                sys::unlock(&file).ok();
+                continue;
+            }
+            let base = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = StorePath::from_base(&base)
+                .map_or_else(|_| base.to_string(), |p| p.name().to_owned());
+            held.push((name, read_holder(&mut file)));
+        }
+        Ok(held)
+    }
+
     fn lock_path(&self, drv: &StorePath) -> PathBuf {
         self.root().join("lock/drv").join(drv.as_str())
     }

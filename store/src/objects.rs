@@ -77,6 +77,24 @@ impl Store {
         self.db().read(|db| Ok(db::path_id(db, path)?.is_some()))
     }
 
+    /// Whether an object is valid and lies there: its tree, or the manifest of its root filesystem. Only the top is looked at;
+    /// [`Store::check`] looks at everything.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn is_present(&self, path: &StorePath) -> Result<bool> {
+        Ok(self.query(path)?.is_some_and(|info| self.lies_there(&info)))
+    }
+
+    fn lies_there(&self, info: &PathInfo) -> bool {
+        let place = match &info.root {
+            Some(root) => self.manifest_path(root),
+            None => self.physical(&info.path),
+        };
+        // What cannot be looked at for another reason is not missing.
+        !matches!(std::fs::symlink_metadata(place), Err(err) if err.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Everything that the given objects need to work, themselves included; those that are not valid are left out.
     ///
     /// # Errors
@@ -117,7 +135,8 @@ impl Store {
     }
 
     /// Registers several staged trees with one sync and one transaction: all of them or none. They may refer to
-    /// each other. One that is valid already stays as it is, and the staged tree is thrown away.
+    /// each other. One that is valid already stays as it is, and the staged tree is thrown away; unless its tree is gone,
+    /// which the staged one then replaces.
     ///
     /// # Errors
     /// As [`Store::commit_tree`].
@@ -139,8 +158,11 @@ impl Store {
             let mut infos = Vec::with_capacity(trees.len());
             let mut fresh = Vec::new();
             for (number, (tree, registration)) in trees.iter().enumerate() {
-                if let Some(row) = db::find_path(db, &registration.path)? {
-                    infos.push(row.info);
+                let known = db::find_path(db, &registration.path)?;
+                if let Some(row) = &known
+                    && self.lies_there(&row.info)
+                {
+                    infos.push(row.info.clone());
                     continue;
                 }
                 // The write transaction keeps other adders and the collector away from `tree/` meanwhile.
@@ -156,7 +178,14 @@ impl Store {
                     ca: registration.ca.clone(),
                     registered_secs: registered,
                 };
-                let id = db::insert_path(db, &info, registered)?;
+                let id = match known {
+                    None => db::insert_path(db, &info, registered)?,
+                    Some(row) => {
+                        // Built anew it may have come out differently.
+                        db::renew_path(db, row.id, &info)?;
+                        row.id
+                    }
+                };
                 fresh.push((id, infos.len()));
                 infos.push(info);
             }

@@ -11,8 +11,12 @@ use sos_formats::nix32;
 use sos_formats::store_path::StorePath;
 
 use crate::error::{IoContext, Result, StoreError};
+use crate::objects::ObjectKind;
 use crate::store::Store;
 use crate::temp::list_dir;
+
+/// Where the texts are that links of root filesystems lead to, below the root of the store.
+const ROOTFS_TEXTS: &str = "roots/rootfs";
 
 /// Something that keeps an object alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,16 +69,44 @@ impl Store {
 
     /// Makes a symlink of the user to an object, which keeps the object alive for as long as it is there.
     ///
-    /// The link points to where the object is on the disk.
+    /// The link points to where the object is on the disk. A root filesystem is no directory there: its link leads to a text that
+    /// says how to look into it.
     ///
     /// # Errors
     /// [`StoreError::NotALink`] when another kind of file is in its place.
     pub fn add_indirect_root(&self, link: &Path, path: &StorePath) -> Result<()> {
         let link = std::path::absolute(link).at("resolve", link)?;
         self.hold(std::slice::from_ref(path))?;
-        self.replace_link(&link, &self.physical(path))?;
+        let is_rootfs = self
+            .query(path)?
+            .is_some_and(|info| info.kind == ObjectKind::Rootfs);
+        let target = if is_rootfs {
+            self.describe_rootfs(path)?
+        } else {
+            self.physical(path)
+        };
+        self.replace_link(&link, &target)?;
         let name = nix32::encode(&Blake3::of(link.as_os_str().as_bytes()).0[..20]);
         self.replace_link(&self.root().join("roots/auto").join(name), &link)
+    }
+
+    /// Writes the text that links of a root filesystem lead to.
+    fn describe_rootfs(&self, path: &StorePath) -> Result<PathBuf> {
+        let dir = self.root().join(ROOTFS_TEXTS);
+        std::fs::create_dir_all(&dir).at("make the directory", &dir)?;
+        let place = dir.join(path.base());
+        let shown = path.absolute(self.store_dir());
+        let text = format!(
+            "This is the root filesystem {shown}.\nIt is kept as a manifest, not as a directory: `sos store ls {shown}` looks into it.\n"
+        );
+        if std::fs::read_to_string(&place).is_ok_and(|found| found == text) {
+            return Ok(place);
+        }
+        let temp = self.temp_dir("text")?;
+        let staged = temp.path().join("text");
+        std::fs::write(&staged, text).at("write", &staged)?;
+        std::fs::rename(&staged, &place).at("make", &place)?;
+        Ok(place)
     }
 
     /// Lists the roots in order; links that lead nowhere are left out.
@@ -145,12 +177,17 @@ impl Store {
         let trees = self.root().join("tree");
         let inside = path
             .strip_prefix(&trees)
+            .or_else(|_| path.strip_prefix(self.root().join(ROOTFS_TEXTS)))
             .or_else(|_| path.strip_prefix(logical))
             .ok()
             .or_else(|| {
                 // The same directory by another name, when a link leads to the store.
+                let texts = self.root().join(ROOTFS_TEXTS);
                 let is_same = |dir: &&Path| {
-                    dir.ends_with("tree") && dir.canonicalize().is_ok_and(|dir| dir == trees)
+                    (dir.ends_with("tree") || dir.ends_with(ROOTFS_TEXTS))
+                        && dir
+                            .canonicalize()
+                            .is_ok_and(|dir| dir == trees || dir == texts)
                 };
                 path.strip_prefix(path.ancestors().find(is_same)?).ok()
             })?;

@@ -45,7 +45,7 @@ impl Store {
             // What is here already needs no writing.
             let path =
                 self.source_path(name, method, Self::source_hash_of(&looked, src, method)?)?;
-            return if self.is_valid(&path)? {
+            return if self.is_present(&path)? {
                 Ok(path)
             } else {
                 Err(StoreError::ReadOnly)
@@ -55,7 +55,7 @@ impl Store {
             let path = self.source_path(name, method, sha256)?;
             // Held first: a collection between the question and the answer would make the answer wrong.
             self.hold(std::slice::from_ref(&path))?;
-            if self.is_valid(&path)? {
+            if self.is_present(&path)? {
                 return Ok(path);
             }
         }
@@ -115,7 +115,7 @@ impl Store {
         let sha256 = Sha256::of(contents);
         let path = store_path::make_text(self.store_dir(), name, &sha256, references)?;
         self.hold(std::slice::from_ref(&path))?;
-        if self.is_valid(&path)? {
+        if self.is_present(&path)? {
             return Ok(path);
         }
         let dir = self.temp_dir("text")?;

@@ -169,6 +169,19 @@ impl Store {
         )
     }
 
+    /// Whether files of the store can share their data (reflinks); tried, not guessed.
+    ///
+    /// # Errors
+    /// When nothing can be written to the store.
+    pub fn can_clone(&self) -> Result<bool> {
+        let dir = self.temp_dir("clone")?;
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        std::fs::write(&from, "data").at("write", &from)?;
+        let source = File::open(&from).at("open", &from)?;
+        let target = File::create_new(&to).at("make", &to)?;
+        Ok(sys::clone_file(&source, &target).is_ok())
+    }
+
     pub(crate) fn db(&self) -> &Db {
         &self.inner.db
     }

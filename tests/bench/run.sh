@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Ratios of sos against real Nix, alternated in one run, medians; prints a table for BENCHMARKS.md.
 #
-#   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [lang|engine]
+#   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [demo|lang|engine]
 #
-# The inputs are those of ../shared/bench; without that folder there is nothing to measure.
+# First, without a peer: how long the demo takes when there is nothing to do, beside its limit. The inputs of the rest are those of
+# ../shared/bench; without that folder there is no more to measure.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -11,9 +12,6 @@ sos=$(realpath "${SOS:?"set SOS to a release build of sos; make bench does"}")
 inputs=$here/../shared/bench
 rounds=${ROUNDS:-5}
 only=${1:-all}
-
-[ -d "$inputs" ] || { echo "skipped: no ../shared/bench"; exit 0; }
-command -v nix-instantiate >/dev/null || { echo "skipped: no nix-instantiate"; exit 0; }
 
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
@@ -30,6 +28,23 @@ took() {
 }
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 row() { awk -v n="$1" -v a="$2" -v b="$3" 'BEGIN { printf "| %s | %.1f | %.1f | %.2f |\n", n, a / 1000, b / 1000, b / a }'; }
+
+# The second build of examples/web: median of eleven runs, in a store of its own.
+if [ "$only" = all ] || [ "$only" = demo ]; then
+  cp -r "$here/examples/web" "$work/web"
+  rm -f "$work/web/sos.lock" "$work/web/result"
+  demo() { "$sos" --store "$work/demo" build --no-link --quiet "$work/web#image"; }
+  if demo >/dev/null 2>"$work/stderr"; then
+    for ((i = 1; i <= 11; i++)); do took demo; done | median |
+      awk '{ printf "demo, nothing to do: %.1f ms (limit 100 ms): %s\n\n", $1 / 1000, $1 < 100000 ? "kept" : "NOT KEPT" }'
+  else
+    echo "skipped: the demo does not build here: $(head -n 1 "$work/stderr")"
+  fi
+  [ "$only" = all ] || exit 0
+fi
+
+[ -d "$inputs" ] || { echo "skipped: no ../shared/bench"; exit 0; }
+command -v nix-instantiate >/dev/null || { echo "skipped: no nix-instantiate"; exit 0; }
 
 # compare NAME 'command of Nix' 'command of sos'; PREPARE runs before each, untimed.
 compare() {

@@ -100,6 +100,29 @@ fn every_wrong_hash_of_a_run_is_reported() {
 }
 
 #[test]
+fn a_wrong_hash_is_told_in_the_notation_of_the_recipe() {
+    let w = World::new();
+    let a = w.write("a.txt", "a\n");
+    let fetch = |hash: &str| {
+        format!(
+            "{{ sos, ... }}: sos.fetchurl {{ name = \"one\"; url = \"file://{}\"; sha256 = \"{hash}\"; }}",
+            a.display()
+        )
+    };
+    let wrong = "0".repeat(52);
+    w.write("sos.nix", &fetch(&wrong));
+    let run = w.sos(["build", "--no-link"]).fails(102).says(&[&wrong]);
+    let found = run
+        .stderr
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .find(|word| word.len() == 52 && **word != wrong)
+        .expect("the other hash in the same notation")
+        .to_owned();
+    w.write("sos.nix", &fetch(&found));
+    w.sos(["build", "--no-link"]).ok();
+}
+
+#[test]
 fn a_cycle_is_named() {
     let w = World::new();
     w.write("f.nix", "let a = derivation { name = \"a\"; system = \"x\"; builder = b; }; b = derivation { name = \"b\"; system = \"x\"; builder = a; }; in a");

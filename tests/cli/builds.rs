@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{World, peer, run, shared};
+use crate::support::process::children_of;
+use crate::support::{World, peer, run, shared, start};
 
 /// A recipe of one derivation whose builder is the static busybox, run with a script.
 pub(super) fn recipe(name: &str, script: &str, more: &str) -> String {
@@ -57,6 +58,17 @@ fn what_was_built_is_imported_and_read_while_evaluating() {
         w.sos(["eval", "--strict", "-E", &expression]).ok().stdout,
         "[ 42 \"{ x = 41; }\\n\" ]\n"
     );
+}
+
+#[test]
+fn the_second_build_starts_no_process() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("f.nix", &recipe("once", "echo x > $out", ""));
+    let processes = || children_of(start(&mut w.command_of(&["build", "--no-link", "f.nix"])));
+    assert!(processes() > 0, "a builder is a process");
+    assert_eq!(processes(), 0);
 }
 
 #[test]
@@ -163,13 +175,47 @@ fn the_event_stream_is_json_and_ends_with_a_summary() {
     );
 }
 
+/// A thousand derivations in layers; each reads some of the layer before, and writes what it read.
+fn thousand(builder: &Path) -> String {
+    /// Derivations of one layer.
+    const WIDTH: usize = 32;
+    let mut text = format!(
+        "let\n  mk = i: deps: derivation {{\n    name = \"node-${{toString i}}\";\n    system = \"x86_64-linux\";\n    builder = \"{}\";\n    \
+         args = [ \"sh\" \"-c\" ''echo $i > $out; for d in $deps; do read l < $d; echo $l >> $out; done'' ];\n    inherit i deps;\n  }};\n",
+        builder.display()
+    );
+    let reads = |i: usize, count: usize| -> String {
+        let layer = i / WIDTH * WIDTH;
+        let before = (0..count).filter(|_| layer > 0).map(|k| {
+            let j = layer - WIDTH + (i * 5 + k * 11) % WIDTH;
+            format!("d{j} ")
+        });
+        before.collect()
+    };
+    for i in 0..1000 {
+        text.push_str(&format!("  d{i} = mk {i} [ {}];\n", reads(i, i % 4)));
+    }
+    let top: String = (1000 - WIDTH..1000).map(|i| format!("d{i} ")).collect();
+    text + &format!("in mk 1000 [ {top}]\n")
+}
+
 #[test]
 fn a_thousand_derivations_have_the_paths_of_nix_build() {
+    let (Some(busybox), Some(nix_build)) = (peer("busybox"), peer("nix-build")) else {
+        return;
+    };
+    let w = World::new();
+    w.write("dag.nix", &thousand(&busybox));
+    builds_as_nix_does(&w, &busybox, &nix_build);
+}
+
+#[test]
+fn the_shared_graph_has_the_paths_of_nix_build() {
     let Some(generator) = shared("bench/engine/gen_dag.py") else {
         return;
     };
-    let (Some(python), Some(busybox), Some(nix_build)) =
-        (peer("python3"), peer("busybox"), peer("nix-build"))
+    let (Some(python), Some(busybox), Some(nix_instantiate)) =
+        (peer("python3"), peer("busybox"), peer("nix-instantiate"))
     else {
         return;
     };
@@ -182,6 +228,23 @@ fn a_thousand_derivations_have_the_paths_of_nix_build() {
         .arg("-o")
         .arg(&file))
     .ok();
+    // The path of the last one has those of all others in it; that they build is what the other graph is for.
+    let ours = w
+        .sos(["eval", "--raw", "-E", "(import ./dag.nix).outPath"])
+        .ok();
+    let mut nix = Command::new(nix_instantiate);
+    nix.env("HOME", w.root().join("home"))
+        .args(["--store", "dummy://", "--eval", "--expr"])
+        .arg(format!("(import {}).outPath", file.display()));
+    assert_eq!(
+        format!("\"{}\"", ours.stdout.trim()),
+        run(&mut nix).ok().stdout.trim()
+    );
+}
+
+/// Builds `dag.nix` of the project with both programs; path and content must be equal.
+fn builds_as_nix_does(w: &World, busybox: &Path, nix_build: &Path) {
+    let file = w.project().join("dag.nix");
     let sandbox_path = format!("build.sandbox-paths=[\"{}\"]", busybox.display());
     let ours = w
         .sos(["--config", &sandbox_path, "build", "--no-link", "dag.nix"])
@@ -189,7 +252,7 @@ fn a_thousand_derivations_have_the_paths_of_nix_build() {
     let path = ours.stdout.trim();
     // Real Nix computes every one of the thousand paths for the last one; building it compares the content as well.
     let nix = |store: &Path| {
-        let mut command = Command::new(&nix_build);
+        let mut command = Command::new(nix_build);
         command
             .env("HOME", w.root().join("home"))
             .env_remove("NIX_REMOTE")
@@ -206,7 +269,7 @@ fn a_thousand_derivations_have_the_paths_of_nix_build() {
                 "--option",
                 "sandbox-paths",
             ])
-            .arg(&busybox)
+            .arg(busybox)
             .arg("--store")
             .arg(store)
             .arg(&file);

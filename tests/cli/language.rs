@@ -1,6 +1,46 @@
 //! `sos eval`, `sos check` and `sos parse`.
 
-use crate::support::World;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::support::{World, one_at_a_time, say, shared};
+
+/// The values of `../shared/bench/lang`, as real Nix gives them.
+#[test]
+fn the_shared_programs_have_the_values_of_nix() {
+    let Some(expected) = shared("bench/lang/EXPECTED.tsv") else {
+        return;
+    };
+    let _alone = one_at_a_time();
+    let directory = expected.parent().expect("a directory").to_owned();
+    let text = std::fs::read_to_string(&expected).expect("the values");
+    let library = std::env::var("BENCH_LIB")
+        .ok()
+        .filter(|lib| !lib.is_empty());
+    let mut cases: Vec<(&str, &str)> = text.lines().filter_map(|l| l.split_once('\t')).collect();
+    assert_eq!(cases.len(), 22, "{}", expected.display());
+    if library.is_none() {
+        say("skipped: BENCH_LIB is not set, which `modules` of ../shared/bench/lang needs");
+        cases.retain(|(name, _)| *name != "modules");
+    }
+    let w = World::new();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some((name, value)) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let file = directory.join(format!("{name}.nix")).display().to_string();
+            let mut arguments = vec!["eval", "--strict", "--file", &file];
+            let include = library.as_ref().map(|lib| format!("lib={lib}"));
+            if let Some(include) = &include {
+                arguments.extend(["-I", include]);
+            }
+            assert_eq!(w.sos(arguments).ok().stdout.trim_end(), *value, "{name}");
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(work);
+        }
+    });
+}
 
 #[test]
 fn values_are_printed_as_nix_prints_them() {

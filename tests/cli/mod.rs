@@ -2,7 +2,9 @@
 
 mod bad_input;
 mod builds;
+mod damage;
 mod eval_cache;
+mod events;
 mod fetchers;
 mod flakes;
 mod language;

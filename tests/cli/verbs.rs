@@ -37,7 +37,7 @@ fn every_verb_has_help_and_an_example_of_use() {
 #[test]
 fn completions_name_the_verbs() {
     let w = World::new();
-    for shell in ["bash", "zsh", "fish"] {
+    for shell in ["bash", "zsh", "fish", "nushell"] {
         assert!(
             w.sos(["completions", shell]).ok().stdout.contains("doctor"),
             "{shell}"
@@ -116,8 +116,111 @@ fn the_store_takes_lists_shows_and_frees() {
 
 #[test]
 fn doctor_examines_this_machine() {
-    let w = World::new();
+    let mut w = World::new();
+    let archive = w.root().join("mirror");
+    std::fs::create_dir(&archive).expect("a directory");
+    w.set(
+        "SOS_MIRRORS_DEBIAN",
+        &format!("file://{}", archive.display()),
+    );
+    w.set("SOS_MIRRORS_OTHER", "http://127.0.0.1:9/other");
     let run = w.sos(["doctor"]);
     assert!(run.code == 0 || run.code == 4, "{run:?}");
-    assert!(run.stdout.contains("namespaces"), "{}", run.stdout);
+    assert!(run.stdout.contains("there is none yet"), "{}", run.stdout);
+    assert!(!w.store().exists(), "doctor makes no store");
+    w.sos(["store", "ls"]).ok();
+    let run = w.sos(["doctor"]);
+    let line = |name: &str| {
+        let found = run
+            .stdout
+            .lines()
+            .find(|l| l[6..].trim_start().starts_with(name));
+        found.unwrap_or_else(|| panic!("no `{name}`:\n{}", run.stdout))
+    };
+    for name in [
+        "user-namespaces",
+        "free-space",
+        "free-inodes",
+        "clock",
+        "database",
+        "locks",
+        "reflink",
+    ] {
+        line(name);
+    }
+    assert!(line("mirror debian").contains("answers"));
+    assert!(line("mirror other").starts_with("warn"));
+}
+
+#[test]
+fn a_defect_of_sos_ends_with_70_and_leaves_a_report() {
+    let w = World::new();
+    let run = w
+        .sos(["__panic"])
+        .fails(70)
+        .says(&["error[bug-panic]", "a trial"]);
+    let report = run
+        .stderr
+        .split('`')
+        .nth(1)
+        .expect("the place of the report");
+    let text = std::fs::read_to_string(report).expect("the report");
+    assert!(
+        text.contains("a trial") && text.contains("cli/bug.rs"),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_cannot_be_added_is_no_fault_of_a_recipe_or_of_the_machine() {
+    let w = World::new();
+    w.sos(["store", "add", "nope"])
+        .fails(1)
+        .says(&["error[store-no-file]", "nope"]);
+    std::fs::create_dir(w.project().join("d")).expect("a directory");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        w.project().join("d/pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .expect("a pipe");
+    for what in ["d/pipe", "d"] {
+        w.sos(["store", "add", what])
+            .fails(1)
+            .says(&["error[store-special-file]", "d/pipe"]);
+    }
+    assert_eq!(w.sos(["store", "ls"]).ok().stdout, "");
+}
+
+#[test]
+fn settings_of_the_display_are_checked_and_used() {
+    let mut w = World::new();
+    w.sos(["--config", "jobs=3", "store", "ls"])
+        .fails(2)
+        .says(&["`jobs`", "`build.jobs`"]);
+    w.sos(["--config", "build.jobs=many", "store", "ls"])
+        .fails(2)
+        .says(&["expected a whole number"]);
+    w.sos(["--config", "color=allways", "store", "ls"])
+        .fails(2)
+        .says(&["`color`", "auto, always, never", "did you mean `always`"]);
+    let colored = |run: crate::support::Run| run.stderr.contains('\u{1b}');
+    assert!(colored(w.sos([
+        "--config",
+        "color=always",
+        "build",
+        "nope"
+    ])));
+    assert!(!colored(w.sos(["build", "nope"])));
+    w.write("sos.toml", "color = \"always\"\n");
+    assert!(colored(w.sos(["build", "nope"])));
+    assert!(!colored(w.sos(["--color", "never", "build", "nope"])));
+    let settings = w.sos(["doctor", "config"]).ok().stdout;
+    assert!(settings.contains("color "), "{settings}");
+    w.set("SOS_PROGRESS", "bogus");
+    w.sos(["store", "ls"])
+        .fails(2)
+        .says(&["SOS_PROGRESS", "bogus", "plain"]);
 }

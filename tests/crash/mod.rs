@@ -11,10 +11,9 @@ use rustix::process::Signal;
 use crate::support::process::{all_gone, descendants, pid, signal};
 use crate::support::{World, finish, start};
 
-/// The moments of a run at which it is killed: one in each of equal parts of it, in random order. The seed is fixed, so that a
-/// failure can be met again.
-fn moments(rounds: u32, whole: Duration) -> Vec<Duration> {
-    let mut state = 0x5eed_u64;
+/// The moments of a run at which it is killed: one in each of equal parts of it, in random order.
+fn moments(seed: u64, rounds: u32, whole: Duration) -> Vec<Duration> {
+    let mut state = seed;
     let mut random = move || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = state;
@@ -65,7 +64,7 @@ fn kill_after(w: &World, mut child: Child, moment: Duration) -> Killed {
 
 /// Kills builds at `rounds` moments spread over the time that one takes undisturbed. `prepare` makes what the round of that number
 /// builds and gives the arguments of `sos`; `expected` is what a build of it prints.
-fn rounds(w: &World, rounds: u32, prepare: &dyn Fn(u32) -> Vec<String>) {
+fn rounds(w: &World, seed: u64, rounds: u32, prepare: &dyn Fn(u32) -> Vec<String>) {
     // The first, unkilled run fills the caches of the machine, the second is the measure.
     w.sos(prepare(0)).ok();
     let begin = Instant::now();
@@ -73,7 +72,7 @@ fn rounds(w: &World, rounds: u32, prepare: &dyn Fn(u32) -> Vec<String>) {
     let whole = begin.elapsed();
     let mut killed = 0;
     let mut with_builders = 0;
-    for (round, moment) in (2..).zip(moments(rounds, whole)) {
+    for (round, moment) in (2..).zip(moments(seed, rounds, whole)) {
         let arguments = prepare(round);
         let child = start(w.command().args(&arguments));
         if let Killed::Yes(below) = kill_after(w, child, moment) {
@@ -86,10 +85,8 @@ fn rounds(w: &World, rounds: u32, prepare: &dyn Fn(u32) -> Vec<String>) {
             "round {round}, killed after {moment:?} of {whole:?}:\n{}",
             check.stderr
         );
-        // Every third round goes on where it was killed; the others leave their half-done work lying about.
-        if round % 3 == 0 {
-            w.sos(&arguments).ok();
-        }
+        // The next build goes on where this one was killed.
+        w.sos(&arguments).ok();
     }
     assert!(
         killed * 2 >= rounds,

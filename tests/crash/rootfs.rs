@@ -2,7 +2,7 @@
 
 use super::rounds;
 use crate::support::tiny::{Tiny, recipe};
-use crate::support::{one_at_a_time, slow};
+use crate::support::{one_at_a_time, seed, slow};
 
 #[test]
 fn a_killed_build_of_a_root_filesystem_leaves_nothing_half_done() {
@@ -12,7 +12,8 @@ fn a_killed_build_of_a_root_filesystem_leaves_nothing_half_done() {
     w.write("tiny.rootfs.toml", &recipe(&["greeter"], ""));
     w.sos(["lock", "tiny.rootfs.toml"]).ok();
     let lock = std::fs::read_to_string(w.project().join("sos.lock")).expect("the lock");
-    rounds(w, if slow() { 40 } else { 8 }, &|round| {
+    let seed = seed("crash::rootfs");
+    rounds(w, seed, if slow() { 40 } else { 20 }, &|round| {
         // Another epoch is another root filesystem from the unpacking on. Every fourth round downloads again as well.
         w.write(
             "tiny.rootfs.toml",
@@ -26,7 +27,7 @@ fn a_killed_build_of_a_root_filesystem_leaves_nothing_half_done() {
                 r#"{{ sos, ... }}:
 let
   base = sos.debian.rootfs ./tiny.rootfs.toml;
-  job = sos.run {{ name = "job"; rootfs = base; script = "for i in 1 2 3 4 5; do sleep 0.05; echo {round} >> /tmp/x; done; mkdir -p $out; cp /tmp/x $out/x"; }};
+  job = sos.run {{ name = "job"; rootfs = base; script = "for i in 1 2 3; do sleep 0.03; echo {round} >> /tmp/x; done; mkdir -p $out; cp /tmp/x $out/x"; }};
 in
 sos.oci {{ name = "image"; rootfs = base; layers = [ {{ files."/x" = "${{job}}/x"; }} ]; }}
 "#

@@ -39,6 +39,38 @@ fn built() -> Option<(Tiny, String)> {
 }
 
 #[test]
+fn a_link_to_a_root_filesystem_says_how_to_look_into_it() {
+    let Some(tiny) = with_recipe(&["greeter"]) else {
+        return;
+    };
+    let w = &tiny.world;
+    let path = w.sos(["build", FILE, "-o", "kept"]).ok().stdout;
+    let text = std::fs::read_to_string(w.project().join("kept")).expect("the link leads somewhere");
+    assert!(
+        text.contains(&format!("sos store ls {}", path.trim())),
+        "{text}"
+    );
+    // It is a root all the same.
+    w.sos(["gc", "-q"]).ok();
+    let listed = w
+        .sos(["store", "ls", "-l", &format!("{}/usr/bin", path.trim())])
+        .ok()
+        .stdout;
+    let line = |name: &str| {
+        let found = listed
+            .lines()
+            .find(|l| l.split('\t').nth(1).is_some_and(|n| n.starts_with(name)));
+        found.unwrap_or_else(|| panic!("no {name}: {listed}"))
+    };
+    assert!(line("sh").ends_with("\tsh -> dash"), "{listed}");
+    let size = "#!/bin/sh\ncat /usr/share/greeter/text\n".len();
+    assert!(line("greeter").contains(&format!(" {size}\t")), "{listed}");
+    std::fs::remove_file(w.project().join("kept")).expect("the link");
+    w.sos(["gc", "-q"]).ok();
+    w.sos(["store", "info", path.trim()]).fails(1);
+}
+
+#[test]
 fn packages_are_installed_and_configured_and_the_recipe_is_applied() {
     let Some((tiny, root)) = built() else { return };
     let w = &tiny.world;
@@ -73,7 +105,10 @@ fn packages_are_installed_and_configured_and_the_recipe_is_applied() {
         .sos(["store", "ls", "-l", &format!("{root}/srv")])
         .ok()
         .stdout;
-    assert!(listed.contains("- 0640 1000:33\tpage"), "{listed}");
+    assert!(
+        listed.contains("- 0640 1000:33          8\tpage"),
+        "{listed}"
+    );
     // What the build needed is not in the result.
     let listed = w
         .sos(["store", "ls", &format!("{root}/usr/sbin")])
@@ -152,11 +187,11 @@ fn commands_run_in_it_and_what_they_leave_is_captured() {
     assert!(
         listed
             .lines()
-            .any(|l| l.starts_with('l') && l.ends_with("\tgreeter")),
+            .any(|l| l.starts_with('l') && l.ends_with("\tgreeter -> /nowhere")),
         "{listed}"
     );
     let listed = w.sos(["store", "ls", "-l", changed]).ok().stdout;
-    assert!(listed.contains("d 1777 0:0\topt"), "{listed}");
+    assert!(listed.contains("d 1777 0:0          0\topt"), "{listed}");
     assert_eq!(
         w.sos(["store", "ls", &format!("{changed}/tmp")])
             .ok()

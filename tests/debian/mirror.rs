@@ -31,6 +31,27 @@ fn a_package_altered_on_the_mirror() {
 }
 
 #[test]
+fn a_misspelt_suite_is_named_with_the_mirror_and_a_way_out() {
+    let Some(tiny) = with_recipe(&["greeter"]) else {
+        return;
+    };
+    let server = Server::start(tiny.archive.dir());
+    let mut w = tiny.world;
+    w.set("SOS_MIRRORS_DEBIAN", &server.url());
+    let recipe = crate::support::tiny::recipe(&["greeter"], "").replace("\"test\"", "\"bookwrm\"");
+    w.write(FILE, &recipe);
+    w.sos(["build", FILE]).fails(5).says(&[
+        "error[deb-unknown-suite]",
+        "no suite `bookwrm`",
+        &server.url(),
+        "404",
+        "did you mean `bookworm`?",
+        "tiny.rootfs.toml:2:",
+    ]);
+    nothing_happened(&w);
+}
+
+#[test]
 fn a_package_cut_short_on_the_mirror() {
     let Some(tiny) = with_recipe(&["greeter"]) else {
         return;

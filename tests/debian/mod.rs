@@ -4,6 +4,7 @@ mod build;
 mod lock;
 mod mirror;
 mod recipe;
+mod templates;
 mod trust;
 
 use std::path::Path;

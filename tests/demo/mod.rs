@@ -110,7 +110,18 @@ impl Demo {
         }
         first.ok().says(&["wrote sos.lock"]);
         let out = world
-            .sos(["build", "--no-link", ".#image", ".#web", ".#hello"])
+            .sos([
+                "build",
+                "--no-link",
+                // What `same.rs` varies: here two at once, with three cores each.
+                "-j",
+                "2",
+                "--config",
+                "build.cores=3",
+                ".#image",
+                ".#web",
+                ".#hello",
+            ])
             .ok()
             .stdout;
         let [image, web, hello] = out.lines().collect::<Vec<_>>()[..] else {

@@ -108,6 +108,8 @@ pub(super) fn another_user_gets_the_same_image(demo: &Demo) {
         "--locked",
         "-j",
         "1",
+        "--config",
+        "build.cores=1",
         ".#image",
     ])
     .ok()

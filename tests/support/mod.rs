@@ -9,6 +9,7 @@ pub(crate) mod tiny;
 pub(crate) mod user;
 
 use std::ffi::OsStr;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -146,6 +147,13 @@ impl World {
         for (name, value) in &self.environment {
             command.env(name, value);
         }
+        command
+    }
+
+    /// The same with arguments.
+    pub(crate) fn command_of(&self, args: &[&str]) -> Command {
+        let mut command = self.command();
+        command.args(args);
         command
     }
 
@@ -309,6 +317,16 @@ pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
     HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What random choices start from: `SOS_TEST_SEED`, or a fixed number. Printed, so that a failure can be met again.
+pub(crate) fn seed(test: &str) -> u64 {
+    let seed = match std::env::var("SOS_TEST_SEED") {
+        Ok(text) => text.parse().expect("SOS_TEST_SEED is a number"),
+        Err(_unset) => 0x5eed,
+    };
+    say(&format!("{test}: SOS_TEST_SEED={seed}"));
+    seed
+}
+
 /// True when the rounds that take long are asked for.
 pub(crate) fn slow() -> bool {
     std::env::var_os("SOS_TEST_SLOW").is_some_and(|v| v == "1")
@@ -333,12 +351,17 @@ pub(crate) fn skip(reason: &str) {
         std::env::var_os("SOS_REQUIRE_PEERS").is_none_or(|v| v != "1"),
         "SOS_REQUIRE_PEERS=1, but: {reason}"
     );
-    eprintln!("skipped: {reason}");
+    say(&format!("skipped: {reason}"));
+}
+
+/// Prints a line that is seen also when the test passes: the test runner keeps what `eprintln!` prints of those to itself.
+pub(crate) fn say(line: &str) {
+    let _closed = writeln!(std::io::stderr().lock(), "{line}");
 }
 
 /// Says what an ordinary user cannot try; root does, so this is no failure where peers are required.
 pub(crate) fn left_to_root(what: &str) {
-    eprintln!("skipped for an ordinary user: {what}");
+    say(&format!("skipped for an ordinary user: {what}"));
 }
 
 /// The folder of independent checkers beside the checkout, when there is one.
@@ -349,7 +372,7 @@ pub(crate) fn shared(file: &str) -> Option<PathBuf> {
     if path.is_file() {
         return Some(path);
     }
-    eprintln!("skipped: no ../shared/{file}");
+    say(&format!("skipped: no ../shared/{file}"));
     None
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process};
 
 /// How long the kernel may take to end what was killed; generous, since the tests share the machine.
 const GRACE: Duration = Duration::from_secs(15);
@@ -67,6 +67,24 @@ pub(crate) fn descendants(of: Pid) -> Vec<Process> {
         }
     }
     found
+}
+
+/// Waits for the end of a run that must succeed, and returns the page faults of all processes that it has waited for: none when it
+/// has started none, since no process lives without a page of its own. The kernel counts them, so nothing that ends quickly is missed.
+#[track_caller]
+pub(crate) fn children_of(child: Child) -> u64 {
+    // The pipes hold more than such a run says. It stays a zombie, whose books can be read, until it is collected.
+    let ended = rustix::process::waitid(
+        WaitId::Pid(pid(&child)),
+        WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
+    );
+    ended.expect("a child");
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("its books");
+    let (_, fields) = stat.rsplit_once(')').expect("a name");
+    // Behind the name: state, parent, group, session, terminal, its group, flags, faults, faults of its children.
+    let faults = fields.split_whitespace().nth(8).expect("a count");
+    super::finish(child, GRACE).ok();
+    faults.parse().expect("a number")
 }
 
 /// Those of `processes` that still run; what is dead and only waits to be collected does not.

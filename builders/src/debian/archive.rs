@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sos_formats::deb::release::format_date;
 use sos_formats::deb::{Codec, IndexEntry, Paragraphs, Release};
-use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::diagnostic::{Class, Diagnostic, suggest};
 use sos_formats::hash::Sha256;
 use sos_formats::lock::{self, LockedIndex, LockedRelease, RootfsSource};
 
@@ -103,7 +103,7 @@ impl Archive {
                 refused.fetch_or(judged.is_err(), Ordering::Relaxed);
                 judged.map(drop)
             };
-            let bytes = self.fetch(base, file, &accept, &refused)?;
+            let bytes = self.fetch(base, name, file, &accept, &refused)?;
             judge(&bytes)
         };
         let what = format!("{name}/InRelease");
@@ -115,7 +115,7 @@ impl Archive {
                 return Err(first);
             }
             let signature = self
-                .fetch(base, "Release.gpg", &|_| Ok(()), &refused)
+                .fetch(base, name, "Release.gpg", &|_| Ok(()), &refused)
                 .map_err(|_second| first.clone())?;
             let what = format!("{name}/Release");
             let signed = first_good("Release", &|bytes| {
@@ -134,6 +134,7 @@ impl Archive {
     fn fetch(
         &self,
         base: &str,
+        name: &str,
         file: &str,
         accept: &Accept<'_>,
         refused: &AtomicBool,
@@ -141,7 +142,8 @@ impl Archive {
         let urls = [format!("{base}{file}")];
         let got = self
             .download
-            .accepted(&urls, MAX_RELEASE_BYTES, None, accept)?;
+            .accepted(&urls, MAX_RELEASE_BYTES, None, accept)
+            .map_err(|why| of_suite(base, name, *why))?;
         if refused.load(Ordering::Relaxed) {
             lock(&self.warnings).extend(got.given_up);
         }
@@ -262,6 +264,42 @@ impl Archive {
         Paragraphs::decode(&text).map_err(|err| bad_index(format!("{what}: {err}")))?;
         String::from_utf8(text).map_err(|_err| bad_index(format!("{what} is not UTF-8")))
     }
+}
+
+/// Names of suites that a misspelt one may have meant.
+const SUITES: &[&str] = &[
+    "stable", "testing", "unstable", "sid", "forky", "trixie", "bookworm", "bullseye", "buster",
+];
+
+/// Puts the failure to fetch a release file into the words of the recipe, which names a suite and no file.
+fn of_suite(base: &str, name: &str, why: Diagnostic) -> Box<Diagnostic> {
+    let gone = |note: &String| {
+        ["answered 404", "answered 410", "No such file"]
+            .iter()
+            .any(|sign| note.contains(sign))
+    };
+    if why.code != "fetch-failed" {
+        return Box::new(why);
+    }
+    if !why.notes.iter().any(gone) {
+        return Box::new(why.note(format!("this is the release file of the suite `{name}`")));
+    }
+    let archive = base.split("/dists/").next().unwrap_or(base);
+    let message = format!("`{archive}` has no suite `{name}`");
+    let mut diagnostic = Diagnostic::error("deb-unknown-suite", Class::Fetch, message);
+    for note in why.notes {
+        diagnostic = diagnostic.note(note);
+    }
+    // `bookwrm-security` is near nothing, but what stands before the dash is.
+    let (release, rest) = name
+        .split_once('-')
+        .map_or((name, ""), |(r, _)| (r, &name[r.len()..]));
+    let near = suggest(release, SUITES.iter().copied());
+    let help = match near.first() {
+        Some(suite) if *suite != release => format!("did you mean `{suite}{rest}`?"),
+        _ => format!("name a suite that `{archive}` has, or another archive in `uri`"),
+    };
+    Box::new(diagnostic.help(help))
 }
 
 fn bad_index(message: String) -> Box<Diagnostic> {

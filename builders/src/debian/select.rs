@@ -76,8 +76,10 @@ pub(crate) fn select(
             {
                 let name = universe.name_of(*version);
                 let message = format!("package `{name}` is essential and cannot be excluded");
+                let word = request.exclude.iter().find(|word| word.text == name);
                 problems.push(
                     Diagnostic::error("deb-excluded", Class::Recipe, message)
+                        .with_labels(word.and_then(|word| word.label.clone()))
                         .help("the variant `custom` installs no essential packages by itself"),
                 );
             }

@@ -44,7 +44,7 @@ impl Suite {
         let directories = if flat {
             vec![String::new()]
         } else {
-            check(release, source, name, arch).map_err(label)?;
+            check(release, source, suite, arch)?;
             directories(release, source, arch)
         };
         let mut index = Vec::new();
@@ -70,12 +70,12 @@ impl Suite {
             name: if flat {
                 name.to_owned()
             } else {
-                format!("{name} {}", source.components.join(" "))
+                format!("{name} {}", source.component_names().join(" "))
             },
             locked: LockedSuite {
                 uri: source.uri.clone(),
                 suite: name.to_owned(),
-                components: source.components.clone(),
+                components: source.component_names(),
                 inrelease: signed.locked.clone(),
                 index,
                 snapshot: snapshot.filter(|s| !s.is_empty()),
@@ -92,7 +92,7 @@ fn directories(release: &Release, source: &RootfsSource, arch: &str) -> Vec<Stri
     let pairs = source
         .components
         .iter()
-        .flat_map(|component| arches.iter().map(move |arch| (component, arch)));
+        .flat_map(|component| arches.iter().map(move |arch| (&component.text, arch)));
     pairs
         .map(|(component, arch)| format!("{component}/binary-{arch}/"))
         .collect()
@@ -102,23 +102,27 @@ fn directories(release: &Release, source: &RootfsSource, arch: &str) -> Vec<Stri
 fn check(
     release: &Release,
     source: &RootfsSource,
-    name: &str,
+    suite: &Wanted,
     arch: &str,
 ) -> Result<(), Box<Diagnostic>> {
+    let name = &suite.text;
     if !release.architectures.iter().any(|a| a == arch) {
         let message = format!("`{name}` has no packages for `{arch}`");
         return Err(Box::new(
             Diagnostic::error("deb-unknown-arch", Class::Recipe, message)
-                .note(format!("it has {}", release.architectures.join(", "))),
+                .note(format!("it has {}", release.architectures.join(", ")))
+                .with_labels(suite.label.clone()),
         ));
     }
-    let missing = |c: &&String| !release.components.contains(*c);
-    let Some(component) = source.components.iter().find(missing) else {
+    let missing = |c: &&Wanted| !release.components.contains(&c.text);
+    let Some(wanted) = source.components.iter().find(missing) else {
         return Ok(());
     };
+    let component = &wanted.text;
     let message = format!("`{name}` has no component `{component}`");
     let mut diagnostic = Diagnostic::error("deb-unknown-component", Class::Recipe, message)
-        .note(format!("it has {}", release.components.join(", ")));
+        .note(format!("it has {}", release.components.join(", ")))
+        .with_labels(wanted.label.clone().or_else(|| suite.label.clone()));
     for known in suggest(component, release.components.iter().map(String::as_str)) {
         diagnostic = diagnostic.help(format!("did you mean `{known}`?"));
     }

@@ -17,12 +17,24 @@ use crate::build::Build;
 #[derive(Clone, Debug)]
 pub struct FetchBuilder {
     fetcher: Fetcher,
+    /// The command that pins anew what is fetched.
+    relock: String,
 }
 
 impl FetchBuilder {
     /// Makes the builder around the run's fetcher.
     pub fn new(fetcher: Fetcher) -> Self {
-        Self { fetcher }
+        Self::advising(fetcher, String::new())
+    }
+
+    /// Makes the builder, with the command that pins anew what is fetched.
+    pub fn advising(fetcher: Fetcher, relock: String) -> Self {
+        let relock = if relock.is_empty() {
+            "sos lock --update".to_owned()
+        } else {
+            relock
+        };
+        Self { fetcher, relock }
     }
 }
 
@@ -67,7 +79,8 @@ impl Builder for FetchBuilder {
         );
         match (done, &attrs.package) {
             (Err(BuilderError::Diagnostic(why)), Some(package)) => {
-                Err(of_package(package, ctx.drv.outputs.get("out"), *why).into())
+                let output = ctx.drv.outputs.get("out");
+                Err(of_package(package, output, *why, &self.relock).into())
             }
             (done, _) => done,
         }
@@ -75,7 +88,12 @@ impl Builder for FetchBuilder {
 }
 
 /// Puts the failure of a download into the words of the lock that asked for it.
-fn of_package(package: &str, output: Option<&Output>, mut why: Diagnostic) -> Diagnostic {
+fn of_package(
+    package: &str,
+    output: Option<&Output>,
+    mut why: Diagnostic,
+    relock: &str,
+) -> Diagnostic {
     // Only a mirror that answers can say that it does not have a file; one that is down calls for no new lock.
     let gone = |note: &String| {
         ["404", "410", "No such file"]
@@ -83,11 +101,13 @@ fn of_package(package: &str, output: Option<&Output>, mut why: Diagnostic) -> Di
             .any(|sign| note.contains(sign))
     };
     match why.code {
-        "fetch-failed" if why.notes.iter().any(gone) => not_to_be_had(package, output, &why),
+        "fetch-failed" if why.notes.iter().any(gone) => {
+            not_to_be_had(package, output, &why, relock)
+        }
         "fetch-hash-mismatch" => {
-            why.helps = vec![
-                "the mirror delivers something else than was locked: try another one, or `sos lock --update` if the archive really changed it".to_owned(),
-            ];
+            why.helps = vec![format!(
+                "the mirror delivers something else than was locked: try another one, or `{relock}` if the archive really changed it"
+            )];
             why
         }
         _ => why,
@@ -95,7 +115,12 @@ fn of_package(package: &str, output: Option<&Output>, mut why: Diagnostic) -> Di
 }
 
 /// Says of a package what the failure of its download does not: that a lock asks for it, for exactly what, and the way out.
-fn not_to_be_had(package: &str, output: Option<&Output>, why: &Diagnostic) -> Diagnostic {
+fn not_to_be_had(
+    package: &str,
+    output: Option<&Output>,
+    why: &Diagnostic,
+    relock: &str,
+) -> Diagnostic {
     let message = format!("the locked package `{package}` cannot be fetched");
     let mut diagnostic = Diagnostic::error("lock-package-missing", Class::Fetch, message);
     if let Some(Output::Fixed { hash, .. }) = output {
@@ -104,8 +129,9 @@ fn not_to_be_had(package: &str, output: Option<&Output>, why: &Diagnostic) -> Di
     for source in &why.notes {
         diagnostic = diagnostic.note(source.clone());
     }
-    diagnostic
-        .help("archives drop old versions: `sos lock --update` pins what the mirrors have now")
+    diagnostic.help(format!(
+        "archives drop old versions: `{relock}` pins what the mirrors have now"
+    ))
 }
 
 /// Makes a fixed output from `url`, as Nix's builder of the same name does.
@@ -199,8 +225,10 @@ fn run(
             .help("add `outputHash`, `outputHashAlgo` and `outputHashMode`")
             .into());
     };
+    let written = sos_engine::written_hash(ctx.drv);
     let wish = Wish {
         name: ctx.name,
+        written: written.as_deref(),
         urls,
         method: *method,
         hash: *hash,

@@ -100,6 +100,7 @@ impl Download for Fetcher {
             name,
             urls,
             hash: hash.as_ref(),
+            written: None,
             size: None,
             limit,
             fixed_output: false,

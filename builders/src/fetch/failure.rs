@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use sos_formats::diagnostic::Diagnostic;
+use sos_formats::hash::Hash;
 
 /// The reason why one source of a fetch was given up.
 #[derive(Debug, thiserror::Error)]
@@ -105,14 +106,12 @@ pub enum Failure {
         found: u64,
     },
     /// The content does not have the expected hash.
-    #[error("expected {expected}, found {found} ({size} bytes)")]
+    #[error("expected {}, found {} ({size} bytes)", words(.expected), words(.found))]
     Mismatch {
         /// The right hash.
-        expected: String,
+        expected: Box<Hash>,
         /// The hash of what arrived.
-        found: String,
-        /// The hash of what arrived, in the form that Nix expressions use.
-        found_sri: String,
+        found: Box<Hash>,
         /// The size of what arrived.
         size: u64,
     },
@@ -140,6 +139,11 @@ pub enum Failure {
     /// Nobody waits for the result any more.
     #[error("cancelled")]
     Cancelled,
+}
+
+/// A hash in messages that belong to no recipe.
+fn words(hash: &Hash) -> String {
+    format!("{} {}", hash.algo(), hash.to_hex())
 }
 
 impl Failure {

@@ -28,6 +28,8 @@ pub struct Request<'a> {
     pub urls: &'a [String],
     /// The hash of the file as transferred.
     pub hash: Option<&'a Hash>,
+    /// The right hash as the recipe has it: messages use the same notation.
+    pub written: Option<&'a str>,
     /// The size of the file as transferred.
     pub size: Option<u64>,
     /// The most bytes that are accepted.

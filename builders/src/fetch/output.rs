@@ -38,6 +38,8 @@ pub(super) struct Wish<'a> {
     pub(super) urls: &'a [String],
     pub(super) method: Method,
     pub(super) hash: Hash,
+    /// The same as the recipe has it, if it is known.
+    pub(super) written: Option<&'a str>,
     pub(super) executable: bool,
     pub(super) unpack: Unpack,
     pub(super) size: Option<u64>,
@@ -64,6 +66,7 @@ pub(super) fn fetch_output(
         name: wish.name,
         urls: wish.urls,
         hash: (wish.method == Method::Flat).then_some(&wish.hash),
+        written: wish.written,
         size: wish.size,
         limit: MAX_OUTPUT_BYTES,
         fixed_output: true,

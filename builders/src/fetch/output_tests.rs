@@ -44,6 +44,7 @@ fn sha256(bytes: &[u8]) -> Hash {
 fn wish<'a>(urls: &'a [String], method: Method, hash: Hash) -> Wish<'a> {
     Wish {
         name: "x",
+        written: None,
         urls,
         method,
         hash,

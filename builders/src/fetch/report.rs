@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 
 use reqwest::Url;
+use sos_engine::in_notation_of;
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::Hash;
 
 use super::failure::Failure;
 use super::fetcher::{self, Request};
@@ -25,10 +27,75 @@ impl Attempt {
     }
 }
 
+impl Attempt {
+    /// The same as [`fmt::Display`] gives, with hashes in the notation of the recipe.
+    fn told(&self, request: &Request<'_>) -> String {
+        match (&self.failure, request.written) {
+            (
+                Failure::Mismatch {
+                    expected,
+                    found,
+                    size,
+                },
+                Some(written),
+            ) if means(written, expected) => format!(
+                "{}: expected {written}, found {} ({size} bytes)",
+                self.url,
+                in_notation_of(written, found)
+            ),
+            _ => self.to_string(),
+        }
+    }
+
+    /// What can be done about it.
+    fn advice(&self, request: &Request<'_>) -> Option<String> {
+        let mirror = request
+            .urls
+            .iter()
+            .find_map(|url| url.strip_prefix("mirror://")?.split('/').next());
+        let other = mirror.map_or_else(
+            || "add another address to `urls`".to_owned(),
+            |name| {
+                format!("name another mirror in `mirrors.{name}` of the configuration; `sos doctor` tries those that are known")
+            },
+        );
+        match &self.failure {
+            Failure::Status {
+                code: 404 | 410, ..
+            } => Some(format!(
+                "the server has no such file: correct the address, or {other}"
+            )),
+            Failure::Read(error) if error.kind() == io::ErrorKind::NotFound => Some(format!(
+                "there is no such file: correct the address, or {other}"
+            )),
+            Failure::Status { .. }
+            | Failure::Connect { .. }
+            | Failure::ConnectTimeout { .. }
+            | Failure::NoAnswer { .. }
+            | Failure::Stalled { .. }
+            | Failure::Broken { .. }
+            | Failure::Truncated { .. }
+            | Failure::Down { .. } => Some(format!("run the command again later, or {other}")),
+            Failure::WebPage { .. } => Some(format!(
+                "log in to the network if it asks for that, or {other}"
+            )),
+            Failure::Redirect { .. } | Failure::Url { .. } => {
+                Some("correct the address in the recipe".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.url, self.failure)
     }
+}
+
+/// Whether a hash in a recipe is this one; else it is not what the user will look for.
+fn means(written: &str, hash: &Hash) -> bool {
+    Hash::parse_any(written, Some(hash.algo())).is_ok_and(|parsed| parsed == *hash)
 }
 
 /// Gives a URL as it may be shown: without user and password.
@@ -51,7 +118,7 @@ pub(super) fn shown(url: &str) -> String {
 /// Makes the error that lists every source tried.
 pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagnostic {
     let name = request.name;
-    let lines: Vec<String> = attempts.iter().map(ToString::to_string).collect();
+    let lines: Vec<String> = attempts.iter().map(|a| a.told(request)).collect();
     if let Some(Attempt {
         failure: Failure::Write(error),
         ..
@@ -88,10 +155,10 @@ pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagno
     {
         return fetcher::offline(name, lines);
     }
-    let sources = match attempts.len() {
-        0 => "it has no source".to_owned(),
-        1 => "its only source does not deliver".to_owned(),
-        n => format!("none of its {n} sources delivers"),
+    let sources = match attempts {
+        [] => "it has no source".to_owned(),
+        [one] => one.failure.to_string(),
+        several => format!("none of its {} sources delivers", several.len()),
     };
     let mut diagnostic = if wrong {
         let class = if request.fixed_output {
@@ -114,9 +181,9 @@ pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagno
     for line in lines {
         diagnostic = diagnostic.note(line);
     }
-    let mut found: Vec<&str> = attempts
+    let mut found: Vec<String> = attempts
         .iter()
-        .filter_map(|attempt| found_sri(&attempt.failure))
+        .filter_map(|attempt| found_hash(&attempt.failure, request.written))
         .collect();
     found.dedup();
     match found.as_slice() {
@@ -124,14 +191,80 @@ pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagno
         [_, _, ..] => diagnostic.help(
             "the sources disagree with each other: find out which of them serves the real file",
         ),
-        [] => diagnostic,
+        // The last source tells the most: the ones before it are often known to be away.
+        [] => match attempts.last().and_then(|attempt| attempt.advice(request)) {
+            Some(advice) => diagnostic.help(advice),
+            None => diagnostic,
+        },
     }
 }
 
-/// Gives the hash of a file that arrived and was not the right one.
-fn found_sri(failure: &Failure) -> Option<&str> {
+/// Gives the hash of a file that arrived and was not the right one, as it would stand in the recipe.
+fn found_hash(failure: &Failure, written: Option<&str>) -> Option<String> {
     match failure {
-        Failure::Mismatch { found_sri, .. } => Some(found_sri),
+        Failure::Mismatch { found, .. } => Some(match written {
+            Some(written) => in_notation_of(written, found),
+            None => found.to_sri(),
+        }),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sos_formats::hash::HashAlgo;
+
+    use super::*;
+
+    fn request<'a>(urls: &'a [String], written: Option<&'a str>) -> Request<'a> {
+        Request {
+            name: "x",
+            urls,
+            hash: None,
+            written,
+            size: None,
+            limit: 1,
+            fixed_output: true,
+            offline: false,
+        }
+    }
+
+    #[test]
+    fn a_wrong_hash_is_told_in_the_notation_of_the_recipe() {
+        let (right, wrong) = (
+            Hash::of(HashAlgo::Sha256, b"right"),
+            Hash::of(HashAlgo::Sha256, b"wrong"),
+        );
+        let attempt = Attempt::new(
+            "http://mirror.example/x",
+            Failure::Mismatch {
+                expected: Box::new(right),
+                found: Box::new(wrong),
+                size: 5,
+            },
+        );
+        let written = right.to_nix32();
+        let told = none_worked(&request(&[], Some(&written)), &[attempt]);
+        assert!(
+            told.notes[0].contains(&written) && told.notes[0].contains(&wrong.to_nix32()),
+            "{told:?}"
+        );
+        assert!(told.helps[0].contains(&wrong.to_nix32()), "{told:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_fetched_comes_with_a_way_out() {
+        let urls = ["mirror://debian/dists/x/InRelease".to_owned()];
+        let attempt = Attempt::new(
+            "http://mirror.example/dists/x/InRelease",
+            Failure::Status {
+                status: "404 Not Found".into(),
+                code: 404,
+                retry_after: None,
+            },
+        );
+        let told = none_worked(&request(&urls, None), &[attempt]);
+        assert_eq!(told.message, "cannot fetch `x`: answered 404 Not Found");
+        assert!(told.helps[0].contains("mirrors.debian"), "{told:?}");
     }
 }

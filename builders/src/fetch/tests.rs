@@ -43,6 +43,7 @@ pub(super) fn get(
 ) -> Result<(Vec<u8>, Fetched), Box<Diagnostic>> {
     let mut sink = MemorySink::default();
     let request = Request {
+        written: None,
         name: "file",
         urls,
         hash,
@@ -280,6 +281,7 @@ fn size_and_limit_are_checked_before_the_body() {
     );
     let mut sink = MemorySink::default();
     let request = Request {
+        written: None,
         name: "file",
         urls: &urls,
         hash: None,
@@ -416,6 +418,7 @@ fn cancelling_ends_a_wait() {
     });
     let urls = [server.url("/file")];
     let request = Request {
+        written: None,
         name: "file",
         urls: &urls,
         hash: None,
@@ -457,6 +460,7 @@ fn a_full_disk_is_not_the_fault_of_a_mirror() {
     let urls = [server.url("/a"), server.url("/b")];
     let hash = sha256(b"good");
     let request = Request {
+        written: None,
         name: "file",
         urls: &urls,
         hash: Some(&hash),

@@ -401,9 +401,8 @@ impl<'a> Transfer<'a> {
 /// Describes content with the wrong hash.
 pub(super) fn mismatch(expected: &Hash, found: &Hash, size: u64) -> Failure {
     Failure::Mismatch {
-        expected: format!("{} {}", expected.algo(), expected.to_hex()),
-        found: format!("{} {}", found.algo(), found.to_hex()),
-        found_sri: found.to_sri(),
+        expected: Box::new(*expected),
+        found: Box::new(*found),
         size,
     }
 }

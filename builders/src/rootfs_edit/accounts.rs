@@ -1,7 +1,10 @@
 //! Users and groups, made as Debian's `adduser` makes them, in the order of the recipe.
 //!
 //! An id that the recipe gives is used or is an error; nobody is moved away. One that it does not give is the lowest
-//! free id from 100 (system) or 1000 (people) up, where an id is free only if neither a user nor a group has it.
+//! free id from 100 (system) or 1000 (people) up, where an id is free only if neither a user nor a group has it and the recipe
+//! gives it to nobody else.
+
+use std::collections::BTreeSet;
 
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::Diagnostic;
@@ -27,6 +30,7 @@ pub(super) fn apply(editor: &mut Editor<'_>, attrs: &EditAttrs) -> Result<(), Bu
         return Ok(());
     }
     let mut accounts = Accounts::read(editor)?;
+    accounts.reserve(attrs);
     for group in &attrs.groups {
         accounts.group(group)?;
     }
@@ -50,6 +54,8 @@ struct Accounts {
     shadow: Table,
     /// Absent in a root that has none: a group needs no password.
     gshadow: Option<Table>,
+    /// Ids that the recipe gives to somebody, who may come later: nobody else gets one of them.
+    reserved: BTreeSet<u32>,
 }
 
 impl Accounts {
@@ -62,7 +68,15 @@ impl Accounts {
             gshadow: has_gshadow
                 .then(|| Table::read(editor, "etc/gshadow"))
                 .transpose()?,
+            reserved: BTreeSet::new(),
         })
+    }
+
+    /// Keeps the ids that a recipe gives for those to whom it gives them; the own group of a user has the user's id.
+    fn reserve(&mut self, attrs: &EditAttrs) {
+        let users = attrs.users.iter().flat_map(|user| [user.uid, user.gid]);
+        let groups = attrs.groups.iter().map(|group| group.gid);
+        self.reserved.extend(users.chain(groups).flatten());
     }
 
     fn write(&self, editor: &mut Editor<'_>) -> Result<(), BuilderError> {
@@ -232,7 +246,11 @@ impl Accounts {
         let (users, groups) = (Users::of(&self.passwd), Groups::of(&self.group));
         let mut range = if system { SYSTEM_IDS } else { USER_IDS };
         range
-            .find(|id| users.by_uid(*id).is_none() && groups.by_gid(*id).is_none())
+            .find(|id| {
+                !self.reserved.contains(id)
+                    && users.by_uid(*id).is_none()
+                    && groups.by_gid(*id).is_none()
+            })
             .ok_or_else(|| problem("rootfs-account", "no user or group id is free").into())
     }
 }

@@ -39,7 +39,7 @@ impl Builder for RootfsEditBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: EditAttrs = ctx.attrs_as()?;

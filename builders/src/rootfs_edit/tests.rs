@@ -371,6 +371,19 @@ fn an_existing_user_is_changed_in_place() {
     assert_eq!(edited.text("etc/group"), GROUP);
 }
 
+/// The group of `deploy` has the id of `deploy`, which `ops` must not take before.
+#[test]
+fn an_id_that_a_recipe_gives_is_nobody_elses() {
+    let edited = good(json!({
+        "users": [{"name": "first"}, {"name": "deploy", "uid": 1000}],
+        "groups": [{"name": "ops"}],
+    }));
+    let group = edited.text("etc/group");
+    assert!(group.contains("deploy:x:1000:"), "{group}");
+    assert!(group.contains("ops:x:1001:"), "{group}");
+    assert!(edited.text("etc/passwd").contains("first:x:1002:1002:"));
+}
+
 #[test]
 fn accounts_that_collide() {
     for (attrs, code) in [

@@ -95,6 +95,7 @@ impl Trees {
             name: urls.first().map_or("archive", String::as_str),
             urls,
             hash: None,
+            written: None,
             size: None,
             limit: MAX_ARCHIVE_BYTES,
             fixed_output: false,

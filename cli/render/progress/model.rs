@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sos_engine::{Event, Status};
+use sos_engine::{Event, Status, Text};
 
 use crate::render::size;
 
@@ -20,6 +20,14 @@ pub(super) struct Running {
     pub(super) total: u64,
 }
 
+/// Something that has not begun.
+#[derive(Debug, Default)]
+struct Waiting {
+    name: String,
+    /// How many others must end before.
+    needs: usize,
+}
+
 /// The state of a run. Times are durations since the run began, so that tests need no clock.
 #[derive(Debug, Default)]
 pub(super) struct Model {
@@ -33,6 +41,10 @@ pub(super) struct Model {
     pub(super) eta_ms: Option<u64>,
     /// By path of the derivation.
     pub(super) running: BTreeMap<String, Running>,
+    /// What waits, by path of the derivation.
+    waiting: BTreeMap<Text, Waiting>,
+    /// Who waits for a derivation.
+    needed_by: BTreeMap<Text, Vec<Text>>,
 }
 
 impl Model {
@@ -49,16 +61,36 @@ impl Model {
                     (*build, *fetch, *cached, *eta_ms);
                 None
             }
+            Event::BuildQueued {
+                drv, name, needs, ..
+            } => {
+                self.waiting.insert(
+                    drv.clone(),
+                    Waiting {
+                        name: name.as_str().to_owned(),
+                        needs: needs.len(),
+                    },
+                );
+                for need in needs {
+                    self.needed_by
+                        .entry(need.clone())
+                        .or_default()
+                        .push(drv.clone());
+                }
+                None
+            }
             Event::BuildStarted {
                 drv,
                 name,
                 expected_ms,
                 ..
             } => {
+                self.waiting.remove(drv);
                 self.start(drv.as_str(), name.as_str(), false, *expected_ms, now);
                 None
             }
             Event::FetchStarted { drv, name } => {
+                self.waiting.remove(drv);
                 self.start(drv.as_str(), name.as_str(), true, None, now);
                 None
             }
@@ -98,7 +130,10 @@ impl Model {
                 status,
                 duration_ms,
                 ..
-            } => self.finished(drv.as_str(), name.as_str(), *status, *duration_ms, 0, false),
+            } => {
+                self.over(drv, *status);
+                self.finished(drv.as_str(), name.as_str(), *status, *duration_ms, 0, false)
+            }
             Event::FetchFinished {
                 drv,
                 name,
@@ -106,14 +141,17 @@ impl Model {
                 duration_ms,
                 bytes,
                 ..
-            } => self.finished(
-                drv.as_str(),
-                name.as_str(),
-                *status,
-                *duration_ms,
-                *bytes,
-                true,
-            ),
+            } => {
+                self.over(drv, *status);
+                self.finished(
+                    drv.as_str(),
+                    name.as_str(),
+                    *status,
+                    *duration_ms,
+                    *bytes,
+                    true,
+                )
+            }
             Event::Summary {
                 built,
                 fetched,
@@ -192,6 +230,43 @@ impl Model {
             done: self.done(),
             total: self.total(),
         })
+    }
+
+    /// Notes that something has ended: what waited for it waits for one less.
+    fn over(&mut self, drv: &Text, status: Status) {
+        self.waiting.remove(drv);
+        if matches!(status, Status::Failed | Status::Cancelled | Status::Skipped) {
+            // What waits for it goes on waiting, and is never started.
+            return;
+        }
+        for waiter in self.needed_by.remove(drv).unwrap_or_default() {
+            if let Some(waiting) = self.waiting.get_mut(&waiter) {
+                waiting.needs = waiting.needs.saturating_sub(1);
+            }
+        }
+    }
+
+    /// The line below the live region: `next: image waits for 3 · rootfs waits for 1 · 38 more`; none when nothing waits.
+    pub(super) fn next(&self, dot: &str) -> Option<String> {
+        /// Names on the line.
+        const SHOWN: usize = 2;
+        let mut first: Vec<&Waiting> = self.waiting.values().collect();
+        first.sort_by(|a, b| (a.needs, &a.name).cmp(&(b.needs, &b.name)));
+        if first.is_empty() {
+            return None;
+        }
+        let mut parts: Vec<String> = first
+            .iter()
+            .take(SHOWN)
+            .map(|waiting| match waiting.needs {
+                0 => format!("{} waits for a slot", waiting.name),
+                needs => format!("{} waits for {needs}", waiting.name),
+            })
+            .collect();
+        if first.len() > SHOWN {
+            parts.push(format!("{} more", first.len() - SHOWN));
+        }
+        Some(format!("next: {}", parts.join(dot)))
     }
 
     /// Builds and fetches that have ended.
@@ -333,6 +408,56 @@ mod tests {
             Duration::from_secs(1),
         );
         assert_eq!((line, m.cached), (None, 8));
+    }
+
+    #[test]
+    fn what_comes_next_is_what_waits_for_least() {
+        let mut m = Model::default();
+        for (drv, needs) in [
+            ("a", &[][..]),
+            ("b", &["a"]),
+            ("c", &["a", "b"]),
+            ("d", &["c"]),
+        ] {
+            m.apply(
+                &Event::BuildQueued {
+                    drv: drv.into(),
+                    name: drv.into(),
+                    needs: needs.iter().map(|n| (*n).into()).collect(),
+                    expected_ms: None,
+                },
+                Duration::ZERO,
+            );
+        }
+        let started = |drv: &str| Event::BuildStarted {
+            drv: drv.into(),
+            name: drv.into(),
+            builder: "sandbox".into(),
+            expected_ms: None,
+        };
+        m.apply(&started("a"), Duration::ZERO);
+        assert_eq!(
+            m.next(" · ").as_deref(),
+            Some("next: b waits for 1 · d waits for 1 · 1 more")
+        );
+        m.apply(
+            &Event::BuildFinished {
+                drv: "a".into(),
+                name: "a".into(),
+                status: Status::Built,
+                duration_ms: 1,
+                outputs: BTreeMap::new(),
+            },
+            Duration::ZERO,
+        );
+        assert_eq!(
+            m.next(" · ").as_deref(),
+            Some("next: b waits for a slot · c waits for 1 · 1 more")
+        );
+        for drv in ["b", "c", "d"] {
+            m.apply(&started(drv), Duration::ZERO);
+        }
+        assert_eq!(m.next(" · "), None);
     }
 
     #[test]

@@ -123,6 +123,9 @@ impl Tty {
             if running.len() > shown {
                 lines.push(format!("   {} more", running.len() - shown));
             }
+            if let Some(next) = self.model.next(dot).filter(|_| lines.len() < room) {
+                lines.push(cut(&format!("   {next}"), width));
+            }
         }
         while self.rows.len() < lines.len() {
             let bar = ProgressBar::new_spinner();

@@ -377,3 +377,25 @@ fn problems_are_shown_where_the_derivation_was_written() {
         ]
     );
 }
+
+#[test]
+fn a_full_disk_is_one_problem_however_many_meet_it() {
+    let full: Answer = || {
+        Outcome::Failed(Box::new(Diagnostic::error(
+            "env-disk-full",
+            Class::Machine,
+            "the disk is full",
+        )))
+    };
+    let fake = Fake::default()
+        .answer("a", &[full])
+        .answer("b", &[full])
+        .answer("c", &[fails]);
+    let needed = graph(&[("a", &[]), ("b", &[]), ("c", &[])]);
+    let ran = run_with(&needed, fake, true, &Cancel::new());
+    assert_eq!(ran.done.counts.failed, 3);
+    let mut codes = ran.codes();
+    codes.sort_unstable();
+    assert_eq!(codes, ["build-failed", "env-disk-full"]);
+    assert_eq!(ran.types("diagnostic"), 2);
+}

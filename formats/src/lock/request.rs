@@ -38,7 +38,7 @@ pub struct RootfsSource {
     /// Suites, in order.
     pub suites: Vec<Wanted>,
     /// Components, in order.
-    pub components: Vec<String>,
+    pub components: Vec<Wanted>,
     /// The keys that may sign the release files.
     pub keyring: Keyring,
     /// A snapshot service, with `{timestamp}` in its address; not part of the digest, since it changes no choice.
@@ -154,6 +154,13 @@ impl FromStr for Variant {
     }
 }
 
+impl RootfsSource {
+    /// Returns the names of the components.
+    pub fn component_names(&self) -> Vec<String> {
+        self.components.iter().map(|c| c.text.clone()).collect()
+    }
+}
+
 impl RootfsRequest {
     /// Returns the digest of the normalised request, `sha256-<base64>`: equal digests mean that an earlier outcome still holds.
     pub fn digest(&self) -> String {
@@ -166,7 +173,7 @@ impl RootfsRequest {
                     Keyring::Debian => "debian".to_owned(),
                     Keyring::File { bytes, .. } => Hash::of(HashAlgo::Sha256, bytes).to_hex(),
                 };
-                json!([s.uri, texts(&s.suites), s.components, keyring])
+                json!([s.uri, texts(&s.suites), texts(&s.components), keyring])
             })
             .collect();
         let debs: Vec<_> = self

@@ -189,7 +189,7 @@ fn digest_sees_what_resolving_sees() {
         sources: vec![RootfsSource {
             uri: "mirror://debian".into(),
             suites: vec![wanted("bookworm")],
-            components: vec!["main".into()],
+            components: vec![wanted("main")],
             keyring: Keyring::Debian,
             snapshot: None,
         }],

@@ -1,6 +1,6 @@
 //! `derivation`, `derivationStrict`, `placeholder`.
 
-mod place;
+pub(super) mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -199,21 +199,24 @@ fn strict(vm: &Vm, a: &[Value], pos: Pos) -> R {
         pos,
     )?;
     let name = String::from_utf8_lossy(name).into_owned();
+    let given = place::given(vm, set)?;
+    let place = place::find(vm, given.unwrap_or(set));
+    // What a library gives a derivation is shown where the user called the library.
+    let pos = if given.is_some() { place.or(pos) } else { pos };
     if let Some(why) = super::name_problem(&name) {
         return fail(
             pos,
             format!("invalid derivation name: {why}. Please pass a different 'name'."),
         );
     }
-    let place = place::find(vm, set)?;
-    let input = read_attrs(vm, set, &name, pos)?;
+    let input = read_attrs(vm, set, given, &name, pos)?;
     instantiate(vm, input, &name, pos, place).map_err(|e| {
         e.at(pos)
             .frame(format!("while evaluating derivation '{name}'"), pos)
     })
 }
 
-fn read_attrs(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<Input> {
+fn read_attrs(vm: &Vm, set: Attrs, given: Option<Attrs>, name: &str, pos: Pos) -> R<Input> {
     let mut i = Input {
         outputs: vec!["out".into()],
         ..Input::default()
@@ -224,16 +227,18 @@ fn read_attrs(vm: &Vm, set: Attrs, name: &str, pos: Pos) -> R<Input> {
     }
     for (k, (s, v)) in set.iter_by_name().enumerate() {
         let key = s.bytes();
-        if key == b"__ignoreNulls" || (key == place::NAME && place::is_given(vm, set)) {
+        if key == b"__ignoreNulls" || (key == place::NAME && given.is_some()) {
             continue;
         }
         if ignore_nulls && vm.force(v)? == Value::NULL {
             continue;
         }
-        let at = set
-            .shape()
-            .pos_at(set.shape().by_name()[k] as usize)
-            .or(pos);
+        let own = || set.shape().pos_at(set.shape().by_name()[k] as usize);
+        let at = match given {
+            Some(given) => place::of(vm, given, s),
+            None => own(),
+        };
+        let at = at.or(pos);
         read_attr(vm, &mut i, key, v, at).traced(
             || {
                 format!(

@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
+use self::derivation::place;
 use crate::error::R;
 use crate::eval::Vm;
 use crate::heap::{Attrs, Sym, Value};
@@ -148,14 +149,15 @@ fn call_extension(vm: &Vm, a: &[Value], pos: Pos) -> R {
         .flat_map(|e| &e.builtins)
         .nth(usize::try_from(i).unwrap_or(usize::MAX));
     let Some(b) = b else { return Ok(Value::NULL) };
-    let arg = vm.plain(a[1], pos)?;
+    let (argument, written) = without_place(vm, a[1])?;
+    let arg = vm.plain(argument, pos)?;
     let mut places = BTreeMap::new();
-    vm.places(a[1], &mut Vec::new(), &mut places);
+    vm.places(argument, &mut Vec::new(), &mut places);
     let call = crate::host::ExtCall {
         label: vm
             .label_outside(pos)
-            .or_else(|| places.values().next().cloned())
-            .or_else(|| vm.label(pos, Pos::NONE, "")),
+            .or_else(|| vm.label_outside(written))
+            .or_else(|| places.values().next().cloned()),
         places,
         host: &*vm.host,
     };
@@ -163,6 +165,23 @@ fn call_extension(vm: &Vm, a: &[Value], pos: Pos) -> R {
         Ok(v) => Ok(vm.from_plain(&v)),
         Err(d) => Err(vm.host_error(crate::host::HostError::Diagnostic(d), pos, "")),
     }
+}
+
+/// The argument without what a library says of its place, which is not to be evaluated, and that place.
+fn without_place(vm: &Vm, argument: Value) -> R<(Value, Pos)> {
+    let argument = vm.force(argument)?;
+    let Some(set) = argument.as_attrs() else {
+        return Ok((argument, Pos::NONE));
+    };
+    let Some(given) = place::given(vm, set)? else {
+        return Ok((argument, Pos::NONE));
+    };
+    let name = Sym::new(place::NAME);
+    let rest = set.entries().filter(|(s, ..)| *s != name).collect();
+    Ok((
+        Value::attrs(Attrs::from_pairs(rest)),
+        place::find(vm, given),
+    ))
 }
 
 /// Makes the names that every program sees.

@@ -209,9 +209,12 @@ impl Vm {
                 if f.names.binary_search_by_key(&s, |x| x.name).is_err() {
                     let known: Vec<String> =
                         f.names.iter().map(|x| x.name.text().into_owned()).collect();
+                    // A library hands on what it was given: the name itself is what its user wrote.
+                    let written = set.shape().find(s).map(|i| set.shape().pos_at(i));
+                    let written = written.filter(|p| self.is_library(pos) && self.is_outside(*p));
                     let e = Error::new(
                         Kind::Argument,
-                        pos,
+                        written.unwrap_or(pos),
                         format!(
                             "function '{name}' called with unexpected argument '{}'",
                             s.text()

@@ -25,7 +25,26 @@ impl Vm {
         let depth = self.depth();
         let r = self.run(e, env);
         self.set_depth(depth);
-        r
+        match r {
+            Ok(v) => Ok(v),
+            Err(error) => Err(self.called_from(error, e)),
+        }
+    }
+
+    /// Tail calls leave no frame: an error that has no place in what the user wrote gets that of the call.
+    #[cold]
+    fn called_from(&self, error: Box<Error>, mut e: E) -> Box<Error> {
+        while let Expr::Block(_, body) | Expr::Let(_, body) | Expr::With(_, _, body) = e {
+            e = body;
+        }
+        let Expr::Call { pos, .. } = e else {
+            return error;
+        };
+        let mut known = std::iter::once(error.pos).chain(error.trace.iter().map(|t| t.1));
+        if !self.is_outside(*pos) || known.any(|p| self.is_outside(p)) {
+            return error;
+        }
+        error.frame("from call site", *pos)
     }
 
     /// A value for later: known ones at once, else a thunk.

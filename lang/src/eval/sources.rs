@@ -97,8 +97,13 @@ impl Vm {
     /// Whether a place is in a library that comes with the program.
     pub(crate) fn is_library(&self, pos: Pos) -> bool {
         let sources = self.sources.borrow();
-        let path = sources.find(pos).and_then(|(s, _)| s.path.as_deref());
-        path.is_some_and(|p| p.starts_with(VIRTUAL))
+        let found = sources.find(pos);
+        found.is_some_and(|(s, _)| is_library_file(&s.file))
+    }
+
+    /// Whether there is a place, and the user wrote it.
+    pub(crate) fn is_outside(&self, pos: Pos) -> bool {
+        pos != Pos::NONE && !self.is_library(pos)
     }
 
     /// A label for a place that the user wrote, not a library that comes with the program.
@@ -143,19 +148,27 @@ impl Vm {
             Some(d) => *d,
             None => Diagnostic::error(e.kind.code(), Class::Recipe, e.message),
         };
-        if d.labels.is_empty() {
-            // Without a place of its own an error is shown at the innermost place of the trace.
-            let pos = std::iter::once(e.pos)
-                .chain(e.trace.iter().map(|t| t.1))
-                .find(|p| *p != Pos::NONE);
-            let text = if e.label.is_empty() && e.kind == Kind::Throw {
-                "thrown here"
-            } else {
-                &e.label
+        // A library says where it was called before anything else can be said of the place.
+        let in_library = d.labels.iter().all(|l| is_library_file(&l.file));
+        if in_library {
+            // Without a place of its own, or with one in a library, an error is shown at the innermost place that the user
+            // wrote.
+            let places = || std::iter::once(e.pos).chain(e.trace.iter().map(|t| t.1));
+            let outside = places().find(|p| self.is_outside(*p));
+            let known = || places().find(|p| *p != Pos::NONE);
+            let pos = outside.or_else(known).unwrap_or_default();
+            // The words are about the error's own place.
+            let (end, text) = match (pos == e.pos, e.kind) {
+                (false, _) => (Pos::NONE, ""),
+                (true, Kind::Throw) if e.label.is_empty() => (e.end, "thrown here"),
+                (true, _) => (e.end, e.label.as_str()),
             };
-            d.labels
-                .extend(self.label(pos.unwrap_or_default(), e.end, text));
-            for (pos, text) in &e.others {
+            let label = self.label(pos, end, text);
+            if outside.is_some() || d.labels.is_empty() {
+                d.labels.clear();
+                d.labels.extend(label);
+            }
+            for (pos, text) in e.others.iter().filter(|o| self.is_outside(o.0)) {
                 d.labels.extend(self.label(*pos, Pos::NONE, text));
             }
         }
@@ -170,12 +183,25 @@ impl Vm {
     }
 }
 
+/// Whether a text belongs to a library that comes with the program.
+fn is_library_file(file: &SourceFile) -> bool {
+    file.name.as_bytes().starts_with(VIRTUAL)
+}
+
 /// Length of the token that begins a text.
 fn token_len(text: &str) -> usize {
     let ident = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '\'');
     let Some(first) = text.chars().next() else {
         return 0;
     };
+    // A quoted name of an attribute.
+    if let Some(quoted) = text.strip_prefix('"')
+        && let Some(end) = quoted
+            .find(['"', '\n'])
+            .filter(|end| quoted[*end..].starts_with('"'))
+    {
+        return end + 2;
+    }
     if ident(first) {
         // What matters of `builtins.x` is the name.
         let skip = if text.starts_with("builtins.") { 9 } else { 0 };

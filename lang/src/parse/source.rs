@@ -6,15 +6,21 @@ const PRIVATE: u32 = 0x10_ff00;
 /// Turns bytes into text: bytes that are not UTF-8 become private characters (`encode` turns them back), a lone carriage return becomes a
 /// line feed. The second value says whether private characters were used.
 pub(crate) fn decode(bytes: &[u8]) -> (String, bool) {
-    let mut out = String::with_capacity(bytes.len());
     let mut foreign = false;
-    for chunk in bytes.utf8_chunks() {
-        out.push_str(chunk.valid());
-        for &b in chunk.invalid() {
-            foreign = true;
-            out.extend(char::from_u32(PRIVATE + u32::from(b)));
+    let mut out = match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => {
+            let mut out = String::with_capacity(bytes.len());
+            for chunk in bytes.utf8_chunks() {
+                out.push_str(chunk.valid());
+                for &b in chunk.invalid() {
+                    foreign = true;
+                    out.extend(char::from_u32(PRIVATE + u32::from(b)));
+                }
+            }
+            out
         }
-    }
+    };
     if memchr::memchr(b'\r', bytes).is_some() {
         let mut s: Vec<char> = out.chars().collect();
         for i in 0..s.len() {

@@ -26,12 +26,38 @@ in
 rec {
   inherit present;
 
+  # Ends the evaluation with a problem that is shown where the user wrote the attribute `names` of `given`, or else the whole.
+  refuse = { code ? "recipe-bad-value", message, help ? null }: names: given:
+    let at = builtins.intersectAttrs (builtins.listToAttrs (map (name: { inherit name; value = null; }) names)) given;
+    in
+    builtins.__sosRefuse {
+      inherit code message help;
+      __place = if at == { } then given else at;
+    };
+
   # Refuses while evaluating what a builder would refuse only when it runs: `types` names the kind of each attribute, `given` is
   # what the user wrote, for the place.
   typed = what: types: given: attrs:
     let
       isText = value: builtins.isString value || builtins.isPath value || value ? outPath;
+      isPrintable = value: isText value || builtins.isInt value || builtins.isBool value || value == null;
       kinds = {
+        set = { test = builtins.isAttrs; words = "a set"; };
+        list = { test = builtins.isList; words = "a list"; };
+        # What `toString` makes a variable of.
+        variables = {
+          test = value: builtins.isAttrs value && builtins.all isPrintable (builtins.attrValues value);
+          words = "a set of strings";
+        };
+        textSet = {
+          test = value: builtins.isAttrs value && builtins.all isText (builtins.attrValues value);
+          words = "a set of strings";
+        };
+        environment = {
+          test = value: kinds.textSet.test value || builtins.isList value
+            && builtins.all (one: builtins.isString one && builtins.match "[^=]+=.*" one != null) value;
+          words = "a set of strings, or a list of strings such as \"NAME=value\"";
+        };
         text = { test = isText; words = "a string"; };
         texts = {
           test = value: builtins.isList value && builtins.all isText value;
@@ -47,13 +73,16 @@ rec {
       bad = name: (attrs.${name} or null) != null && !(kinds.${types.${name}}.test attrs.${name});
       wrong = builtins.filter bad (builtins.attrNames types);
       first = builtins.head wrong;
-      at = builtins.unsafeGetAttrPos first given;
-      place = if at == null || builtins.match "/\\.sos-builtin/.*" at.file != null then "" else "${at.file}:${toString at.line}:${toString at.column}: ";
     in
     if wrong == [ ] then
       attrs
     else
-      throw "${place}`${first}` of ${what} must be ${kinds.${types.${first}}.words}, and is a ${builtins.typeOf attrs.${first}}";
+      refuse
+        {
+          code = "recipe-wrong-type";
+          message = "`${first}` of ${what} must be ${kinds.${types.${first}}.words}, and is a ${builtins.typeOf attrs.${first}}";
+        } [ first ]
+        given;
 
   # The output is a tree of files.
   tree = floating "recursive" "sha256";
@@ -86,4 +115,19 @@ rec {
       }}"
     else
       "${value}";
+
+  # The same, for the attribute `name` of what the user wrote: a file that is not there is told with its place.
+  sourceAt = given: name: value:
+    if builtins.isPath value && !(builtins.pathExists value) then
+      refuse
+        {
+          code = "recipe-file-missing";
+          message = "there is no file `${toString value}`";
+        } [ name ]
+        given
+    else
+      source value;
+
+  # A set of sources.
+  sources = given: builtins.mapAttrs (sourceAt given) given;
 }

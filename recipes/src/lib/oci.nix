@@ -17,6 +17,8 @@ let
       cmd = "texts";
       user = "text";
       workdir = "text";
+      env = "environment";
+      labels = "textSet";
       exposedPorts = "texts";
       volumes = "texts";
       stopSignal = "text";
@@ -36,9 +38,10 @@ let
     , level ? null
     }@args:
     let
-      path = value: if value == null then null else derive.source value;
+      path = name: value: if value == null then null else derive.sourceAt args name value;
     in
     derive.tree (derive.typed "the layer `${name}`" {
+      name = "text";
       at = "text";
       diff = "bool";
       owner = "text";
@@ -49,10 +52,10 @@ let
       inherit name at diff owner epoch compression level;
       builder = "builtin:oci-layer";
       __place = args;
-      files = if files == null then null else builtins.mapAttrs (_: derive.source) files;
-      tree = path tree;
-      rootfs = path rootfs;
-      base = path base;
+      files = if files == null then null else derive.sources files;
+      tree = path "tree" tree;
+      rootfs = path "rootfs" rootfs;
+      base = path "base" base;
     });
 in
 {
@@ -83,6 +86,13 @@ in
         in
         if isLayer given then
           given
+        else if !(builtins.isAttrs given) then
+          derive.refuse
+            {
+              code = "recipe-wrong-type";
+              message = "element ${toString i} of `layers` of sos.oci must be a set or a layer, and is a ${builtins.typeOf given}";
+            } [ "layers" ]
+            args
         else
           ociLayer (shared // {
             name = "${name}-layer-${toString (i + 1)}";
@@ -93,11 +103,16 @@ in
           } // given);
       all = [ bottom ] ++ builtins.genList layer (builtins.length layers);
     in
-    derive.tree {
+    derive.tree (derive.typed "sos.oci" {
+      name = "text";
+      tag = "text";
+      epoch = "int";
+      annotations = "textSet";
+    } args {
       inherit name tag epoch arch annotations;
       builder = "builtin:oci";
       __place = args;
       layers = map (one: "${one}") all;
       config = checkedConfig config;
-    } // { layers = all; inherit rootfs; };
+    }) // { layers = all; inherit rootfs; };
 }

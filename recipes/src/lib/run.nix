@@ -37,10 +37,14 @@ let
     else if result == "rootfs" then
       derive.rootfs
     else
-      throw "sos.run { name = \"${name}\"; } has result = \"${result}\"; it can be \"tree\" or \"rootfs\"";
+      derive.refuse
+        {
+          message = "sos.run { name = \"${name}\"; } has result = \"${toString result}\"; it can be \"tree\" or \"rootfs\"";
+        } [ "result" ]
+        args;
   one =
     if (script == null) == (command == null) then
-      throw "sos.run { name = \"${name}\"; } needs either `script` or `command`"
+      derive.refuse { message = "sos.run { name = \"${name}\"; } needs either `script` or `command`"; } [ "script" "command" ] args
     else
       true;
   types = {
@@ -54,14 +58,21 @@ let
     tmpfs = "texts";
     hostname = "text";
     parallel = "bool";
+    mounts = "set";
+    env = "variables";
   };
   drv = make (derive.typed "sos.run { name = \"${name}\"; }" types args {
     inherit name script command shell cwd user epoch timeout tmpfs hostname;
     builder = "builtin:step";
     __place = args;
-    system = systems.${arch} or (throw "sos.run { name = \"${name}\"; } has the unknown arch \"${arch}\"");
+    system = systems.${arch} or (derive.refuse
+      {
+        message = "sos.run { name = \"${name}\"; } has the unknown arch \"${arch}\"";
+        help = "known here: ${builtins.concatStringsSep ", " (builtins.attrNames systems)}";
+      } [ "arch" ]
+      args);
     rootfs = "${rootfs}";
-    mounts = builtins.mapAttrs (_: derive.source) mounts;
+    mounts = derive.sources mounts;
     # Booleans are written as a shell would test them.
     env = builtins.mapAttrs (_: value: if value == true then "1" else if value == false then "" else toString value) env;
     parallel = if parallel == false then null else parallel;

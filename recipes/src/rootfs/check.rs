@@ -108,6 +108,15 @@ pub(crate) fn archive_uri(s: &str) -> Checked {
     )
 }
 
+/// The address of a snapshot service.
+pub(crate) fn snapshot_uri(s: &str) -> Checked {
+    archive_uri(s)?;
+    rule(
+        s.contains("{timestamp}"),
+        "an address with `{timestamp}` in it, such as `https://snapshot.example/{timestamp}/debian`",
+    )
+}
+
 /// An absolute path inside a root filesystem, without `.`, `..`, double or trailing slashes.
 pub(crate) fn absolute_path(s: &str) -> Checked {
     const EXPECTED: &str = "an absolute path without `.`, `..`, `//` or a slash at the end";

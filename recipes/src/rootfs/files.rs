@@ -153,9 +153,22 @@ fn kind(fields: &Fields<'_>, problems: &mut Problems) -> Option<FileKind> {
 fn mode(fields: &Fields<'_>, problems: &mut Problems) -> Option<u16> {
     let node = fields.node("mode")?;
     if let Value::Int(n) = &node.value {
-        // `mode = 644` would be another mode than the one meant, and TOML refuses `0644`.
-        let problem = wrong_type(problems, "`mode`", node, "a string of octal digits")
-            .help(format!("write `mode = \"0{n:03}\"`"));
+        // `mode = 644` would be another mode than the one meant, and TOML refuses `0644`. What was meant are the digits as
+        // they were written, not the number: `0o644` is 420.
+        let mut problem = wrong_type(problems, "`mode`", node, "a string of octal digits");
+        let written = problems.written(&node.place).unwrap_or_default();
+        let digits = match (written.strip_prefix("0o"), written.get(..2)) {
+            (Some(digits), _) => digits.replace('_', ""),
+            (None, Some("0x" | "0b")) => String::new(),
+            (None, _) => n.to_string(),
+        };
+        let meant = match digits.len() {
+            0 => digits,
+            _ => format!("{digits:0>4}"),
+        };
+        if check::mode(&meant).is_ok() {
+            problem = problem.help(format!("write `mode = \"{meant}\"`"));
+        }
         problems.add(problem);
         return None;
     }

@@ -250,7 +250,7 @@ fn newest(suites: &[LockedSuite]) -> Option<i64> {
 }
 
 /// The Nix name of the machine that runs programs of a Debian architecture.
-fn nix_system(arch: &str) -> &'static str {
+pub(crate) fn nix_system(arch: &str) -> &'static str {
     match arch {
         "arm64" => "aarch64-linux",
         "armel" => "armv5tel-linux",

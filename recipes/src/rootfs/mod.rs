@@ -10,7 +10,7 @@ mod request;
 mod schema;
 mod sources;
 
-pub(crate) use lower::{edit, lower};
+pub(crate) use lower::{edit, lower, nix_system};
 pub(crate) use model::RootfsRecipe;
 pub(crate) use request::{check_sources, request};
 pub(crate) use schema::{parse_edit, parse_file, parse_tree};

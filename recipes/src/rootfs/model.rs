@@ -6,12 +6,14 @@ use sos_formats::lock::Variant;
 use sos_lang::ContextElem;
 
 use super::fields::Located;
+use crate::tree::Place;
 
 /// A whole recipe.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RootfsRecipe {
     pub(crate) name: String,
     pub(crate) arch: String,
+    pub(crate) arch_place: Place,
     pub(crate) variant: Variant,
     pub(crate) recommends: bool,
     /// Seconds since 1970; when absent, the newest date of the locked archives.
@@ -23,6 +25,14 @@ pub(crate) struct RootfsRecipe {
     /// Lines for `debconf-set-selections`.
     pub(crate) debconf: Vec<String>,
     pub(crate) edit: EditSpec,
+}
+
+impl RootfsRecipe {
+    /// Returns the place for what concerns the recipe as a whole: its first suite.
+    pub(crate) fn anchor(&self) -> Place {
+        let suite = self.sources.first().and_then(|s| s.suites.first());
+        suite.and_then(|s| s.place.clone())
+    }
 }
 
 /// What is changed in a root filesystem after its packages are there.
@@ -46,7 +56,7 @@ pub(crate) struct EditSpec {
 pub(crate) struct SourceSpec {
     pub(crate) uri: String,
     pub(crate) suites: Vec<Located<String>>,
-    pub(crate) components: Vec<String>,
+    pub(crate) components: Vec<Located<String>>,
     /// Absent: the keys of the Debian archive.
     pub(crate) keyring: Option<Located<FileRef>>,
     pub(crate) snapshot: Option<String>,

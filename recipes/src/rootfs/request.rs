@@ -100,10 +100,15 @@ fn source(
         },
     };
     let suites = s.suites.iter().map(|l| wanted(l, problems)).collect();
+    let component = |l: &Located<String>| Wanted {
+        text: l.value.clone(),
+        // What the recipe does not name has no place.
+        label: l.place.as_ref().and_then(|_| problems.label(&l.place, "")),
+    };
     Some(RootfsSource {
         uri: s.uri.clone(),
         suites,
-        components: s.components.clone(),
+        components: s.components.iter().map(component).collect(),
         keyring,
         snapshot: s.snapshot.clone(),
     })

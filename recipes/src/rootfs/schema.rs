@@ -114,7 +114,11 @@ pub(crate) fn parse_file(
             for (message, place) in errors {
                 let mut lines = message.lines();
                 let first = lines.next().unwrap_or("not TOML").to_owned();
+                let leading_zero = first.contains("leading zero");
                 let mut problem = problems.error("recipe-syntax", first, &place, "here");
+                if let Some(word) = problems.word_at(&place).filter(|_| leading_zero) {
+                    problem = problem.help(format!("put it in quotes: \"{word}\""));
+                }
                 for line in lines {
                     problem = problem.note(line);
                 }
@@ -186,6 +190,7 @@ fn read(tree: &Node, default_name: &str, problems: &mut Problems) -> Option<Root
         checked(g, "name", check::store_name, problems).unwrap_or_else(|| default_name.to_owned());
     let g = pick(&groups.top, groups.rootfs.as_ref(), "arch");
     let arch = checked(g, "arch", check::arch, problems).unwrap_or_else(|| "amd64".to_owned());
+    let arch_place = g.node("arch").and_then(|node| node.place.clone());
     let variant = variant(
         pick(&groups.top, groups.rootfs.as_ref(), "variant"),
         problems,
@@ -222,6 +227,7 @@ fn read(tree: &Node, default_name: &str, problems: &mut Problems) -> Option<Root
     Some(RootfsRecipe {
         name,
         arch,
+        arch_place,
         variant,
         recommends,
         epoch,

@@ -89,18 +89,27 @@ fn source(
     problems: &mut Problems,
 ) -> Option<SourceSpec> {
     let uri = checked(fields, uri, check::archive_uri, problems);
-    let snapshot = checked(fields, "snapshot", check::archive_uri, problems);
+    let snapshot = checked(fields, "snapshot", check::snapshot_uri, problems);
     let names = one_or_more(fields, suites, problems);
     let names: Vec<_> = names
         .into_iter()
         .filter(|s| conforms(suites, s, check::suite, problems))
         .collect();
-    let mut components: Vec<_> = checked_list(fields, "components", check::component, problems)
-        .into_iter()
-        .map(|c| c.value)
-        .collect();
-    if components.is_empty() {
-        components.push("main".to_owned());
+    let mut components = checked_list(fields, "components", check::component, problems);
+    match fields.node("components") {
+        None => components.push(Located {
+            value: "main".to_owned(),
+            place: None,
+        }),
+        Some(Node {
+            value: Value::List(list),
+            place,
+        }) if list.is_empty() => problems.bad_value(
+            "`components` is empty",
+            place,
+            "expected at least one, such as `main`",
+        ),
+        Some(_) => {}
     }
     let keyring = match fields.node("keyring") {
         Some(Node {

@@ -219,6 +219,34 @@ directory = true
     "#);
 }
 
+/// Advice repeats the digits that were written: `0o644` is 420, and `0420` would be another mode.
+#[test]
+fn modes_without_quotes() {
+    let file = |mode: &str| {
+        problems(&format!(
+            "suite = \"bookworm\"\n[[file]]\npath = \"/c\"\ncontent = \"\"\nmode = {mode}\n"
+        ))
+    };
+    assert!(file("0o644").ends_with("| write `mode = \"0644\"`\n"));
+    assert!(file("0o4755").ends_with("| write `mode = \"4755\"`\n"));
+    assert!(file("644").ends_with("| write `mode = \"0644\"`\n"));
+    assert!(!file("999").contains("write `mode"));
+    assert!(!file("0x1ff").contains("write `mode"), "{}", file("0x1ff"));
+    assert!(
+        file("0644").contains("put it in quotes: \"0644\""),
+        "{}",
+        file("0644")
+    );
+}
+
+#[test]
+fn an_empty_list_of_components_and_a_snapshot_service_without_a_time() {
+    insta::assert_snapshot!(problems("suite = \"bookworm\"\ncomponents = []\nsnapshot = \"https://s.example/debian\""), @r#"
+    2:14 recipe-bad-value: `components` is empty | expected at least one, such as `main`
+    3:12 recipe-bad-value: bad `snapshot`: `https://s.example/debian` | expected an address with `{timestamp}` in it, such as `https://snapshot.example/{timestamp}/debian`
+    "#);
+}
+
 #[test]
 fn bad_accounts() {
     insta::assert_snapshot!(problems(

@@ -145,12 +145,35 @@ pub(crate) fn insert_refs(db: &Connection, id: i64, info: &PathInfo) -> Result<(
     Ok(())
 }
 
+/// Replaces what is known of the content of an object that was made anew; its references follow with [`insert_refs`].
+pub(crate) fn renew_path(db: &Connection, id: i64, info: &PathInfo) -> Result<()> {
+    db.prepare_cached("DELETE FROM ref WHERE src = ?1")?
+        .execute([id])?;
+    db.prepare_cached("UPDATE path SET nar_sha256 = ?2, nar_size = ?3 WHERE id = ?1")?
+        .execute(params![
+            id,
+            info.nar_sha256.map(|hash| hash.0),
+            Unsigned(info.nar_size),
+        ])?;
+    Ok(())
+}
+
 /// Makes an object invalid. Its referrers must be gone before.
 pub(crate) fn delete_path(db: &Connection, id: i64) -> Result<()> {
     db.prepare_cached("DELETE FROM ref WHERE src = ?1")?
         .execute([id])?;
     db.prepare_cached("DELETE FROM path WHERE id = ?1")?
         .execute([id])?;
+    Ok(())
+}
+
+/// Makes objects invalid that may refer to each other; no other one may refer to them.
+pub(crate) fn delete_paths(db: &Connection, ids: impl Iterator<Item = i64>) -> Result<()> {
+    // Asked at the end of the transaction only, so the order does not matter.
+    db.execute_batch("PRAGMA defer_foreign_keys = ON")?;
+    for id in ids {
+        delete_path(db, id)?;
+    }
     Ok(())
 }
 

@@ -80,7 +80,7 @@ fn request(variant: Variant, include: &[&str], recommends: bool) -> RootfsReques
         sources: vec![RootfsSource {
             uri: "mirror://test".into(),
             suites: vec![wanted("test")],
-            components: vec!["main".into()],
+            components: vec![wanted("main")],
             keyring: lock::Keyring::File {
                 name: "keys.asc".into(),
                 bytes: KEYS.to_vec(),
@@ -205,7 +205,7 @@ fn a_bad_archive_is_refused() {
 #[test]
 fn what_the_archive_does_not_have_is_said() {
     let mut component = request(Variant::Minbase, &[], false);
-    component.sources[0].components = vec!["contrb".into()];
+    component.sources[0].components = vec![wanted("contrb")];
     fails(
         &component,
         &Memory::archive(IN_RELEASE),

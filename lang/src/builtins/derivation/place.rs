@@ -1,4 +1,4 @@
-//! Where a derivation was written, for messages about its build.
+//! Where something that a library makes was written by the library's user, for messages.
 
 use crate::error::R;
 use crate::eval::Vm;
@@ -6,24 +6,32 @@ use crate::heap::{Attrs, Sym};
 use crate::ir::Pos;
 
 /// The attribute in which a library that comes with the program hands on the set that it was given.
-pub(super) const NAME: &[u8] = b"__place";
+pub(in crate::builtins) const NAME: &[u8] = b"__place";
 
-/// Where the user wrote a derivation: its name, or else the first of its attributes. A library that comes with the
-/// program hands on the set that it was given, as `__place`.
-pub(super) fn find(vm: &Vm, set: Attrs) -> R<Pos> {
-    let given = match set.get(Sym::new(NAME)).filter(|_| is_given(vm, set)) {
-        Some(v) => vm.force_attrs(v, Pos::NONE)?,
-        None => set,
+/// The set that a library was given, when it hands one on; with anybody else the attribute is one like all others.
+pub(in crate::builtins) fn given(vm: &Vm, set: Attrs) -> R<Option<Attrs>> {
+    let at = set.shape().find(Sym::new(NAME));
+    let Some(at) = at.filter(|i| vm.is_library(set.shape().pos_at(*i))) else {
+        return Ok(None);
     };
-    let written = |p: &Pos| *p != Pos::NONE && !vm.is_library(*p);
-    let named = given.shape().find(vm.s.name);
-    let named = named.map(|i| given.shape().pos_at(i)).filter(written);
-    let first = || given.shape().pos.iter().copied().filter(written).min();
-    Ok(named.or_else(first).unwrap_or_default())
+    vm.force_attrs(set.values()[at], Pos::NONE).map(Some)
 }
 
-/// Whether the attribute is that of the library; with anybody else it is one like all others.
-pub(super) fn is_given(vm: &Vm, set: Attrs) -> bool {
-    let at = set.shape().find(Sym::new(NAME));
-    at.is_some_and(|i| vm.is_library(set.shape().pos_at(i)))
+/// Where the user wrote a set: its name, or else the first of its attributes.
+pub(in crate::builtins) fn find(vm: &Vm, given: Attrs) -> Pos {
+    let written = |p: &Pos| vm.is_outside(*p);
+    let first = || given.shape().pos.iter().copied().filter(written).min();
+    let named = of(vm, given, vm.s.name);
+    if named == Pos::NONE {
+        first().unwrap_or_default()
+    } else {
+        named
+    }
+}
+
+/// Where the user wrote an attribute; no place when it has none or is not there.
+pub(in crate::builtins) fn of(vm: &Vm, given: Attrs, name: Sym) -> Pos {
+    let at = given.shape().find(name);
+    let pos = at.map(|i| given.shape().pos_at(i));
+    pos.filter(|p| vm.is_outside(*p)).unwrap_or_default()
 }
