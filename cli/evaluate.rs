@@ -488,6 +488,9 @@ impl<'a> Job<'a> {
             let texts = host.graph().texts;
             let place = |drv: &StorePath| Some((drv.clone(), evaluator.drv_position(drv)?));
             out.graph.places.extend(texts.keys().filter_map(place));
+            let parts = |drv: &StorePath| (drv.clone(), evaluator.drv_attributes(drv));
+            let parts = texts.keys().map(parts).filter(|(_, all)| !all.is_empty());
+            out.graph.parts.extend(parts);
             out.graph.texts.extend(texts);
         }
         out.values = values.into_iter().flatten().collect();

@@ -17,6 +17,8 @@ pub struct Graph {
     pub texts: BTreeMap<StorePath, Arc<[u8]>>,
     /// Where a person wrote them, as far as that is known: problems are shown there.
     pub places: BTreeMap<StorePath, Label>,
+    /// Where the parts of them were written, by the names that builders use for them.
+    pub parts: BTreeMap<StorePath, BTreeMap<String, Label>>,
 }
 
 impl Graph {

@@ -22,6 +22,8 @@ pub(crate) struct Node {
     pub(crate) outputs: BTreeSet<String>,
     /// Where it was written.
     pub(crate) place: Option<Label>,
+    /// Where its parts were written.
+    pub(crate) parts: BTreeMap<String, Label>,
     /// Nodes that must be done before.
     pub(crate) needs: Vec<usize>,
 }
@@ -193,6 +195,7 @@ pub(crate) fn find_needed(
                 drv: drv.clone(),
                 outputs: [output].into(),
                 place: graph.places.get(&path).cloned(),
+                parts: graph.parts.get(&path).cloned().unwrap_or_default(),
                 needs: Vec::new(),
             });
             for (input, outputs) in &drv.input_drvs {

@@ -351,9 +351,12 @@ impl Driver<'_> {
 
     /// Adds the place of the derivation, unless it has no part in the problem.
     fn placed(&self, id: usize, diagnostic: Diagnostic) -> Diagnostic {
+        let node = &self.run.needed.nodes[id];
+        let diagnostic = diagnostic.placed(&node.parts);
         match diagnostic.class {
             Class::Machine | Class::Bug | Class::Interrupted => diagnostic,
-            _ => diagnostic.with_labels(self.run.needed.nodes[id].place.clone()),
+            _ if !diagnostic.labels.is_empty() => diagnostic,
+            _ => diagnostic.with_labels(node.place.clone()),
         }
     }
 

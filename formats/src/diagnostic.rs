@@ -1,5 +1,6 @@
 //! Problems to show a person: plain data, made where they are known, rendered only by the command line.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -164,6 +165,9 @@ pub struct Diagnostic {
     pub message: String,
     /// Places; the first is the main one.
     pub labels: Vec<Label>,
+    /// What it is about, where the place is not known to those who find it: a name for a part of the recipe, and what to say
+    /// there. Who knows the places makes labels of them.
+    pub subjects: Vec<(String, String)>,
     /// Further facts.
     pub notes: Vec<String>,
     /// Advice.
@@ -187,6 +191,7 @@ impl Diagnostic {
             severity,
             message: message.into(),
             labels: Vec::new(),
+            subjects: Vec::new(),
             notes: Vec::new(),
             helps: Vec::new(),
             fixes: Vec::new(),
@@ -220,6 +225,33 @@ impl Diagnostic {
     #[must_use]
     pub fn with_labels(mut self, labels: impl IntoIterator<Item = Label>) -> Self {
         self.labels.extend(labels);
+        self
+    }
+
+    /// Says what it is about; see [`Diagnostic::subjects`].
+    #[must_use]
+    pub fn about(mut self, subject: impl Into<String>, text: impl Into<String>) -> Self {
+        self.subjects.push((subject.into(), text.into()));
+        self
+    }
+
+    /// Turns what it is about into labels, by the places of the subjects; of one without a place, that of what holds it
+    /// (`users/0` for `users/0/groups/1`). What is said of a subject without any place becomes a note.
+    #[must_use]
+    pub fn placed(mut self, places: &BTreeMap<String, Label>) -> Self {
+        for (subject, text) in std::mem::take(&mut self.subjects) {
+            let mut holders = std::iter::successors(Some(subject.as_str()), |s| {
+                s.rsplit_once('/').map(|(holder, _)| holder)
+            });
+            match holders.find_map(|s| places.get(s)) {
+                Some(label) => self.labels.push(Label {
+                    text,
+                    ..label.clone()
+                }),
+                None if text.is_empty() => {}
+                None => self.notes.push(text),
+            }
+        }
         self
     }
 
@@ -386,6 +418,29 @@ mod tests {
         );
         assert_eq!(near(""), Vec::<String>::new());
         assert_eq!(suggest("c", ["b"].into_iter()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn subjects_become_labels_where_their_places_are_known() {
+        let file = SourceFile::new("a.toml", "x y\n");
+        let place = |span| Label::new(&file, span, "");
+        let places = BTreeMap::from([
+            ("users/0".to_owned(), place(0..1)),
+            ("timezone".to_owned(), place(2..3)),
+        ]);
+        let d = Diagnostic::error("a", Class::Recipe, "wrong")
+            .about("users/0/groups/1", "no such group")
+            .about("timezone", "")
+            .about("services/enable/0", "no such unit")
+            .placed(&places);
+        let shown: Vec<_> = d
+            .labels
+            .iter()
+            .map(|l| (l.span.start, l.text.as_str()))
+            .collect();
+        assert_eq!(shown, [(0, "no such group"), (2, "")]);
+        assert_eq!(d.notes, ["no such unit"]);
+        assert!(d.subjects.is_empty());
     }
 
     #[test]

@@ -241,6 +241,18 @@ impl Evaluator {
         self.vm.label_outside(pos)
     }
 
+    /// Where what a library gave a derivation was written, by the names that the library uses for it.
+    pub fn drv_attributes(&self, drv: &StorePath) -> BTreeMap<String, Label> {
+        let given = self.vm.drv_given.borrow().get(drv).copied();
+        let entries = given.iter().flat_map(|set| set.entries());
+        entries
+            .filter_map(|(name, _, pos)| {
+                let label = self.vm.label_outside(pos)?;
+                Some((name.text().into_owned(), label))
+            })
+            .collect()
+    }
+
     /// Evaluates far enough to know the type.
     pub fn force(&self, v: Value) -> Answer<Value> {
         self.out(self.vm.force(v))
@@ -328,7 +340,7 @@ impl Evaluator {
 
     /// A value from plain data.
     pub fn from_plain(&self, p: &Plain) -> Value {
-        self.vm.from_plain(p)
+        self.vm.from_plain(p, &mut Vec::new(), &BTreeMap::new())
     }
 
     /// The derivations that a value names: itself, or those in a list or set, as nix-build finds them.
@@ -452,12 +464,17 @@ impl Vm {
         })
     }
 
-    /// Plain data as a value.
+    /// Plain data as a value; `places` says where attributes were written, by path, and `at` is the path of the value.
     #[allow(
         clippy::wrong_self_convention,
         reason = "it makes a value in this evaluator"
     )]
-    pub(crate) fn from_plain(&self, p: &Plain) -> Value {
+    pub(crate) fn from_plain(
+        &self,
+        p: &Plain,
+        at: &mut Vec<String>,
+        places: &BTreeMap<Vec<String>, Label>,
+    ) -> Value {
         match p {
             Plain::Null => Value::NULL,
             Plain::Bool(b) => Value::bool(*b),
@@ -466,13 +483,23 @@ impl Vm {
             Plain::Str { s, context } => Value::string_ctx(s, self.ctx_of(context.iter().cloned())),
             Plain::Path(p) => Value::path(&canon_path(&path_bytes(p.clone()))),
             Plain::List(l) => {
-                Value::list(&l.iter().map(|x| self.from_plain(x)).collect::<Vec<_>>())
+                let mut all = Vec::with_capacity(l.len());
+                for (i, x) in l.iter().enumerate() {
+                    at.push(i.to_string());
+                    all.push(self.from_plain(x, at, places));
+                    at.pop();
+                }
+                Value::list(&all)
             }
             Plain::Attrs(m) => {
-                let all = m
-                    .iter()
-                    .map(|(k, v)| (Sym::new(k.as_bytes()), self.from_plain(v), Pos::NONE))
-                    .collect();
+                let mut all = Vec::with_capacity(m.len());
+                for (k, v) in m {
+                    at.push(k.clone());
+                    let pos = places.get(at).and_then(|label| self.pos_of(label));
+                    let v = self.from_plain(v, at, places);
+                    all.push((Sym::new(k.as_bytes()), v, pos.unwrap_or_default()));
+                    at.pop();
+                }
                 Value::attrs(Attrs::from_pairs(all))
             }
         }

@@ -1,5 +1,6 @@
 //! How the language reaches the world. Implemented over the store by the command line, and in memory by tests.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -270,6 +271,9 @@ pub struct ExtCall<'a> {
     pub places: BTreeMap<Vec<String>, Label>,
     /// The world.
     pub host: &'a dyn Host,
+    /// For the builtin to fill: where the attributes of its answer were written, by attribute path as in `places`. What a
+    /// library makes of them is then shown there.
+    pub made: RefCell<BTreeMap<Vec<String>, Label>>,
 }
 
 /// What a string depends on.

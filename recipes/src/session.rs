@@ -197,7 +197,12 @@ impl Inner {
                 return self.accept(None, found.into_iter().map(placed).collect());
             }
         };
-        Ok(rootfs::lower(&recipe, &packages, &base))
+        let made = &mut *call.made.borrow_mut();
+        let places = rootfs::places::recipe(&recipe, &packages, &anchor, made);
+        Ok(with_places(
+            rootfs::lower(&recipe, &packages, &base),
+            places,
+        ))
     }
 
     fn read_recipe(
@@ -270,9 +275,15 @@ impl Inner {
         let (edit, found) = rootfs::parse_edit(&tree::from_plain(argument, &places), problems());
         let edit = self.accept(edit, found)?;
         let mut problems = problems();
+        let known = problems.same_places();
         rootfs::check_sources(&edit, &self.context.project_dir, call.host, &mut problems);
         let edit = self.accept(Some(edit), problems.finish())?;
-        Ok(rootfs::edit(&edit, &self.context.project_dir))
+        let made = &mut *call.made.borrow_mut();
+        let places = rootfs::places::edit(&edit, &None, &known, &["places"], made);
+        Ok(with_places(
+            rootfs::edit(&edit, &self.context.project_dir),
+            places,
+        ))
     }
 
     fn pin_url(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
@@ -367,6 +378,17 @@ impl Inner {
             .unwrap_or(path)
             .display()
             .to_string()
+    }
+}
+
+/// Adds to an answer where its parts were written.
+fn with_places(answer: Plain, places: Plain) -> Plain {
+    match answer {
+        Plain::Attrs(mut all) => {
+            all.insert("places".to_owned(), places);
+            Plain::Attrs(all)
+        }
+        other => other,
     }
 }
 

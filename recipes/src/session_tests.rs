@@ -71,6 +71,7 @@ fn call(session: &Session, name: &str, argument: Plain) -> Result<Plain, Box<Dia
             label: None,
             places: Default::default(),
             host: &host,
+            made: Default::default(),
         },
         argument,
     )

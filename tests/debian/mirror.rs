@@ -23,6 +23,7 @@ fn a_package_altered_on_the_mirror() {
     tiny.world.sos(["build", FILE]).fails(102).says(&[
         "error[fetch-hash-mismatch]",
         "greeter_1.5-2_amd64.deb",
+        "tiny.rootfs.toml:5:12",
         "expected",
         "found",
     ]);
@@ -67,7 +68,7 @@ fn a_package_cut_short_on_the_mirror() {
     world.set("SOS_MIRRORS_DEBIAN", &server.url());
     let run = world
         .sos(["build", FILE])
-        .says(&["greeter_1.5-2_amd64.deb"]);
+        .says(&["greeter_1.5-2_amd64.deb", "tiny.rootfs.toml:5:12"]);
     assert!(run.code == 102 || run.code == 5, "exit {}", run.code);
     left_nothing(&world, "greeter_1.5-2_amd64.deb");
 }
@@ -99,7 +100,8 @@ fn every_locked_package_that_the_mirror_no_longer_has_is_in_one_error() {
         "greeter-data",
         "2:1.0~rc1+b2",
         &url,
-        "sos lock --update",
+        "sos lock tiny.rootfs.toml --update",
+        "tiny.rootfs.toml:5:12",
     ]);
     assert_eq!(
         run.stderr.matches("error[").count(),

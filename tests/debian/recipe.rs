@@ -158,3 +158,131 @@ fn a_maintainer_script_that_fails_is_a_failed_build_with_its_output() {
             .contains("this will not do")
     );
 }
+
+/// A component that the archive does not have is underlined itself, and an essential package that is excluded.
+#[test]
+fn words_that_only_the_archive_can_judge_are_underlined() {
+    let Some(tiny) = with_recipe(&[]) else { return };
+    tiny.world
+        .write(FILE, &recipe(&[], "components = [\"mian\"]\n"));
+    tiny.world.sos(["build", FILE]).fails(3).says(&[
+        "error[deb-unknown-component]",
+        "`mian`",
+        "`main`",
+        "tiny.rootfs.toml:7:15",
+    ]);
+    tiny.world
+        .write(FILE, &recipe(&[], "exclude = [\"tiny-base\"]\n"));
+    tiny.world.sos(["build", FILE]).fails(3).says(&[
+        "error[deb-excluded]",
+        "`tiny-base`",
+        "tiny.rootfs.toml:7:12",
+    ]);
+    nothing_happened(&tiny.world);
+}
+
+#[test]
+fn an_architecture_that_does_not_run_here_is_refused_before_anything_is_fetched() {
+    let Some(mut tiny) = with_recipe(&[]) else {
+        return;
+    };
+    tiny.world.set("SOS_MIRRORS_DEBIAN", "http://127.0.0.1:9");
+    tiny.world.write(FILE, &recipe(&[], "arch = \"s390x\"\n"));
+    for verb in ["check", "build"] {
+        tiny.world.sos([verb, FILE]).fails(4).says(&[
+            "error[env-wrong-system]",
+            "s390x-linux",
+            "`arch`",
+            "tiny.rootfs.toml:7:8",
+        ]);
+    }
+    nothing_happened(&tiny.world);
+}
+
+#[test]
+fn an_attribute_that_no_recipe_has_is_refused_before_anything_is_fetched() {
+    let Some(mut tiny) = with_recipe(&[]) else {
+        return;
+    };
+    tiny.world.set("SOS_MIRRORS_DEBIAN", "http://127.0.0.1:9");
+    tiny.world
+        .sos(["build", &format!("{FILE}#oic")])
+        .fails(3)
+        .says(&[
+            "error[eval-attr-missing]",
+            "`oic`",
+            "`rootfs`, `oci`",
+            "did you mean `oci`?",
+        ]);
+    nothing_happened(&tiny.world);
+}
+
+/// Found without a network, both in one run.
+#[test]
+fn paths_that_cannot_be_together_are_told_by_check() {
+    let Some(tiny) = with_recipe(&[]) else { return };
+    tiny.world.write(
+        FILE,
+        &recipe(
+            &[],
+            "[files]\n\"/etc/x\".content = \"\"\n\"/etc/x/y\".content = \"\"\n\"/etc\".content = \"\"\n",
+        ),
+    );
+    tiny.world.sos(["check", FILE]).fails(3).says(&[
+        "error[recipe-path-clash]",
+        "`/etc/x/y` cannot be placed below `/etc/x`",
+        "tiny.rootfs.toml:9:1",
+        "`/etc` is placed as a file",
+        "tiny.rootfs.toml:10:1",
+    ]);
+    nothing_happened(&tiny.world);
+}
+
+/// What only the packages can tell is told after them, but all at once, and where it was written.
+#[test]
+fn accounts_services_and_owners_that_the_packages_do_not_have() {
+    let Some(tiny) = with_recipe(&[]) else { return };
+    tiny.world.write(
+        FILE,
+        &recipe(
+            &[],
+            "timezone = \"Mars/Base\"\n[[user]]\nname = \"deploy\"\nuid = 1000\ngroups = [\"www-data\", \"wheel\"]\n[[user]]\nname = \"web\"\nuid = 33\n[[file]]\npath = \"/etc/motd\"\ncontent = \"\"\nowner = \"nosuch\"\n[services]\nenable = [\"nginx.service\"]\n",
+        ),
+    );
+    tiny.world.sos(["build", FILE]).fails(3).says(&[
+        "error[rootfs-edit]",
+        "5 things",
+        "tiny.rootfs.toml:",
+        "a group that does not exist",
+        "`nosuch`, a user that does not exist",
+        "no time zone `Mars/Base`",
+        "no unit `nginx.service`",
+        "gid 33, which is that of `www-data`",
+        "11 | groups = [\"www-data\", \"wheel\"]",
+    ]);
+    tiny.world.write(
+        FILE,
+        &recipe(&[], "[[user]]\nname = \"deploy\"\ngroups = [\"wheel\"]\n"),
+    );
+    tiny.world
+        .sos(["build", FILE])
+        .fails(3)
+        .says(&["error[rootfs-unknown-group]", "tiny.rootfs.toml:9:11"]);
+    crate::support::left_nothing(&tiny.world, "tiny-rootfs");
+}
+
+/// The same of a root filesystem that a Nix expression edits.
+#[test]
+fn an_edit_written_in_nix_is_placed_in_nix() {
+    let Some(tiny) = with_recipe(&[]) else { return };
+    tiny.world.write(
+        "sos.nix",
+        &format!(
+            "{{ sos, ... }}:\nsos.rootfs.edit {{\n  rootfs = sos.debian.rootfs ./{FILE};\n  users.deploy = {{ uid = 1000; groups = [ \"wheel\" ]; }};\n}}\n"
+        ),
+    );
+    tiny.world
+        .sos(["build"])
+        .fails(3)
+        .says(&["error[rootfs-unknown-group]", "sos.nix:4:32"]);
+}

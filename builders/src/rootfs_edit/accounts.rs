@@ -15,6 +15,7 @@ use super::database::{Groups, Table, Users};
 use super::editor::{Editor, Kind, recipe_path};
 use super::files::copy_skel;
 use super::problem;
+use super::problems::Problems;
 
 /// Ids for system accounts, as in Debian policy 9.2.
 const SYSTEM_IDS: std::ops::RangeInclusive<u32> = 100..=999;
@@ -25,18 +26,29 @@ const HOME_MODE: u16 = 0o700;
 const SECONDS_A_DAY: i64 = 86_400;
 
 /// Makes all groups and users of a recipe.
-pub(super) fn apply(editor: &mut Editor<'_>, attrs: &EditAttrs) -> Result<(), BuilderError> {
+pub(super) fn apply(
+    editor: &mut Editor<'_>,
+    attrs: &EditAttrs,
+    problems: &mut Problems,
+) -> Result<(), BuilderError> {
     if attrs.users.is_empty() && attrs.groups.is_empty() {
         return Ok(());
     }
     let mut accounts = Accounts::read(editor)?;
     accounts.reserve(attrs);
-    for group in &attrs.groups {
-        accounts.group(group)?;
+    for (i, group) in attrs.groups.iter().enumerate() {
+        problems.keep(|| format!("groups/{i}"), accounts.group(group))?;
     }
     let mut homes = Vec::new();
-    for user in &attrs.users {
-        let ids = accounts.user(user, editor.epoch)?;
+    for (i, user) in attrs.users.iter().enumerate() {
+        let part = || format!("users/{i}");
+        let Some(ids) = problems.keep(part, accounts.user(user, editor.epoch, &part()))? else {
+            continue;
+        };
+        for (j, group) in user.groups.iter().enumerate() {
+            let part = || format!("users/{i}/groups/{j}");
+            problems.keep(part, accounts.join_group(&user.name, group))?;
+        }
         if user.create_home.unwrap_or(!user.system) {
             homes.push((home(user), ids));
         }
@@ -145,7 +157,12 @@ impl Accounts {
     }
 
     /// Makes a user and gives its ids.
-    fn user(&mut self, wanted: &UserAttrs, epoch: i64) -> Result<(u32, u32), BuilderError> {
+    fn user(
+        &mut self,
+        wanted: &UserAttrs,
+        epoch: i64,
+        part: &str,
+    ) -> Result<(u32, u32), BuilderError> {
         check_name(&wanted.name)?;
         for text in [&wanted.comment, &shell(wanted), &home(wanted)] {
             if text.contains([':', '\n', '\0']) {
@@ -161,6 +178,7 @@ impl Accounts {
             (Some(found), Some(uid)) if found.uid != uid => {
                 let what = format!("has uid {} already, not {uid}", found.uid);
                 return Err(collision("user", &wanted.name, &what)
+                    .about(format!("{part}/uid"), "")
                     .help("leave out `uid`, or use the one that a package has given it")
                     .into());
             }
@@ -170,9 +188,10 @@ impl Accounts {
         };
         if let Some(other) = users.by_uid(uid).filter(|other| other.name != wanted.name) {
             let what = format!("would have uid {uid}, which is that of `{}`", other.name);
-            return Err(collision("user", &wanted.name, &what).into());
+            let problem = collision("user", &wanted.name, &what);
+            return Err(problem.about(format!("{part}/uid"), "").into());
         }
-        let gid = self.primary_group(wanted, uid)?;
+        let gid = self.primary_group(wanted, uid, part)?;
         let (uid_text, gid_text) = (uid.to_string(), gid.to_string());
         let name = wanted.name.clone();
         self.passwd.set(vec![
@@ -196,25 +215,33 @@ impl Accounts {
             line.extend(["", "", ""].map(str::to_owned));
             self.shadow.set(line);
         }
-        for group in &wanted.groups {
-            let groups = Groups::of(&self.group);
-            if groups.find(group).is_none() {
-                let message =
-                    format!("user `{name}` shall be in `{group}`, a group that does not exist");
-                return Err(problem("rootfs-unknown-group", message)
-                    .suggest(group, groups.names())
-                    .into());
-            }
-            self.group.add_member(group, &name);
-            if let Some(gshadow) = &mut self.gshadow {
-                gshadow.add_member(group, &name);
-            }
-        }
         Ok((uid, gid))
     }
 
+    /// Makes a user a member of a group.
+    fn join_group(&mut self, user: &str, group: &str) -> Result<(), BuilderError> {
+        let groups = Groups::of(&self.group);
+        if groups.find(group).is_none() {
+            let message =
+                format!("user `{user}` shall be in `{group}`, a group that does not exist");
+            return Err(problem("rootfs-unknown-group", message)
+                .suggest(group, groups.names())
+                .into());
+        }
+        self.group.add_member(group, user);
+        if let Some(gshadow) = &mut self.gshadow {
+            gshadow.add_member(group, user);
+        }
+        Ok(())
+    }
+
     /// Finds or makes the primary group of a user.
-    fn primary_group(&mut self, wanted: &UserAttrs, uid: u32) -> Result<u32, BuilderError> {
+    fn primary_group(
+        &mut self,
+        wanted: &UserAttrs,
+        uid: u32,
+        part: &str,
+    ) -> Result<u32, BuilderError> {
         let groups = Groups::of(&self.group);
         if let Some(name) = &wanted.group {
             let found = groups.find(name).ok_or_else(|| {
@@ -222,7 +249,9 @@ impl Accounts {
                     "the primary group `{name}` of user `{}` does not exist",
                     wanted.name
                 );
-                problem("rootfs-unknown-group", message).suggest(name, groups.names())
+                problem("rootfs-unknown-group", message)
+                    .about(format!("{part}/group"), "")
+                    .suggest(name, groups.names())
             })?;
             return Ok(found.gid);
         }

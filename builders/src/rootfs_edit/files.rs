@@ -8,7 +8,7 @@ use std::path::Path;
 use sos_engine::BuilderError;
 use sos_formats::manifest::Meta;
 
-use super::attrs::FileAttrs;
+use super::attrs::{EditAttrs, FileAttrs};
 use super::database::{Groups, Users};
 use super::editor::{Editor, Kind, Owner, join, recipe_path};
 use super::problem;
@@ -85,6 +85,15 @@ pub(super) fn place(editor: &mut Editor<'_>, file: &FileAttrs) -> Result<(), Bui
             .into());
     }
     copy(editor, &source, path, mode, own)
+}
+
+/// Tells whether a file is to belong to a user or group that the recipe makes.
+pub(super) fn is_of_new_account(file: &FileAttrs, attrs: &EditAttrs) -> bool {
+    let names = || file.owner.iter().flat_map(|owner| owner.split(':'));
+    let mut made = attrs.users.iter().map(|user| &user.name);
+    let mut groups = attrs.groups.iter().map(|group| &group.name);
+    made.any(|made| names().any(|name| name == made))
+        || groups.any(|made| names().any(|name| name == made))
 }
 
 /// Copies a file, a link or a whole tree. Directories that exist keep their owner and mode.

@@ -13,6 +13,7 @@ mod editor;
 mod files;
 mod glob;
 mod host;
+mod problems;
 mod services;
 mod units;
 
@@ -26,6 +27,7 @@ use sos_formats::hash::Blake3;
 use crate::build::Build;
 use attrs::EditAttrs;
 use editor::Editor;
+use problems::Problems;
 
 /// Edits a rootfs object natively.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,14 +59,21 @@ fn edit(build: &dyn Build, attrs: &EditAttrs) -> Result<Blake3, BuilderError> {
         .map(|path| build.rootfs(path))
         .transpose()?;
     let mut editor = Editor::open(build, base.as_ref(), attrs.epoch)?;
-    accounts::apply(&mut editor, attrs)?;
-    for file in &attrs.files {
-        files::place(&mut editor, file)?;
+    let mut problems = Problems::default();
+    accounts::apply(&mut editor, attrs, &mut problems)?;
+    let without_accounts = problems.is_empty();
+    for (i, file) in attrs.files.iter().enumerate() {
+        let placed = files::place(&mut editor, file);
+        // What belongs to an account that could not be made is no problem of its own.
+        if without_accounts || !files::is_of_new_account(file, attrs) {
+            problems.keep(|| format!("files/{i}"), placed)?;
+        }
     }
-    host::apply(&mut editor, attrs)?;
+    problems.keep(|| "timezone".to_owned(), host::apply(&mut editor, attrs))?;
     if let Some(services) = &attrs.services {
-        services::apply(&mut editor, services)?;
+        services::apply(&mut editor, services, &mut problems)?;
     }
+    problems.finish()?;
     if let Some(cleanup) = &attrs.cleanup {
         cleanup::apply(&mut editor, cleanup, attrs.machine_id.is_some())?;
     }

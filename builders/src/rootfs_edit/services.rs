@@ -8,22 +8,30 @@ use sos_formats::diagnostic::Diagnostic;
 use super::attrs::ServiceAttrs;
 use super::editor::{Editor, Kind, join, shown};
 use super::problem;
+use super::problems::Problems;
 use super::units::{Found, Unit, expand, find, full_name, instance, is_name, names};
 
 /// Where the links go.
 const CONFIG: &str = "etc/systemd/system";
 
 /// Applies the changes; masks come last, because a masked unit can no longer be read.
-pub(super) fn apply(editor: &mut Editor<'_>, services: &ServiceAttrs) -> Result<(), BuilderError> {
+pub(super) fn apply(
+    editor: &mut Editor<'_>,
+    services: &ServiceAttrs,
+    problems: &mut Problems,
+) -> Result<(), BuilderError> {
     let mut done = BTreeSet::new();
-    for name in &services.enable {
-        enable(editor, &checked(name)?, &mut done)?;
+    for (i, name) in services.enable.iter().enumerate() {
+        let enabled = checked(name).and_then(|name| enable(editor, &name, &mut done));
+        problems.keep(|| format!("services/enable/{i}"), enabled)?;
     }
-    for name in &services.disable {
-        disable(editor, &checked(name)?)?;
+    for (i, name) in services.disable.iter().enumerate() {
+        let disabled = checked(name).and_then(|name| disable(editor, &name));
+        problems.keep(|| format!("services/disable/{i}"), disabled)?;
     }
-    for name in &services.mask {
-        mask(editor, &checked(name)?)?;
+    for (i, name) in services.mask.iter().enumerate() {
+        let masked = checked(name).and_then(|name| mask(editor, &name));
+        problems.keep(|| format!("services/mask/{i}"), masked)?;
     }
     Ok(())
 }

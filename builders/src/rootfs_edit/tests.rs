@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use sos_engine::BuilderError;
-use sos_formats::diagnostic::Diagnostic;
+use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::manifest::Meta;
 use sos_store::rootfs::{FileSpec, KindView, RootTree, SpecKind};
 
@@ -382,6 +382,43 @@ fn an_id_that_a_recipe_gives_is_nobody_elses() {
     assert!(group.contains("deploy:x:1000:"), "{group}");
     assert!(group.contains("ops:x:1001:"), "{group}");
     assert!(edited.text("etc/passwd").contains("first:x:1002:1002:"));
+}
+
+/// Finding out takes a whole build: all of it is told, each at its part of the recipe, and nothing that only follows from it.
+#[test]
+fn everything_that_does_not_fit_is_told_at_once() {
+    let error = bad(json!({
+        "users": [
+            {"name": "x", "uid": 1000, "groups": ["sudo", "sodu"]},
+            {"name": "y", "uid": 1},
+        ],
+        "files": [
+            {"path": "/etc/y", "content": "", "owner": "y:y"},
+            {"path": "/etc", "content": ""},
+            {"path": "/etc/z", "content": "", "owner": "nosuch"},
+        ],
+        "timezone": "Mars/Base",
+        "services": {"enable": ["nosuch.service"], "mask": ["neither.timer"]},
+    }));
+    assert_eq!((error.code, error.class), ("rootfs-edit", Class::Recipe));
+    let about: Vec<_> = error
+        .subjects
+        .iter()
+        .map(|(part, _)| part.as_str())
+        .collect();
+    assert_eq!(
+        about,
+        [
+            "users/0/groups/1",
+            "users/1/uid",
+            "files/1",
+            "files/2",
+            "timezone",
+            "services/enable/0",
+            "services/mask/0"
+        ]
+    );
+    assert!(error.subjects[0].1.contains("did you mean `sudo`?"));
 }
 
 #[test]

@@ -139,6 +139,7 @@ fn graph(nodes: &[(&str, &[&str])]) -> Needed {
             drv: Arc::new(drv),
             outputs: BTreeSet::from(["out".to_owned()]),
             place: None,
+            parts: BTreeMap::new(),
             needs,
         });
     }

@@ -210,7 +210,7 @@ fn strict(vm: &Vm, a: &[Value], pos: Pos) -> R {
         );
     }
     let input = read_attrs(vm, set, given, &name, pos)?;
-    instantiate(vm, input, &name, pos, place).map_err(|e| {
+    instantiate(vm, input, &name, pos, place, given).map_err(|e| {
         e.at(pos)
             .frame(format!("while evaluating derivation '{name}'"), pos)
     })
@@ -538,7 +538,7 @@ impl Vm {
     }
 }
 
-fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos, place: Pos) -> R {
+fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos, place: Pos, given: Option<Attrs>) -> R {
     if !i.has_builder || i.drv.builder.is_empty() {
         return fail(pos, "required attribute 'builder' missing");
     }
@@ -577,6 +577,10 @@ fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos, place: Pos) -> R {
         // The same derivation may be written in several places: the first is as good as any.
         let mut places = vm.drv_places.borrow_mut();
         places.entry(path.clone()).or_insert(place);
+        if let Some(given) = given {
+            let mut all = vm.drv_given.borrow_mut();
+            all.entry(path.clone()).or_insert(given);
+        }
     }
     let mut all = vec![(
         vm.s.drv_path,

@@ -160,9 +160,10 @@ fn call_extension(vm: &Vm, a: &[Value], pos: Pos) -> R {
             .or_else(|| places.values().next().cloned()),
         places,
         host: &*vm.host,
+        made: std::cell::RefCell::default(),
     };
     match (b.fun)(&call, arg) {
-        Ok(v) => Ok(vm.from_plain(&v)),
+        Ok(v) => Ok(vm.from_plain(&v, &mut Vec::new(), &call.made.borrow())),
         Err(d) => Err(vm.host_error(crate::host::HostError::Diagnostic(d), pos, "")),
     }
 }

@@ -59,6 +59,17 @@ impl Sources {
         Some((s, (p.0 - s.base) as usize))
     }
 
+    /// The position of an offset in a text, which is registered when it is new.
+    fn pos_in(&mut self, file: &Arc<SourceFile>, offset: usize) -> Option<Pos> {
+        let known = self.all.iter().rev().find(|s| s.file == *file);
+        let base = match known.map(|s| s.base) {
+            Some(base) => base,
+            None => self.add(Arc::clone(file), None, true)?,
+        };
+        let offset = offset.min(file.text.len());
+        Some(Pos(base.checked_add(u32::try_from(offset).ok()?)?))
+    }
+
     /// Line and byte column, from 1.
     pub(crate) fn line_column(&self, p: Pos) -> Option<(&Source, usize, usize)> {
         let (s, offset) = self.find(p)?;
@@ -85,6 +96,12 @@ impl Vm {
             start..stop.min(s.file.text.len()),
             text,
         ))
+    }
+
+    /// The position of a label from outside.
+    pub(crate) fn pos_of(&self, label: &Label) -> Option<Pos> {
+        let mut sources = self.sources.borrow_mut();
+        sources.pos_in(&label.file, label.span.start)
     }
 
     /// Whether a place is in the file with this path.

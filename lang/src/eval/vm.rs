@@ -61,6 +61,8 @@ pub(crate) struct Vm {
     pub(crate) drvs: RefCell<FxHashMap<StorePath, Rc<sos_formats::derivation::Derivation>>>,
     /// Where the derivations of this evaluation were written.
     pub(crate) drv_places: RefCell<FxHashMap<StorePath, Pos>>,
+    /// What a library says of the places of its derivations.
+    pub(crate) drv_given: RefCell<FxHashMap<StorePath, crate::heap::Attrs>>,
     pub(crate) files_read: RefCell<BTreeSet<PathBuf>>,
     pub(crate) updates: super::update::Cache,
     pub(crate) access: super::access::Access,
@@ -87,6 +89,7 @@ impl Vm {
             drv_hashes: RefCell::new(hashes),
             drvs: RefCell::default(),
             drv_places: RefCell::default(),
+            drv_given: RefCell::default(),
             files_read: RefCell::default(),
             updates: super::update::Cache::default(),
             access,

@@ -25,7 +25,7 @@ in
       plan = builtins.__sosRootfsPlan (if builtins.isAttrs recipe && !(recipe ? outPath) then { inherit recipe; } else { file = recipe; });
       inherit (plan) epoch;
 
-      deb = d:
+      deb = place: d:
         if d ? local then
           (if builtins.isPath d.local then
             "${builtins.path { path = d.local; name = d.file; recursive = false; inherit (d) sha256; }}"
@@ -34,13 +34,14 @@ in
         else
           "${derive.fixed {
             name = d.file;
+            __place = place;
             builder = "builtin:fetch";
             inherit (d) urls size;
             # For the message when no source has it any more.
             package = "${d.name} ${d.version}";
             outputHash = d.sha256;
           }}";
-      debs = map deb plan.debs;
+      debs = map (n: deb (elemAt plan.places.debs n) (elemAt plan.debs n)) (numbers plan.debs);
       pick = map (elemAt debs);
 
       # Mounted by number: a file name could occur twice, and the order is the one given to dpkg. Counted anew in each step, so
@@ -54,6 +55,7 @@ in
         derive.rootfs {
           inherit name mounts epoch;
           inherit (plan) system;
+          __place = plan.places.recipe;
           builder = "builtin:step";
           rootfs = "${rootfs}";
           # What packages make below /run is theirs: base-files makes /run/lock, where /var/lock leads.
@@ -76,6 +78,7 @@ in
       # Named after the suite: recipes of the same suite and epoch share these two.
       unpacked = derive.rootfs {
         name = "${plan.suite}-essential-unpacked";
+        __place = plan.places.recipe;
         builder = "builtin:debian-unpack";
         debs = pick plan.essential;
         inherit epoch;
@@ -119,6 +122,7 @@ in
 
       drv = derive.rootfs (rootfs.withSources plan.edit // {
         name = "${plan.name}-rootfs";
+        __place = plan.places.edit;
         builder = "builtin:rootfs-edit";
         rootfs = "${configured}";
         inherit epoch;

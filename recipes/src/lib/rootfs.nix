@@ -13,10 +13,10 @@ in
     let
       changes = builtins.__sosRootfsEdit (removeAttrs args [ "rootfs" "name" "epoch" ]);
     in
-    derive.rootfs (withSources changes // {
+    derive.rootfs (withSources (removeAttrs changes [ "places" ]) // {
       inherit name epoch;
       builder = "builtin:rootfs-edit";
-      __place = args;
+      __place = changes.places // args;
       rootfs = "${rootfs}";
     }) // {
       inherit epoch;

@@ -3,7 +3,7 @@
 use super::check;
 use super::fields::{Fields, Known, Located};
 use super::model::{Account, GroupSpec};
-use super::schema::{checked, checked_list, conforms, entries};
+use super::schema::{checked, checked_list, conforms, entries, located};
 use crate::problems::Problems;
 use crate::tree::Node;
 
@@ -130,7 +130,7 @@ fn user(
     let name = name(&fields, key, problems);
     let uid = id(&fields, "uid", problems);
     let gid = id(&fields, "gid", problems).map(|g| g.value);
-    let group = checked(&fields, "group", check::user_name, problems);
+    let group = located(&fields, "group", check::user_name, problems);
     if let (Some(_), Some(field)) = (&group, fields.field("gid")) {
         problems.bad_value(
             "`gid` belongs to a group of the user's own",
@@ -138,10 +138,7 @@ fn user(
             "remove it or `group`",
         );
     }
-    let groups = checked_list(&fields, "groups", check::user_name, problems)
-        .into_iter()
-        .map(|g| g.value)
-        .collect();
+    let groups = checked_list(&fields, "groups", check::user_name, problems);
     let system = fields.flag("system", problems).unwrap_or(false);
     let home = checked(&fields, "home", check::absolute_path, problems);
     let shell = checked(&fields, "shell", check::absolute_path, problems);

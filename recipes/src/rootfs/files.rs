@@ -3,7 +3,7 @@
 use super::check;
 use super::fields::{Fields, Known, Located, wrong_type};
 use super::model::{FileKind, FileSpec};
-use super::schema::{checked, conforms, entries, file_ref};
+use super::schema::{conforms, entries, file_ref, located};
 use crate::problems::Problems;
 use crate::tree::{Node, Value};
 
@@ -50,8 +50,10 @@ fn file(
     let fields = Fields::open(node, what, FILE, problems)?;
     let path = path(&fields, key, problems);
     let kind = kind(&fields, problems);
-    let owner =
-        checked(&fields, "owner", check::owner, problems).unwrap_or_else(|| "root:root".to_owned());
+    let owner = located(&fields, "owner", check::owner, problems).unwrap_or_else(|| Located {
+        value: "root:root".to_owned(),
+        place: None,
+    });
     let mode = mode(&fields, problems);
     if let (Some(FileKind::Symlink(_)), Some(field)) = (&kind, fields.field("mode")) {
         problems.bad_value("a symlink has no mode", &field.place, "remove it");

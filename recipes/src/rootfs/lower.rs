@@ -8,6 +8,7 @@ use sos_formats::lock::{LockedPackage, LockedSuite, Phase, RootfsLocked};
 use sos_lang::Plain;
 
 use super::check;
+use super::fields::Located;
 use super::model::{EditSpec, FileKind, FileRef, FileSpec, RootfsRecipe};
 use crate::plain::{Set, int, text, text_with, texts};
 
@@ -109,8 +110,8 @@ pub(crate) fn edit(edit: &EditSpec, base: &Path) -> Plain {
             .with("name", text(&u.name.value))
             .with_some("uid", u.uid.as_ref().map(|id| int(id.value)))
             .with_some("gid", u.gid.map(int))
-            .with_some("group", u.group.as_ref().map(text))
-            .with("groups", texts(&u.groups))
+            .with_some("group", u.group.as_ref().map(|g| text(&g.value)))
+            .with("groups", located_texts(&u.groups))
             .with("home", text(&u.home))
             .with("shell", text(&u.shell))
             .with("system", Plain::Bool(u.system))
@@ -129,9 +130,9 @@ pub(crate) fn edit(edit: &EditSpec, base: &Path) -> Plain {
     let any_service = !(s.enable.is_empty() && s.disable.is_empty() && s.mask.is_empty());
     let services = any_service.then(|| {
         Set::new()
-            .with("enable", texts(&s.enable))
-            .with("disable", texts(&s.disable))
-            .with("mask", texts(&s.mask))
+            .with("enable", located_texts(&s.enable))
+            .with("disable", located_texts(&s.disable))
+            .with("mask", located_texts(&s.mask))
             .done()
     });
     let cleanup = edit.cleanup.as_ref().map(|c| {
@@ -149,17 +150,21 @@ pub(crate) fn edit(edit: &EditSpec, base: &Path) -> Plain {
         .with_list("groups", groups.collect())
         .with_some("services", services)
         .with_some("hostname", edit.hostname.as_ref().map(text))
-        .with_some("timezone", edit.timezone.as_ref().map(text))
+        .with_some("timezone", edit.timezone.as_ref().map(|z| text(&z.value)))
         .with_some("locale", edit.locale.as_ref().map(text))
         .with_some("machine_id", edit.machine_id.map(|m| text(m.as_str())))
         .with_some("cleanup", cleanup)
         .done()
 }
 
+fn located_texts(list: &[Located<String>]) -> Plain {
+    texts(list.iter().map(|l| &l.value))
+}
+
 fn file(f: &FileSpec, base: &Path) -> Plain {
     let set = Set::new()
         .with("path", text(&f.path.value))
-        .with("owner", text(&f.owner))
+        .with("owner", text(&f.owner.value))
         .with_some("mode", f.mode.map(|m| text(format!("{m:04o}"))));
     match &f.kind {
         FileKind::Source(source) => set.with("source", file_ref(&source.value, base)),

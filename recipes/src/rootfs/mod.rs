@@ -6,6 +6,7 @@ mod fields;
 mod files;
 mod lower;
 mod model;
+pub(crate) mod places;
 mod request;
 mod schema;
 mod sources;

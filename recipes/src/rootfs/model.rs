@@ -43,7 +43,7 @@ pub(crate) struct EditSpec {
     pub(crate) groups: Vec<GroupSpec>,
     pub(crate) services: Services,
     pub(crate) hostname: Option<String>,
-    pub(crate) timezone: Option<String>,
+    pub(crate) timezone: Option<Located<String>>,
     pub(crate) locale: Option<String>,
     /// Absent: emptied by the cleanup when there is one.
     pub(crate) machine_id: Option<MachineId>,
@@ -80,7 +80,7 @@ pub(crate) struct FileSpec {
     pub(crate) kind: FileKind,
     /// Absent: 0644, or 0755 for directories and for sources that are executable.
     pub(crate) mode: Option<u16>,
-    pub(crate) owner: String,
+    pub(crate) owner: Located<String>,
 }
 
 /// What a placed entry is made from.
@@ -99,10 +99,10 @@ pub(crate) struct Account {
     /// Absent: the first that is free after the packages are there.
     pub(crate) uid: Option<Located<u32>>,
     /// Primary group: the name of an existing one, or absent for a group of the user's own.
-    pub(crate) group: Option<String>,
+    pub(crate) group: Option<Located<String>>,
     /// Id of the user's own group; the uid when absent.
     pub(crate) gid: Option<u32>,
-    pub(crate) groups: Vec<String>,
+    pub(crate) groups: Vec<Located<String>>,
     pub(crate) home: String,
     pub(crate) shell: String,
     pub(crate) system: bool,
@@ -122,9 +122,9 @@ pub(crate) struct GroupSpec {
 /// systemd units to change.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Services {
-    pub(crate) enable: Vec<String>,
-    pub(crate) disable: Vec<String>,
-    pub(crate) mask: Vec<String>,
+    pub(crate) enable: Vec<Located<String>>,
+    pub(crate) disable: Vec<Located<String>>,
+    pub(crate) mask: Vec<Located<String>>,
 }
 
 /// What `/etc/machine-id` holds in the image.

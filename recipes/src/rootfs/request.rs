@@ -45,13 +45,97 @@ pub(crate) fn request(
     (problems.count() == before).then_some(request)
 }
 
-/// Records which files that an edit places are not there: the place in the recipe is known only here.
+/// Directories of every Debian root filesystem: anything else in their place would be refused after the packages are there.
+const DIRECTORIES: &[&str] = &[
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/home",
+    "/lib",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/srv",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/local",
+    "/usr/sbin",
+    "/usr/share",
+    "/var",
+    "/var/cache",
+    "/var/lib",
+    "/var/log",
+    "/var/tmp",
+];
+
+/// Records which placed paths cannot all be there: a file where a directory must be.
+fn check_paths(edit: &EditSpec, base: &Path, host: &dyn Host, problems: &mut Problems) {
+    for file in &edit.files {
+        let path = &file.path.value;
+        let what = match &file.kind {
+            FileKind::Content(..) => "a file",
+            FileKind::Symlink(_) => "a symlink",
+            FileKind::Source(source) => match host.file_type(&source.value.locate(base)) {
+                Ok(Some(FileType::Regular)) if !matches!(source.value, FileRef::Store(..)) => {
+                    "a file"
+                }
+                _ => continue,
+            },
+            FileKind::Directory => continue,
+        };
+        if DIRECTORIES.contains(&path.as_str()) {
+            let message =
+                format!("`{path}` is placed as {what}, and is a directory of every Debian");
+            let problem = problems.error(
+                "recipe-path-clash",
+                message,
+                &file.path.place,
+                format!("{what} cannot be here"),
+            );
+            problems.add(problem.help("name the file in it, as in `/etc/motd`"));
+        }
+        // What is placed below a symlink goes where that leads.
+        if what == "a symlink" {
+            continue;
+        }
+        let is_below = |other: &str| {
+            let rest = other.strip_prefix(path.as_str());
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        for other in edit.files.iter().filter(|o| is_below(&o.path.value)) {
+            let message = format!(
+                "`{}` cannot be placed below `{path}`, which is placed as {what}",
+                other.path.value
+            );
+            let problem = problems
+                .error(
+                    "recipe-path-clash",
+                    message,
+                    &other.path.place,
+                    "below a file",
+                )
+                .with_labels(problems.label(&file.path.place, "the file"));
+            problems.add(problem);
+        }
+    }
+}
+
+/// Records which files that an edit places are not there, or cannot be together: the place in the recipe is known only here.
 pub(crate) fn check_sources(
     edit: &EditSpec,
     base: &Path,
     host: &dyn Host,
     problems: &mut Problems,
 ) {
+    check_paths(edit, base, host, problems);
     for file in &edit.files {
         let FileKind::Source(source) = &file.kind else {
             continue;

@@ -251,7 +251,7 @@ fn edit(top: &Fields<'_>, nested: Option<&Fields<'_>>, problems: &mut Problems) 
         services: services(top, problems),
         hostname: checked(system("hostname"), "hostname", check::hostname, problems),
         locale: checked(system("locale"), "locale", check::locale, problems),
-        timezone: checked(system("timezone"), "timezone", check::timezone, problems),
+        timezone: located(system("timezone"), "timezone", check::timezone, problems),
         machine_id: word(
             system("machine-id"),
             "machine-id",
@@ -286,8 +286,18 @@ pub(super) fn checked(
     rule: fn(&str) -> Checked,
     problems: &mut Problems,
 ) -> Option<String> {
+    located(fields, name, rule, problems).map(|found| found.value)
+}
+
+/// The same, with its place.
+pub(super) fn located(
+    fields: &Fields<'_>,
+    name: &str,
+    rule: fn(&str) -> Checked,
+    problems: &mut Problems,
+) -> Option<Located<String>> {
     let found = fields.text(name, problems)?;
-    conforms(name, &found, rule, problems).then_some(found.value)
+    conforms(name, &found, rule, problems).then_some(found)
 }
 
 /// Reads a list of texts and checks each; what does not conform is left out.
@@ -426,11 +436,10 @@ fn services(top: &Fields<'_>, problems: &mut Problems) -> Services {
     };
     clash(&enable, &disable, "both enabled and disabled");
     clash(&enable, &mask, "both enabled and masked");
-    let values = |list: Vec<Located<String>>| list.into_iter().map(|l| l.value).collect();
     Services {
-        enable: values(enable),
-        disable: values(disable),
-        mask: values(mask),
+        enable,
+        disable,
+        mask,
     }
 }
 
