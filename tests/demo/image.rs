@@ -115,5 +115,5 @@ pub(super) fn it_holds_what_the_recipes_say(demo: &Demo) {
         .sos(["store", "ls", "-l", &format!("{}/srv/www", demo.web)])
         .ok()
         .stdout;
-    assert!(page.contains(" 1000:33\tindex.html"), "{page}");
+    assert!(page.contains(" 1000:33        111\tindex.html"), "{page}");
 }
