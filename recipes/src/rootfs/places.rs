@@ -25,15 +25,15 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn add(&mut self, name: String, place: &Place) {
+    fn add(&mut self, name: &str, place: &Place) {
         // Without a place of its own a part is shown where that which holds it is.
         let Some(label) = place.as_ref().and_then(|_| self.problems.label(place, "")) else {
             return;
         };
         let below = self.below.iter().map(|s| (*s).to_owned());
         self.made
-            .insert(below.chain([name.clone()]).collect(), label);
-        self.set = std::mem::take(&mut self.set).with(&name, Plain::Null);
+            .insert(below.chain([name.to_owned()]).collect(), label);
+        self.set = std::mem::take(&mut self.set).with(name, Plain::Null);
     }
 }
 
@@ -51,30 +51,30 @@ pub(crate) fn edit(
         set: Set::new(),
         made,
     };
-    parts.add("name".to_owned(), anchor);
+    parts.add("name", anchor);
     for (i, file) in edit.files.iter().enumerate() {
-        parts.add(format!("files/{i}"), &file.path.place);
-        parts.add(format!("files/{i}/owner"), &file.owner.place);
+        parts.add(&format!("files/{i}"), &file.path.place);
+        parts.add(&format!("files/{i}/owner"), &file.owner.place);
         if let FileKind::Source(source) = &file.kind {
-            parts.add(format!("files/{i}/source"), &source.place);
+            parts.add(&format!("files/{i}/source"), &source.place);
         }
     }
     for (i, user) in edit.users.iter().enumerate() {
-        parts.add(format!("users/{i}"), &user.name.place);
+        parts.add(&format!("users/{i}"), &user.name.place);
         if let Some(uid) = &user.uid {
-            parts.add(format!("users/{i}/uid"), &uid.place);
+            parts.add(&format!("users/{i}/uid"), &uid.place);
         }
         if let Some(group) = &user.group {
-            parts.add(format!("users/{i}/group"), &group.place);
+            parts.add(&format!("users/{i}/group"), &group.place);
         }
         for (j, group) in user.groups.iter().enumerate() {
-            parts.add(format!("users/{i}/groups/{j}"), &group.place);
+            parts.add(&format!("users/{i}/groups/{j}"), &group.place);
         }
     }
     for (i, group) in edit.groups.iter().enumerate() {
-        parts.add(format!("groups/{i}"), &group.name.place);
+        parts.add(&format!("groups/{i}"), &group.name.place);
         if let Some(gid) = &group.gid {
-            parts.add(format!("groups/{i}/gid"), &gid.place);
+            parts.add(&format!("groups/{i}/gid"), &gid.place);
         }
     }
     let services = &edit.services;
@@ -84,11 +84,11 @@ pub(crate) fn edit(
         ("mask", &services.mask),
     ] {
         for (i, unit) in units.iter().enumerate() {
-            parts.add(format!("services/{verb}/{i}"), &unit.place);
+            parts.add(&format!("services/{verb}/{i}"), &unit.place);
         }
     }
     if let Some(zone) = &edit.timezone {
-        parts.add("timezone".to_owned(), &zone.place);
+        parts.add("timezone", &zone.place);
     }
     parts.set.done()
 }
@@ -107,7 +107,7 @@ pub(crate) fn recipe(
             set: Set::new(),
             made,
         };
-        parts.add("name".to_owned(), place);
+        parts.add("name", place);
         parts.set.done()
     };
     let whole = at(&recipe.anchor(), &["places", "recipe"]);
