@@ -48,6 +48,10 @@ fn git(dir: &Path, args: &[&str]) {
     assert!(done.status.success(), "{done:?}");
 }
 
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tests are told by it that peers are required"
+)]
 fn have_git() -> bool {
     let found = Command::new("git").arg("--version").output().is_ok();
     if !found {
