@@ -57,8 +57,13 @@ fn kill_after(w: &World, mut child: Child, moment: Duration) -> Killed {
     signal(&child, Signal::STOP);
     let family = descendants(pid(&child));
     signal(&child, Signal::KILL);
-    finish(child, Duration::from_secs(30)).fails(-1);
+    let run = finish(child, Duration::from_secs(30));
     all_gone(&family, w.root());
+    // It may have been on its way out when the signal came.
+    if run.code == 0 {
+        return Killed::TooLate;
+    }
+    run.fails(-1);
     Killed::Yes(family.len())
 }
 
