@@ -228,3 +228,30 @@ fn a_command_that_fails_or_lies_leaves_nothing() {
         crate::support::left_nothing(w, "job");
     }
 }
+
+#[test]
+fn an_image_whose_apt_knows_its_archive() {
+    let Some(tiny) = with_recipe(&[]) else { return };
+    tiny.world.write(
+        FILE,
+        &recipe(&[], "apt = \"https://archive.example/debian\"\n"),
+    );
+    let path = tiny
+        .world
+        .sos(["build", "--no-link", FILE])
+        .ok()
+        .stdout
+        .trim()
+        .to_owned();
+    let cat = |file: &str| {
+        tiny.world
+            .sos(["store", "cat", &format!("{path}{file}")])
+            .ok()
+            .stdout
+    };
+    assert_eq!(
+        cat("/etc/apt/sources.list.d/sos.sources"),
+        "Types: deb\nURIs: https://archive.example/debian\nSuites: test\nComponents: main\nSigned-By: /etc/apt/keyrings/0-archive.asc\n"
+    );
+    assert_eq!(cat("/etc/apt/keyrings/0-archive.asc"), tiny.signer.public());
+}

@@ -108,6 +108,15 @@ pub(crate) fn archive_uri(s: &str) -> Checked {
     )
 }
 
+/// The address of an archive as apt in an image knows it.
+pub(crate) fn apt_uri(s: &str) -> Checked {
+    const EXPECTED: &str = "an address that the image can reach, with `http`, `https` or `file`: `mirror://` names mean something only here";
+    rule(
+        archive_uri(s).is_ok() && !s.starts_with("mirror:"),
+        EXPECTED,
+    )
+}
+
 /// The address of a snapshot service.
 pub(crate) fn snapshot_uri(s: &str) -> Checked {
     archive_uri(s)?;

@@ -1,6 +1,7 @@
 //! Debian root filesystems: `*.rootfs.toml`, or the same as an attribute set of a Nix expression.
 
 mod accounts;
+mod apt;
 mod check;
 mod fields;
 mod files;

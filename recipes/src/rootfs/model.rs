@@ -60,6 +60,8 @@ pub(crate) struct SourceSpec {
     /// Absent: the keys of the Debian archive.
     pub(crate) keyring: Option<Located<FileRef>>,
     pub(crate) snapshot: Option<String>,
+    /// The address that apt inside the image uses; absent: it does not know this archive.
+    pub(crate) apt: Option<Located<String>>,
 }
 
 /// How a recipe names a file.

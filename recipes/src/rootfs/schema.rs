@@ -11,6 +11,7 @@ use sos_formats::diagnostic::{Diagnostic, SourceFile};
 use sos_formats::lock::Variant;
 
 use super::accounts;
+use super::apt;
 use super::check::{self, Checked};
 use super::fields::{Fields, Known, Located, wrong_type};
 use super::files;
@@ -37,6 +38,7 @@ const TOP: Known = Known {
         "components",
         "keyring",
         "snapshot",
+        "apt",
         // [packages]
         "include",
         "exclude",
@@ -224,6 +226,11 @@ fn read(tree: &Node, default_name: &str, problems: &mut Problems) -> Option<Root
 
     let mut edit = edit(&groups.top, groups.system.as_ref(), problems);
     edit.cleanup.get_or_insert_default();
+    apt::add(
+        sources.as_deref().unwrap_or_default(),
+        &mut edit.files,
+        problems,
+    );
     Some(RootfsRecipe {
         name,
         arch,

@@ -3,11 +3,11 @@
 use super::check;
 use super::fields::{Fields, Known, Located};
 use super::model::SourceSpec;
-use super::schema::{checked, checked_list, conforms, file_ref};
+use super::schema::{checked, checked_list, conforms, file_ref, located};
 use crate::problems::Problems;
 use crate::tree::{Node, Value};
 
-const SOURCE: &[&str] = &["uri", "suites", "components", "keyring", "snapshot"];
+const SOURCE: &[&str] = &["uri", "suites", "components", "keyring", "snapshot", "apt"];
 const IN_SOURCE: Known = Known {
     names: SOURCE,
     aliases: &[("suite", "suites"), ("mirror", "uri")],
@@ -20,7 +20,14 @@ const SECURITY_MIRROR: &str = "mirror://debian-security";
 
 /// Reads the archives, in the order of the recipe.
 pub(super) fn read(top: &Fields<'_>, problems: &mut Problems) -> Option<Vec<SourceSpec>> {
-    const SHORT: [&str; 5] = ["suite", "components", "mirror", "keyring", "snapshot"];
+    const SHORT: [&str; 6] = [
+        "suite",
+        "components",
+        "mirror",
+        "keyring",
+        "snapshot",
+        "apt",
+    ];
     if top.node("source").is_none() {
         return short_sources(top, problems);
     }
@@ -69,6 +76,13 @@ fn short_sources(top: &Fields<'_>, problems: &mut Problems) -> Option<Vec<Source
         .iter()
         .cloned()
         .partition(|s| s.value.ends_with("-security"));
+    if let (Some(apt), false, false) = (&all.apt, security.is_empty(), main.is_empty()) {
+        problems.bad_value(
+            "`apt` is one address, and the suites are in two archives",
+            &apt.place,
+            "write a `[[source]]` with its `apt` for each archive",
+        );
+    }
     let mut out = Vec::new();
     for (uri, suites) in [(DEFAULT_MIRROR, main), (SECURITY_MIRROR, security)] {
         if !suites.is_empty() {
@@ -90,6 +104,7 @@ fn source(
 ) -> Option<SourceSpec> {
     let uri = checked(fields, uri, check::archive_uri, problems);
     let snapshot = checked(fields, "snapshot", check::snapshot_uri, problems);
+    let apt = located(fields, "apt", check::apt_uri, problems);
     let names = one_or_more(fields, suites, problems);
     let names: Vec<_> = names
         .into_iter()
@@ -128,6 +143,7 @@ fn source(
         components,
         keyring,
         snapshot,
+        apt,
     })
 }
 

@@ -97,7 +97,7 @@ fn unknown_fields() {
     insta::assert_snapshot!(problems("suite = \"bookworm\"\nincludes = []\nmachine_id = \"x\"\nzzz = 1\n[services]\nenabled = []\n[[file]]\npath = \"/a\"\nsuorce = \"x\""), @r#"
     2:1 recipe-unknown-field: unknown field `includes` in the recipe | not a field | did you mean `include`?
     3:1 recipe-unknown-field: unknown field `machine_id` in the recipe | not a field | did you mean `machine-id`?
-    4:1 recipe-unknown-field: unknown field `zzz` in the recipe | not a field | known here: `name`, `arch`, `variant`, `recommends`, `epoch`, `mirror`, `suite`, `components`, `keyring`, `snapshot`, `include`, `exclude`, `debs`, `debconf`, `hostname`, `locale`, `timezone`, `machine-id`, `rootfs`, `source`, `packages`, `system`, `file`, `user`, `group`, `services`, `cleanup`
+    4:1 recipe-unknown-field: unknown field `zzz` in the recipe | not a field | known here: `name`, `arch`, `variant`, `recommends`, `epoch`, `mirror`, `suite`, `components`, `keyring`, `snapshot`, `apt`, `include`, `exclude`, `debs`, `debconf`, `hostname`, `locale`, `timezone`, `machine-id`, `rootfs`, `source`, `packages`, `system`, `file`, `user`, `group`, `services`, `cleanup`
     6:1 recipe-unknown-field: unknown field `enabled` in `[services]` | not a field | did you mean `enable`?
     7:1 recipe-missing-field: file 1 needs exactly one of `source`, `content`, `symlink` and `directory` | has none
     9:1 recipe-unknown-field: unknown field `suorce` in file 1 | not a field | did you mean `source`?
@@ -245,6 +245,46 @@ fn an_empty_list_of_components_and_a_snapshot_service_without_a_time() {
     2:14 recipe-bad-value: `components` is empty | expected at least one, such as `main`
     3:12 recipe-bad-value: bad `snapshot`: `https://s.example/debian` | expected an address with `{timestamp}` in it, such as `https://snapshot.example/{timestamp}/debian`
     "#);
+}
+
+#[test]
+fn the_apt_of_an_image_gets_its_sources() {
+    let text = r#"
+[[source]]
+suites = ["bookworm", "bookworm-updates"]
+components = ["main", "contrib"]
+apt = "https://deb.example/debian"
+[[source]]
+uri = "https://here.example/own"
+suites = "own"
+keyring = "keys/own.asc"
+apt = "https://there.example/own"
+[[source]]
+uri = "https://unseen.example/x"
+suites = "x"
+"#;
+    let (recipe, found) = parse_file(&SourceFile::new("web.rootfs.toml", text), "web");
+    assert!(found.is_empty(), "{found:?}");
+    let files = recipe.unwrap().edit.files;
+    let paths: Vec<_> = files.iter().map(|f| f.path.value.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "/etc/apt/keyrings/1-own.asc",
+            "/etc/apt/sources.list.d/sos.sources"
+        ]
+    );
+    let model::FileKind::Content(content, _) = &files[1].kind else {
+        panic!("{:?}", files[1].kind)
+    };
+    assert_eq!(
+        content,
+        "Types: deb\nURIs: https://deb.example/debian\nSuites: bookworm bookworm-updates\nComponents: main contrib\nSigned-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n\
+         Types: deb\nURIs: https://there.example/own\nSuites: own\nComponents: main\nSigned-By: /etc/apt/keyrings/1-own.asc\n"
+    );
+    insta::assert_snapshot!(problems("suites = [\"bookworm\", \"bookworm-security\"]\napt = \"https://deb.example/debian\""), @"2:7 recipe-bad-value: `apt` is one address, and the suites are in two archives | write a `[[source]]` with its `apt` for each archive");
+    insta::assert_snapshot!(problems("suite = \"bookworm\"\napt = \"mirror://debian\""), @"2:7 recipe-bad-value: bad `apt`: `mirror://debian` | expected an address that the image can reach, with `http`, `https` or `file`: `mirror://` names mean something only here");
+    insta::assert_snapshot!(problems("suite = \"bookworm\"\napt = \"https://deb.example\"\n[files]\n\"/etc/apt/sources.list.d/sos.sources\".content = \"\""), @"4:1 recipe-duplicate: `/etc/apt/sources.list.d/sos.sources` is placed, and made from `apt` | given again | first given here");
 }
 
 #[test]
