@@ -389,7 +389,7 @@ fn an_id_that_a_recipe_gives_is_nobody_elses() {
 fn everything_that_does_not_fit_is_told_at_once() {
     let error = bad(json!({
         "users": [
-            {"name": "x", "uid": 1000, "groups": ["sudo", "sodu"]},
+            {"name": "x", "uid": 1000, "groups": ["sudo", "sduo"]},
             {"name": "y", "uid": 1},
         ],
         "files": [
