@@ -46,39 +46,57 @@ fi
 [ -d "$inputs" ] || { echo "skipped: no ../shared/bench"; exit 0; }
 command -v nix-instantiate >/dev/null || { echo "skipped: no nix-instantiate"; exit 0; }
 
-# compare NAME 'command of Nix' 'command of sos'; PREPARE runs before each, untimed.
+# compare NAME 'command of Nix' 'command of sos': wall time.
 compare() {
   local name=$1 a=$2 b=$3 i
   : >"$work/a"
   : >"$work/b"
   for ((i = 1; i <= rounds; i++)); do
     export ROUND=$i
-    [ -z "${PREPARE:-}" ] || bash -c "$PREPARE"
     took bash -c "$a" >>"$work/a"
-    [ -z "${PREPARE:-}" ] || bash -c "$PREPARE"
     took bash -c "$b" >>"$work/b"
   done
   row "$name" "$(median <"$work/a")" "$(median <"$work/b")"
 }
 
+# column N FILE: the median of a column.
+column() { cut -d ' ' -f "$1" "$2" | median; }
+
+# evaluate NAME ARGUMENT..: CPU time and peak memory of an evaluation; sos evaluates each time anew.
+evaluate() {
+  local name=$1 i
+  shift
+  : >"$work/a"
+  : >"$work/b"
+  for ((i = 1; i <= rounds; i++)); do
+    python3 "$here/tests/bench/usage.py" nix-instantiate --store dummy:// --eval --strict "$@" >>"$work/a"
+    python3 "$here/tests/bench/usage.py" "$sos" eval --no-eval-cache --strict "${@:1:$#-1}" --file "${@: -1}" >>"$work/b"
+  done
+  echo "$name $(column 1 "$work/a") $(column 1 "$work/b") $(column 3 "$work/a") $(column 3 "$work/b")" | tee -a "$work/lang" |
+    awk '{ printf "| %s | %.0f | %.0f | %.2f | %.0f | %.0f | %.2f |\n", $1, $2/1000, $3/1000, $3/$2, $4/1024, $5/1024, $5/$4 }'
+}
+
 echo "commit $(git -C "$here" rev-parse --short HEAD 2>/dev/null || echo unknown), $rounds rounds, $(nproc) cores, $(nix-instantiate --version)"
 echo
-echo "| case | Nix ms | sos ms | sos/Nix |"
-echo "|---|---|---|---|"
 
 if [ "$only" != engine ]; then
+  echo "| evaluation | Nix CPU ms | sos CPU ms | sos/Nix | Nix MB | sos MB | sos/Nix |"
+  echo "|---|---|---|---|---|---|---|"
   for file in "$inputs"/lang/*.nix; do
     name=$(basename "$file" .nix)
-    include=
     if [ "$name" = modules ]; then
-      [ -n "${BENCH_LIB:-}" ] || { echo "| modules | skipped: BENCH_LIB is not set | | |"; continue; }
-      include="-I lib=$BENCH_LIB"
+      [ -n "${BENCH_LIB:-}" ] || { echo "| modules | skipped: BENCH_LIB is not set | | | | | |"; continue; }
+      evaluate "$name" -I "lib=$BENCH_LIB" "$file"
+    else
+      evaluate "$name" "$file"
     fi
-    compare "lang $name" "nix-instantiate --store dummy:// --eval --strict $include $file" "$sos eval --strict $include --file $file"
   done
+  awk '{ s += log($3 / $2); m += log($5 / $4) } END { printf "| geometric mean | | | %.2f | | | %.2f |\n\n", exp(s / NR), exp(m / NR) }' "$work/lang"
 fi
 
 if [ "$only" != lang ]; then
+  echo "| build | Nix ms | sos ms | sos/Nix |"
+  echo "|---|---|---|---|"
   busybox=$(command -v busybox)
   gen() { python3 "$inputs/engine/gen_dag.py" layers 1000 --builder "$busybox" "$@"; }
   gen -o "$work/noop.nix"
