@@ -186,7 +186,19 @@ impl Vm {
                 d.labels.extend(label);
             }
             for (pos, text) in e.others.iter().filter(|o| self.is_outside(o.0)) {
-                d.labels.extend(self.label(*pos, Pos::NONE, text));
+                let Some(other) = self.label(*pos, Pos::NONE, text) else {
+                    continue;
+                };
+                // One place is shown once, with the words that there are for it.
+                match d
+                    .labels
+                    .iter_mut()
+                    .find(|l| l.span == other.span && l.file.name == other.file.name)
+                {
+                    Some(shown) if shown.text.is_empty() => shown.text = other.text,
+                    Some(_) => {}
+                    None => d.labels.push(other),
+                }
             }
         }
         d.notes.extend(e.notes);
