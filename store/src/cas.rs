@@ -350,10 +350,17 @@ pub(crate) const ASIDE: &str = ".gc";
 /// Gives a file that a collection has moved aside its name back.
 pub(crate) fn put_back(path: &Path) -> io::Result<()> {
     let held = aside(path);
-    match sys::hard_link(&held, path) {
+    let done = match sys::hard_link(&held, path) {
         Err(err) if err.kind() != io::ErrorKind::AlreadyExists => Err(err),
         // Written anew by somebody in the meantime, with the same content.
         _ => std::fs::remove_file(&held),
+    };
+    match done {
+        // A reader and the collection may both do this: whoever comes second finds it done.
+        Err(err) if err.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_ok() => {
+            Ok(())
+        }
+        done => done,
     }
 }
 

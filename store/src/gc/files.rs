@@ -249,6 +249,8 @@ impl<'a> Files<'a> {
                     report.freed_bytes += candidate.bytes;
                     report.removed_files += 1;
                 }
+                // A reader that has pinned it since took it back.
+                Err(err) if err.kind() == std::io::ErrorKind::NotFound => {}
                 Err(err) => report.problems.push(format!("{}: {err}", held.display())),
             }
         }
