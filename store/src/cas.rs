@@ -60,6 +60,7 @@ impl Cas {
         size: u64,
     ) -> Result<bool> {
         let blob = self.path(hash, executable);
+        let mut attempts = 0;
         loop {
             match sys::hard_link(file, &blob) {
                 Ok(()) => return Ok(true),
@@ -72,7 +73,13 @@ impl Cas {
                         Err(err) => return Err(StoreError::io("look at", blob, err)),
                     }
                 }
-                Err(err) if err.kind() == io::ErrorKind::NotFound && !parent_exists(&blob) => {
+                // The directory was not there; somebody else may make it, or a collection remove it, at any time.
+                Err(err)
+                    if err.kind() == io::ErrorKind::NotFound
+                        && attempts < MAX_ATTEMPTS
+                        && file.symlink_metadata().is_ok() =>
+                {
+                    attempts += 1;
                     make_parent(&blob)?;
                 }
                 Err(err) => return Err(StoreError::io("make a link at", blob, err)),
@@ -127,10 +134,6 @@ pub(crate) fn beside(place: &Path, suffix: &str) -> PathBuf {
         .unwrap_or_default();
     let short = Blake3::of(&name).to_hex();
     place.with_file_name(format!(".sos-{}{suffix}", &short[..24]))
-}
-
-fn parent_exists(path: &Path) -> bool {
-    path.parent().is_some_and(Path::is_dir)
 }
 
 fn make_parent(path: &Path) -> Result<()> {
@@ -336,6 +339,9 @@ impl Store {
         self.cas().path(hash, executable)
     }
 }
+
+/// How often a directory that vanishes is made again before that is an error.
+const MAX_ATTEMPTS: u32 = 100;
 
 /// The name under which a collection holds a file while it asks a last time whether anybody needs it.
 pub(crate) fn aside(path: &Path) -> PathBuf {
