@@ -15,11 +15,17 @@ impl Vm {
     /// Calls a function with one or more arguments.
     pub(crate) fn call(&self, f: Value, args: &[Value], pos: Pos) -> R {
         let depth = self.depth();
-        let r = self.enter(pos).and_then(|()| self.call_inner(f, args, pos));
+        let r = self.enter(pos).and_then(|()| match f.as_fun() {
+            Some(Fun::Closure(l, env)) if l.arity as usize == args.len() => {
+                self.call_closure(l, env, args, &[], pos)
+            }
+            _ => self.call_inner(f, args, pos),
+        });
         self.set_depth(depth);
         r
     }
 
+    #[inline(never)]
     fn call_inner(&self, f: Value, args: &[Value], pos: Pos) -> R {
         let mut f = self.force(f)?;
         let mut args = args;
@@ -46,7 +52,7 @@ impl Vm {
             }
             let (now, rest) = args.split_at(missing);
             f = match head.as_fun() {
-                Some(Fun::Closure(l, env)) => self.call_closure(l, env, &[have, now], pos)?,
+                Some(Fun::Closure(l, env)) => self.call_closure(l, env, have, now, pos)?,
                 Some(Fun::Prim(p)) if have.is_empty() => self.call_prim(p, now, pos)?,
                 Some(Fun::Prim(p)) => {
                     let mut buf = [Value::NULL; FEW];
@@ -63,17 +69,28 @@ impl Vm {
         Ok(f)
     }
 
-    /// Calls a closure with exactly as many arguments as it takes.
-    fn call_closure(&self, l: &'static Lambda, env: Env, args: &[&[Value]; 2], pos: Pos) -> R {
+    /// Calls a closure with exactly as many arguments as it takes, given in two parts.
+    fn call_closure(
+        &self,
+        l: &'static Lambda,
+        env: Env,
+        first: &[Value],
+        rest: &[Value],
+        pos: Pos,
+    ) -> R {
         let frame = Env::new(env, l.slots);
-        for (i, a) in args[0].iter().chain(args[1]).enumerate() {
+        for (i, a) in first.iter().enumerate() {
             frame.set(i as u32, *a);
+        }
+        for (i, a) in rest.iter().enumerate() {
+            frame.set((first.len() + i) as u32, *a);
         }
         if let Some(formals) = &l.formals {
             self.bind_formals(l, formals, frame, pos)?;
         }
-        self.eval(l.body, frame)
-            .map_err(|e| self.in_call(e, l, pos))
+        let r = self.eval(l.body, frame);
+        frame.release();
+        r.map_err(|e| self.in_call(e, l, pos))
     }
 
     #[cold]

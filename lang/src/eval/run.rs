@@ -3,7 +3,7 @@
 use super::{R, Vm, cycle};
 use crate::error::{Error, Kind};
 use crate::heap::{Attrs, Env, Fun, Sym, Value};
-use crate::ir::{AttrsLit, BinOp, E, Expr, Name, Pos, ShapeCache};
+use crate::ir::{AttrsLit, BinOp, E, Expr, Pos, ShapeCache};
 
 impl Vm {
     /// Evaluates an expression.
@@ -13,8 +13,31 @@ impl Vm {
             Expr::Const(v) if v.as_thunk().is_none() => Ok(*v),
             Expr::Local(i, ..) => match env.get(*i) {
                 Some(v) if v.as_thunk().is_none() => Ok(v),
+                _ => self.eval_known(e, env),
+            },
+            _ => self.eval_known(e, env),
+        }
+    }
+
+    /// Variables, and attributes of sets that are evaluated, need none of what running code needs.
+    #[inline(never)]
+    fn eval_known(&self, e: E, env: Env) -> R {
+        match e {
+            Expr::Local(i, s, pos) => self.variable(env.get(*i), *s, *pos),
+            Expr::Up1(i, s, pos) => self.variable(env.up(1).get(*i), *s, *pos),
+            Expr::Up(n, i, s, pos) => self.variable(env.up(*n).get(*i), *s, *pos),
+            Expr::Select {
+                base, sym, cache, ..
+            } => match self.known_attr(base, *sym, cache, env).map(Value::peel) {
+                Some(v) if v.as_thunk().is_none() => Ok(v),
                 _ => self.eval_slow(e, env),
             },
+            Expr::BinConst { cheap: true, .. } | Expr::Bin { cheap: true, .. } => {
+                match self.speculate(e, env) {
+                    Some(v) => Ok(v),
+                    None => self.eval_slow(e, env),
+                }
+            }
             _ => self.eval_slow(e, env),
         }
     }
@@ -23,7 +46,9 @@ impl Vm {
     fn eval_slow(&self, e: E, env: Env) -> R {
         self.check_stack()?;
         let depth = self.depth();
-        let r = self.run(e, env);
+        let mut made = Env::NONE;
+        let r = self.run(e, env, &mut made);
+        made.release();
         self.set_depth(depth);
         match r {
             Ok(v) => Ok(v),
@@ -45,74 +70,6 @@ impl Vm {
             return error;
         }
         error.frame("from call site", *pos)
-    }
-
-    /// A value for later: known ones at once, else a thunk.
-    #[inline]
-    pub(crate) fn delay(&self, e: E, env: Env) -> Value {
-        let v = match e {
-            Expr::Const(v) => return *v,
-            Expr::Local(i, ..) => env.get(*i),
-            Expr::Up1(i, ..) => env.up(1).get(*i),
-            Expr::Up(n, i, ..) => env.up(*n).get(*i),
-            Expr::Lambda(l) => return Value::closure(l, env),
-            Expr::Select {
-                base, sym, cache, ..
-            } => self.known_attr(base, *sym, cache, env),
-            Expr::BinConst { cheap: true, .. } | Expr::Bin { cheap: true, .. } => {
-                self.speculate(e, env)
-            }
-            Expr::List(items) if items.len() <= 3 => {
-                return match Value::list_build(items.len(), |i| {
-                    Ok::<_, std::convert::Infallible>(self.delay(items[i], env))
-                }) {
-                    Ok(v) => v,
-                };
-            }
-            _ => None,
-        };
-        match v {
-            Some(v) => v.peel(),
-            None => Value::thunk(e, env),
-        }
-    }
-
-    /// An attribute of a set that is evaluated already: the attribute itself needs no thunk around it.
-    fn known_attr(&self, base: E, sym: Sym, cache: &ShapeCache, env: Env) -> Option<Value> {
-        let base = match base {
-            Expr::Const(v) => Some(*v),
-            Expr::Local(i, ..) => env.get(*i),
-            Expr::Up1(i, ..) => env.up(1).get(*i),
-            Expr::Up(n, i, ..) => env.up(*n).get(*i),
-            Expr::Select {
-                base, sym, cache, ..
-            } => self.known_attr(base, *sym, cache, env),
-            _ => None,
-        };
-        let set = base?.peel().as_attrs()?;
-        Some(set.values()[cache.find(set.shape(), sym)?])
-    }
-
-    /// Arithmetic whose operands are known integers and whose result is one too: nothing to see from outside if done early.
-    fn speculate(&self, e: E, env: Env) -> Option<Value> {
-        match e {
-            Expr::BinConst { op, a, b, .. } => int_op(*op, self.known_int(a, env)?, *b),
-            Expr::Bin { op, a, b, .. } => {
-                int_op(*op, self.known_int(a, env)?, self.known_int(b, env)?)
-            }
-            _ => None,
-        }
-    }
-
-    fn known_int(&self, e: E, env: Env) -> Option<i64> {
-        match e {
-            Expr::Const(v) => *v,
-            Expr::Local(i, ..) => env.get(*i)?.peel(),
-            Expr::Up1(i, ..) => env.up(1).get(*i)?.peel(),
-            Expr::Up(n, i, ..) => env.up(*n).get(*i)?.peel(),
-            _ => self.speculate(e, env)?,
-        }
-        .small_int()
     }
 
     #[inline(always)]
@@ -139,7 +96,9 @@ impl Vm {
         }
     }
 
-    fn run(&self, mut e: E, mut env: Env) -> R {
+    /// Runs code to its value. `made`: the innermost frame, when it was made here.
+    #[inline(always)]
+    fn run(&self, mut e: E, mut env: Env, made: &mut Env) -> R {
         loop {
             match e {
                 Expr::Const(v) => return self.force(*v),
@@ -159,13 +118,18 @@ impl Vm {
                         && l.arity as usize == args.len()
                     {
                         let frame = Env::new(cenv, l.slots);
-                        for (i, a) in args.iter().enumerate() {
-                            frame.set(i as u32, self.delay(a, env));
+                        for &i in &l.first {
+                            frame.set(i, self.eval(args[i as usize], env)?);
+                        }
+                        for &i in &l.later {
+                            frame.set(i, self.delay(args[i as usize], env));
                         }
                         self.enter(*pos)?;
                         if let Some(formals) = &l.formals {
                             self.bind_formals(l, formals, frame, *pos)?;
                         }
+                        made.release();
+                        *made = frame;
                         e = l.body;
                         env = frame;
                         continue;
@@ -228,7 +192,9 @@ impl Vm {
                     e = body;
                 }
                 Expr::Block(n, body) => {
+                    env.keep();
                     env = Env::new(env, *n);
+                    *made = env;
                     e = body;
                 }
                 Expr::With(slot, set, body) => {
@@ -236,31 +202,7 @@ impl Vm {
                     e = body;
                 }
                 Expr::WithVar { sym, pos, scopes } => {
-                    for (up, slot, cache) in scopes {
-                        let frame = env.up(*up);
-                        let Some(v) = frame.get(*slot) else { continue };
-                        let v = if v.as_thunk().is_some() {
-                            let v = self.force(v)?;
-                            frame.set(*slot, v);
-                            v
-                        } else {
-                            v
-                        };
-                        let Some(set) = v.as_attrs() else {
-                            return Err(self.type_error("a set", v, *pos));
-                        };
-                        if let Some(i) = cache.find(set.shape(), *sym) {
-                            return match self.force(set.values()[i]) {
-                                Ok(v) => Ok(v),
-                                Err(e) => Err(variable_error(e, *sym, *pos)),
-                            };
-                        }
-                    }
-                    return Err(self.undefined_in_with(
-                        *sym,
-                        *pos,
-                        scopes.iter().map(|(up, slot, _)| env.up(*up).get(*slot)),
-                    ));
+                    return self.with_variable(*sym, *pos, scopes, env);
                 }
                 Expr::Lambda(l) => return Ok(Value::closure(l, env)),
                 Expr::Attrs(lit) => return self.attrs_literal(lit, env),
@@ -340,40 +282,73 @@ impl Vm {
                     pos,
                     end,
                 } => {
-                    if let Expr::Bin {
-                        op: BinOp::Eq,
-                        a,
-                        b,
-                        pos: op,
-                        ..
-                    } = cond
-                    {
-                        let x = self.eval(a, env)?;
-                        let y = self.eval(b, env)?;
-                        if !self.equal(x, y, *op)? {
-                            return Err(self.not_equal(x, y, *pos, *end));
-                        }
-                    } else if let Expr::BinConst {
-                        op: BinOp::Eq,
-                        a,
-                        b,
-                        pos: op,
-                        ..
-                    } = cond
-                    {
-                        let x = self.eval(a, env)?;
-                        let y = Value::int(*b);
-                        if !self.equal(x, y, *op)? {
-                            return Err(self.not_equal(x, y, *pos, *end));
-                        }
-                    } else if !self.condition(cond, env, *pos)? {
-                        return Err(self.assertion_failed(*pos, *end));
-                    }
+                    self.assert(cond, env, *pos, *end)?;
                     e = body;
                 }
                 Expr::Interp(parts, pos) => return self.interpolate(parts, env, *pos),
                 Expr::PathInterp(parts, pos) => return self.interpolate_path(parts, env, *pos),
             }
+        }
+    }
+
+    /// A variable that only `with` can define.
+    #[inline(never)]
+    fn with_variable(
+        &self,
+        sym: Sym,
+        pos: Pos,
+        scopes: &'static [(u32, u32, ShapeCache)],
+        env: Env,
+    ) -> R {
+        for (up, slot, cache) in scopes {
+            let frame = env.up(*up);
+            let Some(v) = frame.get(*slot) else { continue };
+            let v = if v.as_thunk().is_some() {
+                let v = self.force(v)?;
+                frame.set(*slot, v);
+                v
+            } else {
+                v
+            };
+            let Some(set) = v.as_attrs() else {
+                return Err(self.type_error("a set", v, pos));
+            };
+            if let Some(i) = cache.find(set.shape(), sym) {
+                return match self.force(set.values()[i]) {
+                    Ok(v) => Ok(v),
+                    Err(e) => Err(variable_error(e, sym, pos)),
+                };
+            }
+        }
+        let sets = scopes.iter().map(|(up, slot, _)| env.up(*up).get(*slot));
+        Err(self.undefined_in_with(sym, pos, sets))
+    }
+
+    /// Checks an assertion; that of an equation says what differs.
+    #[inline(never)]
+    fn assert(&self, cond: E, env: Env, pos: Pos, end: Pos) -> R<()> {
+        let (x, y, op) = match cond {
+            Expr::Bin {
+                op: BinOp::Eq,
+                a,
+                b,
+                pos: op,
+                ..
+            } => (self.eval(a, env)?, self.eval(b, env)?, *op),
+            Expr::BinConst {
+                op: BinOp::Eq,
+                a,
+                b,
+                pos: op,
+                ..
+            } => (self.eval(a, env)?, Value::int(*b), *op),
+            _ if self.condition(cond, env, pos)? => return Ok(()),
+            _ => return Err(self.assertion_failed(pos, end)),
+        };
+        if self.equal(x, y, op)? {
+            Ok(())
+        } else {
+            Err(self.not_equal(x, y, pos, end))
         }
     }
 
@@ -430,7 +405,7 @@ impl Vm {
         Ok(Value::attrs(Attrs::from_pairs(all)))
     }
 
-    fn fixed_attrs(&self, lit: &'static AttrsLit, env: Env) -> Attrs {
+    pub(super) fn fixed_attrs(&self, lit: &'static AttrsLit, env: Env) -> Attrs {
         match Attrs::build(lit.shape, |i| {
             Ok::<_, std::convert::Infallible>(self.delay(lit.values[i], env))
         }) {
@@ -455,77 +430,6 @@ impl Vm {
             }
         }
         Ok(self.updates.update(set, over))
-    }
-
-    /// The name of a path component.
-    fn name(&self, n: &'static Name, env: Env) -> R<Sym> {
-        match n {
-            Name::Static(s, _) => Ok(*s),
-            Name::Dynamic(e) => {
-                let v = self.eval(e, env)?;
-                Ok(Sym::new(self.force_str_no_ctx(v, pos_of(e))?))
-            }
-        }
-    }
-
-    /// Walks a path. The inner error is what `or` is for: the value that has no such attribute.
-    fn select_path(
-        &self,
-        base: E,
-        path: &'static [Name],
-        env: Env,
-        pos: Pos,
-    ) -> R<Result<Value, (Value, Sym)>> {
-        let mut v = self.eval(base, env)?;
-        for n in path {
-            let s = self.name(n, env)?;
-            let Some(set) = v.as_attrs() else {
-                return Ok(Err((v, s)));
-            };
-            let i = match n {
-                Name::Static(_, cache) => cache.find(set.shape(), s),
-                Name::Dynamic(_) => set.shape().find(s),
-            };
-            let Some(i) = i else { return Ok(Err((v, s))) };
-            v = self
-                .force(set.values()[i])
-                .map_err(|e| in_attr(e, s, set.shape().pos_at(i), pos))?;
-        }
-        Ok(Ok(v))
-    }
-
-    fn has_attr(&self, base: E, path: &'static [Name], env: Env) -> R {
-        let mut v = self.eval(base, env)?;
-        for (k, n) in path.iter().enumerate() {
-            let s = self.name(n, env)?;
-            let Some(set) = v.as_attrs() else {
-                return Ok(Value::FALSE);
-            };
-            let i = match n {
-                Name::Static(_, cache) => cache.find(set.shape(), s),
-                Name::Dynamic(_) => set.shape().find(s),
-            };
-            let Some(i) = i else { return Ok(Value::FALSE) };
-            if k + 1 < path.len() {
-                v = self.force(set.values()[i])?;
-            }
-        }
-        Ok(Value::TRUE)
-    }
-
-    #[cold]
-    pub(crate) fn missing(&self, set: Attrs, s: Sym, pos: Pos) -> Box<Error> {
-        let e = Error::new(
-            Kind::AttrMissing,
-            pos,
-            format!("attribute '{}' missing", s.text()),
-        )
-        .label("no such attribute");
-        let names: Vec<String> = set
-            .iter_by_name()
-            .map(|x| x.0.text().into_owned())
-            .collect();
-        super::vm::suggest(e, &s.text(), names.iter().map(String::as_str))
     }
 
     #[cold]
@@ -593,7 +497,7 @@ fn variable_error(e: Box<Error>, s: Sym, pos: Pos) -> Box<Error> {
 }
 
 #[cold]
-fn in_attr(e: Box<Error>, s: Sym, def: Pos, pos: Pos) -> Box<Error> {
+pub(super) fn in_attr(e: Box<Error>, s: Sym, def: Pos, pos: Pos) -> Box<Error> {
     cycle::step(e.at(pos), s, pos).frame(
         format!("while evaluating the attribute '{}'", s.text()),
         def.or(pos),
@@ -602,7 +506,7 @@ fn in_attr(e: Box<Error>, s: Sym, def: Pos, pos: Pos) -> Box<Error> {
 
 /// Integer arithmetic; `None` when it overflows, divides by zero or does not apply.
 #[inline(always)]
-fn int_op(op: BinOp, a: i64, b: i64) -> Option<Value> {
+pub(super) fn int_op(op: BinOp, a: i64, b: i64) -> Option<Value> {
     Some(match op {
         BinOp::Add => Value::int(a.checked_add(b)?),
         BinOp::Sub => Value::int(a.checked_sub(b)?),

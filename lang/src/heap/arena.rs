@@ -1,23 +1,44 @@
 //! Bump allocation of 8-byte words in big chunks that are never returned.
+//!
+//! What a short evaluation costs is to a good part what the system needs to zero the pages that it touches. Huge pages make that
+//! three times cheaper where the machine's memory is at hand, and several times dearer on a virtual machine whose host took the memory
+//! back while it was free. Which of the two it is shows only when a page is touched: so the arena looks how long that took.
 
 use std::alloc::{Layout, handle_alloc_error};
 use std::cell::Cell;
 
-/// Size of an ordinary chunk. Big, so that the kernel can back it with huge pages.
-const CHUNK: usize = 32 << 20;
-/// Mappings of this size can hold huge pages.
-const HUGE: usize = 4 << 20;
-/// The first chunk is small: most programs need little.
-const FIRST: usize = 2 << 20;
+/// Addresses to reserve at once; memory is behind them only when they are used.
+const CHUNK: usize = 64 << 20;
+/// A chunk is opened for use in steps of this size, that of a huge page.
+const STEP: usize = 2 << 20;
+/// CPU nanoseconds after which a huge page was dearer than the small pages in its place: zeroing 512 of them takes about as long.
+const SLOW: i64 = 700_000;
+/// How many steps with small pages follow a slow huge page: doubled each time, up to the second number.
+const PATIENCE: (u32, u32) = (8, 64);
 
 struct Arena {
     next: Cell<usize>,
+    /// End of what is opened.
     end: Cell<usize>,
+    /// End of the chunk.
+    last: Cell<usize>,
     total: Cell<usize>,
+    /// Steps to come that get small pages. The first step does: most programs need little.
+    small: Cell<u32>,
+    patience: Cell<u32>,
 }
 
 thread_local! {
-    static ARENA: Arena = const { Arena { next: Cell::new(0), end: Cell::new(0), total: Cell::new(0) } };
+    static ARENA: Arena = const {
+        Arena {
+            next: Cell::new(0),
+            end: Cell::new(0),
+            last: Cell::new(0),
+            total: Cell::new(0),
+            small: Cell::new(1),
+            patience: Cell::new(PATIENCE.0),
+        }
+    };
 }
 
 /// Returns `n` zeroed words. The memory is valid, and exclusively the caller's, until the process ends.
@@ -38,17 +59,65 @@ pub(super) fn words(n: usize) -> *mut u64 {
 #[cold]
 #[inline(never)]
 fn grow(a: &Arena, size: usize) -> *mut u64 {
-    let chunk = if a.total.get() == 0 { FIRST } else { CHUNK };
-    // A big object gets a chunk of its own, so that the rest of the current chunk is not lost.
-    let alone = size > chunk / 4;
-    let bytes = if alone { size.max(8) } else { chunk };
-    let p = map(bytes);
-    a.total.set(a.total.get() + bytes);
-    if !alone {
-        a.next.set(p as usize + size);
-        a.end.set(p as usize + bytes);
+    // A big object gets a mapping of its own, so that the rest of the current chunk is not lost.
+    if size > CHUNK / 4 {
+        a.total.set(a.total.get() + size);
+        let p = map(size);
+        advise_huge(p, size);
+        return p.cast();
     }
-    p.cast()
+    if a.last.get() - a.next.get() < size {
+        a.total.set(a.total.get() + a.end.get() - a.next.get());
+        // One step more, so that the chunk can begin where a huge page can.
+        let start = (map(CHUNK + STEP) as usize).next_multiple_of(STEP);
+        a.next.set(start);
+        a.end.set(start);
+        a.last.set(start + CHUNK);
+    }
+    let p = a.next.get();
+    while a.end.get() - p < size {
+        let step = a.end.get();
+        open(a, step as *mut u8);
+        a.end.set(step + STEP);
+        a.total.set(a.total.get() + STEP);
+    }
+    a.next.set(p + size);
+    p as *mut u64
+}
+
+/// Chooses the pages of a step: a huge one, unless the last of those was slow.
+fn open(a: &Arena, step: *mut u8) {
+    if a.small.get() > 0 {
+        a.small.set(a.small.get() - 1);
+        return;
+    }
+    advise_huge(step, STEP);
+    let before = cpu_nanoseconds();
+    // SAFETY: the step lies within a mapping of ours that nobody uses yet.
+    unsafe { step.write_volatile(0) };
+    let patience = a.patience.get();
+    if cpu_nanoseconds() - before > SLOW {
+        a.small.set(patience);
+        a.patience.set((patience * 2).min(PATIENCE.1));
+    } else {
+        a.patience.set(PATIENCE.0);
+    }
+}
+
+/// CPU time of this thread; it decides about pages, never about a result.
+fn cpu_nanoseconds() -> i64 {
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the call writes a `timespec` that is ours.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
+    t.tv_sec * 1_000_000_000 + t.tv_nsec
+}
+
+fn advise_huge(p: *mut u8, bytes: usize) {
+    // SAFETY: the range belongs to a mapping of ours; the call is only advice.
+    unsafe { libc::madvise(p.cast(), bytes, libc::MADV_HUGEPAGE) };
 }
 
 /// Fresh zeroed pages from the system, straight: an allocator would zero them again or keep books about them.
@@ -67,10 +136,6 @@ fn map(bytes: usize) -> *mut u8 {
     };
     if p == libc::MAP_FAILED {
         handle_alloc_error(Layout::new::<[u64; 512]>());
-    }
-    if bytes >= HUGE {
-        // SAFETY: the range is the mapping just made; the call is only advice.
-        unsafe { libc::madvise(p, bytes, libc::MADV_HUGEPAGE) };
     }
     p.cast()
 }

@@ -1,13 +1,28 @@
 //! Environments: frames of slots, each with a pointer to the frame around it.
 
+use std::cell::Cell;
+
 use super::arena;
 use super::value::Value;
 
-/// A frame: one word with the parent (48 bits) and the number of slots (16 bits), then the slots. A slot that was not set is zero.
+/// A frame: one word with the parent (48 bits, the lowest of which says `KEPT`) and the number of slots (16 bits), then the slots.
+/// A slot that was not set is zero.
+///
+/// The code that made a frame gives it back when it is done (`release`), and the next call uses it again, still in the processor's
+/// cache. That is possible when nothing else refers to the frame: whatever does so for longer says it first (`keep`). A frame used
+/// after it was given back shows wrong values, or none, but stays memory of values.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Env(usize);
 
-const PTR: u64 = (1 << 48) - 1;
+const PTR: u64 = (1 << 48) - 8;
+const KEPT: u64 = 1;
+/// Frames with fewer slots are used again.
+const SIZES: usize = 24;
+
+thread_local! {
+    /// The frames given back, by number of slots: the first word of each holds the next.
+    static FREE: [Cell<usize>; SIZES] = const { [const { Cell::new(0) }; SIZES] };
+}
 
 impl Env {
     /// The biggest number of slots in a frame.
@@ -20,10 +35,49 @@ impl Env {
     pub(crate) fn new(parent: Env, slots: u32) -> Env {
         debug_assert!(slots <= Self::MAX_SLOTS);
         let n = (slots & Self::MAX_SLOTS) as usize;
+        let head = (parent.0 as u64 & PTR) | ((n as u64) << 48);
+        let free = if n < SIZES { take(n) } else { 0 };
+        if free != 0 {
+            let p = free as *mut u64;
+            // SAFETY: a frame of n slots that was given back.
+            unsafe {
+                std::ptr::write_bytes(p.add(1), 0, n);
+                *p = head;
+            }
+            return Env(free);
+        }
         let p = arena::words(n + 1);
         // SAFETY: `p` has n + 1 words of our own.
-        unsafe { *p = (parent.0 as u64 & PTR) | ((n as u64) << 48) };
+        unsafe { *p = head };
         Env(p as usize)
+    }
+
+    /// Says that something refers to the frame that may outlive the code that made it.
+    #[inline(always)]
+    pub(crate) fn keep(self) {
+        if self.0 != 0 {
+            // SAFETY: a frame that is not `NONE` points to its header word.
+            unsafe { *(self.0 as *mut u64) |= KEPT };
+        }
+    }
+
+    /// Gives the frame back, unless something keeps it. Only for the code that made it, and only when it is done.
+    #[inline(always)]
+    pub(crate) fn release(self) {
+        if self.0 == 0 {
+            return;
+        }
+        let p = self.0 as *mut u64;
+        // SAFETY: a frame that is not `NONE` points to its header word.
+        let head = unsafe { *p };
+        let n = (head >> 48) as usize;
+        if head & KEPT == 0 && n < SIZES {
+            FREE.with(|free| {
+                // SAFETY: the header of a frame that nobody uses; with the next one in it, it has no slots.
+                unsafe { *p = free[n].get() as u64 & PTR };
+                free[n].set(self.0);
+            });
+        }
     }
 
     #[inline(always)]
@@ -74,4 +128,17 @@ impl Env {
     pub(super) unsafe fn from_raw(w: u64) -> Env {
         Env(w as usize)
     }
+}
+
+/// A frame of `n` slots that was given back, or zero.
+#[inline(always)]
+fn take(n: usize) -> usize {
+    FREE.with(|free| {
+        let p = free[n].get();
+        if p != 0 {
+            // SAFETY: the header of a frame that was given back holds the next one.
+            free[n].set(unsafe { *(p as *const usize) });
+        }
+        p
+    })
 }

@@ -329,6 +329,7 @@ impl Value {
     /// A lambda with its environment.
     #[inline(always)]
     pub(crate) fn closure(l: &'static Lambda, env: Env) -> Value {
+        env.keep();
         let p = arena::words(2);
         // SAFETY: two words of our own.
         unsafe {
@@ -384,6 +385,7 @@ impl Value {
     /// A thunk that evaluates an expression.
     #[inline(always)]
     pub(crate) fn thunk(e: &'static Expr, env: Env) -> Value {
+        env.keep();
         Self::thunk2(std::ptr::from_ref(e) as u64 | TH_EXPR, env.raw())
     }
 

@@ -446,10 +446,13 @@ impl Lower<'_> {
             bind,
             seen: FormalsCache::default(),
         });
+        let first = super::strict::forced_first(arity, formals.as_ref(), body);
         Ok(leak(Lambda {
             arity,
             slots,
             body,
+            later: (0..arity).filter(|i| !first.contains(i)).collect(),
+            first: first.into(),
             formals,
             params: params.into(),
             name: std::cell::Cell::new(None),

@@ -8,6 +8,7 @@ mod lower;
 mod pos;
 mod scope;
 mod sets;
+mod strict;
 
 use std::cell::Cell;
 
@@ -180,6 +181,13 @@ pub(crate) struct AttrsLit {
     pub(crate) pos: Pos,
 }
 
+impl AttrsLit {
+    /// Whether the set can be made as soon as a thunk for it: few values, and nothing to run first.
+    pub(crate) fn is_small(&self) -> bool {
+        self.values.len() <= 4 && self.pre.is_empty() && self.dynamic.is_empty()
+    }
+}
+
 /// A function: one or more parameters and a body.
 pub(crate) struct Lambda {
     /// Number of arguments that a call needs. Parameters are the first slots.
@@ -187,6 +195,10 @@ pub(crate) struct Lambda {
     /// Slots of the frame.
     pub(crate) slots: u32,
     pub(crate) body: E,
+    /// Parameters that the function forces before it does anything else, in that order: callers may evaluate these arguments at once.
+    pub(crate) first: Box<[u32]>,
+    /// The other parameters.
+    pub(crate) later: Box<[u32]>,
     /// The set pattern of the last parameter.
     pub(crate) formals: Option<Formals>,
     /// Names of the parameters, for printing.

@@ -129,6 +129,12 @@ fn an_infinite_recursion_names_its_cycle() {
     );
     check_labels(
         "let f = x: x + 1; a = f a; in a",
+        "infinite recursion encountered: `a` needs itself",
+        &[("a", "`a` needs itself")],
+    );
+    // A function that looks at its argument only later.
+    check_labels(
+        "let f = x: [ 1 ] ++ x; a = f a; in a",
         "infinite recursion encountered: `a` needs `x`, which is `a`",
         &[("x", "`a` needs `x`")],
     );
