@@ -1,7 +1,7 @@
 //! How the language reaches the world: files, the store, and the engine for imports from derivations.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(crate) struct StoreHost {
     /// Where the objects of the store really are, without links on the way.
     objects: PathBuf,
     /// Every derivation that was made, as text, by path.
-    drvs: RefCell<BTreeMap<StorePath, Arc<[u8]>>>,
+    drvs: RefCell<HashMap<StorePath, Arc<[u8]>>>,
     /// Sources are hashed, but not added: `sos check` and `sos plan -n` leave the store as it is.
     dry: bool,
 }
@@ -98,7 +98,12 @@ impl StoreHost {
     /// The derivations that were made so far.
     pub(crate) fn graph(&self) -> Graph {
         Graph {
-            texts: self.drvs.borrow().clone(),
+            texts: self
+                .drvs
+                .borrow()
+                .iter()
+                .map(|(path, text)| (path.clone(), text.clone()))
+                .collect(),
             ..Graph::default()
         }
     }

@@ -459,16 +459,29 @@ digest_id!(
     |data| sha2::Sha256::digest(data).into()
 );
 
+impl Sha256 {
+    /// Returns the 64 lower-case hexadecimal digits.
+    pub fn hex_digits(&self) -> [u8; 64] {
+        let mut out = [0; 64];
+        for (digits, byte) in out.chunks_exact_mut(2).zip(self.0) {
+            digits[0] = HEX[usize::from(byte >> 4)];
+            digits[1] = HEX[usize::from(byte & 15)];
+        }
+        out
+    }
+}
+
 /// Writes bytes in lower-case hexadecimal.
 pub fn encode_hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut out = String::with_capacity(bytes.len() * 2);
     for b in bytes {
-        out.push(char::from(DIGITS[usize::from(b >> 4)]));
-        out.push(char::from(DIGITS[usize::from(b & 15)]));
+        out.push(char::from(HEX[usize::from(b >> 4)]));
+        out.push(char::from(HEX[usize::from(b & 15)]));
     }
     out
 }
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Reads hexadecimal of either case; `None` for anything else.
 pub fn decode_hex(text: &str) -> Option<Vec<u8>> {

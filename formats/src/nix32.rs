@@ -38,15 +38,21 @@ pub fn encoded_len(n: usize) -> usize {
 /// `NixOS/nix` `src/libutil/base-nix-32.cc`.
 pub fn encode(bytes: &[u8]) -> String {
     let len = encoded_len(bytes.len());
-    let mut out = String::with_capacity(len);
-    for k in (0..len).rev() {
-        let (byte, shift) = (k * 5 / 8, k * 5 % 8);
-        let low = u16::from(bytes[byte]);
-        let high = bytes.get(byte + 1).map_or(0, |b| u16::from(*b));
-        let digit = ((high << 8 | low) >> shift) & 31;
-        out.push(char::from(ALPHABET[usize::from(digit)]));
+    let mut out = vec![0; len];
+    // From the right, taking five bits from a window that is filled byte by byte.
+    let (mut window, mut bits) = (0u32, 0);
+    let mut next = bytes.iter();
+    for digit in out.iter_mut().rev() {
+        if bits < 5 {
+            window |= u32::from(next.next().copied().unwrap_or(0)) << bits;
+            bits += 8;
+        }
+        *digit = ALPHABET[window as usize & 31];
+        window >>= 5;
+        bits -= 5;
     }
-    out
+    // The alphabet is ASCII.
+    String::from_utf8(out).unwrap_or_default()
 }
 
 /// Reads nix32.

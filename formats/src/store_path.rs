@@ -274,17 +274,18 @@ pub fn check_name(name: &str) -> Result<(), StorePathError> {
     if name.len() > MAX_NAME_LEN {
         return Err(StorePathError::LongName(name.to_owned()));
     }
-    let bad = name
-        .chars()
-        .find(|c| !c.is_ascii_alphanumeric() && !"+-._?=".contains(*c));
-    if let Some(found) = bad {
+    let legal =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.' | b'_' | b'?' | b'=');
+    if let Some(at) = name.bytes().position(|b| !legal(b)) {
+        // What comes before is ASCII, so a character begins here.
+        let found = name[at..].chars().next().unwrap_or_default();
         return Err(StorePathError::BadCharacter {
             name: name.to_owned(),
             found,
         });
     }
-    let dots = name.split('-').next().unwrap_or_default();
-    if dots == "." || dots == ".." {
+    let after = name.strip_prefix("..").or(name.strip_prefix('.'));
+    if after.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
         return Err(StorePathError::DotName(name.to_owned()));
     }
     Ok(())
@@ -304,7 +305,7 @@ pub fn make_text<'a>(
     refs: impl IntoIterator<Item = &'a StorePath>,
 ) -> Result<StorePath, StorePathError> {
     let kind = with_references("text", dir, refs, false);
-    make(dir, &kind, &contents.to_hex(), name)
+    make(dir, &kind, contents, name)
 }
 
 /// Makes the path of an object addressed by its content.
@@ -333,19 +334,14 @@ pub fn make_fixed(
     match (method, hash.as_sha256()) {
         (Method::Recursive, Some(nar_hash)) => {
             let kind = with_references("source", dir, refs, self_ref);
-            make(dir, &kind, &nar_hash.to_hex(), name)
+            make(dir, &kind, &nar_hash, name)
         }
         (Method::Text, Some(_)) if self_ref => Err(not_allowed()),
         (Method::Text, Some(contents)) => make_text(dir, name, &contents, refs),
         _ if self_ref || !refs.is_empty() => Err(not_allowed()),
         _ => {
             let inner = format!("fixed:out:{}{hash}:", method.prefix());
-            make(
-                dir,
-                "output:out",
-                &Sha256::of(inner.as_bytes()).to_hex(),
-                name,
-            )
+            make(dir, "output:out", &Sha256::of(inner.as_bytes()), name)
         }
     }
 }
@@ -363,7 +359,7 @@ pub fn make_output(
     make(
         dir,
         &format!("output:{output}"),
-        &drv_hash.to_hex(),
+        drv_hash,
         &output_name(drv_name, output),
     )
 }
@@ -383,7 +379,7 @@ pub fn make_scratch(
     make(
         dir,
         &format!("rewrite:{drv}:name:{output}"),
-        &Sha256([0; 32]).to_hex(),
+        &Sha256([0; 32]),
         &output_name(drv_name(drv), output),
     )
 }
@@ -444,12 +440,18 @@ fn with_references<'a>(
 fn make(
     dir: &StoreDir,
     kind: &str,
-    inner_hex: &str,
+    inner: &Sha256,
     name: &str,
 ) -> Result<StorePath, StorePathError> {
-    let text = [kind, ":sha256:", inner_hex, ":", dir.as_str(), ":", name].concat();
+    let mut text = Vec::with_capacity(kind.len() + dir.as_str().len() + name.len() + 80);
+    text.extend_from_slice(kind.as_bytes());
+    text.extend_from_slice(b":sha256:");
+    text.extend_from_slice(&inner.hex_digits());
+    for part in [":", dir.as_str(), ":", name] {
+        text.extend_from_slice(part.as_bytes());
+    }
     let mut folded = [0u8; 20];
-    for (i, byte) in Sha256::of(text.as_bytes()).0.iter().enumerate() {
+    for (i, byte) in Sha256::of(&text).0.iter().enumerate() {
         folded[i % 20] ^= byte;
     }
     StorePath::new(folded, name)

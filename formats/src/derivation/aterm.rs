@@ -146,35 +146,39 @@ impl Derivation {
         name: Option<&str>,
     ) -> Result<(), StorePathError> {
         out.extend_from_slice(b"Derive(");
-        let mut fields = Vec::with_capacity(self.outputs.len());
-        for (output, how) in &self.outputs {
-            let (path, algo, hex) = match how {
-                Output::InputAddressed(path) => (Some(path.clone()), String::new(), String::new()),
-                Output::Fixed { method, hash } => (
-                    name.map(|n| fixed_path(dir, n, output, *method, hash))
-                        .transpose()?,
-                    format!("{}{}", method.prefix(), hash.algo()),
-                    hash.to_hex(),
-                ),
-                Output::Floating { method, algo } => {
-                    (None, format!("{}{algo}", method.prefix()), String::new())
-                }
-                Output::Deferred => (None, String::new(), String::new()),
-            };
-            let path = path.filter(|_| name.is_some());
-            fields.push((output, path.map(|p| p.absolute(dir)), algo, hex));
-        }
-        list(out, &fields, |out, (output, path, algo, hex)| {
-            out.push(b'(');
+        out.push(b'[');
+        for (i, (output, how)) in self.outputs.iter().enumerate() {
+            out.extend_from_slice(if i > 0 { b",(" } else { b"(" });
             string(out, output.as_bytes());
             out.push(b',');
-            plain(out, &[path.as_deref().unwrap_or_default()]);
-            out.push(b',');
-            plain(out, &[algo]);
-            out.push(b',');
-            plain(out, &[hex]);
+            match how {
+                Output::InputAddressed(path) if name.is_some() => {
+                    plain(out, &[dir.as_str(), "/", path.as_str()]);
+                    out.extend_from_slice(b",\"\",\"\"");
+                }
+                Output::InputAddressed(_) | Output::Deferred => {
+                    out.extend_from_slice(b"\"\",\"\",\"\"");
+                }
+                Output::Fixed { method, hash } => {
+                    let path = name.map(|n| fixed_path(dir, n, output, *method, hash));
+                    match path.transpose()? {
+                        Some(path) => plain(out, &[dir.as_str(), "/", path.as_str()]),
+                        None => plain(out, &[]),
+                    }
+                    out.push(b',');
+                    plain(out, &[method.prefix(), &hash.algo().to_string()]);
+                    out.push(b',');
+                    plain(out, &[&hash.to_hex()]);
+                }
+                Output::Floating { method, algo } => {
+                    out.extend_from_slice(b"\"\",");
+                    plain(out, &[method.prefix(), &algo.to_string()]);
+                    out.extend_from_slice(b",\"\"");
+                }
+            }
             out.push(b')');
-        });
+        }
+        out.push(b']');
         out.push(b',');
         Ok(())
     }
@@ -328,10 +332,7 @@ fn plain(out: &mut Bytes, parts: &[&str]) {
 fn string(out: &mut Bytes, bytes: &[u8]) {
     out.push(b'"');
     let mut rest = bytes;
-    while let Some(i) = rest
-        .iter()
-        .position(|b| matches!(b, b'"' | b'\\' | b'\n' | b'\r' | b'\t'))
-    {
+    while let Some(i) = first_special(rest) {
         out.extend_from_slice(&rest[..i]);
         out.push(b'\\');
         out.push(match rest[i] {
@@ -344,6 +345,23 @@ fn string(out: &mut Bytes, bytes: &[u8]) {
     }
     out.extend_from_slice(rest);
     out.push(b'"');
+}
+
+/// Offset of the first byte that must be escaped. Nearly all blocks hold none, which vector instructions see at once: without short
+/// cuts, and with all control characters up to CR taken together.
+fn first_special(bytes: &[u8]) -> Option<usize> {
+    let special = |b: &u8| matches!(b, b'"' | b'\\' | b'\n' | b'\r' | b'\t');
+    let suspect = |&b: &u8| (b <= b'\r') | (b == b'"') | (b == b'\\');
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    for (i, block) in blocks.iter().enumerate() {
+        if block.iter().fold(false, |any, b| any | suspect(b))
+            && let Some(at) = block.iter().position(special)
+        {
+            return Some(i * 16 + at);
+        }
+    }
+    let at = rest.iter().position(special)?;
+    Some(blocks.len() * 16 + at)
 }
 
 struct Reader<'a> {

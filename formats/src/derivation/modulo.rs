@@ -1,6 +1,8 @@
 //! The hash of a derivation modulo fixed outputs, from which input-addressed paths are made.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use rustc_hash::FxHashMap;
 
 use super::{Derivation, Output, fixed_path};
 use crate::hash::Sha256;
@@ -59,7 +61,8 @@ struct Modulo {
 #[derive(Debug)]
 pub struct DrvHashes {
     dir: StoreDir,
-    known: HashMap<StorePath, Modulo>,
+    /// Store paths are digests already: nobody can choose them so that they collide here.
+    known: FxHashMap<StorePath, Modulo>,
 }
 
 impl DrvHashes {
@@ -67,7 +70,7 @@ impl DrvHashes {
     pub fn new(dir: StoreDir) -> Self {
         Self {
             dir,
-            known: HashMap::new(),
+            known: FxHashMap::default(),
         }
     }
 
@@ -156,7 +159,7 @@ impl DrvHashes {
     fn remember<E>(&mut self, path: &StorePath, drv: &Derivation) -> Result<(), ModuloError<E>> {
         let modulo = self.compute(drv, Derivation::name_from_path(path), false)?;
         let entry = Modulo {
-            hash_hex: hex_digits(&modulo.hash),
+            hash_hex: modulo.hash.hex_digits(),
             deferred: modulo.deferred,
             outputs: drv.outputs.keys().flat_map(|o| [o, " "]).collect(),
         };
@@ -253,17 +256,6 @@ impl DrvHashes {
         })
     }
 }
-
-fn hex_digits(hash: &Sha256) -> [u8; 64] {
-    let mut out = [0; 64];
-    for (digits, byte) in out.chunks_exact_mut(2).zip(hash.0) {
-        digits[0] = DIGITS[usize::from(byte >> 4)];
-        digits[1] = DIGITS[usize::from(byte & 15)];
-    }
-    out
-}
-
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 struct Computed {
     hash: Sha256,

@@ -296,17 +296,17 @@ fn read_attr(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Pos) -> 
     if i.structured.is_some() {
         return read_structured(vm, i, key, v, pos);
     }
-    let s = text(vm, i, v, pos)?.to_vec();
+    let s = text(vm, i, v, pos)?;
     match key {
         b"builder" => {
             i.has_builder = true;
-            i.drv.builder.clone_from(&s);
+            i.drv.builder = s.to_vec();
         }
-        b"system" => i.drv.system = String::from_utf8_lossy(&s).into_owned(),
-        b"outputHash" => i.output_hash = Some(s.clone()),
-        b"outputHashAlgo" => i.output_hash_algo = Some(s.clone()),
+        b"system" => i.drv.system = String::from_utf8_lossy(s).into_owned(),
+        b"outputHash" => i.output_hash = Some(s.to_vec()),
+        b"outputHashAlgo" => i.output_hash_algo = Some(s.to_vec()),
         b"outputHashMode" => {
-            i.output_hash_mode = Some(s.clone());
+            i.output_hash_mode = Some(s.to_vec());
             method(i, pos)?;
         }
         b"outputs" => {
@@ -317,7 +317,7 @@ fn read_attr(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Pos) -> 
         }
         _ => {}
     }
-    i.drv.env.insert(key.to_vec(), s);
+    i.drv.env.insert(key.to_vec(), s.to_vec());
     Ok(())
 }
 
@@ -481,16 +481,19 @@ fn outputs(vm: &Vm, i: &mut Input, pos: Pos) -> R<()> {
 /// Adds what the strings refer to.
 fn inputs(vm: &Vm, i: &mut Input, pos: Pos) -> R<()> {
     let ctx = std::mem::take(&mut i.ctx).finish(vm);
-    for e in vm.ctx_elems(ctx) {
-        match e {
-            ContextElem::Opaque(p) => {
-                i.drv.input_srcs.insert(p);
-            }
-            ContextElem::Built(p, o) => {
-                i.drv.input_drvs.entry(p).or_default().insert(o);
-            }
-            ContextElem::Closure(p) => closure(vm, i, p, pos)?,
+    let mut closures = Vec::new();
+    vm.contexts.borrow().each(ctx, |e| match e {
+        ContextElem::Opaque(p) => {
+            i.drv.input_srcs.insert(p.clone());
         }
+        ContextElem::Built(p, o) => {
+            let outputs = i.drv.input_drvs.entry(p.clone()).or_default();
+            outputs.insert(o.clone());
+        }
+        ContextElem::Closure(p) => closures.push(p.clone()),
+    });
+    for p in closures {
+        closure(vm, i, p, pos)?;
     }
     Ok(())
 }

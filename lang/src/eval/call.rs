@@ -78,7 +78,7 @@ impl Vm {
         rest: &[Value],
         pos: Pos,
     ) -> R {
-        let frame = Env::new(env, l.slots);
+        let frame = Env::new(env, l.slots, l.arity);
         for (i, a) in first.iter().enumerate() {
             frame.set(i as u32, *a);
         }

@@ -61,6 +61,13 @@ impl Contexts {
         }
     }
 
+    /// Shows every element of a context, in no order that means anything.
+    pub(crate) fn each<'a>(&'a self, set: u32, mut f: impl FnMut(&'a ContextElem)) {
+        for &i in self.ids(set) {
+            f(&self.elems[i as usize]);
+        }
+    }
+
     fn union(&mut self, a: u32, b: u32) -> u32 {
         let key = (a.min(b), a.max(b));
         if let Some(&r) = self.unions.get(&key) {

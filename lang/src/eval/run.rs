@@ -117,7 +117,7 @@ impl Vm {
                     if let Some(Fun::Closure(l, cenv)) = f.as_fun()
                         && l.arity as usize == args.len()
                     {
-                        let frame = Env::new(cenv, l.slots);
+                        let frame = Env::new(cenv, l.slots, l.arity);
                         for &i in &l.first {
                             frame.set(i, self.eval(args[i as usize], env)?);
                         }
@@ -193,7 +193,7 @@ impl Vm {
                 }
                 Expr::Block(n, body) => {
                     env.keep();
-                    env = Env::new(env, *n);
+                    env = Env::new(env, *n, 0);
                     *made = env;
                     e = body;
                 }

@@ -14,7 +14,7 @@ const STEP: usize = 2 << 20;
 /// CPU nanoseconds after which a huge page was dearer than the small pages in its place: zeroing 512 of them takes about as long.
 const SLOW: i64 = 700_000;
 /// How many steps with small pages follow a slow huge page: doubled each time, up to the second number.
-const PATIENCE: (u32, u32) = (8, 64);
+const PATIENCE: (u32, u32) = (16, 64);
 
 struct Arena {
     next: Cell<usize>,

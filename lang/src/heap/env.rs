@@ -30,23 +30,23 @@ impl Env {
     /// No frame.
     pub(crate) const NONE: Env = Env(0);
 
-    /// Makes a frame with `slots` empty slots.
+    /// Makes a frame with `slots` slots. The first `set` of them must be set before the frame is used, the others are empty.
     #[inline(always)]
-    pub(crate) fn new(parent: Env, slots: u32) -> Env {
-        debug_assert!(slots <= Self::MAX_SLOTS);
+    pub(crate) fn new(parent: Env, slots: u32, set: u32) -> Env {
+        debug_assert!(slots <= Self::MAX_SLOTS && set <= slots);
         let n = (slots & Self::MAX_SLOTS) as usize;
         let head = (parent.0 as u64 & PTR) | ((n as u64) << 48);
         let free = if n < SIZES { take(n) } else { 0 };
-        if free != 0 {
+        let p = if free != 0 {
             let p = free as *mut u64;
-            // SAFETY: a frame of n slots that was given back.
-            unsafe {
-                std::ptr::write_bytes(p.add(1), 0, n);
-                *p = head;
+            for i in set as usize..n {
+                // SAFETY: a frame of n slots that was given back.
+                unsafe { *p.add(1 + i) = 0 };
             }
-            return Env(free);
-        }
-        let p = arena::words(n + 1);
+            p
+        } else {
+            arena::words(n + 1)
+        };
         // SAFETY: `p` has n + 1 words of our own.
         unsafe { *p = head };
         Env(p as usize)
