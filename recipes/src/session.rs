@@ -276,7 +276,13 @@ impl Inner {
         let edit = self.accept(edit, found)?;
         let mut problems = problems();
         let known = problems.same_places();
-        rootfs::check_sources(&edit, &self.context.project_dir, call.host, &mut problems);
+        rootfs::check_sources(
+            &edit,
+            &[],
+            &self.context.project_dir,
+            call.host,
+            &mut problems,
+        );
         let edit = self.accept(Some(edit), problems.finish())?;
         let made = &mut *call.made.borrow_mut();
         let places = rootfs::places::edit(&edit, &None, &known, &["places"], made);
