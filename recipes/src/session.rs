@@ -31,6 +31,8 @@ pub struct Context {
     pub shown_from: PathBuf,
     /// What may happen to the locks.
     pub mode: LockMode,
+    /// The command that pins what this evaluation leaves open, for advice.
+    pub lock_command: String,
     /// The way to the outside.
     pub pins: Arc<dyn Pins>,
     /// The systems that this machine builds for, when what is evaluated is to be built here; else empty.
@@ -64,7 +66,7 @@ struct Inner {
 impl Session {
     /// Starts an evaluation.
     pub fn new(context: Context) -> Self {
-        let locks = Mutex::new(Locks::new(context.mode.clone()));
+        let locks = Mutex::new(Locks::new(context.mode.clone(), &context.lock_command));
         Self {
             inner: Arc::new(Inner {
                 context,
