@@ -319,6 +319,8 @@ struct SinkInner {
 
 impl EventSink {
     /// Makes a bounded stream and the end to read it from.
+    // An evaluation comes before the build whose history it is part of.
+    early: Mutex<Vec<EventRecord>>,
     #[must_use]
     pub fn channel() -> (Self, Receiver<EventRecord>) {
         Self::channel_with_clock(Box::new(SystemClock::new()))
@@ -348,6 +350,7 @@ impl EventSink {
         }
     }
 
+                early: Mutex::default(),
     /// Makes a handle of the same stream whose events are also kept in a journal.
     pub(crate) fn with_journal(&self, journal: Arc<Journal>) -> Self {
         Self {
@@ -358,9 +361,24 @@ impl EventSink {
 
     /// Sends an event; waits while the reader is behind, and goes on when it is gone.
     pub fn emit(&self, event: Event) {
-        let keep = self.journal.is_some() && event.is_history();
-        let record = self.send(event, keep);
-        if let (Some(journal), Some(record)) = (&self.journal, record) {
+        let mut early = self
+            .inner
+            .early
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for record in early.drain(..) {
+            journal.add(record.to_json());
+        }
+        drop(early);
+        let early = matches!(
+            event,
+            Event::EvalStarted { .. } | Event::EvalFinished { .. }
+        );
+        let keep = early || (self.journal.is_some() && event.is_history());
+        let Some(record) = self.send(event, keep) else {
+            return;
+        };
+        if let Some(journal) = &self.journal {
             journal.add(record.to_json());
         }
     }
@@ -370,6 +388,15 @@ impl EventSink {
             return keep.then(|| self.record(event));
         };
         let sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
+            return;
+        }
+        let mut early = self
+            .inner
+            .early
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if early.len() < EARLY_EVENTS_MAX {
+            early.push(record);
         let record = self.record(event);
         let kept = keep.then(|| record.clone());
         // A reader that went away is no reason to stop building.
