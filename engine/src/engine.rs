@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use sos_formats::derivation::Derivation;
-use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::diagnostic::{Class, Diagnostic, Label};
 use sos_formats::store_path::StorePath;
 use sos_store::{BuildId, Store};
 use tokio::runtime::Handle;
@@ -382,10 +382,14 @@ impl Engine {
 
     /// Refuses at once what cannot be built here; content-addressed ones may still turn out to be there.
     fn check_systems(&self, needed: &Needed) -> Result<(), Box<Diagnostic>> {
-        let wrong: Vec<(String, String)> = needed
-            .nodes
-            .iter()
-            .filter(|node| !is_dynamic(&node.drv) && !self.options.can_build(&node.drv.system))
+        let nodes = || {
+            needed
+                .nodes
+                .iter()
+                .filter(|node| !is_dynamic(&node.drv) && !self.options.can_build(&node.drv.system))
+        };
+        let places: Vec<Label> = nodes().filter_map(|node| node.place.clone()).collect();
+        let wrong: Vec<(String, String)> = nodes()
             .map(|node| {
                 (
                     Derivation::name_from_path(&node.path).to_owned(),
@@ -394,7 +398,9 @@ impl Engine {
             })
             .collect();
         match wrong_system(&wrong, &systems(&self.options)) {
-            Some(diagnostic) if !self.options.keep_going => Err(Box::new(diagnostic)),
+            Some(diagnostic) if !self.options.keep_going => {
+                Err(Box::new(diagnostic.with_labels(places)))
+            }
             _ => Ok(()),
         }
     }
