@@ -70,7 +70,7 @@ pub(super) fn show(
     if format == Format::Json {
         let dir = session.store_dir()?;
         let list = |all: &[Planned]| -> Vec<_> {
-            all.iter().map(|p| serde_json::json!({ "drv": p.drv.absolute(&dir), "name": p.name, "expectedMs": p.expected_ms, "maybe": p.maybe })).collect()
+            all.iter().map(|p| serde_json::json!({ "drv": p.drv.absolute(&dir), "name": p.name, "expectedMs": p.expected_ms, "maybe": p.maybe, "cause": p.cause })).collect()
         };
         return output::json(&serde_json::json!({
             "build": list(&plan.to_build), "fetch": list(&plan.to_fetch), "cached": plan.cached.len(), "etaMs": plan.eta_ms,
@@ -94,7 +94,7 @@ pub(super) fn show(
             } else {
                 ""
             };
-            text.push_str(&format!("  {}{expected}{maybe}\n", p.name));
+            text.push_str(&format!("  {}{expected}  ({}){maybe}\n", p.name, p.cause));
         }
     }
     let eta = plan.eta_ms.map_or(String::new(), |ms| {

@@ -14,15 +14,16 @@ use tokio::sync::oneshot;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
+use crate::cause::{Asked, Causes, causes};
 use crate::choice::pool_of;
 use crate::clock::{Clock, SystemClock, millis};
 use crate::diagnose::{store_failed, wrong_system};
 use crate::event::{Event, EventSink};
 use crate::graph::{Graph, Wanted, wanted_outputs};
 use crate::journal::Journal;
-use crate::needed::{Needed, answer_at_once, find_needed, load};
+use crate::needed::{Needed, Node, answer_at_once, find_needed, load};
 use crate::options::BuildOptions;
-use crate::resolve::{OutputPaths, is_dynamic};
+use crate::resolve::{OutputPaths, is_dynamic, resolve};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
 use crate::work::{Worker, history_key, systems};
 
@@ -45,6 +46,8 @@ pub struct Planned {
     pub name: String,
     /// Milliseconds expected, if the past tells.
     pub expected_ms: Option<u64>,
+    /// Why it would be built.
+    pub cause: Causes,
     /// Whether it may turn out to be there once its inputs are: content-addressed derivations stop at equal inputs.
     pub maybe: bool,
 }
@@ -135,6 +138,7 @@ impl Engine {
         let needed = find_needed(&self.store, graph, wanted)?;
         let plans = self.node_plans(&needed)?;
         let schedule = schedule(&needed, &plans, self.options.jobs, self.options.io_jobs)?;
+        let beside = needed.met();
         let mut plan = Plan {
             eta_ms: self.eta(&plans, schedule.critical_path_ms()),
             ..Plan::default()
@@ -145,6 +149,7 @@ impl Engine {
                 drv: node.path.clone(),
                 name: Derivation::name_from_path(&node.path).to_owned(),
                 expected_ms: node_plan.expected_ms,
+                cause: self.planned_cause(&needed, &beside, node)?,
                 maybe: is_dynamic(&node.drv),
             };
             match node_plan.pool {
@@ -160,6 +165,38 @@ impl Engine {
             .cloned()
             .collect();
         Ok(plan)
+    }
+
+    /// Tells why a derivation would be built. What its inputs will be is not always known yet: those that are still to be
+    /// built count as changed.
+    fn planned_cause(
+        &self,
+        needed: &Needed,
+        beside: &BTreeSet<StorePath>,
+        node: &Node,
+    ) -> Result<Causes, Box<Diagnostic>> {
+        let dir = self.store.store_dir();
+        let inputs = needed.expected_inputs(dir, node);
+        let unresolved = |e: &dyn std::fmt::Display| {
+            Box::new(Diagnostic::error(
+                "build-unresolved",
+                Class::Bug,
+                format!(
+                    "`{}` cannot be resolved: {e}",
+                    Derivation::name_from_path(&node.path)
+                ),
+            ))
+        };
+        let inputs = inputs.map_err(|e| unresolved(&e))?;
+        let resolved = resolve(dir, &node.path, &node.drv, &inputs).map_err(|e| unresolved(&e))?;
+        let asked = Asked {
+            path: &node.path,
+            drv: &node.drv,
+            resolved: &resolved,
+            outputs: &node.outputs,
+            beside,
+        };
+        causes(&self.store, &asked).map_err(store_failed)
     }
 
     /// Builds what is wanted. Wishes that are there are answered at once, with nothing else touched.
@@ -316,6 +353,7 @@ impl Engine {
             runtime: runtime.clone(),
             clock: self.clock.clone(),
             lease,
+            beside: needed.met(),
         };
         Ok((needed, plans, worker))
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Serialize, Serializer};
 use sos_formats::diagnostic::Diagnostic;
 
+use crate::cause::Causes;
 use crate::clock::{Clock, SystemClock, rfc3339};
 use crate::journal::Journal;
 
@@ -135,6 +136,8 @@ pub enum Event {
         name: Text,
         /// The builder.
         builder: Text,
+        /// Why it is built.
+        cause: Causes,
         /// Milliseconds expected, if the past tells.
         expected_ms: Option<u64>,
     },
@@ -191,6 +194,8 @@ pub enum Event {
         drv: Text,
         /// Its name.
         name: Text,
+        /// Why it is fetched.
+        cause: Causes,
     },
     /// A fetch came further.
     #[serde(rename = "fetch.progress")]
@@ -310,7 +315,12 @@ pub struct EventSink {
     journal: Option<Arc<Journal>>,
 }
 
+/// Events before the journal of a build is begun that are kept for it.
+const EARLY_EVENTS_MAX: usize = 64;
+
 struct SinkInner {
+    // An evaluation comes before the build whose history it is part of.
+    early: Mutex<Vec<EventRecord>>,
     // The number and the send are one step, so that the stream is in the order of its numbers.
     sender: Option<Mutex<SyncSender<EventRecord>>>,
     seq: AtomicU64,
@@ -319,8 +329,6 @@ struct SinkInner {
 
 impl EventSink {
     /// Makes a bounded stream and the end to read it from.
-    // An evaluation comes before the build whose history it is part of.
-    early: Mutex<Vec<EventRecord>>,
     #[must_use]
     pub fn channel() -> (Self, Receiver<EventRecord>) {
         Self::channel_with_clock(Box::new(SystemClock::new()))
@@ -342,6 +350,7 @@ impl EventSink {
     fn over(sender: Option<Mutex<SyncSender<EventRecord>>>, clock: Box<dyn Clock>) -> Self {
         Self {
             inner: Arc::new(SinkInner {
+                early: Mutex::default(),
                 sender,
                 seq: AtomicU64::new(0),
                 clock,
@@ -350,17 +359,8 @@ impl EventSink {
         }
     }
 
-                early: Mutex::default(),
     /// Makes a handle of the same stream whose events are also kept in a journal.
     pub(crate) fn with_journal(&self, journal: Arc<Journal>) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            journal: Some(journal),
-        }
-    }
-
-    /// Sends an event; waits while the reader is behind, and goes on when it is gone.
-    pub fn emit(&self, event: Event) {
         let mut early = self
             .inner
             .early
@@ -370,6 +370,14 @@ impl EventSink {
             journal.add(record.to_json());
         }
         drop(early);
+        Self {
+            inner: self.inner.clone(),
+            journal: Some(journal),
+        }
+    }
+
+    /// Sends an event; waits while the reader is behind, and goes on when it is gone.
+    pub fn emit(&self, event: Event) {
         let early = matches!(
             event,
             Event::EvalStarted { .. } | Event::EvalFinished { .. }
@@ -380,14 +388,6 @@ impl EventSink {
         };
         if let Some(journal) = &self.journal {
             journal.add(record.to_json());
-        }
-    }
-
-    fn send(&self, event: Event, keep: bool) -> Option<EventRecord> {
-        let Some(sender) = &self.inner.sender else {
-            return keep.then(|| self.record(event));
-        };
-        let sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
             return;
         }
         let mut early = self
@@ -397,6 +397,14 @@ impl EventSink {
             .unwrap_or_else(PoisonError::into_inner);
         if early.len() < EARLY_EVENTS_MAX {
             early.push(record);
+        }
+    }
+
+    fn send(&self, event: Event, keep: bool) -> Option<EventRecord> {
+        let Some(sender) = &self.inner.sender else {
+            return keep.then(|| self.record(event));
+        };
+        let sender = sender.lock().unwrap_or_else(PoisonError::into_inner);
         let record = self.record(event);
         let kept = keep.then(|| record.clone());
         // A reader that went away is no reason to stop building.

@@ -20,6 +20,7 @@
 //! written and synced before the row. Nothing here is asynchronous; a [`Store`] can be used from many threads.
 #![forbid(unsafe_code)]
 
+mod built;
 mod cas;
 mod check;
 mod clock;
@@ -51,6 +52,7 @@ mod store;
 mod sys;
 mod temp;
 
+pub use built::{Built, NewBuilt};
 pub use check::{CheckOptions, CheckReport, Problem};
 pub use error::{Result, RootPathProblem, StoreError};
 pub use evaluations::{Evaluation, MAX_EVALUATION_BYTES, NewEvaluation};

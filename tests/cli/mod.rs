@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod builds;
+mod causes;
 mod damage;
 mod eval_cache;
 mod events;

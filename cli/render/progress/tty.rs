@@ -67,6 +67,7 @@ impl Tty {
                 name,
                 fetch,
                 failed,
+                cause,
                 took,
                 bytes,
                 ..
@@ -83,11 +84,14 @@ impl Tty {
                 };
                 let what = if *failed { "failed".to_owned() } else { what };
                 format!(
-                    " {} {}  {what:>9}  {}",
+                    " {} {}  {what:>9}  {:<9} {}",
                     self.paint(code, mark),
                     pad(name, NAME_COLUMNS),
-                    size::duration(*took)
+                    size::duration(*took),
+                    printable(cause.as_deref().unwrap_or_default()),
                 )
+                .trim_end()
+                .to_owned()
             }
             Line::Log { .. } if !self.options.logs => return,
             Line::Log { name, line } => format!(
