@@ -23,6 +23,7 @@ use crate::graph::{Graph, Wanted, wanted_outputs};
 use crate::journal::Journal;
 use crate::needed::{Needed, Node, answer_at_once, find_needed, load};
 use crate::options::BuildOptions;
+use crate::report::Flusher;
 use crate::resolve::{OutputPaths, is_dynamic, resolve};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
 use crate::work::{Worker, history_key, systems};
@@ -361,6 +362,7 @@ impl Engine {
     /// Writes down what is going to be built: logs, traces and later questions refer to it.
     fn keep_derivations(&self, needed: &Needed) -> Result<(), Box<Diagnostic>> {
         let dir = self.store.store_dir();
+            flusher: Flusher::default(),
         let mut texts = Vec::with_capacity(needed.nodes.len());
         for node in &needed.nodes {
             let name = Derivation::name_from_path(&node.path);

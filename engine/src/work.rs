@@ -23,7 +23,7 @@ use crate::event::{Event, EventSink, Status};
 use crate::executor::{Executor, Job, Outcome};
 use crate::options::BuildOptions;
 use crate::output::{Finish, Stop};
-use crate::report::Reporter;
+use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
 use crate::{in_process, nix_shape, step};
 
@@ -42,6 +42,7 @@ pub(crate) struct Worker {
     pub(crate) lease: Lease,
     /// Every derivation of the run, see [`Asked::beside`].
     pub(crate) beside: BTreeSet<StorePath>,
+    pub(crate) flusher: Flusher,
 }
 
 /// What is remembered of a build besides its outputs.
@@ -245,6 +246,7 @@ impl Worker {
             ),
             since: self.clock.monotonic(),
         };
+        self.flusher.watch(&attempt.reporter);
         let made = match chosen {
             Chosen::Nix => nix_shape::run(&attempt)?,
             Chosen::Step => step::run(&attempt)?,

@@ -60,7 +60,7 @@ pub use gc::{GcOptions, GcReport, Progress};
 pub use ingest::{IngestOptions, Ingested};
 pub use journal::{BuildId, BuildRecord};
 pub use listing::{FileType, Filter};
-pub use locks::{DrvLock, LockHolder, TryLock};
+pub use locks::{DrvLock, LockHolder, RunningBuild, TryLock};
 pub use logs::LogWriter;
 pub use objects::{ObjectKind, PathInfo, Registration};
 pub use outputs::{Trace, TraceRecord};
