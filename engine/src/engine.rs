@@ -47,6 +47,8 @@ pub struct Planned {
     pub name: String,
     /// Milliseconds expected, if the past tells.
     pub expected_ms: Option<u64>,
+    /// Those of the plan that must be done before.
+    pub needs: Vec<StorePath>,
     /// Why it would be built.
     pub cause: Causes,
     /// Whether it may turn out to be there once its inputs are: content-addressed derivations stop at equal inputs.
@@ -150,6 +152,11 @@ impl Engine {
                 drv: node.path.clone(),
                 name: Derivation::name_from_path(&node.path).to_owned(),
                 expected_ms: node_plan.expected_ms,
+                needs: node
+                    .needs
+                    .iter()
+                    .map(|id| needed.nodes[*id].path.clone())
+                    .collect(),
                 cause: self.planned_cause(&needed, &beside, node)?,
                 maybe: is_dynamic(&node.drv),
             };
@@ -355,6 +362,7 @@ impl Engine {
             clock: self.clock.clone(),
             lease,
             beside: needed.met(),
+            flusher: Flusher::default(),
         };
         Ok((needed, plans, worker))
     }
@@ -362,7 +370,6 @@ impl Engine {
     /// Writes down what is going to be built: logs, traces and later questions refer to it.
     fn keep_derivations(&self, needed: &Needed) -> Result<(), Box<Diagnostic>> {
         let dir = self.store.store_dir();
-            flusher: Flusher::default(),
         let mut texts = Vec::with_capacity(needed.nodes.len());
         for node in &needed.nodes {
             let name = Derivation::name_from_path(&node.path);
