@@ -7,6 +7,7 @@ mod damage;
 mod eval_cache;
 mod events;
 mod fetchers;
+mod flags;
 mod flakes;
 mod language;
 mod repl;

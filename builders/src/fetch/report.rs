@@ -5,7 +5,7 @@ use std::io;
 
 use reqwest::Url;
 use sos_engine::in_notation_of;
-use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::diagnostic::{Class, Diagnostic, WrongHash};
 use sos_formats::hash::Hash;
 
 use super::failure::Failure;
@@ -187,7 +187,16 @@ pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagno
         .collect();
     found.dedup();
     match found.as_slice() {
-        [one] => diagnostic.help(format!("if you trust what arrived, its hash is `{one}`")),
+        [one] => {
+            diagnostic
+                .hashes
+                .extend(request.written.map(|written| WrongHash {
+                    name: name.to_owned(),
+                    expected: written.to_owned(),
+                    found: one.clone(),
+                }));
+            diagnostic.help(format!("if you trust what arrived, its hash is `{one}`"))
+        }
         [_, _, ..] => diagnostic.help(
             "the sources disagree with each other: find out which of them serves the real file",
         ),
