@@ -107,8 +107,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn built(&self, drv: &StorePath) -> Result<Option<Built>> {
-        let found = self.db().read(|db| db::built_of(db, drv))?;
-        Ok(found.map(BuiltRow::unpack))
+        let found = self.read_built(|db| db::built_of(db, drv))?;
+        Ok(found.flatten().map(BuiltRow::unpack))
     }
 
     /// Finds the newest note of a build by the derivation with every input a store path.
@@ -116,8 +116,8 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn built_as(&self, identity: &StorePath) -> Result<Option<Built>> {
-        let found = self.db().read(|db| db::built_as(db, identity))?;
-        Ok(found.map(BuiltRow::unpack))
+        let found = self.read_built(|db| db::built_as(db, identity))?;
+        Ok(found.flatten().map(BuiltRow::unpack))
     }
 
     /// Lists the builds of a name that are kept with their text, newest first.
@@ -125,10 +125,22 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub fn built_before(&self, name: &str, system: &str, limit: u32) -> Result<Vec<Built>> {
-        let found = self
-            .db()
-            .read(|db| db::built_before(db, name, system, limit))?;
+        let found = self.read_built(|db| db::built_before(db, name, system, limit))?;
+        let found = found.unwrap_or_default();
         Ok(found.into_iter().map(BuiltRow::unpack).collect())
+    }
+
+    /// Asks the table, if there is one: a store that is open for reading keeps the form that it has.
+    fn read_built<T>(
+        &self,
+        ask: impl FnOnce(&rusqlite::Connection) -> Result<T>,
+    ) -> Result<Option<T>> {
+        self.db().read(|db| {
+            if self.is_read_only() && !db::has_built(db)? {
+                return Ok(None);
+            }
+            ask(db).map(Some)
+        })
     }
 }
 

@@ -34,6 +34,12 @@ pub(crate) fn insert_built(
     Ok(())
 }
 
+/// Whether there is such a table.
+pub(crate) fn has_built(db: &Connection) -> Result<bool> {
+    let sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'built'";
+    Ok(db.prepare_cached(sql)?.exists([])?)
+}
+
 /// Finds the note of a derivation.
 pub(crate) fn built_of(db: &Connection, drv: &StorePath) -> Result<Option<BuiltRow>> {
     let sql = "SELECT drv, identity, collected, aterm FROM built WHERE drv = ?1";
