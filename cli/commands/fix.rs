@@ -44,7 +44,11 @@ pub(super) fn apply(
             files.entry(path).or_default().push(edit);
         }
     }
-    let hashes = wrong_hashes(session.store()?)?;
+    let mut hashes = wrong_hashes(session.store()?)?;
+    // What an evaluation has seen itself is newer than any build.
+    for hash in problems.iter().flat_map(|problem| &problem.hashes) {
+        hashes.insert(hash.expected.clone(), Some(hash.found.clone()));
+    }
     for path in recipes(targets, problems, &roots) {
         let Ok(text) = std::fs::read_to_string(&path) else {
             continue;

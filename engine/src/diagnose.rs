@@ -310,26 +310,7 @@ fn together(mut kind: Vec<Diagnostic>) -> Option<Diagnostic> {
 /// Writes `hash` in the notation of `pattern`, the hash as a recipe gives it.
 #[must_use]
 pub fn in_notation_of(pattern: &str, hash: &Hash) -> String {
-    let pattern = pattern.trim();
-    let algo = hash.algo().to_string();
-    if pattern.starts_with(&format!("{algo}-")) {
-        return hash.to_sri();
-    }
-    let (prefix, digits) = match pattern.split_once(':') {
-        Some((_, digits)) => (format!("{algo}:"), digits),
-        None => (String::new(), pattern),
-    };
-    let bytes = hash.bytes().len();
-    let text = if digits.len() == 2 * bytes {
-        hash.to_hex()
-    } else if digits.len() == (bytes * 8).div_ceil(5) {
-        hash.to_nix32()
-    } else if digits.len() == bytes.div_ceil(3) * 4 {
-        hash.to_base64()
-    } else {
-        return hash.to_sri();
-    };
-    format!("{prefix}{text}")
+    hash.in_notation_of(pattern)
 }
 
 /// Returns the hash of a fixed output as its derivation was given it, and the same in `found`'s words.

@@ -183,6 +183,33 @@ fn a_wrong_hash_is_told_in_the_notation_of_the_recipe() {
 }
 
 #[test]
+fn the_hash_of_a_local_file_is_told_and_put_right_as_it_is_written() {
+    let w = World::new();
+    w.write("a.txt", "a\n");
+    for (wrong, recursive) in [("0".repeat(52), true), ("0".repeat(64), false)] {
+        let text = format!(
+            "builtins.path {{ path = ./a.txt; sha256 = \"{wrong}\"; recursive = {recursive}; }}"
+        );
+        w.write("f.nix", &text);
+        let run = w.sos(["eval", "f.nix"]).fails(102).says(&[&wrong]);
+        let words = run.stderr.split(|c: char| !c.is_ascii_alphanumeric());
+        let mut alike = words.filter(|word| word.len() == wrong.len() && **word != wrong);
+        let found = alike.next().expect("the other hash in the same notation");
+        w.write("f.nix", &text.replace(&wrong, found));
+        w.sos(["eval", "f.nix"]).ok();
+    }
+    // What needs no store is known while checking.
+    let text = format!(
+        "derivation {{ name = \"x\"; system = \"x\"; builder = \"/b\"; src = builtins.path {{ path = ./a.txt; sha256 = \"{}\"; recursive = false; }}; }}",
+        "0".repeat(64)
+    );
+    w.write("f.nix", &text);
+    w.sos(["check", "f.nix"]).fails(102);
+    w.sos(["check", "--fix", "f.nix"]).ok();
+    w.sos(["eval", "f.nix"]).ok();
+}
+
+#[test]
 fn a_cycle_is_named() {
     let w = World::new();
     w.write("f.nix", "let a = derivation { name = \"a\"; system = \"x\"; builder = b; }; b = derivation { name = \"b\"; system = \"x\"; builder = a; }; in a");

@@ -202,6 +202,34 @@ fn a_content_addressed_build_is_compared_by_what_its_inputs_became() {
 }
 
 #[test]
+fn a_fetch_has_a_cause_too() {
+    let w = World::new();
+    let file = w.write("a.txt", "one\n");
+    let fetch = |hash: &str| {
+        w.write(
+            "sos.nix",
+            &format!(
+                "{{ sos, ... }}: sos.fetchurl {{ name = \"one\"; url = \"file://{}\"; sha256 = \"{hash}\"; }}",
+                file.display()
+            ),
+        );
+        w.events(&[]).0
+    };
+    let cause = |events: &[Value]| {
+        let mut started = events.iter().filter(|e| e["type"] == "fetch.started");
+        started.next().expect("a fetch")["cause"]["kind"].clone()
+    };
+    let hash = |text: &str| {
+        let file = w.write("hashed", text);
+        let call = format!("builtins.hashFile \"sha256\" {}", file.display());
+        w.sos(["eval", "--raw", "-E", &call]).ok().stdout
+    };
+    assert_eq!(cause(&fetch(&hash("one\n"))), "never-built");
+    std::fs::write(&file, "two\n").expect("a file");
+    assert_eq!(cause(&fetch(&hash("two\n"))), "recipe-changed");
+}
+
+#[test]
 fn lines_and_plans_for_people_say_the_cause() {
     let Some(w) = world_with_busybox() else {
         return;
