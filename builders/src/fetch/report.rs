@@ -195,7 +195,11 @@ pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagno
                     expected: written.to_owned(),
                     found: one.clone(),
                 }));
-            diagnostic.help(format!("if you trust what arrived, its hash is `{one}`"))
+            let help = format!("if you trust what arrived, its hash is `{one}`");
+            diagnostic.help(match request.written {
+                Some(_) => format!("{help}, which `sos check --fix` writes into the recipe"),
+                None => help,
+            })
         }
         [_, _, ..] => diagnostic.help(
             "the sources disagree with each other: find out which of them serves the real file",
@@ -259,6 +263,9 @@ mod tests {
             "{told:?}"
         );
         assert!(told.helps[0].contains(&wrong.to_nix32()), "{told:?}");
+        assert!(told.helps[0].contains("`sos check --fix`"), "{told:?}");
+        let hash = &told.hashes[0];
+        assert_eq!((&hash.expected, &hash.found), (&written, &wrong.to_nix32()));
     }
 
     #[test]
