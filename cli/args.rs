@@ -131,6 +131,44 @@ pub(crate) struct TargetArgs {
     pub(crate) access: AccessFlags,
 }
 
+impl TargetArgs {
+    /// The words that name the same targets on another command line, each after a blank; empty for the default one.
+    pub(crate) fn words(&self) -> String {
+        let mut words: Vec<String> = Vec::new();
+        if let Some(file) = &self.file {
+            words.extend(["--file".to_owned(), file.display().to_string()]);
+        }
+        if let Some(expression) = &self.expression {
+            words.extend(["--expr".to_owned(), expression.clone()]);
+        }
+        for (flag, values, count) in [
+            ("--arg", &self.arg, 2),
+            ("--argstr", &self.argstr, 2),
+            ("-I", &self.include, 1),
+            ("-A", &self.attr, 1),
+        ] {
+            for values in values.chunks(count) {
+                words.push(flag.to_owned());
+                words.extend(values.iter().cloned());
+            }
+        }
+        words.extend(self.targets.iter().cloned());
+        words
+            .iter()
+            .map(|word| format!(" {}", quoted(word)))
+            .collect()
+    }
+}
+
+/// A word as a shell reads it back.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./#^:+,=@%".contains(c);
+    if !word.is_empty() && !word.starts_with('#') && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 /// What an evaluation may look at.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct AccessFlags {

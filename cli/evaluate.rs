@@ -404,6 +404,7 @@ impl<'a> Job<'a> {
             project_dir,
             shown_from: self.here.clone(),
             mode: self.mode.lock.clone(),
+            lock_command: format!("sos lock{}", self.args.words()),
             pins,
             systems: if self.mode.builds_here {
                 run::systems(&self.session)

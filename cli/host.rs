@@ -10,7 +10,7 @@ use sos_builders::tree::{self, Trees};
 use sos_engine::Graph;
 use sos_formats::Bytes;
 use sos_formats::derivation::{Derivation, Method};
-use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::diagnostic::{Class, Diagnostic, WrongHash};
 use sos_formats::hash::{Hash, Sha256};
 use sos_formats::store_path::{self, StoreDir, StorePath};
 use sos_lang::{FetchRequest, FetchedTree, FileType, Host, HostError, PathFilter, TreeRequest};
@@ -277,18 +277,37 @@ impl Host for StoreHost {
         if wanted == added {
             return Ok(added);
         }
-        Err(HostError::Diagnostic(Box::new(
-            Diagnostic::error(
-                "hash-mismatch",
-                Class::HashMismatch,
-                format!(
-                    "`{}` does not have the hash that the recipe gives",
-                    path.display()
-                ),
-            )
-            .note(format!("expected {}", expected.to_sri()))
-            .help("take the new hash if the change of the file is meant"),
-        )))
+        let mut problem = Diagnostic::error(
+            "hash-mismatch",
+            Class::HashMismatch,
+            format!(
+                "`{}` does not have the hash that the recipe gives",
+                path.display()
+            ),
+        )
+        .help("take the new hash if the change of the file is meant");
+        let found = match method {
+            Method::Flat => std::fs::read(&physical)
+                .ok()
+                .map(|bytes| Hash::of(expected.algo(), &bytes)),
+            // In a dry run nothing was added that could be asked.
+            _ => self
+                .store
+                .query(&added)
+                .ok()
+                .flatten()
+                .and_then(|info| info.nar_sha256.map(Hash::from)),
+        };
+        match found {
+            // The language says them as the recipe does.
+            Some(found) => problem.hashes.push(WrongHash {
+                name: name.to_owned(),
+                expected: expected.to_sri(),
+                found: found.to_sri(),
+            }),
+            None => problem = problem.note(format!("expected {}", expected.to_sri())),
+        }
+        Err(HostError::Diagnostic(Box::new(problem)))
     }
 
     fn add_text(

@@ -267,7 +267,12 @@ pub(crate) fn fetch(
     } else {
         Method::Flat
     };
-    let attributes = serde_json::json!({ "name": request.name, "urls": [request.url], "unpack": request.unpack });
+    let attributes = serde_json::json!({
+        "name": request.name,
+        "urls": [request.url],
+        "unpack": request.unpack,
+        "outputHash": request.written,
+    });
     let mut drv = Derivation {
         outputs: [(
             "out".to_owned(),

@@ -216,6 +216,14 @@ impl Target {
         }
     }
 
+    /// The file that the target is in.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Nix(f) | Source::Rootfs(f) => Some(f),
+            Source::Flake(_) | Source::Expression(_) | Source::StorePath(_) => None,
+        }
+    }
+
     /// Directory whose `sos.lock` pins this target; none for expressions and store paths.
     pub(crate) fn directory(&self) -> Option<PathBuf> {
         match &self.source {

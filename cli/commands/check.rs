@@ -5,6 +5,7 @@ use sos_lang::{Evaluator, Value};
 use sos_recipes::LockMode;
 
 use crate::args::TargetArgs;
+use crate::commands::fix;
 use crate::evaluate::{self, Mode};
 use crate::failure::Failure;
 use crate::render::{output, size};
@@ -16,7 +17,13 @@ use crate::target::Target;
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     target: TargetArgs,
+    /// Apply safe edits: misspelt names with one name near, and hashes of what builds have downloaded; then check again
+    #[arg(long)]
+    fix: bool,
 }
+
+/// Rounds of edits: one may bring the next problem to light.
+const ROUNDS: usize = 20;
 
 /// Runs the verb.
 ///
@@ -32,22 +39,13 @@ pub(crate) fn run(session: &Session, args: &CheckArgs) -> Result<(), Failure> {
         only_lock: false,
         builds_here: true,
     };
-    let mut problems = Vec::new();
-    let mut derivations = 0;
-    for target in &targets {
-        match evaluate::values(
-            session,
-            &args.target,
-            std::slice::from_ref(target),
-            &mode,
-            each_attribute,
-        ) {
-            Ok(evaluated) => {
-                derivations += evaluated.graph.texts.len();
-                problems.extend(evaluated.values.into_iter().flatten());
-                problems.extend(evaluated.further);
+    let (mut problems, mut derivations) = look(session, args, &targets, &mode);
+    if args.fix {
+        for _ in 0..ROUNDS {
+            if fix::apply(session, &targets, &problems)? == 0 {
+                break;
             }
-            Err(failure) => problems.extend(failure.diagnostics),
+            (problems, derivations) = look(session, args, &targets, &mode);
         }
     }
     if session.global.json {
@@ -71,6 +69,34 @@ pub(crate) fn run(session: &Session, args: &CheckArgs) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// Evaluates every target; gives all problems, and the number of derivations.
+fn look(
+    session: &Session,
+    args: &CheckArgs,
+    targets: &[Target],
+    mode: &Mode,
+) -> (Vec<Diagnostic>, usize) {
+    let mut problems = Vec::new();
+    let mut derivations = 0;
+    for target in targets {
+        match evaluate::values(
+            session,
+            &args.target,
+            std::slice::from_ref(target),
+            mode,
+            each_attribute,
+        ) {
+            Ok(evaluated) => {
+                derivations += evaluated.graph.texts.len();
+                problems.extend(evaluated.values.into_iter().flatten());
+                problems.extend(evaluated.further);
+            }
+            Err(failure) => problems.extend(failure.diagnostics),
+        }
+    }
+    (problems, derivations)
 }
 
 /// Evaluates the derivations of each attribute by itself, so that a problem in one does not hide those of the others.

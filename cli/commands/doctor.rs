@@ -1,8 +1,10 @@
 //! `sos doctor`: examines this machine.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use sos_builders::fetch::{Download as _, Fetcher};
+use sos_builders::debian::verify::Keyring;
+use sos_builders::fetch::{Download as _, Fetcher, Limits};
 use sos_builders::mirrors::Mirrors;
 use sos_engine::probe::{self, Check, Health};
 use sos_engine::sandbox::Control;
@@ -111,17 +113,21 @@ impl From<Check> for Row {
     }
 }
 
-/// A clock that is far behind makes every certificate and every release file look like one of the future.
 #[allow(
     clippy::disallowed_methods,
-    reason = "the clock itself is what is looked at"
+    reason = "the clock itself is what is looked at, and signatures end"
 )]
+fn now_secs() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// A clock that is far behind makes every certificate and every release file look like one of the future.
 fn clock() -> Row {
     /// When this program was first built: no machine that runs it can be before that.
     const FIRST_SECS: i64 = 1_767_225_600;
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX));
+    let now = now_secs();
     let shown = sos_formats::deb::release::format_date(now);
     if now >= FIRST_SECS {
         return Row::good("clock", shown);
@@ -194,7 +200,16 @@ fn mirrors(session: &Session) -> Vec<Row> {
     let mut names: BTreeSet<&str> = BTreeSet::from(["debian"]);
     names.extend(session.config.mirrors.keys().map(String::as_str));
     names.extend(session.env.mirrors.keys().map(String::as_str));
-    let fetcher = Fetcher::new(Mirrors::default(), false);
+    // Somebody waits for the answer: one try, and not for long.
+    let limits = Limits {
+        connect: WAIT,
+        answer: WAIT,
+        stall: WAIT,
+        retries: 0,
+        ..Limits::default()
+    };
+    let fetcher = Fetcher::with_limits(Mirrors::default(), false, limits);
+    let keyrings = keyrings();
     let mut rows = Vec::new();
     for name in names {
         let row = format!("mirror {name}");
@@ -211,7 +226,7 @@ fn mirrors(session: &Session) -> Vec<Row> {
             let file = format!("{url}/dists/stable/InRelease");
             let answer = fetcher.bytes(&[file], MAX_RELEASE_BYTES, None);
             rows.push(match answer {
-                Ok(_) => Row::good(&row, format!("{url} answers")),
+                Ok(bytes) => signed(&row, url, &bytes, now_secs(), &keyrings),
                 // Whoever answers that there is no such file answers.
                 Err(d) if answers(url, &d) => {
                     Row::good(&row, format!("{url} answers, and has no suite `stable`"))
@@ -228,6 +243,95 @@ fn mirrors(session: &Session) -> Vec<Row> {
         }
     }
     rows
+}
+
+/// How long one mirror may take for one step of its answer.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// The largest keyring that is read.
+const MAX_KEYRING_BYTES: u64 = 4 << 20;
+
+/// Where machines have the keys of archives.
+const KEYRINGS: [&str; 3] = [
+    "/usr/share/keyrings",
+    "/etc/apt/keyrings",
+    "/etc/apt/trusted.gpg.d",
+];
+
+/// The keys that recipes use when they name none, and those of this machine, each with its place.
+fn keyrings() -> Vec<(Option<String>, Keyring)> {
+    let mut found: Vec<_> = Keyring::debian()
+        .ok()
+        .map(|own| (None, own))
+        .into_iter()
+        .collect();
+    let mut files: Vec<_> = KEYRINGS
+        .iter()
+        .filter_map(|dir| std::fs::read_dir(dir).ok())
+        .flat_map(|entries| entries.flatten().map(|entry| entry.path()))
+        .collect();
+    files.sort();
+    for file in files {
+        let small = std::fs::metadata(&file)
+            .is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_KEYRING_BYTES);
+        let Some(bytes) = small.then(|| std::fs::read(&file).ok()).flatten() else {
+            continue;
+        };
+        let place = file.display().to_string();
+        // Whatever else lies there is no keyring.
+        if let Ok(keyring) = Keyring::parse(&place, &bytes) {
+            found.push((Some(place), keyring));
+        }
+    }
+    found
+}
+
+/// Says by whose key the release file of a mirror is signed.
+fn signed(
+    row: &str,
+    url: &str,
+    bytes: &[u8],
+    now: i64,
+    keyrings: &[(Option<String>, Keyring)],
+) -> Row {
+    let mut first = None;
+    for (place, keyring) in keyrings {
+        match keyring.verify_clear_signed(bytes, now, "InRelease") {
+            Ok(_) => {
+                let by = place.as_ref().map_or_else(
+                    || "the keys of Debian".to_owned(),
+                    |place| format!("`{place}`, to be named as `keyring` in recipes"),
+                );
+                return Row::good(row, format!("{url} answers, signed by a key of {by}"));
+            }
+            Err(why) => {
+                // That a known key signed something else says more than that another keyring does not have it.
+                let told = why
+                    .notes
+                    .iter()
+                    .any(|n| n.contains("changed after signing"));
+                if told || first.is_none() {
+                    first = Some(why);
+                }
+            }
+        }
+    }
+    let why = first.map_or_else(
+        || "there is no keyring to check it with".to_owned(),
+        |why| {
+            let signer = why.notes.first().filter(|note| note.contains("sign"));
+            let signer = signer.map_or(String::new(), |note| format!(": {note}"));
+            why.message
+                .replace(" of the keyring `debian`", " known here")
+                + &signer
+        },
+    );
+    Row::new(
+        row,
+        Health::Warning,
+        format!("{url} answers, and {why}"),
+        Some("install the keyring of the archive, or name the file with its key as `keyring` in recipes".to_owned()),
+    )
 }
 
 fn answers(url: &str, d: &Diagnostic) -> bool {
@@ -284,4 +388,43 @@ fn config(session: &Session) -> Result<(), Failure> {
         let origin = c.origins.get(key).map_or("default", String::as_str);
         output::line(&format!("{key:<22} {value:<40} {origin}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A moment at which the keys of the fixtures are valid.
+    const NOW_SECS: i64 = 1_795_132_800;
+    const RELEASE: &[u8] = include_bytes!("../../builders/src/debian/fixtures/good.InRelease");
+    const KEYS: &[u8] = include_bytes!("../../builders/src/debian/fixtures/keys.asc");
+
+    #[test]
+    fn a_mirror_is_good_when_a_known_key_has_signed() {
+        let own = (None, Keyring::debian().unwrap());
+        let place = "/usr/share/keyrings/x.gpg".to_owned();
+        let other = (Some(place), Keyring::parse("x", KEYS).unwrap());
+        let of = |keyrings: &[_], bytes: &[u8]| {
+            let row = signed("mirror x", "http://m.example", bytes, NOW_SECS, keyrings);
+            (row.health, row.found)
+        };
+        let known = [own, other];
+        let (health, found) = of(&known, RELEASE);
+        assert_eq!(health, Health::Good);
+        assert!(found.contains("`/usr/share/keyrings/x.gpg`"), "{found}");
+        let (health, found) = of(&known[..1], RELEASE);
+        assert_eq!(health, Health::Warning);
+        assert!(
+            found.contains("is not signed by a key known here"),
+            "{found}"
+        );
+        let changed = String::from_utf8(RELEASE.to_vec())
+            .unwrap()
+            .replace("Suite", "Sweet");
+        let (health, found) = of(&known, changed.as_bytes());
+        assert_eq!(health, Health::Warning);
+        assert!(found.contains("changed after signing"), "{found}");
+        let (_, found) = of(&[], RELEASE);
+        assert!(found.contains("no keyring to check it with"), "{found}");
+    }
 }

@@ -5,6 +5,7 @@ pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod eval;
+mod fix;
 pub(crate) mod gc;
 pub(crate) mod init;
 pub(crate) mod lock;

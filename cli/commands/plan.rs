@@ -1,6 +1,7 @@
 //! `sos plan`: says what a build would do.
 
-use sos_engine::{EventSink, Planned};
+use sos_engine::{EventSink, Plan, Planned};
+use sos_formats::store_path::StorePath;
 
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
@@ -33,6 +34,8 @@ pub(crate) enum Format {
     Text,
     /// For programs
     Json,
+    /// For Graphviz: what waits for what
+    Dot,
 }
 
 /// Runs the verb.
@@ -70,11 +73,14 @@ pub(super) fn show(
     if format == Format::Json {
         let dir = session.store_dir()?;
         let list = |all: &[Planned]| -> Vec<_> {
-            all.iter().map(|p| serde_json::json!({ "drv": p.drv.absolute(&dir), "name": p.name, "expectedMs": p.expected_ms, "maybe": p.maybe })).collect()
+            all.iter().map(|p| serde_json::json!({ "drv": p.drv.absolute(&dir), "name": p.name, "expectedMs": p.expected_ms, "maybe": p.maybe, "cause": p.cause })).collect()
         };
         return output::json(&serde_json::json!({
             "build": list(&plan.to_build), "fetch": list(&plan.to_fetch), "cached": plan.cached.len(), "etaMs": plan.eta_ms,
         }));
+    }
+    if format == Format::Dot {
+        return output::bytes(dot(&plan).as_bytes());
     }
     let mut text = String::new();
     for (title, list) in [("fetch", &plan.to_fetch), ("build", &plan.to_build)] {
@@ -94,7 +100,7 @@ pub(super) fn show(
             } else {
                 ""
             };
-            text.push_str(&format!("  {}{expected}{maybe}\n", p.name));
+            text.push_str(&format!("  {}{expected}  ({}){maybe}\n", p.name, p.cause));
         }
     }
     let eta = plan.eta_ms.map_or(String::new(), |ms| {
@@ -110,4 +116,31 @@ pub(super) fn show(
         plan.cached.len()
     ));
     output::bytes(text.as_bytes())
+}
+
+/// The plan as a graph: an arrow leads from what is needed to what needs it; what is fetched is drawn dashed.
+fn dot(plan: &Plan) -> String {
+    let mut text = String::from("digraph plan {\n  rankdir = LR;\n  node [shape = box];\n");
+    let id = |drv: &StorePath| quoted(drv.as_str());
+    for (list, style) in [(&plan.to_fetch, "dashed"), (&plan.to_build, "solid")] {
+        for p in list {
+            let label = quoted(&format!("{}\n{}", p.name, p.cause));
+            text.push_str(&format!(
+                "  {} [label = {label}, style = {style}];\n",
+                id(&p.drv)
+            ));
+        }
+    }
+    for p in plan.to_fetch.iter().chain(&plan.to_build) {
+        for need in &p.needs {
+            text.push_str(&format!("  {} -> {};\n", id(need), id(&p.drv)));
+        }
+    }
+    text + "}\n"
+}
+
+/// A text in the quotes of Graphviz.
+fn quoted(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{}\"", escaped.replace('\n', "\\n"))
 }

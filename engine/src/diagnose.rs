@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sos_formats::derivation::Derivation;
-use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::diagnostic::{Class, Diagnostic, WrongHash};
 use sos_formats::hash::Hash;
 use sos_formats::store_path::StorePath;
 use sos_store::StoreError;
@@ -230,6 +230,8 @@ pub(crate) struct Mismatch {
     pub(crate) found: String,
     /// Where it came from.
     pub(crate) detail: String,
+    /// What was found is a hash that can stand in the recipe in place of the other.
+    pub(crate) is_hash: bool,
 }
 
 /// All wrong contents of a run, as one problem.
@@ -251,11 +253,17 @@ pub(crate) fn hash_mismatches(list: &[Mismatch]) -> Option<Diagnostic> {
         }
         diagnostic = diagnostic.note(note);
     }
+    let hashes = list.iter().filter(|one| one.is_hash);
+    diagnostic.hashes.extend(hashes.map(|one| WrongHash {
+        name: one.name.clone(),
+        expected: one.expected.clone(),
+        found: one.found.clone(),
+    }));
     if list.len() > LISTED_MAX {
         diagnostic = diagnostic.note(format!("and {} more", list.len() - LISTED_MAX));
     }
     Some(diagnostic.help(
-        "if you trust what was found, put its hash in the recipe; otherwise the source was changed or the download is broken",
+        "if you trust what was found, put its hash in the recipe (`sos check --fix` does); otherwise the source was changed or the download is broken",
     ))
 }
 
@@ -302,26 +310,7 @@ fn together(mut kind: Vec<Diagnostic>) -> Option<Diagnostic> {
 /// Writes `hash` in the notation of `pattern`, the hash as a recipe gives it.
 #[must_use]
 pub fn in_notation_of(pattern: &str, hash: &Hash) -> String {
-    let pattern = pattern.trim();
-    let algo = hash.algo().to_string();
-    if pattern.starts_with(&format!("{algo}-")) {
-        return hash.to_sri();
-    }
-    let (prefix, digits) = match pattern.split_once(':') {
-        Some((_, digits)) => (format!("{algo}:"), digits),
-        None => (String::new(), pattern),
-    };
-    let bytes = hash.bytes().len();
-    let text = if digits.len() == 2 * bytes {
-        hash.to_hex()
-    } else if digits.len() == (bytes * 8).div_ceil(5) {
-        hash.to_nix32()
-    } else if digits.len() == bytes.div_ceil(3) * 4 {
-        hash.to_base64()
-    } else {
-        return hash.to_sri();
-    };
-    format!("{prefix}{text}")
+    hash.in_notation_of(pattern)
 }
 
 /// Returns the hash of a fixed output as its derivation was given it, and the same in `found`'s words.
@@ -349,6 +338,7 @@ pub(crate) fn mismatch(
             None => "something else".to_owned(),
         },
         detail: detail.to_owned(),
+        is_hash: found.is_some_and(|hash| hash.algo() == expected.algo()),
     }
 }
 
@@ -419,11 +409,13 @@ mod tests {
             expected: "a".to_owned(),
             found: "b".to_owned(),
             detail: String::new(),
+            is_hash: true,
         };
         assert_eq!(hash_mismatches(&[]), None);
         let both = hash_mismatches(&[one("x"), one("y")]).unwrap();
         assert_eq!(both.message, "2 outputs do not match their hashes");
         assert_eq!(both.notes.len(), 2);
+        assert_eq!(both.hashes.len(), 2);
     }
 
     #[test]

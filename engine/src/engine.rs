@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use sos_formats::derivation::Derivation;
-use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::diagnostic::{Class, Diagnostic, Label};
 use sos_formats::store_path::StorePath;
 use sos_store::{BuildId, Store};
 use tokio::runtime::Handle;
@@ -14,15 +14,17 @@ use tokio::sync::oneshot;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
+use crate::cause::{Asked, Causes, causes};
 use crate::choice::pool_of;
 use crate::clock::{Clock, SystemClock, millis};
 use crate::diagnose::{store_failed, wrong_system};
 use crate::event::{Event, EventSink};
 use crate::graph::{Graph, Wanted, wanted_outputs};
 use crate::journal::Journal;
-use crate::needed::{Needed, answer_at_once, find_needed, load};
+use crate::needed::{Needed, Node, answer_at_once, find_needed, load};
 use crate::options::BuildOptions;
-use crate::resolve::{OutputPaths, is_dynamic};
+use crate::report::Flusher;
+use crate::resolve::{OutputPaths, is_dynamic, resolve};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
 use crate::work::{Worker, history_key, systems};
 
@@ -45,6 +47,10 @@ pub struct Planned {
     pub name: String,
     /// Milliseconds expected, if the past tells.
     pub expected_ms: Option<u64>,
+    /// Those of the plan that must be done before.
+    pub needs: Vec<StorePath>,
+    /// Why it would be built.
+    pub cause: Causes,
     /// Whether it may turn out to be there once its inputs are: content-addressed derivations stop at equal inputs.
     pub maybe: bool,
 }
@@ -135,6 +141,7 @@ impl Engine {
         let needed = find_needed(&self.store, graph, wanted)?;
         let plans = self.node_plans(&needed)?;
         let schedule = schedule(&needed, &plans, self.options.jobs, self.options.io_jobs)?;
+        let beside = needed.met();
         let mut plan = Plan {
             eta_ms: self.eta(&plans, schedule.critical_path_ms()),
             ..Plan::default()
@@ -145,6 +152,12 @@ impl Engine {
                 drv: node.path.clone(),
                 name: Derivation::name_from_path(&node.path).to_owned(),
                 expected_ms: node_plan.expected_ms,
+                needs: node
+                    .needs
+                    .iter()
+                    .map(|id| needed.nodes[*id].path.clone())
+                    .collect(),
+                cause: self.planned_cause(&needed, &beside, node)?,
                 maybe: is_dynamic(&node.drv),
             };
             match node_plan.pool {
@@ -160,6 +173,38 @@ impl Engine {
             .cloned()
             .collect();
         Ok(plan)
+    }
+
+    /// Tells why a derivation would be built. What its inputs will be is not always known yet: those that are still to be
+    /// built count as changed.
+    fn planned_cause(
+        &self,
+        needed: &Needed,
+        beside: &BTreeSet<StorePath>,
+        node: &Node,
+    ) -> Result<Causes, Box<Diagnostic>> {
+        let dir = self.store.store_dir();
+        let inputs = needed.expected_inputs(dir, node);
+        let unresolved = |e: &dyn std::fmt::Display| {
+            Box::new(Diagnostic::error(
+                "build-unresolved",
+                Class::Bug,
+                format!(
+                    "`{}` cannot be resolved: {e}",
+                    Derivation::name_from_path(&node.path)
+                ),
+            ))
+        };
+        let inputs = inputs.map_err(|e| unresolved(&e))?;
+        let resolved = resolve(dir, &node.path, &node.drv, &inputs).map_err(|e| unresolved(&e))?;
+        let asked = Asked {
+            path: &node.path,
+            drv: &node.drv,
+            resolved: &resolved,
+            outputs: &node.outputs,
+            beside,
+        };
+        causes(&self.store, &asked).map_err(store_failed)
     }
 
     /// Builds what is wanted. Wishes that are there are answered at once, with nothing else touched.
@@ -316,6 +361,8 @@ impl Engine {
             runtime: runtime.clone(),
             clock: self.clock.clone(),
             lease,
+            beside: needed.met(),
+            flusher: Flusher::default(),
         };
         Ok((needed, plans, worker))
     }
@@ -382,10 +429,14 @@ impl Engine {
 
     /// Refuses at once what cannot be built here; content-addressed ones may still turn out to be there.
     fn check_systems(&self, needed: &Needed) -> Result<(), Box<Diagnostic>> {
-        let wrong: Vec<(String, String)> = needed
-            .nodes
-            .iter()
-            .filter(|node| !is_dynamic(&node.drv) && !self.options.can_build(&node.drv.system))
+        let nodes = || {
+            needed
+                .nodes
+                .iter()
+                .filter(|node| !is_dynamic(&node.drv) && !self.options.can_build(&node.drv.system))
+        };
+        let places: Vec<Label> = nodes().filter_map(|node| node.place.clone()).collect();
+        let wrong: Vec<(String, String)> = nodes()
             .map(|node| {
                 (
                     Derivation::name_from_path(&node.path).to_owned(),
@@ -394,7 +445,9 @@ impl Engine {
             })
             .collect();
         match wrong_system(&wrong, &systems(&self.options)) {
-            Some(diagnostic) if !self.options.keep_going => Err(Box::new(diagnostic)),
+            Some(diagnostic) if !self.options.keep_going => {
+                Err(Box::new(diagnostic.with_labels(places)))
+            }
             _ => Ok(()),
         }
     }

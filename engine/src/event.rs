@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Serialize, Serializer};
 use sos_formats::diagnostic::Diagnostic;
 
+use crate::cause::Causes;
 use crate::clock::{Clock, SystemClock, rfc3339};
 use crate::journal::Journal;
 
@@ -135,6 +136,8 @@ pub enum Event {
         name: Text,
         /// The builder.
         builder: Text,
+        /// Why it is built.
+        cause: Causes,
         /// Milliseconds expected, if the past tells.
         expected_ms: Option<u64>,
     },
@@ -191,6 +194,8 @@ pub enum Event {
         drv: Text,
         /// Its name.
         name: Text,
+        /// Why it is fetched.
+        cause: Causes,
     },
     /// A fetch came further.
     #[serde(rename = "fetch.progress")]
@@ -310,7 +315,12 @@ pub struct EventSink {
     journal: Option<Arc<Journal>>,
 }
 
+/// Events before the journal of a build is begun that are kept for it.
+const EARLY_EVENTS_MAX: usize = 64;
+
 struct SinkInner {
+    // An evaluation comes before the build whose history it is part of.
+    early: Mutex<Vec<EventRecord>>,
     // The number and the send are one step, so that the stream is in the order of its numbers.
     sender: Option<Mutex<SyncSender<EventRecord>>>,
     seq: AtomicU64,
@@ -340,6 +350,7 @@ impl EventSink {
     fn over(sender: Option<Mutex<SyncSender<EventRecord>>>, clock: Box<dyn Clock>) -> Self {
         Self {
             inner: Arc::new(SinkInner {
+                early: Mutex::default(),
                 sender,
                 seq: AtomicU64::new(0),
                 clock,
@@ -350,6 +361,15 @@ impl EventSink {
 
     /// Makes a handle of the same stream whose events are also kept in a journal.
     pub(crate) fn with_journal(&self, journal: Arc<Journal>) -> Self {
+        let mut early = self
+            .inner
+            .early
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for record in early.drain(..) {
+            journal.add(record.to_json());
+        }
+        drop(early);
         Self {
             inner: self.inner.clone(),
             journal: Some(journal),
@@ -358,10 +378,25 @@ impl EventSink {
 
     /// Sends an event; waits while the reader is behind, and goes on when it is gone.
     pub fn emit(&self, event: Event) {
-        let keep = self.journal.is_some() && event.is_history();
-        let record = self.send(event, keep);
-        if let (Some(journal), Some(record)) = (&self.journal, record) {
+        let early = matches!(
+            event,
+            Event::EvalStarted { .. } | Event::EvalFinished { .. }
+        );
+        let keep = early || (self.journal.is_some() && event.is_history());
+        let Some(record) = self.send(event, keep) else {
+            return;
+        };
+        if let Some(journal) = &self.journal {
             journal.add(record.to_json());
+            return;
+        }
+        let mut early = self
+            .inner
+            .early
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if early.len() < EARLY_EVENTS_MAX {
+            early.push(record);
         }
     }
 

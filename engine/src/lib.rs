@@ -6,6 +6,7 @@
 mod attributes;
 mod builder;
 pub mod cancel;
+mod cause;
 mod checks;
 mod choice;
 mod clock;
@@ -35,6 +36,7 @@ mod work;
 
 pub use builder::{Builder, BuilderError, HashMismatch, Pool, Registry};
 pub use cancel::{Cancel, Subscription};
+pub use cause::{Cause, Causes};
 pub use clock::{Clock, SystemClock, rfc3339};
 pub use context::BuilderCtx;
 pub use diagnose::{in_notation_of, written_hash};

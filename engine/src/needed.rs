@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic, Label};
-use sos_formats::store_path::StorePath;
+use sos_formats::store_path::{StoreDir, StorePath, StorePathError, make_scratch};
 use sos_store::{Store, StoreError};
 
 use crate::diagnose::store_failed;
@@ -42,6 +42,42 @@ impl Needed {
     pub(crate) fn cached(&self) -> usize {
         let nodes: BTreeSet<&StorePath> = self.nodes.iter().map(|n| &n.path).collect();
         self.known.keys().filter(|p| !nodes.contains(p)).count()
+    }
+
+    /// Returns every derivation that was met.
+    pub(crate) fn met(&self) -> BTreeSet<StorePath> {
+        let nodes = self.nodes.iter().map(|node| &node.path);
+        nodes.chain(self.known.keys()).cloned().collect()
+    }
+
+    /// Returns where the inputs of a node are, or will be; one whose content decides gets a path that nothing has.
+    pub(crate) fn expected_inputs(
+        &self,
+        dir: &StoreDir,
+        node: &Node,
+    ) -> Result<OutputPaths, StorePathError> {
+        let mut inputs = OutputPaths::new();
+        for (input, outputs) in &node.drv.input_drvs {
+            let needed = node
+                .needs
+                .iter()
+                .map(|id| &self.nodes[*id])
+                .find(|one| one.path == *input);
+            let known = self.known.get(input);
+            for output in outputs {
+                let there = known.and_then(|paths| paths.get(output)).cloned();
+                let name = Derivation::name_from_path(input);
+                let expected =
+                    there.or_else(|| needed.and_then(|one| one.drv.output_path(dir, name, output)));
+                let path = match expected {
+                    Some(path) => path,
+                    None => make_scratch(dir, input, output)?,
+                };
+                let paths = inputs.entry(input.clone()).or_default();
+                paths.insert(output.clone(), path);
+            }
+        }
+        Ok(inputs)
     }
 }
 

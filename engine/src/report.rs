@@ -1,5 +1,7 @@
 //! What a running build says: its log, its phases, its progress.
 
+mod flush;
+
 use std::collections::VecDeque;
 use std::io::Write;
 use std::mem;
@@ -13,6 +15,8 @@ use sos_store::{LogWriter, Store};
 use crate::builder::Pool;
 use crate::cancel::Cancel;
 use crate::event::{Event, EventSink, Text};
+
+pub(crate) use flush::Flusher;
 
 /// Lines of a failed build that are shown.
 pub const TAIL_LINES: usize = 25;
@@ -198,6 +202,16 @@ impl Reporter {
                 .push_back(format!("(sos could not keep the whole log: {lost})"));
         }
         excerpt
+    }
+
+    /// Lets others read what was written so far.
+    fn flush(&self) {
+        let mut log = self.lock();
+        if let Some(writer) = &mut log.writer
+            && let Err(e) = writer.flush_pending()
+        {
+            log.lost = Some(e.to_string());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Log> {

@@ -354,6 +354,10 @@ impl Driver<'_> {
         let node = &self.run.needed.nodes[id];
         let diagnostic = diagnostic.placed(&node.parts);
         match diagnostic.class {
+            // The machine lacks what this one asks for.
+            Class::Machine if diagnostic.code == "env-wrong-system" => {
+                diagnostic.with_labels(node.place.clone())
+            }
             Class::Machine | Class::Bug | Class::Interrupted => diagnostic,
             _ if !diagnostic.labels.is_empty() => diagnostic,
             _ => diagnostic.with_labels(node.place.clone()),

@@ -10,11 +10,12 @@ use std::time::Duration;
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_store::{Lease, Store, TempDir, Trace, TryLock};
+use sos_store::{Lease, NewBuilt, Store, TempDir, Trace, TryLock};
 use tokio::runtime::Handle;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
+use crate::cause::{Asked, causes};
 use crate::choice::{Chosen, choose};
 use crate::clock::{Clock, millis};
 use crate::diagnose::{build_no_output, store_failed, wrong_system};
@@ -22,7 +23,7 @@ use crate::event::{Event, EventSink, Status};
 use crate::executor::{Executor, Job, Outcome};
 use crate::options::BuildOptions;
 use crate::output::{Finish, Stop};
-use crate::report::Reporter;
+use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
 use crate::{in_process, nix_shape, step};
 
@@ -39,6 +40,9 @@ pub(crate) struct Worker {
     pub(crate) runtime: Handle,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lease: Lease,
+    /// Every derivation of the run, see [`Asked::beside`].
+    pub(crate) beside: BTreeSet<StorePath>,
+    pub(crate) flusher: Flusher,
 }
 
 /// What is remembered of a build besides its outputs.
@@ -191,7 +195,7 @@ impl Worker {
                 return Ok(None);
             }
         }
-        self.record_outputs(job, &outputs)?;
+        self.record_outputs(job, resolved, &outputs)?;
         Ok(Some(outputs))
     }
 
@@ -199,15 +203,16 @@ impl Worker {
     fn record_outputs(
         &self,
         job: &Job,
+        resolved: &Resolved,
         outputs: &BTreeMap<String, StorePath>,
     ) -> Result<(), Box<Diagnostic>> {
         if !is_dynamic(&job.drv) {
             return Ok(());
         }
-        let outputs = outputs
-            .iter()
-            .map(|(output, path)| (&job.path, output.as_str(), path));
-        self.store.set_drv_outputs(outputs).map_err(store_failed)
+        let outputs = outputs.iter().map(|(output, path)| (output.as_str(), path));
+        self.store
+            .record_equal_build(outputs, &noted(job, resolved))
+            .map_err(store_failed)
     }
 
     fn build(
@@ -217,7 +222,7 @@ impl Worker {
         chosen: &Chosen<'_>,
         key: [u8; 32],
     ) -> Result<Outcome, Stop> {
-        self.started(job, chosen);
+        self.started(job, resolved, chosen)?;
         let started_ms = self.clock.unix_ms();
         let roots: Vec<StorePath> = resolved.drv.input_srcs.iter().cloned().collect();
         let closure = self.store.closure(&roots).map_err(store_failed)?;
@@ -241,6 +246,7 @@ impl Worker {
             ),
             since: self.clock.monotonic(),
         };
+        self.flusher.watch(&attempt.reporter);
         let made = match chosen {
             Chosen::Nix => nix_shape::run(&attempt)?,
             Chosen::Step => step::run(&attempt)?,
@@ -279,7 +285,7 @@ impl Worker {
             started_ms,
             duration_ms,
         };
-        self.remember(job, &made, &outputs)?;
+        self.remember(job, resolved, &made, &outputs)?;
         Ok(Outcome::Done {
             outputs,
             status: match job.pool {
@@ -294,6 +300,7 @@ impl Worker {
     fn remember(
         &self,
         job: &Job,
+        resolved: &Resolved,
         made: &Remembered<'_>,
         outputs: &BTreeMap<String, StorePath>,
     ) -> Result<(), Box<Diagnostic>> {
@@ -310,24 +317,52 @@ impl Worker {
                 log: Some(job.path.clone()),
             })
             .collect();
-        self.store.record_traces(&traces).map_err(store_failed)?;
+        self.store
+            .record_build(&traces, &noted(job, resolved))
+            .map_err(store_failed)?;
         let key = history_key(job.name.as_str());
         self.store
             .record_duration(key, &job.drv.system, made.duration_ms)
             .map_err(store_failed)
     }
 
-    fn started(&self, job: &Job, chosen: &Chosen<'_>) {
+    fn started(
+        &self,
+        job: &Job,
+        resolved: &Resolved,
+        chosen: &Chosen<'_>,
+    ) -> Result<(), Box<Diagnostic>> {
+        let asked = Asked {
+            path: &job.path,
+            drv: &job.drv,
+            resolved,
+            outputs: &job.outputs,
+            beside: &self.beside,
+        };
+        let cause = causes(&self.store, &asked).map_err(store_failed)?;
         let (drv, name) = (job.shown.clone(), job.name.clone());
         self.events.emit(match job.pool {
             Pool::Build => Event::BuildStarted {
                 drv,
                 name,
                 builder: chosen.name().into(),
+                cause,
                 expected_ms: job.expected_ms,
             },
-            Pool::Io => Event::FetchStarted { drv, name },
+            Pool::Io => Event::FetchStarted { drv, name, cause },
         });
+        Ok(())
+    }
+}
+
+/// What the store keeps of a build, to tell the cause of the next one.
+fn noted<'a>(job: &'a Job, resolved: &'a Resolved) -> NewBuilt<'a> {
+    NewBuilt {
+        drv: &job.path,
+        identity: &resolved.identity,
+        aterm: &resolved.aterm,
+        name: history_key(job.name.as_str()),
+        system: &job.drv.system,
     }
 }
 

@@ -174,8 +174,23 @@ pub struct Diagnostic {
     pub helps: Vec<String>,
     /// Changes that would help.
     pub fixes: Vec<Fix>,
+    /// A misspelt name and the right one, when only one is near; the name stands at one of the labels.
+    pub spelling: Option<(String, String)>,
+    /// Contents that are not what a recipe says.
+    pub hashes: Vec<WrongHash>,
     /// How it came to this, innermost first.
     pub trace: Vec<Frame>,
+}
+
+/// A content that is not what a recipe says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrongHash {
+    /// The name of the derivation.
+    pub name: String,
+    /// The hash as the recipe gives it.
+    pub expected: String,
+    /// That of what was found, in the same notation.
+    pub found: String,
 }
 
 impl Diagnostic {
@@ -195,6 +210,8 @@ impl Diagnostic {
             notes: Vec::new(),
             helps: Vec::new(),
             fixes: Vec::new(),
+            spelling: None,
+            hashes: Vec::new(),
             trace: Vec::new(),
         }
     }
@@ -294,7 +311,11 @@ impl Diagnostic {
             return self;
         }
         let names: Vec<String> = near.iter().map(|n| format!("`{n}`")).collect();
-        self.help(format!("did you mean {}?", names.join(" or ")))
+        let mut found = self.help(format!("did you mean {}?", names.join(" or ")));
+        if let [one] = near.as_slice() {
+            found.spelling = Some((wanted.to_owned(), one.clone()));
+        }
+        found
     }
 
     /// Returns everything as JSON, places with file name, byte offsets, lines and columns.
@@ -308,7 +329,7 @@ impl Diagnostic {
             json!({"description": f.description, "safe": f.safe, "edits": edits})
         };
         let fixes: Vec<Value> = self.fixes.iter().map(fix).collect();
-        json!({
+        let mut all = json!({
             "code": self.code,
             "exitCode": self.class.exit_code(),
             "severity": self.severity.as_str(),
@@ -318,7 +339,13 @@ impl Diagnostic {
             "helps": self.helps,
             "fixes": fixes,
             "trace": trace,
-        })
+        });
+        if !self.hashes.is_empty() {
+            let hash =
+                |h: &WrongHash| json!({"name": h.name, "expected": h.expected, "found": h.found});
+            all["hashes"] = self.hashes.iter().map(hash).collect();
+        }
+        all
     }
 }
 

@@ -249,6 +249,30 @@ impl Hash {
         format!("{}-{}", self.algo, self.to_base64())
     }
 
+    /// Returns the notation of `pattern`, a hash as a person wrote it: hexadecimal, nix32, base64 or SRI, with or without `sha256:`.
+    pub fn in_notation_of(&self, pattern: &str) -> String {
+        let pattern = pattern.trim();
+        let algo = self.algo().to_string();
+        if pattern.starts_with(&format!("{algo}-")) {
+            return self.to_sri();
+        }
+        let (prefix, digits) = match pattern.split_once(':') {
+            Some((_, digits)) => (format!("{algo}:"), digits),
+            None => (String::new(), pattern),
+        };
+        let bytes = self.bytes().len();
+        let text = if digits.len() == 2 * bytes {
+            self.to_hex()
+        } else if digits.len() == (bytes * 8).div_ceil(5) {
+            self.to_nix32()
+        } else if digits.len() == bytes.div_ceil(3) * 4 {
+            self.to_base64()
+        } else {
+            return self.to_sri();
+        };
+        format!("{prefix}{text}")
+    }
+
     /// Returns the digest as a SHA-256 id when it is one.
     pub fn as_sha256(&self) -> Option<Sha256> {
         (self.algo == HashAlgo::Sha256).then(|| Sha256(self.first_32()))

@@ -88,6 +88,8 @@ pub(crate) struct Error {
     pub(crate) ready: Option<Box<Diagnostic>>,
     /// The way around, when it is an infinite recursion.
     pub(crate) cycle: Option<Box<crate::eval::Cycle>>,
+    /// A misspelt name and the right one.
+    pub(crate) spelling: Option<(String, String)>,
 }
 
 /// A result of the evaluator.
@@ -111,6 +113,7 @@ impl Error {
             trace: Vec::new(),
             ready: None,
             cycle: None,
+            spelling: None,
         })
     }
 
@@ -139,6 +142,14 @@ impl Error {
     pub(crate) fn other(mut self: Box<Self>, pos: Pos, text: impl Into<String>) -> Box<Self> {
         if pos != Pos::NONE {
             self.others.push((pos, text.into()));
+        }
+        self
+    }
+
+    /// Says which name is meant, when only one can be.
+    pub(crate) fn spelling(mut self: Box<Self>, wrong: &str, near: &[String]) -> Box<Self> {
+        if let [one] = near {
+            self.spelling = Some((wrong.to_owned(), one.clone()));
         }
         self
     }

@@ -47,6 +47,8 @@ pub struct FetchRequest {
     pub name: String,
     /// What it must hash to: the file itself, or with `unpack` the NAR of the unpacked tree.
     pub sha256: Option<Hash>,
+    /// The same as the recipe gives it, for messages in its notation.
+    pub written: Option<String>,
     /// Whether it is an archive whose content is wanted.
     pub unpack: bool,
 }

@@ -83,6 +83,7 @@ impl Project {
             project_dir: dir.clone(),
             shown_from: dir.clone(),
             mode: LockMode::Create,
+            lock_command: "sos lock".to_owned(),
             pins,
             systems: Vec::new(),
         });

@@ -57,6 +57,8 @@ struct Open {
 #[derive(Debug)]
 pub(crate) struct Locks {
     mode: LockMode,
+    /// What to run when something is not pinned.
+    command: String,
     open: BTreeMap<PathBuf, Open>,
 }
 
@@ -68,9 +70,10 @@ enum State {
 }
 
 impl Locks {
-    pub(crate) fn new(mode: LockMode) -> Self {
+    pub(crate) fn new(mode: LockMode, command: &str) -> Self {
         Self {
             mode,
+            command: command.to_owned(),
             open: BTreeMap::new(),
         }
     }
@@ -100,7 +103,7 @@ impl Locks {
         request: &RootfsRequest,
         pins: &dyn Pins,
     ) -> Result<RootfsLocked, Vec<Diagnostic>> {
-        let mode = self.mode.clone();
+        let (mode, command) = (self.mode.clone(), self.command.clone());
         let open = self.open(dir).map_err(|e| vec![*e])?;
         let digest = request.digest();
         let entry = open.lock.rootfs(recipe, &request.arch);
@@ -119,9 +122,10 @@ impl Locks {
                 return Ok(entry.map(|e| e.locked.clone()).unwrap_or_default());
             }
             (State::Missing, LockMode::Locked) => {
-                return Err(vec![missing(&format!("the packages of `{recipe}`"), open)]);
+                let what = format!("the packages of `{recipe}`");
+                return Err(vec![missing(&what, open, &command)]);
             }
-            (State::Stale, LockMode::Locked) => return Err(vec![stale(recipe)]),
+            (State::Stale, LockMode::Locked) => return Err(vec![stale(recipe, &command)]),
             _ => {}
         }
         let before = entry.cloned();
@@ -147,7 +151,7 @@ impl Locks {
         url: &str,
         pins: &dyn Pins,
     ) -> Result<Option<UrlEntry>, Box<Diagnostic>> {
-        let mode = self.mode.clone();
+        let (mode, command) = (self.mode.clone(), self.command.clone());
         let open = self.open(dir)?;
         let before = open.lock.url(url).cloned();
         let again = mode.updates(url) && !open.fresh.contains(url);
@@ -155,7 +159,8 @@ impl Locks {
             (Some(_), _) if !again => return Ok(before),
             (None, LockMode::Preview) => return Ok(None),
             (None, LockMode::Locked) => {
-                return Err(Box::new(missing(&format!("the content of `{url}`"), open)));
+                let what = format!("the content of `{url}`");
+                return Err(Box::new(missing(&what, open, &command)));
             }
             _ => {}
         }
@@ -245,7 +250,7 @@ impl LockMode {
     }
 }
 
-fn missing(what: &str, open: &Open) -> Diagnostic {
+fn missing(what: &str, open: &Open, command: &str) -> Diagnostic {
     let message = match open.original {
         None => format!("there is no `{LOCK_FILE}`, and {what} must come from it"),
         Some(_) => format!("{what} is not pinned in `{LOCK_FILE}`")
@@ -253,17 +258,17 @@ fn missing(what: &str, open: &Open) -> Diagnostic {
     };
     Diagnostic::error("lock-missing", Class::Recipe, message)
         .note("`--locked` allows no change of the lock")
-        .help("run `sos lock` and commit the file")
+        .help(format!("run `{command}` and commit the file"))
 }
 
-fn stale(recipe: &str) -> Diagnostic {
+fn stale(recipe: &str, command: &str) -> Diagnostic {
     Diagnostic::error(
         "lock-stale",
         Class::Recipe,
         format!("`{recipe}` asks for other packages than `{LOCK_FILE}` pins"),
     )
     .note("the suites, packages or keys of the recipe changed after it was locked")
-    .help("run `sos lock` and commit the file")
+    .help(format!("run `{command}` and commit the file"))
 }
 
 fn damaged(path: &Path, text: &str, e: &sos_formats::lock::LockError) -> Diagnostic {

@@ -31,6 +31,8 @@ pub struct Context {
     pub shown_from: PathBuf,
     /// What may happen to the locks.
     pub mode: LockMode,
+    /// The command that pins what this evaluation leaves open, for advice.
+    pub lock_command: String,
     /// The way to the outside.
     pub pins: Arc<dyn Pins>,
     /// The systems that this machine builds for, when what is evaluated is to be built here; else empty.
@@ -64,7 +66,7 @@ struct Inner {
 impl Session {
     /// Starts an evaluation.
     pub fn new(context: Context) -> Self {
-        let locks = Mutex::new(Locks::new(context.mode.clone()));
+        let locks = Mutex::new(Locks::new(context.mode.clone(), &context.lock_command));
         Self {
             inner: Arc::new(Inner {
                 context,
@@ -276,7 +278,13 @@ impl Inner {
         let edit = self.accept(edit, found)?;
         let mut problems = problems();
         let known = problems.same_places();
-        rootfs::check_sources(&edit, &self.context.project_dir, call.host, &mut problems);
+        rootfs::check_sources(
+            &edit,
+            &[],
+            &self.context.project_dir,
+            call.host,
+            &mut problems,
+        );
         let edit = self.accept(Some(edit), problems.finish())?;
         let made = &mut *call.made.borrow_mut();
         let places = rootfs::places::edit(&edit, &None, &known, &["places"], made);
@@ -341,6 +349,11 @@ impl Inner {
             Some(Plain::Str { s, .. }) => Some(String::from_utf8_lossy(s).into_owned()),
             _ => None,
         };
+        // What else is wrong with the same call; each is shown where its own part was written.
+        let rest: Vec<&Plain> = match argument.get("more") {
+            Some(Plain::List(all)) => all.iter().collect(),
+            _ => Vec::new(),
+        };
         // Codes are a closed set of words of the program's own.
         let code = match text("code").as_deref() {
             Some("recipe-wrong-type") => "recipe-wrong-type",
@@ -348,12 +361,32 @@ impl Inner {
             _ => "recipe-bad-value",
         };
         let message = text("message").unwrap_or_default();
-        let problem =
-            Diagnostic::error(code, Class::Recipe, message).with_labels(call.label.clone());
-        Err(Box::new(match text("help") {
+        let at = |path: &[&str]| {
+            let within =
+                |place: &Vec<String>| path.iter().zip(place).all(|(a, b)| *a == b.as_str());
+            let mut places = call.places.iter();
+            let found = places.find(|(place, _)| place.len() > path.len() && within(place));
+            found.map(|(_, label)| label.clone())
+        };
+        let own = match rest.is_empty() {
+            true => call.label.clone(),
+            false => at(&["__place"]).or_else(|| call.label.clone()),
+        };
+        let problem = Diagnostic::error(code, Class::Recipe, message).with_labels(own);
+        let mut problems = vec![match text("help") {
             Some(help) => problem.help(help),
             None => problem,
-        }))
+        }];
+        for (i, one) in rest.into_iter().enumerate() {
+            let Plain::Attrs(one) = one else { continue };
+            let Some(Plain::Str { s, .. }) = one.get("message") else {
+                continue;
+            };
+            let message = String::from_utf8_lossy(s).into_owned();
+            let label = at(&["more", &i.to_string(), "__place"]).or_else(|| call.label.clone());
+            problems.push(Diagnostic::error(code, Class::Recipe, message).with_labels(label));
+        }
+        self.accept(None, problems)
     }
 
     /// Returns the value, or fails with the first problem and keeps the others.

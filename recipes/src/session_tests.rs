@@ -40,6 +40,7 @@ impl Project {
             project_dir: path.clone(),
             shown_from: path,
             mode,
+            lock_command: "sos lock web.rootfs.toml".to_owned(),
             pins: Arc::clone(&self.pins) as _,
             systems: Vec::new(),
         })
@@ -113,7 +114,8 @@ fn locked_refuses_what_is_missing_or_stale() {
     let p = Project::new();
     let missing = p.plan(&p.session(LockMode::Locked)).unwrap_err();
     assert_eq!(missing.code, "lock-missing");
-    assert!(missing.helps[0].contains("sos lock"));
+    let advice = ["run `sos lock web.rootfs.toml` and commit the file"];
+    assert_eq!(missing.helps, advice);
 
     let session = p.session(LockMode::Create);
     p.plan(&session).unwrap();
@@ -124,6 +126,7 @@ fn locked_refuses_what_is_missing_or_stale() {
     );
     let stale = p.plan(&p.session(LockMode::Locked)).unwrap_err();
     assert_eq!(stale.code, "lock-stale");
+    assert_eq!(stale.helps, advice);
     p.pins.asked();
 
     // What resolves to the same packages is not stale.

@@ -20,6 +20,7 @@
 //! written and synced before the row. Nothing here is asynchronous; a [`Store`] can be used from many threads.
 #![forbid(unsafe_code)]
 
+mod built;
 mod cas;
 mod check;
 mod clock;
@@ -51,6 +52,7 @@ mod store;
 mod sys;
 mod temp;
 
+pub use built::{Built, NewBuilt};
 pub use check::{CheckOptions, CheckReport, Problem};
 pub use error::{Result, RootPathProblem, StoreError};
 pub use evaluations::{Evaluation, MAX_EVALUATION_BYTES, NewEvaluation};
@@ -58,7 +60,7 @@ pub use gc::{GcOptions, GcReport, Progress};
 pub use ingest::{IngestOptions, Ingested};
 pub use journal::{BuildId, BuildRecord};
 pub use listing::{FileType, Filter};
-pub use locks::{DrvLock, LockHolder, TryLock};
+pub use locks::{DrvLock, LockHolder, RunningBuild, TryLock};
 pub use logs::LogWriter;
 pub use objects::{ObjectKind, PathInfo, Registration};
 pub use outputs::{Trace, TraceRecord};

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use sos_formats::store_path::StorePath;
 
@@ -45,7 +47,64 @@ pub enum TryLock {
     Held(Option<LockHolder>),
 }
 
+/// A build that runs, in this process or another.
+#[derive(Debug)]
+pub struct RunningBuild {
+    path: PathBuf,
+    inode: u64,
+    /// When it began.
+    pub since: SystemTime,
+    /// Who builds, if it can be told.
+    pub holder: Option<LockHolder>,
+}
+
+impl RunningBuild {
+    /// Tells whether it has ended.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let same = std::fs::metadata(&self.path).is_ok_and(|meta| meta.ino() == self.inode);
+        // Who was killed leaves the file.
+        let dead = |holder: &LockHolder| !Path::new(&format!("/proc/{}", holder.pid)).exists();
+        !same || self.holder.as_ref().is_some_and(dead)
+    }
+}
+
 impl Store {
+    /// Finds the build of a derivation that runs now. One whose inputs decide what it is, or whose output is known
+    /// beforehand, is found by its name.
+    ///
+    /// # Errors
+    /// When the directory of locks cannot be read.
+    pub fn running_build(&self, drv: &StorePath) -> Result<Option<RunningBuild>> {
+        let own = self.lock_path(drv);
+        let fixed = drv.name().strip_suffix(".drv").unwrap_or(drv.name());
+        let mut paths = crate::temp::list_dir(&self.root().join("lock/drv"))?;
+        paths.retain(|path| {
+            let base = path.file_name().unwrap_or_default().to_string_lossy();
+            StorePath::from_base(&base).is_ok_and(|p| p.name() == drv.name() || p.name() == fixed)
+        });
+        // Its own one first.
+        paths.sort_by_key(|path| *path != own);
+        for path in paths {
+            // One that was given back in this moment is not held.
+            let Ok(mut file) = File::open(&path) else {
+                continue;
+            };
+            if sys::try_lock_exclusive(&file).at("lock", &path)? {
+                sys::unlock(&file).ok();
+                continue;
+            }
+            let meta = file.metadata().at("look at", &path)?;
+            return Ok(Some(RunningBuild {
+                inode: meta.ino(),
+                since: meta.modified().at("look at", &path)?,
+                holder: read_holder(&mut file),
+                path,
+            }));
+        }
+        Ok(None)
+    }
+
     /// Waits for the right to build a derivation. Ask again what is valid afterwards.
     ///
     /// # Errors
@@ -109,7 +168,7 @@ impl Store {
 }
 
 /// Writes our pid into a lock file that is locked; `None` when it was removed before we had the lock.
-fn take(mut file: File, path: &std::path::Path) -> Result<Option<DrvLock>> {
+fn take(mut file: File, path: &Path) -> Result<Option<DrvLock>> {
     if !same_file(&file, path).at("look at", path)? {
         return Ok(None);
     }

@@ -40,6 +40,17 @@ impl LogWriter {
         self.size
     }
 
+    /// Makes everything so far visible to readers, if anything is not.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn flush_pending(&mut self) -> io::Result<()> {
+        if self.unflushed == 0 {
+            return Ok(());
+        }
+        self.flush()
+    }
+
     /// Ends the log.
     ///
     /// # Errors

@@ -8,7 +8,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
-use sos_store::{NewEvaluation, OpenOptions, Store, StoreError, Trace, TryLock};
+use sos_store::{
+    GcOptions, NewBuilt, NewEvaluation, OpenOptions, Store, StoreError, Trace, TryLock,
+};
 use support::{object, open, options, some_path};
 
 #[test]
@@ -460,4 +462,41 @@ fn every_error_has_a_code_and_full_disks_say_what_to_do() {
     let sqlite =
         rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None);
     assert!(StoreError::from(sqlite).is_disk_full());
+}
+
+#[test]
+fn what_was_built_under_a_name_is_found_again() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let path = object(&store, dir.path(), "x-1.0", "x", &[]);
+    let note = |n: u32, aterm: &[u8]| {
+        let drv = some_path(&format!("x-1.{n}.drv"));
+        let built = NewBuilt {
+            drv: &drv,
+            identity: &some_path(&format!("x-1.{}.drv", n + 1000)),
+            aterm,
+            name: "x",
+            system: "s",
+        };
+        store.record_equal_build([("out", &path)], &built).unwrap();
+        drv
+    };
+    let first = note(0, b"text");
+    let found = store.built(&first).unwrap().unwrap();
+    assert_eq!(found.aterm.as_deref(), Some(b"text".as_slice()));
+    assert!(!found.collected);
+    assert_eq!(store.built_as(&found.identity).unwrap(), Some(found));
+    assert_eq!(store.drv_output(&first, "out").unwrap(), Some(path.clone()));
+    let newest = (1..100).fold(first.clone(), |_, n| note(n, b"later"));
+    assert_eq!(store.built_before("x", "s", 1).unwrap()[0].drv, newest);
+    assert!(store.built_before("x", "other", 1).unwrap().is_empty());
+    // Of many of one name the newest are compared with; what was built is known all the same.
+    assert_eq!(store.built_before("x", "s", 1000).unwrap().len(), 64);
+    assert_eq!(store.built(&first).unwrap().unwrap().aterm, None);
+    // What a session added it holds until it ends.
+    drop(store);
+    let store = open(dir.path());
+    store.gc(GcOptions::default()).unwrap();
+    assert!(!store.is_valid(&path).unwrap());
+    assert!(store.built(&newest).unwrap().unwrap().collected);
 }

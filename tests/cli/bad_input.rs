@@ -69,9 +69,69 @@ fn a_system_that_is_not_this_one() {
         "f.nix",
         "derivation { name = \"x\"; system = \"riscv64-linux\"; builder = \"/bin/sh\"; }",
     );
-    w.sos(["build", "f.nix"])
-        .fails(4)
-        .says(&["error[env-wrong-system]", "riscv64-linux"]);
+    w.sos(["build", "f.nix"]).fails(4).says(&[
+        "error[env-wrong-system]",
+        "riscv64-linux",
+        "--> f.nix:1:14",
+    ]);
+    w.write(
+        "sos.nix",
+        "{ sos, ... }:\nsos.run {\n  name = \"step\";\n  rootfs = ./.;\n  arch = \"riscv64\";\n  script = \"true\";\n}\n",
+    );
+    w.sos(["build"]).fails(4).says(&[
+        "error[env-wrong-system]: `step` needs riscv64-linux",
+        "--> sos.nix:",
+    ]);
+}
+
+#[test]
+fn every_wrong_argument_of_a_call_is_told_at_its_place() {
+    let w = World::new();
+    w.write(
+        "sos.nix",
+        "{ sos, ... }:\nsos.run {\n  name = \"step\";\n  rootfs = ./.;\n  script = [ \"true\" ];\n  timeout = \"5\";\n  mounts = 1;\n}\n",
+    );
+    let run = w.sos(["check"]).fails(3).says(&[
+        "`script` of sos.run { name = \"step\"; } must be a string, and is a list",
+        "--> sos.nix:5:3",
+        "`timeout` of sos.run { name = \"step\"; } must be a whole number, and is a string",
+        "--> sos.nix:6:3",
+        "`mounts` of sos.run { name = \"step\"; } must be a set, and is a int",
+        "--> sos.nix:7:3",
+    ]);
+    assert_eq!(run.stderr.matches("error[recipe-wrong-type]").count(), 3);
+}
+
+#[test]
+fn a_missing_keyring_is_told_once() {
+    let w = World::new();
+    w.write(
+        "x.rootfs.toml",
+        "name = \"x\"\nsuite = \"test\"\nepoch = 1\nkeyring = \"keys/none.asc\"\napt = \"https://deb.example/debian\"\n",
+    );
+    let run = w
+        .sos(["check", "x.rootfs.toml"])
+        .fails(3)
+        .says(&["keys/none.asc", "x.rootfs.toml:4:"]);
+    assert_eq!(run.stderr.matches("error[").count(), 1, "{}", run.stderr);
+}
+
+#[test]
+fn the_trace_shows_the_library_when_asked_and_the_error_last() {
+    let w = World::new();
+    w.write(
+        "sos.nix",
+        "{ sos, ... }: sos.run { name = \"x\"; rootfs = ./.; script = \"\"; result = \"disk\"; }",
+    );
+    let short = w.sos(["check"]).fails(3).stderr;
+    assert!(!short.contains(".sos-builtin"), "{short}");
+    assert!(short.contains("`--show-trace` shows them"), "{short}");
+    let long = w.sos(["check", "--show-trace"]).fails(3).stderr;
+    let last_frame = long
+        .rfind("/.sos-builtin/")
+        .expect("a frame of the library");
+    let error = long.find("error[").expect("the error");
+    assert!(last_frame < error, "{long}");
 }
 
 #[test]
@@ -123,6 +183,33 @@ fn a_wrong_hash_is_told_in_the_notation_of_the_recipe() {
 }
 
 #[test]
+fn the_hash_of_a_local_file_is_told_and_put_right_as_it_is_written() {
+    let w = World::new();
+    w.write("a.txt", "a\n");
+    for (wrong, recursive) in [("0".repeat(52), true), ("0".repeat(64), false)] {
+        let text = format!(
+            "builtins.path {{ path = ./a.txt; sha256 = \"{wrong}\"; recursive = {recursive}; }}"
+        );
+        w.write("f.nix", &text);
+        let run = w.sos(["eval", "f.nix"]).fails(102).says(&[&wrong]);
+        let words = run.stderr.split(|c: char| !c.is_ascii_alphanumeric());
+        let mut alike = words.filter(|word| word.len() == wrong.len() && **word != wrong);
+        let found = alike.next().expect("the other hash in the same notation");
+        w.write("f.nix", &text.replace(&wrong, found));
+        w.sos(["eval", "f.nix"]).ok();
+    }
+    // What needs no store is known while checking.
+    let text = format!(
+        "derivation {{ name = \"x\"; system = \"x\"; builder = \"/b\"; src = builtins.path {{ path = ./a.txt; sha256 = \"{}\"; recursive = false; }}; }}",
+        "0".repeat(64)
+    );
+    w.write("f.nix", &text);
+    w.sos(["check", "f.nix"]).fails(102);
+    w.sos(["check", "--fix", "f.nix"]).ok();
+    w.sos(["eval", "f.nix"]).ok();
+}
+
+#[test]
 fn a_cycle_is_named() {
     let w = World::new();
     w.write("f.nix", "let a = derivation { name = \"a\"; system = \"x\"; builder = b; }; b = derivation { name = \"b\"; system = \"x\"; builder = a; }; in a");
@@ -157,7 +244,15 @@ fn locked_refuses_to_make_a_lock() {
     );
     w.sos(["build", "--locked", "x.rootfs.toml"])
         .fails(3)
-        .says(&["error[lock-missing]", "sos lock"]);
+        .says(&["error[lock-missing]", "run `sos lock x.rootfs.toml` and"]);
+    w.write("sos.nix", "{ sos, ... }: sos.debian.rootfs ./x.rootfs.toml");
+    w.sos(["build", "--locked"])
+        .fails(3)
+        .says(&["error[lock-missing]", "run `sos lock` and"]);
+    let expression = "import ./sos.nix { sos = import <sos>; }";
+    w.sos(["build", "--locked", "-E", expression])
+        .fails(3)
+        .says(&[&format!("run `sos lock --expr '{expression}'` and")]);
     assert!(!w.project().join("sos.lock").exists());
 }
 

@@ -29,6 +29,41 @@ fn evaluation_is_in_the_stream_and_in_the_time() {
 }
 
 #[test]
+fn the_journal_begins_with_the_evaluation() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("f.nix", &recipe("noted", "echo x > $out", ""));
+    w.events(&["f.nix"]);
+    let store = sos_store::Store::open(sos_store::OpenOptions {
+        root: w.store(),
+        store_dir: sos_formats::store_path::StoreDir::default(),
+        read_only: true,
+    })
+    .expect("the store of the build");
+    let build = store.recent_builds(1).expect("builds")[0].id;
+    let events = store
+        .build_events(sos_store::BuildId(build))
+        .expect("events");
+    let types: Vec<String> = events
+        .iter()
+        .map(|json| {
+            let event: serde_json::Value = serde_json::from_str(json).expect("JSON");
+            event["type"].as_str().expect("a type").to_owned()
+        })
+        .collect();
+    let expected = [
+        "eval.started",
+        "eval.finished",
+        "plan",
+        "build.started",
+        "build.finished",
+        "summary",
+    ];
+    assert_eq!(types, expected);
+}
+
+#[test]
 fn what_waits_is_told_with_what_it_waits_for() {
     let Some(w) = world_with_busybox() else {
         return;

@@ -228,7 +228,10 @@ fn archives_of_every_compression_are_unpacked() {
     }
     pinned(&"0".repeat(52))
         .fails(102)
-        .says(&["error[fetch-hash-mismatch]", sri]);
+        .says(&["error[fetch-hash-mismatch]", &convert("nix32")]);
+    pinned(&"0".repeat(64))
+        .fails(102)
+        .says(&["error[fetch-hash-mismatch]", &convert("base16")]);
     pinned("nonsense").fails(3);
     w.sos([
         "eval",

@@ -2,10 +2,12 @@
 
 mod bad_input;
 mod builds;
+mod causes;
 mod damage;
 mod eval_cache;
 mod events;
 mod fetchers;
+mod flags;
 mod flakes;
 mod language;
 mod repl;

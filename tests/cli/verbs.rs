@@ -148,8 +148,36 @@ fn doctor_examines_this_machine() {
     ] {
         line(name);
     }
-    assert!(line("mirror debian").contains("answers"));
+    assert!(line("mirror debian").contains("answers, and has no suite"));
     assert!(line("mirror other").starts_with("warn"));
+}
+
+#[test]
+fn doctor_checks_the_signature_of_a_mirror() {
+    let mut w = World::new();
+    let archive = w.root().join("mirror");
+    let release = archive.join("dists/stable/InRelease");
+    std::fs::create_dir_all(release.parent().expect("a parent")).expect("directories");
+    w.set(
+        "SOS_MIRRORS_DEBIAN",
+        &format!("file://{}", archive.display()),
+    );
+    let stranger = crate::support::archive::Signer::new("stranger");
+    let signed = stranger.sign("Origin: Test\nSuite: stable\n");
+    for (text, why) in [
+        (
+            signed.as_str(),
+            "is not signed by a key known here: signed by ",
+        ),
+        ("Origin: Test\n", "is not a signed release file"),
+    ] {
+        std::fs::write(&release, text).expect("a release file");
+        let out = w.sos(["doctor"]).stdout;
+        let mut lines = out.lines().skip_while(|l| !l.contains("mirror debian"));
+        let line = lines.next().expect("the mirror");
+        assert!(line.starts_with("warn") && line.contains(why), "{line}");
+        assert!(lines.next().expect("a way out").contains("`keyring`"));
+    }
 }
 
 #[test]

@@ -47,7 +47,8 @@ impl Signer {
         self.0.fingerprint().to_string().to_uppercase()
     }
 
-    fn sign(&self, text: &str) -> String {
+    /// The text, signed in the clear.
+    pub(crate) fn sign(&self, text: &str) -> String {
         let signed =
             CleartextSignedMessage::sign(rand::thread_rng(), text, &*self.0, &Password::empty())
                 .expect("a signature");

@@ -5,7 +5,7 @@ use std::io;
 
 use reqwest::Url;
 use sos_engine::in_notation_of;
-use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::diagnostic::{Class, Diagnostic, WrongHash};
 use sos_formats::hash::Hash;
 
 use super::failure::Failure;
@@ -187,7 +187,20 @@ pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagno
         .collect();
     found.dedup();
     match found.as_slice() {
-        [one] => diagnostic.help(format!("if you trust what arrived, its hash is `{one}`")),
+        [one] => {
+            diagnostic
+                .hashes
+                .extend(request.written.map(|written| WrongHash {
+                    name: name.to_owned(),
+                    expected: written.to_owned(),
+                    found: one.clone(),
+                }));
+            let help = format!("if you trust what arrived, its hash is `{one}`");
+            diagnostic.help(match request.written {
+                Some(_) => format!("{help}, which `sos check --fix` writes into the recipe"),
+                None => help,
+            })
+        }
         [_, _, ..] => diagnostic.help(
             "the sources disagree with each other: find out which of them serves the real file",
         ),
@@ -250,6 +263,9 @@ mod tests {
             "{told:?}"
         );
         assert!(told.helps[0].contains(&wrong.to_nix32()), "{told:?}");
+        assert!(told.helps[0].contains("`sos check --fix`"), "{told:?}");
+        let hash = &told.hashes[0];
+        assert_eq!((&hash.expected, &hash.found), (&written, &wrong.to_nix32()));
     }
 
     #[test]

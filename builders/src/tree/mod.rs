@@ -135,6 +135,7 @@ impl Trees {
         if let Some(expected) = flake_ref::text(&request.attrs, "narHash")
             && wanted.as_ref() != Some(&found.path)
         {
+            let got = Hash::from(nar).in_notation_of(expected);
             let message = format!(
                 "NAR hash mismatch in input '{}', expected '{expected}' but got '{got}'",
                 shown(&request.attrs)

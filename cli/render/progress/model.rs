@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sos_engine::{Event, Status, Text};
+use sos_engine::{Causes, Event, Status, Text};
 
 use crate::render::size;
 
@@ -12,6 +12,7 @@ use crate::render::size;
 pub(super) struct Running {
     pub(super) name: String,
     pub(super) fetch: bool,
+    pub(super) cause: Causes,
     pub(super) started: Duration,
     pub(super) expected_ms: Option<u64>,
     pub(super) phase: String,
@@ -82,16 +83,17 @@ impl Model {
             Event::BuildStarted {
                 drv,
                 name,
+                cause,
                 expected_ms,
                 ..
             } => {
                 self.waiting.remove(drv);
-                self.start(drv.as_str(), name.as_str(), false, *expected_ms, now);
+                self.start(drv, name, false, cause, *expected_ms, now);
                 None
             }
-            Event::FetchStarted { drv, name } => {
+            Event::FetchStarted { drv, name, cause } => {
                 self.waiting.remove(drv);
-                self.start(drv.as_str(), name.as_str(), true, None, now);
+                self.start(drv, name, true, cause, None, now);
                 None
             }
             Event::BuildPhase { drv, phase, .. } => {
@@ -176,17 +178,19 @@ impl Model {
 
     fn start(
         &mut self,
-        drv: &str,
-        name: &str,
+        drv: &Text,
+        name: &Text,
         fetch: bool,
+        cause: &Causes,
         expected_ms: Option<u64>,
         now: Duration,
     ) {
         self.running.insert(
-            drv.to_owned(),
+            drv.to_string(),
             Running {
-                name: name.to_owned(),
+                name: name.to_string(),
                 fetch,
+                cause: cause.clone(),
                 started: now,
                 expected_ms,
                 phase: String::new(),
@@ -206,7 +210,7 @@ impl Model {
         bytes: u64,
         fetch: bool,
     ) -> Option<Line> {
-        self.running.remove(drv);
+        let cause = self.running.remove(drv).map(|running| running.cause);
         let took = Duration::from_millis(ms);
         match status {
             Status::Built | Status::Fetched if fetch => {
@@ -225,6 +229,7 @@ impl Model {
             name: name.to_owned(),
             fetch,
             failed: status == Status::Failed,
+            cause: cause.map(|cause| cause.to_string()),
             took,
             bytes,
             done: self.done(),
@@ -312,6 +317,8 @@ pub(super) enum Line {
         name: String,
         fetch: bool,
         failed: bool,
+        /// Why it was built; none when it failed before its builder was started.
+        cause: Option<String>,
         took: Duration,
         bytes: u64,
         done: usize,
@@ -351,6 +358,8 @@ pub(super) fn summary(
 
 #[cfg(test)]
 mod tests {
+    use sos_engine::Cause;
+
     use super::*;
 
     #[test]
@@ -369,6 +378,7 @@ mod tests {
             &Event::FetchStarted {
                 drv: "f".into(),
                 name: "src".into(),
+                cause: Cause::NeverBuilt.into(),
             },
             Duration::ZERO,
         );
@@ -433,6 +443,7 @@ mod tests {
             drv: drv.into(),
             name: drv.into(),
             builder: "sandbox".into(),
+            cause: Cause::NeverBuilt.into(),
             expected_ms: None,
         };
         m.apply(&started("a"), Duration::ZERO);

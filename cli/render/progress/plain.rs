@@ -96,6 +96,7 @@ pub(super) fn text(line: &Line) -> String {
             name,
             fetch,
             failed,
+            cause,
             took,
             bytes,
             done,
@@ -106,13 +107,15 @@ pub(super) fn text(line: &Line) -> String {
                 (_, true) => "fetched",
                 _ => "built",
             };
-            let size = if *fetch && !failed {
-                format!(" ({})", size::bytes(*bytes))
-            } else {
+            let size = (*fetch && !failed).then(|| size::bytes(*bytes));
+            let notes: Vec<String> = size.into_iter().chain(cause.clone()).collect();
+            let notes = if notes.is_empty() {
                 String::new()
+            } else {
+                format!(" ({})", printable(&notes.join(", ")))
             };
             format!(
-                "[{done}/{total}] {verb} {name} in {}{size}",
+                "[{done}/{total}] {verb} {name} in {}{notes}",
                 size::duration(*took)
             )
         }
@@ -138,11 +141,15 @@ mod tests {
             name: "glibc-2.39".into(),
             fetch: false,
             failed: false,
+            cause: Some("source changed".into()),
             took: Duration::from_secs(161),
             bytes: 0,
             done: 14,
             total: 87,
         };
-        assert_eq!(text(&line), "[14/87] built glibc-2.39 in 2m 41s");
+        assert_eq!(
+            text(&line),
+            "[14/87] built glibc-2.39 in 2m 41s (source changed)"
+        );
     }
 }

@@ -67,6 +67,7 @@ impl Tty {
                 name,
                 fetch,
                 failed,
+                cause,
                 took,
                 bytes,
                 ..
@@ -83,11 +84,14 @@ impl Tty {
                 };
                 let what = if *failed { "failed".to_owned() } else { what };
                 format!(
-                    " {} {}  {what:>9}  {}",
+                    " {} {}  {what:>9}  {:<9} {}",
                     self.paint(code, mark),
                     pad(name, NAME_COLUMNS),
-                    size::duration(*took)
+                    size::duration(*took),
+                    printable(cause.as_deref().unwrap_or_default()),
                 )
+                .trim_end()
+                .to_owned()
             }
             Line::Log { .. } if !self.options.logs => return,
             Line::Log { name, line } => format!(
@@ -272,6 +276,43 @@ fn cut(text: &str, columns: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::ProgressMode;
+    use crate::render::terminal::Terminal;
+
+    #[test]
+    fn a_line_that_scrolls_away_says_the_cause() {
+        let mut tty = Tty::new(Options {
+            terminal: Terminal {
+                color: false,
+                unicode: true,
+                progress: ProgressMode::Tty,
+                github: false,
+            },
+            style: diagnostic::Style {
+                color: false,
+                show_trace: false,
+            },
+            logs: false,
+        });
+        tty.queue(&Line::Finished {
+            name: "glibc-2.39".into(),
+            fetch: false,
+            failed: false,
+            cause: Some("source changed".into()),
+            took: Duration::from_secs(161),
+            bytes: 0,
+            done: 1,
+            total: 1,
+        });
+        let words: Vec<&str> = tty.pending.split_whitespace().collect();
+        let expected = ["✓", "glibc-2.39", "built", "2m", "41s", "source", "changed"];
+        assert_eq!(words, expected);
+        assert!(
+            tty.pending.ends_with("2m 41s    source changed\n"),
+            "{}",
+            tty.pending
+        );
+    }
 
     #[test]
     fn long_names_are_cut_in_the_middle() {

@@ -102,6 +102,7 @@ fn wrong_hash() -> Outcome {
         expected: "a".to_owned(),
         found: "b".to_owned(),
         detail: String::new(),
+        is_hash: true,
     }])
 }
 

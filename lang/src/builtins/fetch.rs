@@ -33,6 +33,7 @@ fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
     let mut url = None;
     let mut name = None;
     let mut sha256 = None;
+    let mut written = None;
     let text = |v: Value, pos: Pos| -> R<String> {
         Ok(String::from_utf8_lossy(vm.force_str_no_ctx(v, pos)?).into_owned())
     };
@@ -49,6 +50,7 @@ fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
                     Hash::parse_any(&t, Some(HashAlgo::Sha256))
                         .map_err(|e| Error::new(Kind::Value, at, e.to_string()))?,
                 );
+                written = Some(t);
             } else {
                 return Err(Error::new(
                     Kind::Value,
@@ -106,6 +108,7 @@ fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
             url,
             name,
             sha256,
+            written,
             unpack,
         },
         pos,
@@ -158,6 +161,7 @@ impl Vm {
             url,
             name: "source".to_owned(),
             sha256: None,
+            written: None,
             unpack: true,
         };
         let p = download(self, &request, pos)?;

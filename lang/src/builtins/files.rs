@@ -316,6 +316,8 @@ struct Source {
     filter: Option<Value>,
     method: Method,
     expected: Option<Hash>,
+    /// The same as the recipe gives it.
+    written: Option<String>,
 }
 
 fn add_source(vm: &Vm, s: &Source, pos: Pos) -> R {
@@ -356,7 +358,7 @@ fn add_source(vm: &Vm, s: &Source, pos: Pos) -> R {
             Ok(opaque(vm, p))
         }
         (Err(e), None) => Err(vm.host_error(
-            e,
+            as_written(e, s.written.as_deref()),
             pos,
             &format!(
                 "cannot add '{}' to the store",
@@ -364,6 +366,22 @@ fn add_source(vm: &Vm, s: &Source, pos: Pos) -> R {
             ),
         )),
     }
+}
+
+/// Says wrong hashes in the notation in which the recipe has the right one.
+fn as_written(e: HostError, written: Option<&str>) -> HostError {
+    let HostError::Diagnostic(mut d) = e else {
+        return e;
+    };
+    for hash in &mut d.hashes {
+        if let (Some(written), Ok(found)) = (written, Hash::parse_any(&hash.found, None)) {
+            hash.found = found.in_notation_of(written);
+            written.clone_into(&mut hash.expected);
+        }
+        d.notes.push(format!("expected {}", hash.expected));
+        d.notes.push(format!("found    {}", hash.found));
+    }
+    HostError::Diagnostic(d)
 }
 
 fn base_name(p: &[u8]) -> String {
@@ -378,6 +396,7 @@ fn path(vm: &Vm, a: &[Value], pos: Pos) -> R {
         filter: None,
         method: Method::Recursive,
         expected: None,
+        written: None,
     };
     for (i, (key, v)) in set.iter().enumerate() {
         let at = set.shape().pos_at(i).or(pos);
@@ -401,6 +420,7 @@ fn path(vm: &Vm, a: &[Value], pos: Pos) -> R {
             let h = Hash::parse_any(&text, Some(HashAlgo::Sha256))
                 .map_err(|e| Error::new(Kind::Value, at, e.to_string()))?;
             s.expected = Some(h);
+            s.written = Some(text);
         } else {
             return Err(Error::new(
                 Kind::Value,
@@ -434,6 +454,7 @@ fn filter_source(vm: &Vm, a: &[Value], pos: Pos) -> R {
             filter: Some(f),
             method: Method::Recursive,
             expected: None,
+            written: None,
         },
         pos,
     )

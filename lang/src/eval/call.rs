@@ -266,13 +266,23 @@ fn misspelt(e: Box<Error>, wanted: &str, f: &Formals, set: Attrs) -> Box<Error> 
         .collect();
     let texts: Vec<_> = unknown.iter().map(|s| s.text()).collect();
     let near = sos_formats::diagnostic::suggest(wanted, texts.iter().map(|t| &**t));
+    let only = near.len() == 1;
     let Some(near) = near.first() else { return e };
     let at = unknown
         .iter()
         .find(|s| &*s.text() == near.as_str())
         .map_or(Pos::NONE, |s| given_at(set, *s));
+    let right = wanted.to_owned();
     e.other(at, format!("`{near}` is given instead"))
         .help(format!("write `{wanted}` for `{near}`"))
+        .spelling(
+            near,
+            if only {
+                std::slice::from_ref(&right)
+            } else {
+                &[]
+            },
+        )
 }
 
 #[cold]

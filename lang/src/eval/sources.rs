@@ -203,8 +203,8 @@ impl Vm {
         }
         d.notes.extend(e.notes);
         d.helps.extend(e.helps);
-        // The inside of a library that comes with the program says nothing to those who use it.
-        for (message, pos) in e.trace.into_iter().filter(|t| !self.is_library(t.1)) {
+        d.spelling = d.spelling.or(e.spelling);
+        for (message, pos) in e.trace {
             let label = self.label(pos, Pos::NONE, "");
             d.trace.push(Frame { message, label });
         }

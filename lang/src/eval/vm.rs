@@ -254,4 +254,5 @@ pub(crate) fn suggest<'a>(
     }
     let names: Vec<String> = near.iter().map(|n| format!("`{n}`")).collect();
     e.help(format!("did you mean {}?", names.join(" or ")))
+        .spelling(wanted, &near)
 }

@@ -204,6 +204,7 @@ impl Host for MemoryHost {
             url: from.display().to_string(),
             name: request.name.clone(),
             sha256: None,
+            written: None,
             unpack: true,
         });
         Ok(FetchedTree { path, attrs })

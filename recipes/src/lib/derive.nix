@@ -27,12 +27,17 @@ rec {
   inherit present;
 
   # Ends the evaluation with a problem that is shown where the user wrote the attribute `names` of `given`, or else the whole.
-  refuse = { code ? "recipe-bad-value", message, help ? null }: names: given:
-    let at = builtins.intersectAttrs (builtins.listToAttrs (map (name: { inherit name; value = null; }) names)) given;
+  # `more` are further problems of the same kind, each with a `message` and a `name`.
+  refuse = { code ? "recipe-bad-value", message, help ? null, more ? [ ] }: names: given:
+    let
+      place = names:
+        let at = builtins.intersectAttrs (builtins.listToAttrs (map (name: { inherit name; value = null; }) names)) given;
+        in if at == { } then given else at;
     in
     builtins.__sosRefuse {
       inherit code message help;
-      __place = if at == { } then given else at;
+      __place = place names;
+      more = map (one: { inherit (one) message; __place = place [ one.name ]; }) more;
     };
 
   # Refuses while evaluating what a builder would refuse only when it runs: `types` names the kind of each attribute, `given` is
@@ -70,9 +75,19 @@ rec {
           words = "one of \"gzip\", \"zstd\", \"none\"";
         };
       };
-      bad = name: (attrs.${name} or null) != null && !(kinds.${types.${name}}.test attrs.${name});
+      # What is no set cannot become what the builder is given of one, so it is looked at as it was written.
+      isSet = name: builtins.elem types.${name} [ "set" "variables" "textSet" ];
+      value = name:
+        let raw = given.${name} or null;
+        in if isSet name && raw != null && !(builtins.isAttrs raw) then raw else attrs.${name} or null;
+      bad = name: value name != null && !(kinds.${types.${name}}.test (value name));
       wrong = builtins.filter bad (builtins.attrNames types);
-      first = builtins.head wrong;
+      problem = name: {
+        inherit name;
+        message = "`${name}` of ${what} must be ${kinds.${types.${name}}.words}, and is a ${builtins.typeOf (value name)}";
+      };
+      problems = map problem wrong;
+      first = builtins.head problems;
     in
     if wrong == [ ] then
       attrs
@@ -80,8 +95,9 @@ rec {
       refuse
         {
           code = "recipe-wrong-type";
-          message = "`${first}` of ${what} must be ${kinds.${types.${first}}.words}, and is a ${builtins.typeOf attrs.${first}}";
-        } [ first ]
+          inherit (first) message;
+          more = builtins.tail problems;
+        } [ first.name ]
         given;
 
   # The output is a tree of files.

@@ -237,6 +237,9 @@ fn unknown_field(problems: &mut Problems, what: &str, field: &Field, known: Know
     let problem = problems.error("recipe-unknown-field", message, &field.place, "not a field");
     // Underscores are the usual slip: fields of several words have hyphens.
     let hyphens = field.name.replace('_', "-");
-    let problem = with_suggestion(problem, &hyphens, known.names.iter().copied());
+    let mut problem = with_suggestion(problem, &hyphens, known.names.iter().copied());
+    if let Some((wrong, _)) = &mut problem.spelling {
+        wrong.clone_from(&field.name);
+    }
     problems.add(problem);
 }

@@ -18,7 +18,7 @@ pub(crate) fn request(
     problems: &mut Problems,
 ) -> Option<RootfsRequest> {
     let before = problems.count();
-    check_sources(&recipe.edit, base, host, problems);
+    check_sources(&recipe.edit, &recipe.sources, base, host, problems);
     let sources = recipe
         .sources
         .iter()
@@ -129,8 +129,10 @@ fn check_paths(edit: &EditSpec, base: &Path, host: &dyn Host, problems: &mut Pro
 }
 
 /// Records which files that an edit places are not there, or cannot be together: the place in the recipe is known only here.
+/// Keyrings of `sources` are placed for apt, too; what is wrong with one is said where the source is read.
 pub(crate) fn check_sources(
     edit: &EditSpec,
+    sources: &[SourceSpec],
     base: &Path,
     host: &dyn Host,
     problems: &mut Problems,
@@ -142,6 +144,9 @@ pub(crate) fn check_sources(
         };
         // What is named by a text of the Nix language may still have to be built.
         if matches!(source.value, FileRef::Store(..)) {
+            continue;
+        }
+        if sources.iter().any(|s| s.keyring.as_ref() == Some(source)) {
             continue;
         }
         let why = match host.file_type(&source.value.locate(base)) {

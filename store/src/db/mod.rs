@@ -4,6 +4,7 @@
 //! delays a query. Write transactions begin IMMEDIATE: they are also what keeps two processes apart while
 //! one of them moves a tree into place (see `commit`) or out of it (see `gc`).
 
+mod built;
 mod cache;
 mod drvs;
 mod evaluations;
@@ -20,6 +21,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::error::{Result, StoreError};
 
+pub(crate) use built::*;
 pub(crate) use cache::*;
 pub(crate) use drvs::*;
 pub(crate) use evaluations::*;
@@ -31,6 +33,7 @@ pub(crate) use paths::*;
 const MIGRATIONS: &[&str] = &[
     include_str!("001_initial.sql"),
     include_str!("002_evaluations.sql"),
+    include_str!("003_built.sql"),
 ];
 
 /// How long a writer waits for another process.

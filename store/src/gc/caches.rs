@@ -11,6 +11,7 @@ use sos_formats::store_path::StorePath;
 
 use super::Collection;
 use super::mark::Marked;
+use crate::built::DAYS_KEPT;
 use crate::clock;
 use crate::db;
 use crate::error::Result;
@@ -155,6 +156,8 @@ impl Collection<'_> {
         let older_than = self.options.older_than;
         let dead = dead_logs(&transaction, logs, older_than, &[], &BTreeSet::new())?;
         db::trim_builds(&transaction, BUILDS_KEPT)?;
+        let noted_before = clock::now_secs().saturating_sub(DAYS_KEPT * 24 * 60 * 60);
+        db::trim_built(&transaction, noted_before)?;
         let unused_secs = older_than.map_or(EVALUATION_DAYS * 24 * 60 * 60, |age| {
             i64::try_from(age.as_secs()).unwrap_or(i64::MAX)
         });

@@ -226,6 +226,7 @@ impl Collection<'_> {
             let mut enough = false;
             while gone.len() < BATCH && !enough {
                 let Some(row) = marked.dead.pop() else { break };
+                db::note_collected(&transaction, &row.info.path)?;
                 db::delete_results_of(&transaction, &row.info.path)?;
                 db::delete_path(&transaction, row.id)?;
                 chosen_bytes = chosen_bytes.saturating_add(row.info.nar_size.max(4096));

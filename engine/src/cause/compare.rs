@@ -1,0 +1,397 @@
+//! In what two derivations differ, both with every input a store path.
+//!
+//! Texts are compared without the store paths in them: an input that changed is told once, by its name, and not again by
+//! every variable that mentions it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+use sos_formats::derivation::{Derivation, Output};
+use sos_formats::nix32::ALPHABET;
+use sos_formats::store_path::{StoreDir, StorePath};
+
+use super::Cause;
+use crate::rewrite::HASH_DIGITS;
+use crate::work::history_key;
+
+/// Attributes that hold what is run. Phases of a build are found by the end of their names.
+const SCRIPTS: [&str; 5] = ["script", "command", "shell", "buildCommand", "args"];
+/// Attributes that tell how an output is addressed, not how it is made.
+const ADDRESS: [&str; 3] = ["outputHash", "outputHashAlgo", "outputHashMode"];
+
+/// What stands in the environment besides, and is compared by itself.
+const TWICE: [&str; 2] = ["builder", "system"];
+
+/// A derivation with its name.
+pub(super) struct Side {
+    pub(super) name: String,
+    pub(super) drv: Derivation,
+}
+
+/// One difference.
+pub(super) struct Difference {
+    pub(super) cause: Cause,
+    /// An input that changed: before and now.
+    pub(super) paths: Option<(StorePath, StorePath)>,
+}
+
+impl From<Cause> for Difference {
+    fn from(cause: Cause) -> Self {
+        Self { cause, paths: None }
+    }
+}
+
+/// Compares; what matters most comes first. Gives none if one is not an earlier form of the other.
+pub(super) fn compare(dir: &StoreDir, old: &Side, new: &Side) -> Option<Vec<Difference>> {
+    let (before, now) = (Texts::of(dir, &old.drv), Texts::of(dir, &new.drv));
+    let inputs = Inputs::of(&old.drv, &new.drv);
+    if !is_successor(old, new, &before, &now, &inputs) {
+        return None;
+    }
+    let mut found: Vec<Difference> = Vec::new();
+    if before.builder != now.builder {
+        found.push(Cause::BuilderChanged.into());
+    }
+    found.extend(inputs.changed.iter().map(|(old, new)| Difference {
+        cause: input(new),
+        paths: Some((old.clone(), new.clone())),
+    }));
+    let differ = names(&before.attrs, &now.attrs);
+    let (scripts, attrs): (Vec<&String>, Vec<&String>) =
+        differ.into_iter().partition(|name| is_script(name));
+    if before.args != now.args || !scripts.is_empty() {
+        found.push(Cause::RecipeChanged.into());
+    }
+    // The hash of the content is written twice, as an attribute and as the address.
+    let (address, attrs): (Vec<&String>, Vec<&String>) = attrs
+        .into_iter()
+        .partition(|name| ADDRESS.contains(&name.as_str()));
+    found.extend(
+        attrs
+            .into_iter()
+            .map(|name| Difference::from(Cause::EnvChanged { name: name.clone() })),
+    );
+    let outputs = addresses(&old.drv) != addresses(&new.drv);
+    let told = found.iter().any(|one| one.cause == Cause::RecipeChanged);
+    if (outputs || !address.is_empty()) && !told {
+        found.push(Cause::RecipeChanged.into());
+    }
+    found.extend(
+        inputs
+            .added
+            .iter()
+            .chain(&inputs.removed)
+            .map(|path| Difference::from(input(path))),
+    );
+    Some(found)
+}
+
+fn input(path: &StorePath) -> Cause {
+    Cause::InputChanged {
+        input: path.name().to_owned(),
+        file: None,
+    }
+}
+
+/// Tells whether one can be an earlier form of the other: a name alone is shared by too much.
+fn is_successor(old: &Side, new: &Side, before: &Texts, now: &Texts, inputs: &Inputs) -> bool {
+    if new.drv.is_fixed() || old.drv.is_fixed() {
+        // Every download has the same builder; it is the same one if it comes from the same place, or tells its version.
+        let same = |name: &str| {
+            before.attrs.contains_key(name) && before.attrs.get(name) == now.attrs.get(name)
+        };
+        return same("url") || same("urls") || same("outputHash") || old.name != new.name;
+    }
+    before.builder == now.builder
+        || (before.args == now.args && !now.args.is_empty())
+        || inputs.kept
+        || !inputs.changed.is_empty()
+}
+
+fn is_script(name: &str) -> bool {
+    SCRIPTS.contains(&name) || name.ends_with("Phase")
+}
+
+/// The names whose values differ.
+fn names<'a>(
+    old: &'a BTreeMap<String, Vec<u8>>,
+    new: &'a BTreeMap<String, Vec<u8>>,
+) -> Vec<&'a String> {
+    let all: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    all.into_iter()
+        .filter(|name| old.get(*name) != new.get(*name))
+        .collect()
+}
+
+/// The texts of a derivation without store paths.
+struct Texts {
+    builder: Vec<u8>,
+    args: Vec<Vec<u8>>,
+    /// Variables and attributes; those of `env` in structured attributes stand for themselves.
+    attrs: BTreeMap<String, Vec<u8>>,
+}
+
+impl Texts {
+    fn of(dir: &StoreDir, drv: &Derivation) -> Self {
+        let mut attrs = BTreeMap::new();
+        for (key, value) in &drv.env {
+            let structured = (key == b"__json")
+                .then(|| serde_json::from_slice::<Map<String, Value>>(value).ok())
+                .flatten();
+            match structured {
+                Some(map) => add_all(dir, map, &mut attrs),
+                None => {
+                    let name = String::from_utf8_lossy(key).into_owned();
+                    attrs.insert(name, masked(dir, value));
+                }
+            }
+        }
+        for name in TWICE {
+            attrs.remove(name);
+        }
+        Self {
+            builder: masked(dir, &drv.builder),
+            args: drv.args.iter().map(|arg| masked(dir, arg)).collect(),
+            attrs,
+        }
+    }
+}
+
+fn add_all(dir: &StoreDir, map: Map<String, Value>, attrs: &mut BTreeMap<String, Vec<u8>>) {
+    for (name, value) in map {
+        match value {
+            Value::Object(inner) if name == "env" => {
+                for (name, value) in inner {
+                    attrs.insert(name, masked(dir, value.to_string().as_bytes()));
+                }
+            }
+            value => {
+                attrs.insert(name, masked(dir, value.to_string().as_bytes()));
+            }
+        }
+    }
+}
+
+/// Inputs that are not on both sides.
+struct Inputs {
+    changed: Vec<(StorePath, StorePath)>,
+    added: Vec<StorePath>,
+    removed: Vec<StorePath>,
+    /// Some are on both sides.
+    kept: bool,
+}
+
+impl Inputs {
+    fn of(old: &Derivation, new: &Derivation) -> Self {
+        let mut removed: Vec<StorePath> = old
+            .input_srcs
+            .difference(&new.input_srcs)
+            .cloned()
+            .collect();
+        let mut rest: Vec<StorePath> = new
+            .input_srcs
+            .difference(&old.input_srcs)
+            .cloned()
+            .collect();
+        rest.sort_by(|a, b| a.name().cmp(b.name()));
+        let mut changed = Vec::new();
+        // Equal names first, so that `x-1` is not taken for an earlier `x-2` while `x-2` is there.
+        for same in [(|a, b| a == b) as fn(&str, &str) -> bool, |a, b| {
+            history_key(a) == history_key(b)
+        }] {
+            rest.retain(|now| {
+                let before = removed
+                    .iter()
+                    .position(|path| same(path.name(), now.name()));
+                if let Some(at) = before {
+                    changed.push((removed.remove(at), now.clone()));
+                }
+                before.is_none()
+            });
+        }
+        Self {
+            changed,
+            added: rest,
+            removed,
+            kept: !old.input_srcs.is_disjoint(&new.input_srcs),
+        }
+    }
+}
+
+/// How each output is addressed, without paths that follow from everything else.
+fn addresses(drv: &Derivation) -> BTreeMap<&String, Option<&Output>> {
+    drv.outputs
+        .iter()
+        .map(|(name, output)| {
+            let told = matches!(output, Output::Fixed { .. } | Output::Floating { .. });
+            (name, told.then_some(output))
+        })
+        .collect()
+}
+
+/// The text with every store path in it replaced by a mark.
+fn masked(dir: &StoreDir, text: &[u8]) -> Vec<u8> {
+    let prefix = format!("{}/", dir.as_str()).into_bytes();
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((first, tail)) = rest.split_first() {
+        match rest.strip_prefix(prefix.as_slice()).and_then(path_len) {
+            Some(len) => {
+                out.extend_from_slice(b"<store path>");
+                rest = &rest[prefix.len() + len..];
+            }
+            None => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+/// The length of the base name of a store path that the text begins with.
+fn path_len(text: &[u8]) -> Option<usize> {
+    let hash = text.get(..HASH_DIGITS)?;
+    if !hash.iter().all(|b| ALPHABET.contains(b)) || text.get(HASH_DIGITS) != Some(&b'-') {
+        return None;
+    }
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"+-._?=".contains(b);
+    let name = text[HASH_DIGITS + 1..].iter().take_while(|b| is_name(b));
+    Some(HASH_DIGITS + 1 + name.count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(digit: char, name: &str) -> String {
+        format!("/nix/store/{}-{name}", digit.to_string().repeat(32))
+    }
+
+    fn side(name: &str, inputs: &[String], args: &[&str], env: &[(&str, &str)]) -> Side {
+        let dir = StoreDir::default();
+        Side {
+            name: name.to_owned(),
+            drv: Derivation {
+                outputs: [("out".to_owned(), Output::Deferred)].into(),
+                input_srcs: inputs
+                    .iter()
+                    .map(|p| StorePath::from_absolute(&dir, p).unwrap())
+                    .collect(),
+                builder: b"/bin/sh".to_vec(),
+                args: args.iter().map(|a| a.as_bytes().to_vec()).collect(),
+                env: env
+                    .iter()
+                    .map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec()))
+                    .collect(),
+                ..Derivation::default()
+            },
+        }
+    }
+
+    #[track_caller]
+    fn check(old: &Side, new: &Side, expect: &[&str]) {
+        let found: Vec<String> = compare(&StoreDir::default(), old, new)
+            .expect("an earlier form")
+            .iter()
+            .map(|one| one.cause.to_string())
+            .collect();
+        assert_eq!(found, expect);
+    }
+
+    #[test]
+    fn an_input_is_told_once_and_not_by_what_mentions_it() {
+        let at = |digit, version: &str| {
+            let (src, libc) = (
+                path(digit, "main.c"),
+                path(digit, &format!("libc-{version}")),
+            );
+            let script = format!("cc {src} -L{libc}/lib");
+            let out = path(digit, "x");
+            side(
+                "x",
+                &[src.clone(), libc],
+                &[&script],
+                &[("src", &src), ("out", &out)],
+            )
+        };
+        check(
+            &at('1', "1"),
+            &at('2', "1"),
+            &["libc-1 changed", "main.c changed"],
+        );
+        check(
+            &at('1', "1"),
+            &at('2', "2"),
+            &["main.c changed", "libc-2 changed"],
+        );
+    }
+
+    #[test]
+    fn texts_are_told_by_their_names() {
+        let old = side("x", &[], &["a"], &[("A", "1"), ("B", "1")]);
+        check(
+            &old,
+            &side("x", &[], &["a"], &[("A", "2")]),
+            &["`A` changed", "`B` changed"],
+        );
+        check(
+            &old,
+            &side("x", &[], &["b"], &[("A", "1"), ("B", "1")]),
+            &["recipe changed"],
+        );
+        let mut other = side("x", &[], &["a"], &[("A", "1"), ("B", "1")]);
+        other.drv.builder = b"/bin/bash".to_vec();
+        other
+            .drv
+            .env
+            .insert(b"builder".to_vec(), b"/bin/bash".to_vec());
+        check(&old, &other, &["builder changed"]);
+    }
+
+    #[test]
+    fn structured_attributes_are_looked_into() {
+        let json = |text: &str| side("x", &[], &[], &[("__json", text)]);
+        let old = json(r#"{"script":"a","env":{"V":"1"},"mounts":{}}"#);
+        check(
+            &old,
+            &json(r#"{"script":"a","env":{"V":"2"},"mounts":{}}"#),
+            &["`V` changed"],
+        );
+        check(
+            &old,
+            &json(r#"{"script":"b","env":{"V":"1"},"mounts":{}}"#),
+            &["recipe changed"],
+        );
+        check(
+            &old,
+            &json(r#"{"script":"a","env":{"V":"1"},"mounts":{"a":"b"}}"#),
+            &["`mounts` changed"],
+        );
+    }
+
+    #[test]
+    fn inputs_that_come_and_go_are_named() {
+        let (a, b) = (path('1', "a"), path('2', "b"));
+        let old = side("x", std::slice::from_ref(&a), &["x"], &[]);
+        check(
+            &old,
+            &side("x", &[a, b.clone()], &["x"], &[]),
+            &["b changed"],
+        );
+        check(
+            &old,
+            &side("x", &[b], &["x"], &[]),
+            &["b changed", "a changed"],
+        );
+    }
+
+    #[test]
+    fn what_shares_but_its_name_is_no_earlier_form() {
+        let dir = StoreDir::default();
+        let old = side("x", &[], &["a"], &[]);
+        let mut new = side("x", &[], &["b"], &[]);
+        new.drv.builder = b"builtin:other".to_vec();
+        assert!(compare(&dir, &old, &new).is_none());
+    }
+}

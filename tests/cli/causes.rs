@@ -1,0 +1,251 @@
+//! Everything that is built says why, in the events, in the lines and in the plan.
+
+use serde_json::Value;
+
+use super::builds::{recipe, world_with_busybox};
+use crate::support::{World, peer};
+
+/// Two derivations: `tool` writes what `version` says, `app` reads it, a source directory and a variable.
+fn two(version: &str, flags: &str, script: &str) -> String {
+    let tool = recipe("tool-1.0", &format!("echo {version} > $out"), "");
+    let app = recipe(
+        "app",
+        &format!("read a < $tool; read b < $src/sub/main.c; echo $a $b $flags {script} > $out"),
+        &format!("tool = {tool}; src = ./src; flags = \"{flags}\";"),
+    );
+    format!("{{ app = {app}; }}")
+}
+
+/// The cause of every build of a run, by name.
+#[track_caller]
+fn causes(w: &World) -> Vec<(String, Value)> {
+    let planned = plan(w);
+    let events = w.events(&["f.nix#app"]).0;
+    let started: Vec<(String, Value)> = events
+        .iter()
+        .filter(|e| e["type"] == "build.started")
+        .map(|e| {
+            (
+                e["name"].as_str().expect("a name").to_owned(),
+                e["cause"].clone(),
+            )
+        })
+        .collect();
+    // A plan adds no source to the store, so it has no files to compare.
+    let without_files = |all: &[(String, Value)]| -> Vec<(String, Value)> {
+        let mut all = all.to_vec();
+        for (_, cause) in &mut all {
+            cause.as_object_mut().expect("an object").remove("file");
+        }
+        all
+    };
+    assert_eq!(planned, without_files(&started), "the plan says the same");
+    started
+}
+
+#[track_caller]
+fn plan(w: &World) -> Vec<(String, Value)> {
+    let plan = w.sos(["plan", "f.nix#app", "--json"]).ok().stdout;
+    let plan: Value = serde_json::from_str(&plan).expect("a plan");
+    plan["build"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|p| {
+            (
+                p["name"].as_str().expect("a name").to_owned(),
+                p["cause"].clone(),
+            )
+        })
+        .collect()
+}
+
+#[track_caller]
+fn check(w: &World, expect: &[(&str, &str)]) {
+    let found: Vec<(String, String)> = causes(w)
+        .into_iter()
+        .map(|(name, mut cause)| {
+            // What it was compared with: there exactly when something was built before.
+            let was = cause.as_object_mut().expect("an object").remove("was");
+            assert_eq!(was.is_none(), cause["kind"] == "never-built", "{cause}");
+            (name, cause.to_string())
+        })
+        .collect();
+    let found: Vec<(&str, &str)> = found
+        .iter()
+        .map(|(name, cause)| (name.as_str(), cause.as_str()))
+        .collect();
+    assert_eq!(found, expect);
+}
+
+#[test]
+fn each_edit_has_its_cause() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let write = |version: &str, flags: &str, script: &str| {
+        w.write("f.nix", &two(version, flags, script));
+    };
+    w.write("src/sub/main.c", "one\n");
+    w.write("src/other.c", "same\n");
+    write("1", "-O1", "");
+    let never = r#"{"kind":"never-built"}"#;
+    check(&w, &[("tool-1.0", never), ("app", never)]);
+    check(&w, &[]);
+
+    w.write("src/sub/main.c", "two\n");
+    let source = r#"{"kind":"input-changed","input":"src","file":"sub/main.c"}"#;
+    check(&w, &[("app", source)]);
+
+    write("1", "-O2", "");
+    let flags = r#"{"kind":"env-changed","name":"flags"}"#;
+    check(&w, &[("app", flags)]);
+
+    write("1", "-O2", "x");
+    check(&w, &[("app", r#"{"kind":"recipe-changed"}"#)]);
+
+    write("2", "-O2", "x");
+    let tool = r#"{"kind":"input-changed","input":"tool-1.0"}"#;
+    check(
+        &w,
+        &[("tool-1.0", r#"{"kind":"recipe-changed"}"#), ("app", tool)],
+    );
+
+    // Two at once are both told.
+    w.write("src/new.c", "\n");
+    write("2", "-O3", "x");
+    let both = r#"{"kind":"input-changed","input":"src","file":"new.c","also":[{"kind":"env-changed","name":"flags"}]}"#;
+    check(&w, &[("app", both)]);
+}
+
+#[test]
+fn another_builder_is_told() {
+    let (Some(w), Some(busybox)) = (world_with_busybox(), peer("busybox")) else {
+        return;
+    };
+    let with = |builder: &str| {
+        let text = recipe("app", "echo x > $out", "");
+        w.write(
+            "f.nix",
+            &format!("{{ app = {}; }}", text.replace("/bin/busybox", builder)),
+        );
+    };
+    w.write(
+        "../home/.config/sos/config.toml",
+        &std::fs::read_to_string(w.root().join("home/.config/sos/config.toml"))
+            .expect("a configuration")
+            .replace(
+                "\"]",
+                &format!("\", \"/opt/busybox={}\"]", busybox.display()),
+            ),
+    );
+    with("/bin/busybox");
+    causes(&w);
+    with("/opt/busybox");
+    check(&w, &[("app", r#"{"kind":"builder-changed"}"#)]);
+}
+
+#[test]
+fn what_was_lost_is_told_from_what_was_collected() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("src/sub/main.c", "one\n");
+    w.write("f.nix", &two("1", "", ""));
+    let path = w.events(&["f.nix#app"]).output();
+    w.sos(["gc"]).ok();
+    let collected = r#"{"kind":"gc-ed"}"#;
+    check(&w, &[("tool-1.0", collected), ("app", collected)]);
+
+    let place = w.physical(&path);
+    std::fs::remove_file(&place).expect("an output");
+    check(&w, &[("app", r#"{"kind":"output-missing"}"#)]);
+}
+
+#[test]
+fn a_content_addressed_build_is_compared_by_what_its_inputs_became() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let floating =
+        "__contentAddressed = true; outputHashMode = \"recursive\"; outputHashAlgo = \"sha256\";";
+    let write = |salt: &str, text: &str| {
+        let tool = recipe(
+            "tool",
+            &format!("echo {text} > $out"),
+            &format!("salt = \"{salt}\"; {floating}"),
+        );
+        let app = recipe(
+            "app",
+            "read a < $tool; echo $a > $out",
+            &format!("tool = {tool}; {floating}"),
+        );
+        w.write("f.nix", &format!("{{ app = {app}; }}"));
+    };
+    let kinds = || -> Vec<String> {
+        let events = w.events(&["f.nix#app"]).0;
+        let started = events.iter().filter(|e| e["type"] == "build.started");
+        started
+            .map(|e| format!("{} {}", e["name"], e["cause"]["kind"]))
+            .collect()
+    };
+    write("1", "a");
+    kinds();
+    // The tool comes out the same, so the other is not built; then it is for what the tool became.
+    write("2", "a");
+    assert_eq!(kinds(), ["\"tool\" \"env-changed\""]);
+    write("2", "b");
+    assert_eq!(
+        kinds(),
+        ["\"tool\" \"recipe-changed\"", "\"app\" \"input-changed\""]
+    );
+}
+
+#[test]
+fn a_fetch_has_a_cause_too() {
+    let w = World::new();
+    let file = w.write("a.txt", "one\n");
+    let fetch = |hash: &str| {
+        w.write(
+            "sos.nix",
+            &format!(
+                "{{ sos, ... }}: sos.fetchurl {{ name = \"one\"; url = \"file://{}\"; sha256 = \"{hash}\"; }}",
+                file.display()
+            ),
+        );
+        w.events(&[]).0
+    };
+    let cause = |events: &[Value]| {
+        let mut started = events.iter().filter(|e| e["type"] == "fetch.started");
+        started.next().expect("a fetch")["cause"]["kind"].clone()
+    };
+    let hash = |text: &str| {
+        let file = w.write("hashed", text);
+        let call = format!("builtins.hashFile \"sha256\" {}", file.display());
+        w.sos(["eval", "--raw", "-E", &call]).ok().stdout
+    };
+    assert_eq!(cause(&fetch(&hash("one\n"))), "never-built");
+    std::fs::write(&file, "two\n").expect("a file");
+    assert_eq!(cause(&fetch(&hash("two\n"))), "recipe-changed");
+}
+
+#[test]
+fn lines_and_plans_for_people_say_the_cause() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("src/sub/main.c", "one\n");
+    w.write("f.nix", &two("1", "", ""));
+    w.sos(["build", "--no-link", "f.nix#app"])
+        .ok()
+        .says(&["[1/2] built tool-1.0 in ", "s (never built)\n"]);
+    w.write("src/sub/main.c", "two\n");
+    let plan = w.sos(["plan", "f.nix#app"]).ok().stdout;
+    assert!(
+        plan.contains("app  about ") && plan.contains("  (src changed)\n"),
+        "{plan}"
+    );
+    w.sos(["build", "--no-link", "f.nix#app"])
+        .ok()
+        .says(&["[1/1] built app in ", " (src changed: sub/main.c)\n"]);
+}
