@@ -4,6 +4,7 @@ pub(crate) mod ast;
 mod attrs;
 mod binds;
 mod describe;
+mod lex;
 mod limits;
 mod lint;
 mod literals;

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
@@ -45,6 +46,9 @@ const MAX_IDLE_READERS: usize = 8;
 /// Pages in the write-ahead log before SQLite copies them back (4 KiB each).
 const WAL_PAGES: u32 = 4000;
 
+/// A longer log is not left behind: the next process would read all of it before its first query.
+const WAL_LEFT: u64 = 1 << 20;
+
 /// The open database.
 pub(crate) struct Db {
     file: PathBuf,
@@ -59,6 +63,28 @@ enum Mode {
     ReadOnly,
     /// On a read-only mount without a `-shm` file, SQLite can only read a database that nobody writes.
     Immutable,
+}
+
+impl Drop for Db {
+    /// Leaves a short log. SQLite would copy back even the shortest when its last writer goes, and wait for the disk.
+    fn drop(&mut self) {
+        lock(&self.readers).clear();
+        if self.mode != Mode::ReadWrite {
+            return;
+        }
+        let writer = lock(&self.writer);
+        let log = self.file.with_extension("sqlite-wal");
+        if std::fs::metadata(log).is_ok_and(|meta| meta.len() > WAL_LEFT) {
+            // Others may be reading: then one of them does it.
+            let shorten = || {
+                writer.busy_timeout(Duration::ZERO)?;
+                writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            };
+            if let Err(error) = shorten() {
+                tracing::debug!(%error, "the log of the database stays long");
+            }
+        }
+    }
 }
 
 impl Db {
@@ -238,6 +264,7 @@ fn connect(file: &Path, mode: Mode) -> Result<Connection> {
             tracing::debug!(%journal, "the database does not use a write-ahead log");
         }
         connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
         connection.pragma_update(None, "foreign_keys", true)?;
     }
