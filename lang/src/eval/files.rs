@@ -10,7 +10,7 @@ use sos_formats::store_path::StorePath;
 
 use super::{Coerce, R, Vm, canon_path};
 use crate::error::{Error, Kind};
-use crate::heap::{Attrs, Env, Str, Value};
+use crate::heap::{Attrs, Env, Native, Str, Value};
 use crate::host::{ContextElem, FileType, VirtualFiles};
 use crate::ir::{self, LowerError, Pos};
 
@@ -25,6 +25,22 @@ const CORE: &[(&str, VirtualFiles)] = &[(
         ("call-flake.nix", include_str!("../flake/call-flake.nix")),
     ],
 )];
+
+/// The line of a place, given as a number.
+static LINE: Native = Native {
+    run: |vm, a| Ok(Value::int(line_column(vm, a[0]).0 as i64)),
+};
+/// The column of a place.
+static COLUMN: Native = Native {
+    run: |vm, a| Ok(Value::int(line_column(vm, a[0]).1 as i64)),
+};
+
+fn line_column(vm: &Vm, at: Value) -> (usize, usize) {
+    let pos = at.small_int().and_then(|p| u32::try_from(p).ok());
+    let sources = vm.sources.borrow();
+    let found = pos.and_then(|p| sources.line_column(Pos(p)));
+    found.map_or((0, 0), |(_, line, column)| (line, column))
+}
 
 /// Where the virtual files appear.
 pub(crate) fn virtual_root() -> &'static [u8] {
@@ -276,20 +292,22 @@ impl Vm {
             })
     }
 
-    /// `{ file, line, column }` of a place, or null.
+    /// `{ file, line, column }` of a place, or null. Many ask for places and few for lines, so these are counted when needed.
     pub(crate) fn pos_value(&self, p: Pos) -> Value {
         let sources = self.sources.borrow();
-        let Some((s, line, column)) = sources.line_column(p) else {
+        let Some((s, _)) = sources.find(p) else {
             return Value::NULL;
         };
         let file = s
             .path
             .clone()
             .unwrap_or_else(|| s.file.name.clone().into_bytes());
+        let at = Value::int(i64::from(p.0));
+        let later = |what| Value::thunk_native(what, at, Value::NULL);
         Value::attrs(Attrs::from_pairs(vec![
             (self.s.file, Value::string(&file), Pos::NONE),
-            (self.s.line, Value::int(line as i64), Pos::NONE),
-            (self.s.column, Value::int(column as i64), Pos::NONE),
+            (self.s.line, later(&LINE), Pos::NONE),
+            (self.s.column, later(&COLUMN), Pos::NONE),
         ]))
     }
 

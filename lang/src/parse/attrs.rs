@@ -6,9 +6,13 @@ use crate::heap::Sym;
 
 type Res<T> = Result<T, Box<SyntaxError>>;
 
-/// The attribute `name` of a set, if defined statically. Big sets are the rule in package collections, so `index` is searched.
+/// Sets with more attributes have an index: big ones are the rule in package collections, small ones everywhere else.
+const SMALL: usize = 8;
+
+/// A set that grows by one definition after the other.
 pub(super) struct Builder {
     pub(super) set: AttrSet,
+    /// Where each name is in the set; empty as long as the set is small.
     index: rustc_hash::FxHashMap<Sym, usize>,
 }
 
@@ -23,49 +27,62 @@ impl Builder {
         }
     }
 
+    fn find(&self, name: Sym) -> Option<usize> {
+        if self.index.is_empty() {
+            self.set.attrs.iter().position(|d| d.name == name)
+        } else {
+            self.index.get(&name).copied()
+        }
+    }
+
+    /// Adds a definition whose name is new.
+    fn push(&mut self, d: AttrDef) {
+        self.set.attrs.push(d);
+        let n = self.set.attrs.len();
+        if n > SMALL {
+            let new = if self.index.is_empty() { 0 } else { n - 1 };
+            let names = self.set.attrs[new..].iter().zip(new..);
+            self.index.extend(names.map(|(d, i)| (d.name, i)));
+        }
+    }
+
     /// Adds `path = value;`.
     pub(super) fn add(&mut self, path: Vec<Attr>, value: Ast, pos: u32, end: u32) -> Res<()> {
-        let whole = show(&path);
+        if let Some(Attr::Name(name, _)) = path.first()
+            && let Some(i) = self.find(*name)
+        {
+            let whole = show(&path);
+            let mut rest = path.into_iter();
+            rest.next();
+            return merge(&mut self.set.attrs[i], rest, value, pos, end, &whole);
+        }
         let mut path = path.into_iter();
-        let Some(first) = path.next() else {
-            return Ok(());
-        };
-        match first {
-            Attr::Dynamic(name) => {
+        match path.next() {
+            None => {}
+            Some(Attr::Dynamic(name)) => {
                 let value = nest(path, value, pos);
                 self.set.dynamic.push(DynAttr { name, value, pos });
-                Ok(())
             }
-            Attr::Name(name, _) => match self.index.get(&name) {
-                None => {
-                    self.index.insert(name, self.set.attrs.len());
-                    let value = nest(path, value, pos);
-                    self.set.attrs.push(AttrDef {
-                        name,
-                        pos,
-                        value: AttrValue::Plain(value),
-                    });
-                    Ok(())
-                }
-                Some(&i) => merge(&mut self.set.attrs[i], path, value, pos, end, &whole),
-            },
+            Some(Attr::Name(name, _)) => {
+                let value = AttrValue::Plain(nest(path, value, pos));
+                self.push(AttrDef { name, pos, value });
+            }
         }
+        Ok(())
     }
 
     /// Adds an inherited name.
     pub(super) fn inherit(&mut self, name: Sym, pos: u32, end: u32, value: AttrValue) -> Res<()> {
-        if let Some(&i) = self.index.get(&name) {
+        if let Some(i) = self.find(name) {
             return Err(duplicate(&name.text(), pos, end, self.set.attrs[i].pos));
         }
-        self.index.insert(name, self.set.attrs.len());
-        self.set.attrs.push(AttrDef { name, pos, value });
+        self.push(AttrDef { name, pos, value });
         Ok(())
     }
 }
 
-fn nest(path: impl Iterator<Item = Attr>, value: Ast, pos: u32) -> Ast {
-    let rest: Vec<Attr> = path.collect();
-    rest.into_iter().rev().fold(value, |value, a| {
+fn nest(path: std::vec::IntoIter<Attr>, value: Ast, pos: u32) -> Ast {
+    path.rev().fold(value, |value, a| {
         let (start, end) = (value.start, value.end);
         let mut set = AttrSet::default();
         match a {
