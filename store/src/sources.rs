@@ -51,7 +51,19 @@ impl Store {
                 Err(StoreError::ReadOnly)
             };
         }
-        if let Some((sha256, _)) = looked.known {
+        let known = match looked.known {
+            Some((sha256, _)) => Some(sha256),
+            // Adding a file of the store's own links it once more, which changes its times: whether it is needed is found out by
+            // reading, or it would be added anew each time.
+            None if src.starts_with(self.root().join("tree")) => {
+                let (hashes, contents) = Self::hash_tree(src, &looked.listing, HashAlgo::Sha256)?;
+                let sha256 = hashes.for_method(method, src)?;
+                self.remember(&looked, method, &contents, sha256, hashes.nar_size)?;
+                Some(sha256)
+            }
+            None => None,
+        };
+        if let Some(sha256) = known {
             let path = self.source_path(name, method, sha256)?;
             // Held first: a collection between the question and the answer would make the answer wrong.
             self.hold(std::slice::from_ref(&path))?;

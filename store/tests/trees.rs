@@ -292,6 +292,33 @@ fn sources_are_added_once_filtered_and_hashed_flat() {
 }
 
 #[test]
+fn a_file_of_an_object_becomes_a_source_once() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let src = dir.path().join("src");
+    sample_tree(&src);
+    let object = store
+        .add_path(&src, "source", Method::Recursive, None)
+        .unwrap();
+    let file = store.physical(&object).join("big");
+    let add = || {
+        store
+            .add_path(&file, "big", Method::Recursive, None)
+            .unwrap()
+    };
+    let first = add();
+    // Linking a file changes when it was changed last: nothing links it a second time.
+    let changed = || {
+        let meta = file.symlink_metadata().unwrap();
+        (meta.ctime(), meta.ctime_nsec(), meta.nlink())
+    };
+    let before = changed();
+    assert_eq!(add(), first);
+    assert_eq!(add(), first);
+    assert_eq!(changed(), before);
+}
+
+#[test]
 fn an_unchanged_source_is_not_read_again_and_a_changed_one_is() {
     let dir = support::tempdir();
     let store = open(dir.path());
