@@ -175,6 +175,8 @@ impl Store {
             },
         )?;
         let known = self.db().read(|db| {
+            // One transaction: SQLite would lock and unlock its file for every question.
+            let db = &*db.unchecked_transaction()?;
             let mut contents = Vec::new();
             for (at, key) in listing.files() {
                 match db::find_stat(db, key)? {
