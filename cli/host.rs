@@ -3,9 +3,11 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{Mode, OFlags, RawDir};
 use sos_builders::tree::{self, Trees};
 use sos_engine::Graph;
 use sos_formats::Bytes;
@@ -190,13 +192,33 @@ impl Host for StoreHost {
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(Bytes, FileType)>> {
-        use std::os::unix::ffi::OsStringExt as _;
-        let mut entries = Vec::new();
-        for entry in std::fs::read_dir(self.physical(path))? {
+        // Not through the C library, which asks twice as much of the system: package collections have thousands of directories.
+        let dir = self.physical(path);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&dir, flags, Mode::empty())?;
+        let mut buffer = Vec::with_capacity(32 << 10);
+        let mut names = RawDir::new(fd, buffer.spare_capacity_mut());
+        let mut entries: Vec<(Bytes, FileType)> = Vec::new();
+        while let Some(entry) = names.next() {
             let entry = entry?;
-            entries.push((entry.file_name().into_vec(), file_type(entry.file_type()?)));
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            let kind = match entry.file_type() {
+                rustix::fs::FileType::RegularFile => FileType::Regular,
+                rustix::fs::FileType::Directory => FileType::Directory,
+                rustix::fs::FileType::Symlink => FileType::Symlink,
+                // Not every file system says.
+                rustix::fs::FileType::Unknown => {
+                    let place = dir.join(std::ffi::OsStr::from_bytes(name));
+                    file_type(std::fs::symlink_metadata(place)?.file_type())
+                }
+                _ => FileType::Unknown,
+            };
+            entries.push((name.to_vec(), kind));
         }
-        entries.sort_by(|a: &(Bytes, FileType), b| a.0.cmp(&b.0));
+        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         Ok(entries)
     }
 
