@@ -294,7 +294,7 @@ impl<'a> Reader<'a> {
         let shape = match self.shapes.get(&syms) {
             Some(s) => *s,
             None => {
-                let s = crate::heap::Shape::new(syms.clone(), Box::default());
+                let s = crate::heap::Shape::new(syms.as_ref().into(), crate::heap::Kept::default());
                 self.shapes.insert(syms, s);
                 s
             }

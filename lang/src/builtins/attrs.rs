@@ -247,7 +247,7 @@ fn zip_attrs_with(vm: &Vm, a: &[Value], pos: Pos) -> R {
         ));
     }
     Ok(Value::attrs(Attrs::new(
-        Shape::new(syms.into(), Box::default()),
+        Shape::new(syms.into(), crate::heap::Kept::default()),
         &values,
     )))
 }

@@ -94,8 +94,8 @@ fn plan(a: &'static Shape, b: &'static Shape) -> Plan {
     from.extend(i as u32..a.len() as u32);
     syms.extend_from_slice(&b.syms[j..]);
     from.extend((j as u32..b.len() as u32).map(|j| j | RIGHT));
-    let pos: Box<[Pos]> = if a.pos.is_empty() && b.pos.is_empty() {
-        Box::default()
+    let pos: Vec<Pos> = if a.pos.is_empty() && b.pos.is_empty() {
+        Vec::new()
     } else {
         from.iter()
             .map(|&f| {
@@ -107,14 +107,14 @@ fn plan(a: &'static Shape, b: &'static Shape) -> Plan {
             })
             .collect()
     };
-    let shape = if syms.len() == a.len() && *syms == *a.syms && pos == a.pos {
+    let shape = if syms.len() == a.len() && *syms == *a.syms && *pos == *a.pos {
         a
-    } else if syms.len() == b.len() && *syms == *b.syms && pos == b.pos {
+    } else if syms.len() == b.len() && *syms == *b.syms && *pos == *b.pos {
         b
     } else if pos.is_empty() {
         Shape::of(&syms)
     } else {
-        Shape::new(syms.into(), pos)
+        Shape::new(syms.into(), pos.into())
     };
     Plan {
         shape,

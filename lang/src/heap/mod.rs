@@ -10,6 +10,7 @@
 
 mod arena;
 mod env;
+mod kept;
 mod shape;
 mod string;
 mod symbol;
@@ -17,6 +18,7 @@ mod value;
 
 pub(crate) use arena::bytes_used;
 pub(crate) use env::Env;
+pub(crate) use kept::{Kept, keep};
 pub(crate) use shape::{Attrs, Shape};
 pub(crate) use string::Str;
 pub(crate) use symbol::Sym;

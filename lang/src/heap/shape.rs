@@ -6,6 +6,7 @@ use std::hash::{Hash, Hasher};
 use hashbrown::HashTable;
 
 use super::arena;
+use super::kept::{Kept, keep};
 use super::symbol::Sym;
 use super::value::Value;
 use crate::ir::Pos;
@@ -13,10 +14,10 @@ use crate::ir::Pos;
 /// The names of an attribute set in the order of their symbols, with the place where each was written.
 pub(crate) struct Shape {
     /// Sorted, without duplicates.
-    pub(crate) syms: Box<[Sym]>,
+    pub(crate) syms: Kept<Sym>,
     /// Either empty (nothing known) or as long as `syms`.
-    pub(crate) pos: Box<[Pos]>,
-    order: OnceCell<Box<[u32]>>,
+    pub(crate) pos: Kept<Pos>,
+    order: OnceCell<Kept<u32>>,
     bare: OnceCell<&'static Shape>,
 }
 
@@ -39,22 +40,22 @@ impl Shape {
             if let Some(shape) = known.find(h, |s| *s.syms == *syms) {
                 return *shape;
             }
-            let shape = Shape::new(syms.into(), Box::default());
+            let shape = Shape::new(syms.into(), Kept::default());
             known.insert_unique(h, shape, |s| hash(&s.syms));
             shape
         })
     }
 
     /// Makes a shape. `syms` must be strictly ascending.
-    pub(crate) fn new(syms: Box<[Sym]>, pos: Box<[Pos]>) -> &'static Shape {
+    pub(crate) fn new(syms: Kept<Sym>, pos: Kept<Pos>) -> &'static Shape {
         debug_assert!(syms.windows(2).all(|w| w[0] < w[1]));
         debug_assert!(pos.is_empty() || pos.len() == syms.len());
-        Box::leak(Box::new(Shape {
+        keep(Shape {
             syms,
             pos,
             order: OnceCell::new(),
             bare: OnceCell::new(),
-        }))
+        })
     }
 
     /// Number of names.

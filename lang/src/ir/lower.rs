@@ -5,7 +5,7 @@ use rustc_hash::FxHashMap;
 use super::scope::{Found, Scopes};
 use super::{BinOp, E, Expr, Formal, Formals, FormalsCache, Lambda, Name, Pos, ShapeCache};
 use crate::eval::stack;
-use crate::heap::{Attrs, Fun, Sym, Value};
+use crate::heap::{Attrs, Fun, Kept, Sym, Value, keep};
 use crate::parse::ast::{Ast, Attr, Node, Op, Param, Part};
 
 /// What the code can see from outside, and where it is.
@@ -47,11 +47,7 @@ pub(crate) fn lower(ast: &Ast, scope: &Scope<'_>) -> Res<E> {
     let outer = l.s.enter_frame();
     let body = l.strict(ast)?;
     let n = l.s.leave_frame(outer);
-    Ok(leak(Expr::Block(n, body)))
-}
-
-pub(super) fn leak<T>(x: T) -> &'static T {
-    Box::leak(Box::new(x))
+    Ok(keep(Expr::Block(n, body)))
 }
 
 pub(super) struct Lower<'a> {
@@ -73,7 +69,7 @@ impl Lower<'_> {
         r
     }
 
-    fn delayed_all(&mut self, items: &[Ast]) -> Res<Box<[E]>> {
+    fn delayed_all(&mut self, items: &[Ast]) -> Res<Kept<E>> {
         items.iter().map(|i| self.delayed(i)).collect()
     }
 
@@ -83,7 +79,7 @@ impl Lower<'_> {
         if stack::exhausted(self.stack_limit) {
             return Err(LowerError::TooDeep(pos));
         }
-        Ok(leak(match &a.node {
+        Ok(keep(match &a.node {
             Node::Int(i) => Expr::Const(Value::int(*i)),
             Node::Float(f) => Expr::Const(Value::float(*f)),
             Node::Str(parts) => match parts.as_slice() {
@@ -95,8 +91,8 @@ impl Lower<'_> {
             Node::SearchPath(name) => {
                 let f = self.variable(Sym::new(b"__findFile"), pos)?;
                 let paths = self.variable(Sym::new(b"__nixPath"), pos)?;
-                let name = leak(Expr::Const(Value::string(name.as_bytes())));
-                return Ok(call(f, vec![paths, name], pos));
+                let name = keep(Expr::Const(Value::string(name.as_bytes())));
+                return Ok(call(f, vec![paths, name].into(), pos));
             }
             Node::Var(s) => return self.variable(*s, pos),
             Node::Lambda(..) => Expr::Lambda(self.lambda(a)?),
@@ -122,7 +118,7 @@ impl Lower<'_> {
                 let c = match self.strict(c)? {
                     // A literal knows no place, and this one is an error: the negation of it knows where.
                     e @ Expr::Const(v) if v.as_bool().is_none() && v.as_thunk().is_none() => {
-                        leak(Expr::Not(e, at))
+                        keep(Expr::Not(e, at))
                     }
                     e => e,
                 };
@@ -172,11 +168,11 @@ impl Lower<'_> {
     fn binary(&mut self, op: Op, pos: Pos, x: &Ast, y: &Ast) -> Res<E> {
         let a = self.strict(x)?;
         let op = match op {
-            Op::And => return Ok(leak(Expr::And(a, self.branch(y)?, pos))),
-            Op::Or => return Ok(leak(Expr::Or(a, self.branch(y)?, pos))),
-            Op::Impl => return Ok(leak(Expr::Implies(a, self.branch(y)?, pos))),
-            Op::Concat => return Ok(leak(Expr::Concat(a, self.strict(y)?, pos))),
-            Op::Update => return Ok(leak(Expr::Update(a, self.strict(y)?, pos))),
+            Op::And => return Ok(keep(Expr::And(a, self.branch(y)?, pos))),
+            Op::Or => return Ok(keep(Expr::Or(a, self.branch(y)?, pos))),
+            Op::Impl => return Ok(keep(Expr::Implies(a, self.branch(y)?, pos))),
+            Op::Concat => return Ok(keep(Expr::Concat(a, self.strict(y)?, pos))),
+            Op::Update => return Ok(keep(Expr::Update(a, self.strict(y)?, pos))),
             Op::Add => BinOp::Add,
             Op::Sub => BinOp::Sub,
             Op::Mul => BinOp::Mul,
@@ -192,7 +188,7 @@ impl Lower<'_> {
         if let Expr::Const(v) = b
             && let Some(b) = v.small_int()
         {
-            return Ok(leak(Expr::BinConst {
+            return Ok(keep(Expr::BinConst {
                 op,
                 a,
                 b,
@@ -201,7 +197,7 @@ impl Lower<'_> {
             }));
         }
         let cheap = cheap(a, 2) && cheap(b, 2);
-        Ok(leak(Expr::Bin {
+        Ok(keep(Expr::Bin {
             op,
             a,
             b,
@@ -211,7 +207,7 @@ impl Lower<'_> {
     }
 
     pub(super) fn variable(&mut self, s: Sym, pos: Pos) -> Res<E> {
-        Ok(leak(match self.s.find(s) {
+        Ok(keep(match self.s.find(s) {
             Found::Slot(0, slot) => Expr::Local(slot, s, pos),
             Found::Slot(1, slot) => Expr::Up1(slot, s, pos),
             Found::Slot(up, slot) => Expr::Up(up, slot, s, pos),
@@ -222,7 +218,7 @@ impl Lower<'_> {
                     .and_then(|e| e.get(s))
                     .or_else(|| self.g.globals.get(&s).copied())
                 {
-                    return Ok(leak(Expr::Const(v)));
+                    return Ok(keep(Expr::Const(v)));
                 }
                 match found {
                     Found::With(scopes) => {
@@ -264,7 +260,7 @@ impl Lower<'_> {
                     self.delayed(a)?
                 });
             }
-            let e = leak(Expr::Prim {
+            let e = keep(Expr::Prim {
                 prim: p,
                 args: lowered.into(),
                 pos,
@@ -272,14 +268,14 @@ impl Lower<'_> {
             return Ok(if rest.is_empty() {
                 e
             } else {
-                call(e, self.delayed_all(rest)?.into_vec(), pos)
+                call(e, self.delayed_all(rest)?, pos)
             });
         }
-        let args = self.delayed_all(args)?.into_vec();
+        let args = self.delayed_all(args)?;
         Ok(call(f, args, pos))
     }
 
-    fn names(&mut self, path: &[Attr]) -> Res<Box<[Name]>> {
+    fn names(&mut self, path: &[Attr]) -> Res<Kept<Name>> {
         path.iter()
             .map(|a| {
                 Ok(match a {
@@ -295,7 +291,7 @@ impl Lower<'_> {
         if let Some(default) = default {
             let path = self.names(path)?;
             let default = Some(self.branch(default)?);
-            return Ok(leak(Expr::SelectPath {
+            return Ok(keep(Expr::SelectPath {
                 base,
                 path,
                 default,
@@ -303,7 +299,7 @@ impl Lower<'_> {
             }));
         }
         for a in path {
-            base = leak(match a {
+            base = keep(match a {
                 Attr::Name(s, at) => {
                     // `builtins.x` is known now.
                     if let Expr::Const(v) = base
@@ -325,7 +321,7 @@ impl Lower<'_> {
                     let e = self.strict(e)?;
                     Expr::SelectPath {
                         base,
-                        path: Box::new([Name::Dynamic(e)]),
+                        path: vec![Name::Dynamic(e)].into(),
                         default: None,
                         pos,
                     }
@@ -335,12 +331,12 @@ impl Lower<'_> {
         Ok(base)
     }
 
-    fn parts(&mut self, parts: &[Part], start: u32) -> Res<Box<[(E, Pos)]>> {
+    fn parts(&mut self, parts: &[Part], start: u32) -> Res<Kept<(E, Pos)>> {
         parts
             .iter()
             .map(|p| {
                 Ok(match p {
-                    Part::Text(t) => (leak(Expr::Const(Value::string(t))), self.pos(start)),
+                    Part::Text(t) => (keep(Expr::Const(Value::string(t))), self.pos(start)),
                     Part::Expr(e) => (self.strict(e)?, self.pos(e.start)),
                 })
             })
@@ -350,7 +346,7 @@ impl Lower<'_> {
     fn path(&mut self, parts: &[Part], start: u32) -> Res<E> {
         let pos = self.pos(start);
         let Some((Part::Text(first), rest)) = parts.split_first() else {
-            return Ok(leak(Expr::PathInterp(self.parts(parts, start)?, pos)));
+            return Ok(keep(Expr::PathInterp(self.parts(parts, start)?, pos)));
         };
         let full = if let Some(r) = first.strip_prefix(b"~") {
             let mut p = self.g.home.clone().ok_or(LowerError::NoHome(pos))?;
@@ -363,14 +359,14 @@ impl Lower<'_> {
         };
         let mut canon = crate::eval::canon_path(&full);
         if rest.is_empty() {
-            return Ok(leak(Expr::Const(Value::path(&canon))));
+            return Ok(keep(Expr::Const(Value::path(&canon))));
         }
         if first.ends_with(b"/") && canon != b"/" {
             canon.push(b'/');
         }
-        let mut out = vec![(leak(Expr::Const(Value::string(&canon))), pos)];
-        out.extend(self.parts(rest, start)?);
-        Ok(leak(Expr::PathInterp(out.into(), pos)))
+        let mut out = vec![(keep(Expr::Const(Value::string(&canon))), pos)];
+        out.extend(self.parts(rest, start)?.iter().copied());
+        Ok(keep(Expr::PathInterp(out.into(), pos)))
     }
 
     fn with(&mut self, set: &Ast, body: &Ast) -> Res<E> {
@@ -387,12 +383,12 @@ impl Lower<'_> {
             self.s.push_with(slot);
             let body = self.strict(body);
             self.s.pop();
-            Ok(leak(Expr::With(slot, set, body?)))
+            Ok(keep(Expr::With(slot, set, body?)))
         })();
         match outer {
             Some(outer) => {
                 let n = self.s.leave_frame(outer);
-                Ok(leak(Expr::Block(n, r?)))
+                Ok(keep(Expr::Block(n, r?)))
             }
             None => r,
         }
@@ -447,7 +443,7 @@ impl Lower<'_> {
             seen: FormalsCache::default(),
         });
         let first = super::strict::forced_first(arity, formals.as_ref(), body);
-        Ok(leak(Lambda {
+        Ok(keep(Lambda {
             arity,
             slots,
             body,
@@ -485,12 +481,8 @@ impl Lower<'_> {
     }
 }
 
-fn call(fun: E, args: Vec<E>, pos: Pos) -> E {
-    leak(Expr::Call {
-        fun,
-        args: args.into(),
-        pos,
-    })
+fn call(fun: E, args: Kept<E>, pos: Pos) -> E {
+    keep(Expr::Call { fun, args, pos })
 }
 
 /// Whether an expression is worth trying at once instead of making a thunk: arithmetic on variables that may be known already.

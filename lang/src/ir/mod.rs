@@ -13,7 +13,7 @@ mod strict;
 use std::cell::Cell;
 
 use crate::builtins::Prim;
-use crate::heap::{Shape, Sym, Value};
+use crate::heap::{Kept, Shape, Sym, Value};
 
 pub(crate) use lower::{LowerError, Scope, lower};
 pub(crate) use pos::Pos;
@@ -83,20 +83,20 @@ pub(crate) enum Expr {
     WithVar {
         sym: Sym,
         pos: Pos,
-        scopes: Box<[(u32, u32, ShapeCache)]>,
+        scopes: Kept<(u32, u32, ShapeCache)>,
     },
     /// A function.
     Lambda(&'static Lambda),
     /// A call of a function that is not known here.
     Call {
         fun: E,
-        args: Box<[E]>,
+        args: Kept<E>,
         pos: Pos,
     },
     /// A call of a builtin with all its arguments.
     Prim {
         prim: &'static Prim,
-        args: Box<[E]>,
+        args: Kept<E>,
         pos: Pos,
     },
     /// `e.a`
@@ -109,22 +109,22 @@ pub(crate) enum Expr {
     /// `e.a.b or c`, computed names
     SelectPath {
         base: E,
-        path: Box<[Name]>,
+        path: Kept<Name>,
         default: Option<E>,
         pos: Pos,
     },
     /// `e ? a.b`
     HasAttr {
         base: E,
-        path: Box<[Name]>,
+        path: Kept<Name>,
         pos: Pos,
     },
     /// An attribute set literal; values in the order of the shape.
     Attrs(&'static AttrsLit),
     /// A list literal.
-    List(Box<[E]>),
+    List(Kept<E>),
     /// Variables put into slots of the innermost frame, then the body.
-    Let(Box<[(u32, E)]>, E),
+    Let(Kept<(u32, E)>, E),
     /// A new frame, then the body.
     Block(u32, E),
     /// `with`: the set goes into a slot.
@@ -159,9 +159,9 @@ pub(crate) enum Expr {
     Concat(E, E, Pos),
     Update(E, E, Pos),
     /// A string of several parts.
-    Interp(Box<[(E, Pos)]>, Pos),
+    Interp(Kept<(E, Pos)>, Pos),
     /// A path of several parts.
-    PathInterp(Box<[(E, Pos)]>, Pos),
+    PathInterp(Kept<(E, Pos)>, Pos),
 }
 
 /// An attribute set literal.
@@ -169,15 +169,15 @@ pub(crate) struct AttrsLit {
     /// The static names.
     pub(crate) shape: &'static Shape,
     /// Their values in the order of the shape.
-    pub(crate) values: Box<[E]>,
+    pub(crate) values: Kept<E>,
     /// Slots to fill first: variables of a recursive set, sources of `inherit (e)`.
-    pub(crate) pre: Box<[(u32, E)]>,
+    pub(crate) pre: Kept<(u32, E)>,
     /// Names that are computed: name, value, place.
-    pub(crate) dynamic: Box<[(E, E, Pos)]>,
+    pub(crate) dynamic: Kept<(E, E, Pos)>,
     /// Whether the set is recursive and defines `__overrides`.
     pub(crate) overrides: bool,
     /// The slot of each attribute of a recursive set, for `__overrides`.
-    pub(crate) slots: Box<[u32]>,
+    pub(crate) slots: Kept<u32>,
     pub(crate) pos: Pos,
 }
 
@@ -196,13 +196,13 @@ pub(crate) struct Lambda {
     pub(crate) slots: u32,
     pub(crate) body: E,
     /// Parameters that the function forces before it does anything else, in that order: callers may evaluate these arguments at once.
-    pub(crate) first: Box<[u32]>,
+    pub(crate) first: Kept<u32>,
     /// The other parameters.
-    pub(crate) later: Box<[u32]>,
+    pub(crate) later: Kept<u32>,
     /// The set pattern of the last parameter.
     pub(crate) formals: Option<Formals>,
     /// Names of the parameters, for printing.
-    pub(crate) params: Box<[Sym]>,
+    pub(crate) params: Kept<Sym>,
     /// The name it is bound to, for messages.
     pub(crate) name: Cell<Option<Sym>>,
     pub(crate) pos: Pos,
@@ -211,7 +211,7 @@ pub(crate) struct Lambda {
 /// A set pattern. The set itself is in the slot of the parameter, the names in the slots after the parameters.
 pub(crate) struct Formals {
     /// Sorted by symbol.
-    pub(crate) names: Box<[Formal]>,
+    pub(crate) names: Kept<Formal>,
     pub(crate) ellipsis: bool,
     /// Whether `@name` is there.
     pub(crate) bind: Option<Sym>,

@@ -1,8 +1,8 @@
 //! Lowering of `let` and attribute sets.
 
-use super::lower::{Lower, Res, leak};
+use super::lower::{Lower, Res};
 use super::{AttrsLit, E, Expr, Pos, ShapeCache};
-use crate::heap::{Attrs, Shape, Sym, Value};
+use crate::heap::{Attrs, Kept, Shape, Sym, Value, keep};
 use crate::parse::ast::{Ast, AttrSet, AttrValue};
 
 impl Lower<'_> {
@@ -20,8 +20,8 @@ impl Lower<'_> {
             }
             AttrValue::Inherit => self.variable(name, pos),
             AttrValue::From(i) => {
-                let base = leak(Expr::Local(from[*i], name, pos));
-                Ok(leak(Expr::Select {
+                let base = keep(Expr::Local(from[*i], name, pos));
+                Ok(keep(Expr::Select {
                     base,
                     sym: name,
                     cache: ShapeCache::default(),
@@ -72,13 +72,13 @@ impl Lower<'_> {
         let r = (|| {
             let pre = self.bind(set)?;
             let body = self.strict(body)?;
-            Ok(leak(Expr::Let(pre.into(), body)))
+            Ok(keep(Expr::Let(pre.into(), body)))
         })();
         self.s.pop();
         match outer {
             Some(outer) => {
                 let n = self.s.leave_frame(outer);
-                Ok(leak(Expr::Block(n, r?)))
+                Ok(keep(Expr::Block(n, r?)))
             }
             None => r,
         }
@@ -86,7 +86,7 @@ impl Lower<'_> {
 
     pub(super) fn attrs(&mut self, set: &AttrSet, pos: Pos) -> Res<E> {
         if set.attrs.is_empty() && set.dynamic.is_empty() {
-            return Ok(leak(Expr::Const(Value::attrs(Attrs::empty()))));
+            return Ok(keep(Expr::Const(Value::attrs(Attrs::empty()))));
         }
         let n = if set.recursive {
             set.attrs.len() + set.from.len()
@@ -102,7 +102,7 @@ impl Lower<'_> {
         match outer {
             Some(outer) => {
                 let n = self.s.leave_frame(outer);
-                Ok(leak(Expr::Block(n, r?)))
+                Ok(keep(Expr::Block(n, r?)))
             }
             None => r,
         }
@@ -126,7 +126,7 @@ impl Lower<'_> {
             for &i in &order {
                 let (slot, _) = defs[i];
                 slots.push(slot);
-                values.push(leak(Expr::Local(
+                values.push(keep(Expr::Local(
                     slot,
                     set.attrs[i].name,
                     self.pos(set.attrs[i].pos),
@@ -171,10 +171,10 @@ impl Lower<'_> {
         slots: Vec<u32>,
         pos: Pos,
     ) -> E {
-        let syms: Box<[Sym]> = order.iter().map(|&i| set.attrs[i].name).collect();
+        let syms: Kept<Sym> = order.iter().map(|&i| set.attrs[i].name).collect();
         let places = order.iter().map(|&i| self.pos(set.attrs[i].pos)).collect();
         let overrides = set.recursive && syms.contains(&Sym::new(b"__overrides"));
-        leak(Expr::Attrs(leak(AttrsLit {
+        keep(Expr::Attrs(keep(AttrsLit {
             shape: Shape::new(syms, places),
             values: values.into(),
             pre: pre.into(),
