@@ -11,6 +11,8 @@ use std::cell::Cell;
 const CHUNK: usize = 64 << 20;
 /// A chunk is opened for use in steps of this size, that of a huge page.
 const STEP: usize = 2 << 20;
+/// A step with small pages is opened in parts, whose pages come all at once: a third less work than a fault for each.
+const PART: usize = 256 << 10;
 /// CPU nanoseconds after which a huge page was dearer than the small pages in its place: zeroing 512 of them takes about as long.
 const SLOW: i64 = 700_000;
 /// How many steps with small pages follow a slow huge page: doubled each time, up to the second number.
@@ -23,8 +25,8 @@ struct Arena {
     /// End of the chunk.
     last: Cell<usize>,
     total: Cell<usize>,
-    /// Steps to come that get small pages. The first step does: most programs need little.
-    small: Cell<u32>,
+    /// Parts to come that get small pages. Those of the first step do: most programs need little.
+    small: Cell<usize>,
     patience: Cell<u32>,
 }
 
@@ -35,7 +37,7 @@ thread_local! {
             end: Cell::new(0),
             last: Cell::new(0),
             total: Cell::new(0),
-            small: Cell::new(1),
+            small: Cell::new(STEP / PART),
             patience: Cell::new(PATIENCE.0),
         }
     };
@@ -67,7 +69,6 @@ fn grow(a: &Arena, size: usize) -> *mut u64 {
         return p.cast();
     }
     if a.last.get() - a.next.get() < size {
-        a.total.set(a.total.get() + a.end.get() - a.next.get());
         // One step more, so that the chunk can begin where a huge page can.
         let start = (map(CHUNK + STEP) as usize).next_multiple_of(STEP);
         a.next.set(start);
@@ -76,32 +77,35 @@ fn grow(a: &Arena, size: usize) -> *mut u64 {
     }
     let p = a.next.get();
     while a.end.get() - p < size {
-        let step = a.end.get();
-        open(a, step as *mut u8);
-        a.end.set(step + STEP);
-        a.total.set(a.total.get() + STEP);
+        let end = a.end.get();
+        let bytes = open(a, end as *mut u8);
+        a.end.set(end + bytes);
+        a.total.set(a.total.get() + bytes);
     }
     a.next.set(p + size);
     p as *mut u64
 }
 
-/// Chooses the pages of a step: a huge one, unless the last of those was slow.
-fn open(a: &Arena, step: *mut u8) {
+/// Opens a step with a huge page, unless the last of those was slow, else a part of one. Returns its size in bytes.
+fn open(a: &Arena, at: *mut u8) -> usize {
     if a.small.get() > 0 {
         a.small.set(a.small.get() - 1);
-        return;
+        // SAFETY: the part lies within a mapping of ours that nobody uses yet. Where the call is not known, faults do its work.
+        unsafe { libc::madvise(at.cast(), PART, libc::MADV_POPULATE_WRITE) };
+        return PART;
     }
-    advise_huge(step, STEP);
+    advise_huge(at, STEP);
     let before = cpu_nanoseconds();
     // SAFETY: the step lies within a mapping of ours that nobody uses yet.
-    unsafe { step.write_volatile(0) };
+    unsafe { at.write_volatile(0) };
     let patience = a.patience.get();
     if cpu_nanoseconds() - before > SLOW {
-        a.small.set(patience);
+        a.small.set(patience as usize * (STEP / PART));
         a.patience.set((patience * 2).min(PATIENCE.1));
     } else {
         a.patience.set(PATIENCE.0);
     }
+    STEP
 }
 
 /// CPU time of this thread; it decides about pages, never about a result.
