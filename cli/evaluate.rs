@@ -295,11 +295,14 @@ pub(crate) fn items(
                     Diagnostic::error(
                         "target-not-buildable",
                         Class::Recipe,
-                        format!(
-                            "`{}` is {} without a derivation in it",
-                            target.text,
-                            evaluator.type_of(value)?
-                        ),
+                        match evaluator.type_of(value)? {
+                            kind @ ("set" | "list") => {
+                                format!("`{}` is a {kind} without a derivation in it", target.text)
+                            }
+                            kind => {
+                                format!("`{}` is no derivation: its type is {kind}", target.text)
+                            }
+                        },
                     )
                     .note("what can be built is a derivation, or a set or list of them"),
                 ));

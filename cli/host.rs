@@ -188,7 +188,16 @@ fn path_error(path: &Path, error: sos_store::StoreError) -> HostError {
 
 impl Host for StoreHost {
     fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
-        std::fs::read(self.physical(path))
+        let path = self.physical(path);
+        // A pipe may have nobody at its other end.
+        let meta = std::fs::metadata(&path)?;
+        if !meta.is_file() && !meta.is_dir() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is neither a file nor a directory",
+            ));
+        }
+        std::fs::read(path)
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(Bytes, FileType)>> {

@@ -34,6 +34,8 @@ pub(crate) struct RunOptions {
     pub(crate) spent: Duration,
     /// As the journal shows it.
     pub(crate) command: String,
+    /// The directory of the project that is built.
+    pub(crate) project: String,
     /// The command that pins anew what is built, for advice; empty when there is none in particular.
     pub(crate) relock: String,
 }
@@ -68,6 +70,7 @@ pub(crate) fn engine(
     build.offline = options.offline;
     build.spent = options.spent;
     build.command.clone_from(&options.command);
+    build.project.clone_from(&options.project);
     build.impure_env.clone_from(&session.env.all);
     build.extra_platforms.extend(systems(session).split_off(1));
     let registry = sos_builders::registry(sos_builders::Config {

@@ -161,9 +161,21 @@ impl Target {
         if place.join("flake.nix").is_file() {
             return Ok(Source::Flake(flake::of_directory(place)?));
         }
-        let mut recipes: Vec<PathBuf> = std::fs::read_dir(place)
-            .into_iter()
-            .flatten()
+        let entries = std::fs::read_dir(place).map_err(|e| {
+            Box::new(
+                Diagnostic::error(
+                    "target-unreadable",
+                    if e.kind() == std::io::ErrorKind::PermissionDenied {
+                        Class::Machine
+                    } else {
+                        Class::Recipe
+                    },
+                    format!("cannot look into `{}`: {e}", place.display()),
+                )
+                .help(format!("`ls -ld {}` shows who may", place.display())),
+            )
+        })?;
+        let mut recipes: Vec<PathBuf> = entries
             .flatten()
             .map(|e| e.path())
             .filter(|p| p.to_string_lossy().ends_with(".rootfs.toml"))
@@ -231,6 +243,16 @@ impl Target {
             Source::Flake(_) | Source::Expression(_) | Source::StorePath(_) => None,
         }
     }
+}
+
+/// The directory of what is built: that of the first target which has one, else the current one.
+pub(crate) fn project(targets: &[Target]) -> String {
+    let dir = targets.iter().find_map(Target::directory);
+    let dir = dir
+        .or_else(|| std::env::current_dir().ok())
+        .unwrap_or_default();
+    let dir = std::fs::canonicalize(&dir).unwrap_or(dir);
+    dir.to_string_lossy().into_owned()
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::render::output;
 use crate::run::{self, RunOptions, Stream};
 use crate::session::Session;
-use crate::target::{Source, Target};
+use crate::target::{self, Source, Target};
 
 /// Build targets; print the paths of their outputs, in the order of the arguments
 #[derive(Debug, clap::Args)]
@@ -86,6 +86,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         offline: args.lock.offline,
         spent: stream.spent(),
         command: format!("build {named}"),
+        project: target::project(&targets),
         // The targets of a file or an expression are named otherwise.
         relock: if args.target.file.is_none() && args.target.expression.is_none() {
             format!("sos lock {named} --update")

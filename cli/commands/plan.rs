@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::render::{output, size};
 use crate::run::{self, RunOptions};
 use crate::session::Session;
-use crate::target::Target;
+use crate::target::{self, Target};
 
 /// Say what a build would make and fetch, and what is there
 #[derive(Debug, clap::Args)]
@@ -65,6 +65,7 @@ pub(super) fn show(
         session,
         &RunOptions {
             offline: lock.offline,
+            project: target::project(targets),
             ..RunOptions::default()
         },
         EventSink::null(),

@@ -148,6 +148,7 @@ impl Engine {
         };
         for id in schedule.order() {
             let (node, node_plan) = (&needed.nodes[id], &plans[id]);
+            let cause = self.planned_cause(&needed, &beside, node)?;
             let planned = Planned {
                 drv: node.path.clone(),
                 name: Derivation::name_from_path(&node.path).to_owned(),
@@ -157,8 +158,11 @@ impl Engine {
                     .iter()
                     .map(|id| needed.nodes[*id].path.clone())
                     .collect(),
-                cause: self.planned_cause(&needed, &beside, node)?,
-                maybe: is_dynamic(&node.drv),
+                // Only what a build of an input can turn out to be may save one.
+                maybe: is_dynamic(&node.drv)
+                    && !node.needs.is_empty()
+                    && cause.is_only_of_inputs(&node.drv.input_srcs),
+                cause,
             };
             match node_plan.pool {
                 Pool::Build => plan.to_build.push(planned),
@@ -203,6 +207,7 @@ impl Engine {
             resolved: &resolved,
             outputs: &node.outputs,
             beside,
+            project: &self.options.project,
         };
         causes(&self.store, &asked).map_err(store_failed)
     }

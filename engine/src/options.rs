@@ -37,6 +37,8 @@ pub struct BuildOptions {
     pub spent: Duration,
     /// What the user asked for, as the journal shows it.
     pub command: String,
+    /// Which project the build is for: the cause of a build is told by what the same project built before.
+    pub project: String,
     /// Environment that `impureEnvVars` of fixed-output derivations may copy.
     pub impure_env: BTreeMap<String, String>,
 }
@@ -61,6 +63,7 @@ impl BuildOptions {
             sos_exe,
             spent: Duration::ZERO,
             command: String::new(),
+            project: String::new(),
             impure_env: BTreeMap::new(),
         }
     }

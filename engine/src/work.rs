@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
-use crate::cause::{Asked, causes};
+use crate::cause::{Asked, causes, noted_name};
 use crate::choice::{Chosen, choose};
 use crate::clock::{Clock, millis};
 use crate::diagnose::{build_no_output, store_failed, wrong_system};
@@ -211,7 +211,7 @@ impl Worker {
         }
         let outputs = outputs.iter().map(|(output, path)| (output.as_str(), path));
         self.store
-            .record_equal_build(outputs, &noted(job, resolved))
+            .record_equal_build(outputs, &noted(job, resolved, &self.noted_name(job)))
             .map_err(store_failed)
     }
 
@@ -318,12 +318,16 @@ impl Worker {
             })
             .collect();
         self.store
-            .record_build(&traces, &noted(job, resolved))
+            .record_build(&traces, &noted(job, resolved, &self.noted_name(job)))
             .map_err(store_failed)?;
         let key = history_key(job.name.as_str());
         self.store
             .record_duration(key, &job.drv.system, made.duration_ms)
             .map_err(store_failed)
+    }
+
+    fn noted_name(&self, job: &Job) -> String {
+        noted_name(&self.options.project, job.name.as_str())
     }
 
     fn started(
@@ -338,6 +342,7 @@ impl Worker {
             resolved,
             outputs: &job.outputs,
             beside: &self.beside,
+            project: &self.options.project,
         };
         let cause = causes(&self.store, &asked).map_err(store_failed)?;
         let (drv, name) = (job.shown.clone(), job.name.clone());
@@ -356,12 +361,12 @@ impl Worker {
 }
 
 /// What the store keeps of a build, to tell the cause of the next one.
-fn noted<'a>(job: &'a Job, resolved: &'a Resolved) -> NewBuilt<'a> {
+fn noted<'a>(job: &'a Job, resolved: &'a Resolved, name: &'a str) -> NewBuilt<'a> {
     NewBuilt {
         drv: &job.path,
         identity: &resolved.identity,
         aterm: &resolved.aterm,
-        name: history_key(job.name.as_str()),
+        name,
         system: &job.drv.system,
     }
 }
@@ -369,8 +374,14 @@ fn noted<'a>(job: &'a Job, resolved: &'a Resolved) -> NewBuilt<'a> {
 /// Returns the name under which durations are remembered: without the version, which changes and costs no more.
 pub(crate) fn history_key(name: &str) -> &str {
     let bytes = name.as_bytes();
-    let version =
-        (1..bytes.len()).find(|at| bytes[at - 1] == b'-' && !bytes[*at].is_ascii_alphabetic());
+    // A lone number at the end tells one step from the next.
+    let is_version = |at: &usize| {
+        let rest = &bytes[*at..];
+        bytes[at - 1] == b'-'
+            && rest[0].is_ascii_digit()
+            && (rest.contains(&b'.') || rest.len() > 3)
+    };
+    let version = (1..bytes.len()).find(is_version);
     version.map_or(name, |at| &name[..at - 1])
 }
 
@@ -414,6 +425,9 @@ mod tests {
         assert_eq!(history_key("gcc-13.2"), "gcc");
         assert_eq!(history_key("linux-headers-6.6"), "linux-headers");
         assert_eq!(history_key("x"), "x");
-        assert_eq!(history_key("-1"), "");
+        assert_eq!(history_key("-1.0"), "");
+        assert_eq!(history_key("web-image-layer-0"), "web-image-layer-0");
+        assert_eq!(history_key("data-20260801"), "data");
+        assert_eq!(history_key("glibc-2.39-headers"), "glibc");
     }
 }

@@ -229,8 +229,7 @@ impl Inner {
                 bytes.len()
             )));
         }
-        let content =
-            String::from_utf8(bytes).map_err(|e| unreadable(format!("it is not UTF-8 ({e})")))?;
+        let content = String::from_utf8(bytes).map_err(|e| not_utf8(&self.shown(file), &e))?;
         let name = file
             .file_name()
             .map(|n| n.to_string_lossy().into_owned())
@@ -430,5 +429,21 @@ fn misuse(call: &ExtCall<'_>) -> Box<Diagnostic> {
     Box::new(
         Diagnostic::error("recipe-bad-call", Class::Recipe, message)
             .with_labels(call.label.clone()),
+    )
+}
+
+/// The error of a recipe that is no text, with the place of the first byte that is none.
+fn not_utf8(name: &str, error: &std::string::FromUtf8Error) -> Box<Diagnostic> {
+    let at = error.utf8_error().valid_up_to();
+    let byte = error.as_bytes().get(at).copied().unwrap_or_default();
+    let text = String::from_utf8_lossy(error.as_bytes());
+    let file = SourceFile::new(name, text);
+    let message = format!("`{name}` is not UTF-8: byte 0x{byte:02x}");
+    Box::new(
+        Diagnostic::error("recipe-not-utf8", Class::Recipe, message)
+            .label(&file, at..at + 3, "here")
+            .help(format!(
+                "`iconv -f LATIN1 -t UTF-8 {name}` prints it anew, if it is Latin-1"
+            )),
     )
 }

@@ -282,3 +282,62 @@ fn offline_without_a_download_says_what_is_missing() {
         .fails(5)
         .says(&["error[fetch-offline]", "x.tar.gz"]);
 }
+
+#[test]
+fn bytes_that_are_no_text_are_shown_where_they_stand() {
+    let w = World::new();
+    let rootfs = w.project().join("a.rootfs.toml");
+    std::fs::write(&rootfs, b"suite = \"bookworm\"\nhostname = \"\xff\"\n").expect("write");
+    w.sos(["check", "a.rootfs.toml"]).fails(3).says(&[
+        "error[recipe-not-utf8]",
+        "byte 0xff",
+        "a.rootfs.toml:2:13",
+        "help: `iconv",
+    ]);
+    std::fs::write(w.project().join("a.nix"), b"{ a = \xff; }\n").expect("write");
+    w.sos(["eval", "--file", "a.nix"]).fails(3).says(&[
+        "error[parse-syntax]",
+        "byte 0xff is not UTF-8",
+        "a.nix:1:7",
+    ]);
+}
+
+#[test]
+fn what_is_no_file_is_refused_at_once() {
+    let w = World::new();
+    let pipe = w.project().join("pipe.nix");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.expect("mkfifo").success());
+    w.sos(["eval", "--file", "pipe.nix"])
+        .fails(3)
+        .says(&["pipe.nix", "neither a file nor a directory"]);
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_is_not_called_empty() {
+    if crate::support::is_root() {
+        crate::support::left_to_root("root reads every directory");
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt as _;
+    let w = World::new();
+    let dir = w.project().join("closed");
+    std::fs::create_dir(&dir).expect("mkdir");
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o000)).expect("chmod");
+    w.sos(["build", "closed"])
+        .fails(4)
+        .says(&["error[target-unreadable]", "closed", "ls -ld"]);
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).expect("chmod");
+}
+
+#[test]
+fn a_misspelt_argument_names_the_function_of_the_library() {
+    let w = World::new();
+    w.write(
+        "sos.nix",
+        "{ sos, ... }: { a = sos.run { name = \"a\"; rootfs = null; scrpt = \"true\"; }; }",
+    );
+    w.sos(["check", ".#a"])
+        .fails(3)
+        .says(&["'run'", "scrpt", "did you mean `script`"]);
+}

@@ -94,6 +94,12 @@ fn each_edit_has_its_cause() {
     check(&w, &[]);
 
     w.write("src/sub/main.c", "two\n");
+    let maybe = w.sos(["plan", "f.nix#app", "--json"]).ok().stdout;
+    let maybe: Value = serde_json::from_str(&maybe).expect("a plan");
+    assert_eq!(
+        maybe["build"][0]["maybe"], false,
+        "its own source changed: {maybe}"
+    );
     let source = r#"{"kind":"input-changed","input":"src","file":"sub/main.c"}"#;
     check(&w, &[("app", source)]);
 
@@ -248,4 +254,21 @@ fn lines_and_plans_for_people_say_the_cause() {
     w.sos(["build", "--no-link", "f.nix#app"])
         .ok()
         .says(&["[1/1] built app in ", " (src changed: sub/main.c)\n"]);
+}
+
+#[test]
+fn another_project_is_no_earlier_build() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let app = |script: &str| format!("{{ app = {}; }}", recipe("app", script, ""));
+    w.write("f.nix", &app("echo one > $out"));
+    check(&w, &[("app", r#"{"kind":"never-built"}"#)]);
+    w.write("other/f.nix", &app("echo two > $out"));
+    let events = w.events(&["other/f.nix#app"]).0;
+    let started = events.iter().find(|e| e["type"] == "build.started");
+    let cause = &started.expect("it is built")["cause"];
+    assert_eq!(cause["kind"], "never-built", "{cause}");
+    w.write("f.nix", &app("echo three > $out"));
+    check(&w, &[("app", r#"{"kind":"recipe-changed"}"#)]);
 }

@@ -100,6 +100,17 @@ impl From<Cause> for Causes {
     }
 }
 
+impl Causes {
+    /// Whether all that differs are results of other builds, which may turn out to be what they were.
+    pub(crate) fn is_only_of_inputs(&self, sources: &BTreeSet<StorePath>) -> bool {
+        let mut all = std::iter::once(&self.first).chain(&self.also);
+        all.all(|cause| match cause {
+            Cause::InputChanged { input, .. } => !sources.iter().any(|s| s.name() == input),
+            _ => false,
+        })
+    }
+}
+
 /// A derivation whose cause is asked for.
 pub(crate) struct Asked<'a> {
     pub(crate) path: &'a StorePath,
@@ -109,6 +120,13 @@ pub(crate) struct Asked<'a> {
     pub(crate) outputs: &'a BTreeSet<String>,
     /// Derivations that are wanted beside it: what one of them was before is not what this one was.
     pub(crate) beside: &'a BTreeSet<StorePath>,
+    /// Which project it is for.
+    pub(crate) project: &'a str,
+}
+
+/// The name under which a build is noted for later comparison: other projects have derivations of the same names.
+pub(crate) fn noted_name(project: &str, name: &str) -> String {
+    format!("{project}\n{}", history_key(name))
 }
 
 /// Tells why a derivation is built, from what the store remembers.
@@ -129,7 +147,8 @@ pub(crate) fn causes(store: &Store, asked: &Asked<'_>) -> Result<Causes, StoreEr
         return Ok(Cause::OutputMissing.into());
     }
     let name = Derivation::name_from_path(asked.path);
-    let before = store.built_before(history_key(name), &asked.drv.system, COMPARED)?;
+    let noted = noted_name(asked.project, name);
+    let before = store.built_before(&noted, &asked.drv.system, COMPARED)?;
     let closest = before
         .into_iter()
         .filter(|one| !asked.beside.contains(&one.drv))

@@ -213,6 +213,10 @@ impl Tokens {
         let message = format!("syntax error, unexpected invalid token{expecting}");
         let note = if text[start..].starts_with("/*") {
             "this comment has no end".to_owned()
+        } else if let [byte] = super::source::encode(c.encode_utf8(&mut [0; 4]), true)[..]
+            && byte >= 0x80
+        {
+            format!("byte 0x{byte:02x} is not UTF-8, which text outside of strings must be")
         } else {
             format!("no expression has `{}` here", c.escape_debug())
         };

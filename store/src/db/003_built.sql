@@ -2,7 +2,7 @@
 CREATE TABLE built (
     id        INTEGER PRIMARY KEY,
     drv       TEXT    NOT NULL UNIQUE,      -- base name of the .drv
-    name      TEXT    NOT NULL,             -- without the version
+    name      TEXT    NOT NULL,             -- the project, and the name without the version
     system    TEXT    NOT NULL,
     identity  TEXT    NOT NULL,             -- base name of the derivation with every input a store path
     noted     INTEGER NOT NULL,             -- seconds since 1970
