@@ -67,6 +67,9 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
             plan::Format::Text,
         );
     }
+    if let Some(link) = args.out_link.as_deref().filter(|_| !args.no_link) {
+        place_of_link(link)?;
+    }
     let stream = Stream::start(session, args.logs);
     let evaluated = match evaluated(session, args, &targets, &stream) {
         Ok(evaluated) => evaluated,
@@ -105,6 +108,28 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
     } else {
         Err(Failure::shown(report.failures.clone(), report.exit_code()))
     }
+}
+
+/// Refuses a link in a directory that is not there, before anything is built.
+fn place_of_link(link: &Path) -> Result<(), Failure> {
+    let Some(dir) = link.parent().filter(|dir| !dir.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    if dir.is_dir() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Diagnostic::error(
+            "link-no-directory",
+            Class::Usage,
+            format!(
+                "no directory `{}` for the link `{}`",
+                dir.display(),
+                link.display()
+            ),
+        )
+        .help(format!("`mkdir -p {}` makes it", dir.display())),
+    ))
 }
 
 /// Evaluates the targets, and tells so in the stream.

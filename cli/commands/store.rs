@@ -117,8 +117,26 @@ fn list(session: &Session, long: bool) -> Result<(), Failure> {
     output::bytes(text.as_bytes())
 }
 
+/// The name in the store of a path on disk that lies in it, as what the links of `sos build -o` lead to; any other path as it is.
+fn logical(store: &Store, text: &str) -> String {
+    let inside = || {
+        let real = std::fs::canonicalize(text).ok()?;
+        let root = std::fs::canonicalize(store.root()).ok()?;
+        // Objects lie in one directory of the store, the texts that stand for root filesystems in another.
+        let mut parts = real.strip_prefix(root).ok()?.components();
+        parts.next()?;
+        let rest = parts.as_path().to_str()?;
+        Some(format!("{}/{rest}", store.store_dir()))
+    };
+    if text.starts_with(store.store_dir().as_str()) {
+        return text.to_owned();
+    }
+    inside().unwrap_or_else(|| text.to_owned())
+}
+
 /// A store object and the path inside it, without a slash at either end.
 fn locate(store: &Store, text: &str) -> Result<(PathInfo, String), Failure> {
+    let text = &logical(store, text);
     let (path, rest) = StorePath::split_absolute(store.store_dir(), text)?;
     let info = store.query(&path)?.ok_or_else(|| {
         Diagnostic::error(

@@ -98,12 +98,27 @@ pub(crate) type R<T = crate::heap::Value> = Result<T, Box<Error>>;
 /// Frames kept of a trace: the innermost ones.
 const MAX_TRACE: usize = 200;
 
+/// Bytes of a message about a name.
+const LONG: usize = 1000;
+
 impl Error {
     #[cold]
     pub(crate) fn new(kind: Kind, pos: Pos, message: impl Into<String>) -> Box<Error> {
+        let mut message = message.into();
+        // Names come from the program, which may have been made by another; what it says itself is shown whole.
+        if message.len() > LONG
+            && matches!(kind, Kind::Undefined | Kind::AttrMissing | Kind::Argument)
+        {
+            let mut end = LONG;
+            while !message.is_char_boundary(end) {
+                end -= 1;
+            }
+            message.truncate(end);
+            message.push('…');
+        }
         Box::new(Error {
             kind,
-            message: message.into(),
+            message,
             pos,
             end: Pos::NONE,
             label: String::new(),

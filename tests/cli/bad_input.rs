@@ -341,3 +341,22 @@ fn a_misspelt_argument_names_the_function_of_the_library() {
         .fails(3)
         .says(&["'run'", "scrpt", "did you mean `script`"]);
 }
+
+#[test]
+fn a_name_of_any_length_is_shown_in_part() {
+    let w = World::new();
+    w.write("f.nix", &"a".repeat(200_000));
+    let run = w.sos(["eval", "--file", "f.nix"]).fails(3);
+    let run = run.says(&["undefined variable", "aaa…"]);
+    assert!(run.stderr.len() < 10_000, "{} bytes", run.stderr.len());
+}
+
+#[test]
+fn a_link_without_a_directory_is_refused_before_the_build() {
+    let w = World::new();
+    w.write("f.nix", "{ a = throw \"evaluated\"; }");
+    w.sos(["build", "f.nix#a", "-o", "nowhere/result"])
+        .fails(2)
+        .says(&["error[link-no-directory]", "`nowhere`", "mkdir -p nowhere"]);
+    assert!(!w.project().join("nowhere").exists());
+}

@@ -1,5 +1,6 @@
 //! What holds for every verb, and the small ones.
 
+use super::builds::{recipe, world_with_busybox};
 use crate::support::World;
 
 #[test]
@@ -251,4 +252,16 @@ fn settings_of_the_display_are_checked_and_used() {
     w.sos(["store", "ls"])
         .fails(2)
         .says(&["SOS_PROGRESS", "bogus", "plain"]);
+}
+
+#[test]
+fn links_to_results_name_them() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("f.nix", &recipe("thing", "echo hello > $out", ""));
+    let path = w.sos(["build", "f.nix", "-o", "kept"]).ok().stdout;
+    let same = w.sos(["store", "info", "kept", "--json"]).ok().stdout;
+    assert!(same.contains(path.trim()), "{same}");
+    assert_eq!(w.sos(["store", "cat", "kept"]).ok().stdout, "hello\n");
 }
