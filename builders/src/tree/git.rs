@@ -188,7 +188,8 @@ impl Trees {
         depth: usize,
     ) -> Answer<()> {
         let ignored = if export.ignore {
-            repository.ignored(rev)?
+            let dir = self.store.temp_dir("index").map_err(of_store)?;
+            repository.ignored(rev, &dir.path().join("index"))?
         } else {
             BTreeSet::new()
         };

@@ -410,8 +410,9 @@ impl Repository {
         Ok(self.text(["rev-parse", "--is-shallow-repository"])? == "true")
     }
 
-    /// The paths of a commit that its attributes keep out of exports.
-    pub(super) fn ignored(&self, rev: &str) -> Answer<BTreeSet<Vec<u8>>> {
+    /// The paths of a commit that its attributes keep out of exports. `index` is where git may put an index of it: only since 2.40
+    /// can it read the attributes of a commit without one.
+    pub(super) fn ignored(&self, rev: &str, index: &Path) -> Answer<BTreeSet<Vec<u8>>> {
         let listed = self.run([
             "ls-tree",
             "-r",
@@ -428,15 +429,13 @@ impl Repository {
         if !any {
             return Ok(BTreeSet::new());
         }
+        let mut read = self.command();
+        read.args(["read-tree", rev]).env("GIT_INDEX_FILE", index);
+        self.finish(read)?;
         let mut command = self.command();
-        command.args([
-            "check-attr",
-            &format!("--source={rev}"),
-            "-z",
-            "--stdin",
-            "export-ignore",
-        ]);
         command
+            .args(["check-attr", "--cached", "-z", "--stdin", "export-ignore"])
+            .env("GIT_INDEX_FILE", index)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
