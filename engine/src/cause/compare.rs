@@ -12,7 +12,6 @@ use sos_formats::store_path::{StoreDir, StorePath};
 
 use super::Cause;
 use crate::rewrite::HASH_DIGITS;
-use crate::work::history_key;
 
 /// Attributes that hold what is run. Phases of a build are found by the end of their names.
 const SCRIPTS: [&str; 5] = ["script", "command", "shell", "buildCommand", "args"];
@@ -197,7 +196,7 @@ impl Inputs {
         let mut changed = Vec::new();
         // Equal names first, so that `x-1` is not taken for an earlier `x-2` while `x-2` is there.
         for same in [(|a, b| a == b) as fn(&str, &str) -> bool, |a, b| {
-            history_key(a) == history_key(b)
+            unversioned(a) == unversioned(b)
         }] {
             rest.retain(|now| {
                 let before = removed
@@ -258,6 +257,14 @@ fn path_len(text: &[u8]) -> Option<usize> {
     let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"+-._?=".contains(b);
     let name = text[HASH_DIGITS + 1..].iter().take_while(|b| is_name(b));
     Some(HASH_DIGITS + 1 + name.count())
+}
+
+/// A name up to its version, which may be a single number: `libc-1` and `libc-2` are the same input.
+fn unversioned(name: &str) -> &str {
+    let bytes = name.as_bytes();
+    let version =
+        (1..bytes.len()).find(|at| bytes[at - 1] == b'-' && !bytes[*at].is_ascii_alphabetic());
+    version.map_or(name, |at| &name[..at - 1])
 }
 
 #[cfg(test)]
