@@ -1,7 +1,7 @@
-//! Cached working trees: root filesystems as files, owned by the ids of the step namespace.
+//! Cached working trees: root filesystems as files, owned by the ids of the step namespace. They lie in a directory of the store:
 //!
 //! ```text
-//! <store>/work/          0700: a setuid program in a tree would give others the caller's rights
+//! work                   0700: a setuid program in a tree would give others the caller's rights
 //!   lock                 held while slots are chosen
 //!   <n>/lock             shared: the tree is in use; exclusive: it is being changed
 //!   <n>/state            "ready <root id>" or "changing <root id>"

@@ -1,8 +1,9 @@
 //! The value heap: the only place of this crate with `unsafe` code.
 //!
 //! Every value is one 8-byte word. Objects live in a bump arena that is never freed before the process ends, so handles are plain
-//! `Copy` words that stay valid, and nothing is counted, moved or collected. Everything here is confined to one thread (`Value` is
-//! `!Send`). The functions offered to the rest of the crate are safe: lengths are checked, and a word can only be made here.
+//! `Copy` words that stay valid, and nothing is counted, moved or collected; only frames that nothing refers to any more are used
+//! again. Everything here is confined to one thread (`Value` is `!Send`). The functions offered to the rest of the crate are safe:
+//! lengths are checked, and a word can only be made here.
 #![allow(
     unsafe_code,
     reason = "tagged words and bump allocation need raw pointers; the rest of the crate has none"

@@ -1,4 +1,5 @@
-//! From text to syntax: rnix finds the tokens, this module makes a small AST of them and closes the gaps between rnix and Nix.
+//! From text to syntax: rnix, behind a fast lane for plain tokens, finds the tokens; this module makes a small AST of them and closes
+//! the gaps between rnix and Nix.
 
 pub(crate) mod ast;
 mod attrs;
