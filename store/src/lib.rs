@@ -25,6 +25,7 @@ mod cas;
 mod check;
 mod clock;
 mod db;
+mod derived;
 mod error;
 mod evaluations;
 #[doc(hidden)]
@@ -54,6 +55,7 @@ mod temp;
 
 pub use built::{Built, NewBuilt};
 pub use check::{CheckOptions, CheckReport, Problem};
+pub use derived::Derived;
 pub use error::{Result, RootPathProblem, StoreError};
 pub use evaluations::{Evaluation, MAX_EVALUATION_BYTES, NewEvaluation};
 pub use gc::{GcOptions, GcReport, Progress};

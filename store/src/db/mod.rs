@@ -6,6 +6,7 @@
 
 mod built;
 mod cache;
+mod derived;
 mod drvs;
 mod evaluations;
 mod journal;
@@ -24,6 +25,7 @@ use crate::error::{Result, StoreError};
 
 pub(crate) use built::*;
 pub(crate) use cache::*;
+pub(crate) use derived::*;
 pub(crate) use drvs::*;
 pub(crate) use evaluations::*;
 pub(crate) use journal::*;
@@ -35,6 +37,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("001_initial.sql"),
     include_str!("002_evaluations.sql"),
     include_str!("003_built.sql"),
+    include_str!("004_derived.sql"),
 ];
 
 /// How long a writer waits for another process.
