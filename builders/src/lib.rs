@@ -4,9 +4,11 @@
 
 mod build;
 pub mod debian;
+pub mod export;
 pub mod fetch;
 pub mod mirrors;
 pub mod oci;
+pub mod ostree;
 pub mod rootfs_edit;
 pub mod tree;
 
@@ -16,6 +18,7 @@ use crate::debian::UnpackBuilder;
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
 use crate::mirrors::Mirrors;
 use crate::oci::{OciBuilder, OciLayerBuilder};
+use crate::ostree::OstreeBuilder;
 use crate::rootfs_edit::RootfsEditBuilder;
 
 /// What the builders need to know of this machine and this run.
@@ -47,6 +50,7 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(FetchUrlBuilder::new(fetcher.clone()))
         .register(OciLayerBuilder)
         .register(OciBuilder)
+        .register(OstreeBuilder)
         .register(RootfsEditBuilder)
         .register(UnpackBuilder);
     registry
