@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
 use sos_store::{
-    GcOptions, NewBuilt, NewEvaluation, OpenOptions, Store, StoreError, Trace, TryLock,
+    Derived, GcOptions, NewBuilt, NewEvaluation, OpenOptions, Store, StoreError, Trace, TryLock,
 };
 use support::{object, open, options, some_path};
 
@@ -499,4 +499,39 @@ fn what_was_built_under_a_name_is_found_again() {
     store.gc(GcOptions::default()).unwrap();
     assert!(!store.is_valid(&path).unwrap());
     assert!(store.built(&newest).unwrap().unwrap().collected);
+}
+
+#[test]
+fn what_was_worked_out_of_a_blob_goes_with_it() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let path = object(&store, dir.path(), "kept", "kept text", &[]);
+    store.add_root("kept", &path).unwrap();
+    let value = |key: &[u8], source: &[u8]| Derived {
+        key: Blake3::of(key),
+        source: Blake3::of(source),
+        value: key.to_vec(),
+    };
+    store.put_blob_bytes(b"loose text").unwrap();
+    let values = [
+        value(b"one", b"kept text"),
+        value(b"two", b"loose text"),
+        value(b"three", b"loose text"),
+    ];
+    store.keep_derived(&values).unwrap();
+    let keys: Vec<Blake3> = values.iter().map(|v| v.key).collect();
+    let found = |store: &Store| store.derived(&keys).unwrap();
+    assert_eq!(
+        found(&store),
+        values
+            .iter()
+            .map(|v| Some(v.value.clone()))
+            .collect::<Vec<_>>()
+    );
+    assert!(store.take_blob(&values[1].source).unwrap());
+    assert!(!store.take_blob(&Blake3::of(b"never")).unwrap());
+    drop(store);
+    let store = open(dir.path());
+    store.gc(GcOptions::default()).unwrap();
+    assert_eq!(found(&store), [Some(b"one".to_vec()), None, None]);
 }
