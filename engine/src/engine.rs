@@ -26,6 +26,7 @@ use crate::options::BuildOptions;
 use crate::report::Flusher;
 use crate::resolve::{OutputPaths, is_dynamic, resolve};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
+use crate::sandbox::Session;
 use crate::work::{Worker, history_key, systems};
 
 /// Builds derivations into one store.
@@ -368,6 +369,7 @@ impl Engine {
             lease,
             beside: needed.met(),
             flusher: Flusher::default(),
+            _session: Session::open(),
         };
         Ok((needed, plans, worker))
     }
