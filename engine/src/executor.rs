@@ -58,8 +58,20 @@ pub(crate) enum Outcome {
     Cancelled,
 }
 
-/// Runs jobs. Every call is made on a thread of its own and may block.
+/// Runs jobs. Calls of `execute` and `wait` are made on threads of their own and may block.
 pub(crate) trait Executor: Send + Sync + 'static {
+    /// Looks whether a job turns out to be done, now that its inputs are known. Called on the thread that decides, so it must
+    /// be quick; what it finds may be used as an input of a running job only after [`Executor::settle`].
+    fn look(&self, _job: &Job) -> Option<Outcome> {
+        None
+    }
+
+    /// Holds and writes down everything that [`Executor::look`] found since the last time; returns the derivations whose
+    /// outputs are gone again.
+    fn settle(&self) -> Result<Vec<StorePath>, Box<Diagnostic>> {
+        Ok(Vec::new())
+    }
+
     /// Runs one job to its end.
     fn execute(&self, job: &Job) -> Outcome;
 

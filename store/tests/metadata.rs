@@ -478,7 +478,9 @@ fn what_was_built_under_a_name_is_found_again() {
             name: "x",
             system: "s",
         };
-        store.record_equal_build([("out", &path)], &built).unwrap();
+        store
+            .record_equal_builds([([("out", &path)], built)])
+            .unwrap();
         drv
     };
     let first = note(0, b"text");
