@@ -101,7 +101,10 @@ impl Store {
                 for (output, path) in outputs {
                     db::set_output(db, built.drv, output, path)?;
                 }
-                insert(db, &pack_with(compressor.as_mut(), &built), &built)?;
+                // The text is that of a build that is noted already, unless that was long ago.
+                if !db::has_built_text(db, built.identity)? {
+                    insert(db, &pack_with(compressor.as_mut(), &built), &built)?;
+                }
             }
             Ok(())
         })
