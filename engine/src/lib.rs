@@ -24,6 +24,7 @@ mod journal;
 mod needed;
 mod nix_shape;
 mod options;
+mod other;
 mod output;
 pub mod probe;
 mod report;

@@ -17,7 +17,7 @@ use crate::cancel::Cancel;
 use crate::clock::{Clock, millis};
 use crate::diagnose::{Mismatch, graph_cycle, hash_mismatches, unfetched};
 use crate::event::{Event, EventSink, Status, Text};
-use crate::executor::{Executor, Job, Outcome};
+use crate::executor::{Executor, Job, Locked, Outcome};
 use crate::graph::Graph;
 use crate::needed::{Made, Names, Needed};
 use crate::resolve::OutputPaths;
@@ -408,7 +408,7 @@ impl Driver<'_> {
                 self.mismatched_at.extend(self.place(id));
                 self.failed(id, Mode::FixedOnly);
             }
-            Outcome::Locked { lock, pid } => self.wait(id, &running, lock, pid),
+            Outcome::Locked(locked) => self.wait(id, &running, locked),
             Outcome::Cancelled => {
                 self.tell(
                     &running,
@@ -503,22 +503,33 @@ impl Driver<'_> {
     }
 
     /// Gives the slot away while another process builds the same thing; what it made is looked for afterwards.
-    fn wait(&mut self, id: usize, running: &Running, lock: StorePath, pid: Option<u32>) {
+    fn wait(&mut self, id: usize, running: &Running, locked: Locked) {
         self.run.events.emit(Event::BuildWaiting {
             drv: running.shown.clone(),
             name: running.name.clone(),
-            pid,
+            pid: locked.pid,
+            command: locked.command.clone(),
         });
         self.schedule.park(id);
         let (executor, sender) = (self.run.executor.clone(), self.sender.clone());
         let (cancel, over) = (self.run.cancel.clone(), self.stop.clone());
+        let (events, drv, name) = (
+            self.run.events.clone(),
+            running.shown.clone(),
+            running.name.clone(),
+        );
         let spawned = thread::Builder::new()
             .name(format!("wait {}", running.name))
             .spawn(move || {
-                executor.wait(&lock, &|| {
-                    cancel.is_cancelled() || over.load(Ordering::SeqCst)
+                let stop = || cancel.is_cancelled() || over.load(Ordering::SeqCst);
+                executor.wait(&locked, &stop, &mut |line| {
+                    events.emit(Event::BuildLog {
+                        drv: drv.clone(),
+                        name: name.clone(),
+                        line: line.to_owned(),
+                    });
                 });
-                drop(executor);
+                drop((executor, events));
                 let _gone = sender.send(Message::Unlocked(id)).is_err();
             });
         match spawned {
@@ -557,5 +568,7 @@ fn panicked(name: &Text, panic: &(dyn Any + Send)) -> Box<Diagnostic> {
     )
 }
 
+#[cfg(test)]
+mod large;
 #[cfg(test)]
 mod tests;

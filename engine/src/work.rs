@@ -20,8 +20,9 @@ use crate::choice::{Chosen, choose};
 use crate::clock::{Clock, millis};
 use crate::diagnose::{build_no_output, store_failed, wrong_system};
 use crate::event::{Event, EventSink, Status};
-use crate::executor::{Executor, Job, Outcome};
+use crate::executor::{Executor, Job, Locked, Outcome};
 use crate::options::BuildOptions;
+use crate::other::{OtherLog, locked};
 use crate::output::{Finish, Stop};
 use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
@@ -169,10 +170,22 @@ impl Executor for Worker {
         }
     }
 
-    fn wait(&self, lock: &StorePath, stop: &dyn Fn() -> bool) {
+    fn wait(&self, locked: &Locked, stop: &dyn Fn() -> bool, line: &mut dyn FnMut(&str)) {
+        let mut log = locked
+            .log_of
+            .as_ref()
+            .map(|drv| OtherLog::new(&self.store, drv.clone(), &locked.lock));
         while !stop() {
             // An error is met again, and told, by the job itself.
-            if !matches!(self.store.try_lock_drv(lock), Ok(TryLock::Held(_))) {
+            let over = !matches!(
+                self.store.try_lock_drv(&locked.lock, &locked.lock),
+                Ok(TryLock::Held(_))
+            );
+            // Read after that: what was written before the end is met in the last round.
+            if let Some(log) = &mut log {
+                log.pass(over, line);
+            }
+            if over {
                 return;
             }
             thread::sleep(Duration::from_millis(LOCK_POLL_MS));
@@ -209,14 +222,10 @@ impl Worker {
             return Err(Box::new(diagnostic).into());
         }
         let lock_path = Self::lock_of(job, &resolved);
-        let lock = match self.store.try_lock_drv(&lock_path).map_err(store_failed)? {
+        let taken = self.store.try_lock_drv(&lock_path, &job.path);
+        let lock = match taken.map_err(store_failed)? {
             TryLock::Acquired(lock) => lock,
-            TryLock::Held(holder) => {
-                return Ok(Outcome::Locked {
-                    lock: lock_path,
-                    pid: holder.map(|holder| holder.pid),
-                });
-            }
+            TryLock::Held(holder) => return Ok(locked(lock_path, holder)),
         };
         // Somebody may have made it between the first look and the lock.
         if let Some(outputs) = self.present(job, &resolved, &key)? {

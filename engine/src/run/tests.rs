@@ -95,7 +95,9 @@ impl Executor for Fake {
         answer.map_or_else(|| built(&name), |answer| answer())
     }
 
-    fn wait(&self, _: &StorePath, _: &dyn Fn() -> bool) {}
+    fn wait(&self, _: &Locked, _: &dyn Fn() -> bool, line: &mut dyn FnMut(&str)) {
+        line("a line of the other");
+    }
 }
 
 fn path(name: &str) -> StorePath {
@@ -129,10 +131,12 @@ fn wrong_hash() -> Outcome {
 }
 
 fn locked() -> Outcome {
-    Outcome::Locked {
+    Outcome::Locked(Locked {
         lock: path("lock"),
         pid: Some(7),
-    }
+        command: Some("sos build x".into()),
+        log_of: None,
+    })
 }
 
 /// Makes nodes from `(name, names of what it needs)`; a name that begins with `f` has a fixed output.
@@ -308,7 +312,10 @@ fn a_lock_of_another_process_is_waited_for_and_validity_read_again() {
     );
     assert_eq!(ran.fake.started(), ["a", "a", "a", "top"]);
     assert_eq!((ran.done.counts.built, ran.done.counts.cached), (1, 1));
-    assert_eq!(ran.types("build.waiting"), 2);
+    let told: Vec<String> = ran.events.try_iter().map(|e| e.to_json()).collect();
+    let says = |what: &str| told.iter().filter(|json| json.contains(what)).count();
+    assert_eq!(says(r#""pid":7,"command":"sos build x""#), 2, "{told:?}");
+    assert_eq!(says(r#""line":"a line of the other""#), 2);
 }
 
 #[test]
