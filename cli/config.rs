@@ -17,6 +17,8 @@ const KEYS: &[&str] = &[
     "build.cores",
     "build.timeout",
     "build.silent-timeout",
+    "build.max-log-size",
+    "build.system-features",
     "build.sandbox-paths",
     "build.system",
     "eval.cache",
@@ -45,6 +47,10 @@ pub(crate) struct Config {
     pub(crate) timeout_secs: Option<u64>,
     /// Seconds that one build may be silent.
     pub(crate) silent_timeout_secs: Option<u64>,
+    /// Bytes of log that one build may write.
+    pub(crate) max_log_bytes: Option<u64>,
+    /// What derivations may ask of this machine, if that is not to be found out.
+    pub(crate) system_features: Option<Vec<String>>,
     /// Host paths that builds of the Nix shape see: inside, outside.
     pub(crate) sandbox_paths: Vec<(PathBuf, PathBuf)>,
     /// What this machine builds, `x86_64-linux`.
@@ -86,6 +92,8 @@ struct BuildSection {
     cores: Option<usize>,
     timeout: Option<u64>,
     silent_timeout: Option<u64>,
+    max_log_size: Option<u64>,
+    system_features: Option<Vec<String>>,
     sandbox_paths: Option<Vec<String>>,
     system: Option<String>,
 }
@@ -199,6 +207,8 @@ impl Config {
             cores,
             timeout_secs: None,
             silent_timeout_secs: None,
+            max_log_bytes: None,
+            system_features: None,
             sandbox_paths: Vec::new(),
             system: format!("{}-linux", std::env::consts::ARCH),
             eval_cache: true,
@@ -245,6 +255,14 @@ impl Config {
             if let Some(secs) = build.silent_timeout {
                 self.silent_timeout_secs = Some(secs);
                 self.origin("build.silent-timeout", from);
+            }
+            if let Some(bytes) = build.max_log_size {
+                self.max_log_bytes = Some(bytes);
+                self.origin("build.max-log-size", from);
+            }
+            if let Some(features) = build.system_features {
+                self.system_features = Some(features);
+                self.origin("build.system-features", from);
             }
             if let Some(paths) = build.sandbox_paths {
                 self.sandbox_paths = paths

@@ -29,6 +29,8 @@ pub(crate) struct RunOptions {
     pub(crate) keep_going: bool,
     pub(crate) keep_failed: bool,
     pub(crate) timeout_secs: Option<u64>,
+    pub(crate) silent_timeout_secs: Option<u64>,
+    pub(crate) max_log_bytes: Option<u64>,
     pub(crate) offline: bool,
     /// What the run has taken so far.
     pub(crate) spent: Duration,
@@ -65,7 +67,11 @@ pub(crate) fn engine(
     build.keep_going = options.keep_going;
     build.keep_failed = options.keep_failed;
     build.timeout_secs = options.timeout_secs.or(config.timeout_secs);
-    build.silent_timeout_secs = config.silent_timeout_secs;
+    build.silent_timeout_secs = options.silent_timeout_secs.or(config.silent_timeout_secs);
+    build.max_log_bytes = options.max_log_bytes.or(config.max_log_bytes);
+    if let Some(features) = &config.system_features {
+        build.system_features = features.iter().cloned().collect();
+    }
     build.sandbox_paths.clone_from(&config.sandbox_paths);
     build.offline = options.offline;
     build.spent = options.spent;

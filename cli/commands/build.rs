@@ -50,6 +50,12 @@ pub(crate) struct BuildArgs {
     /// Stop a build after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
+    /// Stop a build that writes nothing for this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    silent_timeout: Option<u64>,
+    /// Stop a build that writes more than this many bytes of log
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    max_log_size: Option<u64>,
 }
 
 /// Runs the verb.
@@ -86,6 +92,8 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         keep_going: args.keep_going,
         keep_failed: args.keep_failed,
         timeout_secs: args.timeout,
+        silent_timeout_secs: args.silent_timeout,
+        max_log_bytes: args.max_log_size,
         offline: args.lock.offline,
         spent: stream.spent(),
         command: format!("build {named}"),

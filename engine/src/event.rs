@@ -126,6 +126,8 @@ pub enum Event {
         name: Text,
         /// The process that holds the lock, if it can be told.
         pid: Option<u32>,
+        /// The command of that process.
+        command: Option<Text>,
     },
     /// A builder was started.
     #[serde(rename = "build.started")]

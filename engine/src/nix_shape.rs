@@ -162,7 +162,7 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
                 "wrote nothing for {} seconds",
                 limit(options.silent_timeout_secs)
             ),
-            "allow more with the setting `build.silent-timeout`",
+            "allow more with `--silent-timeout SECONDS`, or the setting `build.silent-timeout`",
             &log,
         )),
         Exit::LogTooLong => stop(build_timeout(
@@ -171,7 +171,7 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
                 "wrote more than {} bytes of log",
                 limit(options.max_log_bytes)
             ),
-            "let the builder write less, or raise the limit of log bytes",
+            "let the builder write less, or allow more with `--max-log-size BYTES`, or the setting `build.max-log-size`",
             &log,
         )),
         Exit::Cancelled => Err(Stop::Cancelled),

@@ -1,8 +1,10 @@
 //! How the engine may use the machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::features;
 
 /// Settings of one engine. None of them may change what is built, only whether, how fast and with what limits.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct BuildOptions {
     pub system: String,
     /// Other systems whose programs run here.
     pub extra_platforms: Vec<String>,
+    /// What derivations may ask of a machine with `requiredSystemFeatures`.
+    pub system_features: BTreeSet<String>,
     /// The `sos` program, which is its own sandbox child.
     pub sos_exe: PathBuf,
     /// What the run has taken before the engine is asked, for evaluation: the summary tells the time of all of it.
@@ -60,6 +64,7 @@ impl BuildOptions {
             offline: false,
             system: system.to_owned(),
             extra_platforms: Vec::new(),
+            system_features: features::of_this_machine(),
             sos_exe,
             spent: Duration::ZERO,
             command: String::new(),

@@ -53,8 +53,11 @@ impl Store {
         &self,
         drvs: impl IntoIterator<Item = (&'a StorePath, &'a [u8])>,
     ) -> Result<()> {
+        let mut drvs: Vec<_> = drvs.into_iter().collect();
+        // In the order of the table, which touches each page once.
+        drvs.sort_by_cached_key(|(path, _)| path.hash_bytes());
         self.db().write(|db| {
-            drvs.into_iter()
+            drvs.iter()
                 .try_for_each(|(path, aterm)| db::put_drv(db, path, aterm))
         })
     }

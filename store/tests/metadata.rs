@@ -305,13 +305,13 @@ fn one_builder_at_a_time_and_it_is_known_who() {
     let store = open(dir.path());
     let drv = some_path("x.drv");
     let lock = store.lock_drv(&drv).unwrap();
-    match open(dir.path()).try_lock_drv(&drv).unwrap() {
+    match open(dir.path()).try_lock_drv(&drv, &drv).unwrap() {
         TryLock::Held(Some(holder)) => assert_eq!(holder.pid, std::process::id()),
         other => panic!("{other:?}"),
     }
     drop(lock);
     assert!(matches!(
-        store.try_lock_drv(&drv).unwrap(),
+        store.try_lock_drv(&drv, &drv).unwrap(),
         TryLock::Acquired(_)
     ));
     assert_eq!(
@@ -478,7 +478,9 @@ fn what_was_built_under_a_name_is_found_again() {
             name: "x",
             system: "s",
         };
-        store.record_equal_build([("out", &path)], &built).unwrap();
+        store
+            .record_equal_builds([([("out", &path)], built)])
+            .unwrap();
         drv
     };
     let first = note(0, b"text");

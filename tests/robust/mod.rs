@@ -2,6 +2,7 @@
 
 mod disk;
 mod interrupt;
+mod limits;
 mod namespaces;
 mod together;
 

@@ -251,9 +251,14 @@ pub(crate) fn run(command: &mut Command) -> Run {
 
 /// Starts a command with its output kept for [`finish`].
 pub(crate) fn start(command: &mut Command) -> Child {
+    start_to(command, Stdio::piped())
+}
+
+/// The same with a standard output of its own.
+pub(crate) fn start_to(command: &mut Command, stdout: impl Into<Stdio>) -> Child {
     command
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(stdout)
         .stderr(Stdio::piped());
     command
         .spawn()

@@ -122,9 +122,12 @@ impl Model {
                     line: line.clone(),
                 })
             }
-            Event::BuildWaiting { name, pid, .. } => Some(Line::Waiting {
+            Event::BuildWaiting {
+                name, pid, command, ..
+            } => Some(Line::Waiting {
                 name: name.as_str().to_owned(),
                 pid: *pid,
+                command: command.as_ref().map(|text| text.as_str().to_owned()),
             }),
             Event::BuildFinished {
                 drv,
@@ -325,7 +328,11 @@ pub(super) enum Line {
         total: usize,
     },
     /// Another process builds what this one needs.
-    Waiting { name: String, pid: Option<u32> },
+    Waiting {
+        name: String,
+        pid: Option<u32>,
+        command: Option<String>,
+    },
     /// A line that a build wrote.
     Log { name: String, line: String },
     /// The end.

@@ -122,8 +122,15 @@ pub(super) fn text(line: &Line) -> String {
         Line::Waiting {
             name,
             pid: Some(pid),
-        } => format!("waiting for process {pid}, which builds {name}"),
-        Line::Waiting { name, pid: None } => {
+            command,
+        } => {
+            let command = command.as_ref().map(|c| format!(" (`{c}`)"));
+            let command = command.unwrap_or_default();
+            format!("waiting for process {pid}{command}, which builds {name}")
+        }
+        Line::Waiting {
+            name, pid: None, ..
+        } => {
             format!("waiting for another process, which builds {name}")
         }
         Line::Log { name, line } => format!("{name}> {line}"),

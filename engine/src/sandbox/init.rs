@@ -1,7 +1,8 @@
 //! Process 1 of a run: builds the root, starts the program, reaps, and ends when the program or `sos` ends.
 
 use std::ffi::CString;
-use std::io::{self, PipeWriter};
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -10,10 +11,13 @@ use rustix::process::{
     DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, set_dumpable_behavior,
     set_parent_process_death_signal, setrlimit, setsid, wait,
 };
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
+};
 
-use super::channel::{Channel, write_message};
-use super::protocol::{Failure, InitReport, Naming};
+use super::channel::Channel;
+use super::network::Network;
+use super::protocol::{Answer, Failure, Naming, Plan};
 use super::spec::{Shape, Spec};
 use super::{helper, root, seccomp, sys};
 
@@ -38,46 +42,81 @@ const STEP_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::AUDIT_WRITE)
     .union(CapabilitySet::SETFCAP);
 
-/// Runs as process 1 and never returns.
-pub(super) fn main(channel: &Channel, spec: &Spec, mut report: PipeWriter) -> ! {
-    if let Err(failure) = start(channel, spec, &mut report) {
-        // Fails only when the helper is gone.
-        let _gone = write_message(&mut report, &InitReport::Failed(failure));
-    }
+/// The namespaces that every run has for itself. The network comes later: making one takes longer than the rest.
+pub(super) const NAMESPACES: UnshareFlags = UnshareFlags::NEWNS
+    .union(UnshareFlags::NEWPID)
+    .union(UnshareFlags::NEWIPC)
+    .union(UnshareFlags::NEWUTS)
+    .union(UnshareFlags::NEWCGROUP);
+
+/// What failed when they cannot be made.
+pub(super) const CREATE_NAMESPACES: &str = "create namespaces";
+
+/// Runs as process 1 and never returns; `output` is where it and its program write.
+pub(super) fn main(channel: &Channel, output: &OwnedFd) -> ! {
+    let answer = live(channel, output).unwrap_or_else(Answer::Failed);
+    // Fails only when `sos` is gone.
+    let _gone = channel.send(&answer, &[]);
     sys::exit(0)
 }
 
-fn start(channel: &Channel, spec: &Spec, report: &mut PipeWriter) -> Result<(), Failure> {
+fn live(channel: &Channel, output: &OwnedFd) -> Result<Answer, Failure> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .naming(|| "ask for a death signal".to_owned())?;
     let children = sys::child_signal_fd().naming(|| "watch children".to_owned())?;
-    root::build(spec)?;
+    sys::set_output(output.as_fd()).naming(|| "set standard output".to_owned())?;
+    let plan = channel
+        .receive::<Plan>()
+        .naming(|| "read the plan of the run".to_owned())?;
+    let Some((Plan(spec), fds)) = plan else {
+        // Nobody wants it any more.
+        sys::exit(0)
+    };
+    let network = if spec.network {
+        None
+    } else {
+        enter_network(channel, fds.into_iter().next())?;
+        Some(Network::open()?)
+    };
+    root::build(&spec)?;
     rustix::system::sethostname(spec.hostname.as_bytes())
         .naming(|| "set the host name".to_owned())?;
     rustix::system::setdomainname(b"(none)").naming(|| "set the domain name".to_owned())?;
-    let program = match sys::fork().naming(|| "fork".to_owned())? {
-        sys::Fork::Child => {
-            let failure = exec(spec);
-            // Fails only when the helper is gone.
-            let _gone = write_message(report, &InitReport::Failed(failure));
-            sys::exit(127);
-        }
-        sys::Fork::Parent(pid) => pid,
-    };
     // The program has the same user: it must not look into this process, which holds the channel.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .naming(|| "hide from the program".to_owned())?;
-    let status = reap(channel, report, &children, program)?;
-    write_message(report, &InitReport::Ended(status)).naming(|| "report the end".to_owned())
+    let mut failure = None;
+    let program =
+        sys::start(&mut || failure = exec(&spec)).naming(|| "start a process".to_owned())?;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let status = reap(channel, &children, program)?;
+    // Whatever the program left running: what comes next must find it gone.
+    sys::kill_all_others();
+    while !matches!(wait(WaitOptions::empty()), Err(e) if e != rustix::io::Errno::INTR) {}
+    Ok(Answer::Ended {
+        status,
+        net_clean: network.is_some_and(|network| network.is_clean()),
+    })
+}
+
+/// Enters the network namespace that came along, or a new one.
+fn enter_network(channel: &Channel, kept: Option<OwnedFd>) -> Result<(), Failure> {
+    if let Some(net) = kept {
+        return move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))
+            .naming(|| "enter the network namespace".to_owned());
+    }
+    sys::unshare(UnshareFlags::NEWNET).naming(|| CREATE_NAMESPACES.to_owned())?;
+    sys::loopback_up().naming(|| "switch the loopback interface on".to_owned())?;
+    let made = File::open("/proc/self/ns/net").naming(|| "open /proc/self/ns/net".to_owned())?;
+    channel
+        .send(&Answer::Network, &[made.as_fd()])
+        .naming(|| "speak with sos".to_owned())
 }
 
 /// Waits for the program and for whatever else becomes a child of process 1.
-fn reap(
-    channel: &Channel,
-    report: &PipeWriter,
-    children: &OwnedFd,
-    program: Pid,
-) -> Result<i32, Failure> {
+fn reap(channel: &Channel, children: &OwnedFd, program: Pid) -> Result<i32, Failure> {
     loop {
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -89,14 +128,14 @@ fn reap(
         let mut fds = [
             PollFd::new(children, PollFlags::IN),
             PollFd::new(channel, PollFlags::IN),
-            PollFd::new(report, PollFlags::empty()),
         ];
         match poll(&mut fds, None) {
             Err(rustix::io::Errno::INTR) => continue,
             other => other.naming(|| "wait for the program".to_owned())?,
         };
-        // Either end gone: nobody waits for this run any more. The kernel kills the rest with us.
-        if !fds[1].revents().is_empty() || !fds[2].revents().is_empty() {
+        // Nothing is ever sent to a run but its plan: readable means closed, and nobody waits for this run any more. The
+        // kernel kills the rest with us.
+        if !fds[1].revents().is_empty() {
             sys::exit(1);
         }
         let mut info = [0u8; 1024];
@@ -111,19 +150,19 @@ fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
         .naming(|| "use a string with a NUL byte".to_owned())
 }
 
-/// Becomes the program; returns why that failed.
-fn exec(spec: &Spec) -> Failure {
+/// Becomes the program; returns why that failed, and nothing for a trial run.
+fn exec(spec: &Spec) -> Option<Failure> {
     match prepare(spec) {
         // A trial run, which only wants to know that everything up to here works.
-        Ok((program, ..)) if program.is_empty() => sys::exit(0),
+        Ok((program, ..)) if program.is_empty() => None,
         Ok((program, argv, env)) => {
             let error = sys::exec(&program, &argv, &env);
-            Failure {
+            Some(Failure {
                 exec: true,
                 ..Failure::new(String::from_utf8_lossy(&spec.program), &error)
-            }
+            })
         }
-        Err(failure) => failure,
+        Err(failure) => Some(failure),
     }
 }
 

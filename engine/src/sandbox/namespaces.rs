@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -74,7 +74,7 @@ fn make_userns(kind: UsernsKind, exe: Option<&Path>) -> Result<OwnedFd, SandboxE
         UsernsKind::Single => None,
         UsernsKind::Multi => Some(ids::step_maps()?),
     };
-    let mut helper = Helper::spawn(exe, None)?;
+    let mut helper = Helper::spawn(exe)?;
     helper.send(&Request::HoldUserns(kind), &[])?;
     loop {
         match helper.receive() {
@@ -125,14 +125,4 @@ fn write_maps(pid: u32, users: &IdMap, groups: &IdMap) -> Result<(), SandboxErro
         }
     }
     Ok(())
-}
-
-/// Names the descriptors for a request that enters `userns` and perhaps `net`.
-pub(super) fn descriptors<'a>(
-    userns: &'a OwnedFd,
-    net: Option<&'a OwnedFd>,
-) -> Vec<std::os::fd::BorrowedFd<'a>> {
-    std::iter::once(userns.as_fd())
-        .chain(net.map(AsFd::as_fd))
-        .collect()
 }

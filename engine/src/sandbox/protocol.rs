@@ -13,8 +13,8 @@ use super::spec::Spec;
 pub(super) enum Request {
     /// Make a user namespace and hand it over.
     HoldUserns(UsernsKind),
-    /// Run a program. Descriptors: the user namespace and perhaps a network namespace.
-    Run(Box<Spec>),
+    /// Start the first process of a run at each [`Launch`]. Descriptor: the user namespace, which is of this kind.
+    Launch(UsernsKind),
     /// Change files inside the user namespace, which comes along; operations follow.
     Work,
 }
@@ -28,6 +28,14 @@ pub(super) enum UsernsKind {
     Multi,
 }
 
+/// Start the first process of a run. Descriptors: its end of a new socket, on which its [`Plan`] comes, and the log.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Launch;
+
+/// What the first process of a run is for. Descriptor: a network namespace, unless there is none to spare.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Plan(pub(super) Box<Spec>);
+
 /// What a helper answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -36,9 +44,11 @@ pub(super) enum Answer {
     NeedMaps,
     /// The user namespace, as a descriptor.
     Userns,
-    /// Process 1 is about to start; a network namespace made for it comes along.
-    Started,
-    /// Process 1 and all others are gone.
+    /// The first process of a run, as a descriptor.
+    Launched,
+    /// A network namespace was made for the run and comes along.
+    Network,
+    /// All processes of the run but its first are gone.
     Ended {
         /// Status of the program as `wait` gives it.
         status: i32,
@@ -53,16 +63,6 @@ pub(super) enum Answer {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct MapsWritten;
 
-/// What init tells the helper through a pipe.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum InitReport {
-    /// The program ended with this status.
-    Ended(i32),
-    /// The root could not be built or the program not be started.
-    Failed(Failure),
-}
-
 /// A failed operation with its errno.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Failure {
@@ -73,7 +73,7 @@ pub(super) struct Failure {
     pub(super) exec: bool,
 }
 
-/// The longest description that is sent: messages through the pipe must stay below its atomic size.
+/// The longest description that is sent.
 const MAX_WHAT_BYTES: usize = 1024;
 
 impl Failure {

@@ -1,17 +1,17 @@
-//! One run, seen from `sos`: starts the helper, pumps the log, keeps the limits.
+//! One run, seen from `sos`: starts it, pumps the log, keeps the limits.
 
 use std::io::{self, PipeReader};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::Timespec;
 
-use super::child::Helper;
+use super::launcher::{self, Launched};
 use super::namespaces;
 use super::outcome::{Control, Exit, Outcome, SandboxError};
-use super::protocol::{Answer, Failure, Request, UsernsKind};
+use super::protocol::{Answer, Failure, Plan, UsernsKind};
 use super::spec::{Shape, Spec};
 use crate::clock::{Clock, SystemClock};
 
@@ -19,8 +19,7 @@ const LOG_CHUNK_BYTES: usize = 64 << 10;
 /// More than a pipe holds, so that the last look at a log takes all of it.
 const LOG_CHUNKS_AT_ONCE: usize = 32;
 
-/// Runs one program to its end. Blocks; call it from a thread that lives until it returns, because the end of
-/// that thread ends the run.
+/// Runs one program to its end. Blocks.
 ///
 /// # Errors
 /// Everything but a failing program, which is an [`Exit`].
@@ -37,7 +36,6 @@ pub fn run(
         Shape::Step { .. } => UsernsKind::Multi,
     };
     let exe = control.exe.as_deref();
-    let userns = namespaces::userns(kind, exe)?;
     let net = if spec.network {
         None
     } else {
@@ -45,13 +43,19 @@ pub fn run(
     };
     let (reader, writer) = io::pipe().map_err(|e| SandboxError::io("make a pipe", e))?;
     rustix::io::ioctl_fionbio(&reader, true).map_err(|e| SandboxError::io("set up a pipe", e))?;
-    let mut helper = Helper::spawn(exe, Some(writer))?;
-    helper.send(
-        &Request::Run(Box::new(spec.clone())),
-        &namespaces::descriptors(&userns, net.as_ref()),
-    )?;
+    let launched = launcher::launch(kind, exe, &writer)?;
+    // The end of the run must show as the end of the log.
+    drop(writer);
+    let fds: Vec<BorrowedFd<'_>> = net.iter().map(AsFd::as_fd).collect();
+    if let Err(e) = launched.send(&Plan(Box::new(spec.clone())), &fds) {
+        // A run that cannot begin says why and ends: that is what sending met.
+        return Err(match launched.receive() {
+            Ok((Answer::Failed(failure), _)) => failure_error(failure),
+            _ => e,
+        });
+    }
     let mut watch = Watch {
-        helper,
+        launched,
         reader,
         log,
         control,
@@ -66,7 +70,7 @@ pub fn run(
 }
 
 struct Watch<'a> {
-    helper: Helper,
+    launched: Launched,
     reader: PipeReader,
     log: &'a mut dyn FnMut(&[u8]),
     control: &'a Control,
@@ -101,7 +105,7 @@ impl Watch<'_> {
             let (from_log, from_helper) = {
                 let mut fds = [
                     PollFd::new(&self.reader, PollFlags::IN),
-                    PollFd::from_borrowed_fd(self.helper.channel(), PollFlags::IN),
+                    PollFd::from_borrowed_fd(self.launched.channel(), PollFlags::IN),
                     PollFd::new(&*wake, PollFlags::IN),
                 ];
                 match poll(&mut fds, timeout.as_ref()) {
@@ -114,7 +118,7 @@ impl Watch<'_> {
                 return Ok(self.stop(Exit::LogTooLong));
             }
             if from_helper {
-                let (answer, fds) = match self.helper.receive() {
+                let (answer, fds) = match self.launched.receive() {
                     Err(_) if self.control.cancel.is_cancelled() => continue,
                     other => other?,
                 };
@@ -177,10 +181,8 @@ impl Watch<'_> {
         fds: Vec<OwnedFd>,
     ) -> Result<Option<Exit>, SandboxError> {
         match answer {
-            Answer::Started => {
-                if let Some(made) = fds.into_iter().next() {
-                    self.net = Some(made);
-                }
+            Answer::Network => {
+                self.net = fds.into_iter().next();
                 Ok(None)
             }
             Answer::Ended { status, net_clean } => {
@@ -195,21 +197,20 @@ impl Watch<'_> {
             }
             Answer::Failed(failure) => {
                 self.drain()?;
-                self.helper.wait();
                 Err(failure_error(failure))
             }
-            Answer::NeedMaps | Answer::Userns => Err(SandboxError::Protocol),
+            Answer::NeedMaps | Answer::Userns | Answer::Launched => Err(SandboxError::Protocol),
         }
     }
 
-    /// Reads the rest of the log: all its writers are gone but the helper, which ends now.
+    /// Reads the rest of the log: all its writers are gone but the first process, which ends now.
     fn drain(&mut self) -> Result<(), SandboxError> {
         // A log cut here ended before the limit could matter: the run is over.
         self.pump().map(|_complete| ())
     }
 
     fn stop(&mut self, exit: Exit) -> Outcome {
-        self.helper.stop();
+        self.launched.stop();
         Outcome {
             exit,
             log_bytes: self.log_bytes,

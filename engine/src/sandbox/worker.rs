@@ -21,7 +21,7 @@ impl Worker {
     pub(super) fn start(control: &Control) -> Result<Self, SandboxError> {
         let exe = control.exe.as_deref();
         let userns = namespaces::userns(UsernsKind::Multi, exe)?;
-        let mut helper = Helper::spawn(exe, None)?;
+        let mut helper = Helper::spawn(exe)?;
         helper.send(&Request::Work, &[userns.as_fd()])?;
         Ok(Self { helper })
     }

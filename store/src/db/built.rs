@@ -61,6 +61,12 @@ pub(crate) fn built_as(db: &Connection, identity: &StorePath) -> Result<Option<B
     found.transpose()
 }
 
+/// Whether the text of a build is kept.
+pub(crate) fn has_built_text(db: &Connection, identity: &StorePath) -> Result<bool> {
+    let sql = "SELECT 1 FROM built WHERE identity = ?1 AND aterm IS NOT NULL";
+    Ok(db.prepare_cached(sql)?.exists([identity.as_str()])?)
+}
+
 /// Lists the notes of a name that have their text, newest first.
 pub(crate) fn built_before(
     db: &Connection,
