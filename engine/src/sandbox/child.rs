@@ -89,6 +89,13 @@ impl Helper {
         SandboxError::HelperDied { how }
     }
 
+    /// Tells whether it has nothing to say: it lives, and no answer is on its way.
+    pub(super) fn is_silent(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut fds = [PollFd::new(&self.channel, PollFlags::IN)];
+        poll(&mut fds, Some(&rustix::fs::Timespec::default())).is_ok_and(|n| n == 0)
+    }
+
     /// Waits for the end of a helper whose work is done.
     pub(super) fn wait(&mut self) -> Option<ExitStatus> {
         if self.ended.is_none() {

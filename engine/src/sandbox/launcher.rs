@@ -19,6 +19,7 @@ use super::namespaces;
 use super::outcome::SandboxError;
 use super::protocol::{Answer, Launch, Request, UsernsKind};
 use super::run::failure_error;
+use super::worker;
 
 #[derive(Default)]
 struct Launchers {
@@ -46,7 +47,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Somebody who launches runs. When the last session ends, so do the launchers; without any they stay until `sos` ends.
+/// Somebody who launches runs. When the last session ends, so do the launchers and the idle workers; without any they stay until `sos` ends.
 #[derive(Debug)]
 pub struct Session(());
 
@@ -66,6 +67,7 @@ impl Drop for Session {
         if *sessions == 0 {
             // Dropping them waits for their ends.
             drop(std::mem::take(&mut *lock(&LAUNCHERS)));
+            worker::end_idle();
         }
     }
 }

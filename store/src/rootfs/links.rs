@@ -91,6 +91,22 @@ impl RootTree {
         Ok(())
     }
 
+    /// All names of the file at a path, in canonical order: one, unless it has hard links.
+    ///
+    /// # Errors
+    /// When it is missing or no regular file, or a directory cannot be read.
+    pub fn names_of(&self, path: impl AsRef<[u8]>) -> Result<Vec<Bytes>> {
+        let path = path.as_ref();
+        match self.item(&components(path)?)?.map(|item| &item.kind) {
+            Some(ItemKind::File { group: None, .. }) => Ok(vec![path.to_vec()]),
+            Some(ItemKind::File {
+                group: Some(group), ..
+            }) => self.group_members(*group),
+            Some(_) => Err(StoreError::root_path(path, RootPathProblem::NotAFile)),
+            None => Err(StoreError::root_path(path, RootPathProblem::Missing)),
+        }
+    }
+
     /// The paths of a group, in canonical order.
     pub(super) fn group_members(&self, wanted: Group) -> Result<Vec<Bytes>> {
         let mut found = Vec::new();
