@@ -29,8 +29,8 @@ use args::{Cli, Command, ProgressMode};
 use environment::Environment;
 use failure::Failure;
 use render::diagnostic::{self, Style};
-use render::output;
 use render::terminal::Terminal;
+use render::{live, output};
 use session::Session;
 use sos_engine::{Event, EventSink};
 
@@ -88,6 +88,7 @@ impl Look {
             terminal: Terminal {
                 color: false,
                 unicode: false,
+                taskbar: false,
                 progress: ProgressMode::Plain,
                 github: false,
             },
@@ -153,9 +154,12 @@ fn report(failure: &Failure, style: Style, terminal: Terminal, json: bool) {
             output::message(&d.to_json().to_string());
             continue;
         }
-        output::message(diagnostic::render(d, style).trim_end());
+        let text = diagnostic::render(d, style);
         if terminal.github {
+            output::message(diagnostic::no_commands(text.trim_end()).as_str());
             output::message(diagnostic::github(d).trim_end());
+        } else {
+            output::message(text.trim_end());
         }
     }
     let hidden = failure
@@ -177,6 +181,6 @@ fn log_to_stderr(env: &Environment, verbose: u8) {
     });
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
+        .with_writer(|| live::Lines)
         .init();
 }

@@ -175,9 +175,10 @@ pub(crate) fn build(
         Err(failure) => return Err(stream.fail(session, failure)),
     };
     let seen = Arc::new(AtomicU8::new(0));
+    let draws = session.terminal.progress == ProgressMode::Tty;
     let report = runtime.block_on(async {
         let cancel = Cancel::new();
-        let watch = tokio::spawn(interrupt::watch(cancel.clone(), seen.clone()));
+        let watch = tokio::spawn(interrupt::watch(cancel.clone(), seen.clone(), draws));
         let report = engine.build(graph, wanted, cancel).await;
         watch.abort();
         report

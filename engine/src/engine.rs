@@ -356,6 +356,7 @@ impl Engine {
             fetch: count(Pool::Io),
             cached: needed.cached(),
             eta_ms: self.eta(&plans, critical),
+            jobs: self.options.jobs,
         });
         let worker = Worker {
             store: self.store.clone(),

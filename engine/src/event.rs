@@ -55,6 +55,22 @@ impl Serialize for Text {
     }
 }
 
+/// Milliseconds since 1970. Most events are never written, and their times need no text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Time(u64);
+
+impl From<u64> for Time {
+    fn from(unix_ms: u64) -> Self {
+        Self(unix_ms)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&rfc3339(self.0))
+    }
+}
+
 /// How a derivation ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -104,6 +120,8 @@ pub enum Event {
         cached: usize,
         /// Milliseconds expected, if the past tells.
         eta_ms: Option<u64>,
+        /// Builds that run at once.
+        jobs: usize,
     },
     /// A derivation waits for its inputs or for a slot.
     #[serde(rename = "build.queued")]
@@ -293,14 +311,20 @@ pub struct EventRecord {
     pub v: u32,
     /// Counts from 1 without gaps.
     pub seq: u64,
-    /// When, as RFC 3339 in UTC.
-    pub t: String,
+    /// When; RFC 3339 in UTC when it is written.
+    pub t: Time,
     /// What.
     #[serde(flatten)]
     pub event: Event,
 }
 
 impl EventRecord {
+    /// Writes the JSON object on one line, without its end.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        // Every part of an event can be written as JSON, and memory is always there.
+        let _infallible = serde_json::to_writer(out, self).is_err();
+    }
+
     /// Returns the JSON object on one line.
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -416,7 +440,7 @@ impl EventSink {
         EventRecord {
             v: EVENT_VERSION,
             seq: self.inner.seq.fetch_add(1, Ordering::SeqCst) + 1,
-            t: rfc3339(self.inner.clock.unix_ms()),
+            t: self.inner.clock.unix_ms().into(),
             event,
         }
     }
