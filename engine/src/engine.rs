@@ -28,6 +28,9 @@ use crate::resolve::{OutputPaths, is_dynamic, resolve};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
 use crate::work::{Worker, history_key, systems};
 
+/// Durations of the past whose median is expected, the newest ones.
+const MEDIAN_OF: usize = 10;
+
 /// Builds derivations into one store.
 #[derive(Clone)]
 pub struct Engine {
@@ -466,6 +469,7 @@ impl Engine {
                 .store
                 .duration_history(history_key(name), &node.drv.system)
                 .map_err(store_failed)?;
+            past.truncate(MEDIAN_OF);
             past.sort_unstable();
             plans.push(NodePlan {
                 pool: pool_of(&self.builders, &node.drv, name),

@@ -7,11 +7,12 @@ mod rows;
 mod tty;
 mod work;
 
+use std::iter;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use sos_engine::EventRecord;
+use sos_engine::{Event, EventRecord};
 
 use crate::args::ProgressMode;
 use crate::render::diagnostic::Style;
@@ -19,9 +20,8 @@ use crate::render::terminal::Terminal;
 
 /// Between two frames of the live region.
 const FRAME: Duration = Duration::from_millis(100);
-/// A display that is behind by so many lines waits a moment, so that it takes many at once and not each for itself.
-const BURST: usize = 16;
-const MOMENT: Duration = Duration::from_millis(10);
+/// After lines of builds a display waits a moment, so that it takes the next ones together and not each for itself.
+const MOMENT: Duration = Duration::from_millis(5);
 /// Events that are taken at once.
 const TAKEN_MAX: usize = 8192;
 
@@ -79,14 +79,13 @@ fn show(receiver: &Receiver<EventRecord>, sink: &mut dyn Sink) {
     let mut next = FRAME;
     loop {
         let wait = next.saturating_sub(start.elapsed());
-        let mut taken = 0;
+        let mut lines = false;
         match receiver.recv_timeout(wait) {
             Ok(record) => {
                 let now = start.elapsed();
-                sink.event(record, now);
-                for record in receiver.try_iter().take(TAKEN_MAX) {
+                for record in iter::once(record).chain(receiver.try_iter().take(TAKEN_MAX)) {
+                    lines |= matches!(record.event, Event::BuildLog { .. });
                     sink.event(record, now);
-                    taken += 1;
                 }
                 sink.flush();
             }
@@ -99,7 +98,7 @@ fn show(receiver: &Receiver<EventRecord>, sink: &mut dyn Sink) {
             sink.flush();
             next = start.elapsed() + FRAME;
         }
-        if taken >= BURST {
+        if lines {
             std::thread::sleep(MOMENT);
         }
     }
@@ -121,7 +120,7 @@ struct Quiet(Options);
 
 impl Sink for Quiet {
     fn event(&mut self, record: EventRecord, _now: Duration) {
-        if let sos_engine::Event::Diagnostic { diagnostic } = &record.event {
+        if let Event::Diagnostic { diagnostic } = &record.event {
             crate::render::output::message(
                 crate::render::diagnostic::render(diagnostic, self.0.style).trim_end(),
             );
