@@ -10,7 +10,14 @@ use crate::render::{live, output};
 
 /// Stops `cancel` at the first SIGINT, SIGTERM or SIGHUP and exits at the second; returns which one came first through `seen`. With
 /// `draws`, what is drawn is taken away while the program is stopped.
-pub(crate) async fn watch(cancel: Cancel, seen: Arc<AtomicU8>, draws: bool) {
+///
+/// `told` is called with the first signal before anything stops.
+pub(crate) async fn watch(
+    cancel: Cancel,
+    seen: Arc<AtomicU8>,
+    draws: bool,
+    told: impl Fn(u8) + Send,
+) {
     let (Ok(mut int), Ok(mut term), Ok(mut hup)) = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
@@ -47,7 +54,8 @@ pub(crate) async fn watch(cancel: Cancel, seen: Arc<AtomicU8>, draws: bool) {
             std::process::exit(128 + i32::from(number));
         }
         output::message("stopping; a second signal stops at once");
-        cancel.cancel();
+        told(number);
+        cancel.cancel_by(number);
     }
 }
 

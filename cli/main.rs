@@ -107,6 +107,9 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
     if let Command::Completions(args) = &cli.command {
         return commands::completions::run(args);
     }
+    if let Command::Schema(args) = &cli.command {
+        return commands::schema::run(args);
+    }
     let session = Session::new(cli.global, env)?;
     (look.style, look.terminal) = (session.style(), session.terminal);
     match cli.command {
@@ -123,6 +126,7 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Doctor(args) => commands::doctor::run(&session, &args),
         Command::Init(args) => commands::init::run(&args),
         Command::Completions(args) => commands::completions::run(&args),
+        Command::Schema(args) => commands::schema::run(&args),
     }
 }
 

@@ -84,6 +84,8 @@ pub struct BuildReport {
     pub elapsed: Duration,
     /// Stopping was asked for.
     pub cancelled: bool,
+    /// The exit code, if stopping decides it.
+    pub stopped_code: Option<i32>,
     /// The number of the build in the journal; none when there was nothing to do.
     pub build: Option<BuildId>,
 }
@@ -95,11 +97,13 @@ impl BuildReport {
         self.failures.is_empty() && !self.cancelled
     }
 
-    /// Returns the exit code: 0, 130, or that of the problems; those of failed builds are or-ed as Nix does.
+    /// Returns the exit code: 0, 128 and a signal, or that of the problems; those of failed builds are or-ed as Nix does.
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         if self.cancelled {
-            return i32::from(Class::Interrupted.exit_code());
+            return self
+                .stopped_code
+                .unwrap_or_else(|| i32::from(Class::Interrupted.exit_code()));
         }
         let codes = self.failures.iter().map(|d| i32::from(d.class.exit_code()));
         let of_builds = codes.clone().filter(|code| (100..=104).contains(code));
@@ -228,7 +232,7 @@ impl Engine {
                     ..Done::default()
                 };
                 done.counts.cached = done.paths.len();
-                return self.report(graph, wanted, done, since, false);
+                return self.report(graph, wanted, done, since, None);
             }
             Err(diagnostic) => return self.failed(graph, wanted, *diagnostic, since),
         }
@@ -313,7 +317,8 @@ impl Engine {
                     clock: self.clock.as_ref(),
                     cancel,
                 });
-                self.report(graph, wanted, done, since, cancel.is_cancelled())
+                let stopped = cancel.is_cancelled().then(|| cancel.exit_code());
+                self.report(graph, wanted, done, since, stopped)
             }
         }
     }
@@ -503,7 +508,7 @@ impl Engine {
             failures: vec![diagnostic],
             ..Done::default()
         };
-        self.report(graph, wanted, done, since, false)
+        self.report(graph, wanted, done, since, None)
     }
 
     fn report(
@@ -512,14 +517,15 @@ impl Engine {
         wanted: &[Wanted],
         done: Done,
         since: Duration,
-        cancelled: bool,
+        stopped: Option<i32>,
     ) -> BuildReport {
         let mut report = BuildReport {
             results: self.results(graph, wanted, &done.paths),
             failures: done.failures,
             counts: done.counts,
             elapsed: self.options.spent + self.clock.monotonic().saturating_sub(since),
-            cancelled,
+            cancelled: stopped.is_some(),
+            stopped_code: stopped,
             build: None,
         };
         // A stop that came when everything was done changes nothing.

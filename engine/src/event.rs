@@ -1,17 +1,22 @@
 //! What happens during a run, as one stream of plain data for every display and for the journal.
 
+mod schema;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 use sos_formats::diagnostic::Diagnostic;
 
 use crate::cause::Causes;
 use crate::clock::{Clock, SystemClock, rfc3339};
 use crate::journal::Journal;
+
+pub use schema::event_schema;
 
 /// Version of the event objects; fields are only ever added within one version.
 pub const EVENT_VERSION: u32 = 1;
@@ -20,7 +25,8 @@ pub const EVENT_VERSION: u32 = 1;
 const CHANNEL_EVENTS: usize = 4096;
 
 /// Text that many events share.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, JsonSchema)]
+#[schemars(inline, with = "String")]
 pub struct Text(Arc<str>);
 
 impl Text {
@@ -56,7 +62,8 @@ impl Serialize for Text {
 }
 
 /// Milliseconds since 1970. Most events are never written, and their times need no text.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema)]
+#[schemars(inline, with = "String")]
 pub struct Time(u64);
 
 impl From<u64> for Time {
@@ -72,7 +79,7 @@ impl Serialize for Time {
 }
 
 /// How a derivation ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
     /// A builder ran.
@@ -90,7 +97,7 @@ pub enum Status {
 }
 
 /// One thing that happened.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(tag = "type")]
 pub enum Event {
     /// Evaluation of the targets began; it resolves what the lock does not pin.
@@ -248,6 +255,7 @@ pub enum Event {
     Diagnostic {
         /// The problem.
         #[serde(serialize_with = "serialize_diagnostic")]
+        #[schemars(schema_with = "schema::diagnostic")]
         diagnostic: Box<Diagnostic>,
     },
     /// The run ended.
@@ -305,7 +313,8 @@ impl Event {
 }
 
 /// An event with its place in the stream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(title = "event of a run", rename = "event")]
 pub struct EventRecord {
     /// Always [`EVENT_VERSION`].
     pub v: u32,

@@ -41,7 +41,7 @@ pub use clock::{Clock, SystemClock, rfc3339};
 pub use context::BuilderCtx;
 pub use diagnose::{in_notation_of, written_hash};
 pub use engine::{BuildReport, Engine, Plan, Planned};
-pub use event::{EVENT_VERSION, Event, EventRecord, EventSink, Status, Text, Time};
+pub use event::{EVENT_VERSION, Event, EventRecord, EventSink, Status, Text, Time, event_schema};
 pub use graph::{Graph, Wanted};
 pub use needed::all_there;
 pub use options::BuildOptions;
