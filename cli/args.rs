@@ -91,6 +91,8 @@ pub(crate) enum Command {
     Doctor(commands::doctor::DoctorArgs),
     Init(commands::init::InitArgs),
     Completions(commands::completions::CompletionsArgs),
+    #[command(hide = true)]
+    Schema(commands::schema::SchemaArgs),
 }
 
 /// What to build or evaluate.

@@ -29,8 +29,8 @@ use args::{Cli, Command, ProgressMode};
 use environment::Environment;
 use failure::Failure;
 use render::diagnostic::{self, Style};
-use render::output;
 use render::terminal::Terminal;
+use render::{live, output};
 use session::Session;
 use sos_engine::{Event, EventSink};
 
@@ -88,6 +88,7 @@ impl Look {
             terminal: Terminal {
                 color: false,
                 unicode: false,
+                taskbar: false,
                 progress: ProgressMode::Plain,
                 github: false,
             },
@@ -106,6 +107,9 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
     if let Command::Completions(args) = &cli.command {
         return commands::completions::run(args);
     }
+    if let Command::Schema(args) = &cli.command {
+        return commands::schema::run(args);
+    }
     let session = Session::new(cli.global, env)?;
     (look.style, look.terminal) = (session.style(), session.terminal);
     match cli.command {
@@ -122,6 +126,7 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Doctor(args) => commands::doctor::run(&session, &args),
         Command::Init(args) => commands::init::run(&args),
         Command::Completions(args) => commands::completions::run(&args),
+        Command::Schema(args) => commands::schema::run(&args),
     }
 }
 
@@ -153,9 +158,12 @@ fn report(failure: &Failure, style: Style, terminal: Terminal, json: bool) {
             output::message(&d.to_json().to_string());
             continue;
         }
-        output::message(diagnostic::render(d, style).trim_end());
+        let text = diagnostic::render(d, style);
         if terminal.github {
+            output::message(diagnostic::no_commands(text.trim_end()).as_str());
             output::message(diagnostic::github(d).trim_end());
+        } else {
+            output::message(text.trim_end());
         }
     }
     let hidden = failure
@@ -177,6 +185,6 @@ fn log_to_stderr(env: &Environment, verbose: u8) {
     });
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
+        .with_writer(|| live::Lines)
         .init();
 }

@@ -181,17 +181,31 @@ pub(crate) fn build(
         Err(failure) => return Err(stream.fail(session, failure)),
     };
     let seen = Arc::new(AtomicU8::new(0));
+    let draws = session.terminal.progress == ProgressMode::Tty;
+    let streamed = session.terminal.progress == ProgressMode::Json;
+    let events = stream.events.clone();
+    // Who reads the stream finds the reason in it; everybody else gets it last, from whoever gets the failure.
+    let told = move |signal| {
+        if streamed {
+            events.emit(Event::Diagnostic {
+                diagnostic: Failure::interrupted(signal).into_first(),
+            });
+        }
+    };
     let report = runtime.block_on(async {
         let cancel = Cancel::new();
-        let watch = tokio::spawn(interrupt::watch(cancel.clone(), seen.clone()));
+        let watch = tokio::spawn(interrupt::watch(cancel.clone(), seen.clone(), draws, told));
         let report = engine.build(graph, wanted, cancel).await;
         watch.abort();
+        // It holds an end of the stream, which must be gone before the display can end.
+        let _stopped = watch.await.is_err();
         report
     });
     drop(engine);
     stream.finish();
     match seen.load(Ordering::SeqCst) {
         0 => Ok(report),
+        signal if streamed => Err(Failure::interrupted(signal).already_shown()),
         signal => Err(Failure::interrupted(signal)),
     }
 }

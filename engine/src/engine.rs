@@ -29,6 +29,9 @@ use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
 use crate::sandbox::Session;
 use crate::work::{Worker, history_key, systems};
 
+/// Durations of the past whose median is expected, the newest ones.
+const MEDIAN_OF: usize = 10;
+
 /// Builds derivations into one store.
 #[derive(Clone)]
 pub struct Engine {
@@ -82,6 +85,8 @@ pub struct BuildReport {
     pub elapsed: Duration,
     /// Stopping was asked for.
     pub cancelled: bool,
+    /// The exit code, if stopping decides it.
+    pub stopped_code: Option<i32>,
     /// The number of the build in the journal; none when there was nothing to do.
     pub build: Option<BuildId>,
 }
@@ -93,11 +98,13 @@ impl BuildReport {
         self.failures.is_empty() && !self.cancelled
     }
 
-    /// Returns the exit code: 0, 130, or that of the problems; those of failed builds are or-ed as Nix does.
+    /// Returns the exit code: 0, 128 and a signal, or that of the problems; those of failed builds are or-ed as Nix does.
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         if self.cancelled {
-            return i32::from(Class::Interrupted.exit_code());
+            return self
+                .stopped_code
+                .unwrap_or_else(|| i32::from(Class::Interrupted.exit_code()));
         }
         let codes = self.failures.iter().map(|d| i32::from(d.class.exit_code()));
         let of_builds = codes.clone().filter(|code| (100..=104).contains(code));
@@ -217,7 +224,7 @@ impl Engine {
                     ..Done::default()
                 };
                 done.counts.cached = done.paths.len();
-                return self.report(graph, wanted, done, since, false);
+                return self.report(graph, wanted, done, since, None);
             }
             Err(diagnostic) => return self.failed(graph, wanted, *diagnostic, since),
         }
@@ -304,7 +311,8 @@ impl Engine {
                     cancel,
                 });
                 done.paths = paths_of(wanted, &needed, &done.made);
-                self.report(graph, wanted, done, since, cancel.is_cancelled())
+                let stopped = cancel.is_cancelled().then(|| cancel.exit_code());
+                self.report(graph, wanted, done, since, stopped)
             }
         }
     }
@@ -344,6 +352,7 @@ impl Engine {
             fetch: count(Pool::Io),
             cached: needed.cached(),
             eta_ms: self.eta(&plans, critical),
+            jobs: self.options.jobs,
         });
         let worker = Worker {
             store: self.store.clone(),
@@ -464,6 +473,7 @@ impl Engine {
                 .store
                 .duration_history(history_key(node.name()), &node.system)
                 .map_err(store_failed)?;
+            past.truncate(MEDIAN_OF);
             past.sort_unstable();
             plans.push(NodePlan {
                 pool: node.pool,
@@ -497,7 +507,7 @@ impl Engine {
             failures: vec![diagnostic],
             ..Done::default()
         };
-        self.report(graph, wanted, done, since, false)
+        self.report(graph, wanted, done, since, None)
     }
 
     fn report(
@@ -506,14 +516,15 @@ impl Engine {
         wanted: &[Wanted],
         done: Done,
         since: Duration,
-        cancelled: bool,
+        stopped: Option<i32>,
     ) -> BuildReport {
         let mut report = BuildReport {
             results: self.results(graph, wanted, &done.paths),
             failures: done.failures,
             counts: done.counts,
             elapsed: self.options.spent + self.clock.monotonic().saturating_sub(since),
-            cancelled,
+            cancelled: stopped.is_some(),
+            stopped_code: stopped,
             build: None,
         };
         // A stop that came when everything was done changes nothing.

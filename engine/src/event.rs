@@ -1,17 +1,22 @@
 //! What happens during a run, as one stream of plain data for every display and for the journal.
 
+mod schema;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 use sos_formats::diagnostic::Diagnostic;
 
 use crate::cause::Causes;
 use crate::clock::{Clock, SystemClock, rfc3339};
 use crate::journal::Journal;
+
+pub use schema::event_schema;
 
 /// Version of the event objects; fields are only ever added within one version.
 pub const EVENT_VERSION: u32 = 1;
@@ -20,7 +25,8 @@ pub const EVENT_VERSION: u32 = 1;
 const CHANNEL_EVENTS: usize = 4096;
 
 /// Text that many events share.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, JsonSchema)]
+#[schemars(inline, with = "String")]
 pub struct Text(Arc<str>);
 
 impl Text {
@@ -55,8 +61,25 @@ impl Serialize for Text {
     }
 }
 
+/// Milliseconds since 1970. Most events are never written, and their times need no text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema)]
+#[schemars(inline, with = "String")]
+pub struct Time(u64);
+
+impl From<u64> for Time {
+    fn from(unix_ms: u64) -> Self {
+        Self(unix_ms)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&rfc3339(self.0))
+    }
+}
+
 /// How a derivation ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
     /// A builder ran.
@@ -74,7 +97,7 @@ pub enum Status {
 }
 
 /// One thing that happened.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(tag = "type")]
 pub enum Event {
     /// Evaluation of the targets began; it resolves what the lock does not pin.
@@ -104,6 +127,8 @@ pub enum Event {
         cached: usize,
         /// Milliseconds expected, if the past tells.
         eta_ms: Option<u64>,
+        /// Builds that run at once.
+        jobs: usize,
     },
     /// A derivation waits for its inputs or for a slot.
     #[serde(rename = "build.queued")]
@@ -232,6 +257,7 @@ pub enum Event {
     Diagnostic {
         /// The problem.
         #[serde(serialize_with = "serialize_diagnostic")]
+        #[schemars(schema_with = "schema::diagnostic")]
         diagnostic: Box<Diagnostic>,
     },
     /// The run ended.
@@ -289,20 +315,27 @@ impl Event {
 }
 
 /// An event with its place in the stream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(title = "event of a run", rename = "event")]
 pub struct EventRecord {
     /// Always [`EVENT_VERSION`].
     pub v: u32,
     /// Counts from 1 without gaps.
     pub seq: u64,
-    /// When, as RFC 3339 in UTC.
-    pub t: String,
+    /// When; RFC 3339 in UTC when it is written.
+    pub t: Time,
     /// What.
     #[serde(flatten)]
     pub event: Event,
 }
 
 impl EventRecord {
+    /// Writes the JSON object on one line, without its end.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        // Every part of an event can be written as JSON, and memory is always there.
+        let _infallible = serde_json::to_writer(out, self).is_err();
+    }
+
     /// Returns the JSON object on one line.
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -418,7 +451,7 @@ impl EventSink {
         EventRecord {
             v: EVENT_VERSION,
             seq: self.inner.seq.fetch_add(1, Ordering::SeqCst) + 1,
-            t: rfc3339(self.inner.clock.unix_ms()),
+            t: self.inner.clock.unix_ms().into(),
             event,
         }
     }

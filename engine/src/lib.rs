@@ -43,7 +43,7 @@ pub use clock::{Clock, SystemClock, rfc3339};
 pub use context::BuilderCtx;
 pub use diagnose::{in_notation_of, written_hash};
 pub use engine::{BuildReport, Engine, Plan, Planned};
-pub use event::{EVENT_VERSION, Event, EventRecord, EventSink, Status, Text};
+pub use event::{EVENT_VERSION, Event, EventRecord, EventSink, Status, Text, Time, event_schema};
 pub use features::of_this_machine as features_of_this_machine;
 pub use graph::{Graph, Wanted};
 pub use needed::all_there;

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Ratios of sos against real Nix, alternated in one run, medians; prints a table for BENCHMARKS.md.
 #
-#   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [demo|lang|engine]
+#   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [demo|log|lang|engine]
 #
-# First, without a peer: how long the demo takes when there is nothing to do, beside its limit. The inputs of the rest are those of
-# ../shared/bench; without that folder there is no more to measure.
+# First, without a peer: how long the demo takes when there is nothing to do, beside its limit, and what a busy log costs. The inputs
+# of the rest are those of ../shared/bench; without that folder there is no more to measure.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -40,6 +40,13 @@ if [ "$only" = all ] || [ "$only" = demo ]; then
   else
     echo "skipped: the demo does not build here: $(head -n 1 "$work/stderr")"
   fi
+  [ "$only" = all ] || exit 0
+fi
+
+# Ten thousand lines a second, for ten seconds on each display; the limit is 5 %.
+if [ "$only" = all ] || [ "$only" = log ]; then
+  SOS=$sos python3 "$here/tests/bench/log_lines.py"
+  echo
   [ "$only" = all ] || exit 0
 fi
 

@@ -16,10 +16,10 @@ use rustix::termios::Winsize;
 use super::{peer, process};
 
 /// How long any one wait may take; a program that is silent for longer hangs.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Lines that are kept after they have left the screen.
-const HISTORY: usize = 100_000;
+const HISTORY: usize = 10_000;
 
 /// Ends a frame of a live region: terminals show what came since the frame began at once.
 const FRAME_END: &[u8] = b"\x1b[?2026l";
@@ -57,12 +57,20 @@ impl vt100::Callbacks for Seen {
         self.strange.push("clipboard read".to_owned());
     }
     fn unhandled_char(&mut self, _: &mut vt100::Screen, c: char) {
+        // What stands for bytes that are no text; the parser leaves it out.
+        if c == '\u{fffd}' {
+            return;
+        }
         self.strange.push(format!("character {c:?}"));
     }
     fn unhandled_control(&mut self, _: &mut vt100::Screen, byte: u8) {
         self.strange.push(format!("control {byte:#x}"));
     }
     fn unhandled_escape(&mut self, _: &mut vt100::Screen, a: Option<u8>, b: Option<u8>, c: u8) {
+        // The end of an OSC.
+        if (a, b, c) == (None, None, b'\\') {
+            return;
+        }
         self.strange.push(format!("escape {a:?} {b:?} {c:#x}"));
     }
     fn unhandled_csi(
@@ -73,8 +81,9 @@ impl vt100::Callbacks for Seen {
         parameters: &[&[u16]],
         end: char,
     ) {
-        // The marks around a frame.
-        if a == Some(b'?') && parameters == [[2026].as_slice()] && matches!(end, 'h' | 'l') {
+        // The marks around a frame, and that rows are not wrapped, for which this parser is too simple.
+        let harmless = parameters == [[2026].as_slice()] || parameters == [[7].as_slice()];
+        if a == Some(b'?') && harmless && matches!(end, 'h' | 'l') {
             return;
         }
         self.strange
@@ -192,8 +201,9 @@ impl Terminal {
 
     /// Changes the size of the window: the program gets SIGWINCH.
     pub(crate) fn resize(&mut self, rows: u16, columns: u16) {
-        // What was written for the old window is drawn in it.
-        while self.readable(Duration::ZERO) && self.read() {}
+        // What was written for the old window is drawn in it, so nothing may be under way.
+        self.signal(Signal::STOP);
+        self.wait_stopped();
         let (old_rows, _) = self.screen().size();
         let (row, column) = self.screen().cursor_position();
         // The parser cuts off the lower rows. Terminals let the upper ones scroll away when the cursor would be lost.
@@ -209,6 +219,7 @@ impl Terminal {
         }
         self.parser.screen_mut().set_size(rows, columns);
         set_size(&self.pty, rows, columns);
+        self.signal(Signal::CONT);
     }
 
     /// Takes in what the program writes until the screen is as wanted.
@@ -220,9 +231,9 @@ impl Terminal {
             let went_on = self.readable(left) && self.read();
             assert!(
                 went_on || ready(self.screen()),
-                "{what} did not come; the screen:\n{}\nall that was written:\n{}",
+                "{what} did not come; the screen:\n{}\nthe end of what was written:\n{}",
                 self.screen().contents(),
-                self.raw.escape_ascii()
+                self.raw[self.raw.len().saturating_sub(2000)..].escape_ascii()
             );
         }
     }
@@ -325,12 +336,9 @@ impl Terminal {
         }
         // A mark may be cut in two.
         let rest = &self.raw[self.parsed..];
-        let keep = if self.ended { 0 } else { FRAME_END.len() - 1 };
-        let keep = match rest.iter().rposition(|b| *b == 0x1b) {
-            Some(at) => (rest.len() - at).min(keep),
-            None => 0,
-        };
-        let take = rest.len() - keep;
+        let begun = rest.iter().rposition(|b| *b == 0x1b);
+        let begun = begun.filter(|at| !self.ended && FRAME_END.starts_with(&rest[*at..]));
+        let take = begun.unwrap_or(rest.len());
         self.parser.process(&rest[..take]);
         self.parsed += take;
     }

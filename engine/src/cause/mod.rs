@@ -6,6 +6,7 @@ mod files;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use sos_formats::derivation::Derivation;
 use sos_formats::store_path::StorePath;
@@ -19,7 +20,7 @@ use crate::work::history_key;
 const COMPARED: u32 = 16;
 
 /// Why one derivation is built.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Cause {
@@ -67,7 +68,7 @@ impl fmt::Display for Cause {
 }
 
 /// What led to a build.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 pub struct Causes {
     /// What matters most.
     #[serde(flatten)]

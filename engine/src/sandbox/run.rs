@@ -18,6 +18,12 @@ use crate::clock::{Clock, SystemClock};
 const LOG_CHUNK_BYTES: usize = 64 << 10;
 /// More than a pipe holds, so that the last look at a log takes all of it.
 const LOG_CHUNKS_AT_ONCE: usize = 32;
+/// A log is looked at so often and no more: to be woken for each line costs more than the line.
+const LOG_PAUSE: Duration = Duration::from_millis(10);
+/// With so much in the pipe its writer is about to wait for us, which it shall not.
+const LOG_PRESSING_BYTES: u64 = 32 << 10;
+/// So many looks follow without a pause when there was so much.
+const LOG_EAGER_LOOKS: u32 = 64;
 
 /// Runs one program to its end. Blocks.
 ///
@@ -62,6 +68,9 @@ pub fn run(
         log_bytes: 0,
         clock: SystemClock::new(),
         last_output: Duration::ZERO,
+        pause_until: Duration::ZERO,
+        eager: 0,
+        buffer: vec![0; LOG_CHUNK_BYTES],
         net,
         kind,
         network: spec.network,
@@ -77,6 +86,11 @@ struct Watch<'a> {
     log_bytes: u64,
     clock: SystemClock,
     last_output: Duration,
+    /// Until then the log is left alone.
+    pause_until: Duration,
+    /// Looks at the log that are not followed by a pause.
+    eager: u32,
+    buffer: Vec<u8>,
     net: Option<OwnedFd>,
     kind: UsernsKind,
     network: bool,
@@ -101,21 +115,32 @@ impl Watch<'_> {
             if left == Some(Duration::ZERO) {
                 return Ok(self.stop(exit));
             }
+            let pause = self.pause_until.saturating_sub(now);
+            let left = match left {
+                left if pause.is_zero() => left,
+                left => Some(left.map_or(pause, |left| left.min(pause))),
+            };
             let timeout = left.and_then(|d| Timespec::try_from(d).ok());
             let (from_log, from_helper) = {
                 let mut fds = [
-                    PollFd::new(&self.reader, PollFlags::IN),
                     PollFd::from_borrowed_fd(self.launched.channel(), PollFlags::IN),
                     PollFd::new(&*wake, PollFlags::IN),
+                    PollFd::new(&self.reader, PollFlags::IN),
                 ];
-                match poll(&mut fds, timeout.as_ref()) {
+                // The end of the run is noticed at once, also during a pause: the rest of the log is read then.
+                let watched = if pause.is_zero() { 3 } else { 2 };
+                match poll(&mut fds[..watched], timeout.as_ref()) {
                     Err(rustix::io::Errno::INTR) => continue,
                     other => other.map_err(|e| SandboxError::io("wait for a run", e))?,
                 };
-                (!fds[0].revents().is_empty(), !fds[1].revents().is_empty())
+                (!fds[2].revents().is_empty(), !fds[0].revents().is_empty())
             };
-            if from_log && !self.pump()? {
-                return Ok(self.stop(Exit::LogTooLong));
+            if from_log {
+                let before = self.log_bytes;
+                if !self.pump()? {
+                    return Ok(self.stop(Exit::LogTooLong));
+                }
+                self.pace(self.log_bytes - before);
             }
             if from_helper {
                 let (answer, fds) = match self.launched.receive() {
@@ -146,12 +171,23 @@ impl Watch<'_> {
         }
     }
 
+    /// Decides when the log is looked at again, after so many bytes were in it.
+    fn pace(&mut self, bytes: u64) {
+        if bytes >= LOG_PRESSING_BYTES {
+            self.eager = LOG_EAGER_LOOKS;
+        }
+        if self.eager > 0 {
+            self.eager -= 1;
+        } else {
+            self.pause_until = self.clock.monotonic() + LOG_PAUSE;
+        }
+    }
+
     /// Passes on what is in the log now; `false` when it got too long. A program that writes without end must not
     /// keep us from looking at the clock: this reads a few chunks at a time.
     fn pump(&mut self) -> Result<bool, SandboxError> {
-        let mut buffer = vec![0; LOG_CHUNK_BYTES];
         for _ in 0..LOG_CHUNKS_AT_ONCE {
-            let n = match rustix::io::read(&self.reader, &mut buffer) {
+            let n = match rustix::io::read(&self.reader, &mut self.buffer) {
                 Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok(true),
                 Ok(n) => n,
                 Err(rustix::io::Errno::INTR) => continue,
@@ -163,12 +199,12 @@ impl Watch<'_> {
                 .max_log_bytes
                 .map_or(u64::MAX, |max| max.saturating_sub(self.log_bytes));
             let take = n.min(usize::try_from(left).unwrap_or(usize::MAX));
-            (self.log)(&buffer[..take]);
+            (self.log)(&self.buffer[..take]);
             self.log_bytes += take as u64;
             if take < n {
                 return Ok(false);
             }
-            if n < buffer.len() {
+            if n < self.buffer.len() {
                 return Ok(true);
             }
         }
