@@ -90,6 +90,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         spent: stream.spent(),
         command: format!("build {named}"),
         project: target::project(&targets),
+        attrs: target::attrs(&targets, &evaluated.values),
         // The targets of a file or an expression are named otherwise.
         relock: if args.target.file.is_none() && args.target.expression.is_none() {
             format!("sos lock {named} --update")
@@ -152,7 +153,7 @@ fn evaluated(
 }
 
 /// Evaluates recipes, and takes store paths as they are.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     session: &Session,
     args: &TargetArgs,
     targets: &[Target],
@@ -229,7 +230,7 @@ fn object(
 }
 
 /// What the engine is asked for.
-pub(super) fn wanted(items: &[Vec<Item>]) -> Vec<Wanted> {
+pub(crate) fn wanted(items: &[Vec<Item>]) -> Vec<Wanted> {
     items.iter().flatten().filter_map(Item::wanted).collect()
 }
 

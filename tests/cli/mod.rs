@@ -10,5 +10,8 @@ mod fetchers;
 mod flags;
 mod flakes;
 mod language;
+mod logs;
 mod repl;
 mod verbs;
+mod why;
+mod why_thousand;
