@@ -85,6 +85,8 @@ pub(crate) enum Command {
     Parse(commands::parse::ParseArgs),
     Lock(commands::lock::LockArgs),
     Plan(commands::plan::PlanArgs),
+    Why(commands::why::WhyArgs),
+    Builds(commands::builds::BuildsArgs),
     Log(commands::log::LogArgs),
     Store(commands::store::StoreArgs),
     Gc(commands::gc::GcArgs),

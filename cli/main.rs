@@ -10,6 +10,7 @@ mod config;
 mod environment;
 mod evaluate;
 mod failure;
+mod find;
 mod flake;
 mod host;
 mod interrupt;
@@ -120,6 +121,8 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Parse(args) => commands::parse::run(&session, &args),
         Command::Lock(args) => commands::lock::run(&session, &args),
         Command::Plan(args) => commands::plan::run(&session, &args),
+        Command::Why(args) => commands::why::run(&session, &args),
+        Command::Builds(args) => commands::builds::run(&session, &args),
         Command::Log(args) => commands::log::run(&session, &args),
         Command::Store(args) => commands::store::run(&session, &args),
         Command::Gc(args) => commands::gc::run(&session, &args),

@@ -1,5 +1,6 @@
 //! Runs the engine under a display.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ pub(crate) struct RunOptions {
     pub(crate) command: String,
     /// The directory of the project that is built.
     pub(crate) project: String,
+    /// The attribute paths by which derivations are asked for.
+    pub(crate) attrs: BTreeMap<StorePath, String>,
     /// The command that pins anew what is built, for advice; empty when there is none in particular.
     pub(crate) relock: String,
 }
@@ -77,6 +80,11 @@ pub(crate) fn engine(
     build.spent = options.spent;
     build.command.clone_from(&options.command);
     build.project.clone_from(&options.project);
+    build.attrs.clone_from(&options.attrs);
+    build.host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
     build.impure_env.clone_from(&session.env.all);
     build.extra_platforms.extend(systems(session).split_off(1));
     let registry = sos_builders::registry(sos_builders::Config {
@@ -305,7 +313,7 @@ pub(crate) fn fetch(
             },
         )]
         .into(),
-        input_drvs: std::collections::BTreeMap::new(),
+        input_drvs: BTreeMap::new(),
         input_srcs: std::collections::BTreeSet::new(),
         system: "builtin".to_owned(),
         builder: b"builtin:fetch".to_vec(),

@@ -1,10 +1,13 @@
 //! What a person names on the command line: `[FILE|DIR|FLAKE][#ATTR][^OUTPUT]`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::flake_ref::FlakeRef;
+use sos_formats::store_path::StorePath;
 
+use crate::evaluate::Item;
 use crate::flake;
 
 /// A parsed target.
@@ -253,6 +256,29 @@ pub(crate) fn project(targets: &[Target]) -> String {
         .unwrap_or_default();
     let dir = std::fs::canonicalize(&dir).unwrap_or(dir);
     dir.to_string_lossy().into_owned()
+}
+
+/// The attribute path of every derivation that is all that one target stands for, with the file or flake that it is in. The
+/// same words from another directory give the same.
+pub(crate) fn attrs(targets: &[Target], values: &[Vec<Item>]) -> BTreeMap<StorePath, String> {
+    let project = PathBuf::from(project(targets));
+    let mut found = BTreeMap::new();
+    for (target, items) in targets.iter().zip(values) {
+        let [Item::Derivation { drv, .. }] = items.as_slice() else {
+            continue;
+        };
+        let key = match &target.source {
+            Source::Nix(file) | Source::Rootfs(file) => {
+                let whole = std::fs::canonicalize(file).unwrap_or_else(|_| file.clone());
+                let below = whole.strip_prefix(&project).unwrap_or(&whole);
+                format!("{}#{}", below.display(), target.attr)
+            }
+            Source::Flake(_) => target.text.clone(),
+            Source::Expression(_) | Source::StorePath(_) => continue,
+        };
+        found.insert(drv.clone(), key);
+    }
+    found
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -98,6 +98,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         spent: stream.spent(),
         command: format!("build {named}"),
         project: target::project(&targets),
+        attrs: target::attrs(&targets, &evaluated.values),
         // The targets of a file or an expression are named otherwise.
         relock: if args.target.file.is_none() && args.target.expression.is_none() {
             format!("sos lock {named} --update")
@@ -160,7 +161,7 @@ fn evaluated(
 }
 
 /// Evaluates recipes, and takes store paths as they are.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     session: &Session,
     args: &TargetArgs,
     targets: &[Target],
@@ -237,7 +238,7 @@ fn object(
 }
 
 /// What the engine is asked for.
-pub(super) fn wanted(items: &[Vec<Item>]) -> Vec<Wanted> {
+pub(crate) fn wanted(items: &[Vec<Item>]) -> Vec<Wanted> {
     items.iter().flatten().filter_map(Item::wanted).collect()
 }
 

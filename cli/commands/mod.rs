@@ -1,6 +1,7 @@
 //! The verbs, one file each: its options and what it does.
 
 pub(crate) mod build;
+pub(crate) mod builds;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod doctor;
@@ -15,3 +16,4 @@ pub(crate) mod plan;
 pub(crate) mod repl;
 pub(crate) mod schema;
 pub(crate) mod store;
+pub(crate) mod why;

@@ -8,3 +8,4 @@ pub(crate) mod progress;
 pub(crate) mod size;
 pub(crate) mod terminal;
 pub(crate) mod text;
+pub(crate) mod why;

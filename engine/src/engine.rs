@@ -8,13 +8,13 @@ use std::time::Duration;
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_store::{BuildId, Store};
+use sos_store::{BuildId, NewBuild, Store};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
-use crate::cause::{Asked, Causes, causes};
+use crate::cause::{Asked, Causes, History, causes};
 use crate::clock::{Clock, SystemClock, millis};
 use crate::diagnose::{store_failed, wrong_system};
 use crate::event::{Event, EventSink};
@@ -149,7 +149,7 @@ impl Engine {
         let needed = find_needed(&self.store, &self.builders, graph, wanted)?;
         let plans = self.node_plans(&needed)?;
         let schedule = schedule(&needed, &plans, self.options.jobs, self.options.io_jobs)?;
-        let beside = needed.met();
+        let history = self.history(&needed, graph, wanted)?;
         let mut plan = Plan {
             eta_ms: self.eta(&plans, schedule.critical_path_ms()),
             ..Plan::default()
@@ -157,7 +157,7 @@ impl Engine {
         for id in schedule.order() {
             let (node, node_plan) = (&needed.nodes[id], &plans[id]);
             let drv = node.drv(self.store.store_dir())?;
-            let cause = self.planned_cause(&needed, &beside, node, &drv)?;
+            let cause = self.planned_cause(&needed, &history, node, &drv)?;
             let planned = Planned {
                 drv: node.path.clone(),
                 name: node.name().to_owned(),
@@ -181,12 +181,23 @@ impl Engine {
         Ok(plan)
     }
 
+    /// What the causes of a run are told from.
+    fn history(
+        &self,
+        needed: &Needed,
+        graph: &Graph,
+        wanted: &[Wanted],
+    ) -> Result<History, Box<Diagnostic>> {
+        let (project, attrs) = (&self.options.project, &self.options.attrs);
+        History::of(&self.store, project, needed, graph, wanted, attrs).map_err(store_failed)
+    }
+
     /// Tells why a derivation would be built. What its inputs will be is not always known yet: those that are still to be
     /// built count as changed.
     fn planned_cause(
         &self,
         needed: &Needed,
-        beside: &BTreeSet<StorePath>,
+        history: &History,
         node: &Node,
         drv: &Derivation,
     ) -> Result<Causes, Box<Diagnostic>> {
@@ -204,9 +215,9 @@ impl Engine {
             path: &node.path,
             drv,
             resolved: &resolved,
+            inputs: &inputs,
             outputs: &outputs,
-            beside,
-            project: &self.options.project,
+            history,
         };
         causes(&self.store, &asked).map_err(store_failed)
     }
@@ -268,8 +279,17 @@ impl Engine {
         cancel: &Cancel,
         since: Duration,
     ) -> BuildReport {
-        let journal = match self.store.journal_begin(&self.options.command) {
-            Ok(build) => Arc::new(Journal::new(self.store.clone(), build)),
+        let begun = self.store.journal_begin_build(&NewBuild {
+            command: &self.options.command,
+            project: &self.options.project,
+            host: &self.options.host,
+        });
+        let journal = match begun {
+            Ok(build) => Arc::new(Journal::new(
+                self.store.clone(),
+                build,
+                self.options.attrs.clone(),
+            )),
             Err(e) => return self.failed(graph, wanted, *store_failed(e), since),
         };
         let mut engine = self.clone();
@@ -345,6 +365,10 @@ impl Engine {
         lease.hold(&hold).map_err(store_failed)?;
         self.still_valid(&needed)?;
         self.keep_derivations(&needed)?;
+        if let Err(error) = self.store.note_sources(needed.sources.keys()) {
+            // A build is worth more than its journal.
+            tracing::warn!(%error, "the files of the sources are not noted");
+        }
         let count = |pool| plans.iter().filter(|p| p.pool == pool).count();
         let critical = schedule(&needed, &plans, 1, 1)?.critical_path_ms();
         self.events.emit(Event::Plan {
@@ -363,7 +387,7 @@ impl Engine {
             runtime: runtime.clone(),
             clock: self.clock.clone(),
             lease,
-            beside: needed.met(),
+            history: self.history(&needed, graph, wanted)?,
             flusher: Flusher::default(),
             found: Mutex::default(),
             _session: Session::open(),

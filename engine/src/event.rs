@@ -9,12 +9,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use schemars::JsonSchema;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sos_formats::diagnostic::Diagnostic;
 
 use crate::cause::Causes;
 use crate::clock::{Clock, SystemClock, rfc3339};
 use crate::journal::Journal;
+use crate::resolve::{OutputPaths, Resolved};
 
 pub use schema::event_schema;
 
@@ -22,7 +23,7 @@ pub use schema::event_schema;
 pub const EVENT_VERSION: u32 = 1;
 
 /// Events that wait for a slow display before the builds wait too.
-const CHANNEL_EVENTS: usize = 4096;
+const CHANNEL_EVENTS: usize = 1024;
 
 /// Text that many events share.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, JsonSchema)]
@@ -58,6 +59,12 @@ impl fmt::Display for Text {
 impl Serialize for Text {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d).map(Self::from)
     }
 }
 
@@ -413,6 +420,9 @@ impl EventSink {
 
     /// Sends an event; waits while the reader is behind, and goes on when it is gone.
     pub fn emit(&self, event: Event) {
+        if let Some(journal) = &self.journal {
+            journal.note(&event, self.inner.clock.unix_ms());
+        }
         let early = matches!(
             event,
             Event::EvalStarted { .. } | Event::EvalFinished { .. }
@@ -432,6 +442,13 @@ impl EventSink {
             .unwrap_or_else(PoisonError::into_inner);
         if early.len() < EARLY_EVENTS_MAX {
             early.push(record);
+        }
+    }
+
+    /// Tells the journal what a derivation is built from, once that is known.
+    pub(crate) fn note_inputs(&self, drv: &Text, resolved: &Resolved, inputs: &OutputPaths) {
+        if let Some(journal) = &self.journal {
+            journal.note_inputs(drv, resolved, inputs);
         }
     }
 

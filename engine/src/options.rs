@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::features;
+use sos_formats::store_path::StorePath;
 
 /// Settings of one engine. None of them may change what is built, only whether, how fast and with what limits.
 #[derive(Clone, Debug)]
@@ -43,6 +44,10 @@ pub struct BuildOptions {
     pub command: String,
     /// Which project the build is for: the cause of a build is told by what the same project built before.
     pub project: String,
+    /// The attribute paths by which the user asked for derivations.
+    pub attrs: BTreeMap<StorePath, String>,
+    /// The name of the machine, for the journal only.
+    pub host: String,
     /// Environment that `impureEnvVars` of fixed-output derivations may copy.
     pub impure_env: BTreeMap<String, String>,
 }
@@ -69,6 +74,8 @@ impl BuildOptions {
             spent: Duration::ZERO,
             command: String::new(),
             project: String::new(),
+            attrs: BTreeMap::new(),
+            host: String::new(),
             impure_env: BTreeMap::new(),
         }
     }

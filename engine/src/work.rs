@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
-use crate::cause::{Asked, causes, noted_name};
+use crate::cause::{Asked, History, causes, noted_name};
 use crate::choice::{Chosen, choose};
 use crate::clock::{Clock, millis};
 use crate::diagnose::{build_no_output, store_failed, wrong_system};
@@ -42,8 +42,8 @@ pub(crate) struct Worker {
     pub(crate) runtime: Handle,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lease: Lease,
-    /// Every derivation of the run, see [`Asked::beside`].
-    pub(crate) beside: BTreeSet<StorePath>,
+    /// What the causes of builds are told from.
+    pub(crate) history: History,
     pub(crate) flusher: Flusher,
     /// What was found done and is not written down yet.
     pub(crate) found: Mutex<Vec<Found>>,
@@ -203,6 +203,7 @@ impl Worker {
                 format!("`{}` cannot be resolved: {e}", job.name),
             ))
         })?;
+        self.events.note_inputs(&job.shown, &resolved, &job.inputs);
         let chosen = choose(&self.builders, &resolved.drv, job.name.as_str())?;
         let key = trace_key(&resolved.aterm, chosen.name(), chosen.revision());
         if let Some(outputs) = self.present(job, &resolved, &key)? {
@@ -436,9 +437,9 @@ impl Worker {
             path: &job.path,
             drv: &job.drv,
             resolved,
+            inputs: &job.inputs,
             outputs: &job.outputs,
-            beside: &self.beside,
-            project: &self.options.project,
+            history: &self.history,
         };
         let cause = causes(&self.store, &asked).map_err(store_failed)?;
         let (drv, name) = (job.shown.clone(), job.name.clone());

@@ -11,7 +11,7 @@ use crate::outputs::Trace;
 use crate::store::Store;
 
 /// Texts that are kept of the builds of one name and system.
-const TEXTS_KEPT: u32 = 64;
+const TEXTS_KEPT: u32 = 256;
 /// The largest text that is kept, in bytes: a longer one is known by its name only.
 const TEXT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Texts are small and many, so speed matters more than size.

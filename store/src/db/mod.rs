@@ -12,6 +12,7 @@ mod evaluations;
 mod journal;
 mod leases;
 mod paths;
+mod steps;
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -31,6 +32,7 @@ pub(crate) use evaluations::*;
 pub(crate) use journal::*;
 pub(crate) use leases::*;
 pub(crate) use paths::*;
+pub(crate) use steps::*;
 
 /// How the schema came to be, oldest first; `PRAGMA user_version` counts how many were applied.
 const MIGRATIONS: &[&str] = &[
@@ -38,6 +40,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("002_evaluations.sql"),
     include_str!("003_built.sql"),
     include_str!("004_derived.sql"),
+    include_str!("005_steps.sql"),
 ];
 
 /// How long a writer waits for another process.
