@@ -26,7 +26,7 @@ use crate::options::BuildOptions;
 use crate::report::Flusher;
 use crate::resolve::{OutputPaths, resolve};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
-use crate::sandbox::Session;
+use crate::sandbox::{Session, start_early};
 use crate::work::{Worker, history_key, systems};
 
 /// Builds derivations into one store.
@@ -325,6 +325,10 @@ impl Engine {
             // Before anything is fetched for a step that cannot run.
             crate::probe::require_step_ids()?;
         }
+        let session = Session::open();
+        if needed.has_program {
+            start_early(&self.options.sos_exe);
+        }
         let plans = self.node_plans(&needed)?;
         let nodes = needed.nodes.iter().map(|node| &node.path);
         // The derivations, too: a collection forgets those without a result, and their logs.
@@ -357,7 +361,7 @@ impl Engine {
             beside: needed.met(),
             flusher: Flusher::default(),
             found: Mutex::default(),
-            _session: Session::open(),
+            _session: session,
         };
         Ok((needed, plans, worker))
     }
