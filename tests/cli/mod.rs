@@ -10,5 +10,6 @@ mod fetchers;
 mod flags;
 mod flakes;
 mod language;
+mod order;
 mod repl;
 mod verbs;
