@@ -26,7 +26,7 @@ use crate::options::BuildOptions;
 use crate::report::Flusher;
 use crate::resolve::{OutputPaths, resolve};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
-use crate::sandbox::Session;
+use crate::sandbox::{Session, start_early};
 use crate::work::{Worker, history_key, systems};
 
 /// Durations of the past whose median is expected, the newest ones.
@@ -353,6 +353,10 @@ impl Engine {
             // Before anything is fetched for a step that cannot run.
             crate::probe::require_step_ids()?;
         }
+        let session = Session::open();
+        if needed.has_program {
+            start_early(&self.options.sos_exe);
+        }
         let plans = self.node_plans(&needed)?;
         let nodes = needed.nodes.iter().map(|node| &node.path);
         // The derivations, too: a collection forgets those without a result, and their logs.
@@ -390,7 +394,7 @@ impl Engine {
             history: self.history(&needed, graph, wanted)?,
             flusher: Flusher::default(),
             found: Mutex::default(),
-            _session: Session::open(),
+            _session: session,
         };
         Ok((needed, plans, worker))
     }

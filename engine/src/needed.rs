@@ -97,6 +97,8 @@ pub(crate) struct Needed {
     pub(crate) sources: BTreeMap<StorePath, u32>,
     /// One of them is a step.
     pub(crate) has_step: bool,
+    /// One of them runs a program as Nix does.
+    pub(crate) has_program: bool,
 }
 
 impl Needed {
@@ -408,6 +410,7 @@ impl Walk {
             self.needed.sources.entry(source.clone()).or_insert(id);
         }
         self.needed.has_step |= drv.builder == b"builtin:step";
+        self.needed.has_program |= !drv.builder.starts_with(b"builtin:");
         self.needed.nodes.push(Node {
             path: path.clone(),
             held,

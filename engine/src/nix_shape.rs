@@ -14,6 +14,7 @@ use sos_store::ObjectKind;
 
 use crate::diagnose::{build_failed, build_no_builder, build_timeout, disk_full, store_failed};
 use crate::environment::nix_environment;
+use crate::features;
 use crate::options::BuildOptions;
 use crate::output::{Made, Stop};
 use crate::report::Reporter;
@@ -68,6 +69,11 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     spec.argv.extend(attempt.drv.args.iter().cloned());
     for (inside, outside) in &options.sandbox_paths {
         spec.binds.push(Bind::read_only(inside, outside));
+    }
+    let kvm = Path::new(features::KVM_DEVICE);
+    let mut required = features::required(&attempt.job.drv).into_iter();
+    if required.any(|feature| feature == features::KVM) && kvm.exists() {
+        spec.devices.push(kvm.to_owned());
     }
     spec.linux32 = is_32_bit(&attempt.drv.system, &options.system);
     if attempt.drv.is_fixed() && !options.offline {

@@ -11,6 +11,7 @@ mod flags;
 mod flakes;
 mod language;
 mod logs;
+mod order;
 mod repl;
 mod screen;
 mod verbs;

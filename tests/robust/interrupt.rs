@@ -100,8 +100,8 @@ fn the_second_signal_ends_at_once() {
     };
     w.write("f.nix", &job("endless", "/bin/busybox sleep 500"));
     let child = start(w.command().args(["build", "--no-link", "f.nix"]));
-    // The launcher, the first process of the run, the shell, `sleep`.
-    wait_until("the builder", || descendants(pid(&child)).len() >= 4);
+    // The launcher, the first process of the run, `sleep`.
+    wait_until("the builder", || descendants(pid(&child)).len() >= 3);
     let family = descendants(pid(&child));
     let launcher = family
         .iter()
@@ -131,7 +131,7 @@ fn a_launcher_that_is_killed_takes_its_runs_along_and_is_replaced() {
         w.command()
             .args(["build", "--no-link", "-k", "-j", "1", "f.nix"]),
     );
-    wait_until("the builder", || descendants(pid(&child)).len() >= 4);
+    wait_until("the builder", || descendants(pid(&child)).len() >= 3);
     let family = descendants(pid(&child));
     let launcher = family
         .iter()

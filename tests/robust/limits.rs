@@ -176,3 +176,29 @@ fn what_is_there_asks_nothing_of_the_machine() {
     w.sos(["build", "--no-link", "f.nix", "--config", gpu]).ok();
     w.sos(["build", "--no-link", "f.nix"]).ok();
 }
+
+#[test]
+fn only_what_asks_for_kvm_sees_it() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let asks = "requiredSystemFeatures = [ \"kvm\" ];";
+    let sees = |name: &str| job(name, "[ -c /dev/kvm ] && echo yes > $out || echo no > $out");
+    let asking = sees("asking").replace("derivation {", &format!("derivation {{ {asks}"));
+    w.write(
+        "f.nix",
+        &format!("{{ asking = {asking}; other = {}; }}", sees("other")),
+    );
+    let mut opening = std::fs::File::options();
+    if opening.read(true).write(true).open("/dev/kvm").is_err() {
+        w.sos(["build", "--no-link", "f.nix#asking"])
+            .fails(4)
+            .says(&["error[env-missing-feature]", "`kvm`", "/dev/kvm"]);
+        return;
+    }
+    for (target, said) in [("f.nix#asking", "yes\n"), ("f.nix#other", "no\n")] {
+        let output = w.sos(["build", "--no-link", target]).ok().stdout;
+        let text = std::fs::read_to_string(w.physical(output.trim_end()));
+        assert_eq!(text.expect("a file"), said, "{target}");
+    }
+}

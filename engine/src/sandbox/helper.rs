@@ -28,7 +28,8 @@ pub fn child_main() -> ! {
 fn serve(channel: Channel) -> i32 {
     let result = match channel.receive::<Request>() {
         Ok(Some((Request::Launch(kind), fds))) => return launch(channel, kind, fds),
-        Ok(Some((Request::HoldUserns(kind), _))) => hold_userns(&channel, kind),
+        // It waits for nothing but its channel.
+        Ok(Some((Request::HoldUserns(kind), _))) => make_userns(&channel, kind),
         Ok(Some((Request::Work, fds))) => work(&channel, fds),
         Ok(None) => return 0,
         Err(e) => Err(Failure::new("read what to do", &e)),
@@ -60,7 +61,7 @@ fn launch(channel: Channel, kind: UsernsKind, fds: Vec<OwnedFd>) -> i32 {
     // Number 0 is free, and nothing that runs later may take it by chance.
     let prepared = File::open("/dev/null")
         .naming(|| "open /dev/null".to_owned())
-        .and_then(|null| prepare_to_launch(kind, fds).map(|()| null));
+        .and_then(|null| prepare_to_launch(&channel, kind, fds).map(|()| null));
     let _null = match prepared {
         Ok(null) => null,
         Err(failure) => return ended(&channel, Err(failure)),
@@ -93,10 +94,18 @@ fn launch(channel: Channel, kind: UsernsKind, fds: Vec<OwnedFd>) -> i32 {
     }
 }
 
-fn prepare_to_launch(kind: UsernsKind, fds: Vec<OwnedFd>) -> Result<(), Failure> {
-    enter_userns(fds)?;
-    if kind == UsernsKind::Multi {
-        become_root()?;
+fn prepare_to_launch(
+    channel: &Channel,
+    kind: UsernsKind,
+    fds: Vec<OwnedFd>,
+) -> Result<(), Failure> {
+    match kind {
+        UsernsKind::Single if fds.is_empty() => make_userns(channel, kind)?,
+        UsernsKind::Single => enter_userns(fds)?,
+        UsernsKind::Multi => {
+            enter_userns(fds)?;
+            become_root()?;
+        }
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::forget_children().naming(|| "forget children".to_owned())
@@ -109,10 +118,10 @@ fn die_with_parent() -> Result<(), Failure> {
         .naming(|| "ask for a death signal".to_owned())
 }
 
-fn hold_userns(channel: &Channel, kind: UsernsKind) -> Result<(), Failure> {
+/// Makes a user namespace, is in it from now on, and hands it over.
+fn make_userns(channel: &Channel, kind: UsernsKind) -> Result<(), Failure> {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     sys::unshare(UnshareFlags::NEWUSER).naming(|| "create a user namespace".to_owned())?;
-    die_with_parent()?;
     match kind {
         UsernsKind::Single => {
             let write = |file: &str, text: String| {

@@ -99,11 +99,50 @@ pub(super) fn launch(
     Ok(launched)
 }
 
+/// Starts the launcher of plain builds on a thread of its own, for runs that come soon.
+pub(crate) fn start_early(exe: &Path) {
+    let exe = exe.to_owned();
+    let started = std::thread::Builder::new()
+        .name("launcher".to_owned())
+        .spawn(move || {
+            let mut launchers = lock(&LAUNCHERS);
+            let slot = launchers.of(UsernsKind::Single);
+            if slot.is_none() {
+                // What fails here fails again, and is told, when a run needs it.
+                *slot = start(UsernsKind::Single, Some(&exe)).ok();
+            }
+        });
+    if let Err(error) = started {
+        tracing::debug!(%error, "no thread to start the launcher on");
+    }
+}
+
 fn start(kind: UsernsKind, exe: Option<&Path>) -> Result<Helper, SandboxError> {
-    let userns = namespaces::userns(kind, exe)?;
-    let mut launcher = Helper::spawn(exe)?;
-    launcher.send(&Request::Launch(kind), &[userns.as_fd()])?;
-    Ok(launcher)
+    let first = |userns: &[BorrowedFd<'_>]| {
+        let mut launcher = Helper::spawn(exe)?;
+        launcher.send(&Request::Launch(kind), userns)?;
+        Ok(launcher)
+    };
+    if kind == UsernsKind::Multi {
+        // Its ids are not the launcher's to write.
+        let userns = namespaces::userns(kind, exe)?;
+        return first(&[userns.as_fd()]);
+    }
+    let (userns, launcher) = namespaces::userns_or(kind, || {
+        let mut launcher: Helper = first(&[])?;
+        match launcher.receive()? {
+            (Answer::Userns, fds) => {
+                let userns = fds.into_iter().next().ok_or(SandboxError::Protocol)?;
+                Ok((userns, launcher))
+            }
+            (Answer::Failed(failure), _) => Err(namespaces::refused(&failure)),
+            _ => Err(SandboxError::Protocol),
+        }
+    })?;
+    match launcher {
+        Some(launcher) => Ok(launcher),
+        None => first(&[userns.as_fd()]),
+    }
 }
 
 fn ask(launcher: &mut Helper, output: &PipeWriter) -> Result<Launched, SandboxError> {

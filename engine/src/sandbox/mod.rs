@@ -33,6 +33,7 @@ mod worker_child;
 
 pub use helper::{HELPER_ARGUMENT, child_main};
 pub use launcher::Session;
+pub(crate) use launcher::start_early;
 pub use outcome::{Control, Exit, Outcome, SandboxError};
 pub use run::run;
 pub use spec::{Bind, InlineFile, Input, Limits, Shape, Spec};

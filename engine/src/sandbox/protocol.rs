@@ -13,7 +13,8 @@ use super::spec::Spec;
 pub(super) enum Request {
     /// Make a user namespace and hand it over.
     HoldUserns(UsernsKind),
-    /// Start the first process of a run at each [`Launch`]. Descriptor: the user namespace, which is of this kind.
+    /// Start the first process of a run at each [`Launch`]. Descriptor: the user namespace, which is of this kind; without one,
+    /// make it first and hand it over.
     Launch(UsernsKind),
     /// Change files inside the user namespace, which comes along; operations follow.
     Work,
