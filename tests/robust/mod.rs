@@ -3,6 +3,7 @@
 mod disk;
 mod interrupt;
 mod namespaces;
+mod steps;
 mod together;
 
 use std::path::Path;
