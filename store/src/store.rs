@@ -13,6 +13,7 @@ use crate::cas::Cas;
 use crate::db::{self, Db};
 use crate::error::{IoContext, Result, StoreError};
 use crate::remove::{PlainRemover, Remover};
+use crate::rootfs::cache::NodeCache;
 use crate::session::Session;
 use crate::sys;
 use crate::temp::{SweepReport, TempDir};
@@ -66,6 +67,7 @@ pub(crate) struct Inner {
     pub(crate) db: Db,
     pub(crate) cas: Cas,
     pub(crate) session: Mutex<Option<Arc<Session>>>,
+    nodes: NodeCache,
     remover: RwLock<Arc<dyn Remover>>,
     syncer: Syncer,
     swept: AtomicBool,
@@ -116,6 +118,7 @@ impl Store {
             read_only,
             db,
             session: Mutex::new(None),
+            nodes: NodeCache::default(),
             remover: RwLock::new(Arc::new(PlainRemover)),
             syncer: Syncer::new(directory),
             swept: AtomicBool::new(false),
@@ -123,6 +126,11 @@ impl Store {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Manifest nodes that were read lately.
+    pub(crate) fn nodes(&self) -> &NodeCache {
+        &self.inner.nodes
     }
 
     /// The physical directory of the store.

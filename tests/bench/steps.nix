@@ -1,6 +1,6 @@
 # A chain of steps over a root filesystem of many files: `base` makes the files, and each step of `chain` starts from the one before.
 #
-#   files   regular files of the root filesystem; every 20th has a second name in another directory, every 50th is setuid
+#   files   regular files of the root filesystem; every 40th has a second name in another directory, some are setuid and not of root
 #   busybox a static busybox
 #   salt    makes all of the chain new
 #   script  what step number `n` runs
@@ -36,15 +36,14 @@ let
         echo "content of $n" > $d/f$n
         n=$((n + 1))
       done
-      busybox mkdir /usr/links
       n=0
       while [ $n -lt ${toString files} ]; do
-        f=/usr/d$((n / 1000))/s$((n / 40))/f$n
-        busybox ln $f /usr/links/l$n
-        busybox ln -s ../s$((n / 40))/f$n $f-link
-        [ $((n % 50)) -gt 0 ] || { busybox chown 33:44 $f; busybox chmod 4750 $f; }
-        n=$((n + 20))
+        d=/usr/d$((n / 1000))/s$((n / 40))
+        busybox ln $d/f$n /usr/d$((n / 1000))/l$n
+        busybox ln -s s$((n / 40))/f$n /usr/d$((n / 1000))/link-$n
+        n=$((n + 40))
       done
+      busybox find /usr -name '*50' -exec busybox chown 33:44 {} + -exec busybox chmod 4750 {} +
     '';
   };
   chain = builtins.foldl' (below: n: step "step-${salt}-${toString n}" {
@@ -53,4 +52,4 @@ let
     script = script n;
   }) base (builtins.genList (n: n + 1) length);
 in
-{ inherit base chain; }
+{ inherit base chain step; }

@@ -4,6 +4,7 @@ mod disk;
 mod interrupt;
 mod limits;
 mod namespaces;
+mod steps;
 mod together;
 
 use std::path::Path;

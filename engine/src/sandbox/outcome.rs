@@ -150,8 +150,19 @@ impl SandboxError {
                 .note("parts of the `/proc` of this machine are covered, as containers do; the kernel then allows no other")
                 .help("run sos outside the container, or in one that leaves `/proc` uncovered: `podman run --security-opt unmask=ALL`, `docker run --security-opt systempaths=unconfined`")
             }
-            Self::Io { .. } | Self::Setup { .. } | Self::Store(_) => {
-                Diagnostic::error("sandbox-setup", Class::Machine, self.to_string())
+            Self::Store(error) => Diagnostic::from(error),
+            Self::Io { ref source, .. } | Self::Setup { ref source, .. } => {
+                let full = matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                );
+                let code = if full { "env-disk-full" } else { "sandbox-setup" };
+                let diagnostic = Diagnostic::error(code, Class::Machine, self.to_string());
+                if full {
+                    diagnostic.help("`sos gc` frees what no root needs, cached working trees too")
+                } else {
+                    diagnostic
+                }
             }
         }
     }

@@ -12,7 +12,27 @@ use sos_store::rootfs::KindView;
 
 use crate::support::{EPOCH, Lab};
 
-pub(crate) const TESTS: &[(&str, fn())] = &[("exact::random_changes", random_changes)];
+mod cases;
+
+pub(crate) const TESTS: &[(&str, fn())] = &[
+    (
+        "exact::links_that_are_written",
+        cases::links_that_are_written,
+    ),
+    (
+        "exact::links_that_are_replaced",
+        cases::links_that_are_replaced,
+    ),
+    ("exact::devices", cases::devices),
+    ("exact::sockets", cases::sockets),
+    ("exact::closed_and_deep", cases::closed_and_deep),
+    ("exact::owners", cases::owners),
+    (
+        "exact::everything_is_replaced",
+        cases::everything_is_replaced,
+    ),
+    ("exact::random_changes", random_changes),
+];
 
 /// Steps of one chain, and changes in each.
 const STEPS: u64 = 5;
