@@ -19,7 +19,7 @@ use sos_lang::{FetchRequest, FetchedTree, FileType, Host, HostError, PathFilter,
 use sos_store::Store;
 
 use crate::environment::Environment;
-use crate::render::output;
+use crate::render::{live, output};
 use crate::session::Session;
 
 /// Builds outputs while a recipe is being evaluated.
@@ -440,11 +440,11 @@ impl Host for StoreHost {
     }
 
     fn trace(&self, message: &str) {
-        output::message(&format!("trace: {message}"));
+        output::message(&format!("trace: {}", live::foreign(message)));
     }
 
     fn warn(&self, message: &str) {
-        output::message(&format!("warning: {message}"));
+        output::message(&format!("warning: {}", live::foreign(message)));
     }
 }
 

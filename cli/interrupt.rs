@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use rustix::process::{Pid, Signal, getpid, kill_process};
 use sos_engine::Cancel;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind, signal};
 
 use crate::render::{live, output};
 
@@ -26,7 +27,7 @@ pub(crate) async fn watch(
         return;
     };
     // Without anything drawn, stopping is as it always is: the kernel does it, and only where a shell waits to go on.
-    let stop = rustix::process::Signal::TSTP.as_raw();
+    let stop = Signal::TSTP.as_raw();
     let mut stop = draws
         .then(|| signal(SignalKind::from_raw(stop)).ok())
         .flatten();
@@ -38,11 +39,8 @@ pub(crate) async fn watch(
             () = came(stop.as_mut()) => {
                 // Nobody draws until the program goes on; the next frame shows everything again.
                 live::without(|| {
-                    let _refused = rustix::process::kill_process(
-                        rustix::process::getpid(),
-                        rustix::process::Signal::STOP,
-                    )
-                    .is_err();
+                    wake_children();
+                    let _refused = kill_process(getpid(), Signal::STOP).is_err();
                 });
                 continue;
             }
@@ -59,8 +57,24 @@ pub(crate) async fn watch(
     }
 }
 
+/// Ctrl-Z stops the whole group of this process, and so a child that is about to become a sandbox of its own and has not left the
+/// group yet. The thread that makes it cannot stop before it is made, and without that thread this process does not: whoever waits
+/// for it to stop would wait for ever.
+fn wake_children() {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else {
+        return;
+    };
+    for thread in threads.flatten() {
+        let children = std::fs::read_to_string(thread.path().join("children"));
+        for child in children.unwrap_or_default().split_whitespace() {
+            let child = child.parse().ok().and_then(Pid::from_raw);
+            let _gone = child.is_some_and(|child| kill_process(child, Signal::CONT).is_err());
+        }
+    }
+}
+
 /// Waits for a signal, or for ever.
-async fn came(signal: Option<&mut Signal>) {
+async fn came(signal: Option<&mut unix::Signal>) {
     match signal {
         Some(signal) => {
             signal.recv().await;

@@ -161,13 +161,7 @@ fn report(failure: &Failure, style: Style, terminal: Terminal, json: bool) {
             output::message(&d.to_json().to_string());
             continue;
         }
-        let text = diagnostic::render(d, style);
-        if terminal.github {
-            output::message(diagnostic::no_commands(text.trim_end()).as_str());
-            output::message(diagnostic::github(d).trim_end());
-        } else {
-            output::message(text.trim_end());
-        }
+        output::message(diagnostic::shown(d, style, terminal.github).trim_end());
     }
     let hidden = failure
         .diagnostics

@@ -136,6 +136,12 @@ fn harmless(diagnostic: &Diagnostic) -> Diagnostic {
     out.message = clean(&out.message);
     out.notes = out.notes.iter().map(clean).collect();
     out.helps = out.helps.iter().map(clean).collect();
+    for fix in &mut out.fixes {
+        fix.description = clean(&fix.description);
+    }
+    for frame in &mut out.trace {
+        frame.message = clean(&frame.message);
+    }
     let here = std::env::current_dir()
         .map(|dir| format!("{}/", dir.display()))
         .unwrap_or_default();
@@ -145,13 +151,12 @@ fn harmless(diagnostic: &Diagnostic) -> Diagnostic {
             .filter_map(|frame| frame.label.as_mut()),
     );
     for label in labels {
-        if let Some(name) = label
-            .file
-            .name
-            .strip_prefix(&here)
-            .filter(|_| !here.is_empty())
-        {
-            label.file = SourceFile::new(name, label.file.text.as_str());
+        label.text = clean(&label.text);
+        let near = label.file.name.strip_prefix(&here);
+        let near = near.filter(|_| !here.is_empty());
+        let name = printable(near.unwrap_or(&label.file.name));
+        if name != label.file.name {
+            label.file = SourceFile::new(name.as_str(), label.file.text.as_str());
         }
     }
     out
@@ -222,7 +227,7 @@ fn clamp(span: &std::ops::Range<usize>, text: &str) -> std::ops::Range<usize> {
 }
 
 /// One line per diagnostic in the form that GitHub's log reader turns into an annotation.
-pub(crate) fn github(diagnostic: &Diagnostic) -> String {
+fn github(diagnostic: &Diagnostic) -> String {
     let diagnostic = harmless(diagnostic);
     let data = |text: &str| {
         text.replace('%', "%25")
@@ -246,8 +251,17 @@ pub(crate) fn github(diagnostic: &Diagnostic) -> String {
     )
 }
 
+/// What is shown of a problem, ended by a newline: in a job of GitHub also its annotation.
+pub(crate) fn shown(diagnostic: &Diagnostic, style: Style, github_actions: bool) -> String {
+    let text = render(diagnostic, style);
+    if !github_actions {
+        return text;
+    }
+    no_commands(&text) + &github(diagnostic)
+}
+
 /// The text without lines that GitHub's log reader would obey: logs of builds are quoted in it.
-pub(crate) fn no_commands(text: &str) -> String {
+fn no_commands(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
         let words = line.trim_start();

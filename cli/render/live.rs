@@ -8,9 +8,12 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::text::{colored, printable};
+
 static LIVE: Mutex<Live> = Mutex::new(Live {
     rows: 0,
     ascii: false,
+    color: false,
     taskbar: false,
 });
 
@@ -24,6 +27,8 @@ struct Live {
     rows: usize,
     /// The terminal shows bytes beyond ASCII as who knows what, and obeys some of them.
     ascii: bool,
+    /// Colours may be written.
+    color: bool,
     /// The taskbar shows a bar.
     taskbar: bool,
 }
@@ -32,9 +37,26 @@ fn live() -> MutexGuard<'static, Live> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on nothing beyond ASCII is written.
-pub(crate) fn ascii_only() {
-    live().ascii = true;
+/// Says what the terminal can show: colours, and characters beyond ASCII.
+pub(crate) fn can_show(color: bool, unicode: bool) {
+    let mut live = live();
+    (live.color, live.ascii) = (color, !unicode);
+}
+
+/// Text that others wrote, for [`message`]: its lines without anything that drives the terminal, with their colours where there are any.
+pub(crate) fn foreign(text: &str) -> String {
+    let color = live().color;
+    let lines: Vec<String> = text
+        .split('\n')
+        .map(|line| {
+            if color {
+                colored(line)
+            } else {
+                printable(line)
+            }
+        })
+        .collect();
+    lines.join("\n")
 }
 
 /// Writes a line for the person to standard error, above what is drawn there.

@@ -56,9 +56,7 @@ impl Terminal {
             ProgressMode::Tty if !tty || env.dumb_terminal => ProgressMode::Plain,
             other => other,
         };
-        if tty && !env.utf8 {
-            live::ascii_only();
-        }
+        live::can_show(color, env.utf8 || !tty);
         Self {
             color,
             unicode: env.utf8,

@@ -441,6 +441,15 @@ fn a_dumb_terminal_gets_lines() {
     let rows = terminal.history();
     assert!(rows.contains(&"job-0> hello 0 é".to_owned()), "{rows:#?}");
     assert!(rows.iter().any(|r| r.starts_with("[3/3] built last in ")));
+    // A terminal of a machine that builds for nobody is no better.
+    stage.world.set("TERM", "xterm-256color");
+    stage.world.set("CI", "true");
+    stage.jobs(1, "echo ci; echo x > $out");
+    let mut terminal =
+        Terminal::start(&stage.build(&["--color", "never"]), 24, 80).expect("as before");
+    assert_eq!(terminal.finish(), 0);
+    assert!(!terminal.raw.contains(&0x1b));
+    stage.world.set("TERM", "dumb");
     // Nor does it help to ask for more.
     stage.jobs(1, "echo more; echo x > $out");
     let build = stage.build(&["--progress", "tty"]);
@@ -696,4 +705,103 @@ fn a_failure_shows_the_end_of_its_log_the_first_error_and_the_command_for_the_re
     ] {
         assert_eq!(rows.contains(text), there, "{text}:\n{rows}");
     }
+}
+
+#[test]
+fn a_job_in_the_background_draws_nothing() {
+    let Some(mut stage) = Stage::new() else {
+        return;
+    };
+    stage.jobs(2, &format!("echo line @; {WAIT}; echo x > $out"));
+    let build = stage.build(&["-j", "1"]);
+    let mut shell = stage.world.command();
+    let words: Vec<String> = std::iter::once(build.get_program())
+        .chain(build.get_args())
+        .map(|word| word.to_str().expect("text").to_owned())
+        .collect();
+    // With `-m` a shell gives each job a process group of its own, and keeps the terminal.
+    let mut wrapped = Command::new("/bin/sh");
+    wrapped
+        .args(["-m", "-c", "\"$@\" & wait $!", "sh"])
+        .args(&words);
+    wrapped.current_dir(stage.world.project());
+    wrapped.envs(shell.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    shell = wrapped;
+    let Some(mut terminal) = Terminal::start(&shell, 24, 80) else {
+        return;
+    };
+    for n in 1..=2 {
+        stage.open();
+        terminal.wait_for("a line", |screen| {
+            screen.contents().matches(" ✓ job-").count() == n
+        });
+    }
+    assert_eq!(terminal.finish(), 0);
+    assert_eq!(terminal.frames, 0, "{}", terminal.raw.escape_ascii());
+    let rows = check_end(&mut terminal);
+    assert!(
+        rows.iter().any(|row| row.starts_with("built 3,")),
+        "{rows:#?}"
+    );
+}
+
+#[test]
+fn a_display_that_is_killed_leaves_a_terminal_that_works() {
+    let Some(stage) = Stage::new() else {
+        return;
+    };
+    stage.jobs(2, &format!("echo line @; {WAIT}; echo x > $out"));
+    let Some(mut terminal) = Terminal::start(&stage.build(&[]), 24, 80) else {
+        return;
+    };
+    terminal.wait_for_text("next: ");
+    terminal.wait_for_frames(2);
+    terminal.signal(Signal::KILL);
+    assert_eq!(terminal.finish(), 137);
+    // There was nobody to take the region away, and nothing else is there to be mended.
+    check_frame(terminal.screen());
+    assert_eq!(terminal.screen().fgcolor(), vt100::Color::Default);
+    let wraps = |mode: &[u8]| {
+        let found = terminal.raw.windows(mode.len()).rposition(|w| w == mode);
+        found.expect("a mode")
+    };
+    assert!(wraps(b"\x1b[?7h") > wraps(b"\x1b[?7l"));
+}
+
+#[test]
+fn recipes_cannot_drive_the_terminal_either() {
+    let Some(mut stage) = Stage::new() else {
+        return;
+    };
+    let nasty = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{1b}[31mred";
+    for (text, code) in [
+        (format!("builtins.trace \"{nasty}<1>\" 1"), 0),
+        (format!("throw \"{nasty}<1>\""), 3),
+        (format!("{{ \"{nasty}\" = 1; }}.nothing # {nasty}<1>"), 3),
+        (
+            format!("builtins.addErrorContext \"{nasty}<1>\" (throw \"x\")"),
+            3,
+        ),
+    ] {
+        stage.world.write("e.nix", &text);
+        let words = ["eval", "--file", "e.nix", "--show-trace"];
+        let eval = stage.world.command_of(&words);
+        let Some(mut terminal) = Terminal::start(&eval, 24, 80) else {
+            return;
+        };
+        assert_eq!(terminal.finish(), code, "{}", terminal.screen().contents());
+        let rows = terminal.history().join("\n");
+        assert!(rows.contains("red") && rows.contains("<1>"), "{rows}");
+        assert_eq!(terminal.seen().strange, Vec::<String>::new(), "{rows}");
+        assert!(!terminal.raw.windows(3).any(|w| w == b"\x1b[2"), "{rows}");
+    }
+    stage.world.set("NO_COLOR", "1");
+    stage
+        .world
+        .write("e.nix", &format!("builtins.trace \"{nasty}\" 1"));
+    let words = ["eval", "--file", "e.nix"];
+    let eval = stage.world.command_of(&words);
+    let mut terminal = Terminal::start(&eval, 24, 80).expect("as before");
+    assert_eq!(terminal.finish(), 0);
+    assert!(!terminal.raw.contains(&0x1b));
 }

@@ -194,8 +194,16 @@ impl Terminal {
 
     /// Waits until the program is stopped, as after Ctrl-Z, and takes in what it has written before.
     pub(crate) fn wait_stopped(&mut self) {
-        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
-        rustix::process::waitid(WaitId::Pid(self.pid()), options).expect("a child");
+        let (pid, (stopped, wait)) = (self.pid(), std::sync::mpsc::channel());
+        // The kernel tells it without a limit of time. A thread that is left waits for the end of the program, which is near then.
+        std::thread::spawn(move || {
+            let options = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT;
+            stopped
+                .send(rustix::process::waitid(WaitId::Pid(pid), options))
+                .is_ok()
+        });
+        let stopped = wait.recv_timeout(LIMIT);
+        stopped.expect("it does not stop").expect("a child");
         while self.readable(Duration::ZERO) && self.read() {}
     }
 

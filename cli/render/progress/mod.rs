@@ -13,9 +13,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sos_engine::{Event, EventRecord};
+use sos_formats::diagnostic::Diagnostic;
 
 use crate::args::ProgressMode;
-use crate::render::diagnostic::Style;
+use crate::render::diagnostic::{self, Style};
 use crate::render::terminal::Terminal;
 
 /// Between two frames of the live region.
@@ -46,6 +47,13 @@ pub(crate) struct Options {
     pub(crate) style: Style,
     /// Show the lines that builds write.
     pub(crate) logs: bool,
+}
+
+impl Options {
+    /// The text of a problem.
+    fn problem(&self, diagnostic: &Diagnostic) -> String {
+        diagnostic::shown(diagnostic, self.style, self.terminal.github)
+    }
 }
 
 /// A running display.
@@ -121,9 +129,7 @@ struct Quiet(Options);
 impl Sink for Quiet {
     fn event(&mut self, record: EventRecord, _now: Duration) {
         if let Event::Diagnostic { diagnostic } = &record.event {
-            crate::render::output::message(
-                crate::render::diagnostic::render(diagnostic, self.0.style).trim_end(),
-            );
+            crate::render::output::message(self.0.problem(diagnostic).trim_end());
         }
     }
 

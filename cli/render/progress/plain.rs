@@ -7,7 +7,7 @@ use sos_engine::{Event, EventRecord};
 use super::model::{Line, Model};
 use super::{Options, Sink};
 use crate::render::text::{colored, printable};
-use crate::render::{diagnostic, output, size};
+use crate::render::{output, size};
 
 /// After this long without a line, one says what still runs.
 const HEARTBEAT: Duration = Duration::from_secs(30);
@@ -43,13 +43,8 @@ impl Plain {
 impl Sink for Plain {
     fn event(&mut self, record: EventRecord, now: Duration) {
         if let Event::Diagnostic { diagnostic } = &record.event {
-            let text = diagnostic::render(diagnostic, self.options.style);
-            if self.options.terminal.github {
-                self.say(diagnostic::no_commands(text.trim_end()).as_str(), now);
-                self.say(diagnostic::github(diagnostic).trim_end(), now);
-            } else {
-                self.say(text.trim_end(), now);
-            }
+            let text = self.options.problem(diagnostic);
+            self.say(text.trim_end(), now);
             return;
         }
         match self.model.apply(record.event, now) {
@@ -159,6 +154,7 @@ mod tests {
 
     use super::*;
     use crate::args::ProgressMode;
+    use crate::render::diagnostic;
     use crate::render::terminal::Terminal;
 
     #[test]

@@ -10,7 +10,7 @@ use super::plain::text;
 use super::rows::{NAME_COLUMNS, Window, rows};
 use super::{Options, Sink};
 use crate::render::text::{colored, pad, printable};
-use crate::render::{diagnostic, live, size};
+use crate::render::{live, size};
 
 /// The live display.
 pub(super) struct Tty {
@@ -111,8 +111,7 @@ impl Tty {
 impl Sink for Tty {
     fn event(&mut self, record: EventRecord, now: Duration) {
         if let Event::Diagnostic { diagnostic } = &record.event {
-            self.pending
-                .push_str(&diagnostic::render(diagnostic, self.options.style));
+            self.pending.push_str(&self.options.problem(diagnostic));
             return;
         }
         if let Some(line) = self.model.apply(record.event, now) {
@@ -178,6 +177,7 @@ fn in_foreground() -> bool {
 mod tests {
     use super::*;
     use crate::args::ProgressMode;
+    use crate::render::diagnostic;
     use crate::render::terminal::Terminal;
 
     fn tty(color: bool, logs: bool) -> Tty {
