@@ -208,13 +208,22 @@ pub(crate) fn find_needed(
         let drv = load(store, graph, &want.drv)?;
         todo.push((want.drv.clone(), wanted_outputs(want, &drv)));
     }
-    let mut met: BTreeSet<(StorePath, String)> = BTreeSet::new();
-    while let Some((path, outputs)) = todo.pop() {
-        let drv = load(store, graph, &path)?;
+    let mut met: BTreeMap<StorePath, BTreeSet<String>> = BTreeMap::new();
+    while let Some((path, mut outputs)) = todo.pop() {
+        if let Some(met) = met.get(&path) {
+            outputs.retain(|output| !met.contains(output));
+        }
+        if outputs.is_empty() {
+            // Most of the edges lead to what was met: nothing is read for them.
+            continue;
+        }
+        let drv = match node_of.get(&path) {
+            Some(id) => needed.nodes[*id].drv.clone(),
+            None => load(store, graph, &path)?,
+        };
+        let met = met.entry(path.clone()).or_default();
         for output in outputs {
-            if !met.insert((path.clone(), output.clone())) {
-                continue;
-            }
+            met.insert(output.clone());
             check_output(store, &path, &drv, &output)?;
             if let Some(found) = present_output(store, &path, &drv, &output)? {
                 let outputs = needed.known.entry(path.clone()).or_default();
