@@ -37,7 +37,9 @@ pub(crate) fn run(session: &Session, args: &BuildsArgs) -> Result<(), Failure> {
         return if session.global.json {
             let mut all = summary(&record);
             let dir = store.store_dir();
-            all["steps"] = steps.iter().map(|step| step_json(step, dir)).collect();
+            let running = record.is_running();
+            let step = |step| step_json(step, running, dir);
+            all["steps"] = steps.iter().map(step).collect();
             output::json(&all)
         } else {
             output::bytes(detail_text(&record, steps).as_bytes())
@@ -168,7 +170,15 @@ fn took(step: &Step) -> Option<u64> {
     Some(step.finished_ms?.saturating_sub(step.started_ms?))
 }
 
-fn step_json(step: &Step, dir: &StoreDir) -> Value {
+/// How a step ended; what ran when its run was killed did not end.
+fn step_status(step: &Step, running: bool) -> &str {
+    match step.status.as_str() {
+        "running" | "queued" if !running => "killed",
+        status => status,
+    }
+}
+
+fn step_json(step: &Step, running: bool, dir: &StoreDir) -> Value {
     let parse = |text: &Option<String>| -> Value {
         let text = text.as_deref().unwrap_or("null");
         serde_json::from_str(text).unwrap_or_default()
@@ -195,7 +205,7 @@ fn step_json(step: &Step, dir: &StoreDir) -> Value {
         "drv": step.drv.absolute(dir),
         "name": step.name,
         "attr": step.attr,
-        "status": step.status,
+        "status": step_status(step, running),
         "queued": rfc3339(step.queued_ms),
         "started": step.started_ms.map(rfc3339),
         "finished": step.finished_ms.map(rfc3339),
@@ -243,7 +253,8 @@ fn detail_text(build: &BuildRecord, mut steps: Vec<Step>) -> String {
         let took = took(step).map_or_else(|| "-".to_owned(), took_text);
         let line = format!(
             "{:<9} {:<width$}  {took:>7}  {reason}",
-            step.status, step.name
+            step_status(step, build.is_running()),
+            step.name
         );
         text.push_str(line.trim_end());
         text.push('\n');

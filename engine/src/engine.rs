@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
-use crate::cause::{Asked, Causes, History, causes};
+use crate::cause::{Asked, Causes, History, causes, is_first};
 use crate::clock::{Clock, SystemClock, millis};
 use crate::diagnose::{store_failed, wrong_system};
 use crate::event::{Event, EventSink};
@@ -146,6 +146,12 @@ impl Engine {
     /// # Errors
     /// When the graph is incomplete or circular, or the store fails.
     pub fn plan(&self, graph: &Graph, wanted: &[Wanted]) -> Result<Plan, Box<Diagnostic>> {
+        self.store
+            .snapshot(|| self.plan_at_once(graph, wanted))
+            .map_err(store_failed)?
+    }
+
+    fn plan_at_once(&self, graph: &Graph, wanted: &[Wanted]) -> Result<Plan, Box<Diagnostic>> {
         let needed = find_needed(&self.store, &self.builders, graph, wanted)?;
         let plans = self.node_plans(&needed)?;
         let schedule = schedule(&needed, &plans, self.options.jobs, self.options.io_jobs)?;
@@ -201,6 +207,9 @@ impl Engine {
         node: &Node,
         drv: &Derivation,
     ) -> Result<Causes, Box<Diagnostic>> {
+        if let Some(first) = is_first(&self.store, history, &node.path).map_err(store_failed)? {
+            return Ok(first);
+        }
         let dir = self.store.store_dir();
         let inputs = needed.expected_inputs(dir, node, drv)?;
         let resolved = resolve(dir, &node.path, drv, &inputs).map_err(|e| {

@@ -1,5 +1,6 @@
 //! What was built under which name, as its builder saw it. From this the cause of the next build is told.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use sos_formats::store_path::StorePath;
@@ -136,6 +137,18 @@ impl Store {
         let found = self.read_built(|db| db::built_before(db, name, system, limit))?;
         let found = found.unwrap_or_default();
         Ok(found.into_iter().map(BuiltRow::unpack).collect())
+    }
+
+    /// The names of everything that was built and is noted, in order.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn built_names(&self) -> Result<BTreeSet<String>> {
+        let names = self.read_built(db::built_names)?.unwrap_or_default();
+        let names = names.into_iter();
+        Ok(names
+            .map(|name| name.strip_suffix(".drv").unwrap_or(&name).to_owned())
+            .collect())
     }
 
     /// Asks the table, if there is one: a store that is open for reading keeps the form that it has.

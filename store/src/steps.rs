@@ -250,7 +250,62 @@ pub(crate) fn trim(db: &rusqlite::Connection) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_named;
+    use sos_formats::store_path::{StoreDir, StorePath};
+
+    use super::*;
+    use crate::store::OpenOptions;
+
+    #[test]
+    fn the_oldest_go_first_when_there_are_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(OpenOptions {
+            root: dir.path().join("s"),
+            store_dir: StoreDir::default(),
+            read_only: false,
+        })
+        .unwrap();
+        let path = |n: u32| StorePath::from_base(&format!("{}-n{n}.drv", "1".repeat(32))).unwrap();
+        for n in 0..10 {
+            let build = store.journal_begin("x").unwrap();
+            let step = Step {
+                build,
+                drv: path(n),
+                name: format!("n{n}"),
+                attr: None,
+                status: "built".to_owned(),
+                queued_ms: 0,
+                started_ms: None,
+                finished_ms: None,
+                cause: None,
+                outputs: None,
+                detail: None,
+            };
+            store
+                .journal_write(build, &[], &[step], &[path(n)])
+                .unwrap();
+            store
+                .db()
+                .write(|db| db::put_source(db, &path(n), i64::from(n), &[0; 100]))
+                .unwrap();
+        }
+        store
+            .db()
+            .write(|db| {
+                db::trim_steps(db, 4)?;
+                db::trim_seen(db)?;
+                db::trim_sources(db, 2, 450)
+            })
+            .unwrap();
+        let names = store.step_names().unwrap();
+        assert_eq!(names.first().map(String::as_str), Some("n5"), "{names:?}");
+        assert!(store.first_seen(&path(4)).unwrap().is_none());
+        assert_eq!(store.first_seen(&path(5)).unwrap(), Some(BuildId(6)));
+        let kept = |n| store.db().read(|db| db::has_source(db, &path(n))).unwrap();
+        assert_eq!(
+            (0..10).filter(|n| kept(*n)).collect::<Vec<_>>(),
+            [6, 7, 8, 9]
+        );
+    }
 
     #[test]
     fn a_name_is_found_without_its_version() {

@@ -82,6 +82,15 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
+    /// Lets everything that `work` asks on this thread be of one moment, and cost less. What is written meanwhile is not seen; no sources
+    /// can be added.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn snapshot<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        self.db().snapshot(work)
+    }
+
     /// Opens a store; makes it when the directory is empty or absent and writing is allowed. One on a read-only mount
     /// is opened for queries, see [`Store::is_read_only`].
     ///

@@ -450,6 +450,64 @@ fn the_journal_keeps_order_and_durations_are_few() {
 }
 
 #[test]
+fn a_store_of_before_gets_the_tables_of_the_journal() {
+    let dir = support::tempdir();
+    drop(open(dir.path()));
+    let database = rusqlite::Connection::open(dir.path().join("s/db/sos.sqlite")).unwrap();
+    database
+        .execute_batch(
+            "DROP TABLE step; DROP TABLE seen; DROP TABLE source;
+             ALTER TABLE build DROP COLUMN project; ALTER TABLE build DROP COLUMN host;
+             ALTER TABLE build DROP COLUMN pid; ALTER TABLE build DROP COLUMN start;
+             ALTER TABLE build DROP COLUMN boot; ALTER TABLE build DROP COLUMN summary;
+             INSERT INTO build (started, finished, status, command) VALUES (1, 2, 'done', 'old');
+             PRAGMA user_version = 3;",
+        )
+        .unwrap();
+    drop(database);
+    let drv = some_path("x.drv");
+    let check = |store: &Store| {
+        let build = store.build_record(sos_store::BuildId(1)).unwrap().unwrap();
+        assert_eq!(
+            (build.command.as_str(), build.project.as_str()),
+            ("old", "")
+        );
+        assert!(!build.is_running() && build.summary.is_none());
+        assert!(store.steps_named("x").unwrap().is_empty());
+        assert!(store.first_seen(&drv).unwrap().is_none());
+        assert!(store.source_files(&drv).unwrap().is_none());
+    };
+    // Open for reading it stays as it is.
+    let old = Store::open(OpenOptions {
+        read_only: true,
+        ..options(dir.path())
+    });
+    check(&old.unwrap());
+    let store = open(dir.path());
+    check(&store);
+    let build = store.journal_begin("new").unwrap();
+    let step = sos_store::Step {
+        build,
+        drv: drv.clone(),
+        name: "x".to_owned(),
+        attr: None,
+        status: "built".to_owned(),
+        queued_ms: 1,
+        started_ms: Some(2),
+        finished_ms: Some(3),
+        cause: Some("{}".to_owned()),
+        outputs: None,
+        detail: Some("{\"inputs\":[]}".to_owned()),
+    };
+    store
+        .journal_write(build, &[], std::slice::from_ref(&step), &[drv.clone()])
+        .unwrap();
+    assert_eq!(store.steps_named("x").unwrap(), [step]);
+    assert_eq!(store.first_seen(&drv).unwrap(), Some(build));
+    assert!(store.build_record(build).unwrap().unwrap().is_running());
+}
+
+#[test]
 fn every_error_has_a_code_and_full_disks_say_what_to_do() {
     let full = StoreError::DiskFull { path: "x".into() };
     assert!(full.is_disk_full());
@@ -489,11 +547,11 @@ fn what_was_built_under_a_name_is_found_again() {
     assert!(!found.collected);
     assert_eq!(store.built_as(&found.identity).unwrap(), Some(found));
     assert_eq!(store.drv_output(&first, "out").unwrap(), Some(path.clone()));
-    let newest = (1..100).fold(first.clone(), |_, n| note(n, b"later"));
+    let newest = (1..300).fold(first.clone(), |_, n| note(n, b"later"));
     assert_eq!(store.built_before("x", "s", 1).unwrap()[0].drv, newest);
     assert!(store.built_before("x", "other", 1).unwrap().is_empty());
     // Of many of one name the newest are compared with; what was built is known all the same.
-    assert_eq!(store.built_before("x", "s", 1000).unwrap().len(), 64);
+    assert_eq!(store.built_before("x", "s", 1000).unwrap().len(), 256);
     assert_eq!(store.built(&first).unwrap().unwrap().aterm, None);
     // What a session added it holds until it ends.
     drop(store);

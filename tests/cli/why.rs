@@ -1,9 +1,11 @@
 //! `sos why` and `sos builds`: what the journal answers days later.
 
+use std::process::Command;
+
 use serde_json::Value;
 
 use super::builds::{recipe, world_with_busybox};
-use crate::support::World;
+use crate::support::{World, run, start};
 
 /// `image` is made of `layer`, that of `hello`, that of a source directory; `cut` gives the same whatever `hello` is.
 fn chain(flags: &str) -> String {
@@ -322,4 +324,38 @@ fn a_build_is_kept_with_all_that_it_did() {
     let host = detail["host"].as_str().expect("a name");
     assert!(!host.is_empty() && text.contains(host));
     w.sos(["store", "check"]).ok();
+}
+
+#[test]
+fn a_build_that_was_killed_is_told_from_one_that_runs() {
+    let Some(w) = world() else { return };
+    let pipe = w.project().join("go");
+    run(Command::new("mkfifo").arg(&pipe)).ok();
+    let config = w.root().join("home/.config/sos/config.toml");
+    let text = std::fs::read_to_string(&config).expect("a configuration");
+    let text = text.replace("\"]", &format!("\", \"/go={}\"]", pipe.display()));
+    std::fs::write(&config, text).expect("a configuration");
+    w.write(
+        "f.nix",
+        &recipe("stuck", "read x < /go; echo $x > $out", ""),
+    );
+    let mut building = start(&mut w.command_of(&["build", "--no-link", "f.nix"]));
+    let state = || {
+        let out = w.sos(["builds", "1", "--json"]).stdout;
+        let build: Value = serde_json::from_str(&out).unwrap_or_default();
+        (build["status"].clone(), build["steps"][0]["status"].clone())
+    };
+    let runs = (0..100_000).any(|_| state() == ("running".into(), "running".into()));
+    assert!(runs, "a build that runs is told as such");
+    building.kill().expect("it runs");
+    building.wait().expect("it ends");
+    assert_eq!(state(), ("killed".into(), "killed".into()));
+    let told = w.sos(["why", "stuck"]).ok().stdout;
+    assert!(
+        told.starts_with("stuck was being built in build 1 "),
+        "{told}"
+    );
+    w.write("f.nix", &recipe("stuck", "echo x > $out", ""));
+    w.sos(["build", "--no-link", "f.nix"]).ok();
+    assert_eq!(json(&w, &["builds", "2"])["status"], "done");
 }

@@ -33,6 +33,8 @@ pub(crate) struct History {
     pub(super) before: BTreeMap<StorePath, StorePath>,
     /// All of these.
     taken: BTreeSet<StorePath>,
+    /// Names without version of everything that was ever built.
+    names: BTreeSet<String>,
     /// Where derivations are written.
     places: BTreeMap<StorePath, Label>,
 }
@@ -57,6 +59,11 @@ impl History {
             beside: needed.met(),
             taken: before.values().cloned().collect(),
             before,
+            names: store
+                .built_names()?
+                .iter()
+                .map(|name| history_key(name).to_owned())
+                .collect(),
             places: needed.nodes.iter().filter_map(place).collect(),
         })
     }
@@ -70,6 +77,11 @@ impl History {
 }
 
 impl History {
+    /// Whether anything was ever built that a derivation could be a next form of.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.names.contains(history_key(name))
+    }
+
     /// Whether a derivation is wanted now, or stood in the place of one that is known: then it was not an earlier form of any other.
     pub(super) fn is_of_another(&self, drv: &StorePath) -> bool {
         self.beside.contains(drv) || self.taken.contains(drv)

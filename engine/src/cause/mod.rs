@@ -202,6 +202,21 @@ pub(crate) struct Asked<'a> {
     pub(crate) history: &'a History,
 }
 
+/// Tells whether a derivation is built for the first time, where that can be told by its name alone.
+pub(crate) fn is_first(
+    store: &Store,
+    history: &History,
+    drv: &StorePath,
+) -> Result<Option<Causes>, StoreError> {
+    if history.knows(Derivation::name_from_path(drv)) || !store.drv_outputs(drv)?.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Causes {
+        at: history.place(drv),
+        ..Cause::NeverBuilt.into()
+    }))
+}
+
 /// Tells why a derivation is built, from what the store remembers.
 pub(crate) fn causes(store: &Store, asked: &Asked<'_>) -> Result<Causes, StoreError> {
     let found = causes_without_place(store, asked)?;

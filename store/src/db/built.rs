@@ -85,6 +85,14 @@ pub(crate) fn built_before(
     Ok(found)
 }
 
+/// The names of everything that was noted, as in the paths of derivations: behind 32 digits and a dash.
+pub(crate) fn built_names(db: &Connection) -> Result<Vec<String>> {
+    // The index has all of it: the texts are not touched.
+    let mut statement = db.prepare_cached("SELECT DISTINCT substr(identity, 34) FROM built")?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// Notes that a collection takes a path. Must come before its results are forgotten.
 pub(crate) fn note_collected(db: &Connection, path: &StorePath) -> Result<()> {
     let sql = "UPDATE built SET collected = 1

@@ -14,7 +14,9 @@ mod leases;
 mod paths;
 mod steps;
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -65,6 +67,11 @@ pub(crate) struct Db {
     mode: Mode,
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
+}
+
+thread_local! {
+    /// The connection of the snapshot that this thread is in, and whose it is.
+    static PINNED: RefCell<Option<(*const Db, Rc<Connection>)>> = const { RefCell::new(None) };
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -142,26 +149,65 @@ impl Db {
         })
     }
 
-    /// Runs queries on a connection of their own.
+    /// Runs queries on a connection of their own; within [`Db::snapshot`], on that of the snapshot.
     pub(crate) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let pooled = lock(&self.readers).pop();
-        let connection = match pooled {
-            Some(connection) => connection,
-            None => {
-                let mode = if self.mode == Mode::ReadWrite {
-                    Mode::ReadOnly
-                } else {
-                    self.mode
-                };
-                connect(&self.file, mode)?
-            }
-        };
+        let pinned = PINNED.with_borrow(|pinned| match pinned {
+            Some((of, connection)) if std::ptr::eq(*of, self) => Some(connection.clone()),
+            _ => None,
+        });
+        if let Some(connection) = pinned {
+            return work(&connection);
+        }
+        let connection = self.reader()?;
         let result = work(&connection);
+        self.give_back(connection);
+        result
+    }
+
+    /// Lets everything that `work` reads on this thread be of one moment. SQLite locks and unlocks its files once, and not for
+    /// every question.
+    pub(crate) fn snapshot<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        /// Unpins also when `work` panics.
+        struct Pin;
+        impl Drop for Pin {
+            fn drop(&mut self) {
+                PINNED.with_borrow_mut(|pinned| *pinned = None);
+            }
+        }
+        if PINNED.with_borrow(Option::is_some) {
+            return Ok(work());
+        }
+        let connection = Rc::new(self.reader()?);
+        connection.execute_batch("BEGIN")?;
+        PINNED.with_borrow_mut(|pinned| *pinned = Some((self, connection.clone())));
+        let pin = Pin;
+        let value = work();
+        drop(pin);
+        connection.execute_batch("COMMIT")?;
+        if let Some(connection) = Rc::into_inner(connection) {
+            self.give_back(connection);
+        }
+        Ok(value)
+    }
+
+    fn reader(&self) -> Result<Connection> {
+        let pooled = lock(&self.readers).pop();
+        if let Some(connection) = pooled {
+            return Ok(connection);
+        }
+        let mode = if self.mode == Mode::ReadWrite {
+            Mode::ReadOnly
+        } else {
+            self.mode
+        };
+        connect(&self.file, mode)
+    }
+
+    fn give_back(&self, connection: Connection) {
         let mut idle = lock(&self.readers);
         if idle.len() < MAX_IDLE_READERS {
             idle.push(connection);
         }
-        result
     }
 
     /// Runs one write transaction; everything or nothing of it happens.
