@@ -56,6 +56,10 @@ pub(crate) struct Vm {
     /// What texts that were added to the store refer to, for those that refer to something.
     pub(crate) text_refs: RefCell<FxHashMap<StorePath, BTreeSet<StorePath>>>,
     pub(crate) regexes: RefCell<crate::regex::Cache>,
+    /// What parsing works with, while no text is being parsed.
+    pub(crate) workspace: Cell<Option<crate::parse::Workspace>>,
+    /// The same for lowering.
+    pub(crate) scopes: Cell<Option<crate::ir::Scopes>>,
     pub(crate) drv_hashes: RefCell<sos_formats::derivation::DrvHashes>,
     /// Derivations that were read back, by path.
     pub(crate) drvs: RefCell<FxHashMap<StorePath, Rc<sos_formats::derivation::Derivation>>>,
@@ -86,6 +90,8 @@ impl Vm {
             copied: RefCell::default(),
             text_refs: RefCell::default(),
             regexes: RefCell::default(),
+            workspace: Cell::default(),
+            scopes: Cell::default(),
             drv_hashes: RefCell::new(hashes),
             drvs: RefCell::default(),
             drv_places: RefCell::default(),
