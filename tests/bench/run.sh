@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Ratios of sos against real Nix, alternated in one run, medians; prints a table for BENCHMARKS.md.
 #
-#   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [demo|lang|engine]
+#   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [demo|steps|lang|engine]
 #
-# First, without a peer: how long the demo takes when there is nothing to do, beside its limit. The inputs of the rest are those of
+# First, without a peer: how long the demo takes when there is nothing to do, beside its limit, and what a step costs (steps.sh). The inputs of the rest are those of
 # ../shared/bench; without that folder there is no more to measure.
 set -euo pipefail
 
@@ -40,6 +40,13 @@ if [ "$only" = all ] || [ "$only" = demo ]; then
   else
     echo "skipped: the demo does not build here: $(head -n 1 "$work/stderr")"
   fi
+  [ "$only" = all ] || exit 0
+fi
+
+# Steps do not depend on ../shared/bench either.
+if [ "$only" = all ] || [ "$only" = steps ]; then
+  SOS=$sos bash "$here/tests/bench/steps.sh"
+  echo
   [ "$only" = all ] || exit 0
 fi
 
