@@ -33,6 +33,8 @@ pub(crate) enum Source {
     Expression(String),
     /// A path inside the logical store, or a derivation there.
     StorePath(String),
+    /// A derivation that another program wrote, with its inputs beside it: `*.drv`.
+    Derivation(PathBuf),
 }
 
 impl Target {
@@ -146,7 +148,7 @@ impl Target {
                         Class::Recipe,
                         format!("`{}` is not a recipe", place.display()),
                     )
-                    .note("recipes are `sos.nix` or any `*.nix`, and `*.rootfs.toml`")
+                    .note("recipes are `sos.nix` or any `*.nix`, and `*.rootfs.toml`; a `*.drv` is built as it is")
                     .help(format!(
                         "to evaluate it as a Nix expression, use `--file {}`",
                         place.display()
@@ -223,6 +225,8 @@ impl Target {
             Some(Source::Rootfs(file.to_owned()))
         } else if name.ends_with(".nix") {
             Some(Source::Nix(file.to_owned()))
+        } else if name.ends_with(".drv") {
+            Some(Source::Derivation(file.to_owned()))
         } else {
             None
         }
@@ -232,7 +236,10 @@ impl Target {
     pub(crate) fn file(&self) -> Option<&Path> {
         match &self.source {
             Source::Nix(f) | Source::Rootfs(f) => Some(f),
-            Source::Flake(_) | Source::Expression(_) | Source::StorePath(_) => None,
+            Source::Flake(_)
+            | Source::Expression(_)
+            | Source::StorePath(_)
+            | Source::Derivation(_) => None,
         }
     }
 
@@ -240,7 +247,10 @@ impl Target {
     pub(crate) fn directory(&self) -> Option<PathBuf> {
         match &self.source {
             Source::Nix(f) | Source::Rootfs(f) => f.parent().map(Path::to_path_buf),
-            Source::Flake(_) | Source::Expression(_) | Source::StorePath(_) => None,
+            Source::Flake(_)
+            | Source::Expression(_)
+            | Source::StorePath(_)
+            | Source::Derivation(_) => None,
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::options::BuildOptions;
 use crate::report::Flusher;
 use crate::resolve::{OutputPaths, is_dynamic, resolve};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
+use crate::source_drvs;
 use crate::work::{Worker, history_key, systems};
 
 /// Builds derivations into one store.
@@ -347,6 +348,7 @@ impl Engine {
             hold.extend(node.drv.input_srcs.iter().cloned());
         }
         lease.hold(&hold).map_err(store_failed)?;
+        source_drvs::add(&self.store, graph, &needed)?;
         self.still_valid(&needed)?;
         self.keep_derivations(&needed)?;
         let count = |pool| plans.iter().filter(|p| p.pool == pool).count();

@@ -25,13 +25,16 @@ mod nix_shape;
 mod options;
 mod output;
 pub mod probe;
+mod references;
 mod report;
 mod resolve;
 mod rewrite;
 mod run;
 pub mod sandbox;
 mod schedule;
+mod source_drvs;
 mod step;
+mod structured;
 mod work;
 
 pub use builder::{Builder, BuilderError, HashMismatch, Pool, Registry};
