@@ -22,7 +22,22 @@ use super::sys::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY};
 
 const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Parts of `/proc` through which a process with the machine's user 0 could change the machine.
-const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
+const PROC_READ_ONLY: [&str; 12] = [
+    "sys",
+    "sysrq-trigger",
+    "irq",
+    "bus",
+    "fs",
+    "acpi",
+    "scsi",
+    "asound",
+    "driver",
+    "tty",
+    "mtrr",
+    "pressure",
+];
+/// Parts of `/proc` that show the machine's memory to its user 0, and to nobody else.
+const PROC_COVERED: [&str; 4] = ["kcore", "kpagecount", "kpageflags", "kpagecgroup"];
 /// What `statfs` calls a memory filesystem.
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 /// The group `tty` of Debian and everybody else, which owns terminals.
@@ -335,6 +350,13 @@ impl Root {
                 if let Ok(source) = self.find(&inside) {
                     let mount = clone_tree(source.as_fd(), Path::new(""), ATTR_RDONLY)?;
                     attach(&mount, &source, &inside)?;
+                }
+            }
+            for part in PROC_COVERED {
+                let inside = Path::new("/proc").join(part);
+                if let Ok(target) = self.find(&inside) {
+                    let mount = clone_tree(CWD, Path::new("/dev/null"), ATTR_RDONLY)?;
+                    attach(&mount, &target, &inside)?;
                 }
             }
         }
