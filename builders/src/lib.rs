@@ -3,6 +3,8 @@
 //! [`registry`] makes them known to an engine; each is named by the `builder` of a derivation, as in `builtin:fetch`.
 
 mod build;
+pub mod buildenv;
+pub mod channel;
 pub mod debian;
 pub mod fetch;
 pub mod mirrors;
@@ -12,6 +14,8 @@ pub mod tree;
 
 use sos_engine::Registry;
 
+use crate::buildenv::BuildEnvBuilder;
+use crate::channel::UnpackChannelBuilder;
 use crate::debian::UnpackBuilder;
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
 use crate::mirrors::Mirrors;
@@ -48,6 +52,8 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(OciLayerBuilder)
         .register(OciBuilder)
         .register(RootfsEditBuilder)
-        .register(UnpackBuilder);
+        .register(UnpackBuilder)
+        .register(BuildEnvBuilder)
+        .register(UnpackChannelBuilder);
     registry
 }
