@@ -66,6 +66,8 @@ pub(crate) fn engine(
     build.keep_failed = options.keep_failed;
     build.timeout_secs = options.timeout_secs.or(config.timeout_secs);
     build.silent_timeout_secs = config.silent_timeout_secs;
+    build.memory_max_bytes = config.memory_max_bytes;
+    build.processes_max = config.pids_max;
     build.sandbox_paths.clone_from(&config.sandbox_paths);
     build.offline = options.offline;
     build.spent = options.spent;

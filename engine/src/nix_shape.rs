@@ -19,7 +19,7 @@ use crate::options::BuildOptions;
 use crate::output::{Made, Stop};
 use crate::references::References;
 use crate::report::Reporter;
-use crate::sandbox::{self, Bind, Control, Exit, Input, SandboxError, Spec};
+use crate::sandbox::{self, Bind, Control, Exit, Input, Limits, SandboxError, Spec};
 use crate::work::{Attempt, place_failed};
 
 /// Bumped when the sandbox changes in a way that changes what builders make.
@@ -119,6 +119,11 @@ pub(crate) fn control(options: &BuildOptions, reporter: &Reporter) -> Control {
             .filter(|n| *n > 0)
             .map(Duration::from_secs),
         max_log_bytes: options.max_log_bytes.filter(|n| *n > 0),
+        limits: Limits {
+            memory_bytes: options.memory_max_bytes.filter(|n| *n > 0),
+            processes: options.processes_max.filter(|n| *n > 0),
+            file_size_bytes: None,
+        },
     }
 }
 
@@ -152,12 +157,20 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
             attempt.took(),
             &log,
         )),
-        Exit::Signal(signal) => stop(build_failed(
-            name,
-            &format!("by signal {signal}{}", signal_name(signal)),
-            attempt.took(),
-            &log,
-        )),
+        Exit::Signal(signal) => {
+            let diagnostic = build_failed(
+                name,
+                &format!("by signal {signal}{}", signal_name(signal)),
+                attempt.took(),
+                &log,
+            );
+            stop(match options.memory_max_bytes {
+                Some(bytes) if signal == libc::SIGKILL => diagnostic.help(format!(
+                    "it may have {bytes} bytes of memory: raise `build.memory-max` if that is what it needs"
+                )),
+                _ => diagnostic,
+            })
+        }
         Exit::TimedOut => {
             let (what, help) = match own_limit {
                 Some(secs) => (

@@ -227,7 +227,7 @@ fn limit(spec: &Spec) -> Result<(), Failure> {
         hard,
     )?;
     for (resource, wanted) in [
-        (Resource::As, spec.limits.address_space_bytes),
+        (Resource::As, spec.limits.memory_bytes),
         (Resource::Nproc, spec.limits.processes),
         (Resource::Fsize, spec.limits.file_size_bytes),
     ] {

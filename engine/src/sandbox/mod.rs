@@ -7,6 +7,7 @@
 
 mod bytes;
 mod capture;
+pub(crate) mod cgroup;
 mod channel;
 mod child;
 mod difference;

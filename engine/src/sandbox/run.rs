@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::Timespec;
 
+use super::cgroup::Group;
 use super::child::Helper;
 use super::namespaces;
 use super::outcome::{Control, Exit, Outcome, SandboxError};
@@ -46,8 +47,19 @@ pub fn run(
     let (reader, writer) = io::pipe().map_err(|e| SandboxError::io("make a pipe", e))?;
     rustix::io::ioctl_fionbio(&reader, true).map_err(|e| SandboxError::io("set up a pipe", e))?;
     let mut helper = Helper::spawn(exe, Some(writer))?;
+    let mut spec = Box::new(spec.clone());
+    let group =
+        Group::for_run(&control.limits).map_err(|e| SandboxError::io("make a control group", e))?;
+    match &group {
+        // Before it starts anything; what it starts is in the group from the beginning.
+        Some(group) => group
+            .add(helper.pid())
+            .map_err(|e| SandboxError::io("use a control group", e))?,
+        None => spec.limits = control.limits,
+    }
+    let network = spec.network;
     helper.send(
-        &Request::Run(Box::new(spec.clone())),
+        &Request::Run(spec),
         &namespaces::descriptors(&userns, net.as_ref()),
     )?;
     let mut watch = Watch {
@@ -60,7 +72,8 @@ pub fn run(
         last_output: Duration::ZERO,
         net,
         kind,
-        network: spec.network,
+        network,
+        _group: group,
     };
     watch.until_end()
 }
@@ -76,6 +89,8 @@ struct Watch<'a> {
     net: Option<OwnedFd>,
     kind: UsernsKind,
     network: bool,
+    /// Last: it is empty when the helper is gone, and then it goes.
+    _group: Option<Group>,
 }
 
 impl Watch<'_> {

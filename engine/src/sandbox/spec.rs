@@ -126,12 +126,13 @@ pub struct InlineFile {
     pub mode: u32,
 }
 
-/// Resource limits of every process of a run; `None` leaves the limit of the caller.
+/// Resource limits of a run; `None` leaves the limit of the caller. Where no control group can be had, they are those of
+/// each process.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Limits {
-    /// Bytes of address space a process.
-    pub address_space_bytes: Option<u64>,
-    /// Processes of the user.
+    /// Bytes of memory; without a control group, of address space.
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads; without a control group, those that the user has at all.
     pub processes: Option<u64>,
     /// Bytes of one file.
     pub file_size_bytes: Option<u64>,
