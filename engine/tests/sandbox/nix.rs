@@ -22,6 +22,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("nix::a_missing_program_is_told", missing_program),
     ("nix::background_processes_do_not_outlive_it", background),
     ("nix::network_namespaces_are_reused_only_when_clean", reuse),
+    ("nix::a_closure_of_500_paths", many_inputs),
     ("nix::launch_time", launch_time),
 ];
 
@@ -229,9 +230,38 @@ fn reuse() {
     }
 }
 
-/// Prints what a launch costs with 0 and with 100 inputs; the limit only catches a new kind of cost.
+/// The closure of a large build: every input is there, and nothing else.
+fn many_inputs() {
+    const COUNT: usize = 500;
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = nix_plan(
+        dir.path(),
+        "cd /nix/store; n=0; for i in *; do read line < $i/f && [ \"$line\" = \"$i\" ] && n=$((n+1)); done; echo $n; echo x 2>/dev/null > input-499/f || echo refused; echo > out",
+    );
+    let inputs = dir.path().join("inputs");
+    let all = (0..COUNT).map(|n| {
+        let base = format!("input-{n}");
+        let physical = inputs.join(&base);
+        std::fs::create_dir_all(&physical).unwrap();
+        std::fs::write(physical.join("f"), format!("{base}\n")).unwrap();
+        Input { base, physical }
+    });
+    let all: Vec<Input> = all.collect();
+    // In the store, but no input.
+    std::fs::create_dir(inputs.join("other")).unwrap();
+    if let sos_engine::sandbox::Shape::Nix { inputs, .. } = &mut plan.spec.shape {
+        *inputs = all;
+    }
+    let (outcome, log) = plan.run(&Control::default()).unwrap();
+    assert_eq!(
+        (outcome.exit, log.as_str()),
+        (Exit::Code(0), "500\nrefused\n")
+    );
+}
+
+/// Prints what a launch costs with 0, 100 and 500 inputs; the limit only catches a new kind of cost.
 fn launch_time() {
-    for count in [0, 100] {
+    for count in [0, 100, 500] {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         std::fs::create_dir(at("tree")).unwrap();
