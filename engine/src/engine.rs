@@ -370,6 +370,7 @@ impl Engine {
             lease,
             beside: needed.met(),
             flusher: Flusher::default(),
+            prepared: Arc::new(crate::sandbox::PreparedSets::new(self.store.clone())),
         };
         Ok((needed, plans, worker))
     }

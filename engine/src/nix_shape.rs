@@ -90,7 +90,9 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     }
     let reporter = attempt.reporter.clone();
     let mut log = |bytes: &[u8]| reporter.write(bytes);
-    match sandbox::run(&spec, &mut log, &control(options, &attempt.reporter)) {
+    let mut control = control(options, &attempt.reporter);
+    control.prepared = Some(attempt.worker.prepared.clone());
+    match sandbox::run(&spec, &mut log, &control) {
         Ok(outcome) => ended(attempt, outcome.exit, None),
         Err(e) => Err(sandbox_failed(attempt, e)),
     }
@@ -119,6 +121,7 @@ pub(crate) fn control(options: &BuildOptions, reporter: &Reporter) -> Control {
             .filter(|n| *n > 0)
             .map(Duration::from_secs),
         max_log_bytes: options.max_log_bytes.filter(|n| *n > 0),
+        prepared: None,
         limits: Limits {
             memory_bytes: options.memory_max_bytes.filter(|n| *n > 0),
             processes: options.processes_max.filter(|n| *n > 0),

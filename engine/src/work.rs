@@ -25,6 +25,7 @@ use crate::options::BuildOptions;
 use crate::output::{Finish, Stop};
 use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
+use crate::sandbox::PreparedSets;
 use crate::{in_process, nix_shape, step};
 
 /// Milliseconds between two looks at a lock that another process holds.
@@ -43,6 +44,7 @@ pub(crate) struct Worker {
     /// Every derivation of the run, see [`Asked::beside`].
     pub(crate) beside: BTreeSet<StorePath>,
     pub(crate) flusher: Flusher,
+    pub(crate) prepared: Arc<PreparedSets>,
 }
 
 /// What is remembered of a build besides its outputs.

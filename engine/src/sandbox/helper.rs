@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
@@ -13,8 +14,8 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use super::channel::{Channel, read_message};
 use super::protocol::{Answer, Failure, InitReport, MapsWritten, Naming, Request, UsernsKind};
-use super::spec::{NIX_GID, NIX_UID, Shape, Spec};
-use super::{init, sys, worker_child};
+use super::spec::{Input, NIX_GID, NIX_UID, Shape, Spec};
+use super::{init, root, sys, worker_child};
 
 /// The argument that makes the program a helper.
 pub const HELPER_ARGUMENT: &str = "__sandbox";
@@ -48,9 +49,16 @@ fn handle(channel: &Channel, request: Request, fds: Vec<OwnedFd>) -> Result<(), 
     let mut fds = fds.into_iter();
     match request {
         Request::HoldUserns(kind) => hold_userns(channel, kind),
-        Request::Run(spec) => {
+        Request::Run(spec, given) => {
             let userns = fds.next();
-            run(channel, &spec, userns, fds.next())
+            let net = if given.net { fds.next() } else { None };
+            let mounts = if given.mounts { fds.next() } else { None };
+            run(channel, &spec, userns, net, mounts)
+        }
+        Request::Prepare { dir, inputs } => {
+            enter_userns(fds.next())?;
+            die_with_parent()?;
+            prepare(channel, &dir, &inputs)
         }
         Request::Work => {
             enter_userns(fds.next())?;
@@ -121,13 +129,29 @@ pub(super) fn become_user(uid: u32, gid: u32) -> Result<(), Failure> {
     set_thread_res_uid(uid, uid, uid).naming(|| format!("become user {}", uid.as_raw()))
 }
 
+/// Mounts inputs in a namespace that outlives this process.
+fn prepare(channel: &Channel, dir: &Path, inputs: &[Input]) -> Result<(), Failure> {
+    sys::unshare(UnshareFlags::NEWNS).naming(|| "create namespaces".to_owned())?;
+    root::prepare(dir, inputs)?;
+    let namespace =
+        File::open("/proc/self/ns/mnt").naming(|| "open /proc/self/ns/mnt".to_owned())?;
+    channel
+        .send(&Answer::Prepared, &[namespace.as_fd()])
+        .naming(|| "hand over the mount namespace".to_owned())
+}
+
 fn run(
     channel: &Channel,
     spec: &Spec,
     userns: Option<OwnedFd>,
     net: Option<OwnedFd>,
+    mounts: Option<OwnedFd>,
 ) -> Result<(), Failure> {
     enter_userns(userns)?;
+    if let Some(mounts) = mounts {
+        move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))
+            .naming(|| "enter the mount namespace".to_owned())?;
+    }
     if matches!(spec.shape, Shape::Step { .. }) {
         become_root()?;
     }

@@ -17,6 +17,7 @@ pub(crate) mod ids;
 mod init;
 mod namespaces;
 mod outcome;
+mod prepared;
 mod protocol;
 mod root;
 mod run;
@@ -31,6 +32,7 @@ mod worker_child;
 
 pub use helper::{HELPER_ARGUMENT, child_main};
 pub use outcome::{Control, Exit, Outcome, SandboxError};
+pub use prepared::PreparedSets;
 pub use run::run;
 pub use spec::{Bind, InlineFile, Input, Limits, Shape, Spec};
 pub use step::{

@@ -127,12 +127,12 @@ fn write_maps(pid: u32, users: &IdMap, groups: &IdMap) -> Result<(), SandboxErro
     Ok(())
 }
 
-/// Names the descriptors for a request that enters `userns` and perhaps `net`.
+/// Names the descriptors for a request that enters `userns` and perhaps others.
 pub(super) fn descriptors<'a>(
     userns: &'a OwnedFd,
-    net: Option<&'a OwnedFd>,
+    others: impl IntoIterator<Item = &'a OwnedFd>,
 ) -> Vec<std::os::fd::BorrowedFd<'a>> {
     std::iter::once(userns.as_fd())
-        .chain(net.map(AsFd::as_fd))
+        .chain(others.into_iter().map(AsFd::as_fd))
         .collect()
 }

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 
+use super::prepared::PreparedSets;
 use super::spec::Limits;
 use crate::cancel::Cancel;
 
@@ -24,6 +26,8 @@ pub struct Control {
     pub max_log_bytes: Option<u64>,
     /// What a run may take of the machine.
     pub limits: Limits,
+    /// Where runs with many inputs find them mounted.
+    pub prepared: Option<Arc<PreparedSets>>,
 }
 
 /// What ended a run.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::Spec;
+use super::spec::{Input, Spec};
 
 /// The first message to a helper: what it is for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -13,10 +13,25 @@ use super::spec::Spec;
 pub(super) enum Request {
     /// Make a user namespace and hand it over.
     HoldUserns(UsernsKind),
-    /// Run a program. Descriptors: the user namespace and perhaps a network namespace.
-    Run(Box<Spec>),
+    /// Run a program. Descriptors: the user namespace, then those that the plan says.
+    Run(Box<Spec>, Given),
+    /// Mount inputs below a directory in a mount namespace, and hand that over. Comes with the user namespace.
+    Prepare {
+        #[serde(with = "super::bytes::path")]
+        dir: PathBuf,
+        inputs: Vec<Input>,
+    },
     /// Change files inside the user namespace, which comes along; operations follow.
     Work,
+}
+
+/// Which descriptors come along with a run after that of the user namespace, in this order.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Given {
+    /// A network namespace.
+    pub(super) net: bool,
+    /// A mount namespace to begin with.
+    pub(super) mounts: bool,
 }
 
 /// The ids that a user namespace has.
@@ -36,6 +51,8 @@ pub(super) enum Answer {
     NeedMaps,
     /// The user namespace, as a descriptor.
     Userns,
+    /// The mount namespace, as a descriptor.
+    Prepared,
     /// Process 1 is about to start; a network namespace made for it comes along.
     Started,
     /// Process 1 and all others are gone.

@@ -61,7 +61,7 @@ pub(super) fn build(spec: &Spec) -> Result<(), Failure> {
         } => {
             let root = nix_root(spec, &top)?;
             bind(&root, build_dir, Path::new("/build"), 0)?;
-            bind(&root, outputs, store_dir, 0)?;
+            place_store(&root, outputs, store_dir)?;
             root.show_inputs(store_dir, inputs)?;
             root
         }
@@ -76,6 +76,19 @@ pub(super) fn build(spec: &Spec) -> Result<(), Failure> {
         show(&root, shown)?;
     }
     enter(&root.fd)
+}
+
+/// Mounts inputs below a directory of this machine, for runs that begin with this namespace.
+pub(super) fn prepare(dir: &Path, inputs: &[Input]) -> Result<(), Failure> {
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .naming(|| "make mounts private".to_owned())?;
+    let root = Root::open(Path::new("/"), false)?;
+    // A mount of its own, which runs take as it is.
+    bind(&root, dir, dir, 0)?;
+    root.show_inputs(dir, inputs)
 }
 
 /// The new root while it is being built.
@@ -483,6 +496,21 @@ fn bind(root: &Root, outside: &Path, inside: &Path, attributes: u64) -> Result<(
     let mount = clone_tree(CWD, outside, attributes)?;
     let target = root.directory(inside, 0o755)?;
     attach(&mount, &target, inside)
+}
+
+/// Mounts the directory of the outputs; a prepared one is a mount already, and moves with all that is mounted in it.
+fn place_store(root: &Root, outputs: &Path, store_dir: &Path) -> Result<(), Failure> {
+    let prepared = rustix::fs::open(
+        outputs,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .naming(|| format!("open {}", outputs.display()))?;
+    let target = root.directory(store_dir, 0o755)?;
+    match attach(&prepared, &target, store_dir) {
+        Err(failure) if failure.errno == libc::EINVAL => bind(root, outputs, store_dir, 0),
+        other => other,
+    }
 }
 
 fn show(root: &Root, shown: &Bind) -> Result<(), Failure> {

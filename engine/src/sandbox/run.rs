@@ -2,6 +2,7 @@
 
 use std::io::{self, PipeReader};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use super::cgroup::Group;
 use super::child::Helper;
 use super::namespaces;
 use super::outcome::{Control, Exit, Outcome, SandboxError};
-use super::protocol::{Answer, Failure, Request, UsernsKind};
+use super::prepared::{Prepared, PreparedSets};
+use super::protocol::{Answer, Failure, Given, Request, UsernsKind};
 use super::spec::{Shape, Spec};
 use crate::clock::{Clock, SystemClock};
 
@@ -58,9 +60,15 @@ pub fn run(
         None => spec.limits = control.limits,
     }
     let network = spec.network;
+    let place = Place::of(&mut spec, control)?;
+    let mounts = place.as_ref().map(|place| place.prepared.namespace());
+    let given = Given {
+        net: net.is_some(),
+        mounts: mounts.is_some(),
+    };
     helper.send(
-        &Request::Run(spec),
-        &namespaces::descriptors(&userns, net.as_ref()),
+        &Request::Run(spec, given),
+        &namespaces::descriptors(&userns, net.iter().chain(mounts)),
     )?;
     let mut watch = Watch {
         helper,
@@ -75,7 +83,46 @@ pub fn run(
         network,
         _group: group,
     };
-    watch.until_end()
+    let outcome = watch.until_end()?;
+    // Nothing of the run lives any more.
+    drop(watch);
+    if let Some(place) = place {
+        place.sets.give_back(place.prepared, &place.outputs)?;
+    }
+    Ok(outcome)
+}
+
+/// The prepared store directory of a run in the Nix shape.
+struct Place<'a> {
+    sets: &'a PreparedSets,
+    prepared: Prepared,
+    /// Where the outputs are expected.
+    outputs: PathBuf,
+}
+
+impl<'a> Place<'a> {
+    /// Finds a place for a run that has many inputs, and changes its plan so that it uses it.
+    fn of(spec: &mut Spec, control: &'a Control) -> Result<Option<Self>, SandboxError> {
+        let Shape::Nix {
+            outputs, inputs, ..
+        } = &mut spec.shape
+        else {
+            return Ok(None);
+        };
+        let Some(sets) = control.prepared.as_deref() else {
+            return Ok(None);
+        };
+        let Some(prepared) = sets.take(inputs, control.exe.as_deref())? else {
+            return Ok(None);
+        };
+        inputs.retain(|input| !prepared.has(&input.base));
+        let outputs = std::mem::replace(outputs, prepared.dir());
+        Ok(Some(Self {
+            sets,
+            prepared,
+            outputs,
+        }))
+    }
 }
 
 struct Watch<'a> {
@@ -213,7 +260,7 @@ impl Watch<'_> {
                 self.helper.wait();
                 Err(failure_error(failure))
             }
-            Answer::NeedMaps | Answer::Userns => Err(SandboxError::Protocol),
+            Answer::NeedMaps | Answer::Userns | Answer::Prepared => Err(SandboxError::Protocol),
         }
     }
 
