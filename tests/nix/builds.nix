@@ -100,6 +100,13 @@ rec {
     addressed-user = make "addressed-user" "bb cat ${fine.addressed}/self ${fine.addressed.dev} > $out" { };
     profile = make "profile" "echo x > $out" { __sandboxProfile = "(allow everything)"; };
     off = make "off" "echo x > $out" { __noChroot = false; };
+    # Enough inputs for a prepared directory, which the later ones share.
+    many =
+      let
+        texts = builtins.genList (n: toFile "text-${toString n}" "${toString n}\n") 100;
+        one = n: below: make "many-${toString n}" "bb mkdir $out; bb cat $texts > $out/all; bb ls /nix/store > $out/seen; echo ${below} > $out/below; bb chmod 555 $out" { inherit texts; };
+      in
+      one 4 (one 3 (one 2 (one 1 text)));
     buildenv = derivation {
       name = "buildenv";
       system = "builtin";
