@@ -597,6 +597,13 @@ impl<'a> Job<'a> {
                     format!("`{path}` is a store path, not a recipe"),
                 )));
             }
+            Source::Derivation(file) => {
+                return Err(Box::new(Diagnostic::error(
+                    "target-is-a-path",
+                    Class::Usage,
+                    format!("`{}` is a derivation, not a recipe", file.display()),
+                )));
+            }
         };
         let arguments = self.arguments(evaluator)?;
         let whole = evaluator.auto_call(whole, &arguments)?;

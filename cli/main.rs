@@ -7,6 +7,7 @@ mod bug;
 mod cache;
 mod commands;
 mod config;
+mod derivation_file;
 mod environment;
 mod evaluate;
 mod failure;

@@ -75,6 +75,8 @@ pub(crate) fn engine(
     if let Some(features) = &config.system_features {
         build.system_features = features.iter().cloned().collect();
     }
+    build.memory_max_bytes = config.memory_max_bytes;
+    build.processes_max = config.pids_max;
     build.sandbox_paths.clone_from(&config.sandbox_paths);
     build.offline = options.offline;
     build.spent = options.spent;

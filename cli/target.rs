@@ -36,6 +36,8 @@ pub(crate) enum Source {
     Expression(String),
     /// A path inside the logical store, or a derivation there.
     StorePath(String),
+    /// A derivation that another program wrote, with its inputs beside it: `*.drv`.
+    Derivation(PathBuf),
 }
 
 impl Target {
@@ -149,7 +151,7 @@ impl Target {
                         Class::Recipe,
                         format!("`{}` is not a recipe", place.display()),
                     )
-                    .note("recipes are `sos.nix` or any `*.nix`, and `*.rootfs.toml`")
+                    .note("recipes are `sos.nix` or any `*.nix`, and `*.rootfs.toml`; a `*.drv` is built as it is")
                     .help(format!(
                         "to evaluate it as a Nix expression, use `--file {}`",
                         place.display()
@@ -226,6 +228,8 @@ impl Target {
             Some(Source::Rootfs(file.to_owned()))
         } else if name.ends_with(".nix") {
             Some(Source::Nix(file.to_owned()))
+        } else if name.ends_with(".drv") {
+            Some(Source::Derivation(file.to_owned()))
         } else {
             None
         }
@@ -235,7 +239,10 @@ impl Target {
     pub(crate) fn file(&self) -> Option<&Path> {
         match &self.source {
             Source::Nix(f) | Source::Rootfs(f) => Some(f),
-            Source::Flake(_) | Source::Expression(_) | Source::StorePath(_) => None,
+            Source::Flake(_)
+            | Source::Expression(_)
+            | Source::StorePath(_)
+            | Source::Derivation(_) => None,
         }
     }
 
@@ -243,7 +250,10 @@ impl Target {
     pub(crate) fn directory(&self) -> Option<PathBuf> {
         match &self.source {
             Source::Nix(f) | Source::Rootfs(f) => f.parent().map(Path::to_path_buf),
-            Source::Flake(_) | Source::Expression(_) | Source::StorePath(_) => None,
+            Source::Flake(_)
+            | Source::Expression(_)
+            | Source::StorePath(_)
+            | Source::Derivation(_) => None,
         }
     }
 }
@@ -274,7 +284,7 @@ pub(crate) fn attrs(targets: &[Target], values: &[Vec<Item>]) -> BTreeMap<StoreP
                 format!("{}#{}", below.display(), target.attr)
             }
             Source::Flake(_) => target.text.clone(),
-            Source::Expression(_) | Source::StorePath(_) => continue,
+            Source::Expression(_) | Source::StorePath(_) | Source::Derivation(_) => continue,
         };
         found.insert(drv.clone(), key);
     }

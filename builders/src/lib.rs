@@ -3,6 +3,8 @@
 //! [`registry`] makes them known to an engine; each is named by the `builder` of a derivation, as in `builtin:fetch`.
 
 mod build;
+pub mod buildenv;
+pub mod channel;
 pub mod debian;
 pub mod export;
 pub mod fetch;
@@ -14,6 +16,8 @@ pub mod tree;
 
 use sos_engine::Registry;
 
+use crate::buildenv::BuildEnvBuilder;
+use crate::channel::UnpackChannelBuilder;
 use crate::debian::UnpackBuilder;
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
 use crate::mirrors::Mirrors;
@@ -52,6 +56,8 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(OciBuilder)
         .register(OstreeBuilder)
         .register(RootfsEditBuilder)
-        .register(UnpackBuilder);
+        .register(UnpackBuilder)
+        .register(BuildEnvBuilder)
+        .register(UnpackChannelBuilder);
     registry
 }

@@ -9,6 +9,7 @@ use sos_store::ObjectKind;
 
 use crate::args::{LockFlags, ProgressMode, TargetArgs};
 use crate::commands::plan;
+use crate::derivation_file;
 use crate::evaluate::{self, Item, Mode};
 use crate::failure::Failure;
 use crate::render::output;
@@ -19,7 +20,7 @@ use crate::target::{self, Source, Target};
 /// Build targets; print the paths of their outputs, in the order of the arguments
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sos build                       the recipe in this directory\n  sos build .#image -o result     one attribute of it, linked as ./result\n  sos build ./web.rootfs.toml#oci a Debian root filesystem as an image\n  sos build ./f.nix#a^dev         one output of a plain Nix derivation"
+    after_help = "Examples:\n  sos build                       the recipe in this directory\n  sos build .#image -o result     one attribute of it, linked as ./result\n  sos build ./web.rootfs.toml#oci a Debian root filesystem as an image\n  sos build ./f.nix#a^dev         one output of a plain Nix derivation\n  sos build /nix/store/HASH-x.drv a derivation that `nix-instantiate` wrote"
 )]
 pub(crate) struct BuildArgs {
     #[command(flatten)]
@@ -160,7 +161,7 @@ fn evaluated(
     Ok(evaluated)
 }
 
-/// Evaluates recipes, and takes store paths as they are.
+/// Evaluates recipes, and takes store paths and derivations as they are.
 pub(crate) fn resolve(
     session: &Session,
     args: &TargetArgs,
@@ -169,7 +170,7 @@ pub(crate) fn resolve(
 ) -> Result<evaluate::Evaluated<Vec<Item>>, Failure> {
     let recipes: Vec<Target> = targets
         .iter()
-        .filter(|t| !matches!(t.source, Source::StorePath(_)))
+        .filter(|t| !matches!(t.source, Source::StorePath(_) | Source::Derivation(_)))
         .cloned()
         .collect();
     let mut evaluated = evaluate::items(session, args, &recipes, mode)?;
@@ -181,6 +182,13 @@ pub(crate) fn resolve(
                     session,
                     path,
                     target.output.as_deref(),
+                    &mut evaluated.graph,
+                )?],
+                Source::Derivation(file) => vec![derivation_file::load(
+                    session.store()?,
+                    file,
+                    target.output.as_deref(),
+                    mode.dry,
                     &mut evaluated.graph,
                 )?],
                 _ => from_recipes.next().unwrap_or_default(),

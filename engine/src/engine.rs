@@ -27,6 +27,7 @@ use crate::report::Flusher;
 use crate::resolve::{OutputPaths, resolve};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
 use crate::sandbox::{Session, start_early};
+use crate::source_drvs;
 use crate::work::{Worker, history_key, systems};
 
 /// Durations of the past whose median is expected, the newest ones.
@@ -376,6 +377,7 @@ impl Engine {
             .cloned()
             .collect();
         lease.hold(&hold).map_err(store_failed)?;
+        source_drvs::add(&self.store, graph, &needed)?;
         self.still_valid(&needed)?;
         self.keep_derivations(&needed)?;
         if let Err(error) = self.store.note_sources(needed.sources.keys()) {
@@ -403,6 +405,7 @@ impl Engine {
             history: self.history(&needed, graph, wanted)?,
             flusher: Flusher::default(),
             found: Mutex::default(),
+            prepared: Arc::new(crate::sandbox::PreparedSets::new(self.store.clone())),
             _session: session,
         };
         Ok((needed, plans, worker))

@@ -12,23 +12,26 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 use sos_store::ObjectKind;
 
+use crate::attributes::Attributes;
 use crate::diagnose::{build_failed, build_no_builder, build_timeout, disk_full, store_failed};
 use crate::environment::nix_environment;
 use crate::features;
 use crate::options::BuildOptions;
 use crate::output::{Made, Stop};
+use crate::references::References;
 use crate::report::Reporter;
-use crate::sandbox::{self, Bind, Control, Exit, Input, SandboxError, Spec};
+use crate::sandbox::{self, Bind, Control, Exit, Input, Limits, SandboxError, Spec};
 use crate::work::{Attempt, place_failed};
 
 /// Bumped when the sandbox changes in a way that changes what builders make.
-pub(crate) const REVISION: u32 = 1;
+pub(crate) const REVISION: u32 = 2;
 
 /// Runs the builder and collects the outputs that it made.
 pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop> {
     let store = &attempt.worker.store;
     let options = &attempt.worker.options;
     let place = attempt.place.path();
+    check_wishes(attempt)?;
     check_inputs(attempt)?;
     check_builder(attempt)?;
     let outputs = place.join("out");
@@ -36,6 +39,11 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     let scratch = place.join("scratch");
     for dir in [&build_dir, &scratch] {
         fs::create_dir(dir).map_err(|e| place_failed(attempt.place, &e))?;
+    }
+    // Both are seen by the builder, and the mask of whoever runs sos must not be.
+    for (dir, mode) in [(&build_dir, 0o700), (&outputs, 0o1775)] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode))
+            .map_err(|e| place_failed(attempt.place, &e))?;
     }
     let inputs = attempt
         .closure
@@ -47,15 +55,22 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
         .collect();
     let store_dir = PathBuf::from(store.store_dir().as_str());
     let mut spec = Spec::nix(&scratch, &store_dir, &outputs, &build_dir, inputs);
+    let references = References {
+        store,
+        inputs: attempt.closure,
+    };
     let environment = nix_environment(
-        store.store_dir(),
+        &references,
         &attempt.drv,
         &attempt.resolved.building,
         options,
     )
     .map_err(|e| attempt.failed("build-bad-attributes", Class::Recipe, &e))?;
     for (name, content) in &environment.files {
-        fs::write(build_dir.join(name), content).map_err(|e| place_failed(attempt.place, &e))?;
+        let file = build_dir.join(name);
+        fs::write(&file, content)
+            .and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(0o644)))
+            .map_err(|e| place_failed(attempt.place, &e))?;
     }
     spec.env = environment.env;
     spec.program = attempt.drv.builder.clone();
@@ -81,7 +96,9 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     }
     let reporter = attempt.reporter.clone();
     let mut log = |bytes: &[u8]| reporter.write(bytes);
-    match sandbox::run(&spec, &mut log, &control(options, &attempt.reporter)) {
+    let mut control = control(options, &attempt.reporter);
+    control.prepared = Some(attempt.worker.prepared.clone());
+    match sandbox::run(&spec, &mut log, &control) {
         Ok(outcome) => ended(attempt, outcome.exit, None),
         Err(e) => Err(sandbox_failed(attempt, e)),
     }
@@ -110,6 +127,12 @@ pub(crate) fn control(options: &BuildOptions, reporter: &Reporter) -> Control {
             .filter(|n| *n > 0)
             .map(Duration::from_secs),
         max_log_bytes: options.max_log_bytes.filter(|n| *n > 0),
+        prepared: None,
+        limits: Limits {
+            memory_bytes: options.memory_max_bytes.filter(|n| *n > 0),
+            processes: options.processes_max.filter(|n| *n > 0),
+            file_size_bytes: None,
+        },
     }
 }
 
@@ -143,12 +166,20 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
             attempt.took(),
             &log,
         )),
-        Exit::Signal(signal) => stop(build_failed(
-            name,
-            &format!("by signal {signal}{}", signal_name(signal)),
-            attempt.took(),
-            &log,
-        )),
+        Exit::Signal(signal) => {
+            let diagnostic = build_failed(
+                name,
+                &format!("by signal {signal}{}", signal_name(signal)),
+                attempt.took(),
+                &log,
+            );
+            stop(match options.memory_max_bytes {
+                Some(bytes) if signal == libc::SIGKILL => diagnostic.help(format!(
+                    "it may have {bytes} bytes of memory: raise `build.memory-max` if that is what it needs"
+                )),
+                _ => diagnostic,
+            })
+        }
         Exit::TimedOut => {
             let (what, help) = match own_limit {
                 Some(secs) => (
@@ -212,6 +243,37 @@ pub(crate) fn sandbox_failed(attempt: &Attempt<'_>, error: SandboxError) -> Stop
             ))
         }
     }
+}
+
+/// Refuses what would let the machine into the build.
+fn check_wishes(attempt: &Attempt<'_>) -> Result<(), Stop> {
+    let refused =
+        |problem: &str| Err(attempt.failed("build-bad-attributes", Class::Recipe, problem));
+    let attributes = match Attributes::of(&attempt.drv) {
+        Ok(attributes) => attributes,
+        Err(e) => return refused(&e),
+    };
+    match attributes.flag("__noChroot") {
+        Err(e) => return refused(&e),
+        Ok(true) => {
+            return refused(
+                "it asks for no sandbox with `__noChroot`, and sos builds nothing without one",
+            );
+        }
+        Ok(false) => {}
+    }
+    // Nix refuses them here, too, unless its configuration lists them; `build.sandbox-paths` is what does so for sos.
+    let wanted = attributes.list("__impureHostDeps").unwrap_or_default();
+    let shown = |path: &str| {
+        let mut paths = attempt.worker.options.sandbox_paths.iter();
+        paths.any(|(inside, _)| Path::new(path).starts_with(inside))
+    };
+    if let Some(path) = wanted.iter().find(|path| !shown(path)) {
+        return refused(&format!(
+            "it asks for `{path}` of this machine with `__impureHostDeps`, which `build.sandbox-paths` does not show"
+        ));
+    }
+    Ok(())
 }
 
 /// A rootfs object has no files that could be mounted.

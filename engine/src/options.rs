@@ -26,6 +26,10 @@ pub struct BuildOptions {
     pub silent_timeout_secs: Option<u64>,
     /// Bytes of log that one build may write.
     pub max_log_bytes: Option<u64>,
+    /// Bytes of memory that one build may have.
+    pub memory_max_bytes: Option<u64>,
+    /// Processes and threads that one build may have.
+    pub processes_max: Option<u64>,
     /// Paths of the machine shown to sandboxed builds: (inside, outside).
     pub sandbox_paths: Vec<(PathBuf, PathBuf)>,
     /// Builders may not use the network.
@@ -65,6 +69,8 @@ impl BuildOptions {
             timeout_secs: None,
             silent_timeout_secs: None,
             max_log_bytes: None,
+            memory_max_bytes: None,
+            processes_max: None,
             sandbox_paths: Vec::new(),
             offline: false,
             system: system.to_owned(),

@@ -11,7 +11,7 @@ use sos_formats::store_path::{StorePath, make_fixed, output_name};
 use sos_store::{IngestOptions, Ingested, Registration, Store, StoreError};
 
 use crate::attributes::Attributes;
-use crate::checks::{CheckError, Fresh, check_references};
+use crate::checks::{CheckError, Fresh, FreshOutput, check_outputs};
 use crate::diagnose::{Mismatch, mismatch, store_failed};
 use crate::executor::Job;
 use crate::hashing::{HashingError, hash_modulo};
@@ -77,6 +77,7 @@ impl Finish<'_> {
         let mut ready = BTreeMap::new();
         let mut fresh = Fresh::new();
         let mut finals: BTreeMap<String, StorePath> = BTreeMap::new();
+        let attributes = Attributes::of(&self.resolved.drv).map_err(|e| self.problem(e))?;
         for output in self.order(made)? {
             let Some(made) = made.get(&output) else {
                 continue;
@@ -85,18 +86,27 @@ impl Finish<'_> {
                 Made::Rootfs(root) => self.rootfs(&output, *root)?,
                 Made::Tree(place) => self.tree(&output, place, &finals)?,
             };
-            let references = match &one {
-                Ready::Tree(tree) => tree.1.references.clone(),
-                Ready::Rootfs(_) => BTreeSet::new(),
+            let fresh_one = match &one {
+                Ready::Tree(tree) => FreshOutput {
+                    path: path.clone(),
+                    references: tree.1.references.clone(),
+                    nar_size: tree.0.nar_size,
+                    place: Some(tree.0.staged_path().to_owned()),
+                },
+                Ready::Rootfs(_) => FreshOutput {
+                    path: path.clone(),
+                    references: BTreeSet::new(),
+                    nar_size: 0,
+                    place: None,
+                },
             };
-            finals.insert(output.clone(), path.clone());
-            fresh.insert(output.clone(), (path, references));
+            finals.insert(output.clone(), path);
+            fresh.insert(output.clone(), fresh_one);
             ready.insert(output, one);
         }
-        let attributes = Attributes::of(&self.resolved.drv).map_err(|e| self.problem(e))?;
-        check_references(self.store, &attributes, &fresh).map_err(|e| match e {
+        check_outputs(self.store, &attributes, &fresh).map_err(|e| match e {
             CheckError::Store(e) => store_failed(e),
-            other => self.problem(other.to_string()),
+            other => Box::new(other.explain(*self.problem(other.to_string()))),
         })?;
         self.commit(ready, &finals)
     }
@@ -235,6 +245,12 @@ impl Finish<'_> {
             .map_err(|e| self.unreadable(output, &e).into())
     }
 
+    fn discards_references(&self, output: &str) -> Result<bool, Stop> {
+        Attributes::of(&self.resolved.drv)
+            .and_then(|attributes| attributes.discards_references(output))
+            .map_err(|e| self.problem(e).into())
+    }
+
     fn unreadable(&self, output: &str, error: &std::io::Error) -> Box<Diagnostic> {
         self.problem(format!("output `{output}` cannot be read: {error}"))
     }
@@ -334,7 +350,7 @@ impl Finish<'_> {
         let scratch = &self.resolved.building[output];
         let own = digits(scratch.hash_str());
         let mut found = BTreeSet::new();
-        if self.knows_own_paths {
+        if self.knows_own_paths && !self.discards_references(output)? {
             found = self.scan(output, place, self.closure)?;
             let mut parts = HashParts::default();
             for (other, path) in &self.resolved.building {
@@ -395,7 +411,11 @@ impl Finish<'_> {
         method: Method,
         algo: HashAlgo,
     ) -> Result<Ingested, Stop> {
-        let candidates: Vec<StorePath> = self.closure.iter().chain(own).cloned().collect();
+        let candidates: Vec<StorePath> = if self.discards_references(output)? {
+            Vec::new()
+        } else {
+            self.closure.iter().chain(own).cloned().collect()
+        };
         let options = IngestOptions {
             take: true,
             candidates: &candidates,

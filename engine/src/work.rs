@@ -26,7 +26,7 @@ use crate::other::{OtherLog, locked};
 use crate::output::{Finish, Stop};
 use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
-use crate::sandbox::Session;
+use crate::sandbox::{PreparedSets, Session};
 use crate::{features, in_process, nix_shape, step};
 
 /// Milliseconds between two looks at a lock that another process holds.
@@ -47,6 +47,7 @@ pub(crate) struct Worker {
     pub(crate) flusher: Flusher,
     /// What was found done and is not written down yet.
     pub(crate) found: Mutex<Vec<Found>>,
+    pub(crate) prepared: Arc<PreparedSets>,
     /// What launches runs ends with this.
     pub(crate) _session: Session,
 }

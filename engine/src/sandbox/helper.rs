@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::Mode;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -10,8 +11,8 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use super::channel::Channel;
 use super::protocol::{Answer, Failure, Launch, MapsWritten, Naming, Request, UsernsKind};
-use super::spec::{NIX_GID, NIX_UID};
-use super::{init, sys, worker_child};
+use super::spec::{Input, NIX_GID, NIX_UID};
+use super::{init, root, sys, worker_child};
 
 /// The argument that makes the program a helper.
 pub const HELPER_ARGUMENT: &str = "__sandbox";
@@ -31,6 +32,7 @@ fn serve(channel: Channel) -> i32 {
         // It waits for nothing but its channel.
         Ok(Some((Request::HoldUserns(kind), _))) => make_userns(&channel, kind),
         Ok(Some((Request::Work, fds))) => work(&channel, fds),
+        Ok(Some((Request::Prepare { dir, inputs }, fds))) => prepare(&channel, &dir, &inputs, fds),
         Ok(None) => return 0,
         Err(e) => Err(Failure::new("read what to do", &e)),
     };
@@ -171,4 +173,22 @@ pub(super) fn become_user(uid: u32, gid: u32) -> Result<(), Failure> {
     set_thread_groups(&[]).naming(|| "leave the caller's groups".to_owned())?;
     set_thread_res_gid(gid, gid, gid).naming(|| format!("become group {}", gid.as_raw()))?;
     set_thread_res_uid(uid, uid, uid).naming(|| format!("become user {}", uid.as_raw()))
+}
+
+/// Mounts inputs in a namespace that outlives this process.
+fn prepare(
+    channel: &Channel,
+    dir: &Path,
+    inputs: &[Input],
+    fds: Vec<OwnedFd>,
+) -> Result<(), Failure> {
+    enter_userns(fds)?;
+    die_with_parent()?;
+    sys::unshare(UnshareFlags::NEWNS).naming(|| "create namespaces".to_owned())?;
+    root::prepare(dir, inputs)?;
+    let namespace =
+        File::open("/proc/self/ns/mnt").naming(|| "open /proc/self/ns/mnt".to_owned())?;
+    channel
+        .send(&Answer::Prepared, &[namespace.as_fd()])
+        .naming(|| "hand over the mount namespace".to_owned())
 }

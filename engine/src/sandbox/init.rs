@@ -68,14 +68,19 @@ fn live(channel: &Channel, output: &OwnedFd) -> Result<Answer, Failure> {
     let plan = channel
         .receive::<Plan>()
         .naming(|| "read the plan of the run".to_owned())?;
-    let Some((Plan(spec), fds)) = plan else {
+    let Some((Plan { spec, given }, fds)) = plan else {
         // Nobody wants it any more.
         sys::exit(0)
     };
+    let mut fds = fds.into_iter();
+    let net = if given.net { fds.next() } else { None };
+    if let Some(mounts) = fds.next().filter(|_| given.mounts) {
+        enter_mounts(&mounts)?;
+    }
     let network = if spec.network {
         None
     } else {
-        enter_network(channel, fds.into_iter().next())?;
+        enter_network(channel, net)?;
         Some(Network::open()?)
     };
     root::build(&spec)?;
@@ -99,6 +104,13 @@ fn live(channel: &Channel, output: &OwnedFd) -> Result<Answer, Failure> {
         status,
         net_clean: network.is_some_and(|network| network.is_clean()),
     })
+}
+
+/// Begins with a copy of the mounts that were prepared for this run.
+fn enter_mounts(prepared: &OwnedFd) -> Result<(), Failure> {
+    move_into_link_name_space(prepared.as_fd(), Some(LinkNameSpaceType::Mount))
+        .naming(|| "enter the mount namespace".to_owned())?;
+    sys::unshare(UnshareFlags::NEWNS).naming(|| CREATE_NAMESPACES.to_owned())
 }
 
 /// Enters the network namespace that came along, or a new one.
@@ -266,7 +278,7 @@ fn limit(spec: &Spec) -> Result<(), Failure> {
         hard,
     )?;
     for (resource, wanted) in [
-        (Resource::As, spec.limits.address_space_bytes),
+        (Resource::As, spec.limits.memory_bytes),
         (Resource::Nproc, spec.limits.processes),
         (Resource::Fsize, spec.limits.file_size_bytes),
     ] {

@@ -3,8 +3,8 @@
 //! Starting this program anew for each run would cost more than the rest of a launch: an exec, the dynamic linker, and
 //! the first touch of all that the program needs before its first line. A fork of a small process costs a tenth of that.
 
-use std::io::PipeWriter;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, PipeWriter};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -166,6 +166,15 @@ impl Launched {
         self.channel.as_fd()
     }
 
+    /// Returns the number of the process, which nobody else gets while this lives.
+    pub(super) fn pid(&self) -> io::Result<u32> {
+        let about = format!("/proc/self/fdinfo/{}", self.pidfd.as_raw_fd());
+        let about = std::fs::read_to_string(about)?;
+        let pid = about.lines().find_map(|line| line.strip_prefix("Pid:"));
+        pid.and_then(|pid| pid.trim().parse().ok())
+            .ok_or_else(|| io::Error::other("the kernel does not tell the number of a process"))
+    }
+
     pub(super) fn send<T: Serialize>(
         &self,
         message: &T,
@@ -173,7 +182,7 @@ impl Launched {
     ) -> Result<(), SandboxError> {
         match self.channel.send(message, fds) {
             Ok(()) => Ok(()),
-            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(died()),
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(died()),
             Err(e) => Err(SandboxError::io("speak with a run", e)),
         }
     }
@@ -183,7 +192,7 @@ impl Launched {
         match self.channel.receive() {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(died()),
-            Err(e) if e.kind() == std::io::ErrorKind::InvalidData => Err(SandboxError::Protocol),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(SandboxError::Protocol),
             Err(e) => Err(SandboxError::io("listen to a run", e)),
         }
     }

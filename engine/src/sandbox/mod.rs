@@ -8,6 +8,7 @@
 
 mod bytes;
 mod capture;
+pub(crate) mod cgroup;
 mod channel;
 mod child;
 mod difference;
@@ -19,6 +20,7 @@ mod launcher;
 mod namespaces;
 mod network;
 mod outcome;
+mod prepared;
 mod protocol;
 mod root;
 mod run;
@@ -35,6 +37,7 @@ pub use helper::{HELPER_ARGUMENT, child_main};
 pub use launcher::Session;
 pub(crate) use launcher::start_early;
 pub use outcome::{Control, Exit, Outcome, SandboxError};
+pub use prepared::PreparedSets;
 pub use run::run;
 pub use spec::{Bind, InlineFile, Input, Limits, Shape, Spec};
 pub use step::{

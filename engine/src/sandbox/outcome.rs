@@ -2,10 +2,13 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 
+use super::prepared::PreparedSets;
+use super::spec::Limits;
 use crate::cancel::Cancel;
 
 /// Limits under which the caller watches a run. None of them can change what a successful run makes.
@@ -21,6 +24,10 @@ pub struct Control {
     pub silent_timeout: Option<Duration>,
     /// The most bytes a run may write to its log.
     pub max_log_bytes: Option<u64>,
+    /// What a run may take of the machine.
+    pub limits: Limits,
+    /// Where runs with many inputs find them mounted.
+    pub prepared: Option<Arc<PreparedSets>>,
 }
 
 /// What ended a run.

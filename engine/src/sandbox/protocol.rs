@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::Spec;
+use super::spec::{Input, Spec};
 
 /// The first message to a helper: what it is for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -16,8 +16,23 @@ pub(super) enum Request {
     /// Start the first process of a run at each [`Launch`]. Descriptor: the user namespace, which is of this kind; without one,
     /// make it first and hand it over.
     Launch(UsernsKind),
+    /// Mount inputs below a directory in a mount namespace, and hand that over. Comes with the user namespace.
+    Prepare {
+        #[serde(with = "super::bytes::path")]
+        dir: PathBuf,
+        inputs: Vec<Input>,
+    },
     /// Change files inside the user namespace, which comes along; operations follow.
     Work,
+}
+
+/// Which descriptors come along with a plan, in this order.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Given {
+    /// A network namespace; without it one is made.
+    pub(super) net: bool,
+    /// A mount namespace to begin with.
+    pub(super) mounts: bool,
 }
 
 /// The ids that a user namespace has.
@@ -33,9 +48,12 @@ pub(super) enum UsernsKind {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Launch;
 
-/// What the first process of a run is for. Descriptor: a network namespace, unless there is none to spare.
+/// What the first process of a run is for. Descriptors: those that it says.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Plan(pub(super) Box<Spec>);
+pub(super) struct Plan {
+    pub(super) spec: Box<Spec>,
+    pub(super) given: Given,
+}
 
 /// What a helper answers.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,6 +65,8 @@ pub(super) enum Answer {
     Userns,
     /// The first process of a run, as a descriptor.
     Launched,
+    /// The mount namespace, as a descriptor.
+    Prepared,
     /// A network namespace was made for the run and comes along.
     Network,
     /// All processes of the run but its first are gone.

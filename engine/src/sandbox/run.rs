@@ -2,16 +2,19 @@
 
 use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::Timespec;
 
+use super::cgroup::Group;
 use super::launcher::{self, Launched};
 use super::namespaces;
 use super::outcome::{Control, Exit, Outcome, SandboxError};
-use super::protocol::{Answer, Failure, Plan, UsernsKind};
+use super::prepared::{Prepared, PreparedSets};
+use super::protocol::{Answer, Failure, Given, Plan, UsernsKind};
 use super::spec::{Shape, Spec};
 use crate::clock::{Clock, SystemClock};
 
@@ -52,8 +55,26 @@ pub fn run(
     let launched = launcher::launch(kind, exe, &writer)?;
     // The end of the run must show as the end of the log.
     drop(writer);
-    let fds: Vec<BorrowedFd<'_>> = net.iter().map(AsFd::as_fd).collect();
-    if let Err(e) = launched.send(&Plan(Box::new(spec.clone())), &fds) {
+    let mut spec = Box::new(spec.clone());
+    let group =
+        Group::for_run(&control.limits).map_err(|e| SandboxError::io("make a control group", e))?;
+    match &group {
+        // Before it has a plan; what it starts is in the group from the beginning.
+        Some(group) => launched
+            .pid()
+            .and_then(|pid| group.add(pid))
+            .map_err(|e| SandboxError::io("use a control group", e))?,
+        None => spec.limits = control.limits,
+    }
+    let network = spec.network;
+    let place = Place::of(&mut spec, control)?;
+    let mounts = place.as_ref().map(|place| place.prepared.namespace());
+    let given = Given {
+        net: net.is_some(),
+        mounts: mounts.is_some(),
+    };
+    let fds: Vec<BorrowedFd<'_>> = net.iter().chain(mounts).map(AsFd::as_fd).collect();
+    if let Err(e) = launched.send(&Plan { spec, given }, &fds) {
         // A run that cannot begin says why and ends: that is what sending met.
         return Err(match launched.receive() {
             Ok((Answer::Failed(failure), _)) => failure_error(failure),
@@ -73,9 +94,49 @@ pub fn run(
         buffer: vec![0; LOG_CHUNK_BYTES],
         net,
         kind,
-        network: spec.network,
+        network,
+        _group: group,
     };
-    watch.until_end()
+    let outcome = watch.until_end()?;
+    // Nothing of the run lives any more.
+    drop(watch);
+    if let Some(place) = place {
+        place.sets.give_back(place.prepared, &place.outputs)?;
+    }
+    Ok(outcome)
+}
+
+/// The prepared store directory of a run in the Nix shape.
+struct Place<'a> {
+    sets: &'a PreparedSets,
+    prepared: Prepared,
+    /// Where the outputs are expected.
+    outputs: PathBuf,
+}
+
+impl<'a> Place<'a> {
+    /// Finds a place for a run that has many inputs, and changes its plan so that it uses it.
+    fn of(spec: &mut Spec, control: &'a Control) -> Result<Option<Self>, SandboxError> {
+        let Shape::Nix {
+            outputs, inputs, ..
+        } = &mut spec.shape
+        else {
+            return Ok(None);
+        };
+        let Some(sets) = control.prepared.as_deref() else {
+            return Ok(None);
+        };
+        let Some(prepared) = sets.take(inputs, control.exe.as_deref())? else {
+            return Ok(None);
+        };
+        inputs.retain(|input| !prepared.has(&input.base));
+        let outputs = std::mem::replace(outputs, prepared.dir());
+        Ok(Some(Self {
+            sets,
+            prepared,
+            outputs,
+        }))
+    }
 }
 
 struct Watch<'a> {
@@ -94,6 +155,8 @@ struct Watch<'a> {
     net: Option<OwnedFd>,
     kind: UsernsKind,
     network: bool,
+    /// Last: it is empty when the helper is gone, and then it goes.
+    _group: Option<Group>,
 }
 
 impl Watch<'_> {
@@ -235,7 +298,9 @@ impl Watch<'_> {
                 self.drain()?;
                 Err(failure_error(failure))
             }
-            Answer::NeedMaps | Answer::Userns | Answer::Launched => Err(SandboxError::Protocol),
+            Answer::NeedMaps | Answer::Userns | Answer::Launched | Answer::Prepared => {
+                Err(SandboxError::Protocol)
+            }
         }
     }
 

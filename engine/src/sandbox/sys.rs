@@ -237,9 +237,20 @@ pub(super) fn child_signal_fd() -> io::Result<OwnedFd> {
 
 /// Gives every signal its default meaning and lets all through.
 pub(super) fn reset_signals() -> io::Result<()> {
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL is valid for each signal; numbers that cannot be changed are refused, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    for signal in 1..=64 as libc::c_int {
+        // The library refuses the two signals that it keeps for itself, and whoever started us may have them ignored.
+        let default = [0u64; 4];
+        // SAFETY: four zero words are the kernel's `sigaction` of the default; the set of signals has eight bytes. Numbers
+        // that cannot be changed are refused, which is fine.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     // SAFETY: as in `child_signal_fd`.
     check(libc::c_long::from(unsafe {
