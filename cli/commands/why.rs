@@ -55,10 +55,15 @@ pub(crate) fn run(session: &Session, args: &WhyArgs) -> Result<(), Failure> {
     if let Some(number) = args.since {
         builds::find(store, number)?;
     }
-    let mut told = Vec::new();
-    for asked in subjects(session, &args.target)? {
-        told.extend(answers(session, store, args, &asked)?);
-    }
+    let subjects = subjects(session, &args.target)?;
+    let told = store.snapshot(|| -> Result<Vec<Answer>, Failure> {
+        let mut explainer = why::Explainer::new(store);
+        let mut told = Vec::new();
+        for asked in &subjects {
+            told.extend(answers(session, &mut explainer, args, asked)?);
+        }
+        Ok(told)
+    })??;
     if session.global.json {
         return output::json(&told.iter().map(|one| one.to_json(store)).collect());
     }
@@ -115,10 +120,11 @@ struct Answer {
 
 fn answers(
     session: &Session,
-    store: &Store,
+    explainer: &mut why::Explainer<'_>,
     args: &WhyArgs,
     subject: &Subject,
 ) -> Result<Vec<Answer>, Failure> {
+    let store = session.store()?;
     let was_tried = |step: &Step| step.started_ms.is_some();
     if args.all || args.since.is_some() {
         let names = match subject {
@@ -140,23 +146,21 @@ fn answers(
                 };
                 output::message(&format!("`{name}` was not built here{since}"));
             }
-            let mut explainer = why::Explainer::new(store);
             for step in steps {
-                all.push(past(&mut explainer, step)?);
+                all.push(past(explainer, step)?);
             }
         }
         return Ok(all);
     }
-    let mut explainer = why::Explainer::new(store);
     match subject {
         Subject::Name(name) => {
             let mut steps = store.steps_named(name)?.into_iter();
             match steps.find(was_tried) {
-                Some(step) => Ok(vec![past(&mut explainer, step)?]),
+                Some(step) => Ok(vec![past(explainer, step)?]),
                 None => Err(not_built(name)),
             }
         }
-        Subject::Drv(drv) => Ok(vec![last(store, &mut explainer, drv)?]),
+        Subject::Drv(drv) => Ok(vec![last(store, explainer, drv)?]),
         Subject::Recipe(recipe) => {
             let engine = run::engine(
                 session,
@@ -168,7 +172,7 @@ fn answers(
                 EventSink::null(),
             )?;
             let plan = engine.plan(&recipe.graph, &build::wanted(&recipe.values))?;
-            let mut explainer = explainer.with_plan(&plan);
+            let mut explainer = why::Explainer::new(store).with_plan(&plan);
             let mut all = Vec::new();
             for drv in recipe.derivations() {
                 all.push(match explainer.planned(&drv)? {

@@ -1,5 +1,6 @@
 //! Why something was built, from the journal: the way from a derivation to what a person changed, and what else followed from it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
@@ -64,6 +65,20 @@ struct Followed {
     stopped: usize,
 }
 
+/// What the journal has of a derivation.
+struct Known {
+    /// Why it was built the last time.
+    causes: Option<Causes>,
+    /// Which derivation made each input, by base names.
+    makers: BTreeMap<String, String>,
+}
+
+impl Known {
+    fn maker_of(&self, input: &StorePath) -> Option<StorePath> {
+        StorePath::from_base(self.makers.get(input.as_str())?).ok()
+    }
+}
+
 /// Answers questions about the past, and about a plan.
 pub struct Explainer<'a> {
     store: &'a Store,
@@ -71,6 +86,8 @@ pub struct Explainer<'a> {
     plan: Vec<Told>,
     runs: BTreeMap<i64, Rc<Vec<Told>>>,
     followed: BTreeMap<(Option<i64>, String), Rc<Followed>>,
+    /// What was asked of the journal about derivations, up to a run.
+    known: RefCell<BTreeMap<(StorePath, i64), Rc<Known>>>,
     seen: BTreeMap<String, Option<BuildId>>,
 }
 
@@ -84,6 +101,7 @@ impl<'a> Explainer<'a> {
             plan: Vec::new(),
             runs: BTreeMap::new(),
             followed: BTreeMap::new(),
+            known: RefCell::default(),
             seen: BTreeMap::new(),
         }
     }
@@ -277,11 +295,11 @@ impl<'a> Explainer<'a> {
         if let Some(causes) = self.planned.get(&from) {
             return Ok(Some((from, causes.clone())));
         }
-        let steps = self.store.steps_of_drv(&from, until, STEPS)?;
-        let recorded = steps.iter().find_map(causes_of);
+        let known = self.known(&from, until)?;
+        let recorded = known.causes.clone();
         // What it was built from the last time is not always what it was in the build that this one is compared with.
         let was = match of.was.as_ref().and_then(&parse) {
-            Some(before) => self.maker_of(&before, &old, until)?,
+            Some(before) => self.known(&before, until)?.maker_of(&old),
             None => None,
         };
         let compared_with = recorded
@@ -289,8 +307,7 @@ impl<'a> Explainer<'a> {
             .and_then(|causes| causes.was.as_ref())
             .and_then(&parse);
         if let Some(was) = was.filter(|was| compared_with.as_ref() != Some(was) && *was != from) {
-            let detail = steps.iter().find_map(detail_of).unwrap_or_default();
-            let made = |path: &StorePath| maker_in(&detail, path);
+            let made = |path: &StorePath| known.maker_of(path);
             if let Some(causes) = between(self.store, &was, &from, &made)? {
                 return Ok(Some((from, causes)));
             }
@@ -298,18 +315,23 @@ impl<'a> Explainer<'a> {
         Ok(recorded.map(|causes| (from, causes)))
     }
 
-    /// Which derivation made an input of another one, as the journal has it.
-    fn maker_of(
-        &self,
-        drv: &StorePath,
-        input: &StorePath,
-        until: BuildId,
-    ) -> Result<Option<StorePath>, StoreError> {
+    fn known(&self, drv: &StorePath, until: BuildId) -> Result<Rc<Known>, StoreError> {
+        let key = (drv.clone(), until.0);
+        if let Some(known) = self.known.borrow().get(&key) {
+            return Ok(known.clone());
+        }
         let steps = self.store.steps_of_drv(drv, until, STEPS)?;
-        Ok(steps
-            .iter()
-            .filter_map(detail_of)
-            .find_map(|detail| maker_in(&detail, input)))
+        let details = steps.iter().filter_map(detail_of);
+        let detail = details.into_iter().find(|detail| !detail.inputs.is_empty());
+        let inputs = detail.unwrap_or_default().inputs.into_iter();
+        let known = Rc::new(Known {
+            causes: steps.iter().find_map(causes_of),
+            makers: inputs
+                .filter_map(|input| Some((input.path, input.drv?)))
+                .collect(),
+        });
+        self.known.borrow_mut().insert(key, known.clone());
+        Ok(known)
     }
 
     /// What a change led to in a run, or in the plan.
@@ -437,11 +459,6 @@ pub fn causes_of(step: &Step) -> Option<Causes> {
 #[must_use]
 pub fn detail_of(step: &Step) -> Option<StepDetail> {
     serde_json::from_str(step.detail.as_deref()?).ok()
-}
-
-fn maker_in(detail: &StepDetail, input: &StorePath) -> Option<StorePath> {
-    let found = detail.inputs.iter().find(|one| one.path == input.as_str());
-    StorePath::from_base(found?.drv.as_deref()?).ok()
 }
 
 /// The name of a derivation, for people.

@@ -500,7 +500,12 @@ fn a_store_of_before_gets_the_tables_of_the_journal() {
         detail: Some("{\"inputs\":[]}".to_owned()),
     };
     store
-        .journal_write(build, &[], std::slice::from_ref(&step), &[drv.clone()])
+        .journal_write(
+            build,
+            &[],
+            std::slice::from_ref(&step),
+            std::slice::from_ref(&drv),
+        )
         .unwrap();
     assert_eq!(store.steps_named("x").unwrap(), [step]);
     assert_eq!(store.first_seen(&drv).unwrap(), Some(build));

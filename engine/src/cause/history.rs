@@ -6,9 +6,10 @@
 //! other.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use sos_formats::derivation::Derivation;
-use sos_formats::diagnostic::Label;
+use sos_formats::diagnostic::{Label, SourceFile};
 use sos_formats::store_path::StorePath;
 use sos_store::{BuildId, Store, StoreError};
 
@@ -36,7 +37,7 @@ pub(crate) struct History {
     /// Names without version of everything that was ever built.
     names: BTreeSet<String>,
     /// Where derivations are written.
-    places: BTreeMap<StorePath, Label>,
+    pub(super) places: BTreeMap<StorePath, Text>,
 }
 
 impl History {
@@ -49,9 +50,10 @@ impl History {
         wanted: &[Wanted],
         attrs: &BTreeMap<StorePath, String>,
     ) -> Result<Self, StoreError> {
-        let place = |node: &Node| {
+        let mut lines = Lines::default();
+        let mut place = |node: &Node| {
             let label = graph.places.get(&node.path)?;
-            Some((node.path.clone(), label.clone()))
+            Some((node.path.clone(), lines.place(label)))
         };
         let before = before(store, project, needed, wanted, attrs)?;
         Ok(Self {
@@ -64,15 +66,39 @@ impl History {
                 .iter()
                 .map(|name| history_key(name).to_owned())
                 .collect(),
-            places: needed.nodes.iter().filter_map(place).collect(),
+            places: needed.nodes.iter().filter_map(&mut place).collect(),
         })
     }
+}
 
-    /// Where a derivation is written, `file:line:column`.
-    pub(super) fn place(&self, drv: &StorePath) -> Option<Text> {
-        let label = self.places.get(drv)?;
-        let (line, column) = label.file.line_column(label.span.start);
-        Some(Text::from(format!("{}:{line}:{column}", label.file.name)))
+/// Where the lines of files begin. Some files hold all the packages that there are: they are not gone through for each.
+#[derive(Default)]
+struct Lines {
+    files: Vec<(Arc<SourceFile>, Vec<usize>)>,
+}
+
+impl Lines {
+    /// A place as file, line and column, both counted from 1.
+    fn place(&mut self, label: &Label) -> Text {
+        let known = self
+            .files
+            .iter()
+            .position(|(file, _)| Arc::ptr_eq(file, &label.file));
+        let at = known.unwrap_or_else(|| {
+            let ends = label.file.text.match_indices('\n');
+            let starts = std::iter::once(0).chain(ends.map(|(at, _)| at + 1));
+            self.files.push((label.file.clone(), starts.collect()));
+            self.files.len() - 1
+        });
+        let (file, starts) = &self.files[at];
+        let line = starts.partition_point(|start| *start <= label.span.start);
+        let start = starts.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let before = file.text.get(start..label.span.start).unwrap_or_default();
+        Text::from(format!(
+            "{}:{line}:{}",
+            file.name,
+            before.chars().count() + 1
+        ))
     }
 }
 
@@ -191,6 +217,17 @@ mod tests {
 
     fn path(digit: char, name: &str) -> StorePath {
         StorePath::from_base(&format!("{}-{name}", digit.to_string().repeat(32))).unwrap()
+    }
+
+    #[test]
+    fn places_are_those_of_the_file() {
+        let file = SourceFile::new("f.nix", "ab\né x\n");
+        let mut lines = Lines::default();
+        for offset in [0, 1, 3, 6, 7] {
+            let (line, column) = file.line_column(offset);
+            let place = lines.place(&Label::new(&file, offset..offset, ""));
+            assert_eq!(place.as_str(), format!("f.nix:{line}:{column}"), "{offset}");
+        }
     }
 
     #[test]

@@ -212,7 +212,7 @@ pub(crate) fn is_first(
         return Ok(None);
     }
     Ok(Some(Causes {
-        at: history.place(drv),
+        at: history.places.get(drv).cloned(),
         ..Cause::NeverBuilt.into()
     }))
 }
@@ -221,7 +221,7 @@ pub(crate) fn is_first(
 pub(crate) fn causes(store: &Store, asked: &Asked<'_>) -> Result<Causes, StoreError> {
     let found = causes_without_place(store, asked)?;
     Ok(Causes {
-        at: asked.history.place(asked.path),
+        at: asked.history.places.get(asked.path).cloned(),
         ..found
     })
 }
