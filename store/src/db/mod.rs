@@ -35,6 +35,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("001_initial.sql"),
     include_str!("002_evaluations.sql"),
     include_str!("003_built.sql"),
+    include_str!("004_rebuilds.sql"),
 ];
 
 /// How long a writer waits for another process.
