@@ -14,3 +14,4 @@ pub(crate) mod parse;
 pub(crate) mod plan;
 pub(crate) mod repl;
 pub(crate) mod store;
+pub(crate) mod verify;

@@ -1,6 +1,7 @@
 //! Everything that a person sees is drawn here.
 
 pub(crate) mod diagnostic;
+pub(crate) mod difference;
 mod narrow;
 pub(crate) mod output;
 pub(crate) mod progress;

@@ -32,6 +32,7 @@ mod run;
 pub mod sandbox;
 mod schedule;
 mod step;
+pub mod verify;
 mod work;
 
 pub use builder::{Builder, BuilderError, HashMismatch, Pool, Registry};

@@ -22,9 +22,10 @@ use crate::diagnose::{build_no_output, store_failed, wrong_system};
 use crate::event::{Event, EventSink, Status};
 use crate::executor::{Executor, Job, Outcome};
 use crate::options::BuildOptions;
-use crate::output::{Finish, Stop};
+use crate::output::{Finish, Made, Stop};
 use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
+use crate::verify::Conditions;
 use crate::{in_process, nix_shape, step};
 
 /// Milliseconds between two looks at a lock that another process holds.
@@ -64,6 +65,10 @@ pub(crate) struct Attempt<'a> {
     pub(crate) place: &'a TempDir,
     pub(crate) reporter: Reporter,
     pub(crate) since: Duration,
+    /// What is different from other builds, to see what depends on it.
+    pub(crate) conditions: Conditions,
+    /// Cores that a build is told of when nothing is varied.
+    pub(crate) usual_cores: usize,
 }
 
 impl Attempt<'_> {
@@ -245,13 +250,11 @@ impl Worker {
                 self.cancel.clone(),
             ),
             since: self.clock.monotonic(),
+            conditions: Conditions::default(),
+            usual_cores: self.options.cores,
         };
         self.flusher.watch(&attempt.reporter);
-        let made = match chosen {
-            Chosen::Nix => nix_shape::run(&attempt)?,
-            Chosen::Step => step::run(&attempt)?,
-            Chosen::InProcess(builder) => in_process::run(&attempt, builder.as_ref())?,
-        };
+        let made = run_builder(&attempt, chosen)?;
         let log = attempt.reporter.finish();
         let missing: Vec<String> = resolved
             .drv
@@ -315,6 +318,7 @@ impl Worker {
                 duration_ms: made.duration_ms,
                 started_secs: i64::try_from(made.started_ms / 1000).unwrap_or(i64::MAX),
                 log: Some(job.path.clone()),
+                host: Some(host()),
             })
             .collect();
         self.store
@@ -358,6 +362,24 @@ impl Worker {
         });
         Ok(())
     }
+}
+
+/// Runs whoever builds, and collects what was made.
+pub(crate) fn run_builder(
+    attempt: &Attempt<'_>,
+    chosen: &Chosen<'_>,
+) -> Result<BTreeMap<String, Made>, Stop> {
+    match chosen {
+        Chosen::Nix => nix_shape::run(attempt),
+        Chosen::Step => step::run(attempt),
+        Chosen::InProcess(builder) => in_process::run(attempt, builder.as_ref()),
+    }
+}
+
+/// The name of this machine, for records of who built what.
+pub(crate) fn host() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
 }
 
 /// What the store keeps of a build, to tell the cause of the next one.
