@@ -87,6 +87,7 @@ pub(crate) enum Command {
     Plan(commands::plan::PlanArgs),
     Log(commands::log::LogArgs),
     Verify(commands::verify::VerifyArgs),
+    Diff(commands::diff::DiffArgs),
     Store(commands::store::StoreArgs),
     Gc(commands::gc::GcArgs),
     Doctor(commands::doctor::DoctorArgs),

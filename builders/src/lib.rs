@@ -5,6 +5,7 @@
 mod build;
 pub mod debian;
 pub mod fetch;
+pub mod mirror;
 pub mod mirrors;
 pub mod oci;
 pub mod rootfs_edit;

@@ -1,5 +1,7 @@
 //! `sos verify`: builds again, under other conditions, and compares.
 
+mod mirror;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 use sos_store::Store;
+use sos_store::compare::{Difference, Snapshot};
 
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
@@ -117,6 +120,7 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
         .rounds
         .map_or(usize::from(args.against.is_none()), usize::from);
     let mut all = Report::default();
+    let outputs = outputs_of(&engine, &evaluated.graph, &drvs)?;
     if rounds > 0 {
         verify(
             session,
@@ -128,6 +132,9 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
             &mut all,
         )?;
     }
+    if let Some(url) = &args.against {
+        mirror::compare(session, args, url, &outputs, &mut all)?;
+    }
     if session.global.json {
         output::json(&Value::Array(all.values))?;
     }
@@ -135,6 +142,21 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::from(all.problems))
+}
+
+/// What is there of each derivation, with the name of the output.
+fn outputs_of(
+    engine: &Engine,
+    graph: &Graph,
+    drvs: &[StorePath],
+) -> Result<Vec<(StorePath, String, StorePath)>, Failure> {
+    let mut all = Vec::new();
+    for drv in drvs {
+        for (output, path) in engine.known_outputs(graph, drv)? {
+            all.push((drv.clone(), output, path));
+        }
+    }
+    Ok(all)
 }
 
 /// What was found, derivation by derivation.
@@ -387,40 +409,37 @@ fn described(
     let mut text = String::new();
     for one in &different.outputs {
         text.push_str(&format!(
-            "{name}^{}: {} differ ({})\n",
+            "{name}^{}: {} otherwise ({})\n",
             one.output,
             size::count(one.differences.len(), "path"),
             difference::counts(&one.differences)
         ));
-        text.push_str(&listed(store, one, args.lines)?);
+        let sides = [(&one.recorded, "recorded"), (&one.rebuilt, "rebuilt")];
+        text.push_str(&listed(store, sides, &one.differences, args.lines)?);
         if args.diffoscope {
             text.push_str(&diffoscope(store, one));
         }
-    }
-    if let Some(reason) = reason(&different.culprit, "differs") {
-        text.push_str(&format!("{name}: {reason}\n"));
     }
     Ok(text)
 }
 
 /// The paths that differ, and the first content that does.
-fn listed(store: &Store, one: &OutputDifference, lines: usize) -> Result<String, Failure> {
+fn listed(
+    store: &Store,
+    [old, new]: [(&Snapshot, &str); 2],
+    differences: &[Difference],
+    lines: usize,
+) -> Result<String, Failure> {
     let mut text = String::new();
-    for found in one.differences.iter().take(LISTED_MAX) {
+    for found in differences.iter().take(LISTED_MAX) {
         text.push_str(&format!("  {}\n", difference::line(found)));
     }
-    if one.differences.len() > LISTED_MAX {
-        let more = one.differences.len() - LISTED_MAX;
+    if differences.len() > LISTED_MAX {
+        let more = differences.len() - LISTED_MAX;
         text.push_str(&format!("  and {more} more\n"));
     }
-    for found in &one.differences {
-        let shown = difference::contents(
-            store,
-            (&one.recorded, "recorded"),
-            (&one.rebuilt, "rebuilt"),
-            found,
-            lines,
-        )?;
+    for found in differences {
+        let shown = difference::contents(store, old, new, found, lines)?;
         if !shown.is_empty() {
             text.push_str(&shown);
             break;

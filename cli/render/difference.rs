@@ -138,7 +138,12 @@ pub(crate) fn contents(
     let (Some(offset), Some(old), Some(new)) = (offset, file(old), file(new)) else {
         return Ok(String::new());
     };
-    let names = [old_name, new_name].map(|name| format!("{name}/{}", path(&difference.path)));
+    let names = [old_name, new_name].map(|name| {
+        if difference.path.is_empty() {
+            return name.to_owned();
+        }
+        format!("{name}/{}", path(&difference.path))
+    });
     if let (Some(old), Some(new)) = (as_text(store, &old)?, as_text(store, &new)?) {
         return Ok(unified(&old, &new, &names, lines));
     }

@@ -281,6 +281,7 @@ impl Worker {
             .iter()
             .map(|(output, one)| (output.clone(), one.path.clone()))
             .collect();
+        self.tell_other_results(job, &key, &outputs)?;
         let duration_ms = millis(attempt.took());
         let made = Remembered {
             key,
@@ -297,6 +298,40 @@ impl Worker {
             },
             bytes: registered.values().map(|one| one.bytes).sum(),
         })
+    }
+
+    /// Says so when an earlier build of the same gave something else that is still there. Both are remembered.
+    fn tell_other_results(
+        &self,
+        job: &Job,
+        key: &[u8; 32],
+        outputs: &BTreeMap<String, StorePath>,
+    ) -> Result<(), Box<Diagnostic>> {
+        let dir = self.store.store_dir();
+        for (output, path) in outputs {
+            let earlier = self.store.trace(key, output).map_err(store_failed)?;
+            let Some(earlier) = earlier.filter(|earlier| earlier != path) else {
+                continue;
+            };
+            let warning = Diagnostic::warning(
+                "build-not-reproducible",
+                Class::NotReproducible,
+                format!(
+                    "`{}` gave something else than the last time it was built",
+                    job.name
+                ),
+            )
+            .note(format!(
+                "output `{output}` was `{}`, is `{}`",
+                earlier.absolute(dir),
+                path.absolute(dir)
+            ))
+            .help("`sos diff` compares the two, `sos verify` looks for the reason");
+            self.events.emit(Event::Diagnostic {
+                diagnostic: Box::new(warning),
+            });
+        }
+        Ok(())
     }
 
     /// Records what was built, how long it took, and under which key it will be found again.

@@ -13,6 +13,7 @@ pub mod hash;
 pub mod lock;
 pub mod manifest;
 pub mod nar;
+pub mod narinfo;
 pub mod nix32;
 pub mod store_path;
 pub mod tar;

@@ -12,3 +12,4 @@ mod flakes;
 mod language;
 mod repl;
 mod verbs;
+mod verify;

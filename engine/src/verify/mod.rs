@@ -191,6 +191,29 @@ impl Engine {
         Ok(load(self.store(), graph, drv)?.input_drvs.clone())
     }
 
+    /// The outputs of a derivation that are there, by name.
+    ///
+    /// # Errors
+    /// As [`Engine::derivations`].
+    pub fn known_outputs(
+        &self,
+        graph: &Graph,
+        drv: &StorePath,
+    ) -> Result<BTreeMap<String, StorePath>, Box<Diagnostic>> {
+        let loaded = load(self.store(), graph, drv)?;
+        let mut found = BTreeMap::new();
+        for output in loaded.outputs.keys() {
+            let path = self.output_of(graph, drv, output);
+            // An output whose path nothing tells is not there.
+            if let Ok(path) = path
+                && self.store().is_valid(&path).map_err(store_failed)?
+            {
+                found.insert(output.clone(), path);
+            }
+        }
+        Ok(found)
+    }
+
     /// Builds one derivation again and compares. Its outputs and its inputs must be there. Blocks: call it from a thread of
     /// its own that lives until it returns.
     ///
