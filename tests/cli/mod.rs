@@ -3,7 +3,9 @@
 mod bad_input;
 mod builds;
 mod causes;
+mod content_addressed;
 mod damage;
+mod diff;
 mod eval_cache;
 mod events;
 mod fetchers;
