@@ -137,6 +137,32 @@ impl Mirror {
         Ok(info)
     }
 
+    /// Asks which path the cache has for an output of a content-addressed derivation, by the hash that
+    /// [`sos_engine::Engine::realisation_hash`] gives; none when it has none, or does not answer.
+    ///
+    /// # Errors
+    /// When what it says is malformed.
+    pub fn realisation(
+        &self,
+        hash: &str,
+        output: &str,
+    ) -> Result<Option<StorePath>, Box<Diagnostic>> {
+        let url = format!("{}/realisations/sha256:{hash}!{output}.doi", self.url);
+        let limit = narinfo::MAX_LEN as u64;
+        let Ok(bytes) = self.fetcher.bytes(&[url], limit, None) else {
+            return Ok(None);
+        };
+        let path = serde_json::from_slice::<serde_json::Value>(&bytes)
+            .ok()
+            .and_then(|json| StorePath::from_base(json["outPath"].as_str()?).ok());
+        path.map(Some).ok_or_else(|| {
+            self.problem(
+                "mirror-bad-realisation",
+                "what it says of the result of a derivation is malformed".to_owned(),
+            )
+        })
+    }
+
     /// Fetches the archive of a path and unpacks it to a private place; nothing is registered.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::builds::{recipe, world_with_busybox};
-use crate::support::World;
+use crate::support::{World, peer};
 
 fn write(w: &World, version: &str, script: &str) {
     let dep = recipe(&format!("dep-{version}"), "echo $name > $out", "");
@@ -91,4 +91,101 @@ fn directories_and_their_programs_are_compared() {
     w.sos(["diff", "a", "77"])
         .fails(1)
         .says(&["diff-no-result"]);
+}
+
+#[test]
+fn images_of_other_programs_are_compared_layer_by_layer() {
+    let Some(umoci) = peer("umoci") else {
+        return;
+    };
+    let w = World::new();
+    let layout = w.project().join("images");
+    let run = |args: &[&str]| {
+        let done = std::process::Command::new(&umoci)
+            .args(args)
+            .current_dir(w.project())
+            .env("HOME", w.root().join("home"))
+            .output()
+            .expect("umoci runs");
+        let errors = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "umoci {args:?}: {errors}");
+    };
+    w.write("one", "first\n");
+    w.write("two", "second\n");
+    w.write("tree/in/it", "deep\n");
+    run(&["init", "--layout", "images"]);
+    run(&["new", "--image", "images:a"]);
+    run(&[
+        "insert",
+        "--rootless",
+        "--image",
+        "images:a",
+        "one",
+        "/etc/name",
+    ]);
+    run(&[
+        "insert",
+        "--rootless",
+        "--image",
+        "images:a",
+        "tree",
+        "/srv",
+    ]);
+    run(&["tag", "--image", "images:a", "b"]);
+    run(&[
+        "insert",
+        "--rootless",
+        "--image",
+        "images:b",
+        "two",
+        "/etc/name",
+    ]);
+    run(&[
+        "insert",
+        "--rootless",
+        "--image",
+        "images:b",
+        "--whiteout",
+        "/srv/in",
+    ]);
+    run(&[
+        "config",
+        "--image",
+        "images:b",
+        "--config.workingdir",
+        "/srv",
+    ]);
+    let text = w
+        .sos(["diff", "images:a", "images:b", "--files"])
+        .ok()
+        .stdout;
+    for part in [
+        "a  images:a (image)",
+        "image configuration WorkingDir: ",
+        "  etc/name: content differs from byte 0 on, 6 -> 7 bytes",
+        "  srv/in: removed\n",
+        "  srv/in/it: removed\n",
+        "--- a/etc/name\n+++ b/etc/name\n@@ -1 +1 @@\n-first\n+second\n",
+    ] {
+        assert!(text.contains(part), "no `{part}` in:\n{text}");
+    }
+    w.sos(["diff", "images", "images:b"])
+        .fails(1)
+        .says(&["it has several images", "tags are: a, b"]);
+    w.sos(["diff", "images:a", "images:none"])
+        .fails(1)
+        .says(&["no image of that tag"]);
+    // A layer that is not what its digest says.
+    for entry in std::fs::read_dir(layout.join("blobs/sha256")).expect("blobs") {
+        let path = entry.expect("a blob").path();
+        let mut bytes = std::fs::read(&path).expect("a blob");
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            bytes.push(0);
+            std::fs::remove_file(&path).expect("a blob");
+            std::fs::write(&path, bytes).expect("a blob");
+        }
+    }
+    w.sos(["diff", "images:a", "images:b"])
+        .fails(1)
+        .says(&["oci-bad-layout", "are others"]);
 }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::builds::{recipe, world_with_busybox};
+use crate::support::server::Server;
 use crate::support::{Run, World, peer};
 
 /// A script that writes with programs of busybox.
@@ -211,7 +212,9 @@ fn a_build_that_fails_elsewhere_is_not_reproducible() {
 
 #[test]
 fn a_mirror_of_nix_is_compared() {
-    let (Some(w), Some(nix)) = (world_with_busybox(), peer("nix")) else {
+    let (Some(w), Some(nix), Some(nix_build)) =
+        (world_with_busybox(), peer("nix"), peer("nix-build"))
+    else {
         return;
     };
     let Some(busybox) = peer("busybox") else {
@@ -226,7 +229,18 @@ fn a_mirror_of_nix_is_compared() {
         "odd",
         "BB mkdir $out; echo equal > $out/a; BB cat /proc/sys/kernel/random/uuid > $out/b",
     );
-    w.write("f.nix", &format!("{{ same = {same}; odd = {odd}; }}"));
+    let more =
+        "__contentAddressed = true; outputHashMode = \"recursive\"; outputHashAlgo = \"sha256\";";
+    let dep = recipe("dep", "echo dep > $out", more);
+    let named = recipe(
+        "named",
+        "/bin/busybox mkdir $out; echo $out ${dep} > $out/a; /bin/busybox cat /proc/sys/kernel/random/uuid > $out/b",
+        more,
+    );
+    w.write(
+        "f.nix",
+        &format!("rec {{ same = {same}; odd = {odd}; dep = {dep}; named = {named}; }}"),
+    );
     let store = w.root().join("nix-store");
     let cache = w.root().join("cache");
     let secret = w.root().join("secret");
@@ -261,27 +275,29 @@ fn a_mirror_of_nix_is_compared() {
     let file = w.project().join("f.nix");
     let shown = format!("/bin/busybox={}", busybox.display());
     let nix_build = |attr: &str| {
-        run(&[
-            "build",
-            "--store",
-            at,
-            "--no-link",
-            "--print-out-paths",
-            "--option",
-            "sandbox",
-            "true",
-            "--option",
-            "sandbox-paths",
-            &shown,
-            "--option",
-            "build-users-group",
-            "",
-            "-f",
-            file.to_str().expect("text"),
-            attr,
-        ])
+        let done = std::process::Command::new(&nix_build)
+            .args([
+                "--store",
+                at,
+                "--no-out-link",
+                "--option",
+                "sandbox",
+                "true",
+            ])
+            .args(["--option", "sandbox-paths", &shown])
+            .args(["--extra-experimental-features", "ca-derivations"])
+            .args(["--option", "build-users-group", ""])
+            .args(["--option", "substituters", "", "-A", attr])
+            .arg(&file)
+            .env("HOME", w.root().join("home"))
+            .output()
+            .expect("nix-build runs");
+        let errors = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{errors}");
+        String::from_utf8(done.stdout).expect("text")
     };
     let paths = [nix_build("same"), nix_build("odd")];
+    nix_build("named");
     let url = format!("file://{}", cache.display());
     let to = format!("{url}?secret-key={}", secret.display());
     run(&[
@@ -293,6 +309,29 @@ fn a_mirror_of_nix_is_compared() {
         paths[0].trim(),
         paths[1].trim(),
     ]);
+    let features = "nix-command ca-derivations";
+    let source = file.to_str().expect("text");
+    run(&[
+        "--extra-experimental-features",
+        features,
+        "copy",
+        "--store",
+        at,
+        "--to",
+        &to,
+        "--option",
+        "substituters",
+        "",
+        "-f",
+        source,
+        "named",
+        "dep",
+    ]);
+    let dep = w.sos(["verify", "f.nix#dep", "--against", &url]).ok();
+    assert_eq!(dep.stdout, format!("dep^out: equal at {url}\n"));
+    w.sos(["verify", "f.nix#named", "--against", &url])
+        .fails(104)
+        .says(&["it is `/nix/store/", "`named^out`"]);
     let equal = w
         .sos([
             "verify",
@@ -313,6 +352,30 @@ fn a_mirror_of_nix_is_compared() {
         "{}",
         other.stdout
     );
+    let server = Server::start(&cache);
+    let http = w
+        .sos(["verify", "f.nix#same", "--against", &server.url()])
+        .ok();
+    assert_eq!(
+        http.stdout,
+        format!("same^out: equal at {}\n", server.url())
+    );
+    let info = w.sos(["store", "info", paths[1].trim()]).ok().stdout;
+    assert!(
+        info.contains(&format!("on {url}, varied mirror: DIFFERENT: sha256:")),
+        "{info}"
+    );
+    // An archive that is not the one that was signed is not looked at.
+    for entry in std::fs::read_dir(cache.join("nar")).expect("archives") {
+        let path = entry.expect("an archive").path();
+        let length = std::fs::metadata(&path).expect("an archive").len();
+        let file = std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .expect("an archive");
+        file.set_len(length / 2).expect("cut");
+    }
+    w.sos(["verify", "f.nix#odd", "--against", &url]).fails(5);
     let wrong = "other-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     w.sos([
         "verify",

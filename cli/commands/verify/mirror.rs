@@ -5,11 +5,10 @@ use sos_builders::mirror::{Mirror, TrustedKey};
 use sos_engine::{Clock as _, SystemClock};
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
-use sos_formats::store_path::StorePath;
 use sos_store::compare::Snapshot;
 use sos_store::{ObjectKind, Rebuild};
 
-use super::{Report, VerifyArgs, listed};
+use super::{Report, There, VerifyArgs, listed};
 use crate::failure::Failure;
 use crate::render::{difference, output};
 use crate::run;
@@ -20,7 +19,7 @@ pub(super) fn compare(
     session: &Session,
     args: &VerifyArgs,
     url: &str,
-    outputs: &[(StorePath, String, StorePath)],
+    outputs: &[There],
     all: &mut Report,
 ) -> Result<(), Failure> {
     let store = session.store()?;
@@ -32,7 +31,13 @@ pub(super) fn compare(
         .collect();
     let mirror = Mirror::new(url, run::fetcher(session, args.lock.offline), keys?);
     let clock = SystemClock::new();
-    for (drv, name, path) in outputs {
+    for there in outputs {
+        let There {
+            drv,
+            output: name,
+            path,
+            ..
+        } = there;
         let Some(info) = store.query(path)? else {
             continue;
         };
@@ -53,7 +58,13 @@ pub(super) fn compare(
             continue;
         }
         let started_ms = clock.unix_ms();
-        let theirs = match mirror.info(dir, path) {
+        // What is named by its content may have another name there: that is a difference already.
+        let named = match &there.realisation {
+            Some(hash) => mirror.realisation(hash, name)?,
+            None => None,
+        };
+        let named = named.unwrap_or_else(|| path.clone());
+        let theirs = match mirror.info(dir, &named) {
             Ok(theirs) => theirs,
             Err(diagnostic) => {
                 value["verdict"] = "unknown".into();
@@ -64,7 +75,7 @@ pub(super) fn compare(
                 continue;
             }
         };
-        let same = Some(theirs.nar_hash) == info.nar_sha256;
+        let same = named == *path && Some(theirs.nar_hash) == info.nar_sha256;
         store.record_rebuilds(&[Rebuild {
             path: path.clone(),
             drv: drv.clone(),
@@ -88,12 +99,16 @@ pub(super) fn compare(
         let other = Snapshot::of_tree(archive.staged_path())?;
         let differences = ours.compare(&other, store)?;
         value["files"] = differences.iter().map(difference::to_json).collect();
+        value["theirs"] = named.absolute(dir).into();
         all.values.push(value);
         let mut problem = Diagnostic::error(
             "not-reproducible",
             Class::NotReproducible,
             format!("{url} has something else than what was built here of `{shown}`"),
         );
+        if named != *path {
+            problem = problem.note(format!("it is `{}` there", named.absolute(dir)));
+        }
         if let Some(first) = differences.first() {
             say(format!(
                 "{shown}: other than at {url} ({})",

@@ -4,7 +4,8 @@
 //! last in its time, its place on the disk, its process ids and its inodes; [`Condition`] is what is varied on purpose.
 //! The wall clock itself cannot be set for one process without taking part in each of its system calls (a time namespace has
 //! only the monotonic clocks, and a preloaded library does nothing to static programs), so a build that depends on the
-//! date alone is found only from another day, or by its time zone.
+//! date alone is found only from another day, or by its time zone. The user id and the path of the build directory are part of
+//! what every build is promised, and stay.
 
 mod conditions;
 mod culprit;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use sos_formats::derivation::Derivation;
+use sos_formats::derivation::{Derivation, DrvHashes, ModuloError};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 use sos_store::compare::{Difference, Snapshot};
@@ -212,6 +213,33 @@ impl Engine {
             }
         }
         Ok(found)
+    }
+
+    /// The hash by which binary caches know the results of a content-addressed derivation; none for any other.
+    ///
+    /// # Errors
+    /// As [`Engine::derivations`].
+    pub fn realisation_hash(
+        &self,
+        graph: &Graph,
+        drv: &StorePath,
+    ) -> Result<Option<String>, Box<Diagnostic>> {
+        let loaded = load(self.store(), graph, drv)?;
+        if !loaded.is_floating() {
+            return Ok(None);
+        }
+        let mut lookup = |path: &StorePath| load(self.store(), graph, path).map(|d| (*d).clone());
+        DrvHashes::new(self.store().store_dir().clone())
+            .realisation_hash(&loaded, Derivation::name_from_path(drv), &mut lookup)
+            .map(Some)
+            .map_err(|e| match e {
+                ModuloError::Lookup { cause, .. } => cause,
+                e => Box::new(Diagnostic::error(
+                    "drv-malformed",
+                    Class::Other,
+                    format!("`{}`: {e}", Derivation::name_from_path(drv)),
+                )),
+            })
     }
 
     /// Builds one derivation again and compares. Its outputs and its inputs must be there. Blocks: call it from a thread of

@@ -541,18 +541,18 @@ fn builders_of_this_process_are_verified() {
     );
     let put = |ctx: &sos_engine::BuilderCtx<'_>, n: usize| {
         let place = ctx.out_path("out");
-        std::fs::write(place, n.to_string()).map_err(|e| sos_engine::BuilderError::io("write", e))
+        std::fs::write(place, n.to_string()).map_err(|e| BuilderError::io("write", e))
     };
     let runs = std::sync::atomic::AtomicUsize::new(0);
     world.write.hook("count", move |ctx| {
-        put(ctx, runs.fetch_add(1, std::sync::atomic::Ordering::SeqCst))
+        put(ctx, runs.fetch_add(1, Ordering::SeqCst))
     });
     world.write.hook("cores", move |ctx| put(ctx, ctx.cores));
     let tries = std::sync::atomic::AtomicUsize::new(0);
     world.write.hook("flaky", move |_| {
-        match tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+        match tries.fetch_add(1, Ordering::SeqCst) {
             0 => Ok(()),
-            _ => Err(sos_engine::BuilderError::failed("no more")),
+            _ => Err(BuilderError::failed("no more")),
         }
     });
     let (report, _) = world.build(&maker.graph, &[&good, &count, &cores, &flaky]);
