@@ -206,7 +206,7 @@ impl Mirror {
         Ok(ingested)
     }
 
-    fn problem(&self, code: &'static str, message: String) -> Box<Diagnostic> {
+    fn problem(&self, code: &'static str, message: impl std::fmt::Display) -> Box<Diagnostic> {
         Box::new(Diagnostic::error(
             code,
             Class::Fetch,

@@ -22,7 +22,7 @@ use crate::diagnose::{build_no_output, store_failed, wrong_system};
 use crate::event::{Event, EventSink, Status};
 use crate::executor::{Executor, Job, Outcome};
 use crate::options::BuildOptions;
-use crate::output::{Finish, Made, Stop};
+use crate::output::{Finish, Made, Registered, Stop};
 use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
 use crate::verify::Conditions;
@@ -281,7 +281,7 @@ impl Worker {
             .iter()
             .map(|(output, one)| (output.clone(), one.path.clone()))
             .collect();
-        self.tell_other_results(job, &key, &outputs)?;
+        self.tell_other_results(job, &key, &registered)?;
         let duration_ms = millis(attempt.took());
         let made = Remembered {
             key,
@@ -305,13 +305,22 @@ impl Worker {
         &self,
         job: &Job,
         key: &[u8; 32],
-        outputs: &BTreeMap<String, StorePath>,
+        outputs: &BTreeMap<String, Registered>,
     ) -> Result<(), Box<Diagnostic>> {
         let dir = self.store.store_dir();
-        for (output, path) in outputs {
+        for (output, one) in outputs {
             let earlier = self.store.trace(key, output).map_err(store_failed)?;
-            let Some(earlier) = earlier.filter(|earlier| earlier != path) else {
-                continue;
+            let note = match earlier.filter(|earlier| *earlier != one.path) {
+                Some(earlier) => format!(
+                    "output `{output}` was `{}`, is `{}`",
+                    earlier.absolute(dir),
+                    one.path.absolute(dir)
+                ),
+                None if one.other => format!(
+                    "output `{output}` is in the store with other content, which stays: `{}`",
+                    one.path.absolute(dir)
+                ),
+                None => continue,
             };
             let warning = Diagnostic::warning(
                 "build-not-reproducible",
@@ -321,11 +330,7 @@ impl Worker {
                     job.name
                 ),
             )
-            .note(format!(
-                "output `{output}` was `{}`, is `{}`",
-                earlier.absolute(dir),
-                path.absolute(dir)
-            ))
+            .note(note)
             .help("`sos diff` compares the two, `sos verify` looks for the reason");
             self.events.emit(Event::Diagnostic {
                 diagnostic: Box::new(warning),

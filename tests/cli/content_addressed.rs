@@ -191,3 +191,26 @@ fn a_second_result_is_told_and_kept() {
         "{info}"
     );
 }
+
+#[test]
+fn other_content_for_a_path_that_is_there_is_told() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let script = "/bin/busybox head -c 20 /dev/urandom > $out; echo x > $doc";
+    w.write(
+        "f.nix",
+        &recipe("odd", script, "outputs = [ \"out\" \"doc\" ];"),
+    );
+    let first = w.sos(["build", "f.nix^out", "-o", "first"]).ok().stdout;
+    let before = w.sos(["store", "cat", "first"]).ok().stdout;
+    w.sos(["gc"]).ok();
+    let again = w.sos(["build", "f.nix^doc", "-o", "second"]).ok();
+    let told = again.stderr.contains("in the store with other content");
+    assert!(
+        told && again.stderr.contains(first.trim()),
+        "{}",
+        again.stderr
+    );
+    assert_eq!(w.sos(["store", "cat", "first"]).ok().stdout, before);
+}

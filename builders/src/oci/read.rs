@@ -426,7 +426,7 @@ mod tests {
         let Some(Item {
             kind: ItemKind::File { size: 3, content },
             ..
-        }) = files.entries.get(&b"a/w".to_vec())
+        }) = files.entries.get(b"a/w".as_slice())
         else {
             panic!("a file of three bytes");
         };
