@@ -129,8 +129,8 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
         verify(
             session,
             args,
-            Arc::new(engine),
-            Arc::new(evaluated.graph),
+            &Arc::new(engine),
+            &Arc::new(evaluated.graph),
             &drvs,
             rounds,
             &mut all,
@@ -252,8 +252,8 @@ fn wishes(args: &VerifyArgs) -> BTreeSet<Condition> {
 fn verify(
     session: &Session,
     args: &VerifyArgs,
-    engine: Arc<Engine>,
-    graph: Arc<Graph>,
+    engine: &Arc<Engine>,
+    graph: &Arc<Graph>,
     drvs: &[StorePath],
     rounds: usize,
     all: &mut Report,
