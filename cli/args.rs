@@ -88,6 +88,8 @@ pub(crate) enum Command {
     Why(commands::why::WhyArgs),
     Builds(commands::builds::BuildsArgs),
     Log(commands::log::LogArgs),
+    Verify(commands::verify::VerifyArgs),
+    Diff(commands::diff::DiffArgs),
     Store(commands::store::StoreArgs),
     Gc(commands::gc::GcArgs),
     Doctor(commands::doctor::DoctorArgs),

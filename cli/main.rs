@@ -125,6 +125,8 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Why(args) => commands::why::run(&session, &args),
         Command::Builds(args) => commands::builds::run(&session, &args),
         Command::Log(args) => commands::log::run(&session, &args),
+        Command::Diff(args) => commands::diff::run(&session, &args),
+        Command::Verify(args) => commands::verify::run(&session, &args),
         Command::Store(args) => commands::store::run(&session, &args),
         Command::Gc(args) => commands::gc::run(&session, &args),
         Command::Doctor(args) => commands::doctor::run(&session, &args),

@@ -400,7 +400,8 @@ fn fetch_unpinned(
     Ok(path)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+/// The runtime that builds and fetches run on.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -1,6 +1,7 @@
 //! Everything that a person sees is drawn here.
 
 pub(crate) mod diagnostic;
+pub(crate) mod difference;
 pub(crate) mod live;
 mod narrow;
 pub(crate) mod output;

@@ -142,6 +142,38 @@ impl Engine {
         &self.options
     }
 
+    pub(crate) fn builders(&self) -> &Registry {
+        &self.builders
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    /// Makes what runs single builds with other options; it registers nothing.
+    pub(crate) fn worker_for_rebuild(
+        &self,
+        runtime: &Handle,
+        options: BuildOptions,
+        cancel: &Cancel,
+    ) -> Result<Worker, Box<Diagnostic>> {
+        Ok(Worker {
+            store: self.store.clone(),
+            builders: self.builders.clone(),
+            options,
+            events: self.events.clone(),
+            cancel: cancel.clone(),
+            runtime: runtime.clone(),
+            clock: self.clock.clone(),
+            lease: self.store.lease().map_err(store_failed)?,
+            history: History::default(),
+            found: Mutex::default(),
+            prepared: Arc::new(crate::sandbox::PreparedSets::new(self.store.clone())),
+            _session: Session::open(),
+            flusher: Flusher::default(),
+        })
+    }
+
     /// Tells what a build would do, without doing it.
     ///
     /// # Errors

@@ -37,6 +37,7 @@ mod schedule;
 mod source_drvs;
 mod step;
 mod structured;
+pub mod verify;
 mod ways;
 pub mod why;
 mod work;

@@ -14,6 +14,7 @@ use sos_store::ObjectKind;
 
 use crate::attributes::Attributes;
 use crate::diagnose::{build_failed, build_no_builder, build_timeout, disk_full, store_failed};
+use crate::engine::Engine;
 use crate::environment::nix_environment;
 use crate::features;
 use crate::options::BuildOptions;
@@ -94,6 +95,14 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     if attempt.drv.is_fixed() && !options.offline {
         spec.allow_network();
     }
+    let conditions = &attempt.conditions;
+    for (name, value) in conditions.environment(false) {
+        spec.set_env(name, value);
+    }
+    if let Some(name) = conditions.host_name() {
+        spec.hostname = name;
+    }
+    spec.vary = conditions.vary(attempt.usual_cores, || Engine::copied_inputs(attempt));
     let reporter = attempt.reporter.clone();
     let mut log = |bytes: &[u8]| reporter.write(bytes);
     let mut control = control(options, &attempt.reporter);

@@ -55,6 +55,8 @@ pub(crate) struct Registered {
     pub(crate) path: StorePath,
     /// Bytes of its archive; 0 for a rootfs.
     pub(crate) bytes: u64,
+    /// The path was there already, with other content, which stays.
+    pub(crate) other: bool,
 }
 
 /// Takes the outputs of one build into the store.
@@ -120,9 +122,14 @@ impl Finish<'_> {
         let mut trees = Vec::new();
         for (output, one) in ready {
             let path = finals[&output].clone();
+            let mut other = false;
             let bytes = match one {
                 Ready::Tree(tree) => {
                     let bytes = tree.0.nar_size;
+                    let there = self.store.query(&path).map_err(store_failed)?;
+                    other = there
+                        .and_then(|info| info.nar_sha256)
+                        .is_some_and(|hash| hash != tree.0.nar_sha256);
                     trees.push(*tree);
                     bytes
                 }
@@ -134,7 +141,7 @@ impl Finish<'_> {
                     0
                 }
             };
-            registered.insert(output, Registered { path, bytes });
+            registered.insert(output, Registered { path, bytes, other });
         }
         if !trees.is_empty() {
             self.store.commit_many(trees).map_err(store_failed)?;

@@ -54,6 +54,7 @@ struct Log {
     partial: Vec<u8>,
     excerpt: Excerpt,
     bytes: u64,
+    unkept: bool,
 }
 
 /// What is shown of a log when the build fails.
@@ -187,6 +188,11 @@ impl Reporter {
         &self.inner.cancel
     }
 
+    /// Leaves the log in the store as it is: what is said from now on is only shown.
+    pub(crate) fn keep_nothing(&self) {
+        self.lock().unkept = true;
+    }
+
     /// Takes raw output of the build, in any pieces.
     pub fn write(&self, bytes: &[u8]) {
         let mut log = self.lock();
@@ -259,7 +265,7 @@ impl Reporter {
     }
 
     fn keep(&self, log: &mut Log, bytes: &[u8]) {
-        if log.lost.is_some() {
+        if log.unkept || log.lost.is_some() {
             return;
         }
         if log.writer.is_none() {

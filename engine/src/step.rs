@@ -72,6 +72,14 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     if !is_rootfs {
         spec.output = StepOutput::Tree(tree.clone());
     }
+    let conditions = &attempt.conditions;
+    for (name, value) in conditions.environment(true) {
+        spec.env.insert(name.into(), value.into());
+    }
+    if let Some(name) = conditions.host_name() {
+        spec.hostname = name;
+    }
+    spec.vary = conditions.vary(attempt.usual_cores, Vec::new);
     spec.network = attempt.drv.is_fixed() && !attempt.worker.options.offline;
     let mut control = control(&attempt.worker.options, &attempt.reporter);
     // Named in the message only if it is the one that ends the step.

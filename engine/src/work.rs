@@ -23,10 +23,11 @@ use crate::event::{Event, EventSink, Status};
 use crate::executor::{Executor, Job, Locked, Outcome};
 use crate::options::BuildOptions;
 use crate::other::{OtherLog, locked};
-use crate::output::{Finish, Stop};
+use crate::output::{Finish, Made, Registered, Stop};
 use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
 use crate::sandbox::{PreparedSets, Session};
+use crate::verify::Conditions;
 use crate::{features, in_process, nix_shape, step};
 
 /// Milliseconds between two looks at a lock that another process holds.
@@ -81,6 +82,10 @@ pub(crate) struct Attempt<'a> {
     pub(crate) place: &'a TempDir,
     pub(crate) reporter: Reporter,
     pub(crate) since: Duration,
+    /// What is different from other builds, to see what depends on it.
+    pub(crate) conditions: Conditions,
+    /// Cores that a build is told of when nothing is varied.
+    pub(crate) usual_cores: usize,
 }
 
 impl Attempt<'_> {
@@ -343,13 +348,11 @@ impl Worker {
                 self.cancel.clone(),
             ),
             since: self.clock.monotonic(),
+            conditions: Conditions::default(),
+            usual_cores: self.options.cores,
         };
         self.flusher.watch(&attempt.reporter);
-        let made = match chosen {
-            Chosen::Nix => nix_shape::run(&attempt)?,
-            Chosen::Step => step::run(&attempt)?,
-            Chosen::InProcess(builder) => in_process::run(&attempt, builder.as_ref())?,
-        };
+        let made = run_builder(&attempt, chosen)?;
         let log = attempt.reporter.finish();
         let missing: Vec<String> = resolved
             .drv
@@ -376,6 +379,7 @@ impl Worker {
             .iter()
             .map(|(output, one)| (output.clone(), one.path.clone()))
             .collect();
+        self.tell_other_results(job, &key, &registered)?;
         let duration_ms = millis(attempt.took());
         let made = Remembered {
             key,
@@ -392,6 +396,45 @@ impl Worker {
             },
             bytes: registered.values().map(|one| one.bytes).sum(),
         })
+    }
+
+    /// Says so when an earlier build of the same gave something else that is still there. Both are remembered.
+    fn tell_other_results(
+        &self,
+        job: &Job,
+        key: &[u8; 32],
+        outputs: &BTreeMap<String, Registered>,
+    ) -> Result<(), Box<Diagnostic>> {
+        let dir = self.store.store_dir();
+        for (output, one) in outputs {
+            let earlier = self.store.trace(key, output).map_err(store_failed)?;
+            let note = match earlier.filter(|earlier| *earlier != one.path) {
+                Some(earlier) => format!(
+                    "output `{output}` was `{}`, is `{}`",
+                    earlier.absolute(dir),
+                    one.path.absolute(dir)
+                ),
+                None if one.other => format!(
+                    "output `{output}` is in the store with other content, which stays: `{}`",
+                    one.path.absolute(dir)
+                ),
+                None => continue,
+            };
+            let warning = Diagnostic::warning(
+                "build-not-reproducible",
+                Class::NotReproducible,
+                format!(
+                    "`{}` gave something else than the last time it was built",
+                    job.name
+                ),
+            )
+            .note(note)
+            .help("`sos diff` compares the two, `sos verify` looks for the reason");
+            self.events.emit(Event::Diagnostic {
+                diagnostic: Box::new(warning),
+            });
+        }
+        Ok(())
     }
 
     /// Records what was built, how long it took, and under which key it will be found again.
@@ -413,6 +456,7 @@ impl Worker {
                 duration_ms: made.duration_ms,
                 started_secs: i64::try_from(made.started_ms / 1000).unwrap_or(i64::MAX),
                 log: Some(job.path.clone()),
+                host: Some(host()),
             })
             .collect();
         self.store
@@ -456,6 +500,24 @@ impl Worker {
         });
         Ok(())
     }
+}
+
+/// Runs whoever builds, and collects what was made.
+pub(crate) fn run_builder(
+    attempt: &Attempt<'_>,
+    chosen: &Chosen<'_>,
+) -> Result<BTreeMap<String, Made>, Stop> {
+    match chosen {
+        Chosen::Nix => nix_shape::run(attempt),
+        Chosen::Step => step::run(attempt),
+        Chosen::InProcess(builder) => in_process::run(attempt, builder.as_ref()),
+    }
+}
+
+/// The name of this machine, for records of who built what.
+pub(crate) fn host() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
 }
 
 /// What the store keeps of a build, to tell the cause of the next one.

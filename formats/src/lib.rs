@@ -14,6 +14,7 @@ pub mod hash;
 pub mod lock;
 pub mod manifest;
 pub mod nar;
+pub mod narinfo;
 pub mod nix32;
 pub mod ostree;
 pub mod store_path;

@@ -76,6 +76,7 @@ fn caches_and_history_go_too() {
             duration_ms: 1,
             started_secs: 1,
             log: Some(drv.clone()),
+            host: None,
         };
         store.record_traces(&[trace]).unwrap();
         let mut log = store.log_writer(&drv).unwrap();

@@ -249,6 +249,7 @@ fn a_build_that_wrote_nothing_is_found_by_its_name() {
         duration_ms: 1,
         started_secs: 1,
         log: None,
+        host: None,
     };
     store.record_traces(&[trace]).unwrap();
     for name in ["quiet", "quiet-1.0"] {
@@ -396,6 +397,7 @@ fn results_count_while_their_paths_are_valid() {
         duration_ms: 1234,
         started_secs: 5,
         log: Some(drv.clone()),
+        host: None,
     };
     assert_eq!(store.trace(&[7; 32], "out").unwrap(), None);
     store.record_trace(&trace(&first)).unwrap();

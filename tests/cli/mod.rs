@@ -3,7 +3,9 @@
 mod bad_input;
 mod builds;
 mod causes;
+mod content_addressed;
 mod damage;
+mod diff;
 mod eval_cache;
 mod events;
 mod fetchers;
@@ -15,5 +17,6 @@ mod order;
 mod repl;
 mod screen;
 mod verbs;
+mod verify;
 mod why;
 mod why_thousand;

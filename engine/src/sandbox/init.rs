@@ -19,7 +19,7 @@ use super::channel::Channel;
 use super::network::Network;
 use super::protocol::{Answer, Failure, Naming, Plan};
 use super::spec::{Shape, Spec};
-use super::{helper, root, seccomp, sys};
+use super::{helper, root, seccomp, sys, vary};
 
 /// The most files a program may have open unless it asks for more; the caller's own limit must not show.
 const OPEN_FILES: u64 = 65_536;
@@ -224,7 +224,18 @@ fn prepare(spec: &Spec) -> Result<Image, Failure> {
     } else {
         seccomp::Filter::Step
     };
-    sys::set_personality(spec.linux32).naming(|| "set the personality".to_owned())?;
+    if let Some(count) = spec.vary.processors {
+        vary::confine(count).naming(|| "choose processors".to_owned())?;
+    }
+    if let Some(mask) = spec.vary.umask {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+    }
+    sys::set_personality(
+        spec.linux32,
+        spec.vary.random_addresses,
+        spec.vary.old_kernel,
+    )
+    .naming(|| "set the personality".to_owned())?;
     sys::install_filter(&seccomp::program(filter))
         .naming(|| "install the system call filter".to_owned())?;
     drop_capabilities(nix)?;

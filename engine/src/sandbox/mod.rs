@@ -30,6 +30,7 @@ pub mod spec;
 mod step;
 mod sys;
 mod tree;
+mod vary;
 mod worker;
 mod worker_child;
 
@@ -44,3 +45,4 @@ pub use step::{
     NamespaceRemover, STEP_DIR, STEP_OUT, STEP_SCRIPT, StepMount, StepOutcome, StepOutput,
     StepSpec, remove_tree, reset_work_trees, run_step,
 };
+pub use vary::Vary;

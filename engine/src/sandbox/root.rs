@@ -19,6 +19,7 @@ use super::protocol::{Failure, Naming};
 use super::spec::{Bind, InlineFile, Input, Shape, Spec};
 use super::sys;
 use super::sys::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY};
+use super::vary::Reordered;
 
 const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Parts of `/proc` through which a process with the machine's user 0 could change the machine.
@@ -60,9 +61,13 @@ pub(super) fn build(spec: &Spec) -> Result<(), Failure> {
             build_dir,
         } => {
             let root = nix_root(spec, &top)?;
-            bind(&root, build_dir, Path::new("/build"), 0)?;
+            let (build_dir, inputs) = match &spec.vary.reordered {
+                Some(chosen) => reordered(&spec.scratch, chosen, build_dir, inputs)?,
+                None => (build_dir.clone(), inputs.clone()),
+            };
+            bind(&root, &build_dir, Path::new("/build"), 0)?;
             place_store(&root, outputs, store_dir)?;
-            root.show_inputs(store_dir, inputs)?;
+            root.show_inputs(store_dir, &inputs)?;
             root
         }
         Shape::Step {
@@ -120,6 +125,26 @@ fn nix_root(spec: &Spec, top: &Path) -> Result<Root, Failure> {
         root.write(file)?;
     }
     Ok(root)
+}
+
+/// Puts copies that list in another order in place of the build directory and of the chosen inputs.
+fn reordered(
+    scratch: &Path,
+    chosen: &[String],
+    build_dir: &Path,
+    inputs: &[Input],
+) -> Result<(PathBuf, Vec<Input>), Failure> {
+    let copies = Reordered::mount(scratch)?;
+    let build_dir = copies.copy(build_dir, OsStr::new("build"))?;
+    let mut inputs = inputs.to_vec();
+    for input in inputs.iter_mut().filter(|i| chosen.contains(&i.base)) {
+        if rustix::fs::lstat(&input.physical)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+        {
+            input.physical = copies.copy(&input.physical, OsStr::new(&input.base))?;
+        }
+    }
+    Ok((build_dir, inputs))
 }
 
 /// Tells whether this user namespace's caller is the machine's user 0.

@@ -117,6 +117,10 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     /// Finds a place for a run that has many inputs, and changes its plan so that it uses it.
     fn of(spec: &mut Spec, control: &'a Control) -> Result<Option<Self>, SandboxError> {
+        // What is prepared has an order of its own.
+        if spec.vary.reordered.is_some() {
+            return Ok(None);
+        }
         let Shape::Nix {
             outputs, inputs, ..
         } = &mut spec.shape

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::bytes;
+use super::vary::Vary;
 
 /// The user id that a build in the Nix shape sees as its own.
 pub const NIX_UID: u32 = 1000;
@@ -49,6 +50,8 @@ pub struct Spec {
     pub devices: Vec<PathBuf>,
     /// Resource limits, off by default.
     pub limits: Limits,
+    /// What is different from other runs, to see what depends on it.
+    pub vary: Vary,
 }
 
 /// What the root directory of a run is made of.
@@ -190,6 +193,7 @@ impl Spec {
             tmpfs: vec![PathBuf::from("/tmp")],
             devices: Vec::new(),
             limits: Limits::default(),
+            vary: Vary::default(),
         }
     }
 

@@ -200,12 +200,23 @@ pub(super) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     Ok(())
 }
 
-/// Turns address randomisation off, and makes the machine look like a 32-bit one when asked to.
-pub(super) fn set_personality(linux32: bool) -> io::Result<()> {
+/// Turns address randomisation off unless it is wanted, and makes the machine look like a 32-bit one, or like one with an
+/// old kernel, when asked to.
+pub(super) fn set_personality(
+    linux32: bool,
+    random_addresses: bool,
+    old_kernel: bool,
+) -> io::Result<()> {
     // The base personalities PER_LINUX and PER_LINUX32 of <sys/personality.h>.
     let base: libc::c_int = if linux32 { 8 } else { 0 };
-    let persona =
-        libc::c_ulong::try_from(base | libc::ADDR_NO_RANDOMIZE).map_err(io::Error::other)?;
+    let mut flags = base;
+    if !random_addresses {
+        flags |= libc::ADDR_NO_RANDOMIZE;
+    }
+    if old_kernel {
+        flags |= libc::UNAME26;
+    }
+    let persona = libc::c_ulong::try_from(flags).map_err(io::Error::other)?;
     // SAFETY: takes a number only.
     check(libc::c_long::from(unsafe { libc::personality(persona) }))?;
     Ok(())

@@ -202,6 +202,20 @@ impl DrvHashes {
         Ok(())
     }
 
+    /// Returns the hash by which caches know the results of a content-addressed derivation, in hexadecimal digits.
+    ///
+    /// # Errors
+    /// As [`DrvHashes::fill_outputs`].
+    pub fn realisation_hash<E>(
+        &mut self,
+        drv: &Derivation,
+        name: &str,
+        lookup: &mut dyn FnMut(&StorePath) -> Result<Derivation, E>,
+    ) -> Result<String, ModuloError<E>> {
+        self.learn_inputs(drv, lookup)?;
+        Ok(self.compute(drv, name, true)?.hash.to_hex())
+    }
+
     /// Remembers the hash of a finished derivation, so that `lookup` is not asked for it later.
     ///
     /// # Errors

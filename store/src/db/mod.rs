@@ -43,6 +43,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("003_built.sql"),
     include_str!("004_derived.sql"),
     include_str!("005_steps.sql"),
+    include_str!("006_rebuilds.sql"),
 ];
 
 /// How long a writer waits for another process.
