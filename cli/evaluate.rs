@@ -489,7 +489,7 @@ impl<'a> Job<'a> {
                         .for_each(|(path, text)| recorder.note_text(&path, text.as_deref())),
                 }
             }
-            let texts = host.graph().texts;
+            let texts = host.graph()?.texts;
             let place = |drv: &StorePath| Some((drv.clone(), evaluator.drv_position(drv)?));
             out.graph.places.extend(texts.keys().filter_map(place));
             let parts = |drv: &StorePath| (drv.clone(), evaluator.drv_attributes(drv));

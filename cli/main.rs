@@ -21,6 +21,7 @@ mod repl;
 mod run;
 mod search_path;
 mod session;
+mod sources;
 mod target;
 
 use std::process::ExitCode;

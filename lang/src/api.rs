@@ -50,6 +50,7 @@ impl Evaluator {
     /// Evaluates a file, or `default.nix` in a directory. The path must be absolute.
     pub fn eval_file(&self, path: &Path) -> Answer<Value> {
         let p = canon_path(&path_bytes(path.to_path_buf()));
+        self.vm.forget_dirs();
         self.out(self.vm.import_file(&p, Pos::NONE))
     }
 
@@ -71,6 +72,7 @@ impl Evaluator {
         let names = names
             .iter()
             .map(|(k, v)| (Sym::new(k.as_bytes()), *v, Pos::NONE));
+        self.vm.forget_dirs();
         self.out(self.vm.run_text(Text {
             bytes: text.as_bytes().into(),
             name: name.to_owned(),
@@ -86,6 +88,7 @@ impl Evaluator {
     pub fn eval_bytes(&self, text: &[u8], name: &str, base_dir: &Path) -> Answer<Value> {
         let dir = canon_path(&path_bytes(base_dir.to_path_buf()));
         let dir: &[u8] = if dir == b"/" { b"" } else { &dir };
+        self.vm.forget_dirs();
         self.out(self.vm.run_text(Text {
             bytes: text.into(),
             name: name.to_owned(),

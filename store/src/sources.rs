@@ -160,6 +160,33 @@ impl Store {
         Ok(path)
     }
 
+    /// The store path of a source, and whether it was read before and has not changed since. One that would have to be read to
+    /// tell is, when it is a file of at most `small_bytes`; for others there is no answer. Whether the object is there is not
+    /// looked at, and nothing is written.
+    ///
+    /// # Errors
+    /// A name that no object can have; what cannot be read; when the database fails.
+    pub fn name_source(
+        &self,
+        src: &Path,
+        name: &str,
+        method: Method,
+        small_bytes: u64,
+    ) -> Result<Option<(StorePath, bool)>> {
+        store_path::check_name(name)?;
+        let looked = self.look(src, method, None)?;
+        if let Some((sha256, _)) = looked.known {
+            return Ok(Some((self.source_path(name, method, sha256)?, true)));
+        }
+        let meta = std::fs::symlink_metadata(src).map_err(|e| StoreError::io("read", src, e))?;
+        if !meta.is_file() || meta.len() > small_bytes {
+            return Ok(None);
+        }
+        let (hashes, _) = Self::hash_tree(src, &looked.listing, HashAlgo::Sha256)?;
+        let sha256 = hashes.for_method(method, src)?;
+        Ok(Some((self.source_path(name, method, sha256)?, false)))
+    }
+
     fn source_hash_of(looked: &Looked, src: &Path, method: Method) -> Result<Sha256> {
         match looked.known {
             Some((sha256, _)) => Ok(sha256),

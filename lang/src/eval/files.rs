@@ -343,14 +343,27 @@ impl Vm {
         Ok(p)
     }
 
-    /// `import` of a file, cached by its resolved path.
+    /// Directories are listed anew: a person at work changes them between two inputs.
+    pub(crate) fn forget_dirs(&self) {
+        self.dirs.borrow_mut().clear();
+    }
+
+    /// `import` of a file, cached.
     pub(crate) fn import_file(&self, p: &[u8], pos: Pos) -> R {
-        let full = self.resolve_import(p, pos)?;
-        if let Some(v) = self.imports.borrow().get(&full) {
+        if let Some(v) = self.imports.borrow().get(p) {
             return Ok(*v);
         }
-        let v = self.load_file(&full, None, pos)?;
-        self.imports.borrow_mut().insert(full, v);
+        let full = self.resolve_import(p, pos)?;
+        let known = self.imports.borrow().get(&full).copied();
+        let v = match known {
+            Some(v) => v,
+            None => self.load_file(&full, None, pos)?,
+        };
+        let mut imports = self.imports.borrow_mut();
+        if full != p {
+            imports.insert(p.to_vec(), v);
+        }
+        imports.insert(full, v);
         Ok(v)
     }
 

@@ -49,8 +49,10 @@ pub(crate) struct Vm {
     pub(crate) sources: RefCell<Sources>,
     pub(crate) contexts: RefCell<Contexts>,
     globals: OnceCell<FxHashMap<Sym, Value>>,
-    /// Values of imported files by resolved path.
+    /// Values of imported files by resolved path, and by the paths that led there.
     pub(crate) imports: RefCell<FxHashMap<Vec<u8>, Value>>,
+    /// What `readDir` found, by path as it was given.
+    pub(crate) dirs: RefCell<FxHashMap<Vec<u8>, Value>>,
     /// Store paths of copied sources.
     pub(crate) copied: RefCell<FxHashMap<Vec<u8>, StorePath>>,
     /// What texts that were added to the store refer to, for those that refer to something.
@@ -87,6 +89,7 @@ impl Vm {
             contexts: RefCell::default(),
             globals: OnceCell::new(),
             imports: RefCell::default(),
+            dirs: RefCell::default(),
             copied: RefCell::default(),
             text_refs: RefCell::default(),
             regexes: RefCell::default(),
