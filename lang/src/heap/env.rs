@@ -6,7 +6,7 @@ use super::arena;
 use super::value::Value;
 
 /// A frame: one word with the parent (48 bits, the lowest of which says `KEPT`) and the number of slots (16 bits), then the slots.
-/// A slot that was not set is zero.
+/// A slot that was not set is zero. A frame too large for 16 bits has its number of slots in a word before the first.
 ///
 /// The code that made a frame gives it back when it is done (`release`), and the next call uses it again, still in the processor's
 /// cache. That is possible when nothing else refers to the frame: whatever does so for longer says it first (`keep`). A frame used
@@ -25,16 +25,19 @@ thread_local! {
 }
 
 impl Env {
-    /// The biggest number of slots in a frame.
-    pub(crate) const MAX_SLOTS: u32 = 0xffff;
+    /// What stands for a number of slots that 16 bits do not hold.
+    pub(crate) const LARGE: u32 = 0xffff;
     /// No frame.
     pub(crate) const NONE: Env = Env(0);
 
     /// Makes a frame with `slots` slots. The first `set` of them must be set before the frame is used, the others are empty.
     #[inline(always)]
     pub(crate) fn new(parent: Env, slots: u32, set: u32) -> Env {
-        debug_assert!(slots <= Self::MAX_SLOTS && set <= slots);
-        let n = (slots & Self::MAX_SLOTS) as usize;
+        debug_assert!(set <= slots);
+        if slots >= Self::LARGE {
+            return Self::large(parent, slots);
+        }
+        let n = slots as usize;
         let head = (parent.0 as u64 & PTR) | ((n as u64) << 48);
         let free = if n < SIZES { take(n) } else { 0 };
         let p = if free != 0 {
@@ -50,6 +53,26 @@ impl Env {
         // SAFETY: `p` has n + 1 words of our own.
         unsafe { *p = head };
         Env(p as usize)
+    }
+
+    #[cold]
+    fn large(parent: Env, slots: u32) -> Env {
+        let p = arena::words(slots as usize + 2);
+        // SAFETY: `p` has a word for the number of slots, one for the header, and the slots, all our own.
+        unsafe {
+            *p = slots.into();
+            let p = p.add(1);
+            *p = (parent.0 as u64 & PTR) | (u64::from(Self::LARGE) << 48);
+            Env(p as usize)
+        }
+    }
+
+    /// Whether a frame that said `LARGE` has a slot.
+    #[cold]
+    fn large_has(self, idx: u32) -> bool {
+        let p = self.0 as *const u64;
+        // SAFETY: a frame that is not `NONE` points to its header word; a large one has its number of slots before that.
+        unsafe { *p >> 48 == u64::from(Self::LARGE) && u64::from(idx) < *p.sub(1) }
     }
 
     /// Says that something refers to the frame that may outlive the code that made it.
@@ -86,7 +109,10 @@ impl Env {
         let p = self.0 as *mut u64;
         // SAFETY: a frame that is not `NONE` points to its header word; the header holds the number of slots behind it.
         unsafe {
-            assert!(u64::from(idx) < *p >> 48, "slot within the frame");
+            assert!(
+                u64::from(idx) < *p >> 48 || self.large_has(idx),
+                "slot within the frame"
+            );
             p.add(1 + idx as usize)
         }
     }

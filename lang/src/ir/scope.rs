@@ -118,7 +118,7 @@ impl Scopes {
     /// Whether `n` more variables can go into the innermost frame.
     pub(super) fn can_share(&self, n: u32) -> bool {
         let f = &self.frame;
-        f.owner && (!f.conditional || n <= SMALL) && f.next.saturating_add(n) < Env::MAX_SLOTS
+        f.owner && (!f.conditional || n <= SMALL) && f.next.saturating_add(n) < Env::LARGE
     }
 
     /// Takes slots of the innermost frame.

@@ -95,6 +95,37 @@ fn too_deep() {
     );
 }
 
+/// Generated files have more names than a program that somebody writes.
+#[test]
+fn very_many_names() {
+    for (count, last) in [
+        (65_534, 65_533),
+        (65_535, 65_534),
+        (65_536, 65_535),
+        (70_000, 69_999),
+    ] {
+        let names = || (1..count).map(|i| format!("v{i} = v{} + 1;", i - 1));
+        let names: String = std::iter::once("v0 = 0;".to_owned())
+            .chain(names())
+            .collect();
+        // Each forces the one before: not all at once, which would be too deep.
+        let forced = "builtins.foldl' (_: x: x) 0";
+        let all = |of: &str| {
+            let list: Vec<String> = (0..count).map(|i| format!("{of}v{i}")).collect();
+            format!("{forced} [ {} ]", list.join(" "))
+        };
+        check(&format!("let {names} in {}", all("")), &last.to_string());
+        check(
+            &format!("let s = rec {{ {names} }}; in {}", all("s.")),
+            &last.to_string(),
+        );
+        check(
+            &format!("(let {names} in x: {} + x) 1", all("")),
+            &(last + 1).to_string(),
+        );
+    }
+}
+
 #[test]
 fn nested_more_than_anybody_writes() {
     let deep = "parse-too-deep: the expression is nested too deeply";
