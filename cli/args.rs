@@ -86,6 +86,7 @@ pub(crate) enum Command {
     Lock(commands::lock::LockArgs),
     Plan(commands::plan::PlanArgs),
     Log(commands::log::LogArgs),
+    Shell(commands::shell::ShellArgs),
     Store(commands::store::StoreArgs),
     Gc(commands::gc::GcArgs),
     Doctor(commands::doctor::DoctorArgs),

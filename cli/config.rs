@@ -17,6 +17,7 @@ const KEYS: &[&str] = &[
     "build.cores",
     "build.timeout",
     "build.silent-timeout",
+    "build.keep-failed-states",
     "build.sandbox-paths",
     "build.system",
     "eval.cache",
@@ -25,6 +26,8 @@ const KEYS: &[&str] = &[
     "color",
 ];
 
+/// States of failed builds that are kept when nothing else is said.
+const KEEP_FAILED_STATES: usize = 3;
 /// What `progress` may be.
 const PROGRESS: &[&str] = &["auto", "tty", "plain", "json", "none"];
 /// What `color` may be.
@@ -45,6 +48,8 @@ pub(crate) struct Config {
     pub(crate) timeout_secs: Option<u64>,
     /// Seconds that one build may be silent.
     pub(crate) silent_timeout_secs: Option<u64>,
+    /// Builds that failed last and whose state is kept for `sos shell --at-failure`.
+    pub(crate) keep_failed_states: usize,
     /// Host paths that builds of the Nix shape see: inside, outside.
     pub(crate) sandbox_paths: Vec<(PathBuf, PathBuf)>,
     /// What this machine builds, `x86_64-linux`.
@@ -86,6 +91,7 @@ struct BuildSection {
     cores: Option<usize>,
     timeout: Option<u64>,
     silent_timeout: Option<u64>,
+    keep_failed_states: Option<usize>,
     sandbox_paths: Option<Vec<String>>,
     system: Option<String>,
 }
@@ -199,6 +205,7 @@ impl Config {
             cores,
             timeout_secs: None,
             silent_timeout_secs: None,
+            keep_failed_states: KEEP_FAILED_STATES,
             sandbox_paths: Vec::new(),
             system: format!("{}-linux", std::env::consts::ARCH),
             eval_cache: true,
@@ -245,6 +252,10 @@ impl Config {
             if let Some(secs) = build.silent_timeout {
                 self.silent_timeout_secs = Some(secs);
                 self.origin("build.silent-timeout", from);
+            }
+            if let Some(states) = build.keep_failed_states {
+                self.keep_failed_states = states;
+                self.origin("build.keep-failed-states", from);
             }
             if let Some(paths) = build.sandbox_paths {
                 self.sandbox_paths = paths

@@ -7,6 +7,7 @@ mod bug;
 mod cache;
 mod commands;
 mod config;
+mod console;
 mod environment;
 mod evaluate;
 mod failure;
@@ -117,6 +118,7 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Lock(args) => commands::lock::run(&session, &args),
         Command::Plan(args) => commands::plan::run(&session, &args),
         Command::Log(args) => commands::log::run(&session, &args),
+        Command::Shell(args) => commands::shell::run(&session, &args),
         Command::Store(args) => commands::store::run(&session, &args),
         Command::Gc(args) => commands::gc::run(&session, &args),
         Command::Doctor(args) => commands::doctor::run(&session, &args),

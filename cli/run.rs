@@ -64,6 +64,7 @@ pub(crate) fn engine(
     build.cores = config.cores;
     build.keep_going = options.keep_going;
     build.keep_failed = options.keep_failed;
+    build.keep_failed_states = config.keep_failed_states;
     build.timeout_secs = options.timeout_secs.or(config.timeout_secs);
     build.silent_timeout_secs = config.silent_timeout_secs;
     build.sandbox_paths.clone_from(&config.sandbox_paths);
@@ -370,7 +371,11 @@ fn fetch_unpinned(
     Ok(path)
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+/// A runtime for what waits.
+///
+/// # Errors
+/// When its threads cannot be started.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

@@ -13,4 +13,5 @@ pub(crate) mod log;
 pub(crate) mod parse;
 pub(crate) mod plan;
 pub(crate) mod repl;
+pub(crate) mod shell;
 pub(crate) mod store;

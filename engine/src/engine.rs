@@ -133,6 +133,14 @@ impl Engine {
         &self.options
     }
 
+    pub(crate) fn builders(&self) -> &Registry {
+        &self.builders
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     /// Tells what a build would do, without doing it.
     ///
     /// # Errors

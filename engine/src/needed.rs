@@ -82,7 +82,10 @@ impl Needed {
 }
 
 /// Looks derivations up: first in the graph, then in the store.
-pub(crate) fn load(
+///
+/// # Errors
+/// When it is in neither, or cannot be read.
+pub fn load(
     store: &Store,
     graph: &Graph,
     path: &StorePath,
@@ -121,7 +124,10 @@ pub(crate) fn load(
 }
 
 /// Returns the path of an output if it is there.
-pub(crate) fn present_output(
+///
+/// # Errors
+/// When the store fails.
+pub fn present_output(
     store: &Store,
     path: &StorePath,
     drv: &Derivation,

@@ -40,6 +40,8 @@ struct Inner {
     cancel: Cancel,
     log: Mutex<Log>,
     last_progress: AtomicU64,
+    /// There is no log, neither a new one nor an old one to replace.
+    silent: bool,
 }
 
 #[derive(Default)]
@@ -99,6 +101,39 @@ impl Reporter {
         events: EventSink,
         cancel: Cancel,
     ) -> Self {
+        Self::with(store, drv_path, drv, name, pool, events, cancel, false)
+    }
+
+    /// Makes one for what is planned and not built: it touches no log.
+    pub(crate) fn silent(store: Store, drv_path: StorePath, name: Text) -> Self {
+        let (events, cancel) = (EventSink::null(), Cancel::new());
+        let drv = name.clone();
+        Self::with(
+            store,
+            drv_path,
+            drv,
+            name,
+            Pool::Build,
+            events,
+            cancel,
+            true,
+        )
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one value, named by its two makers"
+    )]
+    fn with(
+        store: Store,
+        drv_path: StorePath,
+        drv: Text,
+        name: Text,
+        pool: Pool,
+        events: EventSink,
+        cancel: Cancel,
+        silent: bool,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 store,
@@ -110,6 +145,7 @@ impl Reporter {
                 cancel,
                 log: Mutex::new(Log::default()),
                 last_progress: AtomicU64::new(u64::MAX),
+                silent,
             }),
         }
     }
@@ -222,7 +258,7 @@ impl Reporter {
     }
 
     fn keep(&self, log: &mut Log, bytes: &[u8]) {
-        if log.lost.is_some() {
+        if log.lost.is_some() || self.inner.silent {
             return;
         }
         if log.writer.is_none() {

@@ -33,6 +33,22 @@ impl Helper {
         exe: Option<&Path>,
         output: Option<PipeWriter>,
     ) -> Result<Self, SandboxError> {
+        let failed = |e: io::Error| SandboxError::io("start a sandbox helper", e);
+        match output {
+            Some(output) => {
+                let twin = output.try_clone().map_err(failed)?;
+                Self::spawn_writing(exe, output.into(), twin.into())
+            }
+            None => Self::spawn_writing(exe, Stdio::null(), Stdio::inherit()),
+        }
+    }
+
+    /// Starts a helper whose program, if it runs one, writes there.
+    pub(super) fn spawn_writing(
+        exe: Option<&Path>,
+        output: Stdio,
+        error: Stdio,
+    ) -> Result<Self, SandboxError> {
         let exe = exe.unwrap_or(Path::new("/proc/self/exe"));
         let failed = |e: io::Error| SandboxError::io("start a sandbox helper", e);
         let (channel, theirs) = Channel::pair().map_err(failed)?;
@@ -42,13 +58,9 @@ impl Helper {
             .env_clear()
             // Ctrl-C at the terminal is for `sos`, which then stops its runs one by one.
             .process_group(0)
-            .stdin(Stdio::from(theirs));
-        if let Some(output) = output {
-            let twin = output.try_clone().map_err(failed)?;
-            command.stdout(output).stderr(twin);
-        } else {
-            command.stdout(Stdio::null());
-        }
+            .stdin(Stdio::from(theirs))
+            .stdout(output)
+            .stderr(error);
         let child = command
             .spawn()
             .map_err(|e| SandboxError::io(format!("start {}", exe.display()), e))?;

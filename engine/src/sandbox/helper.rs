@@ -12,7 +12,10 @@ use rustix::process::{
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::channel::{Channel, read_message};
-use super::protocol::{Answer, Failure, InitReport, MapsWritten, Naming, Request, UsernsKind};
+use super::init::Console;
+use super::protocol::{
+    Answer, Failure, InitReport, MapsWritten, Naming, Request, Streams, UsernsKind,
+};
 use super::spec::{NIX_GID, NIX_UID, Shape, Spec};
 use super::{init, sys, worker_child};
 
@@ -50,7 +53,19 @@ fn handle(channel: &Channel, request: Request, fds: Vec<OwnedFd>) -> Result<(), 
         Request::HoldUserns(kind) => hold_userns(channel, kind),
         Request::Run(spec) => {
             let userns = fds.next();
-            run(channel, &spec, userns, fds.next())
+            run(channel, &spec, Console::Log, userns, fds.next())
+        }
+        Request::Converse(spec, streams) => {
+            let userns = fds.next();
+            let console = match streams {
+                Streams::Terminal { rows, columns } => Console::Terminal { rows, columns },
+                Streams::Pipes => Console::Pipes(
+                    fds.next()
+                        .ok_or(rustix::io::Errno::BADF)
+                        .naming(|| "find the input of the program".to_owned())?,
+                ),
+            };
+            run(channel, &spec, console, userns, None)
         }
         Request::Work => {
             enter_userns(fds.next())?;
@@ -124,6 +139,7 @@ pub(super) fn become_user(uid: u32, gid: u32) -> Result<(), Failure> {
 fn run(
     channel: &Channel,
     spec: &Spec,
+    console: Console,
     userns: Option<OwnedFd>,
     net: Option<OwnedFd>,
 ) -> Result<(), Failure> {
@@ -168,11 +184,12 @@ fn run(
     let pid = match sys::fork().naming(|| "fork".to_owned())? {
         sys::Fork::Child => {
             drop(reader);
-            init::main(channel, spec, writer);
+            init::main(channel, spec, console, writer);
         }
         sys::Fork::Parent(pid) => pid,
     };
     drop(writer);
+    drop(console);
     let report = watch(channel, pid, reader)?;
     let answer = match report {
         InitReport::Ended(status) => Answer::Ended {

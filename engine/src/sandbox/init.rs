@@ -13,7 +13,7 @@ use rustix::process::{
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use super::channel::{Channel, write_message};
-use super::protocol::{Failure, InitReport, Naming};
+use super::protocol::{Answer, Failure, InitReport, Naming};
 use super::spec::{Shape, Spec};
 use super::{helper, root, seccomp, sys};
 
@@ -38,16 +38,94 @@ const STEP_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::AUDIT_WRITE)
     .union(CapabilitySet::SETFCAP);
 
+/// Where the standard streams of the program lead.
+pub(super) enum Console {
+    /// No input; what the helper was started with is the log.
+    Log,
+    /// This input; what the helper was started with takes the output.
+    Pipes(OwnedFd),
+    /// A terminal, to be made once the root is there: none of the machine's may come in, since whoever has a terminal
+    /// can type into it.
+    Terminal { rows: u16, columns: u16 },
+    /// The terminal that was made.
+    Made(OwnedFd),
+}
+
+impl Console {
+    /// Makes the terminal in the new root and hands its other end to `sos`.
+    fn make(self, channel: &Channel) -> Result<Self, Failure> {
+        let Self::Terminal { rows, columns } = self else {
+            return Ok(self);
+        };
+        let what = || "make a terminal".to_owned();
+        let flags =
+            rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+        let master =
+            rustix::fs::open("/dev/pts/ptmx", flags, rustix::fs::Mode::empty()).naming(what)?;
+        rustix::pty::unlockpt(&master).naming(what)?;
+        let flags = rustix::pty::OpenptFlags::RDWR
+            | rustix::pty::OpenptFlags::NOCTTY
+            | rustix::pty::OpenptFlags::CLOEXEC;
+        let terminal = rustix::pty::ioctl_tiocgptpeer(&master, flags).naming(what)?;
+        let size = rustix::termios::Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        rustix::termios::tcsetwinsize(&terminal, size).naming(what)?;
+        channel
+            .send(&Answer::Terminal, &[master.as_fd()])
+            .naming(|| "speak with sos".to_owned())?;
+        Ok(Self::Made(terminal))
+    }
+
+    /// Makes the streams those of this process, which leads a session.
+    fn take(&self, spec: &Spec) -> Result<(), Failure> {
+        let set = || "set the standard streams".to_owned();
+        match self {
+            Self::Log => {
+                let null = rustix::fs::open(
+                    "/dev/null",
+                    rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+                    rustix::fs::Mode::empty(),
+                )
+                .naming(|| "open /dev/null".to_owned())?;
+                sys::set_stdin(null.as_fd()).naming(set)
+            }
+            Self::Pipes(input) => sys::set_stdin(input.as_fd()).naming(set),
+            Self::Terminal { .. } => Err(rustix::io::Errno::NOTTY).naming(set),
+            Self::Made(terminal) => {
+                rustix::process::ioctl_tiocsctty(terminal)
+                    .naming(|| "take the terminal".to_owned())?;
+                if rustix::process::geteuid().as_raw() != spec.uid {
+                    let owner = rustix::process::Uid::from_raw(spec.uid);
+                    rustix::fs::fchown(terminal, Some(owner), None)
+                        .naming(|| "give the terminal away".to_owned())?;
+                }
+                sys::set_stdin(terminal.as_fd()).naming(set)?;
+                rustix::stdio::dup2_stdout(terminal).naming(set)?;
+                rustix::stdio::dup2_stderr(terminal).naming(set)
+            }
+        }
+    }
+}
+
 /// Runs as process 1 and never returns.
-pub(super) fn main(channel: &Channel, spec: &Spec, mut report: PipeWriter) -> ! {
-    if let Err(failure) = start(channel, spec, &mut report) {
+pub(super) fn main(channel: &Channel, spec: &Spec, console: Console, mut report: PipeWriter) -> ! {
+    if let Err(failure) = start(channel, spec, console, &mut report) {
         // Fails only when the helper is gone.
         let _gone = write_message(&mut report, &InitReport::Failed(failure));
     }
     sys::exit(0)
 }
 
-fn start(channel: &Channel, spec: &Spec, report: &mut PipeWriter) -> Result<(), Failure> {
+fn start(
+    channel: &Channel,
+    spec: &Spec,
+    console: Console,
+    report: &mut PipeWriter,
+) -> Result<(), Failure> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .naming(|| "ask for a death signal".to_owned())?;
     let children = sys::child_signal_fd().naming(|| "watch children".to_owned())?;
@@ -55,15 +133,17 @@ fn start(channel: &Channel, spec: &Spec, report: &mut PipeWriter) -> Result<(), 
     rustix::system::sethostname(spec.hostname.as_bytes())
         .naming(|| "set the host name".to_owned())?;
     rustix::system::setdomainname(b"(none)").naming(|| "set the domain name".to_owned())?;
+    let console = console.make(channel)?;
     let program = match sys::fork().naming(|| "fork".to_owned())? {
         sys::Fork::Child => {
-            let failure = exec(spec);
+            let failure = exec(spec, &console);
             // Fails only when the helper is gone.
             let _gone = write_message(report, &InitReport::Failed(failure));
             sys::exit(127);
         }
         sys::Fork::Parent(pid) => pid,
     };
+    drop(console);
     // The program has the same user: it must not look into this process, which holds the channel.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .naming(|| "hide from the program".to_owned())?;
@@ -112,8 +192,8 @@ fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
 }
 
 /// Becomes the program; returns why that failed.
-fn exec(spec: &Spec) -> Failure {
-    match prepare(spec) {
+fn exec(spec: &Spec, console: &Console) -> Failure {
+    match prepare(spec, console) {
         // A trial run, which only wants to know that everything up to here works.
         Ok((program, ..)) if program.is_empty() => sys::exit(0),
         Ok((program, argv, env)) => {
@@ -129,7 +209,7 @@ fn exec(spec: &Spec) -> Failure {
 
 type Image = (CString, Vec<CString>, Vec<CString>);
 
-fn prepare(spec: &Spec) -> Result<Image, Failure> {
+fn prepare(spec: &Spec, console: &Console) -> Result<Image, Failure> {
     let program = c_string(&spec.program)?;
     let argv = spec
         .argv
@@ -149,13 +229,7 @@ fn prepare(spec: &Spec) -> Result<Image, Failure> {
     setsid().naming(|| "start a session".to_owned())?;
     sys::reset_signals().naming(|| "reset signals".to_owned())?;
     limit(spec)?;
-    let null = rustix::fs::open(
-        "/dev/null",
-        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )
-    .naming(|| "open /dev/null".to_owned())?;
-    sys::set_stdin(null.as_fd()).naming(|| "set standard input".to_owned())?;
+    console.take(spec)?;
     rustix::process::chdir(&spec.cwd).naming(|| {
         format!(
             "change to the directory {}",

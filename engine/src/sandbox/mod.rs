@@ -9,6 +9,7 @@ mod bytes;
 mod capture;
 mod channel;
 mod child;
+mod converse;
 mod difference;
 mod files;
 mod helper;
@@ -28,11 +29,12 @@ mod tree;
 mod worker;
 mod worker_child;
 
+pub use converse::{Streams, Window, converse};
 pub use helper::{HELPER_ARGUMENT, child_main};
 pub use outcome::{Control, Exit, Outcome, SandboxError};
 pub use run::run;
 pub use spec::{Bind, InlineFile, Input, Limits, Shape, Spec};
 pub use step::{
     NamespaceRemover, STEP_DIR, STEP_OUT, STEP_SCRIPT, StepMount, StepOutcome, StepOutput,
-    StepSpec, remove_tree, reset_work_trees, run_step,
+    StepSpec, converse_in_step, remove_tree, reset_work_trees, run_step,
 };

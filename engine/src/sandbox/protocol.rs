@@ -15,8 +15,25 @@ pub(super) enum Request {
     HoldUserns(UsernsKind),
     /// Run a program. Descriptors: the user namespace and perhaps a network namespace.
     Run(Box<Spec>),
+    /// Run a program that somebody speaks with. Descriptors: the user namespace, and for [`Streams::Pipes`] its input.
+    Converse(Box<Spec>, Streams),
     /// Change files inside the user namespace, which comes along; operations follow.
     Work,
+}
+
+/// Where the standard streams of a program lead that somebody speaks with.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Streams {
+    /// Its input comes along as a descriptor; its output goes where the helper's own goes.
+    Pipes,
+    /// A terminal of the sandbox, whose other end is handed over.
+    Terminal {
+        /// Its height in characters.
+        rows: u16,
+        /// Its width in characters.
+        columns: u16,
+    },
 }
 
 /// The ids that a user namespace has.
@@ -38,6 +55,8 @@ pub(super) enum Answer {
     Userns,
     /// Process 1 is about to start; a network namespace made for it comes along.
     Started,
+    /// The other end of the program's terminal, as a descriptor.
+    Terminal,
     /// Process 1 and all others are gone.
     Ended {
         /// Status of the program as `wait` gives it.

@@ -198,7 +198,7 @@ impl Watch<'_> {
                 self.helper.wait();
                 Err(failure_error(failure))
             }
-            Answer::NeedMaps | Answer::Userns => Err(SandboxError::Protocol),
+            Answer::NeedMaps | Answer::Userns | Answer::Terminal => Err(SandboxError::Protocol),
         }
     }
 
@@ -217,7 +217,7 @@ impl Watch<'_> {
     }
 }
 
-fn exit_of(status: i32) -> Exit {
+pub(super) fn exit_of(status: i32) -> Exit {
     if libc::WIFSIGNALED(status) {
         Exit::Signal(libc::WTERMSIG(status))
     } else {
