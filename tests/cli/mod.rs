@@ -11,4 +11,5 @@ mod flags;
 mod flakes;
 mod language;
 mod repl;
+mod shell;
 mod verbs;

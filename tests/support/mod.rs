@@ -5,6 +5,7 @@
 pub(crate) mod archive;
 pub(crate) mod process;
 pub(crate) mod server;
+pub(crate) mod terminal;
 pub(crate) mod tiny;
 pub(crate) mod user;
 
