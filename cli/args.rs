@@ -85,6 +85,7 @@ pub(crate) enum Command {
     Parse(commands::parse::ParseArgs),
     Lock(commands::lock::LockArgs),
     Plan(commands::plan::PlanArgs),
+    Graph(commands::graph::GraphArgs),
     Log(commands::log::LogArgs),
     Shell(commands::shell::ShellArgs),
     Store(commands::store::StoreArgs),

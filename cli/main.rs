@@ -12,6 +12,7 @@ mod environment;
 mod evaluate;
 mod failure;
 mod flake;
+mod graph;
 mod host;
 mod interrupt;
 mod pins;
@@ -117,6 +118,7 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Parse(args) => commands::parse::run(&session, &args),
         Command::Lock(args) => commands::lock::run(&session, &args),
         Command::Plan(args) => commands::plan::run(&session, &args),
+        Command::Graph(args) => commands::graph::run(&session, &args),
         Command::Log(args) => commands::log::run(&session, &args),
         Command::Shell(args) => commands::shell::run(&session, &args),
         Command::Store(args) => commands::store::run(&session, &args),

@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod eval;
 mod fix;
 pub(crate) mod gc;
+pub(crate) mod graph;
 pub(crate) mod init;
 pub(crate) mod lock;
 pub(crate) mod log;

@@ -9,6 +9,7 @@ mod events;
 mod fetchers;
 mod flags;
 mod flakes;
+mod graph;
 mod language;
 mod repl;
 mod shell;
