@@ -262,6 +262,15 @@ fn a_failed_build_can_be_entered() {
             .ok();
         assert_eq!(shell.stdout, "half\nagain\n", "{name}");
     }
+    // One that succeeds and makes nothing can be looked at as well.
+    w.write("none.nix", &recipe("none", "echo made > elsewhere", ""));
+    w.sos(["build", "--no-link", "none.nix"])
+        .fails(100)
+        .says(&["build-no-output", "--at-failure`"]);
+    let none = w
+        .sos(["shell", "none", "--at-failure", "-c", "cat elsewhere"])
+        .ok();
+    assert_eq!(none.stdout, "made\n");
     // Without, it is as before the build, and the log of the failure is not touched.
     assert_eq!(w.sos(["shell", "bad", "-c", "ls /build"]).ok().stdout, "");
     assert_eq!(w.sos(["log", "bad"]).ok().stdout, "said\n");
