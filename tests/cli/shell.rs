@@ -15,7 +15,7 @@ use crate::support::{World, is_root, left_nothing, run, store_is_clean};
 
 /// Says all that a process can find out about where it runs.
 const LOOK: &str = "cat /proc/$$/environ; echo; cat /proc/$$/mountinfo; \
-    grep -E '^(Umask|Uid|Gid|Groups|NSpid|SigBlk|SigIgn|Cap|NoNewPrivs|Seccomp)' /proc/$$/status; \
+    grep -E '^(Umask|Uid|Gid|Groups|NSpid|SigIgn|Cap|NoNewPrivs|Seccomp)' /proc/$$/status; \
     cat /proc/$$/limits; id; cat /proc/sys/kernel/hostname; pwd; stat -c '%n %A %u:%g %t:%T' /dev/*; cat /etc/passwd /etc/hosts; cat /proc/net/dev; \
     ls /proc/self/fd";
 
