@@ -86,13 +86,19 @@ pub(crate) enum Command {
     Lock(commands::lock::LockArgs),
     Plan(commands::plan::PlanArgs),
     Graph(commands::graph::GraphArgs),
+    Why(commands::why::WhyArgs),
+    Builds(commands::builds::BuildsArgs),
     Log(commands::log::LogArgs),
     Shell(commands::shell::ShellArgs),
+    Verify(commands::verify::VerifyArgs),
+    Diff(commands::diff::DiffArgs),
     Store(commands::store::StoreArgs),
     Gc(commands::gc::GcArgs),
     Doctor(commands::doctor::DoctorArgs),
     Init(commands::init::InitArgs),
     Completions(commands::completions::CompletionsArgs),
+    #[command(hide = true)]
+    Schema(commands::schema::SchemaArgs),
 }
 
 /// What to build or evaluate.

@@ -18,6 +18,10 @@ const KEYS: &[&str] = &[
     "build.timeout",
     "build.silent-timeout",
     "build.keep-failed-states",
+    "build.max-log-size",
+    "build.system-features",
+    "build.memory-max",
+    "build.pids-max",
     "build.sandbox-paths",
     "build.system",
     "eval.cache",
@@ -50,6 +54,14 @@ pub(crate) struct Config {
     pub(crate) silent_timeout_secs: Option<u64>,
     /// Builds that failed last and whose state is kept for `sos shell --at-failure`.
     pub(crate) keep_failed_states: usize,
+    /// Bytes of log that one build may write.
+    pub(crate) max_log_bytes: Option<u64>,
+    /// What derivations may ask of this machine, if that is not to be found out.
+    pub(crate) system_features: Option<Vec<String>>,
+    /// Bytes of memory that one build may have.
+    pub(crate) memory_max_bytes: Option<u64>,
+    /// Processes that one build may have.
+    pub(crate) pids_max: Option<u64>,
     /// Host paths that builds of the Nix shape see: inside, outside.
     pub(crate) sandbox_paths: Vec<(PathBuf, PathBuf)>,
     /// What this machine builds, `x86_64-linux`.
@@ -92,6 +104,10 @@ struct BuildSection {
     timeout: Option<u64>,
     silent_timeout: Option<u64>,
     keep_failed_states: Option<usize>,
+    max_log_size: Option<u64>,
+    system_features: Option<Vec<String>>,
+    memory_max: Option<Size>,
+    pids_max: Option<u64>,
     sandbox_paths: Option<Vec<String>>,
     system: Option<String>,
 }
@@ -100,6 +116,40 @@ struct BuildSection {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct EvalSection {
     cache: Option<bool>,
+}
+
+/// Bytes, as a number or with a unit: `4G`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Bytes(u64),
+    Text(String),
+}
+
+impl Size {
+    fn bytes(&self) -> Result<u64, Box<Diagnostic>> {
+        let text = match self {
+            Self::Bytes(bytes) => return Ok(*bytes),
+            Self::Text(text) => text,
+        };
+        let (digits, shift) = match text.strip_suffix(['K', 'M', 'G', 'T']) {
+            None => (text.as_str(), 0),
+            Some(digits) => match text.as_bytes().last() {
+                Some(b'K') => (digits, 10),
+                Some(b'M') => (digits, 20),
+                Some(b'G') => (digits, 30),
+                _ => (digits, 40),
+            },
+        };
+        let number: Option<u64> = digits.parse().ok();
+        number
+            .and_then(|n| n.checked_mul(1 << shift))
+            .ok_or_else(|| {
+                invalid(format!(
+                    "`build.memory-max` is `{text}`, not a number of bytes such as `2000000000`, `512M` or `4G`"
+                ))
+            })
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -206,6 +256,10 @@ impl Config {
             timeout_secs: None,
             silent_timeout_secs: None,
             keep_failed_states: KEEP_FAILED_STATES,
+            max_log_bytes: None,
+            system_features: None,
+            memory_max_bytes: None,
+            pids_max: None,
             sandbox_paths: Vec::new(),
             system: format!("{}-linux", std::env::consts::ARCH),
             eval_cache: true,
@@ -256,6 +310,22 @@ impl Config {
             if let Some(states) = build.keep_failed_states {
                 self.keep_failed_states = states;
                 self.origin("build.keep-failed-states", from);
+            }
+            if let Some(bytes) = build.max_log_size {
+                self.max_log_bytes = Some(bytes);
+                self.origin("build.max-log-size", from);
+            }
+            if let Some(features) = build.system_features {
+                self.system_features = Some(features);
+                self.origin("build.system-features", from);
+            }
+            if let Some(size) = build.memory_max {
+                self.memory_max_bytes = Some(size.bytes()?);
+                self.origin("build.memory-max", from);
+            }
+            if let Some(count) = build.pids_max {
+                self.pids_max = Some(count);
+                self.origin("build.pids-max", from);
             }
             if let Some(paths) = build.sandbox_paths {
                 self.sandbox_paths = paths

@@ -38,6 +38,8 @@ pub(crate) struct Environment {
     pub(crate) github_actions: bool,
     /// The locale is UTF-8.
     pub(crate) utf8: bool,
+    /// The terminal is one of those that show progress in the taskbar (OSC 9;4) and do nothing else with it.
+    pub(crate) taskbar: bool,
     /// Everything, for `builtins.getEnv`.
     pub(crate) all: BTreeMap<String, String>,
 }
@@ -84,9 +86,21 @@ impl Environment {
                 let l = l.to_ascii_lowercase();
                 l.contains("utf-8") || l.contains("utf8")
             }),
+            taskbar: has_taskbar(&all),
             all,
         }
     }
+}
+
+/// Some terminals take OSC 9 for a notification with that text: only those are told that are known to take it for progress.
+fn has_taskbar(all: &BTreeMap<String, String>) -> bool {
+    let is = |name: &str, value: &str| all.get(name).is_some_and(|v| v == value);
+    let vte = || all.get("VTE_VERSION")?.parse::<u32>().ok();
+    all.contains_key("WT_SESSION")
+        || is("ConEmuANSI", "ON")
+        || is("TERM_PROGRAM", "WezTerm")
+        || is("TERM_PROGRAM", "ghostty")
+        || vte().is_some_and(|version| version >= 8000)
 }
 
 #[cfg(test)]

@@ -368,7 +368,7 @@ fn known_attribute(target: &Target) -> Result<(), Box<Diagnostic>> {
     if first.is_empty() || sos_recipes::ROOTFS_ATTRS.contains(&first) {
         return Ok(());
     }
-    let shown = ["rootfs", "oci", "packages"];
+    let shown = ["rootfs", "oci", "ostree", "packages"];
     let problem = Diagnostic::error(
         "eval-attr-missing",
         Class::Recipe,
@@ -489,7 +489,7 @@ impl<'a> Job<'a> {
                         .for_each(|(path, text)| recorder.note_text(&path, text.as_deref())),
                 }
             }
-            let texts = host.graph().texts;
+            let texts = host.graph()?.texts;
             let place = |drv: &StorePath| Some((drv.clone(), evaluator.drv_position(drv)?));
             out.graph.places.extend(texts.keys().filter_map(place));
             let parts = |drv: &StorePath| (drv.clone(), evaluator.drv_attributes(drv));
@@ -595,6 +595,13 @@ impl<'a> Job<'a> {
                     "target-is-a-path",
                     Class::Usage,
                     format!("`{path}` is a store path, not a recipe"),
+                )));
+            }
+            Source::Derivation(file) => {
+                return Err(Box::new(Diagnostic::error(
+                    "target-is-a-path",
+                    Class::Usage,
+                    format!("`{}` is a derivation, not a recipe", file.display()),
                 )));
             }
         };

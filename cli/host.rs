@@ -19,8 +19,9 @@ use sos_lang::{FetchRequest, FetchedTree, FileType, Host, HostError, PathFilter,
 use sos_store::Store;
 
 use crate::environment::Environment;
-use crate::render::output;
+use crate::render::{live, output};
 use crate::session::Session;
+use crate::sources::Sources;
 
 /// Builds outputs while a recipe is being evaluated.
 pub(crate) type Realise =
@@ -42,6 +43,7 @@ pub(crate) struct StoreHost {
     objects: PathBuf,
     /// Every derivation that was made, as text, by path.
     drvs: RefCell<HashMap<StorePath, Arc<[u8]>>>,
+    sources: Sources,
     /// Sources are hashed, but not added: `sos check` and `sos plan -n` leave the store as it is.
     dry: bool,
 }
@@ -59,6 +61,7 @@ impl StoreHost {
         let objects = store.root().join("tree");
         Self {
             store_dir: store.store_dir().clone(),
+            sources: Sources::new(store.clone()),
             objects: std::fs::canonicalize(&objects).unwrap_or(objects),
             store,
             trees: None,
@@ -97,9 +100,13 @@ impl StoreHost {
         )
     }
 
-    /// The derivations that were made so far.
-    pub(crate) fn graph(&self) -> Graph {
-        Graph {
+    /// The derivations that were made so far; the sources that they need are in the store.
+    ///
+    /// # Errors
+    /// When a source cannot be added.
+    pub(crate) fn graph(&self) -> Result<Graph, sos_store::StoreError> {
+        self.sources.settle()?;
+        Ok(Graph {
             texts: self
                 .drvs
                 .borrow()
@@ -107,7 +114,7 @@ impl StoreHost {
                 .map(|(path, text)| (path.clone(), text.clone()))
                 .collect(),
             ..Graph::default()
-        }
+        })
     }
 
     /// Fetches a tree; what a person should know of it comes back and is not shown.
@@ -141,6 +148,9 @@ impl StoreHost {
         let Some(Component::Normal(base)) = parts.next() else {
             return path.to_path_buf();
         };
+        if let Err(error) = self.sources.settle() {
+            tracing::debug!(%error, "a source cannot be added");
+        }
         match base.to_str().and_then(|b| StorePath::from_base(b).ok()) {
             Some(object) if self.store.is_valid(&object).unwrap_or(false) => {
                 let mut place = self.store.physical(&object);
@@ -284,6 +294,13 @@ impl Host for StoreHost {
                 Some(&mut adapter)
             }
         };
+        let plain = filter.is_none() && expected.is_none();
+        if plain && !self.dry && !physical.starts_with(&self.objects) {
+            let named = self.sources.name(&physical, name, method);
+            if let Some(named) = named.map_err(|e| path_error(path, e))? {
+                return Ok(named);
+            }
+        }
         let added = if self.dry {
             self.store.compute_path(&physical, name, method, filter)
         } else {
@@ -388,10 +405,12 @@ impl Host for StoreHost {
     }
 
     fn realise(&self, wanted: &[(StorePath, String)]) -> Result<Vec<StorePath>, HostError> {
-        (self.realise)(&self.graph(), wanted).map_err(HostError::Diagnostic)
+        let graph = self.graph().map_err(store_error)?;
+        (self.realise)(&graph, wanted).map_err(HostError::Diagnostic)
     }
 
     fn is_valid_path(&self, path: &StorePath) -> Result<bool, HostError> {
+        self.sources.settle().map_err(store_error)?;
         self.store.is_valid(path).map_err(store_error)
     }
 
@@ -440,11 +459,11 @@ impl Host for StoreHost {
     }
 
     fn trace(&self, message: &str) {
-        output::message(&format!("trace: {message}"));
+        output::message(&format!("trace: {}", live::foreign(message)));
     }
 
     fn warn(&self, message: &str) {
-        output::message(&format!("warning: {message}"));
+        output::message(&format!("warning: {}", live::foreign(message)));
     }
 }
 

@@ -1,12 +1,24 @@
-//! Ctrl-C: once stops the builds and ends with a summary, twice ends at once.
+//! Ctrl-C: once stops the builds and ends with a summary, twice ends at once. Ctrl-Z: leaves a clean terminal to the shell.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use rustix::process::{Pid, Signal, getpid, kill_process};
 use sos_engine::Cancel;
+use tokio::signal::unix::{self, SignalKind, signal};
 
-/// Stops `cancel` at the first SIGINT, SIGTERM or SIGHUP and exits at the second; returns which one came first through `seen`.
-pub(crate) async fn watch(cancel: Cancel, seen: std::sync::Arc<std::sync::atomic::AtomicU8>) {
-    use std::sync::atomic::Ordering;
-    use tokio::signal::unix::{SignalKind, signal};
+use crate::render::{live, output};
 
+/// Stops `cancel` at the first SIGINT, SIGTERM or SIGHUP and exits at the second; returns which one came first through `seen`. With
+/// `draws`, what is drawn is taken away while the program is stopped.
+///
+/// `told` is called with the first signal before anything stops.
+pub(crate) async fn watch(
+    cancel: Cancel,
+    seen: Arc<AtomicU8>,
+    draws: bool,
+    told: impl Fn(u8) + Send,
+) {
     let (Ok(mut int), Ok(mut term), Ok(mut hup)) = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
@@ -14,18 +26,59 @@ pub(crate) async fn watch(cancel: Cancel, seen: std::sync::Arc<std::sync::atomic
     ) else {
         return;
     };
+    // Without anything drawn, stopping is as it always is: the kernel does it, and only where a shell waits to go on.
+    let stop = Signal::TSTP.as_raw();
+    let mut stop = draws
+        .then(|| signal(SignalKind::from_raw(stop)).ok())
+        .flatten();
     loop {
         let number = tokio::select! {
             _ = int.recv() => 2,
             _ = term.recv() => 15,
             _ = hup.recv() => 1,
+            () = came(stop.as_mut()) => {
+                // Nobody draws until the program goes on; the next frame shows everything again.
+                live::without(|| {
+                    wake_children();
+                    let _refused = kill_process(getpid(), Signal::STOP).is_err();
+                });
+                continue;
+            }
         };
         if seen.swap(number, Ordering::SeqCst) != 0 {
+            live::clear_at_once();
             // The sandboxes notice that this process is gone and end with it.
             #[allow(clippy::exit, reason = "the second interrupt asks for exactly this")]
             std::process::exit(128 + i32::from(number));
         }
-        crate::render::output::message("stopping; a second signal stops at once");
-        cancel.cancel();
+        output::message("stopping; a second signal stops at once");
+        told(number);
+        cancel.cancel_by(number);
+    }
+}
+
+/// Ctrl-Z stops the whole group of this process, and so a child that is about to become a sandbox of its own and has not left the
+/// group yet. The thread that makes it cannot stop before it is made, and without that thread this process does not: whoever waits
+/// for it to stop would wait for ever.
+fn wake_children() {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else {
+        return;
+    };
+    for thread in threads.flatten() {
+        let children = std::fs::read_to_string(thread.path().join("children"));
+        for child in children.unwrap_or_default().split_whitespace() {
+            let child = child.parse().ok().and_then(Pid::from_raw);
+            let _gone = child.is_some_and(|child| kill_process(child, Signal::CONT).is_err());
+        }
+    }
+}
+
+/// Waits for a signal, or for ever.
+async fn came(signal: Option<&mut unix::Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
     }
 }

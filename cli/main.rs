@@ -8,9 +8,11 @@ mod cache;
 mod commands;
 mod config;
 mod console;
+mod derivation_file;
 mod environment;
 mod evaluate;
 mod failure;
+mod find;
 mod flake;
 mod graph;
 mod host;
@@ -21,6 +23,7 @@ mod repl;
 mod run;
 mod search_path;
 mod session;
+mod sources;
 mod target;
 
 use std::process::ExitCode;
@@ -31,8 +34,8 @@ use args::{Cli, Command, ProgressMode};
 use environment::Environment;
 use failure::Failure;
 use render::diagnostic::{self, Style};
-use render::output;
 use render::terminal::Terminal;
+use render::{live, output};
 use session::Session;
 use sos_engine::{Event, EventSink};
 
@@ -90,6 +93,7 @@ impl Look {
             terminal: Terminal {
                 color: false,
                 unicode: false,
+                taskbar: false,
                 progress: ProgressMode::Plain,
                 github: false,
             },
@@ -108,6 +112,9 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
     if let Command::Completions(args) = &cli.command {
         return commands::completions::run(args);
     }
+    if let Command::Schema(args) = &cli.command {
+        return commands::schema::run(args);
+    }
     let session = Session::new(cli.global, env)?;
     (look.style, look.terminal) = (session.style(), session.terminal);
     match cli.command {
@@ -119,13 +126,18 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Lock(args) => commands::lock::run(&session, &args),
         Command::Plan(args) => commands::plan::run(&session, &args),
         Command::Graph(args) => commands::graph::run(&session, &args),
+        Command::Why(args) => commands::why::run(&session, &args),
+        Command::Builds(args) => commands::builds::run(&session, &args),
         Command::Log(args) => commands::log::run(&session, &args),
         Command::Shell(args) => commands::shell::run(&session, &args),
+        Command::Diff(args) => commands::diff::run(&session, &args),
+        Command::Verify(args) => commands::verify::run(&session, &args),
         Command::Store(args) => commands::store::run(&session, &args),
         Command::Gc(args) => commands::gc::run(&session, &args),
         Command::Doctor(args) => commands::doctor::run(&session, &args),
         Command::Init(args) => commands::init::run(&args),
         Command::Completions(args) => commands::completions::run(&args),
+        Command::Schema(args) => commands::schema::run(&args),
     }
 }
 
@@ -157,10 +169,7 @@ fn report(failure: &Failure, style: Style, terminal: Terminal, json: bool) {
             output::message(&d.to_json().to_string());
             continue;
         }
-        output::message(diagnostic::render(d, style).trim_end());
-        if terminal.github {
-            output::message(diagnostic::github(d).trim_end());
-        }
+        output::message(diagnostic::shown(d, style, terminal.github).trim_end());
     }
     let hidden = failure
         .diagnostics
@@ -181,6 +190,6 @@ fn log_to_stderr(env: &Environment, verbose: u8) {
     });
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
+        .with_writer(|| live::Lines)
         .init();
 }

@@ -1,5 +1,6 @@
 //! Runs the engine under a display.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -29,6 +30,8 @@ pub(crate) struct RunOptions {
     pub(crate) keep_going: bool,
     pub(crate) keep_failed: bool,
     pub(crate) timeout_secs: Option<u64>,
+    pub(crate) silent_timeout_secs: Option<u64>,
+    pub(crate) max_log_bytes: Option<u64>,
     pub(crate) offline: bool,
     /// What the run has taken so far.
     pub(crate) spent: Duration,
@@ -36,6 +39,8 @@ pub(crate) struct RunOptions {
     pub(crate) command: String,
     /// The directory of the project that is built.
     pub(crate) project: String,
+    /// The attribute paths by which derivations are asked for.
+    pub(crate) attrs: BTreeMap<StorePath, String>,
     /// The command that pins anew what is built, for advice; empty when there is none in particular.
     pub(crate) relock: String,
 }
@@ -66,12 +71,23 @@ pub(crate) fn engine(
     build.keep_failed = options.keep_failed;
     build.keep_failed_states = config.keep_failed_states;
     build.timeout_secs = options.timeout_secs.or(config.timeout_secs);
-    build.silent_timeout_secs = config.silent_timeout_secs;
+    build.silent_timeout_secs = options.silent_timeout_secs.or(config.silent_timeout_secs);
+    build.max_log_bytes = options.max_log_bytes.or(config.max_log_bytes);
+    if let Some(features) = &config.system_features {
+        build.system_features = features.iter().cloned().collect();
+    }
+    build.memory_max_bytes = config.memory_max_bytes;
+    build.processes_max = config.pids_max;
     build.sandbox_paths.clone_from(&config.sandbox_paths);
     build.offline = options.offline;
     build.spent = options.spent;
     build.command.clone_from(&options.command);
     build.project.clone_from(&options.project);
+    build.attrs.clone_from(&options.attrs);
+    build.host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
     build.impure_env.clone_from(&session.env.all);
     build.extra_platforms.extend(systems(session).split_off(1));
     let registry = sos_builders::registry(sos_builders::Config {
@@ -176,17 +192,31 @@ pub(crate) fn build(
         Err(failure) => return Err(stream.fail(session, failure)),
     };
     let seen = Arc::new(AtomicU8::new(0));
+    let draws = session.terminal.progress == ProgressMode::Tty;
+    let streamed = session.terminal.progress == ProgressMode::Json;
+    let events = stream.events.clone();
+    // Who reads the stream finds the reason in it; everybody else gets it last, from whoever gets the failure.
+    let told = move |signal| {
+        if streamed {
+            events.emit(Event::Diagnostic {
+                diagnostic: Failure::interrupted(signal).into_first(),
+            });
+        }
+    };
     let report = runtime.block_on(async {
         let cancel = Cancel::new();
-        let watch = tokio::spawn(interrupt::watch(cancel.clone(), seen.clone()));
+        let watch = tokio::spawn(interrupt::watch(cancel.clone(), seen.clone(), draws, told));
         let report = engine.build(graph, wanted, cancel).await;
         watch.abort();
+        // It holds an end of the stream, which must be gone before the display can end.
+        let _stopped = watch.await.is_err();
         report
     });
     drop(engine);
     stream.finish();
     match seen.load(Ordering::SeqCst) {
         0 => Ok(report),
+        signal if streamed => Err(Failure::interrupted(signal).already_shown()),
         signal => Err(Failure::interrupted(signal)),
     }
 }
@@ -286,7 +316,7 @@ pub(crate) fn fetch(
             },
         )]
         .into(),
-        input_drvs: std::collections::BTreeMap::new(),
+        input_drvs: BTreeMap::new(),
         input_srcs: std::collections::BTreeSet::new(),
         system: "builtin".to_owned(),
         builder: b"builtin:fetch".to_vec(),
@@ -371,10 +401,7 @@ fn fetch_unpinned(
     Ok(path)
 }
 
-/// A runtime for what waits.
-///
-/// # Errors
-/// When its threads cannot be started.
+/// The runtime that builds and fetches run on.
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

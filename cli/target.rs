@@ -1,10 +1,13 @@
 //! What a person names on the command line: `[FILE|DIR|FLAKE][#ATTR][^OUTPUT]`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::flake_ref::FlakeRef;
+use sos_formats::store_path::StorePath;
 
+use crate::evaluate::Item;
 use crate::flake;
 
 /// A parsed target.
@@ -33,6 +36,8 @@ pub(crate) enum Source {
     Expression(String),
     /// A path inside the logical store, or a derivation there.
     StorePath(String),
+    /// A derivation that another program wrote, with its inputs beside it: `*.drv`.
+    Derivation(PathBuf),
 }
 
 impl Target {
@@ -146,7 +151,7 @@ impl Target {
                         Class::Recipe,
                         format!("`{}` is not a recipe", place.display()),
                     )
-                    .note("recipes are `sos.nix` or any `*.nix`, and `*.rootfs.toml`")
+                    .note("recipes are `sos.nix` or any `*.nix`, and `*.rootfs.toml`; a `*.drv` is built as it is")
                     .help(format!(
                         "to evaluate it as a Nix expression, use `--file {}`",
                         place.display()
@@ -223,6 +228,8 @@ impl Target {
             Some(Source::Rootfs(file.to_owned()))
         } else if name.ends_with(".nix") {
             Some(Source::Nix(file.to_owned()))
+        } else if name.ends_with(".drv") {
+            Some(Source::Derivation(file.to_owned()))
         } else {
             None
         }
@@ -232,7 +239,10 @@ impl Target {
     pub(crate) fn file(&self) -> Option<&Path> {
         match &self.source {
             Source::Nix(f) | Source::Rootfs(f) => Some(f),
-            Source::Flake(_) | Source::Expression(_) | Source::StorePath(_) => None,
+            Source::Flake(_)
+            | Source::Expression(_)
+            | Source::StorePath(_)
+            | Source::Derivation(_) => None,
         }
     }
 
@@ -240,7 +250,10 @@ impl Target {
     pub(crate) fn directory(&self) -> Option<PathBuf> {
         match &self.source {
             Source::Nix(f) | Source::Rootfs(f) => f.parent().map(Path::to_path_buf),
-            Source::Flake(_) | Source::Expression(_) | Source::StorePath(_) => None,
+            Source::Flake(_)
+            | Source::Expression(_)
+            | Source::StorePath(_)
+            | Source::Derivation(_) => None,
         }
     }
 }
@@ -253,6 +266,29 @@ pub(crate) fn project(targets: &[Target]) -> String {
         .unwrap_or_default();
     let dir = std::fs::canonicalize(&dir).unwrap_or(dir);
     dir.to_string_lossy().into_owned()
+}
+
+/// The attribute path of every derivation that is all that one target stands for, with the file or flake that it is in. The
+/// same words from another directory give the same.
+pub(crate) fn attrs(targets: &[Target], values: &[Vec<Item>]) -> BTreeMap<StorePath, String> {
+    let project = PathBuf::from(project(targets));
+    let mut found = BTreeMap::new();
+    for (target, items) in targets.iter().zip(values) {
+        let [Item::Derivation { drv, .. }] = items.as_slice() else {
+            continue;
+        };
+        let key = match &target.source {
+            Source::Nix(file) | Source::Rootfs(file) => {
+                let whole = std::fs::canonicalize(file).unwrap_or_else(|_| file.clone());
+                let below = whole.strip_prefix(&project).unwrap_or(&whole);
+                format!("{}#{}", below.display(), target.attr)
+            }
+            Source::Flake(_) => target.text.clone(),
+            Source::Expression(_) | Source::StorePath(_) | Source::Derivation(_) => continue,
+        };
+        found.insert(drv.clone(), key);
+    }
+    found
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -10,6 +10,7 @@ mod cli;
 mod crash;
 mod debian;
 mod demo;
+mod nix;
 mod robust;
 mod structure;
 mod support;

@@ -87,7 +87,7 @@ pub(crate) mod fake {
     use std::cell::RefCell;
     use std::collections::BTreeMap;
 
-    use sos_formats::store_path::StoreDir;
+    use sos_formats::store_path::{StoreDir, StorePath};
     use sos_store::OpenOptions;
 
     use super::*;
@@ -143,8 +143,19 @@ pub(crate) mod fake {
             found.ok_or_else(|| BuilderError::failed(format!("no root {path}")))
         }
         fn tree(&self, path: &str) -> Result<PathBuf, BuilderError> {
-            let found = self.trees.get(path).cloned();
-            found.ok_or_else(|| BuilderError::failed(format!("no tree {path}")))
+            if let Some(found) = self.trees.get(path) {
+                return Ok(found.clone());
+            }
+            let none = || BuilderError::failed(format!("no tree {path}"));
+            let (object, rest) =
+                StorePath::split_absolute(self.store.store_dir(), path).map_err(|_other| none())?;
+            let place = self.store.physical(&object);
+            let rest = rest.trim_start_matches('/');
+            Ok(if rest.is_empty() {
+                place
+            } else {
+                place.join(rest)
+            })
         }
         fn cores(&self) -> usize {
             self.cores

@@ -3,19 +3,27 @@
 //! [`registry`] makes them known to an engine; each is named by the `builder` of a derivation, as in `builtin:fetch`.
 
 mod build;
+pub mod buildenv;
+pub mod channel;
 pub mod debian;
+pub mod export;
 pub mod fetch;
+pub mod mirror;
 pub mod mirrors;
 pub mod oci;
+pub mod ostree;
 pub mod rootfs_edit;
 pub mod tree;
 
 use sos_engine::Registry;
 
+use crate::buildenv::BuildEnvBuilder;
+use crate::channel::UnpackChannelBuilder;
 use crate::debian::UnpackBuilder;
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
 use crate::mirrors::Mirrors;
 use crate::oci::{OciBuilder, OciLayerBuilder};
+use crate::ostree::OstreeBuilder;
 use crate::rootfs_edit::RootfsEditBuilder;
 
 /// What the builders need to know of this machine and this run.
@@ -47,7 +55,10 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(FetchUrlBuilder::new(fetcher.clone()))
         .register(OciLayerBuilder)
         .register(OciBuilder)
+        .register(OstreeBuilder)
         .register(RootfsEditBuilder)
-        .register(UnpackBuilder);
+        .register(UnpackBuilder)
+        .register(BuildEnvBuilder)
+        .register(UnpackChannelBuilder);
     registry
 }

@@ -9,6 +9,7 @@ use sos_store::ObjectKind;
 
 use crate::args::{LockFlags, ProgressMode, TargetArgs};
 use crate::commands::plan;
+use crate::derivation_file;
 use crate::evaluate::{self, Item, Mode};
 use crate::failure::Failure;
 use crate::render::output;
@@ -19,7 +20,7 @@ use crate::target::{self, Source, Target};
 /// Build targets; print the paths of their outputs, in the order of the arguments
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sos build                       the recipe in this directory\n  sos build .#image -o result     one attribute of it, linked as ./result\n  sos build ./web.rootfs.toml#oci a Debian root filesystem as an image\n  sos build ./f.nix#a^dev         one output of a plain Nix derivation"
+    after_help = "Examples:\n  sos build                       the recipe in this directory\n  sos build .#image -o result     one attribute of it, linked as ./result\n  sos build ./web.rootfs.toml#oci a Debian root filesystem as an image\n  sos build ./f.nix#a^dev         one output of a plain Nix derivation\n  sos build /nix/store/HASH-x.drv a derivation that `nix-instantiate` wrote"
 )]
 pub(crate) struct BuildArgs {
     #[command(flatten)]
@@ -50,6 +51,12 @@ pub(crate) struct BuildArgs {
     /// Stop a build after this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: Option<u64>,
+    /// Stop a build that writes nothing for this many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    silent_timeout: Option<u64>,
+    /// Stop a build that writes more than this many bytes of log
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    max_log_size: Option<u64>,
 }
 
 /// Runs the verb.
@@ -86,10 +93,13 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         keep_going: args.keep_going,
         keep_failed: args.keep_failed,
         timeout_secs: args.timeout,
+        silent_timeout_secs: args.silent_timeout,
+        max_log_bytes: args.max_log_size,
         offline: args.lock.offline,
         spent: stream.spent(),
         command: format!("build {named}"),
         project: target::project(&targets),
+        attrs: target::attrs(&targets, &evaluated.values),
         // The targets of a file or an expression are named otherwise.
         relock: if args.target.file.is_none() && args.target.expression.is_none() {
             format!("sos lock {named} --update")
@@ -151,8 +161,8 @@ fn evaluated(
     Ok(evaluated)
 }
 
-/// Evaluates recipes, and takes store paths as they are.
-pub(super) fn resolve(
+/// Evaluates recipes, and takes store paths and derivations as they are.
+pub(crate) fn resolve(
     session: &Session,
     args: &TargetArgs,
     targets: &[Target],
@@ -160,7 +170,7 @@ pub(super) fn resolve(
 ) -> Result<evaluate::Evaluated<Vec<Item>>, Failure> {
     let recipes: Vec<Target> = targets
         .iter()
-        .filter(|t| !matches!(t.source, Source::StorePath(_)))
+        .filter(|t| !matches!(t.source, Source::StorePath(_) | Source::Derivation(_)))
         .cloned()
         .collect();
     let mut evaluated = evaluate::items(session, args, &recipes, mode)?;
@@ -172,6 +182,13 @@ pub(super) fn resolve(
                     session,
                     path,
                     target.output.as_deref(),
+                    &mut evaluated.graph,
+                )?],
+                Source::Derivation(file) => vec![derivation_file::load(
+                    session.store()?,
+                    file,
+                    target.output.as_deref(),
+                    mode.dry,
                     &mut evaluated.graph,
                 )?],
                 _ => from_recipes.next().unwrap_or_default(),
@@ -229,7 +246,7 @@ fn object(
 }
 
 /// What the engine is asked for.
-pub(super) fn wanted(items: &[Vec<Item>]) -> Vec<Wanted> {
+pub(crate) fn wanted(items: &[Vec<Item>]) -> Vec<Wanted> {
     items.iter().flatten().filter_map(Item::wanted).collect()
 }
 

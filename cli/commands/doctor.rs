@@ -360,6 +360,15 @@ fn config(session: &Session) -> Result<(), Failure> {
         ),
         ("build.keep-failed-states", c.keep_failed_states.to_string()),
         (
+            "build.memory-max",
+            c.memory_max_bytes
+                .map_or("none".to_owned(), |n| n.to_string()),
+        ),
+        (
+            "build.pids-max",
+            c.pids_max.map_or("none".to_owned(), |n| n.to_string()),
+        ),
+        (
             "build.sandbox-paths",
             c.sandbox_paths
                 .iter()

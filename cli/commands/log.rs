@@ -1,8 +1,8 @@
 //! `sos log`: prints the whole log of a build.
 
-use std::io::Read;
+use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,30 +11,35 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 
 use crate::args::TargetArgs;
-use crate::commands::build;
-use crate::evaluate::{self, Item, Mode};
+use crate::commands::builds;
+use crate::evaluate::Mode;
 use crate::failure::Failure;
+use crate::find::{self, Meaning};
 use crate::render::output;
 use crate::render::text::{colored, printable};
 use crate::session::Session;
 use sos_recipes::LockMode;
-use sos_store::{BuildId, RunningBuild, Store};
+use sos_store::{BuildId, LogReader, RunningBuild, Store};
 
 /// Bytes passed on at once.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// Bytes after which a line without an end is passed on in pieces: memory does not grow with what a build writes.
+const LINE_BYTES: usize = 64 * 1024;
+/// Bytes at the end of such a piece in which the beginning of an escape sequence is looked for.
+const ESCAPE_BYTES: usize = 256;
 /// Builds of the journal that are looked through for a failure.
 const BUILDS: u32 = 100;
 /// Between two looks at the log of a running build.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Print the whole log of a build, by target or by name
+/// Print the whole log of a build, by target, by name, or by the number of the build
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A NAME is that of a derivation, with or without its version: `sos log hello`, `sos log hello-1.0`."
+    after_help = "A NAME is that of a derivation, with or without its version: `sos log hello`, `sos log hello-1.0`. A BUILD is a number that `sos builds` lists: the logs of all that it built."
 )]
 pub(crate) struct LogArgs {
-    /// A target, the name of a derivation, or the store path of one or of its output [default: .]
-    #[arg(value_name = "TARGET|NAME")]
+    /// A target, the name of a derivation, the store path of one or of its output, or the number of a build [default: .]
+    #[arg(value_name = "TARGET|NAME|BUILD")]
     target: Option<String>,
     /// While it is being built, go on until that ends
     #[arg(short, long)]
@@ -50,20 +55,25 @@ pub(crate) struct LogArgs {
 /// Runs the verb.
 ///
 /// # Errors
-/// `log-not-found` when nothing of that name was built here.
+/// `log-not-found` when nothing of that name was built here, `build-unknown` for a number that no build has.
 pub(crate) fn run(session: &Session, args: &LogArgs) -> Result<(), Failure> {
     let store = session.store()?;
+    let mut printer = Printer {
+        raw: args.raw,
+        color: session.terminal.color,
+        partial: Vec::new(),
+    };
+    if let Some(build) = args.target.as_deref().and_then(number)
+        && store.built_named(&build.to_string())?.is_empty()
+    {
+        return of_build(store, build, args.follow, &mut printer);
+    }
     let (asked, drv) = if args.failed {
         let drv = last_failed(store)?;
         (Derivation::name_from_path(&drv).to_owned(), drv)
     } else {
         let asked = args.target.as_deref().unwrap_or(".");
         (asked.to_owned(), find(session, asked)?)
-    };
-    let mut printer = Printer {
-        raw: args.raw,
-        color: session.terminal.color,
-        partial: Vec::new(),
     };
     if args.follow
         && let Some(build) = store.running_build(&drv)?
@@ -95,23 +105,72 @@ pub(crate) fn run(session: &Session, args: &LogArgs) -> Result<(), Failure> {
             )),
         ));
     };
-    pass(log.as_mut(), &mut printer)?;
+    pass(&mut log, &mut printer)?;
     printer.end()
 }
 
-/// Passes a log on; gives the number of bytes.
-fn pass(log: &mut dyn Read, printer: &mut Printer) -> Result<u64, Failure> {
+/// The number of a build.
+fn number(text: &str) -> Option<i64> {
+    let is_number = text.bytes().all(|b| b.is_ascii_digit());
+    is_number.then(|| text.parse().ok()).flatten()
+}
+
+/// Prints the logs of a build in the order in which its derivations were started; of several, each has its name above it.
+fn of_build(
+    store: &Store,
+    number: i64,
+    follows: bool,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let mut done: BTreeSet<StorePath> = BTreeSet::new();
+    let mut titled = false;
+    loop {
+        // Asked before the steps are read: what is noted after that is met in the last round.
+        let over = !builds::find(store, number)?.is_running();
+        let mut steps = store.steps_of_build(BuildId(number))?;
+        steps.sort_by_key(|step| step.started_ms);
+        steps.retain(|step| step.started_ms.is_some() && !done.contains(&step.drv));
+        titled |= steps.len() > 1 || !done.is_empty();
+        for step in steps {
+            if titled && !printer.raw {
+                printer.end()?;
+                output::line(&format!("==> {} <==", step.name))?;
+            }
+            let running = if follows {
+                store.running_build(&step.drv)?
+            } else {
+                None
+            };
+            if let Some(running) = running {
+                follow(store, &step.drv, &running, printer)?;
+            } else if let Some(mut log) = store.read_log(&step.drv)? {
+                pass(&mut log, printer)?;
+            }
+            printer.end()?;
+            done.insert(step.drv);
+        }
+        if over || !follows {
+            break;
+        }
+        std::thread::sleep(LOOK);
+    }
+    if done.is_empty() {
+        output::message(&format!("build {number} started no builder"));
+    }
+    Ok(())
+}
+
+/// Passes a log on, as far as it is written.
+fn pass(log: &mut LogReader, printer: &mut Printer) -> Result<(), Failure> {
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut all = 0;
     loop {
         let n = log
             .read(&mut chunk)
             .map_err(|e| Failure::io("cannot read the log", &e))?;
         if n == 0 {
-            return Ok(all);
+            return Ok(());
         }
         printer.take(&chunk[..n])?;
-        all += n as u64;
     }
 }
 
@@ -122,24 +181,24 @@ fn follow(
     build: &RunningBuild,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let mut shown = 0;
-    let mut seen = None;
+    let mut reader: Option<(u64, LogReader)> = None;
     loop {
         // Asked before the log is read: what is written after that is met in the last round.
         let over = build.is_over();
         let meta = std::fs::metadata(store.log_path(drv)).ok();
         // What was written last before this build began is the log of an earlier one.
         let own = meta.filter(|meta| meta.modified().is_ok_and(|at| at >= build.since));
-        let state = own.map(|meta| (meta.ino(), meta.len()));
-        if state.is_some()
-            && (state != seen || over)
-            && let Some(mut log) = store.read_log(drv)?
-        {
-            seen = state;
-            // A stream of zstd cannot be taken up in the middle: it is read again from its beginning.
-            std::io::copy(&mut log.by_ref().take(shown), &mut std::io::sink())
-                .map_err(|e| Failure::io("cannot read the log", &e))?;
-            shown += pass(log.as_mut(), printer)?;
+        if let Some(meta) = own {
+            // Another file is another attempt at the same derivation.
+            if reader
+                .as_ref()
+                .is_none_or(|(inode, _)| *inode != meta.ino())
+            {
+                reader = store.read_log(drv)?.map(|log| (meta.ino(), log));
+            }
+            if let Some((_, log)) = &mut reader {
+                pass(log, printer)?;
+            }
         }
         if over {
             return Ok(());
@@ -162,10 +221,12 @@ impl Printer {
             return output::bytes(bytes);
         }
         self.partial.extend_from_slice(bytes);
-        let Some(end) = self.partial.iter().rposition(|b| *b == b'\n') else {
-            return Ok(());
+        let end = match self.partial.iter().rposition(|b| *b == b'\n') {
+            Some(newline) => newline + 1,
+            None if self.partial.len() > LINE_BYTES => piece(&self.partial),
+            None => return Ok(()),
         };
-        let rest = self.partial.split_off(end + 1);
+        let rest = self.partial.split_off(end);
         let whole = std::mem::replace(&mut self.partial, rest);
         output::bytes(self.shown(&whole).as_bytes())
     }
@@ -195,6 +256,27 @@ impl Printer {
     }
 }
 
+/// Where a line that is too long to be kept may be cut: in no character, and in no escape sequence of common length.
+fn piece(line: &[u8]) -> usize {
+    let tail = line.len().saturating_sub(ESCAPE_BYTES);
+    let escape = line[tail..].iter().position(|b| *b == 0x1b);
+    let mut end = escape.map_or(line.len(), |at| tail + at);
+    // At most three bytes of a character follow its first one.
+    let first = (end.saturating_sub(4)..end)
+        .rev()
+        .find(|at| line[*at] & 0xc0 != 0x80);
+    if let Some(first) = first
+        && std::str::from_utf8(&line[first..end]).is_err_and(|e| e.error_len().is_none())
+    {
+        end = first;
+    }
+    // A carriage return may be part of the end of the line.
+    if end > 1 && line[end - 1] == b'\r' {
+        end -= 1;
+    }
+    if end == 0 { line.len() } else { end }
+}
+
 /// The derivation that failed last, as the journal tells.
 fn last_failed(store: &Store) -> Result<StorePath, Failure> {
     for build in store.recent_builds(BUILDS)? {
@@ -220,27 +302,18 @@ fn last_failed(store: &Store) -> Result<StorePath, Failure> {
 
 fn find(session: &Session, text: &str) -> Result<StorePath, Failure> {
     let store = session.store()?;
-    let prefix = format!("{}/", store.store_dir().as_str());
-    if text.starts_with(&prefix) {
-        let path = StorePath::from_absolute(store.store_dir(), text)?;
-        if path.name().ends_with(".drv") {
-            return Ok(path);
-        }
-        if let Some(trace) = store.traces_of(&path)?.into_iter().next() {
-            return Ok(trace.trace.drv);
-        }
-    } else {
-        // A name first: it costs no evaluation, and a file of that name is said with `./`.
-        if let Some(drv) = store.built_named(text)?.into_iter().next() {
-            return Ok(drv);
-        }
-        let place = text.split(['#', '^']).next().unwrap_or_default();
-        if place.is_empty() || place.contains(['.', '/']) || Path::new(place).is_file() {
+    let named = store.built_named(text)?.into_iter().next();
+    match find::meaning(store, text, named.is_some())? {
+        Meaning::Drv(drv) => Ok(drv),
+        Meaning::Name => match named {
+            Some(drv) => Ok(drv),
+            None => Err(find::unknown(store, "log-not-found", text)?),
+        },
+        Meaning::Target => {
             let args = TargetArgs {
                 targets: vec![text.to_owned()],
                 ..TargetArgs::default()
             };
-            let targets = evaluate::targets(session, &args)?;
             let mode = Mode {
                 lock: LockMode::Locked,
                 dry: true,
@@ -249,20 +322,27 @@ fn find(session: &Session, text: &str) -> Result<StorePath, Failure> {
                 only_lock: false,
                 builds_here: false,
             };
-            let evaluated = build::resolve(session, &args, &targets, &mode)?;
-            if let Some(Item::Derivation { drv, .. }) =
-                evaluated.values.into_iter().flatten().next()
-            {
-                return Ok(drv);
+            let found = find::evaluate(session, &args, &mode)?.derivations();
+            match found.into_iter().next() {
+                Some(drv) => Ok(drv),
+                None => Err(find::unknown(store, "log-not-found", text)?),
             }
         }
     }
-    Err(Failure::new(
-        Diagnostic::error(
-            "log-not-found",
-            Class::Other,
-            format!("nothing called `{text}` was built here"),
-        )
-        .help("`sos store ls` lists what is in the store"),
-    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_are_cut_between_characters_and_outside_of_escapes() {
+        assert_eq!(piece(b"abc"), 3);
+        assert_eq!(piece("aé".as_bytes()), 3);
+        assert_eq!(piece(&"aé".as_bytes()[..2]), 1);
+        assert_eq!(piece(b"ab\x1b[3"), 2);
+        assert_eq!(piece(b"ab\r"), 2);
+        assert_eq!(piece(b"a\xff"), 2);
+        assert_eq!(piece(b"\x1b[3"), 3);
+    }
 }

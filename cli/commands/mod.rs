@@ -1,8 +1,10 @@
 //! The verbs, one file each: its options and what it does.
 
 pub(crate) mod build;
+pub(crate) mod builds;
 pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod eval;
 mod fix;
@@ -14,5 +16,8 @@ pub(crate) mod log;
 pub(crate) mod parse;
 pub(crate) mod plan;
 pub(crate) mod repl;
+pub(crate) mod schema;
 pub(crate) mod shell;
 pub(crate) mod store;
+pub(crate) mod verify;
+pub(crate) mod why;

@@ -66,6 +66,7 @@ pub(super) fn show(
         &RunOptions {
             offline: lock.offline,
             project: target::project(targets),
+            attrs: target::attrs(targets, &evaluated.values),
             ..RunOptions::default()
         },
         EventSink::null(),

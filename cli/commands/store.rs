@@ -118,7 +118,7 @@ fn list(session: &Session, long: bool) -> Result<(), Failure> {
 }
 
 /// The name in the store of a path on disk that lies in it, as what the links of `sos build -o` lead to; any other path as it is.
-fn logical(store: &Store, text: &str) -> String {
+pub(super) fn logical(store: &Store, text: &str) -> String {
     let inside = || {
         let real = std::fs::canonicalize(text).ok()?;
         let root = std::fs::canonicalize(store.root()).ok()?;
@@ -332,6 +332,89 @@ fn describe(store: &Store, info: &PathInfo) -> serde_json::Value {
     })
 }
 
+/// How an object came to be here: every build that gave it, what came out when it was built again, and other results of the
+/// same derivation.
+fn history(store: &Store, info: &PathInfo, value: &mut serde_json::Value) -> Result<(), Failure> {
+    let dir = store.store_dir();
+    let traces = store.traces_of(&info.path)?;
+    let time = |secs: i64| sos_engine::rfc3339(u64::try_from(secs).unwrap_or(0) * 1000);
+    let built = |trace: &sos_store::Trace| {
+        serde_json::json!({
+            "drv": trace.drv.absolute(dir), "output": trace.output, "builder": trace.builder, "host": trace.host,
+            "started": time(trace.started_secs), "durationMs": trace.duration_ms,
+            "log": trace.log.as_ref().map(|log| log.absolute(dir)),
+        })
+    };
+    let mut others = Vec::new();
+    let mut keys: Vec<&[u8; 32]> = Vec::new();
+    for record in &traces {
+        if keys.contains(&&record.trace.key) {
+            continue;
+        }
+        keys.push(&record.trace.key);
+        for other in store.traces_of_key(&record.trace.key)? {
+            if other.trace.output == record.trace.output && other.trace.path != info.path {
+                let mut value = built(&other.trace);
+                value["path"] = other.trace.path.absolute(dir).into();
+                others.push(value);
+            }
+        }
+    }
+    let rebuilds: Vec<serde_json::Value> = store
+        .rebuilds_of(&info.path)?
+        .into_iter()
+        .map(|record| {
+            let one = record.rebuild;
+            serde_json::json!({
+                "same": one.same, "found": one.found, "varied": one.conditions, "host": one.host,
+                "started": time(one.started_secs), "durationMs": one.duration_ms,
+            })
+        })
+        .collect();
+    value["builds"] = traces.iter().map(|record| built(&record.trace)).collect();
+    value["rebuilds"] = rebuilds.into();
+    value["otherResults"] = others.into();
+    Ok(())
+}
+
+/// The history of an object, a line each.
+fn history_lines(value: &serde_json::Value) -> String {
+    let mut text = String::new();
+    let list = |key: &str| value[key].as_array().cloned().unwrap_or_default();
+    let word = |one: &serde_json::Value, key: &str| one[key].as_str().unwrap_or("?").to_owned();
+    for one in list("builds") {
+        let (at, host) = (word(&one, "started"), word(&one, "host"));
+        text.push_str(&format!(
+            "{:<12} {at} on {host} by {}, {} ms\n",
+            "built",
+            word(&one, "builder"),
+            one["durationMs"]
+        ));
+    }
+    for one in list("rebuilds") {
+        let same = if one["same"] == true {
+            "equal".to_owned()
+        } else {
+            format!("DIFFERENT: {}", word(&one, "found"))
+        };
+        let (at, host) = (word(&one, "started"), word(&one, "host"));
+        text.push_str(&format!(
+            "{:<12} {at} on {host}, varied {}: {same}\n",
+            "built again",
+            word(&one, "varied")
+        ));
+    }
+    for one in list("otherResults") {
+        text.push_str(&format!(
+            "{:<12} {} of {}: the same derivation gave something else\n",
+            "other result",
+            word(&one, "path"),
+            word(&one, "started")
+        ));
+    }
+    text
+}
+
 fn info(
     session: &Session,
     paths: &[String],
@@ -352,6 +435,7 @@ fn info(
             continue;
         }
         let mut value = describe(store, &info);
+        history(store, &info, &mut value)?;
         if closure {
             let members = store.closure(std::slice::from_ref(&info.path))?;
             let mut total = 0;
@@ -370,12 +454,9 @@ fn info(
     }
     let mut text = String::new();
     for value in &all {
-        for (key, value) in value
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(_, v)| !v.is_null())
-        {
+        for (key, value) in value.as_object().into_iter().flatten().filter(|(k, v)| {
+            !v.is_null() && !["builds", "rebuilds", "otherResults"].contains(&k.as_str())
+        }) {
             let shown = match value {
                 serde_json::Value::String(s) => s.clone(),
                 serde_json::Value::Array(list) => list
@@ -390,6 +471,7 @@ fn info(
             };
             text.push_str(&format!("{key:<12} {shown}\n"));
         }
+        text.push_str(&history_lines(value));
         text.push('\n');
     }
     output::bytes(text.trim_end_matches('\n').as_bytes())?;

@@ -136,6 +136,12 @@ fn harmless(diagnostic: &Diagnostic) -> Diagnostic {
     out.message = clean(&out.message);
     out.notes = out.notes.iter().map(clean).collect();
     out.helps = out.helps.iter().map(clean).collect();
+    for fix in &mut out.fixes {
+        fix.description = clean(&fix.description);
+    }
+    for frame in &mut out.trace {
+        frame.message = clean(&frame.message);
+    }
     let here = std::env::current_dir()
         .map(|dir| format!("{}/", dir.display()))
         .unwrap_or_default();
@@ -145,13 +151,12 @@ fn harmless(diagnostic: &Diagnostic) -> Diagnostic {
             .filter_map(|frame| frame.label.as_mut()),
     );
     for label in labels {
-        if let Some(name) = label
-            .file
-            .name
-            .strip_prefix(&here)
-            .filter(|_| !here.is_empty())
-        {
-            label.file = SourceFile::new(name, label.file.text.as_str());
+        label.text = clean(&label.text);
+        let near = label.file.name.strip_prefix(&here);
+        let near = near.filter(|_| !here.is_empty());
+        let name = printable(near.unwrap_or(&label.file.name));
+        if name != label.file.name {
+            label.file = SourceFile::new(name.as_str(), label.file.text.as_str());
         }
     }
     out
@@ -222,16 +227,53 @@ fn clamp(span: &std::ops::Range<usize>, text: &str) -> std::ops::Range<usize> {
 }
 
 /// One line per diagnostic in the form that GitHub's log reader turns into an annotation.
-pub(crate) fn github(diagnostic: &Diagnostic) -> String {
+fn github(diagnostic: &Diagnostic) -> String {
+    let diagnostic = harmless(diagnostic);
+    let data = |text: &str| {
+        text.replace('%', "%25")
+            .replace('\r', "%0D")
+            .replace('\n', "%0A")
+    };
     let place = diagnostic.labels.first().map_or(String::new(), |l| {
         let (line, column) = l.file.line_column(l.span.start);
-        format!(" file={},line={line},col={column}", l.file.name)
+        let name = data(&l.file.name).replace(':', "%3A").replace(',', "%2C");
+        format!(" file={name},line={line},col={column}")
     });
+    let severity = match diagnostic.severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Note => "notice",
+    };
     format!(
-        "::error{place}::{} [{}]\n",
-        diagnostic.message.replace('\n', " "),
+        "::{severity}{place}::{} [{}]\n",
+        data(&diagnostic.message),
         diagnostic.code
     )
+}
+
+/// What is shown of a problem, ended by a newline: in a job of GitHub also its annotation.
+pub(crate) fn shown(diagnostic: &Diagnostic, style: Style, github_actions: bool) -> String {
+    let text = render(diagnostic, style);
+    if !github_actions {
+        return text;
+    }
+    no_commands(&text) + &github(diagnostic)
+}
+
+/// The text without lines that GitHub's log reader would obey: logs of builds are quoted in it.
+fn no_commands(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let words = line.trim_start();
+        if words.starts_with("::") || words.starts_with("##[") {
+            out.push_str(&line[..line.len() - words.len()]);
+            out.push_str("> ");
+            out.push_str(words);
+        } else {
+            out.push_str(line);
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -303,6 +345,21 @@ mod tests {
         assert!(
             text.contains("ab\n") && !text.contains('\u{1b}'),
             "{text:?}"
+        );
+    }
+
+    #[test]
+    fn a_log_cannot_command_the_runner() {
+        let text = "error: x\n  ::add-mask::a\n##[error]b\n  a::b\n";
+        assert_eq!(
+            no_commands(text),
+            "error: x\n  > ::add-mask::a\n> ##[error]b\n  a::b\n"
+        );
+        let file = SourceFile::new("a,b:c.nix", "x\ny");
+        let d = Diagnostic::error("x", Class::Other, "50%\nof it").label(&file, 2..3, "");
+        assert_eq!(
+            github(&d),
+            "::error file=a%2Cb%3Ac.nix,line=2,col=1::50%25%0Aof it [x]\n"
         );
     }
 

@@ -1,9 +1,12 @@
 //! Everything that a person sees is drawn here.
 
 pub(crate) mod diagnostic;
+pub(crate) mod difference;
+pub(crate) mod live;
 mod narrow;
 pub(crate) mod output;
 pub(crate) mod progress;
 pub(crate) mod size;
 pub(crate) mod terminal;
 pub(crate) mod text;
+pub(crate) mod why;

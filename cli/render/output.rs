@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Write as _};
 
+use super::live;
 use crate::failure::Failure;
 
 /// Writes bytes as they are.
@@ -36,6 +37,5 @@ pub(crate) fn json(value: &serde_json::Value) -> Result<(), Failure> {
 
 /// A message for the person on standard error, never part of the result.
 pub(crate) fn message(text: &str) {
-    // Nothing can be said when standard error is closed.
-    let _ignored = writeln!(std::io::stderr().lock(), "{text}");
+    live::message(text);
 }

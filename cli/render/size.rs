@@ -32,6 +32,32 @@ pub(crate) fn duration(d: Duration) -> String {
     }
 }
 
+/// `11.2/18.0 MiB`: a part and the whole, in the unit of the whole.
+pub(crate) fn of(part: u64, whole: u64) -> String {
+    let shown = bytes(whole);
+    let Some((_, unit)) = shown.split_once(' ') else {
+        return shown;
+    };
+    let power = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+        .iter()
+        .position(|u| *u == unit)
+        .unwrap_or(0);
+    if power == 0 {
+        return format!("{part}/{shown}");
+    }
+    let unit = 1u64 << (10 * power);
+    let tenths = u128::from(part) * 10 / u128::from(unit);
+    format!("{}.{}/{shown}", tenths / 10, tenths % 10)
+}
+
+/// Like [`duration`], without what changes too fast to be read: `0s`, `14s`, `2m 41s`, `1h 3m`.
+pub(crate) fn seconds(d: Duration) -> String {
+    match d.as_secs() {
+        secs @ 0..=59 => format!("{secs}s"),
+        _ => duration(d),
+    }
+}
+
 /// `1 package`, `3 packages`.
 pub(crate) fn count(n: usize, noun: &str) -> String {
     if n == 1 {
@@ -53,10 +79,19 @@ mod tests {
     }
 
     #[test]
+    fn a_part_has_the_unit_of_the_whole() {
+        assert_eq!(of(11_744_051, 18_874_368), "11.1/18.0 MiB");
+        assert_eq!(of(3, 812), "3/812 B");
+        assert_eq!(of(0, 1 << 50), "0.0/1.0 PiB");
+    }
+
+    #[test]
     fn durations_drop_what_does_not_matter() {
         assert_eq!(duration(Duration::from_millis(340)), "340ms");
         assert_eq!(duration(Duration::from_millis(14_230)), "14.2s");
         assert_eq!(duration(Duration::from_secs(161)), "2m 41s");
         assert_eq!(duration(Duration::from_secs(3_800)), "1h 3m");
+        assert_eq!(seconds(Duration::from_millis(14_930)), "14s");
+        assert_eq!(seconds(Duration::from_secs(161)), "2m 41s");
     }
 }

@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use crate::args::{Global, ProgressMode, When};
 use crate::config::Config;
 use crate::environment::Environment;
+use crate::render::live;
 
 /// How to speak to the person.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +14,8 @@ pub(crate) struct Terminal {
     pub(crate) color: bool,
     /// Draw marks beyond ASCII.
     pub(crate) unicode: bool,
+    /// The terminal shows progress in the taskbar when told.
+    pub(crate) taskbar: bool,
     /// The sink of the event stream.
     pub(crate) progress: ProgressMode,
     /// Print `::error` lines for GitHub.
@@ -49,11 +52,15 @@ impl Terminal {
             ProgressMode::Auto if global.quiet => ProgressMode::None,
             ProgressMode::Auto if tty && !env.ci && !env.dumb_terminal => ProgressMode::Tty,
             ProgressMode::Auto => ProgressMode::Plain,
+            // Nothing can be drawn again on what is no terminal.
+            ProgressMode::Tty if !tty || env.dumb_terminal => ProgressMode::Plain,
             other => other,
         };
+        live::can_show(color, env.utf8 || !tty);
         Self {
             color,
             unicode: env.utf8,
+            taskbar: tty && env.taskbar,
             progress,
             github: env.github_actions,
         }

@@ -40,30 +40,99 @@ impl<'a> Attributes<'a> {
         }
     }
 
-    /// Returns a list of one output's checks: `outputChecks.<output>.<name>`, or the attribute of all outputs.
-    pub(crate) fn output_list(&self, output: &str, name: &str) -> Option<Vec<String>> {
+    /// Returns an attribute that says yes or no: a JSON truth value, or `1` for yes.
+    pub(crate) fn flag(&self, name: &str) -> Result<bool, String> {
         match &self.json {
-            Some(map) => strings(map.get("outputChecks")?.get(output)?.get(name)?),
-            None => self.list(name),
+            Some(map) => match map.get(name) {
+                None => Ok(false),
+                Some(Value::Bool(value)) => Ok(*value),
+                Some(_) => Err(format!("`{name}` is neither true nor false")),
+            },
+            None => Ok(self.drv.env.get(name.as_bytes()).is_some_and(|v| v == b"1")),
         }
     }
 
-    /// Tells whether the attribute is there at all.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        match &self.json {
-            Some(map) => map.contains_key(name),
-            None => self.drv.env.contains_key(name.as_bytes()),
+    /// Returns a list of one output's checks: `outputChecks.<output>.<name>`, or the attribute of all outputs.
+    pub(crate) fn output_list(
+        &self,
+        output: &str,
+        name: &str,
+    ) -> Result<Option<Vec<String>>, String> {
+        if self.json.is_none() {
+            return Ok(self.list(name));
+        }
+        let Some(value) = self.output_check(output, name)? else {
+            return Ok(None);
+        };
+        strings(value)
+            .map(Some)
+            .ok_or_else(|| format!("`outputChecks.{output}.{name}` is not a list of texts"))
+    }
+
+    /// Returns a number of one output's checks; only structured attributes have such.
+    pub(crate) fn output_limit(&self, output: &str, name: &str) -> Result<Option<u64>, String> {
+        let Some(value) = self.output_check(output, name)? else {
+            return Ok(None);
+        };
+        value
+            .as_u64()
+            .map(Some)
+            .ok_or_else(|| format!("`outputChecks.{output}.{name}` is not a number of bytes"))
+    }
+
+    /// Returns a truth value of one output's checks; only structured attributes have such.
+    pub(crate) fn output_flag(&self, output: &str, name: &str) -> Result<Option<bool>, String> {
+        let Some(value) = self.output_check(output, name)? else {
+            return Ok(None);
+        };
+        value
+            .as_bool()
+            .map(Some)
+            .ok_or_else(|| format!("`outputChecks.{output}.{name}` is neither true nor false"))
+    }
+
+    fn output_check(&self, output: &str, name: &str) -> Result<Option<&Value>, String> {
+        let Some(checks) = self.json.as_ref().and_then(|map| map.get("outputChecks")) else {
+            return Ok(None);
+        };
+        let no_set = |what: String| format!("`{what}` is not a set");
+        let checks = checks
+            .as_object()
+            .ok_or_else(|| no_set("outputChecks".to_owned()))?;
+        let Some(one) = checks.get(output) else {
+            return Ok(None);
+        };
+        let one = one
+            .as_object()
+            .ok_or_else(|| no_set(format!("outputChecks.{output}")))?;
+        Ok(one.get(name))
+    }
+
+    /// Tells whether nobody shall look for references in an output: `unsafeDiscardReferences.<output>`.
+    pub(crate) fn discards_references(&self, output: &str) -> Result<bool, String> {
+        let wanted = self
+            .json
+            .as_ref()
+            .and_then(|map| map.get("unsafeDiscardReferences"));
+        let Some(wanted) = wanted else {
+            return Ok(false);
+        };
+        let wanted = wanted
+            .as_object()
+            .ok_or_else(|| "`unsafeDiscardReferences` is not a set".to_owned())?;
+        match wanted.get(output) {
+            None => Ok(false),
+            Some(Value::Bool(value)) => Ok(*value),
+            Some(_) => Err(format!(
+                "`unsafeDiscardReferences.{output}` is neither true nor false"
+            )),
         }
     }
 }
 
 fn strings(value: &Value) -> Option<Vec<String>> {
     let list = value.as_array()?;
-    Some(
-        list.iter()
-            .filter_map(|v| v.as_str().map(str::to_owned))
-            .collect(),
-    )
+    list.iter().map(|v| v.as_str().map(str::to_owned)).collect()
 }
 
 /// Returns the attributes as one JSON value: the parsed `__json`, or the environment as strings.

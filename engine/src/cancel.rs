@@ -1,8 +1,10 @@
 //! Cancelling a run: one flag, and callbacks that wake whoever waits.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sos_formats::diagnostic::Class;
 
 /// A request to stop, shared by everybody who works on one run.
 #[derive(Clone, Default)]
@@ -15,6 +17,7 @@ type Callback = Arc<dyn Fn() + Send + Sync>;
 #[derive(Default)]
 struct Inner {
     cancelled: AtomicBool,
+    signal: AtomicU8,
     callbacks: Mutex<(u64, BTreeMap<u64, Callback>)>,
 }
 
@@ -42,6 +45,25 @@ impl Cancel {
         let callbacks: Vec<Callback> = self.inner.callbacks().1.values().cloned().collect();
         for callback in callbacks {
             callback();
+        }
+    }
+
+    /// Asks everybody to stop because of a signal, which decides the exit code.
+    pub fn cancel_by(&self, signal: u8) {
+        // The first one counts.
+        let _later =
+            self.inner
+                .signal
+                .compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+        self.cancel();
+    }
+
+    /// Returns the exit code of a run that was stopped: 128 and the signal, that of Ctrl-C when there was none.
+    #[must_use]
+    pub fn exit_code(&self) -> i32 {
+        match self.inner.signal.load(Ordering::SeqCst) {
+            0 => i32::from(Class::Interrupted.exit_code()),
+            signal => 128 + i32::from(signal),
         }
     }
 
@@ -109,5 +131,9 @@ mod tests {
         let late = add(100);
         assert_eq!(count.load(Ordering::SeqCst), 101);
         drop(late);
+        assert_eq!(cancel.exit_code(), 130);
+        cancel.cancel_by(15);
+        cancel.cancel_by(2);
+        assert_eq!(cancel.exit_code(), 143);
     }
 }

@@ -1,32 +1,37 @@
 //! The engine: a graph and wishes go in, outputs and events come out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use sos_formats::derivation::Derivation;
-use sos_formats::diagnostic::{Class, Diagnostic, Label};
+use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_store::{BuildId, Store};
+use sos_store::{BuildId, NewBuild, Store};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
-use crate::cause::{Asked, Causes, causes};
-use crate::choice::pool_of;
+use crate::cause::{Asked, Causes, History, causes, is_first};
 use crate::clock::{Clock, SystemClock, millis};
 use crate::diagnose::{store_failed, wrong_system};
 use crate::event::{Event, EventSink};
+use crate::features;
 use crate::graph::{Graph, Wanted, wanted_outputs};
 use crate::journal::Journal;
-use crate::needed::{Needed, Node, answer_at_once, find_needed, load};
+use crate::needed::{Made, Needed, Node, answer_at_once, find_needed, load};
 use crate::options::BuildOptions;
 use crate::report::Flusher;
-use crate::resolve::{OutputPaths, is_dynamic, resolve};
+use crate::resolve::{OutputPaths, resolve};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
+use crate::sandbox::{Session, start_early};
+use crate::source_drvs;
 use crate::work::{Worker, history_key, systems};
+
+/// Durations of the past whose median is expected, the newest ones.
+const MEDIAN_OF: usize = 10;
 
 /// Builds derivations into one store.
 #[derive(Clone)]
@@ -81,6 +86,8 @@ pub struct BuildReport {
     pub elapsed: Duration,
     /// Stopping was asked for.
     pub cancelled: bool,
+    /// The exit code, if stopping decides it.
+    pub stopped_code: Option<i32>,
     /// The number of the build in the journal; none when there was nothing to do.
     pub build: Option<BuildId>,
 }
@@ -92,11 +99,13 @@ impl BuildReport {
         self.failures.is_empty() && !self.cancelled
     }
 
-    /// Returns the exit code: 0, 130, or that of the problems; those of failed builds are or-ed as Nix does.
+    /// Returns the exit code: 0, 128 and a signal, or that of the problems; those of failed builds are or-ed as Nix does.
     #[must_use]
     pub fn exit_code(&self) -> i32 {
         if self.cancelled {
-            return i32::from(Class::Interrupted.exit_code());
+            return self
+                .stopped_code
+                .unwrap_or_else(|| i32::from(Class::Interrupted.exit_code()));
         }
         let codes = self.failures.iter().map(|d| i32::from(d.class.exit_code()));
         let of_builds = codes.clone().filter(|code| (100..=104).contains(code));
@@ -137,8 +146,32 @@ impl Engine {
         &self.builders
     }
 
-    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    /// Makes what runs single builds with other options; it registers nothing.
+    pub(crate) fn worker_for_rebuild(
+        &self,
+        runtime: &Handle,
+        options: BuildOptions,
+        cancel: &Cancel,
+    ) -> Result<Worker, Box<Diagnostic>> {
+        Ok(Worker {
+            store: self.store.clone(),
+            builders: self.builders.clone(),
+            options,
+            events: self.events.clone(),
+            cancel: cancel.clone(),
+            runtime: runtime.clone(),
+            clock: self.clock.clone(),
+            lease: self.store.lease().map_err(store_failed)?,
+            history: History::default(),
+            found: Mutex::default(),
+            prepared: Arc::new(crate::sandbox::PreparedSets::new(self.store.clone())),
+            _session: Session::open(),
+            flusher: Flusher::default(),
+        })
     }
 
     /// Tells what a build would do, without doing it.
@@ -146,30 +179,36 @@ impl Engine {
     /// # Errors
     /// When the graph is incomplete or circular, or the store fails.
     pub fn plan(&self, graph: &Graph, wanted: &[Wanted]) -> Result<Plan, Box<Diagnostic>> {
-        let needed = find_needed(&self.store, graph, wanted)?;
+        self.store
+            .snapshot(|| self.plan_at_once(graph, wanted))
+            .map_err(store_failed)?
+    }
+
+    fn plan_at_once(&self, graph: &Graph, wanted: &[Wanted]) -> Result<Plan, Box<Diagnostic>> {
+        let needed = find_needed(&self.store, &self.builders, graph, wanted)?;
         let plans = self.node_plans(&needed)?;
         let schedule = schedule(&needed, &plans, self.options.jobs, self.options.io_jobs)?;
-        let beside = needed.met();
+        let history = self.history(&needed, graph, wanted)?;
         let mut plan = Plan {
             eta_ms: self.eta(&plans, schedule.critical_path_ms()),
             ..Plan::default()
         };
         for id in schedule.order() {
             let (node, node_plan) = (&needed.nodes[id], &plans[id]);
-            let cause = self.planned_cause(&needed, &beside, node)?;
+            let drv = node.drv(self.store.store_dir())?;
+            let cause = self.planned_cause(&needed, &history, node, &drv)?;
             let planned = Planned {
                 drv: node.path.clone(),
-                name: Derivation::name_from_path(&node.path).to_owned(),
+                name: node.name().to_owned(),
                 expected_ms: node_plan.expected_ms,
                 needs: node
-                    .needs
-                    .iter()
-                    .map(|id| needed.nodes[*id].path.clone())
+                    .needs()
+                    .map(|id| needed.nodes[id].path.clone())
                     .collect(),
                 // Only what a build of an input can turn out to be may save one.
-                maybe: is_dynamic(&node.drv)
+                maybe: node.dynamic
                     && !node.needs.is_empty()
-                    && cause.is_only_of_inputs(&node.drv.input_srcs),
+                    && cause.is_only_of_inputs(&drv.input_srcs),
                 cause,
             };
             match node_plan.pool {
@@ -177,14 +216,19 @@ impl Engine {
                 Pool::Io => plan.to_fetch.push(planned),
             }
         }
-        let nodes: BTreeSet<&StorePath> = needed.nodes.iter().map(|n| &n.path).collect();
-        plan.cached = needed
-            .known
-            .keys()
-            .filter(|path| !nodes.contains(path))
-            .cloned()
-            .collect();
+        plan.cached = needed.only_known().cloned().collect();
         Ok(plan)
+    }
+
+    /// What the causes of a run are told from.
+    fn history(
+        &self,
+        needed: &Needed,
+        graph: &Graph,
+        wanted: &[Wanted],
+    ) -> Result<History, Box<Diagnostic>> {
+        let (project, attrs) = (&self.options.project, &self.options.attrs);
+        History::of(&self.store, project, needed, graph, wanted, attrs).map_err(store_failed)
     }
 
     /// Tells why a derivation would be built. What its inputs will be is not always known yet: those that are still to be
@@ -192,30 +236,30 @@ impl Engine {
     fn planned_cause(
         &self,
         needed: &Needed,
-        beside: &BTreeSet<StorePath>,
+        history: &History,
         node: &Node,
+        drv: &Derivation,
     ) -> Result<Causes, Box<Diagnostic>> {
+        if let Some(first) = is_first(&self.store, history, &node.path).map_err(store_failed)? {
+            return Ok(first);
+        }
         let dir = self.store.store_dir();
-        let inputs = needed.expected_inputs(dir, node);
-        let unresolved = |e: &dyn std::fmt::Display| {
+        let inputs = needed.expected_inputs(dir, node, drv)?;
+        let resolved = resolve(dir, &node.path, drv, &inputs).map_err(|e| {
             Box::new(Diagnostic::error(
                 "build-unresolved",
                 Class::Bug,
-                format!(
-                    "`{}` cannot be resolved: {e}",
-                    Derivation::name_from_path(&node.path)
-                ),
+                format!("`{}` cannot be resolved: {e}", node.name()),
             ))
-        };
-        let inputs = inputs.map_err(|e| unresolved(&e))?;
-        let resolved = resolve(dir, &node.path, &node.drv, &inputs).map_err(|e| unresolved(&e))?;
+        })?;
+        let outputs: BTreeSet<String> = node.outputs.iter().map(ToString::to_string).collect();
         let asked = Asked {
             path: &node.path,
-            drv: &node.drv,
+            drv,
             resolved: &resolved,
-            outputs: &node.outputs,
-            beside,
-            project: &self.options.project,
+            inputs: &inputs,
+            outputs: &outputs,
+            history,
         };
         causes(&self.store, &asked).map_err(store_failed)
     }
@@ -233,7 +277,7 @@ impl Engine {
                     ..Done::default()
                 };
                 done.counts.cached = done.paths.len();
-                return self.report(graph, wanted, done, since, false);
+                return self.report(graph, wanted, done, since, None);
             }
             Err(diagnostic) => return self.failed(graph, wanted, *diagnostic, since),
         }
@@ -277,8 +321,17 @@ impl Engine {
         cancel: &Cancel,
         since: Duration,
     ) -> BuildReport {
-        let journal = match self.store.journal_begin(&self.options.command) {
-            Ok(build) => Arc::new(Journal::new(self.store.clone(), build)),
+        let begun = self.store.journal_begin_build(&NewBuild {
+            command: &self.options.command,
+            project: &self.options.project,
+            host: &self.options.host,
+        });
+        let journal = match begun {
+            Ok(build) => Arc::new(Journal::new(
+                self.store.clone(),
+                build,
+                self.options.attrs.clone(),
+            )),
             Err(e) => return self.failed(graph, wanted, *store_failed(e), since),
         };
         let mut engine = self.clone();
@@ -306,8 +359,9 @@ impl Engine {
         match self.prepare(runtime, graph, wanted, cancel) {
             Err(diagnostic) => self.failed(graph, wanted, *diagnostic, since),
             Ok((needed, plans, worker)) => {
-                let done = drive(&Run {
+                let mut done = drive(&Run {
                     dir: self.store.store_dir(),
+                    graph,
                     needed: &needed,
                     plans: &plans,
                     build_slots: self.options.jobs,
@@ -318,7 +372,9 @@ impl Engine {
                     clock: self.clock.as_ref(),
                     cancel,
                 });
-                self.report(graph, wanted, done, since, cancel.is_cancelled())
+                done.paths = paths_of(wanted, &needed, &done.made);
+                let stopped = cancel.is_cancelled().then(|| cancel.exit_code());
+                self.report(graph, wanted, done, since, stopped)
             }
         }
     }
@@ -332,31 +388,34 @@ impl Engine {
     ) -> Result<(Needed, Vec<NodePlan>, Worker), Box<Diagnostic>> {
         // The lease comes before the look at what is there: what is found must not be collected meanwhile.
         let lease = self.store.lease().map_err(store_failed)?;
-        let needed = find_needed(&self.store, graph, wanted)?;
-        self.check_systems(&needed)?;
-        if needed
-            .nodes
-            .iter()
-            .any(|n| n.drv.builder == b"builtin:step")
-        {
+        let needed = find_needed(&self.store, &self.builders, graph, wanted)?;
+        self.check_systems(graph, &needed)?;
+        self.check_features(graph, &needed)?;
+        if needed.has_step {
             // Before anything is fetched for a step that cannot run.
             crate::probe::require_step_ids()?;
         }
+        let session = Session::open();
+        if needed.has_program {
+            start_early(&self.options.sos_exe);
+        }
         let plans = self.node_plans(&needed)?;
-        let mut hold: Vec<StorePath> = needed
-            .known
-            .values()
-            .flat_map(BTreeMap::values)
+        let nodes = needed.nodes.iter().map(|node| &node.path);
+        // The derivations, too: a collection forgets those without a result, and their logs.
+        let hold: Vec<StorePath> = needed
+            .known_paths()
+            .chain(nodes)
+            .chain(needed.sources.keys())
             .cloned()
             .collect();
-        for node in &needed.nodes {
-            // Itself, too: a collection forgets derivations without a result, and their logs.
-            hold.push(node.path.clone());
-            hold.extend(node.drv.input_srcs.iter().cloned());
-        }
         lease.hold(&hold).map_err(store_failed)?;
+        source_drvs::add(&self.store, graph, &needed)?;
         self.still_valid(&needed)?;
         self.keep_derivations(&needed)?;
+        if let Err(error) = self.store.note_sources(needed.sources.keys()) {
+            // A build is worth more than its journal.
+            tracing::warn!(%error, "the files of the sources are not noted");
+        }
         let count = |pool| plans.iter().filter(|p| p.pool == pool).count();
         let critical = schedule(&needed, &plans, 1, 1)?.critical_path_ms();
         self.events.emit(Event::Plan {
@@ -364,6 +423,7 @@ impl Engine {
             fetch: count(Pool::Io),
             cached: needed.cached(),
             eta_ms: self.eta(&plans, critical),
+            jobs: self.options.jobs,
         });
         let worker = Worker {
             store: self.store.clone(),
@@ -374,8 +434,11 @@ impl Engine {
             runtime: runtime.clone(),
             clock: self.clock.clone(),
             lease,
-            beside: needed.met(),
+            history: self.history(&needed, graph, wanted)?,
             flusher: Flusher::default(),
+            found: Mutex::default(),
+            prepared: Arc::new(crate::sandbox::PreparedSets::new(self.store.clone())),
+            _session: session,
         };
         Ok((needed, plans, worker))
     }
@@ -385,44 +448,33 @@ impl Engine {
         let dir = self.store.store_dir();
         let mut texts = Vec::with_capacity(needed.nodes.len());
         for node in &needed.nodes {
-            let name = Derivation::name_from_path(&node.path);
-            let text = node.drv.to_aterm(dir, name).map_err(|e| {
-                Box::new(Diagnostic::error(
-                    "drv-malformed",
-                    Class::Other,
-                    format!("derivation `{name}` cannot be written: {e}"),
-                ))
-            })?;
-            texts.push((&node.path, text));
+            texts.push((&node.path, node.text(dir)?));
         }
         self.store
-            .put_drvs(texts.iter().map(|(path, text)| (*path, text.as_slice())))
+            .put_drvs(texts.iter().map(|(path, text)| (*path, &**text)))
             .map_err(store_failed)
     }
 
     /// Refuses sources that are not there, and what a collection took before the lease held it.
     fn still_valid(&self, needed: &Needed) -> Result<(), Box<Diagnostic>> {
-        let mut asked = BTreeSet::new();
-        for node in &needed.nodes {
-            for path in &node.drv.input_srcs {
-                if !asked.insert(path) || self.store.is_present(path).map_err(store_failed)? {
-                    continue;
-                }
-                return Err(Box::new(
-                    Diagnostic::error(
-                        "build-missing-source",
-                        Class::Other,
-                        format!(
-                            "source `{}` of `{}` is not in the store",
-                            path.absolute(self.store.store_dir()),
-                            Derivation::name_from_path(&node.path)
-                        ),
-                    )
-                    .help("evaluate the recipe again, which adds its sources"),
-                ));
+        for (path, user) in &needed.sources {
+            if self.store.is_present(path).map_err(store_failed)? {
+                continue;
             }
+            return Err(Box::new(
+                Diagnostic::error(
+                    "build-missing-source",
+                    Class::Other,
+                    format!(
+                        "source `{}` of `{}` is not in the store",
+                        path.absolute(self.store.store_dir()),
+                        needed.nodes[*user as usize].name()
+                    ),
+                )
+                .help("evaluate the recipe again, which adds its sources"),
+            ));
         }
-        for path in needed.known.values().flat_map(BTreeMap::values) {
+        for path in needed.known_paths() {
             if !self.store.is_valid(path).map_err(store_failed)? {
                 return Err(Box::new(
                     Diagnostic::error(
@@ -441,22 +493,17 @@ impl Engine {
     }
 
     /// Refuses at once what cannot be built here; content-addressed ones may still turn out to be there.
-    fn check_systems(&self, needed: &Needed) -> Result<(), Box<Diagnostic>> {
+    fn check_systems(&self, graph: &Graph, needed: &Needed) -> Result<(), Box<Diagnostic>> {
         let nodes = || {
             needed
                 .nodes
                 .iter()
-                .filter(|node| !is_dynamic(&node.drv) && !self.options.can_build(&node.drv.system))
+                .filter(|node| !node.dynamic && !self.options.can_build(&node.system))
         };
-        let places: Vec<Label> = nodes().filter_map(|node| node.place.clone()).collect();
         let wrong: Vec<(String, String)> = nodes()
-            .map(|node| {
-                (
-                    Derivation::name_from_path(&node.path).to_owned(),
-                    node.drv.system.clone(),
-                )
-            })
+            .map(|node| (node.name().to_owned(), node.system.to_string()))
             .collect();
+        let places = nodes().filter_map(|node| graph.places.get(&node.path).cloned());
         match wrong_system(&wrong, &systems(&self.options)) {
             Some(diagnostic) if !self.options.keep_going => {
                 Err(Box::new(diagnostic.with_labels(places)))
@@ -465,17 +512,43 @@ impl Engine {
         }
     }
 
+    /// Refuses at once what needs another machine, as [`Self::check_systems`] does.
+    fn check_features(&self, graph: &Graph, needed: &Needed) -> Result<(), Box<Diagnostic>> {
+        if self.options.keep_going {
+            return Ok(());
+        }
+        let here = &self.options.system_features;
+        let mut asked = Vec::new();
+        let mut places = Vec::new();
+        for node in needed
+            .nodes
+            .iter()
+            .filter(|node| node.demanding && !node.dynamic)
+        {
+            let features = features::required(&*node.drv(self.store.store_dir())?);
+            if features.iter().all(|feature| here.contains(feature)) {
+                continue;
+            }
+            asked.push((node.name().to_owned(), features));
+            places.extend(graph.places.get(&node.path).cloned());
+        }
+        match features::missing(&asked, here) {
+            Some(diagnostic) => Err(Box::new(diagnostic.with_labels(places))),
+            None => Ok(()),
+        }
+    }
+
     fn node_plans(&self, needed: &Needed) -> Result<Vec<NodePlan>, Box<Diagnostic>> {
         let mut plans = Vec::with_capacity(needed.nodes.len());
         for node in &needed.nodes {
-            let name = Derivation::name_from_path(&node.path);
             let mut past = self
                 .store
-                .duration_history(history_key(name), &node.drv.system)
+                .duration_history(history_key(node.name()), &node.system)
                 .map_err(store_failed)?;
+            past.truncate(MEDIAN_OF);
             past.sort_unstable();
             plans.push(NodePlan {
-                pool: pool_of(&self.builders, &node.drv, name),
+                pool: node.pool,
                 expected_ms: past.get(past.len() / 2).copied(),
             });
         }
@@ -506,7 +579,7 @@ impl Engine {
             failures: vec![diagnostic],
             ..Done::default()
         };
-        self.report(graph, wanted, done, since, false)
+        self.report(graph, wanted, done, since, None)
     }
 
     fn report(
@@ -515,14 +588,15 @@ impl Engine {
         wanted: &[Wanted],
         done: Done,
         since: Duration,
-        cancelled: bool,
+        stopped: Option<i32>,
     ) -> BuildReport {
         let mut report = BuildReport {
             results: self.results(graph, wanted, &done.paths),
             failures: done.failures,
             counts: done.counts,
             elapsed: self.options.spent + self.clock.monotonic().saturating_sub(since),
-            cancelled,
+            cancelled: stopped.is_some(),
+            stopped_code: stopped,
             build: None,
         };
         // A stop that came when everything was done changes nothing.
@@ -573,4 +647,21 @@ impl Engine {
         }
         results
     }
+}
+
+/// Returns the outputs of what was wanted, as far as they are there.
+fn paths_of(wanted: &[Wanted], needed: &Needed, made: &[Made]) -> OutputPaths {
+    let wanted: BTreeSet<&StorePath> = wanted.iter().map(|want| &want.drv).collect();
+    let built = needed.nodes.iter().map(|node| &node.path).zip(made);
+    let mut paths = OutputPaths::new();
+    for (drv, made) in needed.known.iter().chain(built) {
+        if wanted.contains(drv) && !made.is_empty() {
+            let outputs = paths.entry(drv.clone()).or_default();
+            outputs.extend(
+                made.iter()
+                    .map(|(name, path)| (name.to_string(), path.clone())),
+            );
+        }
+    }
+    paths
 }

@@ -1,7 +1,6 @@
 //! The environment of a build in the Nix shape.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 
 use serde_json::{Map, Value, json};
 use sos_formats::derivation::Derivation;
@@ -10,7 +9,9 @@ use sos_formats::store_path::{StoreDir, StorePath};
 
 use crate::attributes::Attributes;
 use crate::options::BuildOptions;
-use crate::sandbox::spec::nix_base_env;
+use crate::references::References;
+use crate::sandbox::spec::{nix_base_env, nix_directories, nix_terminal};
+use crate::structured::{to_json, to_shell};
 
 /// Where the build directory is, as the build sees it.
 const BUILD_DIR: &str = "/build";
@@ -25,28 +26,26 @@ pub(crate) struct Environment {
 
 /// Makes the environment of `drv`, in which own placeholders are replaced already.
 pub(crate) fn nix_environment(
-    dir: &StoreDir,
+    references: &References<'_>,
     drv: &Derivation,
     outputs: &BTreeMap<String, StorePath>,
     options: &BuildOptions,
 ) -> Result<Environment, String> {
+    let dir = references.store.store_dir();
     let attributes = Attributes::of(drv)?;
-    if attributes.has("exportReferencesGraph") {
-        return Err(
-            "`exportReferencesGraph` is not supported; pass the closure's paths as inputs"
-                .to_owned(),
-        );
-    }
     let mut env = nix_base_env(dir.as_str(), options.cores);
     let mut files = Vec::new();
     let mut set = |name: &[u8], value: &[u8]| env.push((name.to_vec(), value.to_vec()));
     if let Some(map) = attributes.structured() {
-        let map = with_outputs(map, dir, outputs);
+        let mut map = with_outputs(map, dir, outputs);
+        map.extend(
+            references
+                .attributes(&attributes)
+                .map_err(|e| e.to_string())?,
+        );
         files.push((".attrs.sh".to_owned(), to_shell(&map).into_bytes()));
-        files.push((
-            ".attrs.json".to_owned(),
-            Value::Object(map).to_string().into_bytes(),
-        ));
+        let json = to_json(&Value::Object(map));
+        files.push((".attrs.json".to_owned(), json.into_bytes()));
         let sh = format!("{BUILD_DIR}/.attrs.sh");
         let json = format!("{BUILD_DIR}/.attrs.json");
         set(b"NIX_ATTRS_SH_FILE", sh.as_bytes());
@@ -74,6 +73,10 @@ pub(crate) fn nix_environment(
                 set(name, value);
             }
         }
+        files.extend(references.files(drv).map_err(|e| e.to_string())?);
+    }
+    for (name, value) in nix_directories() {
+        set(&name, &value);
     }
     if drv.is_fixed() {
         // What else the machine has may only reach a build whose result is known.
@@ -83,6 +86,9 @@ pub(crate) fn nix_environment(
             set(name.as_bytes(), value.as_bytes());
         }
     }
+    for (name, value) in nix_terminal() {
+        set(&name, &value);
+    }
     Ok(Environment { env, files })
 }
 
@@ -91,80 +97,20 @@ fn with_outputs(
     dir: &StoreDir,
     outputs: &BTreeMap<String, StorePath>,
 ) -> Map<String, Value> {
-    // Sorted by name, as every reader of these files has seen them so far.
-    let mut sorted: BTreeMap<String, Value> =
-        map.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut map = map.clone();
     let paths: Map<String, Value> = outputs
         .iter()
         .map(|(name, path)| (name.clone(), json!(path.absolute(dir))))
         .collect();
-    sorted.insert("outputs".to_owned(), Value::Object(paths));
-    sorted.into_iter().collect()
-}
-
-/// Writes attributes as declarations for bash; what bash cannot hold is left out.
-fn to_shell(map: &Map<String, Value>) -> String {
-    let mut out = String::new();
-    for (name, value) in map {
-        if !is_shell_name(name) {
-            continue;
-        }
-        // Writing to a string cannot fail.
-        let _infallible = match value {
-            Value::Array(list) => match list.iter().map(simple).collect::<Option<Vec<_>>>() {
-                Some(items) => {
-                    let items: String = items.iter().map(|i| format!("{i} ")).collect();
-                    writeln!(out, "declare -a {name}=({items})")
-                }
-                None => continue,
-            },
-            Value::Object(inner) => {
-                let sorted: BTreeMap<&String, &Value> = inner.iter().collect();
-                let items: Option<Vec<String>> = sorted
-                    .into_iter()
-                    .map(|(key, v)| Some(format!("[{}]={} ", quoted(key), simple(v)?)))
-                    .collect();
-                match items {
-                    Some(items) => writeln!(out, "declare -A {name}=({})", items.concat()),
-                    None => continue,
-                }
-            }
-            other => match simple(other) {
-                Some(text) => writeln!(out, "declare {name}={text}"),
-                None => continue,
-            },
-        };
-    }
-    out
-}
-
-fn is_shell_name(name: &str) -> bool {
-    let ok = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    name.chars().all(ok) && name.chars().next().is_some_and(|c| !c.is_ascii_digit())
-}
-
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-fn simple(value: &Value) -> Option<String> {
-    match value {
-        Value::String(s) => Some(quoted(s)),
-        Value::Null => Some("''".to_owned()),
-        Value::Bool(b) => Some(if *b { "1" } else { "" }.to_owned()),
-        Value::Number(n) => match (n.as_i64(), n.as_f64()) {
-            (Some(i), _) => Some(i.to_string()),
-            // A float that is a whole number is written as one; others cannot be used in bash.
-            (None, Some(f)) if f.fract() == 0.0 && f.abs() < 1e15 => Some(format!("{f:.0}")),
-            _ => None,
-        },
-        Value::Array(_) | Value::Object(_) => None,
-    }
+    map.insert("outputs".to_owned(), Value::Object(paths));
+    map
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+
+    use sos_store::{OpenOptions, Store};
 
     use super::*;
 
@@ -191,8 +137,18 @@ mod tests {
 
     #[track_caller]
     fn made(env: &[(&str, &str)]) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-        let made =
-            nix_environment(&StoreDir::default(), &drv(env), &outputs(), &options()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(OpenOptions {
+            root: dir.path().join("store"),
+            store_dir: StoreDir::default(),
+            read_only: false,
+        })
+        .unwrap();
+        let references = References {
+            store: &store,
+            inputs: &BTreeSet::new(),
+        };
+        let made = nix_environment(&references, &drv(env), &outputs(), &options()).unwrap();
         let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
         (
             made.env
@@ -237,9 +193,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_says_so() {
-        let drv = drv(&[("exportReferencesGraph", "g /nix/store/x")]);
-        let error = nix_environment(&StoreDir::default(), &drv, &outputs(), &options()).err();
-        assert!(error.unwrap().contains("exportReferencesGraph"));
+    fn what_tells_the_place_of_the_build_is_not_the_derivations_to_say() {
+        let (env, _) = made(&[
+            ("PATH", "/p"),
+            ("HOME", "/h"),
+            ("NIX_STORE", "/s"),
+            ("NIX_BUILD_CORES", "77"),
+            ("TMPDIR", "/t"),
+            ("PWD", "/w"),
+            ("NIX_LOG_FD", "9"),
+            ("TERM", "dumb"),
+        ]);
+        let get = |name: &str| env[name].as_str();
+        assert_eq!(
+            ["PATH", "HOME", "NIX_STORE", "NIX_BUILD_CORES"].map(get),
+            ["/p", "/h", "/s", "77"]
+        );
+        assert_eq!(
+            ["TMPDIR", "PWD", "NIX_LOG_FD", "TERM"].map(get),
+            ["/build", "/build", "2", "xterm-256color"]
+        );
     }
 }

@@ -1,26 +1,33 @@
 //! What happens during a run, as one stream of plain data for every display and for the journal.
 
+mod schema;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Serialize, Serializer};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sos_formats::diagnostic::Diagnostic;
 
 use crate::cause::Causes;
 use crate::clock::{Clock, SystemClock, rfc3339};
 use crate::journal::Journal;
+use crate::resolve::{OutputPaths, Resolved};
+
+pub use schema::event_schema;
 
 /// Version of the event objects; fields are only ever added within one version.
 pub const EVENT_VERSION: u32 = 1;
 
 /// Events that wait for a slow display before the builds wait too.
-const CHANNEL_EVENTS: usize = 4096;
+const CHANNEL_EVENTS: usize = 1024;
 
 /// Text that many events share.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, JsonSchema)]
+#[schemars(inline, with = "String")]
 pub struct Text(Arc<str>);
 
 impl Text {
@@ -55,8 +62,31 @@ impl Serialize for Text {
     }
 }
 
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d).map(Self::from)
+    }
+}
+
+/// Milliseconds since 1970. Most events are never written, and their times need no text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, JsonSchema)]
+#[schemars(inline, with = "String")]
+pub struct Time(u64);
+
+impl From<u64> for Time {
+    fn from(unix_ms: u64) -> Self {
+        Self(unix_ms)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&rfc3339(self.0))
+    }
+}
+
 /// How a derivation ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
     /// A builder ran.
@@ -74,7 +104,7 @@ pub enum Status {
 }
 
 /// One thing that happened.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(tag = "type")]
 pub enum Event {
     /// Evaluation of the targets began; it resolves what the lock does not pin.
@@ -104,6 +134,8 @@ pub enum Event {
         cached: usize,
         /// Milliseconds expected, if the past tells.
         eta_ms: Option<u64>,
+        /// Builds that run at once.
+        jobs: usize,
     },
     /// A derivation waits for its inputs or for a slot.
     #[serde(rename = "build.queued")]
@@ -126,6 +158,8 @@ pub enum Event {
         name: Text,
         /// The process that holds the lock, if it can be told.
         pid: Option<u32>,
+        /// The command of that process.
+        command: Option<Text>,
     },
     /// A builder was started.
     #[serde(rename = "build.started")]
@@ -230,6 +264,7 @@ pub enum Event {
     Diagnostic {
         /// The problem.
         #[serde(serialize_with = "serialize_diagnostic")]
+        #[schemars(schema_with = "schema::diagnostic")]
         diagnostic: Box<Diagnostic>,
     },
     /// The run ended.
@@ -287,20 +322,27 @@ impl Event {
 }
 
 /// An event with its place in the stream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[schemars(title = "event of a run", rename = "event")]
 pub struct EventRecord {
     /// Always [`EVENT_VERSION`].
     pub v: u32,
     /// Counts from 1 without gaps.
     pub seq: u64,
-    /// When, as RFC 3339 in UTC.
-    pub t: String,
+    /// When; RFC 3339 in UTC when it is written.
+    pub t: Time,
     /// What.
     #[serde(flatten)]
     pub event: Event,
 }
 
 impl EventRecord {
+    /// Writes the JSON object on one line, without its end.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        // Every part of an event can be written as JSON, and memory is always there.
+        let _infallible = serde_json::to_writer(out, self).is_err();
+    }
+
     /// Returns the JSON object on one line.
     #[must_use]
     pub fn to_json(&self) -> String {
@@ -378,6 +420,9 @@ impl EventSink {
 
     /// Sends an event; waits while the reader is behind, and goes on when it is gone.
     pub fn emit(&self, event: Event) {
+        if let Some(journal) = &self.journal {
+            journal.note(&event, self.inner.clock.unix_ms());
+        }
         let early = matches!(
             event,
             Event::EvalStarted { .. } | Event::EvalFinished { .. }
@@ -400,6 +445,13 @@ impl EventSink {
         }
     }
 
+    /// Tells the journal what a derivation is built from, once that is known.
+    pub(crate) fn note_inputs(&self, drv: &Text, resolved: &Resolved, inputs: &OutputPaths) {
+        if let Some(journal) = &self.journal {
+            journal.note_inputs(drv, resolved, inputs);
+        }
+    }
+
     fn send(&self, event: Event, keep: bool) -> Option<EventRecord> {
         let Some(sender) = &self.inner.sender else {
             return keep.then(|| self.record(event));
@@ -416,7 +468,7 @@ impl EventSink {
         EventRecord {
             v: EVENT_VERSION,
             seq: self.inner.seq.fetch_add(1, Ordering::SeqCst) + 1,
-            t: rfc3339(self.inner.clock.unix_ms()),
+            t: self.inner.clock.unix_ms().into(),
             event,
         }
     }

@@ -47,22 +47,43 @@ pub(crate) enum Outcome {
     Failed(Box<Diagnostic>),
     /// Its content is not what was promised.
     Mismatched(Vec<Mismatch>),
-    /// Another process is building it.
-    Locked {
-        /// What to wait for, see [`Executor::wait`].
-        lock: StorePath,
-        /// The other process, if it can be told.
-        pid: Option<u32>,
-    },
+    /// Somebody is building it.
+    Locked(Locked),
     /// It was stopped.
     Cancelled,
 }
 
-/// Runs jobs. Every call is made on a thread of its own and may block.
+/// A build that somebody else is at.
+#[derive(Clone)]
+pub(crate) struct Locked {
+    /// What to wait for, see [`Executor::wait`].
+    pub(crate) lock: StorePath,
+    /// Who builds it, if that can be told.
+    pub(crate) pid: Option<u32>,
+    /// The command of that process.
+    pub(crate) command: Option<Text>,
+    /// The derivation whose log it writes.
+    pub(crate) log_of: Option<StorePath>,
+}
+
+/// Runs jobs. Calls of `execute` and `wait` are made on threads of their own and may block.
 pub(crate) trait Executor: Send + Sync + 'static {
+    /// Looks whether a job turns out to be done, now that its inputs are known. Called on the thread that decides, so it must
+    /// be quick; what it finds may be used as an input of a running job only after [`Executor::settle`].
+    fn look(&self, _job: &Job) -> Option<Outcome> {
+        None
+    }
+
+    /// Holds and writes down everything that [`Executor::look`] found since the last time; returns the derivations whose
+    /// outputs are gone again.
+    fn settle(&self) -> Result<Vec<StorePath>, Box<Diagnostic>> {
+        Ok(Vec::new())
+    }
+
     /// Runs one job to its end.
     fn execute(&self, job: &Job) -> Outcome;
 
-    /// Waits until nobody holds `lock`, or `stop` says that nobody needs to know any more.
-    fn wait(&self, lock: &StorePath, stop: &dyn Fn() -> bool);
+    /// Waits until nobody holds the lock, or `stop` says that nobody needs to know any more; passes lines of the log of whoever
+    /// holds it on to `line`.
+    fn wait(&self, locked: &Locked, stop: &dyn Fn() -> bool, line: &mut dyn FnMut(&str));
 }

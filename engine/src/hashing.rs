@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sos_formats::derivation::Method;
-use sos_formats::hash::{Hash, HashAlgo};
+use sos_formats::hash::{Hash, HashAlgo, Hasher};
 use sos_formats::nar::{self, NarError};
 
 use crate::rewrite::{HASH_DIGITS, ModuloHasher};
@@ -84,6 +84,13 @@ fn node<W: Write>(path: &Path, writer: &mut nar::Writer<W>) -> Result<(), Hashin
         return Err(HashingError::Special(path.to_owned()));
     }
     Ok(())
+}
+
+/// Hashes the archive of a tree or file.
+pub(crate) fn hash_plain(path: &Path, algo: HashAlgo) -> Result<Hash, HashingError> {
+    let mut hasher = Hasher::new(algo);
+    write_to(path, Method::Recursive, &mut hasher)?;
+    Ok(hasher.finish())
 }
 
 /// Hashes a tree or file modulo one hash part, so that content may hold its own name.

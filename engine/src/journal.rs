@@ -1,27 +1,101 @@
-//! The journal: the events of a build, kept in the store.
+//! The journal: what happens in a build, kept in the store. Events as they are, and beside them what became of each derivation.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use sos_store::{BuildId, Store};
+use serde::{Deserialize, Serialize};
+use sos_formats::store_path::StorePath;
+use sos_store::{BuildId, Step, Store};
+
+use crate::cause::Causes;
+use crate::event::{Event, Status, Text};
+use crate::resolve::{OutputPaths, Resolved};
 
 /// Events that are written at once: a transaction for each would cost more than trivial builds do.
 const BATCH_EVENTS: usize = 64;
+/// Milliseconds after which what happened is written with the next thing that happens: somebody may be looking.
+const BEHIND_MS: u64 = 1000;
+
+/// What the journal keeps of a derivation besides its times.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct StepDetail {
+    /// Base name of the derivation with every input a store path: two with the same one are the same build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Its builder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub builder: Option<String>,
+    /// What it is built from, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<StepInput>,
+    /// Base names of the derivations of the same run that it waited for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
+    /// Other processes that it waited for; 0 for one that cannot be told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waited_for: Vec<u32>,
+}
+
+/// An input as the builder saw it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StepInput {
+    /// Base name of the store object.
+    pub path: String,
+    /// Digest of its content: `sha256:` of the NAR of a tree, `blake3:` of the manifest of a root filesystem.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Base name of the derivation that it is an output of; none for a source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drv: Option<String>,
+}
+
+/// What came out.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StepOutput {
+    /// Base name of the store object.
+    pub path: String,
+    /// Bytes of its archive; of a root filesystem, of all its files.
+    pub bytes: u64,
+}
 
 /// Takes the events of one build.
 pub(crate) struct Journal {
     store: Store,
     build: BuildId,
-    waiting: Mutex<Vec<String>>,
+    /// By which attribute paths derivations were asked for.
+    attrs: BTreeMap<StorePath, String>,
+    digests: Mutex<BTreeMap<StorePath, Option<String>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    events: Vec<String>,
+    steps: BTreeMap<Text, Open>,
+    /// Steps with news.
+    changed: BTreeSet<Text>,
+    seen: Vec<StorePath>,
+    summary: Option<String>,
+    written_ms: u64,
+}
+
+/// A derivation of which more may come.
+struct Open {
+    step: Step,
+    detail: StepDetail,
+    is_over: bool,
 }
 
 impl Journal {
     /// Writes into a build that was begun.
-    pub(crate) fn new(store: Store, build: BuildId) -> Self {
+    pub(crate) fn new(store: Store, build: BuildId, attrs: BTreeMap<StorePath, String>) -> Self {
         Self {
             store,
             build,
-            waiting: Mutex::new(Vec::new()),
+            attrs,
+            digests: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
@@ -32,26 +106,234 @@ impl Journal {
 
     /// Adds an event as JSON.
     pub(crate) fn add(&self, json: String) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.push(json);
-        if waiting.len() >= BATCH_EVENTS {
-            self.write(&mem::take(&mut *waiting));
+        let mut state = self.lock();
+        state.events.push(json);
+        if state.events.len() >= BATCH_EVENTS {
+            self.write(&mut state);
+        }
+    }
+
+    /// Notes what an event says about a derivation.
+    pub(crate) fn note(&self, event: &Event, now_ms: u64) {
+        match event {
+            Event::BuildQueued {
+                drv, name, needs, ..
+            } => self.queued(drv, name, needs, now_ms),
+            Event::BuildWaiting { drv, pid, .. } => {
+                self.change(drv, now_ms, |open| {
+                    open.detail.waited_for.push(pid.unwrap_or(0));
+                });
+            }
+            Event::BuildStarted {
+                drv,
+                builder,
+                cause,
+                ..
+            } => {
+                self.change(drv, now_ms, |open| {
+                    open.detail.builder = Some(builder.to_string());
+                    open.started(cause, now_ms);
+                });
+            }
+            Event::FetchStarted { drv, cause, .. } => {
+                self.change(drv, now_ms, |open| open.started(cause, now_ms));
+            }
+            Event::BuildFinished {
+                drv,
+                status,
+                outputs,
+                ..
+            }
+            | Event::FetchFinished {
+                drv,
+                status,
+                outputs,
+                ..
+            } => {
+                let outputs = self.outputs(outputs);
+                self.change(drv, now_ms, |open| {
+                    status_text(*status).clone_into(&mut open.step.status);
+                    open.step.finished_ms = Some(now_ms);
+                    open.step.outputs = serde_json::to_string(&outputs).ok();
+                    open.is_over = true;
+                });
+            }
+            Event::Summary { .. } => self.lock().summary = serde_json::to_string(event).ok(),
+            _ => {}
+        }
+    }
+
+    /// Notes what a derivation is built from.
+    pub(crate) fn note_inputs(&self, drv: &Text, resolved: &Resolved, inputs: &OutputPaths) {
+        let made: BTreeMap<&StorePath, &StorePath> = inputs
+            .iter()
+            .flat_map(|(drv, outputs)| outputs.values().map(move |path| (path, drv)))
+            .collect();
+        let listed: Vec<StepInput> = resolved
+            .drv
+            .input_srcs
+            .iter()
+            .map(|path| StepInput {
+                path: path.as_str().to_owned(),
+                digest: self.digest(path),
+                drv: made.get(path).map(|drv| drv.as_str().to_owned()),
+            })
+            .collect();
+        let mut state = self.lock();
+        let sources = resolved.drv.input_srcs.iter();
+        let sources = sources.filter(|path| !made.contains_key(path)).cloned();
+        state.seen.extend(sources);
+        if let Some(open) = state.steps.get_mut(drv) {
+            open.detail.identity = Some(resolved.identity.as_str().to_owned());
+            open.detail.inputs = listed;
         }
     }
 
     /// Writes what is left and how it ended.
     pub(crate) fn end(&self, status: &str) {
-        let waiting = mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        self.write(&waiting);
-        if let Err(error) = self.store.journal_end(self.build, status) {
+        let mut state = self.lock();
+        let left: Vec<Text> = state
+            .steps
+            .iter_mut()
+            .filter(|(_, open)| !open.is_over)
+            .map(|(drv, open)| {
+                let never = if open.step.started_ms.is_none() {
+                    "skipped"
+                } else {
+                    "cancelled"
+                };
+                never.clone_into(&mut open.step.status);
+                drv.clone()
+            })
+            .collect();
+        state.changed.extend(left);
+        self.write(&mut state);
+        let ended = self
+            .store
+            .journal_end_with(self.build, status, state.summary.as_deref());
+        if let Err(error) = ended {
             tracing::warn!(%error, "the journal of this build is not ended");
         }
     }
 
-    fn write(&self, events: &[String]) {
+    fn queued(&self, drv: &Text, name: &Text, needs: &[Text], now_ms: u64) {
+        let Ok(path) = StorePath::from_absolute(self.store.store_dir(), drv.as_str()) else {
+            return;
+        };
+        let open = Open {
+            step: Step {
+                build: self.build,
+                name: name.to_string(),
+                attr: self.attrs.get(&path).cloned(),
+                status: "queued".to_owned(),
+                queued_ms: now_ms,
+                started_ms: None,
+                finished_ms: None,
+                cause: None,
+                outputs: None,
+                detail: None,
+                drv: path,
+            },
+            detail: StepDetail {
+                needs: needs.iter().map(|need| base(need.as_str())).collect(),
+                ..StepDetail::default()
+            },
+            is_over: false,
+        };
+        let mut state = self.lock();
+        state.seen.push(open.step.drv.clone());
+        state.steps.insert(drv.clone(), open);
+    }
+
+    fn change(&self, drv: &Text, now_ms: u64, change: impl FnOnce(&mut Open)) {
+        let mut state = self.lock();
+        let Some(open) = state.steps.get_mut(drv) else {
+            return;
+        };
+        change(open);
+        state.changed.insert(drv.clone());
+        if now_ms.saturating_sub(state.written_ms) >= BEHIND_MS {
+            state.written_ms = now_ms;
+            self.write(&mut state);
+        }
+    }
+
+    fn digest(&self, path: &StorePath) -> Option<String> {
+        let known = |digests: &BTreeMap<StorePath, Option<String>>| digests.get(path).cloned();
+        if let Some(digest) = known(&lock(&self.digests)) {
+            return digest;
+        }
+        let info = self.store.query(path).ok().flatten();
+        let digest = info.and_then(|info| match (info.nar_sha256, info.root) {
+            (Some(nar), _) => Some(format!("sha256:{}", nar.to_hex())),
+            (None, root) => root.map(|root| format!("blake3:{}", root.to_hex())),
+        });
+        lock(&self.digests).insert(path.clone(), digest.clone());
+        digest
+    }
+
+    fn outputs(&self, outputs: &BTreeMap<String, String>) -> BTreeMap<String, StepOutput> {
+        outputs
+            .iter()
+            .filter_map(|(output, path)| {
+                let path = StorePath::from_absolute(self.store.store_dir(), path).ok()?;
+                let bytes = self.store.query(&path).ok().flatten()?.nar_size;
+                let path = path.as_str().to_owned();
+                Some((output.clone(), StepOutput { path, bytes }))
+            })
+            .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn write(&self, state: &mut State) {
+        let events = mem::take(&mut state.events);
+        let seen = mem::take(&mut state.seen);
+        let mut steps = Vec::new();
+        for drv in mem::take(&mut state.changed) {
+            let Some(open) = state.steps.get(&drv) else {
+                continue;
+            };
+            steps.push(Step {
+                detail: serde_json::to_string(&open.detail).ok(),
+                ..open.step.clone()
+            });
+            if open.is_over {
+                state.steps.remove(&drv);
+            }
+        }
         // A build is worth more than its journal.
-        if let Err(error) = self.store.journal_events(self.build, events) {
+        if let Err(error) = self.store.journal_write(self.build, &events, &steps, &seen) {
             tracing::warn!(%error, "events are missing in the journal");
         }
     }
+}
+
+impl Open {
+    fn started(&mut self, cause: &Causes, now_ms: u64) {
+        "running".clone_into(&mut self.step.status);
+        self.step.started_ms = Some(now_ms);
+        self.step.cause = serde_json::to_string(cause).ok();
+    }
+}
+
+fn status_text(status: Status) -> &'static str {
+    match status {
+        Status::Built => "built",
+        Status::Fetched => "fetched",
+        Status::Cached => "cached",
+        Status::Failed => "failed",
+        Status::Cancelled => "cancelled",
+        Status::Skipped => "skipped",
+    }
+}
+
+fn base(path: &str) -> String {
+    path.rsplit('/').next().unwrap_or(path).to_owned()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

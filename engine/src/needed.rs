@@ -1,32 +1,90 @@
 //! What has to be done to get the wanted outputs: a walk from them that stops at everything that is there.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sos_formats::derivation::Derivation;
-use sos_formats::diagnostic::{Class, Diagnostic, Label};
-use sos_formats::store_path::{StoreDir, StorePath, StorePathError, make_scratch};
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::store_path::{StoreDir, StorePath, make_scratch};
 use sos_store::{Store, StoreError};
 
+use crate::builder::{Pool, Registry};
+use crate::choice::pool_of;
 use crate::diagnose::store_failed;
+use crate::features;
 use crate::graph::{Graph, Wanted, wanted_outputs};
-use crate::resolve::OutputPaths;
+use crate::resolve::{OutputPaths, is_dynamic};
 
-/// A derivation that must be built, or found by its resolved inputs.
+/// A derivation as it was given. Large graphs are kept as texts, which take a fraction of the memory.
+#[derive(Clone)]
+pub(crate) enum Held {
+    Parsed(Arc<Derivation>),
+    Text(Arc<[u8]>),
+}
+
+/// Names of outputs, each once, in order.
+pub(crate) type OutputNames = Box<[Arc<str>]>;
+
+/// A derivation that must be built, or found by its resolved inputs. There may be 100,000: only what is needed of it all the
+/// time is here, the rest is read again when its turn comes.
 pub(crate) struct Node {
     /// Its path.
     pub(crate) path: StorePath,
     /// Itself.
-    pub(crate) drv: Arc<Derivation>,
+    pub(crate) held: Held,
     /// Outputs that are needed of it.
-    pub(crate) outputs: BTreeSet<String>,
-    /// Where it was written.
-    pub(crate) place: Option<Label>,
-    /// Where its parts were written.
-    pub(crate) parts: BTreeMap<String, Label>,
+    pub(crate) outputs: OutputNames,
     /// Nodes that must be done before.
-    pub(crate) needs: Vec<usize>,
+    pub(crate) needs: Box<[u32]>,
+    /// For which system it is.
+    pub(crate) system: Arc<str>,
+    /// Whose slot it takes.
+    pub(crate) pool: Pool,
+    /// Its outputs are known beforehand.
+    pub(crate) fixed: bool,
+    /// Its output paths are known only when its inputs are.
+    pub(crate) dynamic: bool,
+    /// It asks for features of the machine.
+    pub(crate) demanding: bool,
 }
+
+impl Node {
+    /// Reads the derivation.
+    pub(crate) fn drv(&self, dir: &StoreDir) -> Result<Arc<Derivation>, Box<Diagnostic>> {
+        match &self.held {
+            Held::Parsed(drv) => Ok(drv.clone()),
+            Held::Text(text) => parse(dir, &self.path, text).map(Arc::new),
+        }
+    }
+
+    /// Returns its text.
+    pub(crate) fn text(&self, dir: &StoreDir) -> Result<Cow<'_, [u8]>, Box<Diagnostic>> {
+        let name = Derivation::name_from_path(&self.path);
+        match &self.held {
+            Held::Text(text) => Ok(Cow::Borrowed(text)),
+            Held::Parsed(drv) => drv.to_aterm(dir, name).map(Cow::Owned).map_err(|e| {
+                Box::new(Diagnostic::error(
+                    "drv-malformed",
+                    Class::Other,
+                    format!("derivation `{name}` cannot be written: {e}"),
+                ))
+            }),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        Derivation::name_from_path(&self.path)
+    }
+
+    /// Returns the numbers of the nodes that must be done before.
+    pub(crate) fn needs(&self) -> impl Iterator<Item = usize> + '_ {
+        self.needs.iter().map(|id| *id as usize)
+    }
+}
+
+/// Paths of outputs by name.
+pub(crate) type Made = Box<[(Arc<str>, StorePath)]>;
 
 /// Everything that must be done, and what is there already.
 #[derive(Default)]
@@ -34,14 +92,25 @@ pub(crate) struct Needed {
     /// What to do; numbered by place.
     pub(crate) nodes: Vec<Node>,
     /// Valid outputs that were met.
-    pub(crate) known: OutputPaths,
+    pub(crate) known: BTreeMap<StorePath, Made>,
+    /// Every source that is used, each with the first node that uses it.
+    pub(crate) sources: BTreeMap<StorePath, u32>,
+    /// One of them is a step.
+    pub(crate) has_step: bool,
+    /// One of them runs a program as Nix does.
+    pub(crate) has_program: bool,
 }
 
 impl Needed {
     /// Returns the number of derivations that were met and need nothing.
     pub(crate) fn cached(&self) -> usize {
+        self.only_known().count()
+    }
+
+    /// Returns the derivations that were met and need nothing.
+    pub(crate) fn only_known(&self) -> impl Iterator<Item = &StorePath> {
         let nodes: BTreeSet<&StorePath> = self.nodes.iter().map(|n| &n.path).collect();
-        self.known.keys().filter(|p| !nodes.contains(p)).count()
+        self.known.keys().filter(move |p| !nodes.contains(p))
     }
 
     /// Returns every derivation that was met.
@@ -50,34 +119,79 @@ impl Needed {
         nodes.chain(self.known.keys()).cloned().collect()
     }
 
+    /// Returns every output that is there.
+    pub(crate) fn known_paths(&self) -> impl Iterator<Item = &StorePath> {
+        self.known
+            .values()
+            .flat_map(|made| made.iter().map(|(_, path)| path))
+    }
+
     /// Returns where the inputs of a node are, or will be; one whose content decides gets a path that nothing has.
     pub(crate) fn expected_inputs(
         &self,
         dir: &StoreDir,
         node: &Node,
-    ) -> Result<OutputPaths, StorePathError> {
+        drv: &Derivation,
+    ) -> Result<OutputPaths, Box<Diagnostic>> {
+        let mut needs = BTreeMap::new();
+        for id in node.needs() {
+            let one = &self.nodes[id];
+            needs.insert(&one.path, one.drv(dir)?);
+        }
         let mut inputs = OutputPaths::new();
-        for (input, outputs) in &node.drv.input_drvs {
-            let needed = node
-                .needs
-                .iter()
-                .map(|id| &self.nodes[*id])
-                .find(|one| one.path == *input);
+        for (input, outputs) in &drv.input_drvs {
             let known = self.known.get(input);
             for output in outputs {
-                let there = known.and_then(|paths| paths.get(output)).cloned();
+                let there = known.and_then(|made| find(made, output)).cloned();
                 let name = Derivation::name_from_path(input);
-                let expected =
-                    there.or_else(|| needed.and_then(|one| one.drv.output_path(dir, name, output)));
+                let expected = there.or_else(|| {
+                    let needed = needs.get(input)?;
+                    needed.output_path(dir, name, output)
+                });
                 let path = match expected {
                     Some(path) => path,
-                    None => make_scratch(dir, input, output)?,
+                    None => make_scratch(dir, input, output).map_err(|e| {
+                        Box::new(Diagnostic::error(
+                            "build-unresolved",
+                            Class::Bug,
+                            format!("`{}` cannot be resolved: {e}", node.name()),
+                        ))
+                    })?,
                 };
                 let paths = inputs.entry(input.clone()).or_default();
                 paths.insert(output.clone(), path);
             }
         }
         Ok(inputs)
+    }
+}
+
+/// Returns the path of an output.
+pub(crate) fn find<'a>(made: &'a Made, output: &str) -> Option<&'a StorePath> {
+    made.iter()
+        .find(|(name, _)| &**name == output)
+        .map(|(_, path)| path)
+}
+
+/// Adds outputs; one of the same name is replaced.
+pub(crate) fn add(made: &mut Made, outputs: impl IntoIterator<Item = (Arc<str>, StorePath)>) {
+    let mut all: BTreeMap<Arc<str>, StorePath> = std::mem::take(made).into_iter().collect();
+    all.extend(outputs);
+    *made = all.into_iter().collect();
+}
+
+/// One text for each name, however often it is met.
+#[derive(Default)]
+pub(crate) struct Names(BTreeSet<Arc<str>>);
+
+impl Names {
+    pub(crate) fn get(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(name) {
+            return known.clone();
+        }
+        let new: Arc<str> = name.into();
+        self.0.insert(new.clone());
+        new
     }
 }
 
@@ -90,37 +204,49 @@ pub fn load(
     graph: &Graph,
     path: &StorePath,
 ) -> Result<Arc<Derivation>, Box<Diagnostic>> {
+    load_held(store, graph, path).map(|(drv, _)| drv)
+}
+
+fn load_held(
+    store: &Store,
+    graph: &Graph,
+    path: &StorePath,
+) -> Result<(Arc<Derivation>, Held), Box<Diagnostic>> {
     if let Some(drv) = graph.drvs.get(path) {
-        return Ok(drv.clone());
+        return Ok((drv.clone(), Held::Parsed(drv.clone())));
     }
-    let shown = path.absolute(store.store_dir());
-    let stored;
-    let aterm: &[u8] = if let Some(text) = graph.texts.get(path) {
-        text
+    let text: Arc<[u8]> = if let Some(text) = graph.texts.get(path) {
+        text.clone()
     } else {
         let Some(text) = store.get_drv(path).map_err(store_failed)? else {
             return Err(Box::new(
                 Diagnostic::error(
                     "graph-missing-derivation",
                     Class::Other,
-                    format!("derivation `{shown}` is neither in the graph nor in the store"),
+                    format!(
+                        "derivation `{}` is neither in the graph nor in the store",
+                        path.absolute(store.store_dir())
+                    ),
                 )
                 .help(
                     "evaluate the recipe again: `sos build` writes the derivations that it needs",
                 ),
             ));
         };
-        stored = text;
-        &stored
+        text.into()
     };
-    match Derivation::parse_aterm(aterm, store.store_dir()) {
-        Ok(drv) => Ok(Arc::new(drv)),
-        Err(e) => Err(Box::new(Diagnostic::error(
+    let drv = parse(store.store_dir(), path, &text)?;
+    Ok((Arc::new(drv), Held::Text(text)))
+}
+
+fn parse(dir: &StoreDir, path: &StorePath, text: &[u8]) -> Result<Derivation, Box<Diagnostic>> {
+    Derivation::parse_aterm(text, dir).map_err(|e| {
+        Box::new(Diagnostic::error(
             "drv-malformed",
             Class::Other,
-            format!("derivation `{shown}` cannot be read: {e}"),
-        ))),
-    }
+            format!("derivation `{}` cannot be read: {e}", path.absolute(dir)),
+        ))
+    })
 }
 
 /// Returns the path of an output if it is there.
@@ -204,61 +330,126 @@ pub fn all_there(store: &Store, graph: &Graph, wanted: &[Wanted]) -> Result<bool
 /// Walks from the wanted outputs to everything that must be done for them.
 pub(crate) fn find_needed(
     store: &Store,
+    builders: &Registry,
     graph: &Graph,
     wanted: &[Wanted],
 ) -> Result<Needed, Box<Diagnostic>> {
-    let mut needed = Needed::default();
-    let mut node_of: BTreeMap<StorePath, usize> = BTreeMap::new();
+    let mut walk = Walk::default();
     let mut todo: Vec<(StorePath, BTreeSet<String>)> = Vec::new();
     for want in wanted.iter().rev() {
         let drv = load(store, graph, &want.drv)?;
         todo.push((want.drv.clone(), wanted_outputs(want, &drv)));
     }
-    let mut met: BTreeSet<(StorePath, String)> = BTreeSet::new();
-    while let Some((path, outputs)) = todo.pop() {
-        let drv = load(store, graph, &path)?;
+    while let Some((path, mut outputs)) = todo.pop() {
+        outputs.retain(|output| !walk.met(&path, output));
+        if outputs.is_empty() {
+            continue;
+        }
+        let (drv, held) = load_held(store, graph, &path)?;
         for output in outputs {
-            if !met.insert((path.clone(), output.clone())) {
-                continue;
-            }
             check_output(store, &path, &drv, &output)?;
+            let output = walk.names.get(&output);
             if let Some(found) = present_output(store, &path, &drv, &output)? {
-                let outputs = needed.known.entry(path.clone()).or_default();
-                outputs.insert(output, found);
+                add(
+                    walk.needed.known.entry(path.clone()).or_default(),
+                    [(output, found)],
+                );
                 continue;
             }
-            if let Some(id) = node_of.get(&path) {
-                needed.nodes[*id].outputs.insert(output);
+            if let Some(id) = walk.node_of.get(&path) {
+                let node = &mut walk.needed.nodes[*id as usize];
+                let mut all: BTreeSet<Arc<str>> = node.outputs.iter().cloned().collect();
+                all.insert(output);
+                node.outputs = all.into_iter().collect();
                 continue;
             }
-            node_of.insert(path.clone(), needed.nodes.len());
-            needed.nodes.push(Node {
-                path: path.clone(),
-                drv: drv.clone(),
-                outputs: [output].into(),
-                place: graph.places.get(&path).cloned(),
-                parts: graph.parts.get(&path).cloned().unwrap_or_default(),
-                needs: Vec::new(),
-            });
+            walk.add(builders, &path, &drv, held.clone(), output)?;
+            // The first input is looked at first.
+            let inputs = drv.input_drvs.iter().rev();
+            todo.extend(inputs.map(|(input, outputs)| (input.clone(), outputs.clone())));
+        }
+    }
+    walk.connect(store.store_dir())?;
+    Ok(walk.needed)
+}
+
+#[derive(Default)]
+struct Walk {
+    needed: Needed,
+    node_of: BTreeMap<StorePath, u32>,
+    names: Names,
+}
+
+impl Walk {
+    /// Tells whether an output was looked at.
+    fn met(&self, path: &StorePath, output: &str) -> bool {
+        let node = self.node_of.get(path);
+        let to_do = node.is_some_and(|id| {
+            let outputs = &self.needed.nodes[*id as usize].outputs;
+            outputs.iter().any(|one| &**one == output)
+        });
+        to_do
+            || self
+                .needed
+                .known
+                .get(path)
+                .is_some_and(|made| find(made, output).is_some())
+    }
+
+    fn add(
+        &mut self,
+        builders: &Registry,
+        path: &StorePath,
+        drv: &Derivation,
+        held: Held,
+        output: Arc<str>,
+    ) -> Result<(), Box<Diagnostic>> {
+        let Ok(id) = u32::try_from(self.needed.nodes.len()) else {
+            return Err(Box::new(Diagnostic::error(
+                "graph-too-large",
+                Class::Other,
+                "the graph has more than four thousand million derivations",
+            )));
+        };
+        self.node_of.insert(path.clone(), id);
+        for source in &drv.input_srcs {
+            self.needed.sources.entry(source.clone()).or_insert(id);
+        }
+        self.needed.has_step |= drv.builder == b"builtin:step";
+        self.needed.has_program |= !drv.builder.starts_with(b"builtin:");
+        self.needed.nodes.push(Node {
+            path: path.clone(),
+            held,
+            outputs: [output].into(),
+            needs: Box::default(),
+            system: self.names.get(&drv.system),
+            pool: pool_of(builders, drv, Derivation::name_from_path(path)),
+            fixed: drv.is_fixed(),
+            dynamic: is_dynamic(drv),
+            demanding: !features::required(drv).is_empty(),
+        });
+        Ok(())
+    }
+
+    /// Tells every node which others it needs.
+    fn connect(&mut self, dir: &StoreDir) -> Result<(), Box<Diagnostic>> {
+        for id in 0..self.needed.nodes.len() {
+            let drv = self.needed.nodes[id].drv(dir)?;
+            let mut needs = Vec::with_capacity(drv.input_drvs.len());
             for (input, outputs) in &drv.input_drvs {
-                todo.push((input.clone(), outputs.clone()));
+                if let Some(need) = self.node_of.get(input)
+                    && self.needed.nodes[*need as usize]
+                        .outputs
+                        .iter()
+                        .any(|one| outputs.contains(&**one))
+                {
+                    needs.push(*need);
+                }
             }
+            self.needed.nodes[id].needs = needs.into();
         }
+        Ok(())
     }
-    for id in 0..needed.nodes.len() {
-        let mut needs = Vec::new();
-        for (input, outputs) in &needed.nodes[id].drv.input_drvs {
-            if let Some(need) = node_of.get(input)
-                && outputs
-                    .iter()
-                    .any(|o| needed.nodes[*need].outputs.contains(o))
-            {
-                needs.push(*need);
-            }
-        }
-        needed.nodes[id].needs = needs;
-    }
-    Ok(needed)
 }
 
 fn check_output(

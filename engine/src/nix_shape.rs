@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,29 +11,39 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 use sos_store::ObjectKind;
 
+use crate::attributes::Attributes;
 use crate::diagnose::{build_failed, build_no_builder, build_timeout, disk_full, store_failed};
+use crate::engine::Engine;
 use crate::environment::nix_environment;
+use crate::features;
 use crate::kept;
 use crate::options::BuildOptions;
 use crate::output::{Made, Stop};
+use crate::references::References;
 use crate::report::Reporter;
-use crate::sandbox::{self, Bind, Control, Exit, Input, SandboxError, Spec};
+use crate::sandbox::{self, Bind, Control, Exit, Input, Limits, SandboxError, Spec};
 use crate::work::{Attempt, place_failed};
 
 /// Bumped when the sandbox changes in a way that changes what builders make.
-pub(crate) const REVISION: u32 = 1;
+pub(crate) const REVISION: u32 = 2;
 
 /// Plans the sandbox of a build: all that its builder will see.
 pub(crate) fn plan(attempt: &Attempt<'_>) -> Result<Spec, Stop> {
     let store = &attempt.worker.store;
     let options = &attempt.worker.options;
     let place = attempt.place.path();
+    check_wishes(attempt)?;
     check_inputs(attempt)?;
     let outputs = place.join("out");
     let build_dir = place.join("build");
     let scratch = place.join("scratch");
     for dir in [&build_dir, &scratch] {
         fs::create_dir(dir).map_err(|e| place_failed(attempt.place, &e))?;
+    }
+    // Both are seen by the builder, and the mask of whoever runs sos must not be.
+    for (dir, mode) in [(&build_dir, 0o700), (&outputs, 0o1775)] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(mode))
+            .map_err(|e| place_failed(attempt.place, &e))?;
     }
     let inputs = attempt
         .closure
@@ -44,15 +55,22 @@ pub(crate) fn plan(attempt: &Attempt<'_>) -> Result<Spec, Stop> {
         .collect();
     let store_dir = PathBuf::from(store.store_dir().as_str());
     let mut spec = Spec::nix(&scratch, &store_dir, &outputs, &build_dir, inputs);
+    let references = References {
+        store,
+        inputs: attempt.closure,
+    };
     let environment = nix_environment(
-        store.store_dir(),
+        &references,
         &attempt.drv,
         &attempt.resolved.building,
         options,
     )
     .map_err(|e| attempt.failed("build-bad-attributes", Class::Recipe, &e))?;
     for (name, content) in &environment.files {
-        fs::write(build_dir.join(name), content).map_err(|e| place_failed(attempt.place, &e))?;
+        let file = build_dir.join(name);
+        fs::write(&file, content)
+            .and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(0o644)))
+            .map_err(|e| place_failed(attempt.place, &e))?;
     }
     spec.env = environment.env;
     spec.program = attempt.drv.builder.clone();
@@ -67,10 +85,23 @@ pub(crate) fn plan(attempt: &Attempt<'_>) -> Result<Spec, Stop> {
     for (inside, outside) in &options.sandbox_paths {
         spec.binds.push(Bind::read_only(inside, outside));
     }
+    let kvm = Path::new(features::KVM_DEVICE);
+    let mut required = features::required(&attempt.job.drv).into_iter();
+    if required.any(|feature| feature == features::KVM) && kvm.exists() {
+        spec.devices.push(kvm.to_owned());
+    }
     spec.linux32 = is_32_bit(&attempt.drv.system, &options.system);
     if attempt.drv.is_fixed() && !options.offline {
         spec.allow_network();
     }
+    let conditions = &attempt.conditions;
+    for (name, value) in conditions.environment(false) {
+        spec.set_env(name, value);
+    }
+    if let Some(name) = conditions.host_name() {
+        spec.hostname = name;
+    }
+    spec.vary = conditions.vary(attempt.usual_cores, || Engine::copied_inputs(attempt));
     Ok(spec)
 }
 
@@ -82,7 +113,9 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     let spec = plan(attempt)?;
     let reporter = attempt.reporter.clone();
     let mut log = |bytes: &[u8]| reporter.write(bytes);
-    match sandbox::run(&spec, &mut log, &control(options, &attempt.reporter)) {
+    let mut control = control(options, &attempt.reporter);
+    control.prepared = Some(attempt.worker.prepared.clone());
+    match sandbox::run(&spec, &mut log, &control) {
         Ok(outcome) => ended(attempt, outcome.exit, None),
         Err(e) => Err(sandbox_failed(attempt, e)),
     }
@@ -111,6 +144,12 @@ pub(crate) fn control(options: &BuildOptions, reporter: &Reporter) -> Control {
             .filter(|n| *n > 0)
             .map(Duration::from_secs),
         max_log_bytes: options.max_log_bytes.filter(|n| *n > 0),
+        prepared: None,
+        limits: Limits {
+            memory_bytes: options.memory_max_bytes.filter(|n| *n > 0),
+            processes: options.processes_max.filter(|n| *n > 0),
+            file_size_bytes: None,
+        },
     }
 }
 
@@ -144,12 +183,20 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
             attempt.took(),
             &log,
         )),
-        Exit::Signal(signal) => stop(build_failed(
-            name,
-            &format!("by signal {signal}{}", signal_name(signal)),
-            attempt.took(),
-            &log,
-        )),
+        Exit::Signal(signal) => {
+            let diagnostic = build_failed(
+                name,
+                &format!("by signal {signal}{}", signal_name(signal)),
+                attempt.took(),
+                &log,
+            );
+            stop(match options.memory_max_bytes {
+                Some(bytes) if signal == libc::SIGKILL => diagnostic.help(format!(
+                    "it may have {bytes} bytes of memory: raise `build.memory-max` if that is what it needs"
+                )),
+                _ => diagnostic,
+            })
+        }
         Exit::TimedOut => {
             let (what, help) = match own_limit {
                 Some(secs) => (
@@ -169,7 +216,7 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
                 "wrote nothing for {} seconds",
                 limit(options.silent_timeout_secs)
             ),
-            "allow more with the setting `build.silent-timeout`",
+            "allow more with `--silent-timeout SECONDS`, or the setting `build.silent-timeout`",
             &log,
         )),
         Exit::LogTooLong => stop(build_timeout(
@@ -178,7 +225,7 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
                 "wrote more than {} bytes of log",
                 limit(options.max_log_bytes)
             ),
-            "let the builder write less, or raise the limit of log bytes",
+            "let the builder write less, or allow more with `--max-log-size BYTES`, or the setting `build.max-log-size`",
             &log,
         )),
         Exit::Cancelled => Err(Stop::Cancelled),
@@ -213,6 +260,37 @@ pub(crate) fn sandbox_failed(attempt: &Attempt<'_>, error: SandboxError) -> Stop
             ))
         }
     }
+}
+
+/// Refuses what would let the machine into the build.
+fn check_wishes(attempt: &Attempt<'_>) -> Result<(), Stop> {
+    let refused =
+        |problem: &str| Err(attempt.failed("build-bad-attributes", Class::Recipe, problem));
+    let attributes = match Attributes::of(&attempt.drv) {
+        Ok(attributes) => attributes,
+        Err(e) => return refused(&e),
+    };
+    match attributes.flag("__noChroot") {
+        Err(e) => return refused(&e),
+        Ok(true) => {
+            return refused(
+                "it asks for no sandbox with `__noChroot`, and sos builds nothing without one",
+            );
+        }
+        Ok(false) => {}
+    }
+    // Nix refuses them here, too, unless its configuration lists them; `build.sandbox-paths` is what does so for sos.
+    let wanted = attributes.list("__impureHostDeps").unwrap_or_default();
+    let shown = |path: &str| {
+        let mut paths = attempt.worker.options.sandbox_paths.iter();
+        paths.any(|(inside, _)| Path::new(path).starts_with(inside))
+    };
+    if let Some(path) = wanted.iter().find(|path| !shown(path)) {
+        return refused(&format!(
+            "it asks for `{path}` of this machine with `__impureHostDeps`, which `build.sandbox-paths` does not show"
+        ));
+    }
+    Ok(())
 }
 
 /// A rootfs object has no files that could be mounted.

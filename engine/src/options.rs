@@ -1,8 +1,11 @@
 //! How the engine may use the machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::features;
+use sos_formats::store_path::StorePath;
 
 /// Settings of one engine. None of them may change what is built, only whether, how fast and with what limits.
 #[derive(Clone, Debug)]
@@ -25,6 +28,10 @@ pub struct BuildOptions {
     pub silent_timeout_secs: Option<u64>,
     /// Bytes of log that one build may write.
     pub max_log_bytes: Option<u64>,
+    /// Bytes of memory that one build may have.
+    pub memory_max_bytes: Option<u64>,
+    /// Processes and threads that one build may have.
+    pub processes_max: Option<u64>,
     /// Paths of the machine shown to sandboxed builds: (inside, outside).
     pub sandbox_paths: Vec<(PathBuf, PathBuf)>,
     /// Builders may not use the network.
@@ -33,6 +40,8 @@ pub struct BuildOptions {
     pub system: String,
     /// Other systems whose programs run here.
     pub extra_platforms: Vec<String>,
+    /// What derivations may ask of a machine with `requiredSystemFeatures`.
+    pub system_features: BTreeSet<String>,
     /// The `sos` program, which is its own sandbox child.
     pub sos_exe: PathBuf,
     /// What the run has taken before the engine is asked, for evaluation: the summary tells the time of all of it.
@@ -41,6 +50,10 @@ pub struct BuildOptions {
     pub command: String,
     /// Which project the build is for: the cause of a build is told by what the same project built before.
     pub project: String,
+    /// The attribute paths by which the user asked for derivations.
+    pub attrs: BTreeMap<StorePath, String>,
+    /// The name of the machine, for the journal only.
+    pub host: String,
     /// Environment that `impureEnvVars` of fixed-output derivations may copy.
     pub impure_env: BTreeMap<String, String>,
 }
@@ -59,14 +72,19 @@ impl BuildOptions {
             timeout_secs: None,
             silent_timeout_secs: None,
             max_log_bytes: None,
+            memory_max_bytes: None,
+            processes_max: None,
             sandbox_paths: Vec::new(),
             offline: false,
             system: system.to_owned(),
             extra_platforms: Vec::new(),
+            system_features: features::of_this_machine(),
             sos_exe,
             spent: Duration::ZERO,
             command: String::new(),
             project: String::new(),
+            attrs: BTreeMap::new(),
+            host: String::new(),
             impure_env: BTreeMap::new(),
         }
     }

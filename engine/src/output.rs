@@ -11,7 +11,7 @@ use sos_formats::store_path::{StorePath, make_fixed, output_name};
 use sos_store::{IngestOptions, Ingested, Registration, Store, StoreError};
 
 use crate::attributes::Attributes;
-use crate::checks::{CheckError, Fresh, check_references};
+use crate::checks::{CheckError, Fresh, FreshOutput, check_outputs};
 use crate::diagnose::{Mismatch, mismatch, store_failed};
 use crate::executor::Job;
 use crate::hashing::{HashingError, hash_modulo};
@@ -55,6 +55,8 @@ pub(crate) struct Registered {
     pub(crate) path: StorePath,
     /// Bytes of its archive; 0 for a rootfs.
     pub(crate) bytes: u64,
+    /// The path was there already, with other content, which stays.
+    pub(crate) other: bool,
 }
 
 /// Takes the outputs of one build into the store.
@@ -77,6 +79,7 @@ impl Finish<'_> {
         let mut ready = BTreeMap::new();
         let mut fresh = Fresh::new();
         let mut finals: BTreeMap<String, StorePath> = BTreeMap::new();
+        let attributes = Attributes::of(&self.resolved.drv).map_err(|e| self.problem(e))?;
         for output in self.order(made)? {
             let Some(made) = made.get(&output) else {
                 continue;
@@ -85,18 +88,27 @@ impl Finish<'_> {
                 Made::Rootfs(root) => self.rootfs(&output, *root)?,
                 Made::Tree(place) => self.tree(&output, place, &finals)?,
             };
-            let references = match &one {
-                Ready::Tree(tree) => tree.1.references.clone(),
-                Ready::Rootfs(_) => BTreeSet::new(),
+            let fresh_one = match &one {
+                Ready::Tree(tree) => FreshOutput {
+                    path: path.clone(),
+                    references: tree.1.references.clone(),
+                    nar_size: tree.0.nar_size,
+                    place: Some(tree.0.staged_path().to_owned()),
+                },
+                Ready::Rootfs(_) => FreshOutput {
+                    path: path.clone(),
+                    references: BTreeSet::new(),
+                    nar_size: 0,
+                    place: None,
+                },
             };
-            finals.insert(output.clone(), path.clone());
-            fresh.insert(output.clone(), (path, references));
+            finals.insert(output.clone(), path);
+            fresh.insert(output.clone(), fresh_one);
             ready.insert(output, one);
         }
-        let attributes = Attributes::of(&self.resolved.drv).map_err(|e| self.problem(e))?;
-        check_references(self.store, &attributes, &fresh).map_err(|e| match e {
+        check_outputs(self.store, &attributes, &fresh).map_err(|e| match e {
             CheckError::Store(e) => store_failed(e),
-            other => self.problem(other.to_string()),
+            other => Box::new(other.explain(*self.problem(other.to_string()))),
         })?;
         self.commit(ready, &finals)
     }
@@ -110,9 +122,14 @@ impl Finish<'_> {
         let mut trees = Vec::new();
         for (output, one) in ready {
             let path = finals[&output].clone();
+            let mut other = false;
             let bytes = match one {
                 Ready::Tree(tree) => {
                     let bytes = tree.0.nar_size;
+                    let there = self.store.query(&path).map_err(store_failed)?;
+                    other = there
+                        .and_then(|info| info.nar_sha256)
+                        .is_some_and(|hash| hash != tree.0.nar_sha256);
                     trees.push(*tree);
                     bytes
                 }
@@ -124,7 +141,7 @@ impl Finish<'_> {
                     0
                 }
             };
-            registered.insert(output, Registered { path, bytes });
+            registered.insert(output, Registered { path, bytes, other });
         }
         if !trees.is_empty() {
             self.store.commit_many(trees).map_err(store_failed)?;
@@ -235,6 +252,12 @@ impl Finish<'_> {
             .map_err(|e| self.unreadable(output, &e).into())
     }
 
+    fn discards_references(&self, output: &str) -> Result<bool, Stop> {
+        Attributes::of(&self.resolved.drv)
+            .and_then(|attributes| attributes.discards_references(output))
+            .map_err(|e| self.problem(e).into())
+    }
+
     fn unreadable(&self, output: &str, error: &std::io::Error) -> Box<Diagnostic> {
         self.problem(format!("output `{output}` cannot be read: {error}"))
     }
@@ -334,7 +357,7 @@ impl Finish<'_> {
         let scratch = &self.resolved.building[output];
         let own = digits(scratch.hash_str());
         let mut found = BTreeSet::new();
-        if self.knows_own_paths {
+        if self.knows_own_paths && !self.discards_references(output)? {
             found = self.scan(output, place, self.closure)?;
             let mut parts = HashParts::default();
             for (other, path) in &self.resolved.building {
@@ -395,7 +418,11 @@ impl Finish<'_> {
         method: Method,
         algo: HashAlgo,
     ) -> Result<Ingested, Stop> {
-        let candidates: Vec<StorePath> = self.closure.iter().chain(own).cloned().collect();
+        let candidates: Vec<StorePath> = if self.discards_references(output)? {
+            Vec::new()
+        } else {
+            self.closure.iter().chain(own).cloned().collect()
+        };
         let options = IngestOptions {
             take: true,
             candidates: &candidates,

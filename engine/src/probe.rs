@@ -7,7 +7,7 @@ use std::path::Path;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 
-use crate::sandbox::{Control, Exit, SandboxError, ids, self_test};
+use crate::sandbox::{Control, Exit, SandboxError, cgroup, ids, self_test};
 
 /// Free space below which a build of a root filesystem is likely to fail.
 const FREE_BYTES_WANTED: u64 = 2 << 30;
@@ -229,9 +229,16 @@ fn free_inodes(store_root: &Path) -> Check {
 }
 
 fn cgroups() -> Check {
+    const LIMITS: &str = "`build.memory-max` and `build.pids-max`";
     Check::good(
         "resource-limits",
-        "builds are not limited in memory or processes (no control group is used)",
+        match cgroup::Parent::find(Path::new("/")) {
+            Ok(parent) => format!(
+                "{LIMITS} hold for each build as a whole, by control groups in {}",
+                parent.dir().display()
+            ),
+            Err(why) => format!("{LIMITS} hold for each process only: {why}"),
+        },
     )
 }
 

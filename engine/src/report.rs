@@ -2,6 +2,7 @@
 
 mod flush;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::mem;
@@ -24,6 +25,9 @@ pub const TAIL_LINES: usize = 25;
 /// Bytes after which a line without an end is shown as one; the log keeps it whole.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
+/// Bytes of a line that are quoted when the build fails.
+const QUOTED_BYTES_MAX: usize = 1000;
+
 /// Takes what a build says, from any thread.
 #[derive(Clone)]
 pub struct Reporter {
@@ -40,8 +44,6 @@ struct Inner {
     cancel: Cancel,
     log: Mutex<Log>,
     last_progress: AtomicU64,
-    /// There is no log, neither a new one nor an old one to replace.
-    silent: bool,
 }
 
 #[derive(Default)]
@@ -52,6 +54,7 @@ struct Log {
     partial: Vec<u8>,
     excerpt: Excerpt,
     bytes: u64,
+    unkept: bool,
 }
 
 /// What is shown of a log when the build fails.
@@ -71,14 +74,17 @@ pub struct Excerpt {
 impl Excerpt {
     fn push(&mut self, line: &str) {
         self.lines += 1;
-        if self.first_error_at == 0 && line.to_ascii_lowercase().contains("error:") {
+        if self.first_error_at == 0 && says_error(line) {
             self.first_error_at = self.lines;
-            self.first_error = Some(line.to_owned());
+            self.first_error = Some(quoted(line, String::new()));
         }
-        if self.tail.len() == TAIL_LINES {
-            self.tail.pop_front();
-        }
-        self.tail.push_back(line.to_owned());
+        // The place of the line that goes is that of the one that comes: nothing is allocated for most lines.
+        let room = if self.tail.len() == TAIL_LINES {
+            self.tail.pop_front()
+        } else {
+            None
+        };
+        self.tail.push_back(quoted(line, room.unwrap_or_default()));
     }
 
     fn finished(&self) -> Self {
@@ -91,6 +97,26 @@ impl Excerpt {
     }
 }
 
+/// Tells whether a line has `error:` in it, however it is written.
+fn says_error(line: &str) -> bool {
+    let mut words = line.as_bytes().windows(b"error:".len());
+    words.any(|word| word.eq_ignore_ascii_case(b"error:"))
+}
+
+/// What is quoted of a line, written into `room`.
+fn quoted(line: &str, mut room: String) -> String {
+    room.clear();
+    let mut end = line.len().min(QUOTED_BYTES_MAX);
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    room.push_str(&line[..end]);
+    if end < line.len() {
+        room.push_str("...");
+    }
+    room
+}
+
 impl Reporter {
     pub(crate) fn new(
         store: Store,
@@ -100,39 +126,6 @@ impl Reporter {
         pool: Pool,
         events: EventSink,
         cancel: Cancel,
-    ) -> Self {
-        Self::with(store, drv_path, drv, name, pool, events, cancel, false)
-    }
-
-    /// Makes one for what is planned and not built: it touches no log.
-    pub(crate) fn silent(store: Store, drv_path: StorePath, name: Text) -> Self {
-        let (events, cancel) = (EventSink::null(), Cancel::new());
-        let drv = name.clone();
-        Self::with(
-            store,
-            drv_path,
-            drv,
-            name,
-            Pool::Build,
-            events,
-            cancel,
-            true,
-        )
-    }
-
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the parts of one value, named by its two makers"
-    )]
-    fn with(
-        store: Store,
-        drv_path: StorePath,
-        drv: Text,
-        name: Text,
-        pool: Pool,
-        events: EventSink,
-        cancel: Cancel,
-        silent: bool,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -145,7 +138,6 @@ impl Reporter {
                 cancel,
                 log: Mutex::new(Log::default()),
                 last_progress: AtomicU64::new(u64::MAX),
-                silent,
             }),
         }
     }
@@ -196,6 +188,11 @@ impl Reporter {
         &self.inner.cancel
     }
 
+    /// Leaves the log in the store as it is: what is said from now on is only shown.
+    pub(crate) fn keep_nothing(&self) {
+        self.lock().unkept = true;
+    }
+
     /// Takes raw output of the build, in any pieces.
     pub fn write(&self, bytes: &[u8]) {
         let mut log = self.lock();
@@ -203,15 +200,25 @@ impl Reporter {
         self.keep(&mut log, bytes);
         let mut rest = bytes;
         while let Some(at) = rest.iter().position(|b| *b == b'\n') {
-            let mut line = mem::take(&mut log.partial);
-            line.extend_from_slice(&rest[..at]);
+            let line = &rest[..at];
             rest = &rest[at + 1..];
-            self.line(&mut log, &line);
+            if log.partial.is_empty() {
+                self.line(&mut log, line);
+                continue;
+            }
+            let mut whole = mem::take(&mut log.partial);
+            whole.extend_from_slice(line);
+            self.line(&mut log, &whole);
+            whole.clear();
+            log.partial = whole;
         }
         log.partial.extend_from_slice(rest);
         if log.partial.len() > LINE_BYTES_MAX {
-            let line = mem::take(&mut log.partial);
+            let mut line = mem::take(&mut log.partial);
+            // A character is not torn.
+            let next = line.split_off(whole_characters(&line));
             self.line(&mut log, &line);
+            log.partial = next;
         }
     }
 
@@ -258,7 +265,7 @@ impl Reporter {
     }
 
     fn keep(&self, log: &mut Log, bytes: &[u8]) {
-        if log.lost.is_some() || self.inner.silent {
+        if log.unkept || log.lost.is_some() {
             return;
         }
         if log.writer.is_none() {
@@ -279,31 +286,73 @@ impl Reporter {
         let text = text.trim_end_matches('\r');
         // A line that was drawn over itself shows its last state.
         let text = text.rsplit('\r').next().unwrap_or(text);
-        if let Some(phase) = phase_of(text) {
-            log.excerpt.phase = Some(phase.clone());
-            self.inner.events.emit(Event::BuildPhase {
-                drv: self.inner.drv.clone(),
-                name: self.inner.name.clone(),
-                phase,
-            });
-            return;
-        }
-        log.excerpt.push(text);
+        let shown = match message_of(text) {
+            Message::Phase(phase) => {
+                log.excerpt.phase = Some(phase.clone());
+                self.inner.events.emit(Event::BuildPhase {
+                    drv: self.inner.drv.clone(),
+                    name: self.inner.name.clone(),
+                    phase,
+                });
+                return;
+            }
+            Message::Silent => return,
+            Message::Text(text) => text,
+        };
+        log.excerpt.push(&shown);
         self.inner.events.emit(Event::BuildLog {
             drv: self.inner.drv.clone(),
             name: self.inner.name.clone(),
-            line: text.to_owned(),
+            line: shown.into_owned(),
         });
     }
 }
 
-/// Reads the line by which builders announce a phase: `@nix { "action": "setPhase", "phase": "..." }`.
-fn phase_of(line: &str) -> Option<String> {
-    let json: Value = serde_json::from_str(line.strip_prefix("@nix ")?).ok()?;
-    if json.get("action")?.as_str()? != "setPhase" {
-        return None;
+/// The bytes of `line` that end with a whole character, if it is text that was cut anywhere.
+fn whole_characters(line: &[u8]) -> usize {
+    let tail = line.len().saturating_sub(3);
+    let starts = |at: &usize| line[*at] >= 0xc0;
+    let Some(last) = (tail..line.len()).rev().find(starts) else {
+        return line.len();
+    };
+    let length = match line[last] {
+        0xc0..=0xdf => 2,
+        0xe0..=0xef => 3,
+        _ => 4,
+    };
+    if last + length > line.len() {
+        last
+    } else {
+        line.len()
     }
-    Some(json.get("phase")?.as_str()?.to_owned())
+}
+
+/// What a line of a build is.
+#[derive(PartialEq, Eq, Debug)]
+enum Message<'a> {
+    /// Text for people.
+    Text(Cow<'a, str>),
+    /// The name of a phase that begins.
+    Phase(String),
+    /// For other programs, as the beginning of an activity.
+    Silent,
+}
+
+/// Reads a line. Builders tell Nix more than text by lines like `@nix { "action": "setPhase", "phase": "buildPhase" }`.
+fn message_of(line: &str) -> Message<'_> {
+    let Some(json) = line.strip_prefix("@nix ") else {
+        return Message::Text(line.into());
+    };
+    let Ok(json) = serde_json::from_str::<Value>(json) else {
+        return Message::Text(line.into());
+    };
+    let text = |key: &str| json.get(key).and_then(Value::as_str);
+    match (text("action"), text("phase"), text("msg")) {
+        (Some("setPhase"), Some(phase), _) => Message::Phase(phase.to_owned()),
+        (Some("msg"), _, Some(text)) => Message::Text(text.to_owned().into()),
+        (Some("start" | "stop" | "result"), ..) => Message::Silent,
+        _ => Message::Text(line.into()),
+    }
 }
 
 #[cfg(test)]
@@ -311,11 +360,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phases() {
-        let line = r#"@nix { "action": "setPhase", "phase": "buildPhase" }"#;
-        assert_eq!(phase_of(line).as_deref(), Some("buildPhase"));
-        assert_eq!(phase_of("@nix { broken"), None);
-        assert_eq!(phase_of("make: setPhase"), None);
+    fn lines_for_nix_are_understood() {
+        let phase = r#"@nix { "action": "setPhase", "phase": "buildPhase" }"#;
+        assert_eq!(message_of(phase), Message::Phase("buildPhase".to_owned()));
+        let text = r#"@nix {"action":"msg","level":0,"msg":"hello"}"#;
+        assert_eq!(message_of(text), Message::Text("hello".into()));
+        let other = r#"@nix {"action":"start","id":1,"level":3,"type":105,"text":""}"#;
+        assert_eq!(message_of(other), Message::Silent);
+        for line in [
+            "@nix { broken",
+            "make: setPhase",
+            "@nix 5",
+            r#"@nix {"action":"setPhase"}"#,
+        ] {
+            assert_eq!(message_of(line), Message::Text(line.into()));
+        }
+    }
+
+    #[test]
+    fn no_character_is_torn() {
+        for (text, whole) in [("abc", 3), ("aé", 3), ("日本", 6), ("🦀", 4)] {
+            assert_eq!(whole_characters(text.as_bytes()), whole);
+        }
+        for cut in ["a\u{e9}", "a日", "a🦀"] {
+            for end in 2..cut.len() {
+                assert_eq!(whole_characters(&cut.as_bytes()[..end]), 1, "{cut} {end}");
+            }
+        }
+        assert_eq!(whole_characters(b"a\x80\x80\x80\x80"), 5, "no text at all");
+    }
+
+    #[test]
+    fn long_lines_are_quoted_in_part() {
+        let mut excerpt = Excerpt::default();
+        excerpt.push(&"é".repeat(2000));
+        assert_eq!(excerpt.tail[0], format!("{}...", "é".repeat(500)));
     }
 
     #[test]

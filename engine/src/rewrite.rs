@@ -178,6 +178,35 @@ impl HashParts {
         Ok(seen)
     }
 
+    /// Returns the first file, link or name of a tree that holds one of the hash parts.
+    pub(crate) fn first_in_tree(&self, root: &Path) -> io::Result<Option<PathBuf>> {
+        let mut first: Option<PathBuf> = None;
+        walk(root, &mut |path, kind| {
+            if first.as_deref().is_some_and(|first| first < path) {
+                return Ok(());
+            }
+            let mut holds = false;
+            if path != root
+                && let Some(name) = path.file_name()
+            {
+                self.each(name.as_bytes(), |_, _| holds = true);
+            }
+            match kind {
+                Kind::File => self.each_in(File::open(path)?, |_, _| holds = true)?,
+                Kind::Link => {
+                    let target = fs::read_link(path)?;
+                    self.each(target.as_os_str().as_bytes(), |_, _| holds = true);
+                }
+                Kind::Dir | Kind::Other => {}
+            }
+            if holds {
+                first = Some(path.to_owned());
+            }
+            Ok(())
+        })?;
+        Ok(first)
+    }
+
     /// Replaces the hash parts in the contents, link targets and names of a tree, in place.
     pub(crate) fn rewrite_tree(&self, root: &Path) -> io::Result<()> {
         let mut renames = Vec::new();

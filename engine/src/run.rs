@@ -9,7 +9,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic, Label};
 use sos_formats::store_path::{StoreDir, StorePath};
 
@@ -18,8 +17,9 @@ use crate::cancel::Cancel;
 use crate::clock::{Clock, millis};
 use crate::diagnose::{Mismatch, graph_cycle, hash_mismatches, unfetched};
 use crate::event::{Event, EventSink, Status, Text};
-use crate::executor::{Executor, Job, Outcome};
-use crate::needed::Needed;
+use crate::executor::{Executor, Job, Locked, Outcome};
+use crate::graph::Graph;
+use crate::needed::{Made, Names, Needed};
 use crate::resolve::OutputPaths;
 use crate::schedule::{Mode, Schedule, Task};
 
@@ -55,6 +55,8 @@ pub(crate) struct NodePlan {
 /// What a run is made of.
 pub(crate) struct Run<'a> {
     pub(crate) dir: &'a StoreDir,
+    /// Where derivations were written.
+    pub(crate) graph: &'a Graph,
     pub(crate) needed: &'a Needed,
     pub(crate) plans: &'a [NodePlan],
     pub(crate) build_slots: usize,
@@ -69,7 +71,9 @@ pub(crate) struct Run<'a> {
 /// What a run gave.
 #[derive(Default)]
 pub(crate) struct Done {
-    /// Paths of everything that was there or was made.
+    /// Outputs of each node that was done.
+    pub(crate) made: Vec<Made>,
+    /// Paths of what was wanted.
     pub(crate) paths: OutputPaths,
     /// Problems, in the order they were met; all wrong hashes are one of them.
     pub(crate) failures: Vec<Diagnostic>,
@@ -100,8 +104,14 @@ struct Driver<'a> {
     mismatched_at: Vec<Label>,
     unfetched: Vec<Diagnostic>,
     stop: Arc<AtomicBool>,
+    names: Names,
+    /// What was found done since the last time that it was settled.
+    looked: Vec<usize>,
     done: Done,
 }
+
+/// The most that is found done before it is settled.
+const LOOKED_MAX: usize = 1024;
 
 /// Returns milliseconds that a job is assumed to take when the past does not tell.
 const UNKNOWN_COST_MS: u64 = 1000;
@@ -113,22 +123,19 @@ pub(crate) fn schedule(
     build_slots: usize,
     io_slots: usize,
 ) -> Result<Schedule, Box<Diagnostic>> {
-    let tasks: Vec<Task> = needed
+    let tasks: Vec<Task<'_>> = needed
         .nodes
         .iter()
         .zip(plans)
         .map(|(node, plan)| Task {
-            needs: node.needs.clone(),
+            needs: &node.needs,
             pool: plan.pool,
             cost_ms: plan.expected_ms.unwrap_or(UNKNOWN_COST_MS),
-            fixed: node.drv.is_fixed(),
+            fixed: node.fixed,
         })
         .collect();
     Schedule::new(&tasks, build_slots, io_slots).map_err(|cycle| {
-        let names: Vec<&str> = cycle
-            .iter()
-            .map(|id| Derivation::name_from_path(&needed.nodes[*id].path))
-            .collect();
+        let names: Vec<&str> = cycle.iter().map(|id| needed.nodes[*id].name()).collect();
         Box::new(graph_cycle(&names))
     })
 }
@@ -163,8 +170,10 @@ pub(crate) fn drive(run: &Run<'_>) -> Done {
         mismatched_at: Vec::new(),
         unfetched: Vec::new(),
         stop: Arc::new(AtomicBool::new(false)),
+        names: Names::default(),
+        looked: Vec::new(),
         done: Done {
-            paths: run.needed.known.clone(),
+            made: vec![Made::default(); run.needed.nodes.len()],
             ..Done::default()
         },
     };
@@ -189,8 +198,8 @@ impl Driver<'_> {
         for ((node, plan), drv) in nodes.iter().zip(self.run.plans).zip(&shown) {
             self.run.events.emit(Event::BuildQueued {
                 drv: drv.clone(),
-                name: Derivation::name_from_path(&node.path).into(),
-                needs: node.needs.iter().map(|id| shown[*id].clone()).collect(),
+                name: node.name().into(),
+                needs: node.needs().map(|id| shown[id].clone()).collect(),
                 expected_ms: plan.expected_ms,
             });
         }
@@ -201,33 +210,94 @@ impl Driver<'_> {
             if self.run.cancel.is_cancelled() {
                 self.schedule.narrow(Mode::Nothing);
             }
-            while let Some(id) = self.schedule.start_next() {
+            if let Some(id) = self.schedule.start_next() {
                 self.start(id);
+                while let Ok(message) = receiver.try_recv() {
+                    self.handle(message);
+                }
+                continue;
+            }
+            if self.settle() {
+                continue;
             }
             if self.schedule.is_over() {
                 return;
             }
             // This driver holds a sender, so the channel cannot close.
             match receiver.recv() {
-                Ok(Message::Finished(id, outcome)) => self.ended(id, *outcome),
-                Ok(Message::Unlocked(id)) => self.schedule.unpark(id),
-                Ok(Message::Cancelled) => self.schedule.narrow(Mode::Nothing),
+                Ok(message) => self.handle(message),
                 Err(_) => return,
             }
         }
     }
 
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Finished(id, outcome) => self.ended(id, *outcome),
+            Message::Unlocked(id) => self.schedule.unpark(id),
+            Message::Cancelled => self.schedule.narrow(Mode::Nothing),
+        }
+    }
+
+    /// Makes what was found done last. A garbage collection may have been faster: then its nodes are to be done again, and
+    /// this tells so.
+    fn settle(&mut self) -> bool {
+        if self.looked.is_empty() {
+            return false;
+        }
+        let looked = std::mem::take(&mut self.looked);
+        let lost = match self.run.executor.settle() {
+            Ok(lost) => lost,
+            Err(diagnostic) => {
+                self.problem(*diagnostic);
+                self.schedule.narrow(Mode::Nothing);
+                return false;
+            }
+        };
+        for id in &looked {
+            if lost.contains(&self.run.needed.nodes[*id].path) {
+                self.done.made[*id] = Made::default();
+                self.done.counts.cached -= 1;
+                self.schedule.take_back(*id);
+            }
+        }
+        !lost.is_empty()
+    }
+
     fn start(&mut self, id: usize) {
+        let node = &self.run.needed.nodes[id];
         let job = self.job(id);
-        self.running.insert(
-            id,
-            Running {
-                shown: job.shown.clone(),
-                name: job.name.clone(),
-                pool: job.pool,
-                since: self.run.clock.monotonic(),
-            },
-        );
+        let running = Running {
+            shown: node.path.absolute(self.run.dir).into(),
+            name: node.name().into(),
+            pool: self.run.plans[id].pool,
+            since: self.run.clock.monotonic(),
+        };
+        let job = match job {
+            Ok(job) => job,
+            Err(diagnostic) => {
+                self.running.insert(id, running);
+                self.ended(id, Outcome::Failed(diagnostic));
+                return;
+            }
+        };
+        if node.dynamic
+            && let Some(outcome) = self.run.executor.look(&job)
+        {
+            self.running.insert(id, running);
+            self.ended(id, outcome);
+            self.looked.push(id);
+            if self.looked.len() >= LOOKED_MAX {
+                self.settle();
+            }
+            return;
+        }
+        if self.settle() {
+            // An input of this one may be among what is gone.
+            self.schedule.put_back(id);
+            return;
+        }
+        self.running.insert(id, running);
         let name = job.name.clone();
         let (executor, sender) = (self.run.executor.clone(), self.sender.clone());
         let spawned = thread::Builder::new()
@@ -253,24 +323,35 @@ impl Driver<'_> {
         }
     }
 
-    fn job(&self, id: usize) -> Job {
+    fn job(&self, id: usize) -> Result<Job, Box<Diagnostic>> {
         let (node, plan) = (&self.run.needed.nodes[id], &self.run.plans[id]);
+        let drv = node.drv(self.run.dir)?;
         let mut inputs = OutputPaths::new();
-        for input in node.drv.input_drvs.keys() {
-            if let Some(paths) = self.done.paths.get(input) {
-                inputs.insert(input.clone(), paths.clone());
+        let mut pass_on = |input: &StorePath, made: &Made| {
+            let paths = inputs.entry(input.clone()).or_default();
+            paths.extend(
+                made.iter()
+                    .map(|(name, path)| (name.to_string(), path.clone())),
+            );
+        };
+        for input in drv.input_drvs.keys() {
+            if let Some(made) = self.run.needed.known.get(input) {
+                pass_on(input, made);
             }
         }
-        Job {
+        for need in node.needs() {
+            pass_on(&self.run.needed.nodes[need].path, &self.done.made[need]);
+        }
+        Ok(Job {
             path: node.path.clone(),
-            drv: node.drv.clone(),
-            outputs: node.outputs.clone(),
+            outputs: node.outputs.iter().map(ToString::to_string).collect(),
             inputs,
             shown: node.path.absolute(self.run.dir).into(),
-            name: Derivation::name_from_path(&node.path).into(),
+            name: node.name().into(),
             pool: plan.pool,
             expected_ms: plan.expected_ms,
-        }
+            drv,
+        })
     }
 
     fn ended(&mut self, id: usize, outcome: Outcome) {
@@ -294,8 +375,11 @@ impl Driver<'_> {
                     _ => counts.cached += 1,
                 }
                 self.tell(&running, status, duration_ms, bytes, &outputs);
-                let path = self.run.needed.nodes[id].path.clone();
-                self.done.paths.entry(path).or_default().extend(outputs);
+                let names = &mut self.names;
+                self.done.made[id] = outputs
+                    .into_iter()
+                    .map(|(name, path)| (names.get(&name), path))
+                    .collect();
                 self.schedule.succeed(id);
             }
             Outcome::Failed(diagnostic) if diagnostic.class == Class::Fetch => {
@@ -321,11 +405,10 @@ impl Driver<'_> {
             Outcome::Mismatched(list) => {
                 self.tell(&running, Status::Failed, duration_ms, 0, &BTreeMap::new());
                 self.mismatches.extend(list);
-                self.mismatched_at
-                    .extend(self.run.needed.nodes[id].place.clone());
+                self.mismatched_at.extend(self.place(id));
                 self.failed(id, Mode::FixedOnly);
             }
-            Outcome::Locked { lock, pid } => self.wait(id, &running, lock, pid),
+            Outcome::Locked(locked) => self.wait(id, &running, locked),
             Outcome::Cancelled => {
                 self.tell(
                     &running,
@@ -349,18 +432,28 @@ impl Driver<'_> {
         }
     }
 
+    fn place(&self, id: usize) -> Option<Label> {
+        let path = &self.run.needed.nodes[id].path;
+        self.run.graph.places.get(path).cloned()
+    }
+
     /// Adds the place of the derivation, unless it has no part in the problem.
     fn placed(&self, id: usize, diagnostic: Diagnostic) -> Diagnostic {
-        let node = &self.run.needed.nodes[id];
-        let diagnostic = diagnostic.placed(&node.parts);
+        let path = &self.run.needed.nodes[id].path;
+        let diagnostic = match self.run.graph.parts.get(path) {
+            Some(parts) => diagnostic.placed(parts),
+            None => diagnostic,
+        };
         match diagnostic.class {
             // The machine lacks what this one asks for.
-            Class::Machine if diagnostic.code == "env-wrong-system" => {
-                diagnostic.with_labels(node.place.clone())
+            Class::Machine
+                if matches!(diagnostic.code, "env-wrong-system" | "env-missing-feature") =>
+            {
+                diagnostic.with_labels(self.place(id))
             }
             Class::Machine | Class::Bug | Class::Interrupted => diagnostic,
             _ if !diagnostic.labels.is_empty() => diagnostic,
-            _ => diagnostic.with_labels(node.place.clone()),
+            _ => diagnostic.with_labels(self.place(id)),
         }
     }
 
@@ -410,22 +503,33 @@ impl Driver<'_> {
     }
 
     /// Gives the slot away while another process builds the same thing; what it made is looked for afterwards.
-    fn wait(&mut self, id: usize, running: &Running, lock: StorePath, pid: Option<u32>) {
+    fn wait(&mut self, id: usize, running: &Running, locked: Locked) {
         self.run.events.emit(Event::BuildWaiting {
             drv: running.shown.clone(),
             name: running.name.clone(),
-            pid,
+            pid: locked.pid,
+            command: locked.command.clone(),
         });
         self.schedule.park(id);
         let (executor, sender) = (self.run.executor.clone(), self.sender.clone());
         let (cancel, over) = (self.run.cancel.clone(), self.stop.clone());
+        let (events, drv, name) = (
+            self.run.events.clone(),
+            running.shown.clone(),
+            running.name.clone(),
+        );
         let spawned = thread::Builder::new()
             .name(format!("wait {}", running.name))
             .spawn(move || {
-                executor.wait(&lock, &|| {
-                    cancel.is_cancelled() || over.load(Ordering::SeqCst)
+                let stop = || cancel.is_cancelled() || over.load(Ordering::SeqCst);
+                executor.wait(&locked, &stop, &mut |line| {
+                    events.emit(Event::BuildLog {
+                        drv: drv.clone(),
+                        name: name.clone(),
+                        line: line.to_owned(),
+                    });
                 });
-                drop(executor);
+                drop((executor, events));
                 let _gone = sender.send(Message::Unlocked(id)).is_err();
             });
         match spawned {
@@ -464,5 +568,7 @@ fn panicked(name: &Text, panic: &(dyn Any + Send)) -> Box<Diagnostic> {
     )
 }
 
+#[cfg(test)]
+mod large;
 #[cfg(test)]
 mod tests;

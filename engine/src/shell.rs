@@ -1,6 +1,6 @@
 //! A shell in the sandbox of a build: the same namespaces, mounts, environment and filter, with a person in place of the builder.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,11 +24,13 @@ use crate::graph::{Graph, Wanted};
 use crate::kept::{self, Kept};
 use crate::needed::load;
 use crate::output::Stop;
-use crate::report::{Flusher, Reporter};
+use crate::report::Reporter;
 use crate::resolve::{for_builder, resolve};
 use crate::sandbox::{
-    Control, Exit, SandboxError, Shape, Spec, StepSpec, Streams, converse, converse_in_step,
+    Control, Exit, SandboxError, Session, Shape, Spec, StepSpec, Streams, converse,
+    converse_in_step,
 };
+use crate::verify::Conditions;
 use crate::work::{Attempt, Worker, place_failed, systems};
 use crate::{nix_shape, step};
 
@@ -74,6 +76,8 @@ pub struct Shell {
     control: Control,
     kept: Option<Kept>,
     store: Store,
+    /// What launches it ends with this.
+    _session: Session,
     // Removed last, and held until then.
     _dir: TempDir,
     _lease: Lease,
@@ -172,18 +176,9 @@ impl Engine {
         })?;
         let runtime = Handle::try_current()
             .map_err(|e| Box::new(Diagnostic::error("bug", Class::Bug, e.to_string())))?;
-        let worker = Worker {
-            store: store.clone(),
-            builders: self.builders().clone(),
-            options: self.options().clone(),
-            events: EventSink::null(),
-            cancel: Cancel::new(),
-            runtime,
-            clock: self.clock().clone(),
-            lease: store.lease().map_err(store_failed)?,
-            beside: BTreeSet::new(),
-            flusher: Flusher::default(),
-        };
+        let mut worker =
+            self.worker_for_rebuild(&runtime, self.options().clone(), &Cancel::new())?;
+        worker.events = EventSink::null();
         let mut roots: Vec<StorePath> = resolved.drv.input_srcs.iter().cloned().collect();
         let chosen = wish.shell.as_deref().filter(|_| !is_step);
         roots.extend(chosen.and_then(|shell| program::object(store, shell)));
@@ -207,6 +202,21 @@ impl Engine {
             pool: Pool::Build,
             expected_ms: None,
         };
+        let reporter = Reporter::new(
+            store.clone(),
+            path.clone(),
+            job.shown.clone(),
+            text,
+            job.pool,
+            worker.events.clone(),
+            worker.cancel.clone(),
+        );
+        // The log of the build stays.
+        reporter.keep_nothing();
+        let control = Control {
+            prepared: None,
+            ..nix_shape::control(self.options(), &reporter)
+        };
         let attempt = Attempt {
             worker: &worker,
             job: &job,
@@ -214,8 +224,10 @@ impl Engine {
             drv: for_builder(store.store_dir(), &resolved),
             closure: &closure,
             place: &dir,
-            reporter: Reporter::silent(store.clone(), path.clone(), text),
+            reporter,
             since: worker.clock.monotonic(),
+            conditions: Conditions::default(),
+            usual_cores: self.options().cores,
         };
         let (place, builder, rerun) = if is_step {
             let mut spec = step::planned(&attempt)
@@ -250,16 +262,16 @@ impl Engine {
             failure: kept.as_ref().map(|kept| kept.state.message.clone()),
         };
         drop(attempt);
-        let Worker { lease, options, .. } = worker;
+        let Worker {
+            lease, _session, ..
+        } = worker;
         Ok(Shell {
             place,
             facts,
-            control: Control {
-                exe: Some(options.sos_exe),
-                ..Control::default()
-            },
+            control,
             kept,
             store: store.clone(),
+            _session,
             _dir: dir,
             _lease: lease,
         })

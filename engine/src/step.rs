@@ -23,7 +23,7 @@ use crate::work::Attempt;
 pub(crate) const NAME: &str = "builtin:step";
 
 /// Bumped when steps change in a way that changes what they make.
-pub(crate) const REVISION: u32 = 2;
+pub(crate) const REVISION: u32 = 3;
 
 /// The attributes of a step; others, like `name` and `outputs`, are for everybody.
 #[derive(Deserialize)]
@@ -83,6 +83,14 @@ pub(crate) fn planned(attempt: &Attempt<'_>) -> Result<Planned, Stop> {
     if !is_rootfs {
         spec.output = StepOutput::Tree(tree);
     }
+    let conditions = &attempt.conditions;
+    for (name, value) in conditions.environment(true) {
+        spec.env.insert(name.into(), value.into());
+    }
+    if let Some(name) = conditions.host_name() {
+        spec.hostname = name;
+    }
+    spec.vary = conditions.vary(attempt.usual_cores, Vec::new);
     spec.network = attempt.drv.is_fixed() && !attempt.worker.options.offline;
     Ok(Planned {
         spec,

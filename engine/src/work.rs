@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,17 +15,20 @@ use tokio::runtime::Handle;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
-use crate::cause::{Asked, causes, noted_name};
+use crate::cause::{Asked, History, causes, noted_name};
 use crate::choice::{Chosen, choose};
 use crate::clock::{Clock, millis};
 use crate::diagnose::{build_no_output, store_failed, wrong_system};
 use crate::event::{Event, EventSink, Status};
-use crate::executor::{Executor, Job, Outcome};
+use crate::executor::{Executor, Job, Locked, Outcome};
 use crate::options::BuildOptions;
-use crate::output::{Finish, Stop};
+use crate::other::{OtherLog, locked};
+use crate::output::{Finish, Made, Registered, Stop};
 use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
-use crate::{in_process, kept, nix_shape, step};
+use crate::sandbox::{PreparedSets, Session};
+use crate::verify::Conditions;
+use crate::{features, in_process, kept, nix_shape, step};
 
 /// Milliseconds between two looks at a lock that another process holds.
 const LOCK_POLL_MS: u64 = 50;
@@ -40,9 +43,24 @@ pub(crate) struct Worker {
     pub(crate) runtime: Handle,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lease: Lease,
-    /// Every derivation of the run, see [`Asked::beside`].
-    pub(crate) beside: BTreeSet<StorePath>,
+    /// What the causes of builds are told from.
+    pub(crate) history: History,
     pub(crate) flusher: Flusher,
+    /// What was found done and is not written down yet.
+    pub(crate) found: Mutex<Vec<Found>>,
+    pub(crate) prepared: Arc<PreparedSets>,
+    /// What launches runs ends with this.
+    pub(crate) _session: Session,
+}
+
+/// A derivation whose outputs turned out to be there.
+pub(crate) struct Found {
+    drv: StorePath,
+    identity: StorePath,
+    aterm: Vec<u8>,
+    name: String,
+    system: String,
+    outputs: BTreeMap<String, StorePath>,
 }
 
 /// What is remembered of a build besides its outputs.
@@ -64,6 +82,10 @@ pub(crate) struct Attempt<'a> {
     pub(crate) place: &'a TempDir,
     pub(crate) reporter: Reporter,
     pub(crate) since: Duration,
+    /// What is different from other builds, to see what depends on it.
+    pub(crate) conditions: Conditions,
+    /// Cores that a build is told of when nothing is varied.
+    pub(crate) usual_cores: usize,
 }
 
 impl Attempt<'_> {
@@ -89,6 +111,61 @@ impl Attempt<'_> {
 }
 
 impl Executor for Worker {
+    fn look(&self, job: &Job) -> Option<Outcome> {
+        // What fails here fails again, and is told, when the job runs.
+        let dir = self.store.store_dir();
+        let resolved = resolve(dir, &job.path, &job.drv, &job.inputs).ok()?;
+        let chosen = choose(&self.builders, &resolved.drv, job.name.as_str()).ok()?;
+        let key = trace_key(&resolved.aterm, chosen.name(), chosen.revision());
+        let outputs = self.find(job, &resolved, &key).ok().flatten()?;
+        self.found
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Found {
+                drv: job.path.clone(),
+                identity: resolved.identity,
+                aterm: resolved.aterm,
+                name: self.noted_name(job),
+                system: job.drv.system.clone(),
+                outputs: outputs.clone(),
+            });
+        Some(cached(outputs))
+    }
+
+    fn settle(&self) -> Result<Vec<StorePath>, Box<Diagnostic>> {
+        let found = std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner));
+        let paths: BTreeSet<&StorePath> = found.iter().flat_map(|f| f.outputs.values()).collect();
+        let hold: Vec<StorePath> = paths.iter().map(|path| (*path).clone()).collect();
+        self.lease.hold(&hold).map_err(store_failed)?;
+        // A collection may have taken one between the look and the hold.
+        let mut gone = BTreeSet::new();
+        for path in paths {
+            if !self.store.is_valid(path).map_err(store_failed)? {
+                gone.insert(path);
+            }
+        }
+        let (lost, there): (Vec<&Found>, Vec<&Found>) = found
+            .iter()
+            .partition(|one| one.outputs.values().any(|path| gone.contains(path)));
+        let builds = there.iter().map(|one| {
+            let outputs = one.outputs.iter();
+            (
+                outputs.map(|(output, path)| (output.as_str(), path)),
+                NewBuilt {
+                    drv: &one.drv,
+                    identity: &one.identity,
+                    aterm: &one.aterm,
+                    name: &one.name,
+                    system: &one.system,
+                },
+            )
+        });
+        self.store
+            .record_equal_builds(builds)
+            .map_err(store_failed)?;
+        Ok(lost.iter().map(|one| one.drv.clone()).collect())
+    }
+
     fn execute(&self, job: &Job) -> Outcome {
         match self.run(job) {
             Ok(outcome) => outcome,
@@ -99,10 +176,22 @@ impl Executor for Worker {
         }
     }
 
-    fn wait(&self, lock: &StorePath, stop: &dyn Fn() -> bool) {
+    fn wait(&self, locked: &Locked, stop: &dyn Fn() -> bool, line: &mut dyn FnMut(&str)) {
+        let mut log = locked
+            .log_of
+            .as_ref()
+            .map(|drv| OtherLog::new(&self.store, drv.clone(), &locked.lock));
         while !stop() {
             // An error is met again, and told, by the job itself.
-            if !matches!(self.store.try_lock_drv(lock), Ok(TryLock::Held(_))) {
+            let over = !matches!(
+                self.store.try_lock_drv(&locked.lock, &locked.lock),
+                Ok(TryLock::Held(_))
+            );
+            // Read after that: what was written before the end is met in the last round.
+            if let Some(log) = &mut log {
+                log.pass(over, line);
+            }
+            if over {
                 return;
             }
             thread::sleep(Duration::from_millis(LOCK_POLL_MS));
@@ -120,6 +209,7 @@ impl Worker {
                 format!("`{}` cannot be resolved: {e}", job.name),
             ))
         })?;
+        self.events.note_inputs(&job.shown, &resolved, &job.inputs);
         let chosen = choose(&self.builders, &resolved.drv, job.name.as_str())?;
         let key = trace_key(&resolved.aterm, chosen.name(), chosen.revision());
         if let Some(outputs) = self.present(job, &resolved, &key)? {
@@ -134,15 +224,15 @@ impl Worker {
                 return Err(Box::new(diagnostic).into());
             }
         }
+        let asked = [(job.name.to_string(), features::required(&job.drv))];
+        if let Some(diagnostic) = features::missing(&asked, &self.options.system_features) {
+            return Err(Box::new(diagnostic).into());
+        }
         let lock_path = Self::lock_of(job, &resolved);
-        let lock = match self.store.try_lock_drv(&lock_path).map_err(store_failed)? {
+        let taken = self.store.try_lock_drv(&lock_path, &job.path);
+        let lock = match taken.map_err(store_failed)? {
             TryLock::Acquired(lock) => lock,
-            TryLock::Held(holder) => {
-                return Ok(Outcome::Locked {
-                    lock: lock_path,
-                    pid: holder.map(|holder| holder.pid),
-                });
-            }
+            TryLock::Held(holder) => return Ok(locked(lock_path, holder)),
         };
         // Somebody may have made it between the first look and the lock.
         if let Some(outputs) = self.present(job, &resolved, &key)? {
@@ -172,6 +262,28 @@ impl Worker {
         resolved: &Resolved,
         key: &[u8; 32],
     ) -> Result<Option<BTreeMap<String, StorePath>>, Box<Diagnostic>> {
+        let Some(outputs) = self.find(job, resolved, key)? else {
+            return Ok(None);
+        };
+        let paths: Vec<StorePath> = outputs.values().cloned().collect();
+        self.lease.hold(&paths).map_err(store_failed)?;
+        // A collection may have taken one between the look and the hold.
+        for path in &paths {
+            if !self.store.is_valid(path).map_err(store_failed)? {
+                return Ok(None);
+            }
+        }
+        self.record_outputs(job, resolved, &outputs)?;
+        Ok(Some(outputs))
+    }
+
+    /// Returns where the needed outputs are, if all are there.
+    fn find(
+        &self,
+        job: &Job,
+        resolved: &Resolved,
+        key: &[u8; 32],
+    ) -> Result<Option<BTreeMap<String, StorePath>>, Box<Diagnostic>> {
         let dir = self.store.store_dir();
         let mut outputs = BTreeMap::new();
         for output in &job.outputs {
@@ -187,15 +299,6 @@ impl Worker {
             }
             outputs.insert(output.clone(), path);
         }
-        let paths: Vec<StorePath> = outputs.values().cloned().collect();
-        self.lease.hold(&paths).map_err(store_failed)?;
-        // A collection may have taken one between the look and the hold.
-        for path in &paths {
-            if !self.store.is_valid(path).map_err(store_failed)? {
-                return Ok(None);
-            }
-        }
-        self.record_outputs(job, resolved, &outputs)?;
         Ok(Some(outputs))
     }
 
@@ -211,7 +314,7 @@ impl Worker {
         }
         let outputs = outputs.iter().map(|(output, path)| (output.as_str(), path));
         self.store
-            .record_equal_build(outputs, &noted(job, resolved, &self.noted_name(job)))
+            .record_equal_builds([(outputs, noted(job, resolved, &self.noted_name(job)))])
             .map_err(store_failed)
     }
 
@@ -245,13 +348,11 @@ impl Worker {
                 self.cancel.clone(),
             ),
             since: self.clock.monotonic(),
+            conditions: Conditions::default(),
+            usual_cores: self.options.cores,
         };
         self.flusher.watch(&attempt.reporter);
-        let made = match chosen {
-            Chosen::Nix => nix_shape::run(&attempt)?,
-            Chosen::Step => step::run(&attempt)?,
-            Chosen::InProcess(builder) => in_process::run(&attempt, builder.as_ref())?,
-        };
+        let made = run_builder(&attempt, chosen)?;
         let log = attempt.reporter.finish();
         let missing: Vec<String> = resolved
             .drv
@@ -282,6 +383,7 @@ impl Worker {
             .iter()
             .map(|(output, one)| (output.clone(), one.path.clone()))
             .collect();
+        self.tell_other_results(job, &key, &registered)?;
         let duration_ms = millis(attempt.took());
         let made = Remembered {
             key,
@@ -298,6 +400,45 @@ impl Worker {
             },
             bytes: registered.values().map(|one| one.bytes).sum(),
         })
+    }
+
+    /// Says so when an earlier build of the same gave something else that is still there. Both are remembered.
+    fn tell_other_results(
+        &self,
+        job: &Job,
+        key: &[u8; 32],
+        outputs: &BTreeMap<String, Registered>,
+    ) -> Result<(), Box<Diagnostic>> {
+        let dir = self.store.store_dir();
+        for (output, one) in outputs {
+            let earlier = self.store.trace(key, output).map_err(store_failed)?;
+            let note = match earlier.filter(|earlier| *earlier != one.path) {
+                Some(earlier) => format!(
+                    "output `{output}` was `{}`, is `{}`",
+                    earlier.absolute(dir),
+                    one.path.absolute(dir)
+                ),
+                None if one.other => format!(
+                    "output `{output}` is in the store with other content, which stays: `{}`",
+                    one.path.absolute(dir)
+                ),
+                None => continue,
+            };
+            let warning = Diagnostic::warning(
+                "build-not-reproducible",
+                Class::NotReproducible,
+                format!(
+                    "`{}` gave something else than the last time it was built",
+                    job.name
+                ),
+            )
+            .note(note)
+            .help("`sos diff` compares the two, `sos verify` looks for the reason");
+            self.events.emit(Event::Diagnostic {
+                diagnostic: Box::new(warning),
+            });
+        }
+        Ok(())
     }
 
     /// Records what was built, how long it took, and under which key it will be found again.
@@ -319,6 +460,7 @@ impl Worker {
                 duration_ms: made.duration_ms,
                 started_secs: i64::try_from(made.started_ms / 1000).unwrap_or(i64::MAX),
                 log: Some(job.path.clone()),
+                host: Some(host()),
             })
             .collect();
         self.store
@@ -344,9 +486,9 @@ impl Worker {
             path: &job.path,
             drv: &job.drv,
             resolved,
+            inputs: &job.inputs,
             outputs: &job.outputs,
-            beside: &self.beside,
-            project: &self.options.project,
+            history: &self.history,
         };
         let cause = causes(&self.store, &asked).map_err(store_failed)?;
         let (drv, name) = (job.shown.clone(), job.name.clone());
@@ -362,6 +504,24 @@ impl Worker {
         });
         Ok(())
     }
+}
+
+/// Runs whoever builds, and collects what was made.
+pub(crate) fn run_builder(
+    attempt: &Attempt<'_>,
+    chosen: &Chosen<'_>,
+) -> Result<BTreeMap<String, Made>, Stop> {
+    match chosen {
+        Chosen::Nix => nix_shape::run(attempt),
+        Chosen::Step => step::run(attempt),
+        Chosen::InProcess(builder) => in_process::run(attempt, builder.as_ref()),
+    }
+}
+
+/// The name of this machine, for records of who built what.
+pub(crate) fn host() -> String {
+    let name = rustix::system::uname();
+    name.nodename().to_string_lossy().into_owned()
 }
 
 /// What the store keeps of a build, to tell the cause of the next one.

@@ -484,6 +484,15 @@ digest_id!(
 );
 
 impl Sha256 {
+    /// Hashes the parts one after the other, as if they were one piece.
+    pub fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut hasher = sha2::Sha256::new();
+        for part in parts {
+            hasher.update(part);
+        }
+        Self(hasher.finalize().into())
+    }
+
     /// Returns the 64 lower-case hexadecimal digits.
     pub fn hex_digits(&self) -> [u8; 64] {
         let mut out = [0; 64];

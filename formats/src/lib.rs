@@ -9,11 +9,14 @@ pub mod derivation;
 pub mod diagnostic;
 pub mod flake_lock;
 pub mod flake_ref;
+pub mod gvariant;
 pub mod hash;
 pub mod lock;
 pub mod manifest;
 pub mod nar;
+pub mod narinfo;
 pub mod nix32;
+pub mod ostree;
 pub mod store_path;
 pub mod tar;
 

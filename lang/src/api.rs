@@ -9,7 +9,7 @@ use sos_formats::flake_ref::FlakeRef;
 use sos_formats::store_path::StorePath;
 
 use crate::error::{Error, Kind, R};
-use crate::eval::{Coerce, Text, Vm, canon_path, path_bytes};
+use crate::eval::{Coerce, Surroundings, Text, Vm, canon_path, path_bytes};
 use crate::heap::{Attrs, Fun, Sym, Tag, Value};
 use crate::host::{ContextElem, FlakeLocks, Host, HostError, Options, Plain};
 use crate::ir::Pos;
@@ -50,6 +50,7 @@ impl Evaluator {
     /// Evaluates a file, or `default.nix` in a directory. The path must be absolute.
     pub fn eval_file(&self, path: &Path) -> Answer<Value> {
         let p = canon_path(&path_bytes(path.to_path_buf()));
+        self.vm.forget_dirs();
         self.out(self.vm.import_file(&p, Pos::NONE))
     }
 
@@ -71,12 +72,15 @@ impl Evaluator {
         let names = names
             .iter()
             .map(|(k, v)| (Sym::new(k.as_bytes()), *v, Pos::NONE));
-        self.out(self.vm.run_text(&Text {
-            bytes: text.as_bytes(),
+        self.vm.forget_dirs();
+        self.out(self.vm.run_text(Text {
+            bytes: text.as_bytes().into(),
             name: name.to_owned(),
             path: None,
-            dir,
-            extra: Some(Attrs::from_pairs(names.collect())),
+            around: Surroundings {
+                dir,
+                extra: Some(Attrs::from_pairs(names.collect())),
+            },
         }))
     }
 
@@ -84,12 +88,12 @@ impl Evaluator {
     pub fn eval_bytes(&self, text: &[u8], name: &str, base_dir: &Path) -> Answer<Value> {
         let dir = canon_path(&path_bytes(base_dir.to_path_buf()));
         let dir: &[u8] = if dir == b"/" { b"" } else { &dir };
-        self.out(self.vm.run_text(&Text {
-            bytes: text,
+        self.vm.forget_dirs();
+        self.out(self.vm.run_text(Text {
+            bytes: text.into(),
             name: name.to_owned(),
             path: None,
-            dir,
-            extra: None,
+            around: Surroundings { dir, extra: None },
         }))
     }
 
@@ -288,12 +292,11 @@ impl Evaluator {
     pub fn parse_canonical(&self, text: &[u8], name: &str, base_dir: &Path) -> Answer<Vec<u8>> {
         let dir = canon_path(&path_bytes(base_dir.to_path_buf()));
         let dir: &[u8] = if dir == b"/" { b"" } else { &dir };
-        self.out(self.vm.parse_canonical(&Text {
-            bytes: text,
+        self.out(self.vm.parse_canonical(Text {
+            bytes: text.into(),
             name: name.to_owned(),
             path: None,
-            dir,
-            extra: None,
+            around: Surroundings { dir, extra: None },
         }))
     }
 

@@ -32,9 +32,10 @@ use std::path::Path;
 /// Suffix of the recipe files of Debian root filesystems.
 pub const ROOTFS_SUFFIX: &str = ".rootfs.toml";
 
-/// The attributes of what a rootfs recipe stands for: its image, itself, its packages, and those of every derivation.
+/// The attributes of what a rootfs recipe stands for: its image, its commit, itself, its packages, and those of every derivation.
 pub const ROOTFS_ATTRS: &[&str] = &[
     "oci",
+    "ostree",
     "rootfs",
     "packages",
     "arch",

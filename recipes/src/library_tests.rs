@@ -313,6 +313,10 @@ fn a_recipe_file_is_a_target() {
         "web.drv"
     );
     assert_eq!(
+        p.graph(&format!("({expression}).ostree")).wanted[0].name(),
+        "web-ostree.drv"
+    );
+    assert_eq!(
         graph.wanted,
         p.graph("sos.debian.rootfs { name = \"web\"; suite = \"bookworm\"; epoch = 5; }")
             .wanted
@@ -509,6 +513,14 @@ fn problems_point_at_what_the_user_wrote() {
         (
             format!("sos.oci {{ rootfs = {base}; name = \"x y\"; }}"),
             "name",
+        ),
+        (
+            format!("sos.ostree {{ rootfs = {base}; name = \"o\"; mode = \"bear\"; }}"),
+            "mode",
+        ),
+        (
+            format!("sos.ostree {{ rootfs = {base}; name = \"o\"; bootable = 1; }}"),
+            "bootable",
         ),
         (
             format!("sos.run {{ rootfs = {base}; name = \"r\"; }}"),

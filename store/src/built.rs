@@ -1,6 +1,7 @@
 //! What was built under which name, as its builder saw it. From this the cause of the next build is told.
 
-use std::io::Read as _;
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 
 use sos_formats::store_path::StorePath;
 
@@ -11,7 +12,7 @@ use crate::outputs::Trace;
 use crate::store::Store;
 
 /// Texts that are kept of the builds of one name and system.
-const TEXTS_KEPT: u32 = 64;
+const TEXTS_KEPT: u32 = 256;
 /// The largest text that is kept, in bytes: a longer one is known by its name only.
 const TEXT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Texts are small and many, so speed matters more than size.
@@ -84,21 +85,29 @@ impl Store {
         })
     }
 
-    /// Notes that a derivation turned out to be a build that was made before, and its outputs, in one transaction.
+    /// Notes that derivations turned out to be builds that were made before, and their outputs, in one transaction.
     ///
     /// # Errors
     /// When the database fails.
-    pub fn record_equal_build<'a>(
+    pub fn record_equal_builds<'a, O>(
         &self,
-        outputs: impl IntoIterator<Item = (&'a str, &'a StorePath)>,
-        built: &NewBuilt<'_>,
-    ) -> Result<()> {
-        let row = pack(built);
+        builds: impl IntoIterator<Item = (O, NewBuilt<'a>)>,
+    ) -> Result<()>
+    where
+        O: IntoIterator<Item = (&'a str, &'a StorePath)>,
+    {
         self.db().write(|db| {
-            for (output, path) in outputs {
-                db::set_output(db, built.drv, output, path)?;
+            let mut compressor = zstd::bulk::Compressor::new(LEVEL).ok();
+            for (outputs, built) in builds {
+                for (output, path) in outputs {
+                    db::set_output(db, built.drv, output, path)?;
+                }
+                // The text is that of a build that is noted already, unless that was long ago.
+                if !db::has_built_text(db, built.identity)? {
+                    insert(db, &pack_with(compressor.as_mut(), &built), &built)?;
+                }
             }
-            insert(db, &row, built)
+            Ok(())
         })
     }
 
@@ -130,6 +139,18 @@ impl Store {
         Ok(found.into_iter().map(BuiltRow::unpack).collect())
     }
 
+    /// The names of everything that was built and is noted, in order.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn built_names(&self) -> Result<BTreeSet<String>> {
+        let names = self.read_built(db::built_names)?.unwrap_or_default();
+        let names = names.into_iter();
+        Ok(names
+            .map(|name| name.strip_suffix(".drv").unwrap_or(&name).to_owned())
+            .collect())
+    }
+
     /// Asks the table, if there is one: a store that is open for reading keeps the form that it has.
     fn read_built<T>(
         &self,
@@ -144,23 +165,39 @@ impl Store {
     }
 }
 
+/// Making one takes longer than what it does here.
+static DECOMPRESSOR: Mutex<Option<zstd::bulk::Decompressor<'static>>> = Mutex::new(None);
+
 fn unpacked(packed: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    zstd::stream::read::Decoder::new(packed)?
-        .take(TEXT_BYTES_MAX as u64)
-        .read_to_end(&mut text)?;
-    Ok(text)
+    let mut shared = db::lock(&DECOMPRESSOR);
+    let decompressor = match &mut *shared {
+        Some(decompressor) => decompressor,
+        none => none.insert(zstd::bulk::Decompressor::new()?),
+    };
+    let bytes = zstd::zstd_safe::get_frame_content_size(packed)
+        .ok()
+        .flatten()
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .map_or(TEXT_BYTES_MAX, |bytes| bytes.min(TEXT_BYTES_MAX));
+    decompressor.decompress(packed, bytes)
 }
 
 fn pack(built: &NewBuilt<'_>) -> BuiltRow {
+    pack_with(zstd::bulk::Compressor::new(LEVEL).ok().as_mut(), built)
+}
+
+fn pack_with(
+    compressor: Option<&mut zstd::bulk::Compressor<'_>>,
+    built: &NewBuilt<'_>,
+) -> BuiltRow {
     let fits = built.aterm.len() <= TEXT_BYTES_MAX;
     BuiltRow {
         drv: built.drv.clone(),
         identity: built.identity.clone(),
         collected: false,
-        packed: fits
-            .then(|| zstd::bulk::compress(built.aterm, LEVEL).ok())
-            .flatten(),
+        packed: compressor
+            .filter(|_| fits)
+            .and_then(|compressor| compressor.compress(built.aterm).ok()),
     }
 }
 

@@ -36,6 +36,8 @@ impl Drop for DrvLock {
 pub struct LockHolder {
     /// The number of the process.
     pub pid: u32,
+    /// What it builds, whose log it writes; derivations that make the same thing share a lock.
+    pub drv: Option<StorePath>,
 }
 
 /// The result of asking for a lock without waiting.
@@ -115,25 +117,26 @@ impl Store {
         loop {
             let file = open_lock_file(&path)?;
             sys::lock_exclusive(&file).at("lock", &path)?;
-            if let Some(lock) = take(file, &path)? {
+            if let Some(lock) = take(file, &path, drv)? {
                 return Ok(lock);
             }
         }
     }
 
-    /// Asks for the right to build a derivation without waiting.
+    /// Asks for the right to build a derivation without waiting. The lock is that of `shared`, which is the derivation itself
+    /// or what all that make the same thing have in common.
     ///
     /// # Errors
     /// As [`Store::lock_drv`].
-    pub fn try_lock_drv(&self, drv: &StorePath) -> Result<TryLock> {
+    pub fn try_lock_drv(&self, shared: &StorePath, drv: &StorePath) -> Result<TryLock> {
         self.require_writable()?;
-        let path = self.lock_path(drv);
+        let path = self.lock_path(shared);
         loop {
             let mut file = open_lock_file(&path)?;
             if !sys::try_lock_exclusive(&file).at("lock", &path)? {
                 return Ok(TryLock::Held(read_holder(&mut file)));
             }
-            if let Some(lock) = take(file, &path)? {
+            if let Some(lock) = take(file, &path, drv)? {
                 return Ok(TryLock::Acquired(lock));
             }
         }
@@ -162,18 +165,24 @@ impl Store {
         Ok(held)
     }
 
+    /// When the lock of a derivation was taken, as far as that can be told.
+    #[must_use]
+    pub fn locked_since(&self, drv: &StorePath) -> Option<SystemTime> {
+        std::fs::metadata(self.lock_path(drv)).ok()?.modified().ok()
+    }
+
     fn lock_path(&self, drv: &StorePath) -> PathBuf {
         self.root().join("lock/drv").join(drv.as_str())
     }
 }
 
-/// Writes our pid into a lock file that is locked; `None` when it was removed before we had the lock.
-fn take(mut file: File, path: &Path) -> Result<Option<DrvLock>> {
+/// Writes our pid and what we build into a lock file that is locked; `None` when it was removed before we had the lock.
+fn take(mut file: File, path: &Path, drv: &StorePath) -> Result<Option<DrvLock>> {
     if !same_file(&file, path).at("look at", path)? {
         return Ok(None);
     }
     let path = path.to_owned();
-    let line = format!("{}\n", std::process::id());
+    let line = format!("{} {drv}\n", std::process::id(), drv = drv.as_str());
     // Only for people: without it the lock is as good. Never truncated to nothing: ext4 flushes such a file to the
     // disk when it is closed, which costs more than a trivial build.
     let length = line.len() as u64;
@@ -194,8 +203,10 @@ fn take(mut file: File, path: &Path) -> Result<Option<DrvLock>> {
 
 fn read_holder(file: &mut File) -> Option<LockHolder> {
     let mut text = String::new();
-    file.take(64).read_to_string(&mut text).ok()?;
+    file.take(1024).read_to_string(&mut text).ok()?;
+    let (pid, drv) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
     Some(LockHolder {
-        pid: text.trim().parse().ok()?,
+        pid: pid.parse().ok()?,
+        drv: StorePath::from_base(drv).ok(),
     })
 }

@@ -10,10 +10,14 @@ use sos_formats::store_path::StorePath;
 
 use crate::db;
 use crate::error::{IoContext, Result, StoreError};
+use crate::steps::is_named;
 use crate::store::Store;
 use crate::temp::list_dir;
 
 const LEVEL: i32 = 3;
+
+/// Bytes of a log that are read at once.
+const PACKED_BYTES: usize = 64 << 10;
 
 /// A block is closed after this many bytes, so that a reader of a running build is not far behind.
 const BLOCK_BYTES: usize = 16 << 10;
@@ -80,16 +84,50 @@ impl Write for LogWriter {
     }
 }
 
-/// Reads a log that may end in the middle of a block: the writer is still at work, or was killed.
-struct LogReader {
-    decoder: zstd::stream::read::Decoder<'static, io::BufReader<File>>,
+/// Reads a log that may end in the middle of a block: the writer is still at work, or was killed. At the end of what is
+/// written it gives 0 bytes, and goes on when there is more.
+pub struct LogReader {
+    file: File,
+    decoder: zstd::stream::raw::Decoder<'static>,
+    packed: Vec<u8>,
+    /// What of `packed` is still to be unpacked.
+    rest: std::ops::Range<usize>,
+    /// The decoder may hold bytes that did not fit.
+    holds: bool,
+}
+
+impl std::fmt::Debug for LogReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogReader").finish_non_exhaustive()
+    }
 }
 
 impl Read for LogReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.decoder.read(buffer) {
-            Err(err) if err.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
-            other => other,
+        use zstd::stream::raw::Operation as _;
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            if self.rest.is_empty() && !self.holds {
+                let read = self.file.read(&mut self.packed)?;
+                if read == 0 {
+                    return Ok(0);
+                }
+                self.rest = 0..read;
+            }
+            let status = self
+                .decoder
+                .run_on_buffers(&self.packed[self.rest.clone()], buffer)?;
+            self.rest.start += status.bytes_read;
+            // A full buffer may not be all that there was.
+            self.holds = status.bytes_written == buffer.len();
+            if status.bytes_written > 0 {
+                return Ok(status.bytes_written);
+            }
+            if status.bytes_read == 0 && !self.rest.is_empty() {
+                return Err(io::Error::from(io::ErrorKind::InvalidData));
+            }
         }
     }
 }
@@ -165,14 +203,8 @@ impl Store {
         let mut found = Vec::new();
         for (drv, newest) in times {
             let full = drv.name().strip_suffix(".drv").unwrap_or(drv.name());
-            let exact = full == name;
-            let versioned = || {
-                full.strip_prefix(name).is_some_and(|rest| {
-                    rest.starts_with('-') && rest[1..].starts_with(|c: char| c.is_ascii_digit())
-                })
-            };
-            if exact || versioned() {
-                found.push((std::cmp::Reverse((exact, newest)), drv));
+            if is_named(full, name) {
+                found.push((std::cmp::Reverse((full == name, newest)), drv));
             }
         }
         found.sort();
@@ -183,13 +215,16 @@ impl Store {
     ///
     /// # Errors
     /// When it is there and cannot be opened.
-    pub fn read_log(&self, drv: &StorePath) -> Result<Option<Box<dyn Read + Send>>> {
+    pub fn read_log(&self, drv: &StorePath) -> Result<Option<LogReader>> {
         let path = self.log_path(drv);
         match File::open(&path) {
-            Ok(file) => {
-                let decoder = zstd::stream::read::Decoder::new(file).at("read", path)?;
-                Ok(Some(Box::new(LogReader { decoder })))
-            }
+            Ok(file) => Ok(Some(LogReader {
+                file,
+                decoder: zstd::stream::raw::Decoder::new().at("read", path)?,
+                packed: vec![0; PACKED_BYTES],
+                rest: 0..0,
+                holds: false,
+            })),
             Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(err) => Err(StoreError::io("open", path, err)),
         }

@@ -86,6 +86,26 @@ impl Store {
         Ok(self.query(path)?.is_some_and(|info| self.lies_there(&info)))
     }
 
+    /// Keeps objects from being collected, as [`Store::hold`] does, and returns those that are not there to be kept.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn hold_present(&self, paths: &[StorePath]) -> Result<Vec<StorePath>> {
+        // Held first: a collection between the question and the answer would make the answer wrong.
+        self.hold(paths)?;
+        let found = self.db().read(|db| {
+            // One transaction: SQLite would lock and unlock its file for every question.
+            let db = &*db.unchecked_transaction()?;
+            let find = |path| db::find_alone(db, path);
+            paths.iter().map(find).collect::<Result<Vec<_>>>()
+        })?;
+        let there = |row: Option<db::PathRow>| row.is_some_and(|row| self.lies_there(&row.info));
+        let all = paths.iter().zip(found);
+        Ok(all
+            .filter_map(|(path, row)| (!there(row)).then(|| path.clone()))
+            .collect())
+    }
+
     fn lies_there(&self, info: &PathInfo) -> bool {
         let place = match &info.root {
             Some(root) => self.manifest_path(root),

@@ -25,6 +25,40 @@ pub struct Trace {
     pub started_secs: i64,
     /// The derivation under which its log is, if there is one.
     pub log: Option<StorePath>,
+    /// The machine that built it, if it is known.
+    pub host: Option<String>,
+}
+
+/// What came out when an output that is there was built again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rebuild {
+    /// The output that is there.
+    pub path: StorePath,
+    /// The derivation.
+    pub drv: StorePath,
+    /// The name of the output.
+    pub output: String,
+    /// Whether the same came out.
+    pub same: bool,
+    /// The hash of what came out: `sha256:..` of the archive of a tree, `blake3:..` of a root filesystem.
+    pub found: String,
+    /// What was varied.
+    pub conditions: String,
+    /// The machine.
+    pub host: String,
+    /// When it began, in seconds since 1970.
+    pub started_secs: i64,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// A rebuild as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RebuildRecord {
+    /// Counts up with every rebuild.
+    pub id: i64,
+    /// The rebuild.
+    pub rebuild: Rebuild,
 }
 
 /// A trace as it is stored.
@@ -53,8 +87,11 @@ impl Store {
         &self,
         drvs: impl IntoIterator<Item = (&'a StorePath, &'a [u8])>,
     ) -> Result<()> {
+        let mut drvs: Vec<_> = drvs.into_iter().collect();
+        // In the order of the table, which touches each page once.
+        drvs.sort_by_cached_key(|(path, _)| path.hash_bytes());
         self.db().write(|db| {
-            drvs.into_iter()
+            drvs.iter()
                 .try_for_each(|(path, aterm)| db::put_drv(db, path, aterm))
         })
     }
@@ -141,6 +178,34 @@ impl Store {
     /// When the database fails.
     pub fn traces_of(&self, path: &StorePath) -> Result<Vec<TraceRecord>> {
         self.db().read(|db| db::traces_of(db, path))
+    }
+
+    /// All results of what was built, oldest first: more than one path for one output means that builds of it differ.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn traces_of_key(&self, key: &[u8; 32]) -> Result<Vec<TraceRecord>> {
+        self.db().read(|db| db::traces_of_key(db, key))
+    }
+
+    /// Remembers what came out when outputs were built again, for as long as they are there.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn record_rebuilds(&self, rebuilds: &[Rebuild]) -> Result<()> {
+        self.db().write(|db| {
+            rebuilds
+                .iter()
+                .try_for_each(|rebuild| db::insert_rebuild(db, rebuild))
+        })
+    }
+
+    /// What came out when a path was built again, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn rebuilds_of(&self, path: &StorePath) -> Result<Vec<RebuildRecord>> {
+        self.db().read(|db| db::rebuilds_of(db, path))
     }
 
     /// Whether a derivation was built here and what came out is remembered.

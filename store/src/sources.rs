@@ -22,6 +22,8 @@ struct Looked {
     started_nanos: i128,
     /// The hash over the listing, when the content of every file is known without reading it.
     known: Option<(Sha256, u64)>,
+    /// Those contents, by the places of the files in the listing.
+    contents: Vec<(usize, Blake3)>,
 }
 
 impl Store {
@@ -58,7 +60,8 @@ impl Store {
             None if src.starts_with(self.root().join("tree")) => {
                 let (hashes, contents) = Self::hash_tree(src, &looked.listing, HashAlgo::Sha256)?;
                 let sha256 = hashes.for_method(method, src)?;
-                self.remember(&looked, method, &contents, sha256, hashes.nar_size)?;
+                let path = self.source_path(name, method, sha256)?;
+                self.remember(&looked, method, &contents, sha256, hashes.nar_size, &path)?;
                 Some(sha256)
             }
             None => None,
@@ -68,14 +71,15 @@ impl Store {
             // Held first: a collection between the question and the answer would make the answer wrong.
             self.hold(std::slice::from_ref(&path))?;
             if self.is_present(&path)? {
+                self.note_known(&looked, &path);
                 return Ok(path);
             }
         }
         let sink = NarSink::new(&[], None);
         let (tree, contents) = self.stage(src, &looked.listing, false, sink, HashAlgo::Sha256)?;
         let sha256 = source_hash(method, &tree, src)?;
-        self.remember(&looked, method, &contents, sha256, tree.nar_size)?;
         let path = self.source_path(name, method, sha256)?;
+        self.remember(&looked, method, &contents, sha256, tree.nar_size, &path)?;
         let ca = Some(content_address(method, sha256));
         let registration = Registration {
             path: path.clone(),
@@ -100,18 +104,18 @@ impl Store {
     ) -> Result<StorePath> {
         store_path::check_name(name)?;
         let looked = self.look(src, method, filter)?;
-        let sha256 = match looked.known {
-            Some((sha256, _)) => sha256,
-            None => {
-                let (hashes, contents) = Self::hash_tree(src, &looked.listing, HashAlgo::Sha256)?;
-                let sha256 = hashes.for_method(method, src)?;
-                if !self.is_read_only() {
-                    self.remember(&looked, method, &contents, sha256, hashes.nar_size)?;
-                }
-                sha256
+        let Some((sha256, _)) = looked.known else {
+            let (hashes, contents) = Self::hash_tree(src, &looked.listing, HashAlgo::Sha256)?;
+            let sha256 = hashes.for_method(method, src)?;
+            let path = self.source_path(name, method, sha256)?;
+            if !self.is_read_only() {
+                self.remember(&looked, method, &contents, sha256, hashes.nar_size, &path)?;
             }
+            return Ok(path);
         };
-        self.source_path(name, method, sha256)
+        let path = self.source_path(name, method, sha256)?;
+        self.note_known(&looked, &path);
+        Ok(path)
     }
 
     /// Adds a text object, as `builtins.toFile` makes it.
@@ -156,6 +160,33 @@ impl Store {
         Ok(path)
     }
 
+    /// The store path of a source, and whether it was read before and has not changed since. One that would have to be read to
+    /// tell is, when it is a file of at most `small_bytes`; for others there is no answer. Whether the object is there is not
+    /// looked at, and nothing is written.
+    ///
+    /// # Errors
+    /// A name that no object can have; what cannot be read; when the database fails.
+    pub fn name_source(
+        &self,
+        src: &Path,
+        name: &str,
+        method: Method,
+        small_bytes: u64,
+    ) -> Result<Option<(StorePath, bool)>> {
+        store_path::check_name(name)?;
+        let looked = self.look(src, method, None)?;
+        if let Some((sha256, _)) = looked.known {
+            return Ok(Some((self.source_path(name, method, sha256)?, true)));
+        }
+        let meta = std::fs::symlink_metadata(src).map_err(|e| StoreError::io("read", src, e))?;
+        if !meta.is_file() || meta.len() > small_bytes {
+            return Ok(None);
+        }
+        let (hashes, _) = Self::hash_tree(src, &looked.listing, HashAlgo::Sha256)?;
+        let sha256 = hashes.for_method(method, src)?;
+        Ok(Some((self.source_path(name, method, sha256)?, false)))
+    }
+
     fn source_hash_of(looked: &Looked, src: &Path, method: Method) -> Result<Sha256> {
         match looked.known {
             Some((sha256, _)) => Ok(sha256),
@@ -174,10 +205,10 @@ impl Store {
                 take: false,
             },
         )?;
+        let mut contents = Vec::new();
         let known = self.db().read(|db| {
             // One transaction: SQLite would lock and unlock its file for every question.
             let db = &*db.unchecked_transaction()?;
-            let mut contents = Vec::new();
             for (at, key) in listing.files() {
                 match db::find_stat(db, key)? {
                     Some(hash) => contents.push((at, hash)),
@@ -193,10 +224,21 @@ impl Store {
             listing,
             started_nanos,
             known,
+            contents,
         })
     }
 
-    /// Notes what was learnt by reading; files that changed just now are left out.
+    /// Keeps what is known of the files of a source that was not read. It only explains later: a full disk is no reason to fail.
+    fn note_known(&self, looked: &Looked, path: &StorePath) {
+        if looked.known.is_none() {
+            return;
+        }
+        if let Err(error) = self.note_known_files(path, &looked.listing, &looked.contents) {
+            tracing::debug!(%error, "the files of a source were not noted");
+        }
+    }
+
+    /// Notes what was learnt by reading; files that changed just now are left out of what spares reading them again.
     fn remember(
         &self,
         looked: &Looked,
@@ -204,8 +246,10 @@ impl Store {
         contents: &[(usize, Blake3)],
         sha256: Sha256,
         nar_size: u64,
+        path: &StorePath,
     ) -> Result<()> {
         self.db().write(|db| {
+            Self::put_files(db, path, &looked.listing, contents)?;
             for (at, key) in looked.listing.files() {
                 if key.is_racy(looked.started_nanos) {
                     continue;

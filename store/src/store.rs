@@ -13,6 +13,7 @@ use crate::cas::Cas;
 use crate::db::{self, Db};
 use crate::error::{IoContext, Result, StoreError};
 use crate::remove::{PlainRemover, Remover};
+use crate::rootfs::cache::NodeCache;
 use crate::session::Session;
 use crate::sys;
 use crate::temp::{SweepReport, TempDir};
@@ -66,6 +67,7 @@ pub(crate) struct Inner {
     pub(crate) db: Db,
     pub(crate) cas: Cas,
     pub(crate) session: Mutex<Option<Arc<Session>>>,
+    nodes: NodeCache,
     remover: RwLock<Arc<dyn Remover>>,
     syncer: Syncer,
     swept: AtomicBool,
@@ -80,6 +82,15 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
+    /// Lets everything that `work` asks on this thread be of one moment, and cost less. What is written meanwhile is not seen; no sources
+    /// can be added.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn snapshot<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        self.db().snapshot(work)
+    }
+
     /// Opens a store; makes it when the directory is empty or absent and writing is allowed. One on a read-only mount
     /// is opened for queries, see [`Store::is_read_only`].
     ///
@@ -116,6 +127,7 @@ impl Store {
             read_only,
             db,
             session: Mutex::new(None),
+            nodes: NodeCache::default(),
             remover: RwLock::new(Arc::new(PlainRemover)),
             syncer: Syncer::new(directory),
             swept: AtomicBool::new(false),
@@ -123,6 +135,11 @@ impl Store {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Manifest nodes that were read lately.
+    pub(crate) fn nodes(&self) -> &NodeCache {
+        &self.inner.nodes
     }
 
     /// The physical directory of the store.

@@ -76,6 +76,7 @@ fn caches_and_history_go_too() {
             duration_ms: 1,
             started_secs: 1,
             log: Some(drv.clone()),
+            host: None,
         };
         store.record_traces(&[trace]).unwrap();
         let mut log = store.log_writer(&drv).unwrap();
@@ -95,7 +96,7 @@ fn caches_and_history_go_too() {
     let failed = some_path("failed.drv");
     store.put_drv(&failed, b"x").unwrap();
     drop(store.log_writer(&failed).unwrap());
-    for n in 0..110 {
+    for n in 0..1010 {
         let build = store.journal_begin(&format!("build {n}")).unwrap();
         store.journal_event(build, "{}").unwrap();
         store.journal_end(build, "done").unwrap();
@@ -145,8 +146,8 @@ fn caches_and_history_go_too() {
     ] {
         assert_eq!(store.read_log(drv).unwrap().is_some(), is_there, "{drv}");
     }
-    let builds = store.recent_builds(1000).unwrap();
-    assert_eq!(builds.len(), 100);
+    let builds = store.recent_builds(2000).unwrap();
+    assert_eq!(builds.len(), 1000);
     assert_eq!(builds.last().unwrap().command, "build 10");
     assert_eq!(done.problems, [""; 0]);
     drop(building);

@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
 use sos_store::{
-    GcOptions, NewBuilt, NewEvaluation, OpenOptions, Store, StoreError, Trace, TryLock,
+    Derived, GcOptions, NewBuilt, NewEvaluation, OpenOptions, Store, StoreError, Trace, TryLock,
 };
 use support::{object, open, options, some_path};
 
@@ -249,6 +249,7 @@ fn a_build_that_wrote_nothing_is_found_by_its_name() {
         duration_ms: 1,
         started_secs: 1,
         log: None,
+        host: None,
     };
     store.record_traces(&[trace]).unwrap();
     for name in ["quiet", "quiet-1.0"] {
@@ -305,13 +306,13 @@ fn one_builder_at_a_time_and_it_is_known_who() {
     let store = open(dir.path());
     let drv = some_path("x.drv");
     let lock = store.lock_drv(&drv).unwrap();
-    match open(dir.path()).try_lock_drv(&drv).unwrap() {
+    match open(dir.path()).try_lock_drv(&drv, &drv).unwrap() {
         TryLock::Held(Some(holder)) => assert_eq!(holder.pid, std::process::id()),
         other => panic!("{other:?}"),
     }
     drop(lock);
     assert!(matches!(
-        store.try_lock_drv(&drv).unwrap(),
+        store.try_lock_drv(&drv, &drv).unwrap(),
         TryLock::Acquired(_)
     ));
     assert_eq!(
@@ -396,6 +397,7 @@ fn results_count_while_their_paths_are_valid() {
         duration_ms: 1234,
         started_secs: 5,
         log: Some(drv.clone()),
+        host: None,
     };
     assert_eq!(store.trace(&[7; 32], "out").unwrap(), None);
     store.record_trace(&trace(&first)).unwrap();
@@ -450,6 +452,69 @@ fn the_journal_keeps_order_and_durations_are_few() {
 }
 
 #[test]
+fn a_store_of_before_gets_the_tables_of_the_journal() {
+    let dir = support::tempdir();
+    drop(open(dir.path()));
+    let database = rusqlite::Connection::open(dir.path().join("s/db/sos.sqlite")).unwrap();
+    database
+        .execute_batch(
+            "DROP TABLE step; DROP TABLE seen; DROP TABLE source;
+             ALTER TABLE build DROP COLUMN project; ALTER TABLE build DROP COLUMN host;
+             ALTER TABLE build DROP COLUMN pid; ALTER TABLE build DROP COLUMN start;
+             ALTER TABLE build DROP COLUMN boot; ALTER TABLE build DROP COLUMN summary;
+             INSERT INTO build (started, finished, status, command) VALUES (1, 2, 'done', 'old');
+             PRAGMA user_version = 3;",
+        )
+        .unwrap();
+    drop(database);
+    let drv = some_path("x.drv");
+    let check = |store: &Store| {
+        let build = store.build_record(sos_store::BuildId(1)).unwrap().unwrap();
+        assert_eq!(
+            (build.command.as_str(), build.project.as_str()),
+            ("old", "")
+        );
+        assert!(!build.is_running() && build.summary.is_none());
+        assert!(store.steps_named("x").unwrap().is_empty());
+        assert!(store.first_seen(&drv).unwrap().is_none());
+        assert!(store.source_files(&drv).unwrap().is_none());
+    };
+    // Open for reading it stays as it is.
+    let old = Store::open(OpenOptions {
+        read_only: true,
+        ..options(dir.path())
+    });
+    check(&old.unwrap());
+    let store = open(dir.path());
+    check(&store);
+    let build = store.journal_begin("new").unwrap();
+    let step = sos_store::Step {
+        build,
+        drv: drv.clone(),
+        name: "x".to_owned(),
+        attr: None,
+        status: "built".to_owned(),
+        queued_ms: 1,
+        started_ms: Some(2),
+        finished_ms: Some(3),
+        cause: Some("{}".to_owned()),
+        outputs: None,
+        detail: Some("{\"inputs\":[]}".to_owned()),
+    };
+    store
+        .journal_write(
+            build,
+            &[],
+            std::slice::from_ref(&step),
+            std::slice::from_ref(&drv),
+        )
+        .unwrap();
+    assert_eq!(store.steps_named("x").unwrap(), [step]);
+    assert_eq!(store.first_seen(&drv).unwrap(), Some(build));
+    assert!(store.build_record(build).unwrap().unwrap().is_running());
+}
+
+#[test]
 fn every_error_has_a_code_and_full_disks_say_what_to_do() {
     let full = StoreError::DiskFull { path: "x".into() };
     assert!(full.is_disk_full());
@@ -478,7 +543,9 @@ fn what_was_built_under_a_name_is_found_again() {
             name: "x",
             system: "s",
         };
-        store.record_equal_build([("out", &path)], &built).unwrap();
+        store
+            .record_equal_builds([([("out", &path)], built)])
+            .unwrap();
         drv
     };
     let first = note(0, b"text");
@@ -487,11 +554,11 @@ fn what_was_built_under_a_name_is_found_again() {
     assert!(!found.collected);
     assert_eq!(store.built_as(&found.identity).unwrap(), Some(found));
     assert_eq!(store.drv_output(&first, "out").unwrap(), Some(path.clone()));
-    let newest = (1..100).fold(first.clone(), |_, n| note(n, b"later"));
+    let newest = (1..300).fold(first.clone(), |_, n| note(n, b"later"));
     assert_eq!(store.built_before("x", "s", 1).unwrap()[0].drv, newest);
     assert!(store.built_before("x", "other", 1).unwrap().is_empty());
     // Of many of one name the newest are compared with; what was built is known all the same.
-    assert_eq!(store.built_before("x", "s", 1000).unwrap().len(), 64);
+    assert_eq!(store.built_before("x", "s", 1000).unwrap().len(), 256);
     assert_eq!(store.built(&first).unwrap().unwrap().aterm, None);
     // What a session added it holds until it ends.
     drop(store);
@@ -499,4 +566,39 @@ fn what_was_built_under_a_name_is_found_again() {
     store.gc(GcOptions::default()).unwrap();
     assert!(!store.is_valid(&path).unwrap());
     assert!(store.built(&newest).unwrap().unwrap().collected);
+}
+
+#[test]
+fn what_was_worked_out_of_a_blob_goes_with_it() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let path = object(&store, dir.path(), "kept", "kept text", &[]);
+    store.add_root("kept", &path).unwrap();
+    let value = |key: &[u8], source: &[u8]| Derived {
+        key: Blake3::of(key),
+        source: Blake3::of(source),
+        value: key.to_vec(),
+    };
+    store.put_blob_bytes(b"loose text").unwrap();
+    let values = [
+        value(b"one", b"kept text"),
+        value(b"two", b"loose text"),
+        value(b"three", b"loose text"),
+    ];
+    store.keep_derived(&values).unwrap();
+    let keys: Vec<Blake3> = values.iter().map(|v| v.key).collect();
+    let found = |store: &Store| store.derived(&keys).unwrap();
+    assert_eq!(
+        found(&store),
+        values
+            .iter()
+            .map(|v| Some(v.value.clone()))
+            .collect::<Vec<_>>()
+    );
+    assert!(store.take_blob(&values[1].source).unwrap());
+    assert!(!store.take_blob(&Blake3::of(b"never")).unwrap());
+    drop(store);
+    let store = open(dir.path());
+    store.gc(GcOptions::default()).unwrap();
+    assert_eq!(found(&store), [Some(b"one".to_vec()), None, None]);
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Ratios of sos against real Nix, alternated in one run, medians; prints a table for BENCHMARKS.md.
 #
-#   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [demo|lang|engine]
+#   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [demo|log|steps|lang|engine]
 #
-# First, without a peer: how long the demo takes when there is nothing to do, beside its limit. The inputs of the rest are those of
-# ../shared/bench; without that folder there is no more to measure.
+# First, without a peer: how long the demo takes when there is nothing to do, beside its limit, what a busy log costs, and what a step
+# costs (steps.sh). The inputs of the rest are those of ../shared/bench; without that folder there is no more to measure.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -43,6 +43,20 @@ if [ "$only" = all ] || [ "$only" = demo ]; then
   [ "$only" = all ] || exit 0
 fi
 
+# Ten thousand lines a second, for ten seconds on each display; the limit is 5 %.
+if [ "$only" = all ] || [ "$only" = log ]; then
+  SOS=$sos python3 "$here/tests/bench/log_lines.py"
+  echo
+  [ "$only" = all ] || exit 0
+fi
+
+# Steps do not depend on ../shared/bench either.
+if [ "$only" = all ] || [ "$only" = steps ]; then
+  SOS=$sos bash "$here/tests/bench/steps.sh"
+  echo
+  [ "$only" = all ] || exit 0
+fi
+
 [ -d "$inputs" ] || { echo "skipped: no ../shared/bench"; exit 0; }
 command -v nix-instantiate >/dev/null || { echo "skipped: no nix-instantiate"; exit 0; }
 
@@ -76,6 +90,19 @@ evaluate() {
     awk '{ printf "| %s | %.0f | %.0f | %.2f | %.0f | %.0f | %.2f |\n", $1, $2/1000, $3/1000, $3/$2, $4/1024, $5/1024, $5/$4 }'
 }
 
+# again NAME ARGUMENT..: CPU and wall time of an evaluation that was done before.
+again() {
+  local name=$1 i
+  shift
+  : >"$work/a"
+  # Twice: what was written a moment ago is read once more.
+  "$sos" eval "$@" >/dev/null && "$sos" eval "$@" >/dev/null
+  for ((i = 1; i <= rounds; i++)); do
+    python3 "$here/tests/bench/usage.py" "$sos" eval "$@" >>"$work/a"
+  done
+  echo "$(column 1 "$work/a") $(column 2 "$work/a")" | awk -v n="$name" '{ printf "| %s | %.1f | %.1f |\n", n, $1/1000, $2/1000 }'
+}
+
 echo "commit $(git -C "$here" rev-parse --short HEAD 2>/dev/null || echo unknown), $rounds rounds, $(nproc) cores, $(nix-instantiate --version)"
 echo
 
@@ -92,6 +119,19 @@ if [ "$only" != engine ]; then
     fi
   done
   awk '{ s += log($3 / $2); m += log($5 / $4) } END { printf "| geometric mean | | | %.2f | | | %.2f |\n\n", exp(s / NR), exp(m / NR) }' "$work/lang"
+
+  # Every file of the tree is read by the first evaluation.
+  mkdir "$work/flake"
+  for ((i = 0; i < 2000; i++)); do echo "$i" >"$work/flake/f$i.nix"; done
+  # shellcheck disable=SC2016 # `${..}` is for the evaluator.
+  echo 'builtins.foldl'"'"' (a: i: a + import (./. + "/f${toString i}.nix")) 0 (builtins.genList (i: i) 2000)' >"$work/flake/all.nix"
+  echo '{ outputs = _: { sum = import ./all.nix; }; }' >"$work/flake/flake.nix"
+  sleep 3
+  echo "| second evaluation, 2000 files read | CPU ms | wall ms |"
+  echo "|---|---|---|"
+  again "a file" --file "$work/flake/all.nix"
+  again "a flake" "path:$work/flake#sum"
+  echo
 fi
 
 if [ "$only" != lang ]; then
@@ -108,4 +148,16 @@ if [ "$only" != lang ]; then
   rounds=3
   for i in 1 2 3; do gen --salt "$i.$$" -o "$work/cold$i.nix"; done
   compare "cold, 1000 derivations" "$nix_build $work/cold\$ROUND.nix" "$sos_build $work/cold\$ROUND.nix"
+  # One derivation of 1000 is another one each time, and everything that needs it gets equal inputs. Nix 2.8 stands beside it.
+  rounds=5
+  for i in 0 1 2 3 4 5; do gen --ca --same --input-salt 0 --salt "$i.$$" -o "$work/cut$i.nix"; done
+  bash -c "$nix_build $work/cut0.nix" >/dev/null 2>&1
+  bash -c "$sos_build $work/cut0.nix" >/dev/null 2>&1
+  compare "one changed of 1000, equal output" "$nix_build $work/cut\$ROUND.nix" "$sos_build $work/cut\$ROUND.nix"
+  median <"$work/b" |
+    awk '{ printf "\none changed of 1000, equal output: %.1f ms (limit 150 ms): %s\n", $1 / 1000, $1 < 150000 ? "kept" : "NOT KEPT" }'
+  # Memory of all processes of sos at once, the builders not counted, as often as it can be looked at.
+  gen --salt "memory.$$" -o "$work/memory.nix"
+  python3 "$here/tests/bench/peak.py" $(bash -c "printf '%s\n' $sos_build") "$work/memory.nix" |
+    awk '{ printf "peak memory of a build of 1000: %.1f MiB, the main process alone %.1f MiB (limit 64 MiB): %s\n", $1 / 1024, $2 / 1024, $1 < 65536 ? "kept" : "NOT KEPT" }'
 fi

@@ -45,6 +45,30 @@ fn a_derivation_builds_and_its_log_is_kept() {
 }
 
 #[test]
+fn a_build_has_no_more_memory_than_it_may() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let script = "/bin/busybox dd if=/dev/zero of=/dev/null bs=200M count=1; echo x > $out";
+    w.write("f.nix", &recipe("large", &format!("set -e; {script}"), ""));
+    let build = |limit: &str| {
+        let limit = format!("build.memory-max={limit}");
+        w.sos(["--config", &limit, "build", "--no-link", "f.nix"])
+    };
+    build("\"64M\"").fails(100).says(&["build-failed"]);
+    build("\"64 megabytes\"")
+        .fails(2)
+        .says(&["config-invalid", "`4G`"]);
+    build("\"4G\"").ok();
+    let doctor = w.sos(["doctor"]);
+    assert!(doctor.stdout.contains("`build.memory-max`"), "{doctor:?}");
+    let shown = w
+        .sos(["--config", "build.pids-max=77", "doctor", "config"])
+        .ok();
+    assert!(shown.stdout.contains("77"), "{shown:?}");
+}
+
+#[test]
 fn what_was_built_is_imported_and_read_while_evaluating() {
     let Some(w) = world_with_busybox() else {
         return;

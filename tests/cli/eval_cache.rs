@@ -235,6 +235,41 @@ fn an_object_that_was_collected_is_made_again() {
     assert!(eval(&w, &["--raw", "f.nix"]).1);
 }
 
+#[test]
+fn small_sources_are_in_the_store_when_they_are_needed() {
+    let w = world();
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        w.write(name, name);
+    }
+    // What was just named is read from the store in the same evaluation.
+    w.write(
+        "f.nix",
+        "let all = map (n: \"${./. + \"/${n}\"}\") [ \"a\" \"b\" \"c\" \"d\" \"e\" ];
+         in builtins.concatStringsSep \" \" (all ++ map builtins.readFile all)",
+    );
+    let args = ["--no-eval-cache", "--raw", "f.nix"];
+    let (first, _) = eval(&w, &args);
+    let words: Vec<&str> = first.split(' ').collect();
+    assert_eq!(words[5..], names);
+    for round in ["new", "not changed, but collected"] {
+        for object in &words[..5] {
+            w.sos(["store", "info", object]).ok();
+        }
+        w.sos(["gc"]).ok();
+        w.sos(["store", "info", words[0]]).fails(1);
+        grow_old();
+        assert_eq!(eval(&w, &args).0, first, "{round}");
+        assert_eq!(eval(&w, &args).0, first, "{round}, known");
+    }
+    // An evaluation that fails leaves the store in order, and a file that is gone is an error of its own.
+    w.write("g.nix", "\"${./a}\" + throw \"${./b} no\"");
+    w.sos(["eval", "--no-eval-cache", "g.nix"]).fails(3);
+    std::fs::remove_file(w.project().join("c")).expect("remove");
+    w.sos([&["eval"], &args[..]].concat()).fails(3);
+    w.sos(["store", "check"]).ok();
+}
+
 fn set_executable(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("chmod");

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 
 use super::builds::{recipe, world_with_busybox};
-use crate::support::process::{all_gone, descendants, pid, signal, wait_until};
+use crate::support::process::{all_gone, descendants, wait_until};
 use crate::support::terminal::Terminal;
 use crate::support::tiny::{self, Tiny};
 use crate::support::user::User;
@@ -387,7 +387,7 @@ fn a_conversation_in_a_terminal() {
     t.expect("/build/.sos-run runs it");
     t.expect("$ ");
     assert_ne!(t.modes().local_modes, modes, "keys go through as they are");
-    t.type_in("stty size; tty; echo do$((1))ne\n");
+    t.send(b"stty size; tty; echo do$((1))ne\n");
     let said = t.expect("do1ne\r\n");
     // Its terminal is that of the sandbox, the first and only one there.
     assert!(
@@ -396,27 +396,27 @@ fn a_conversation_in_a_terminal() {
     );
     // The shell reads ahead, so it must have come to the end of what it does before it is told more.
     t.expect("$ ");
-    t.type_in("echo re$((1))ady; cat\n");
+    t.send(b"echo re$((1))ady; cat\n");
     t.expect("re1ady\r\n");
-    t.type_in("an echo\n");
+    t.send(b"an echo\n");
     t.expect("an echo\r\nan echo\r\n");
     // Ctrl-C is for the program that runs inside.
-    t.type_in("\u{3}");
+    t.send(b"\x03");
     t.expect("$ ");
-    t.type_in("echo $?; echo al$((3))ive\n");
+    t.send(b"echo $?; echo al$((3))ive\n");
     let said = t.expect("al3ive");
     assert!(said.contains("130\r\n"), "{said}");
     // A program in the foreground is told that the window has changed.
     t.expect("$ ");
     let waits = "trap \"stty size; exit\" WINCH; echo re$((2))ady; while :; do sleep 0.1; done";
-    t.type_in(&format!("/bin/busybox sh -c '{waits}'\n"));
+    t.send(format!("/bin/busybox sh -c '{waits}'\n").as_bytes());
     t.expect("re2ady\r\n");
     t.resize(20, 70);
     t.expect("20 70\r\n");
     t.expect("$ ");
-    t.type_in("sleep 300 & exit 9\n");
-    let family = descendants(pid(t.child()));
-    let (code, after) = t.end();
+    t.send(b"sleep 300 & exit 9\n");
+    let family = descendants(t.pid());
+    let (code, after) = (t.finish(), t.modes());
     assert_eq!(code, 9);
     assert_eq!(after.local_modes, modes, "the terminal is as it was");
     all_gone(&family, w.root());
@@ -440,9 +440,9 @@ fn a_command_in_a_terminal_has_one() {
     };
     let said = t.expect("11 44\r\n");
     assert_eq!(said, "11 44\r\n", "nothing else is said");
-    t.type_in("it\n");
+    t.send(b"it\n");
     t.expect("got it\r\n");
-    assert_eq!(t.end().0, 4);
+    assert_eq!(t.finish(), 4);
 }
 
 /// Ends a shell from outside once it runs.
@@ -456,11 +456,11 @@ fn ended(by: Signal, code: i32) {
     };
     let modes = t.modes().local_modes;
     t.expect("$ ");
-    t.type_in("sleep 400 & sleep 500\n");
-    wait_until("the programs", || descendants(pid(t.child())).len() >= 5);
-    let family = descendants(pid(t.child()));
-    signal(t.child(), by);
-    let (ended, after) = t.end();
+    t.send(b"sleep 400 & sleep 500\n");
+    wait_until("the programs", || descendants(t.pid()).len() >= 5);
+    let family = descendants(t.pid());
+    t.signal(by);
+    let (ended, after) = (t.finish(), t.modes());
     assert_eq!(ended, code);
     if by != Signal::KILL {
         assert_eq!(after.local_modes, modes, "the terminal is as it was");

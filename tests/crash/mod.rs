@@ -2,6 +2,7 @@
 
 mod graph;
 mod rootfs;
+mod steps;
 
 use std::process::Child;
 use std::time::{Duration, Instant};

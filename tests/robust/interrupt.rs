@@ -5,7 +5,9 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::{job, world_with_busybox};
-use crate::support::process::{all_gone, descendants, pid, signal, wait_until};
+use crate::support::process::{
+    Process, all_gone, descendants, none_uses, pending, pid, signal, wait_until,
+};
 use crate::support::{finish, left_nothing, start};
 
 /// Interrupts a build once its builder runs.
@@ -82,4 +84,112 @@ fn what_was_built_before_ctrl_c_is_kept() {
     w.sos(["build", "--no-link", "f.nix#first"])
         .ok()
         .says(&["built 0"]);
+}
+
+/// Stops every process below the launcher, so that a run cannot end when it is asked to.
+fn freeze(family: &[Process], launcher: &Process) {
+    for process in family.iter().filter(|p| *p != launcher) {
+        process.signal(Signal::STOP);
+    }
+}
+
+#[test]
+fn the_second_signal_ends_at_once() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("f.nix", &job("endless", "/bin/busybox sleep 500"));
+    let child = start(w.command().args(["build", "--no-link", "f.nix"]));
+    // The launcher, the first process of the run, `sleep`.
+    wait_until("the builder", || descendants(pid(&child)).len() >= 3);
+    let family = descendants(pid(&child));
+    let launcher = family
+        .iter()
+        .find(|p| p.is_child_of(pid(&child)))
+        .expect("a launcher");
+    freeze(&family, launcher);
+    signal(&child, Signal::INT);
+    wait_until("the first signal", || pending(pid(&child)) == 0);
+    signal(&child, Signal::TERM);
+    let run = finish(child, Duration::from_secs(60)).fails(143);
+    // The first one alone would wait for the run, which cannot end, and then kill it and tell what was built.
+    assert!(!run.stderr.contains("built 0"), "{}", run.stderr);
+    all_gone(&family, w.root());
+    w.write("f.nix", &job("endless", "echo x > $out"));
+    w.sos(["build", "--no-link", "f.nix"]).ok();
+}
+
+#[test]
+fn a_launcher_that_is_killed_takes_its_runs_along_and_is_replaced() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let first = job("first", "/bin/busybox sleep 500");
+    let second = job("second", "echo x > $out");
+    w.write("f.nix", &format!("[ ({first}) ({second}) ]"));
+    let child = start(
+        w.command()
+            .args(["build", "--no-link", "-k", "-j", "1", "f.nix"]),
+    );
+    wait_until("the builder", || descendants(pid(&child)).len() >= 3);
+    let family = descendants(pid(&child));
+    let launcher = family
+        .iter()
+        .find(|p| p.is_child_of(pid(&child)))
+        .expect("a launcher");
+    launcher.signal(Signal::KILL);
+    let run = finish(child, Duration::from_secs(60));
+    all_gone(&family, w.root());
+    assert_ne!(run.code, 0, "{}", run.stderr);
+    assert!(run.stderr.contains("built 1"), "{}", run.stderr);
+    left_nothing(&w, "first");
+}
+
+#[test]
+fn a_failing_build_leaves_no_process_and_no_mount() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let before = mounts();
+    w.write(
+        "f.nix",
+        &job(
+            "failing",
+            "(trap \"\" TERM HUP INT; while :; do /bin/busybox sleep 1; done) & /bin/busybox setsid /bin/busybox sleep 500 & echo $$ > /tmp/x; exit 3",
+        ),
+    );
+    let child = start(w.command().args(["build", "--no-link", "f.nix"]));
+    finish(child, Duration::from_secs(60))
+        .fails(100)
+        .says(&["error[build-failed]"]);
+    // At once: what a run leaves is gone before it is over.
+    none_uses(w.root());
+    assert_eq!(mounts(), before);
+    left_nothing(&w, "failing");
+}
+
+#[test]
+fn a_killed_run_leaves_no_process_and_no_mount() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let before = mounts();
+    w.write(
+        "f.nix",
+        &job("endless", "(trap \"\" TERM HUP INT; while :; do /bin/busybox sleep 1; done) & /bin/busybox sleep 500"),
+    );
+    let child = start(w.command().args(["build", "--no-link", "f.nix"]));
+    wait_until("the builder", || descendants(pid(&child)).len() >= 5);
+    let family = descendants(pid(&child));
+    signal(&child, Signal::KILL);
+    finish(child, Duration::from_secs(60));
+    all_gone(&family, w.root());
+    assert_eq!(mounts(), before);
+    w.write("f.nix", &job("endless", "echo x > $out"));
+    w.sos(["build", "--no-link", "f.nix"]).ok();
+}
+
+/// The mounts of this machine, as this process sees them.
+fn mounts() -> String {
+    std::fs::read_to_string("/proc/self/mountinfo").expect("mounts")
 }

@@ -2,7 +2,9 @@
 
 mod disk;
 mod interrupt;
+mod limits;
 mod namespaces;
+mod steps;
 mod together;
 
 use std::path::Path;

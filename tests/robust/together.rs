@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{job, world_with_busybox};
-use crate::support::{finish, start, store_is_clean};
+use crate::support::process::{pid, wait_until};
+use crate::support::{finish, peer, start, start_to, store_is_clean};
 
 /// Five builds in a row and five beside each other, each slow enough to be met.
 fn graph() -> String {
@@ -72,4 +73,62 @@ fn a_collection_beside_a_build_takes_nothing_away() {
     let run = finish(build, Duration::from_secs(120)).ok();
     assert_eq!(run.stdout.lines().count(), 5);
     store_is_clean(&w);
+}
+
+#[test]
+fn whoever_waits_sees_who_builds_and_what_it_says() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    // It ends when the other one has shown what it says.
+    let gate = w.root().join("gate");
+    std::fs::create_dir(&gate).expect("a directory");
+    let shown = format!(
+        "build.sandbox-paths=[\"/bin/busybox={}\", \"/gate={}\"]",
+        peer("busybox").expect("busybox").display(),
+        gate.display()
+    );
+    w.write(
+        "f.nix",
+        &job("slow", "echo line one; echo line two; while ! [ -e /gate/open ]; do /bin/busybox sleep 0.05; done; echo x > $out"),
+    );
+    let args = [
+        "build",
+        "--no-link",
+        "--progress",
+        "json",
+        "--config",
+        &shown,
+        "f.nix",
+    ];
+    let builds = start(w.command().args(args));
+    wait_until("the builder", || {
+        w.sos(["log", "f.nix"]).stdout.contains("line two")
+    });
+    let mut command = w.command();
+    let events = std::fs::File::create(w.root().join("events")).expect("a file");
+    let waits = start_to(command.args(args), events);
+    let events = || std::fs::read_to_string(w.root().join("events")).expect("events");
+    wait_until("the lines of the other", || events().contains("line two"));
+    std::fs::write(gate.join("open"), "").expect("a file");
+    let holder = pid(&builds).as_raw_nonzero().get();
+    finish(builds, Duration::from_secs(60)).ok();
+    finish(waits, Duration::from_secs(60)).ok();
+    let events: Vec<serde_json::Value> = events()
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    let of = |kind: &str| -> Vec<&serde_json::Value> {
+        events.iter().filter(|e| e["type"] == kind).collect()
+    };
+    let waiting = of("build.waiting");
+    assert_eq!(waiting[0]["pid"], holder, "{waiting:?}");
+    let command = waiting[0]["command"].as_str().expect("a command");
+    assert!(command.starts_with("sos build --no-link"), "{command}");
+    let lines: Vec<&str> = of("build.log")
+        .iter()
+        .filter_map(|e| e["line"].as_str())
+        .collect();
+    assert_eq!(lines, ["line one", "line two"]);
+    assert_eq!(of("summary")[0]["built"], 0, "{events:?}");
 }

@@ -5,6 +5,8 @@
 pub(crate) mod archive;
 pub(crate) mod process;
 pub(crate) mod server;
+
+pub(crate) mod steps;
 pub(crate) mod terminal;
 pub(crate) mod tiny;
 pub(crate) mod user;
@@ -251,9 +253,14 @@ pub(crate) fn run(command: &mut Command) -> Run {
 
 /// Starts a command with its output kept for [`finish`].
 pub(crate) fn start(command: &mut Command) -> Child {
+    start_to(command, Stdio::piped())
+}
+
+/// The same with a standard output of its own.
+pub(crate) fn start_to(command: &mut Command, stdout: impl Into<Stdio>) -> Child {
     command
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(stdout)
         .stderr(Stdio::piped());
     command
         .spawn()

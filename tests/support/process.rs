@@ -20,6 +20,40 @@ pub(crate) struct Process {
     name: String,
 }
 
+impl Process {
+    /// Whether it was started by that one.
+    pub(crate) fn is_child_of(&self, parent: Pid) -> bool {
+        self.parent == parent.as_raw_nonzero().get()
+    }
+
+    /// Sends it a signal; it may be gone already.
+    pub(crate) fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.pid) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+/// Signals that a process has been sent and not taken yet, as a mask.
+pub(crate) fn pending(of: Pid) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", of.as_raw_nonzero()));
+    let status = status.expect("a process");
+    let masks = status.lines().filter_map(|line| {
+        let (key, mask) = line.split_once(':')?;
+        matches!(key, "ShdPnd" | "SigPnd").then(|| u64::from_str_radix(mask.trim(), 16))
+    });
+    masks
+        .map(|mask| mask.expect("a mask"))
+        .fold(0, |all, one| all | one)
+}
+
+/// Fails if a process uses files of `dir`.
+#[track_caller]
+pub(crate) fn none_uses(dir: &Path) {
+    let users = using(dir);
+    assert!(users.is_empty(), "processes survive: {users:?}");
+}
+
 /// The number of a child as the kernel calls take it.
 pub(crate) fn pid(child: &Child) -> Pid {
     Pid::from_child(child)

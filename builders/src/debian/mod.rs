@@ -1,7 +1,7 @@
 //! Debian archives: verified indexes, a resolver that chooses as apt does, locks, and unpacking.
 
 mod archive;
-mod codec;
+pub(crate) mod codec;
 mod local;
 mod order;
 mod resolve;

@@ -4,7 +4,7 @@
 //! whether the network may be used at all. Three faces look at it: the builders `builtin:fetch` and Nix's
 //! `builtin:fetchurl`, and the blocking [`Download`] that locking uses.
 
-mod archive;
+pub(crate) mod archive;
 mod builder;
 mod download;
 mod failure;

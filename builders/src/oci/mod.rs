@@ -12,6 +12,7 @@ mod layer;
 mod layout;
 mod names;
 mod placed;
+mod read;
 
 #[cfg(test)]
 mod tests;
@@ -19,3 +20,4 @@ mod tests;
 pub use compress::Compression;
 pub use layer::OciLayerBuilder;
 pub use layout::OciBuilder;
+pub use read::{Image, is_layout, read};

@@ -3,29 +3,39 @@
 mod json;
 mod model;
 mod plain;
+mod rows;
 mod tty;
+mod work;
 
+use std::iter;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sos_engine::EventRecord;
+use sos_engine::{Event, EventRecord};
+use sos_formats::diagnostic::Diagnostic;
 
 use crate::args::ProgressMode;
-use crate::render::diagnostic::Style;
+use crate::render::diagnostic::{self, Style};
 use crate::render::terminal::Terminal;
 
 /// Between two frames of the live region.
 const FRAME: Duration = Duration::from_millis(100);
+/// After lines of builds a display waits a moment, so that it takes the next ones together and not each for itself.
+const MOMENT: Duration = Duration::from_millis(5);
+/// Events that are taken at once.
+const TAKEN_MAX: usize = 8192;
 
 /// A way to show events.
 trait Sink: Send {
-    /// Takes one event.
-    fn event(&mut self, record: &EventRecord);
-    /// Called about ten times a second, and once more at the end.
-    fn tick(&mut self);
+    /// Takes one event that came `now`, as time since the run began.
+    fn event(&mut self, record: EventRecord, now: Duration);
+    /// Called when everything that there was has been taken.
+    fn flush(&mut self) {}
+    /// Called about ten times a second.
+    fn frame(&mut self, _now: Duration) {}
     /// Called when the stream has ended.
-    fn finish(&mut self);
+    fn finish(&mut self, now: Duration);
 }
 
 /// What the displays are told.
@@ -39,6 +49,13 @@ pub(crate) struct Options {
     pub(crate) logs: bool,
 }
 
+impl Options {
+    /// The text of a problem.
+    fn problem(&self, diagnostic: &Diagnostic) -> String {
+        diagnostic::shown(diagnostic, self.style, self.terminal.github)
+    }
+}
+
 /// A running display.
 pub(crate) struct Display {
     thread: Option<JoinHandle<()>>,
@@ -48,34 +65,52 @@ pub(crate) struct Display {
 pub(crate) fn spawn(receiver: Receiver<EventRecord>, options: Options) -> Display {
     let mut sink: Box<dyn Sink> = match options.terminal.progress {
         ProgressMode::Tty => Box::new(tty::Tty::new(options)),
-        ProgressMode::Json => Box::new(json::Json),
+        ProgressMode::Json => Box::new(json::Json::default()),
         ProgressMode::None => Box::new(Quiet(options)),
         ProgressMode::Plain | ProgressMode::Auto => Box::new(plain::Plain::new(options)),
     };
-    let run = move || {
-        loop {
-            match receiver.recv_timeout(FRAME) {
-                Ok(record) => {
-                    sink.event(&record);
-                    // A burst is taken whole before the next frame is drawn.
-                    for record in receiver.try_iter() {
-                        sink.event(&record);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            sink.tick();
-        }
-        sink.tick();
-        sink.finish();
-    };
+    let run = move || show(&receiver, sink.as_mut());
     Display {
         thread: std::thread::Builder::new()
             .name("display".into())
             .spawn(run)
             .ok(),
     }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "elapsed time is shown to a person"
+)]
+fn show(receiver: &Receiver<EventRecord>, sink: &mut dyn Sink) {
+    let start = Instant::now();
+    let mut next = FRAME;
+    loop {
+        let wait = next.saturating_sub(start.elapsed());
+        let mut lines = false;
+        match receiver.recv_timeout(wait) {
+            Ok(record) => {
+                let now = start.elapsed();
+                for record in iter::once(record).chain(receiver.try_iter().take(TAKEN_MAX)) {
+                    lines |= matches!(record.event, Event::BuildLog { .. });
+                    sink.event(record, now);
+                }
+                sink.flush();
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        let now = start.elapsed();
+        if now >= next {
+            sink.frame(now);
+            sink.flush();
+            next = start.elapsed() + FRAME;
+        }
+        if lines {
+            std::thread::sleep(MOMENT);
+        }
+    }
+    sink.finish(start.elapsed());
 }
 
 impl Display {
@@ -92,13 +127,11 @@ impl Display {
 struct Quiet(Options);
 
 impl Sink for Quiet {
-    fn event(&mut self, record: &EventRecord) {
-        if let sos_engine::Event::Diagnostic { diagnostic } = &record.event {
-            crate::render::output::message(
-                crate::render::diagnostic::render(diagnostic, self.0.style).trim_end(),
-            );
+    fn event(&mut self, record: EventRecord, _now: Duration) {
+        if let Event::Diagnostic { diagnostic } = &record.event {
+            crate::render::output::message(self.0.problem(diagnostic).trim_end());
         }
     }
-    fn tick(&mut self) {}
-    fn finish(&mut self) {}
+
+    fn finish(&mut self, _now: Duration) {}
 }

@@ -1,11 +1,15 @@
-//! What is known about a run from its events, and the lines that say it.
+//! What is known about a run from its events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use sos_engine::{Causes, Event, Status, Text};
 
+use super::work::{Left, Work};
 use crate::render::size;
+
+/// The time over which the speed of downloads is measured.
+const SPEED_OVER: Duration = Duration::from_secs(3);
 
 /// One build or fetch that runs.
 #[derive(Debug, Clone)]
@@ -21,14 +25,6 @@ pub(super) struct Running {
     pub(super) total: u64,
 }
 
-/// Something that has not begun.
-#[derive(Debug, Default)]
-struct Waiting {
-    name: String,
-    /// How many others must end before.
-    needs: usize,
-}
-
 /// The state of a run. Times are durations since the run began, so that tests need no clock.
 #[derive(Debug, Default)]
 pub(super) struct Model {
@@ -39,103 +35,87 @@ pub(super) struct Model {
     pub(super) fetched_bytes: u64,
     pub(super) cached: usize,
     pub(super) failed: usize,
-    pub(super) eta_ms: Option<u64>,
     /// By path of the derivation.
-    pub(super) running: BTreeMap<String, Running>,
-    /// What waits, by path of the derivation.
-    waiting: BTreeMap<Text, Waiting>,
-    /// Who waits for a derivation.
-    needed_by: BTreeMap<Text, Vec<Text>>,
+    pub(super) running: BTreeMap<Text, Running>,
+    /// What is left to do.
+    pub(super) work: Work,
+    /// Bytes that came lately, and when.
+    came: VecDeque<(Duration, u64)>,
 }
 
 impl Model {
     /// Takes an event in and gives back the line that a scrolling display shows for it, if any.
-    pub(super) fn apply(&mut self, event: &Event, now: Duration) -> Option<Line> {
+    pub(super) fn apply(&mut self, event: Event, now: Duration) -> Option<Line> {
         match event {
             Event::Plan {
                 build,
                 fetch,
                 cached,
-                eta_ms,
+                jobs,
+                ..
             } => {
-                (self.to_build, self.to_fetch, self.cached, self.eta_ms) =
-                    (*build, *fetch, *cached, *eta_ms);
-                None
+                (self.to_build, self.to_fetch, self.cached) = (build, fetch, cached);
+                self.work.jobs(jobs);
             }
             Event::BuildQueued {
-                drv, name, needs, ..
-            } => {
-                self.waiting.insert(
-                    drv.clone(),
-                    Waiting {
-                        name: name.as_str().to_owned(),
-                        needs: needs.len(),
-                    },
-                );
-                for need in needs {
-                    self.needed_by
-                        .entry(need.clone())
-                        .or_default()
-                        .push(drv.clone());
-                }
-                None
-            }
+                drv,
+                name,
+                needs,
+                expected_ms,
+            } => self.work.queue(&drv, &name, &needs, expected_ms),
             Event::BuildStarted {
                 drv,
                 name,
                 cause,
                 expected_ms,
                 ..
-            } => {
-                self.waiting.remove(drv);
-                self.start(drv, name, false, cause, *expected_ms, now);
-                None
-            }
+            } => self.start(drv, &name, false, cause, expected_ms, now),
             Event::FetchStarted { drv, name, cause } => {
-                self.waiting.remove(drv);
-                self.start(drv, name, true, cause, None, now);
-                None
+                self.start(drv, &name, true, cause, None, now);
             }
             Event::BuildPhase { drv, phase, .. } => {
-                if let Some(r) = self.running.get_mut(drv.as_str()) {
-                    r.phase.clone_from(phase);
+                if let Some(r) = self.running.get_mut(&drv) {
+                    r.phase = phase;
                 }
-                None
             }
             Event::BuildProgress {
                 drv, done, total, ..
+            } => {
+                if let Some(r) = self.running.get_mut(&drv) {
+                    (r.done, r.total) = (done, total);
+                }
             }
-            | Event::FetchProgress {
+            Event::FetchProgress {
                 drv, done, total, ..
             } => {
-                if let Some(r) = self.running.get_mut(drv.as_str()) {
-                    (r.done, r.total) = (*done, *total);
+                if let Some(r) = self.running.get_mut(&drv) {
+                    // A download that begins again has brought nothing by that.
+                    self.came.push_back((now, done.saturating_sub(r.done)));
+                    (r.done, r.total) = (done, total);
                 }
-                None
             }
             Event::BuildLog { drv, name, line } => {
-                if let Some(r) = self.running.get_mut(drv.as_str()) {
-                    r.line.clone_from(line);
+                if let Some(r) = self.running.get_mut(&drv) {
+                    r.line.clone_from(&line);
                 }
-                Some(Line::Log {
-                    name: name.as_str().to_owned(),
-                    line: line.clone(),
-                })
+                return Some(Line::Log { name, line });
             }
-            Event::BuildWaiting { name, pid, .. } => Some(Line::Waiting {
-                name: name.as_str().to_owned(),
-                pid: *pid,
-            }),
+            Event::BuildWaiting {
+                name, pid, command, ..
+            } => {
+                return Some(Line::Waiting {
+                    name: name.to_string(),
+                    pid,
+                    command: command.map(|text| text.to_string()),
+                });
+            }
             Event::BuildFinished {
                 drv,
                 name,
                 status,
                 duration_ms,
                 ..
-            } => {
-                self.over(drv, *status);
-                self.finished(drv.as_str(), name.as_str(), *status, *duration_ms, 0, false)
-            }
+            } => return self.finished(&drv, &name, status, duration_ms, 0, false),
             Event::FetchFinished {
                 drv,
                 name,
@@ -143,17 +123,7 @@ impl Model {
                 duration_ms,
                 bytes,
                 ..
-            } => {
-                self.over(drv, *status);
-                self.finished(
-                    drv.as_str(),
-                    name.as_str(),
-                    *status,
-                    *duration_ms,
-                    *bytes,
-                    true,
-                )
-            }
+            } => return self.finished(&drv, &name, status, duration_ms, bytes, true),
             Event::Summary {
                 built,
                 fetched,
@@ -163,34 +133,38 @@ impl Model {
                 skipped,
                 elapsed_ms,
                 ..
-            } => Some(Line::Summary(summary(
-                *built,
-                *fetched,
-                *fetched_bytes,
-                *cached,
-                *failed,
-                *skipped,
-                Duration::from_millis(*elapsed_ms),
-            ))),
-            _ => None,
+            } => {
+                return Some(Line::Summary(summary(
+                    built,
+                    fetched,
+                    fetched_bytes,
+                    cached,
+                    failed,
+                    skipped,
+                    Duration::from_millis(elapsed_ms),
+                )));
+            }
+            _ => {}
         }
+        None
     }
 
     fn start(
         &mut self,
-        drv: &Text,
+        drv: Text,
         name: &Text,
         fetch: bool,
-        cause: &Causes,
+        cause: Causes,
         expected_ms: Option<u64>,
         now: Duration,
     ) {
+        self.work.start(&drv, now);
         self.running.insert(
-            drv.to_string(),
+            drv,
             Running {
                 name: name.to_string(),
                 fetch,
-                cause: cause.clone(),
+                cause,
                 started: now,
                 expected_ms,
                 phase: String::new(),
@@ -203,15 +177,17 @@ impl Model {
 
     fn finished(
         &mut self,
-        drv: &str,
-        name: &str,
+        drv: &Text,
+        name: &Text,
         status: Status,
         ms: u64,
         bytes: u64,
         fetch: bool,
     ) -> Option<Line> {
         let cause = self.running.remove(drv).map(|running| running.cause);
-        let took = Duration::from_millis(ms);
+        let well = matches!(status, Status::Built | Status::Fetched | Status::Cached);
+        let ran = matches!(status, Status::Built | Status::Fetched);
+        self.work.end(drv, well, ran.then_some(ms));
         match status {
             Status::Built | Status::Fetched if fetch => {
                 self.fetched += 1;
@@ -220,58 +196,27 @@ impl Model {
             Status::Built | Status::Fetched => self.built += 1,
             Status::Cached => {
                 self.cached += 1;
+                let planned = if fetch {
+                    &mut self.to_fetch
+                } else {
+                    &mut self.to_build
+                };
+                *planned = planned.saturating_sub(1);
                 return None;
             }
             Status::Failed => self.failed += 1,
             Status::Cancelled | Status::Skipped => return None,
         }
         Some(Line::Finished {
-            name: name.to_owned(),
+            name: name.to_string(),
             fetch,
             failed: status == Status::Failed,
             cause: cause.map(|cause| cause.to_string()),
-            took,
+            took: Duration::from_millis(ms),
             bytes,
             done: self.done(),
             total: self.total(),
         })
-    }
-
-    /// Notes that something has ended: what waited for it waits for one less.
-    fn over(&mut self, drv: &Text, status: Status) {
-        self.waiting.remove(drv);
-        if matches!(status, Status::Failed | Status::Cancelled | Status::Skipped) {
-            // What waits for it goes on waiting, and is never started.
-            return;
-        }
-        for waiter in self.needed_by.remove(drv).unwrap_or_default() {
-            if let Some(waiting) = self.waiting.get_mut(&waiter) {
-                waiting.needs = waiting.needs.saturating_sub(1);
-            }
-        }
-    }
-
-    /// The line below the live region: `next: image waits for 3 · rootfs waits for 1 · 38 more`; none when nothing waits.
-    pub(super) fn next(&self, dot: &str) -> Option<String> {
-        /// Names on the line.
-        const SHOWN: usize = 2;
-        let mut first: Vec<&Waiting> = self.waiting.values().collect();
-        first.sort_by(|a, b| (a.needs, &a.name).cmp(&(b.needs, &b.name)));
-        if first.is_empty() {
-            return None;
-        }
-        let mut parts: Vec<String> = first
-            .iter()
-            .take(SHOWN)
-            .map(|waiting| match waiting.needs {
-                0 => format!("{} waits for a slot", waiting.name),
-                needs => format!("{} waits for {needs}", waiting.name),
-            })
-            .collect();
-        if first.len() > SHOWN {
-            parts.push(format!("{} more", first.len() - SHOWN));
-        }
-        Some(format!("next: {}", parts.join(dot)))
     }
 
     /// Builds and fetches that have ended.
@@ -284,28 +229,24 @@ impl Model {
         (self.to_build + self.to_fetch).max(self.done() + self.running.len())
     }
 
-    /// The line above the live region: `14/87 built · 204 cached · 3 fetching · 0 failed   3m 41s`.
-    pub(super) fn headline(&self, now: Duration, dot: &str) -> String {
-        let fetching = self.running.values().filter(|r| r.fetch).count();
-        let mut parts = vec![format!("{}/{} done", self.done(), self.total())];
-        if self.cached > 0 {
-            parts.push(format!("{} cached", self.cached));
-        }
-        if fetching > 0 {
-            parts.push(format!("{fetching} fetching"));
-        }
-        if self.failed > 0 {
-            parts.push(format!("{} failed", self.failed));
-        }
-        let mut line = format!("{}   {}", parts.join(dot), size::duration(now));
-        if let Some(left) = self
-            .eta_ms
-            .map(Duration::from_millis)
-            .and_then(|eta| eta.checked_sub(now))
+    /// Bytes a second that downloads brought lately; none when nothing came.
+    pub(super) fn speed(&mut self, now: Duration) -> Option<u64> {
+        while self
+            .came
+            .front()
+            .is_some_and(|(when, _)| now.saturating_sub(*when) > SPEED_OVER)
         {
-            line.push_str(&format!("{dot}about {} left", size::duration(left)));
+            self.came.pop_front();
         }
-        line
+        let bytes: u64 = self.came.iter().map(|(_, bytes)| bytes).sum();
+        let over = SPEED_OVER.min(now).as_millis().max(1);
+        let speed = u128::from(bytes) * 1000 / over;
+        (bytes > 0).then(|| u64::try_from(speed).unwrap_or(u64::MAX))
+    }
+
+    /// How long is left.
+    pub(super) fn left(&mut self, now: Duration) -> Left {
+        self.work.left(now)
     }
 }
 
@@ -325,9 +266,13 @@ pub(super) enum Line {
         total: usize,
     },
     /// Another process builds what this one needs.
-    Waiting { name: String, pid: Option<u32> },
+    Waiting {
+        name: String,
+        pid: Option<u32>,
+        command: Option<String>,
+    },
     /// A line that a build wrote.
-    Log { name: String, line: String },
+    Log { name: Text, line: String },
     /// The end.
     Summary(String),
 }
@@ -362,41 +307,55 @@ mod tests {
 
     use super::*;
 
+    const fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    fn finished(drv: &str, fetch: bool, status: Status) -> Event {
+        let (drv, name, outputs) = (drv.into(), drv.into(), BTreeMap::new());
+        if fetch {
+            Event::FetchFinished {
+                drv,
+                name,
+                status,
+                duration_ms: 5,
+                bytes: 2048,
+                outputs,
+            }
+        } else {
+            Event::BuildFinished {
+                drv,
+                name,
+                status,
+                duration_ms: 5,
+                outputs,
+            }
+        }
+    }
+
     #[test]
     fn counts_follow_the_events() {
         let mut m = Model::default();
         m.apply(
-            &Event::Plan {
+            Event::Plan {
                 build: 2,
                 fetch: 1,
                 cached: 7,
                 eta_ms: None,
+                jobs: 1,
             },
-            Duration::ZERO,
+            secs(0),
         );
         m.apply(
-            &Event::FetchStarted {
+            Event::FetchStarted {
                 drv: "f".into(),
-                name: "src".into(),
+                name: "f".into(),
                 cause: Cause::NeverBuilt.into(),
             },
-            Duration::ZERO,
+            secs(0),
         );
-        assert_eq!(
-            m.headline(Duration::from_secs(1), " · "),
-            "0/3 done · 7 cached · 1 fetching   1.0s"
-        );
-        let line = m.apply(
-            &Event::FetchFinished {
-                drv: "f".into(),
-                name: "src".into(),
-                status: Status::Fetched,
-                duration_ms: 5,
-                bytes: 2048,
-                outputs: BTreeMap::new(),
-            },
-            Duration::from_secs(1),
-        );
+        assert_eq!((m.done(), m.total(), m.cached), (0, 3, 7));
+        let line = m.apply(finished("f", true, Status::Fetched), secs(1));
         assert!(matches!(
             line,
             Some(Line::Finished {
@@ -407,74 +366,45 @@ mod tests {
                 ..
             })
         ));
-        let line = m.apply(
-            &Event::BuildFinished {
-                drv: "b".into(),
-                name: "x".into(),
-                status: Status::Cached,
-                duration_ms: 0,
-                outputs: BTreeMap::new(),
-            },
-            Duration::from_secs(1),
-        );
-        assert_eq!((line, m.cached), (None, 8));
+        // What turns out to be there is not built any more.
+        let line = m.apply(finished("b", false, Status::Cached), secs(1));
+        assert_eq!((line, m.cached, m.total()), (None, 8, 2));
+        m.apply(finished("c", false, Status::Failed), secs(1));
+        assert_eq!((m.done(), m.failed), (2, 1));
     }
 
     #[test]
-    fn what_comes_next_is_what_waits_for_least() {
+    fn speed_is_that_of_the_last_seconds() {
         let mut m = Model::default();
-        for (drv, needs) in [
-            ("a", &[][..]),
-            ("b", &["a"]),
-            ("c", &["a", "b"]),
-            ("d", &["c"]),
-        ] {
-            m.apply(
-                &Event::BuildQueued {
-                    drv: drv.into(),
-                    name: drv.into(),
-                    needs: needs.iter().map(|n| (*n).into()).collect(),
-                    expected_ms: None,
-                },
-                Duration::ZERO,
-            );
-        }
-        let started = |drv: &str| Event::BuildStarted {
-            drv: drv.into(),
-            name: drv.into(),
-            builder: "sandbox".into(),
-            cause: Cause::NeverBuilt.into(),
-            expected_ms: None,
-        };
-        m.apply(&started("a"), Duration::ZERO);
-        assert_eq!(
-            m.next(" · ").as_deref(),
-            Some("next: b waits for 1 · d waits for 1 · 1 more")
-        );
         m.apply(
-            &Event::BuildFinished {
-                drv: "a".into(),
-                name: "a".into(),
-                status: Status::Built,
-                duration_ms: 1,
-                outputs: BTreeMap::new(),
+            Event::FetchStarted {
+                drv: "f".into(),
+                name: "f".into(),
+                cause: Cause::NeverBuilt.into(),
             },
-            Duration::ZERO,
+            secs(10),
         );
-        assert_eq!(
-            m.next(" · ").as_deref(),
-            Some("next: b waits for a slot · c waits for 1 · 1 more")
-        );
-        for drv in ["b", "c", "d"] {
-            m.apply(&started(drv), Duration::ZERO);
-        }
-        assert_eq!(m.next(" · "), None);
+        let came = |done| Event::FetchProgress {
+            drv: "f".into(),
+            name: "f".into(),
+            done,
+            total: 9000,
+        };
+        assert_eq!(m.speed(secs(10)), None);
+        m.apply(came(1500), secs(11));
+        m.apply(came(3000), secs(12));
+        assert_eq!(m.speed(secs(12)), Some(1000));
+        // It began anew, from another mirror.
+        m.apply(came(600), secs(14));
+        m.apply(came(1200), secs(15));
+        assert_eq!(m.speed(secs(15)), Some(700));
+        assert_eq!(m.speed(secs(30)), None);
     }
 
     #[test]
     fn the_summary_leaves_out_what_did_not_happen() {
         assert_eq!(
-            summary(14, 3, 43_000_000, 204, 1, 0, Duration::from_secs(725)),
+            summary(14, 3, 43_000_000, 204, 1, 0, secs(725)),
             "built 14, fetched 3 (41.0 MiB), cached 204, failed 1 in 12m 5s"
         );
         assert_eq!(

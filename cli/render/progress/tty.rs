@@ -1,50 +1,35 @@
 //! A live region at the foot of the terminal; what has ended scrolls away above it.
 
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sos_engine::{Event, EventRecord};
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::model::{Line, Model, Running};
+use super::model::{Line, Model};
 use super::plain::text;
+use super::rows::{NAME_COLUMNS, Window, rows};
 use super::{Options, Sink};
-use crate::render::text::printable;
-use crate::render::{diagnostic, output, size};
-
-/// Rows of the live region at most, the headline among them.
-const MAX_ROWS: usize = 10;
-/// Smaller windows get the headline only.
-const MIN_ROWS: u16 = 8;
-const MIN_COLUMNS: u16 = 60;
-/// Names are cut in the middle to this width.
-const NAME_COLUMNS: usize = 28;
+use crate::render::text::{colored, pad, printable};
+use crate::render::{live, size};
 
 /// The live display.
 pub(super) struct Tty {
     options: Options,
     model: Model,
-    start: Instant,
-    bars: MultiProgress,
-    rows: Vec<ProgressBar>,
     /// Lines that wait for the next frame: one write a frame, however many lines a build prints.
     pending: String,
+    drawn: bool,
+    taskbar: Option<(u64, bool)>,
 }
 
 impl Tty {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "elapsed time is shown to a person"
-    )]
     pub(super) fn new(options: Options) -> Self {
         Self {
             options,
             model: Model::default(),
-            start: Instant::now(),
-            bars: MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10)),
-            rows: Vec::new(),
             pending: String::new(),
+            drawn: false,
+            taskbar: None,
         }
     }
 
@@ -57,10 +42,10 @@ impl Tty {
     }
 
     fn queue(&mut self, line: &Line) {
-        let (ok, bad, down) = if self.options.terminal.unicode {
-            ("✓", "✗", "↓")
+        let (ok, bad) = if self.options.terminal.unicode {
+            ("✓", "✗")
         } else {
-            ("ok", "!!", "<-")
+            ("ok", "!!")
         };
         let text = match line {
             Line::Finished {
@@ -72,22 +57,21 @@ impl Tty {
                 bytes,
                 ..
             } => {
-                let (mark, code) = match (failed, fetch) {
-                    (true, _) => (bad, "31"),
-                    (_, true) => (down, "32"),
-                    _ => (ok, "32"),
+                let (mark, code) = if *failed { (bad, "31") } else { (ok, "32") };
+                let what = match (failed, fetch) {
+                    (true, _) => "failed",
+                    (_, true) => "fetched",
+                    _ => "built",
                 };
-                let what = if *fetch {
+                let how_much = if *fetch && !failed {
                     size::bytes(*bytes)
                 } else {
-                    "built".to_owned()
+                    size::duration(*took)
                 };
-                let what = if *failed { "failed".to_owned() } else { what };
                 format!(
-                    " {} {}  {what:>9}  {:<9} {}",
+                    " {} {}  {what:<8}  {how_much:<10} {}",
                     self.paint(code, mark),
-                    pad(name, NAME_COLUMNS),
-                    size::duration(*took),
+                    self.paint("36", &pad(name, NAME_COLUMNS)),
                     printable(cause.as_deref().unwrap_or_default()),
                 )
                 .trim_end()
@@ -97,203 +81,125 @@ impl Tty {
             Line::Log { name, line } => format!(
                 "{} {}",
                 self.paint("36", &format!("{name}>")),
-                printable(line)
+                if self.options.terminal.color {
+                    colored(line)
+                } else {
+                    printable(line)
+                }
             ),
             other => text(other),
         };
         let _infallible = writeln!(self.pending, "{text}");
     }
 
-    fn draw(&mut self, now: Duration) {
-        let (height, width) = window();
-        let dot = if self.options.terminal.unicode {
-            " · "
-        } else {
-            ", "
-        };
-        let width = usize::from(width).saturating_sub(1);
-        let mut lines = vec![cut(&format!("━ {}", self.model.headline(now, dot)), width)];
-        if !self.options.terminal.unicode {
-            lines[0] = lines[0].replace('━', "-");
+    /// What the taskbar shall show, if that is new.
+    fn taskbar(&mut self) -> Option<(u64, bool)> {
+        if !self.options.terminal.taskbar {
+            return None;
         }
-        if height >= MIN_ROWS && width + 1 >= usize::from(MIN_COLUMNS) {
-            let room = (usize::from(height) / 3).min(MAX_ROWS);
-            let mut running: Vec<&Running> = self.model.running.values().collect();
-            running.sort_by_key(|r| (r.fetch, r.started));
-            let shown = running.len().min(room.saturating_sub(1));
-            for r in &running[..shown] {
-                lines.push(cut(&row(r, now, self.options.terminal.unicode), width));
-            }
-            if running.len() > shown {
-                lines.push(format!("   {} more", running.len() - shown));
-            }
-            if let Some(next) = self.model.next(dot).filter(|_| lines.len() < room) {
-                lines.push(cut(&format!("   {next}"), width));
-            }
+        let percent = (self.model.done() * 100).checked_div(self.model.total());
+        let percent = u64::try_from(percent.unwrap_or(0)).unwrap_or(0);
+        let now = Some((percent, self.model.failed > 0));
+        if self.taskbar == now {
+            return None;
         }
-        while self.rows.len() < lines.len() {
-            let bar = ProgressBar::new_spinner();
-            // The template is a constant; indicatif offers no infallible way to say it.
-            bar.set_style(
-                ProgressStyle::with_template("{msg}")
-                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
-            );
-            self.rows.push(self.bars.add(bar));
-        }
-        while self.rows.len() > lines.len() {
-            if let Some(bar) = self.rows.pop() {
-                bar.finish_and_clear();
-                self.bars.remove(&bar);
-            }
-        }
-        for (bar, line) in self.rows.iter().zip(lines) {
-            bar.set_message(line);
-            bar.tick();
-        }
-    }
-
-    fn flush(&mut self) {
-        if self.pending.is_empty() {
-            return;
-        }
-        let text = std::mem::take(&mut self.pending);
-        self.bars
-            .suspend(|| output::message(text.trim_end_matches('\n')));
+        self.taskbar = now;
+        now
     }
 }
 
 impl Sink for Tty {
-    fn event(&mut self, record: &EventRecord) {
+    fn event(&mut self, record: EventRecord, now: Duration) {
         if let Event::Diagnostic { diagnostic } = &record.event {
-            self.pending
-                .push_str(&diagnostic::render(diagnostic, self.options.style));
+            self.pending.push_str(&self.options.problem(diagnostic));
             return;
         }
-        if let Some(line) = self.model.apply(&record.event, self.start.elapsed()) {
+        if let Some(line) = self.model.apply(record.event, now) {
             self.queue(&line);
         }
     }
 
-    fn tick(&mut self) {
-        self.flush();
+    fn frame(&mut self, now: Duration) {
         // Nothing flickers up for a run that is over at once.
-        if !self.model.running.is_empty() || !self.rows.is_empty() {
-            self.draw(self.start.elapsed());
-        }
-    }
-
-    fn finish(&mut self) {
-        for bar in self.rows.drain(..) {
-            bar.finish_and_clear();
-        }
-        let cleared = self.bars.clear();
-        drop(cleared);
-        self.flush();
-    }
-}
-
-fn row(r: &Running, now: Duration, unicode: bool) -> String {
-    let took = size::duration(now.saturating_sub(r.started));
-    let name = pad(&r.name, NAME_COLUMNS);
-    if r.fetch {
-        let mark = if unicode { "↓" } else { "<-" };
-        let percent = r
-            .done
-            .saturating_mul(100)
-            .checked_div(r.total)
-            .map_or(String::new(), |p| format!("{p}%"));
-        return format!(
-            " {mark} {name}  fetch {percent:>4}  {}/{}",
-            size::bytes(r.done),
-            if r.total == 0 {
-                "?".to_owned()
-            } else {
-                size::bytes(r.total)
+        let alive = !self.model.running.is_empty() && in_foreground();
+        if !alive && !self.drawn {
+            if !self.pending.is_empty() {
+                live::message(self.pending.trim_end_matches('\n'));
+                self.pending.clear();
             }
-        );
-    }
-    const FRAMES: [&str; 10] = ["⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"];
-    let frame = usize::try_from(now.as_millis() / 100 % 10).unwrap_or(0);
-    let mark = if unicode { FRAMES[frame] } else { "*" };
-    let expected = r.expected_ms.map_or("?".to_owned(), |ms| {
-        format!("~{}", size::duration(Duration::from_millis(ms)))
-    });
-    let phase = if r.phase.is_empty() {
-        "build"
-    } else {
-        &r.phase
-    };
-    let percent = r
-        .done
-        .saturating_mul(100)
-        .checked_div(r.total)
-        .map_or(String::new(), |p| format!(" {p}%"));
-    format!(
-        " {mark} {name}  {phase}{percent}  {took} / {expected}  {}",
-        printable(&r.line)
-    )
-}
-
-/// Rows and columns of the terminal behind standard error.
-fn window() -> (u16, u16) {
-    rustix::termios::tcgetwinsize(std::io::stderr())
-        .map_or((24, 80), |w| (w.ws_row.max(1), w.ws_col.max(1)))
-}
-
-/// `text` in exactly `columns` columns, cut in the middle when it is longer.
-fn pad(text: &str, columns: usize) -> String {
-    let width = text.width();
-    if width <= columns {
-        return format!("{text}{}", " ".repeat(columns - width));
-    }
-    let head = cut(text, columns / 2);
-    let mut tail = String::new();
-    let mut used = head.width() + 2;
-    for c in text.chars().rev() {
-        let w = c.width().unwrap_or(0);
-        if used + w > columns {
-            break;
+            return;
         }
-        used += w;
-        tail.insert(0, c);
+        let rows = if alive {
+            rows(&mut self.model, now, window(self.options))
+        } else {
+            Vec::new()
+        };
+        let taskbar = if alive { self.taskbar() } else { None };
+        live::draw(&live::Frame {
+            above: &self.pending,
+            rows: &rows,
+            taskbar,
+        });
+        self.pending.clear();
+        self.drawn = alive;
     }
-    let out = format!("{head}..{tail}");
-    let missing = columns.saturating_sub(out.width());
-    format!("{out}{}", " ".repeat(missing))
+
+    fn finish(&mut self, _now: Duration) {
+        live::clear();
+        if !self.pending.is_empty() {
+            live::message(self.pending.trim_end_matches('\n'));
+        }
+    }
 }
 
-/// The start of `text` that fits into `columns` columns.
-fn cut(text: &str, columns: usize) -> String {
-    let mut used = 0;
-    text.chars()
-        .take_while(|c| {
-            used += c.width().unwrap_or(0);
-            used <= columns
-        })
-        .collect()
+/// The window behind standard error. Some terminals do not know their size.
+fn window(options: Options) -> Window {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr()).ok();
+    let known = |n: u16, usual: usize| if n == 0 { usual } else { usize::from(n) };
+    Window {
+        rows: size.map_or(24, |w| known(w.ws_row, 24)),
+        columns: size.map_or(80, |w| known(w.ws_col, 80)),
+        unicode: options.terminal.unicode,
+        color: options.terminal.color,
+    }
+}
+
+/// Whether the terminal is ours to draw on: a shell that has sent us to the background uses it for others.
+fn in_foreground() -> bool {
+    match rustix::termios::tcgetpgrp(std::io::stderr()) {
+        Ok(foreground) => foreground == rustix::process::getpgrp(),
+        // It is nobody's terminal.
+        Err(_) => true,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::args::ProgressMode;
+    use crate::render::diagnostic;
     use crate::render::terminal::Terminal;
 
-    #[test]
-    fn a_line_that_scrolls_away_says_the_cause() {
-        let mut tty = Tty::new(Options {
+    fn tty(color: bool, logs: bool) -> Tty {
+        Tty::new(Options {
             terminal: Terminal {
-                color: false,
+                color,
                 unicode: true,
+                taskbar: true,
                 progress: ProgressMode::Tty,
                 github: false,
             },
             style: diagnostic::Style {
-                color: false,
+                color,
                 show_trace: false,
             },
-            logs: false,
-        });
+            logs,
+        })
+    }
+
+    #[test]
+    fn a_line_that_scrolls_away_says_the_cause() {
+        let mut tty = tty(false, false);
         tty.queue(&Line::Finished {
             name: "glibc-2.39".into(),
             fetch: false,
@@ -304,25 +210,38 @@ mod tests {
             done: 1,
             total: 1,
         });
-        let words: Vec<&str> = tty.pending.split_whitespace().collect();
-        let expected = ["✓", "glibc-2.39", "built", "2m", "41s", "source", "changed"];
-        assert_eq!(words, expected);
-        assert!(
-            tty.pending.ends_with("2m 41s    source changed\n"),
-            "{}",
-            tty.pending
+        assert_eq!(
+            tty.pending,
+            " ✓ glibc-2.39                    built     2m 41s     source changed\n"
         );
     }
 
     #[test]
-    fn long_names_are_cut_in_the_middle() {
-        assert_eq!(pad("abc", 5), "abc  ");
-        assert_eq!(pad("abcdefghijkl", 8), "abcd..kl");
-        assert_eq!(pad("日本語日本語日本語", 10).width(), 10);
+    fn colours_of_a_log_end_with_the_line() {
+        let line = Line::Log {
+            name: "x".into(),
+            line: "\u{1b}[31mred\u{1b}[2J".to_owned(),
+        };
+        let mut with = tty(true, true);
+        with.queue(&line);
+        assert_eq!(
+            with.pending,
+            "\u{1b}[36mx>\u{1b}[0m \u{1b}[31mred\u{1b}[0m\n"
+        );
+        let mut without = tty(false, true);
+        without.queue(&line);
+        assert_eq!(without.pending, "x> red\n");
     }
 
     #[test]
-    fn wide_characters_count_twice() {
-        assert_eq!(cut("日本語", 5), "日本");
+    fn the_taskbar_is_told_what_is_new() {
+        let mut tty = tty(false, false);
+        tty.model.to_build = 4;
+        assert_eq!(tty.taskbar(), Some((0, false)));
+        assert_eq!(tty.taskbar(), None);
+        tty.model.built = 1;
+        assert_eq!(tty.taskbar(), Some((25, false)));
+        tty.model.failed = 1;
+        assert_eq!(tty.taskbar(), Some((50, true)));
     }
 }

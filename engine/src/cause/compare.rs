@@ -21,29 +21,38 @@ const ADDRESS: [&str; 3] = ["outputHash", "outputHashAlgo", "outputHashMode"];
 /// What stands in the environment besides, and is compared by itself.
 const TWICE: [&str; 2] = ["builder", "system"];
 
+/// Bytes of a value that is told; a longer one is only said to differ.
+const VALUE_BYTES_MAX: usize = 100;
+
 /// A derivation with its name.
-pub(super) struct Side {
-    pub(super) name: String,
-    pub(super) drv: Derivation,
+pub(super) struct Side<'a> {
+    pub(super) name: &'a str,
+    pub(super) drv: &'a Derivation,
 }
 
 /// One difference.
 pub(super) struct Difference {
     pub(super) cause: Cause,
-    /// An input that changed: before and now.
-    pub(super) paths: Option<(StorePath, StorePath)>,
+    /// An input that is another one, or none any more: what it was.
+    pub(super) old: Option<StorePath>,
+    /// What it is.
+    pub(super) new: Option<StorePath>,
 }
 
 impl From<Cause> for Difference {
     fn from(cause: Cause) -> Self {
-        Self { cause, paths: None }
+        Self {
+            cause,
+            old: None,
+            new: None,
+        }
     }
 }
 
 /// Compares; what matters most comes first. Gives none if one is not an earlier form of the other.
-pub(super) fn compare(dir: &StoreDir, old: &Side, new: &Side) -> Option<Vec<Difference>> {
-    let (before, now) = (Texts::of(dir, &old.drv), Texts::of(dir, &new.drv));
-    let inputs = Inputs::of(&old.drv, &new.drv);
+pub(super) fn compare(dir: &StoreDir, old: &Side<'_>, new: &Side<'_>) -> Option<Vec<Difference>> {
+    let (before, now) = (Texts::of(dir, old.drv), Texts::of(dir, new.drv));
+    let inputs = Inputs::of(old.drv, new.drv);
     if !is_successor(old, new, &before, &now, &inputs) {
         return None;
     }
@@ -51,49 +60,80 @@ pub(super) fn compare(dir: &StoreDir, old: &Side, new: &Side) -> Option<Vec<Diff
     if before.builder != now.builder {
         found.push(Cause::BuilderChanged.into());
     }
-    found.extend(inputs.changed.iter().map(|(old, new)| Difference {
-        cause: input(new),
-        paths: Some((old.clone(), new.clone())),
-    }));
+    found.extend(
+        inputs
+            .changed
+            .iter()
+            .map(|(old, new)| input(Some(old), Some(new))),
+    );
     let differ = names(&before.attrs, &now.attrs);
     let (scripts, attrs): (Vec<&String>, Vec<&String>) =
         differ.into_iter().partition(|name| is_script(name));
     if before.args != now.args || !scripts.is_empty() {
-        found.push(Cause::RecipeChanged.into());
+        let part = scripts.first().map_or("args", |name| name.as_str());
+        found.push(recipe(part));
     }
     // The hash of the content is written twice, as an attribute and as the address.
     let (address, attrs): (Vec<&String>, Vec<&String>) = attrs
         .into_iter()
         .partition(|name| ADDRESS.contains(&name.as_str()));
-    found.extend(
-        attrs
-            .into_iter()
-            .map(|name| Difference::from(Cause::EnvChanged { name: name.clone() })),
-    );
-    let outputs = addresses(&old.drv) != addresses(&new.drv);
-    let told = found.iter().any(|one| one.cause == Cause::RecipeChanged);
+    found.extend(attrs.into_iter().map(|name| {
+        Difference::from(Cause::EnvChanged {
+            name: name.clone(),
+            old: value(before.attrs.get(name)),
+            new: value(now.attrs.get(name)),
+        })
+    }));
+    let outputs = addresses(old.drv) != addresses(new.drv);
+    let told = found
+        .iter()
+        .any(|one| matches!(one.cause, Cause::RecipeChanged { .. }));
     if (outputs || !address.is_empty()) && !told {
-        found.push(Cause::RecipeChanged.into());
+        found.push(recipe("outputs"));
     }
-    found.extend(
-        inputs
-            .added
-            .iter()
-            .chain(&inputs.removed)
-            .map(|path| Difference::from(input(path))),
-    );
+    found.extend(inputs.added.iter().map(|path| input(None, Some(path))));
+    found.extend(inputs.removed.iter().map(|path| input(Some(path), None)));
     Some(found)
 }
 
-fn input(path: &StorePath) -> Cause {
-    Cause::InputChanged {
-        input: path.name().to_owned(),
-        file: None,
+fn input(old: Option<&StorePath>, new: Option<&StorePath>) -> Difference {
+    let name = new.or(old).map_or("", StorePath::name);
+    Difference {
+        cause: Cause::InputChanged {
+            input: name.to_owned(),
+            file: None,
+            files: Vec::new(),
+            more_files: 0,
+            old: None,
+            new: None,
+            from: None,
+        },
+        old: old.cloned(),
+        new: new.cloned(),
     }
 }
 
+fn recipe(part: &str) -> Difference {
+    Difference::from(Cause::RecipeChanged {
+        part: Some(part.to_owned()),
+    })
+}
+
+/// A value for a person, if it is short.
+fn value(bytes: Option<&Vec<u8>>) -> Option<String> {
+    let text = String::from_utf8(bytes?.clone()).ok()?;
+    let is_short = text.len() <= VALUE_BYTES_MAX && !text.contains(char::is_control);
+    is_short.then_some(text)
+}
+
 /// Tells whether one can be an earlier form of the other: a name alone is shared by too much.
-fn is_successor(old: &Side, new: &Side, before: &Texts, now: &Texts, inputs: &Inputs) -> bool {
+fn is_successor(
+    old: &Side<'_>,
+    new: &Side<'_>,
+    before: &Texts,
+    now: &Texts,
+    inputs: &Inputs,
+) -> bool {
     if new.drv.is_fixed() || old.drv.is_fixed() {
         // Every download has the same builder; it is the same one if it comes from the same place, or tells its version.
         let same = |name: &str| {
@@ -260,7 +300,7 @@ fn path_len(text: &[u8]) -> Option<usize> {
 }
 
 /// A name up to its version, which may be a single number: `libc-1` and `libc-2` are the same input.
-fn unversioned(name: &str) -> &str {
+pub(super) fn unversioned(name: &str) -> &str {
     let bytes = name.as_bytes();
     let version =
         (1..bytes.len()).find(|at| bytes[at - 1] == b'-' && !bytes[*at].is_ascii_alphabetic());
@@ -275,11 +315,16 @@ mod tests {
         format!("/nix/store/{}-{name}", digit.to_string().repeat(32))
     }
 
-    fn side(name: &str, inputs: &[String], args: &[&str], env: &[(&str, &str)]) -> Side {
+    fn side(
+        name: &str,
+        inputs: &[String],
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> (String, Derivation) {
         let dir = StoreDir::default();
-        Side {
-            name: name.to_owned(),
-            drv: Derivation {
+        (
+            name.to_owned(),
+            Derivation {
                 outputs: [("out".to_owned(), Output::Deferred)].into(),
                 input_srcs: inputs
                     .iter()
@@ -293,12 +338,16 @@ mod tests {
                     .collect(),
                 ..Derivation::default()
             },
-        }
+        )
+    }
+
+    fn of((name, drv): &(String, Derivation)) -> Side<'_> {
+        Side { name, drv }
     }
 
     #[track_caller]
-    fn check(old: &Side, new: &Side, expect: &[&str]) {
-        let found: Vec<String> = compare(&StoreDir::default(), old, new)
+    fn check(old: &(String, Derivation), new: &(String, Derivation), expect: &[&str]) {
+        let found: Vec<String> = compare(&StoreDir::default(), &of(old), &of(new))
             .expect("an earlier form")
             .iter()
             .map(|one| one.cause.to_string())
@@ -348,9 +397,9 @@ mod tests {
             &["recipe changed"],
         );
         let mut other = side("x", &[], &["a"], &[("A", "1"), ("B", "1")]);
-        other.drv.builder = b"/bin/bash".to_vec();
+        other.1.builder = b"/bin/bash".to_vec();
         other
-            .drv
+            .1
             .env
             .insert(b"builder".to_vec(), b"/bin/bash".to_vec());
         check(&old, &other, &["builder changed"]);
@@ -398,7 +447,7 @@ mod tests {
         let dir = StoreDir::default();
         let old = side("x", &[], &["a"], &[]);
         let mut new = side("x", &[], &["b"], &[]);
-        new.drv.builder = b"builtin:other".to_vec();
-        assert!(compare(&dir, &old, &new).is_none());
+        new.1.builder = b"builtin:other".to_vec();
+        assert!(compare(&dir, &of(&old), &of(&new)).is_none());
     }
 }

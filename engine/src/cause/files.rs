@@ -1,4 +1,4 @@
-//! The first file in which two trees differ.
+//! The files in which two states of a source differ.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -6,7 +6,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sos_formats::store_path::StorePath;
-use sos_store::Store;
+use sos_store::{FileChange, SourceEntry, Store, StoreError};
+
+use super::ChangedFile;
 
 /// Files and directories that are looked at; more would be felt.
 const ENTRIES_MAX: usize = 20_000;
@@ -15,9 +17,32 @@ const BYTES_MAX: u64 = 64 << 20;
 
 const CHUNK: usize = 64 * 1024;
 
+/// Tells which files differ, in the order of names: from what was noted of both states, or else the first one by looking at both.
+pub(super) fn changes(
+    store: &Store,
+    old: &StorePath,
+    new: &StorePath,
+) -> Result<Vec<ChangedFile>, StoreError> {
+    if let (Some(old), Some(new)) = (store.source_files(old)?, store.source_files(new)?) {
+        let text = |entry: Option<SourceEntry>| entry.map(|entry| entry.to_text());
+        let told = |change: FileChange| ChangedFile {
+            file: String::from_utf8_lossy(&change.path).into_owned(),
+            was: text(change.was),
+            is: text(change.now),
+        };
+        return Ok(old.changes(&new).into_iter().map(told).collect());
+    }
+    let first = first_difference(store, old, new).map(|file| ChangedFile {
+        file,
+        was: None,
+        is: None,
+    });
+    Ok(first.into_iter().collect())
+}
+
 /// Returns the path of the first file that differs, in the order of names; none when one of the trees is not there, is
 /// no directory, or is too large to look through.
-pub(super) fn first_difference(store: &Store, old: &StorePath, new: &StorePath) -> Option<String> {
+fn first_difference(store: &Store, old: &StorePath, new: &StorePath) -> Option<String> {
     let there = |path: &StorePath| store.is_present(path).unwrap_or(false);
     if !there(old) || !there(new) {
         return None;

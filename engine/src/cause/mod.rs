@@ -1,25 +1,31 @@
-//! Why something is built: the new derivation is compared with what was built before under its name.
+//! Why something is built: the new derivation is compared with what was built before in its place.
 
 mod compare;
 mod files;
+mod history;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use sos_formats::derivation::Derivation;
-use sos_formats::store_path::StorePath;
+use sos_formats::store_path::{StoreDir, StorePath};
 use sos_store::{Built, Store, StoreError};
 
 use crate::event::Text;
-use crate::resolve::Resolved;
-use crate::work::history_key;
+use crate::resolve::{OutputPaths, Resolved};
+use compare::{Difference, Side};
+pub(crate) use history::{History, noted_name};
 
 /// Earlier builds of one name that are compared with; the closest one is taken.
-const COMPARED: u32 = 16;
+const COMPARED: u32 = 64;
+
+/// Files of one source that are named; of more only the number is told.
+const FILES_NAMED: usize = 16;
 
 /// Why one derivation is built.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Cause {
@@ -29,9 +35,24 @@ pub enum Cause {
     InputChanged {
         /// The name of its store path.
         input: String,
-        /// The first file in it that differs, if both are there to compare.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        /// The first file in it that differs, if it is a source with several files that are known on both sides.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         file: Option<String>,
+        /// The files that differ, at most 16.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        files: Vec<ChangedFile>,
+        /// How many more there are.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        more_files: usize,
+        /// The store path that it was, absolute; none when it came new.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        old: Option<Text>,
+        /// The store path that it is; none when it is no input any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        new: Option<Text>,
+        /// The derivation that makes it now; none for a source.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<Text>,
     },
     /// The builder is another one.
     BuilderChanged,
@@ -39,27 +60,61 @@ pub enum Cause {
     EnvChanged {
         /// Its name.
         name: String,
+        /// Its value before, without store paths, if it is short.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        old: Option<String>,
+        /// Its value now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        new: Option<String>,
     },
     /// The command, the script, or what the outputs have to be differs.
-    RecipeChanged,
+    RecipeChanged {
+        /// Which part: `args`, `outputs`, or the name of a script such as `buildPhase`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        part: Option<String>,
+    },
     /// It was built before as it is, and an output is no longer there.
     OutputMissing,
     /// It was built before as it is, and a garbage collection took it.
     GcEd,
 }
 
+/// A file of a source that differs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ChangedFile {
+    /// Its path below the source; empty when the source is that file.
+    pub file: String,
+    /// What it was, as [`sos_store::SourceEntry::to_text`]; none when it came new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
+    /// What it is; none when it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is: Option<String>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NeverBuilt => f.write_str("never built"),
-            Self::InputChanged { input, file: None } => write!(f, "{input} changed"),
+            Self::InputChanged {
+                input, file: None, ..
+            } => write!(f, "{input} changed"),
             Self::InputChanged {
                 input,
                 file: Some(file),
+                ..
             } => write!(f, "{input} changed: {file}"),
             Self::BuilderChanged => f.write_str("builder changed"),
-            Self::EnvChanged { name } => write!(f, "`{name}` changed"),
-            Self::RecipeChanged => f.write_str("recipe changed"),
+            Self::EnvChanged { name, .. } => write!(f, "`{name}` changed"),
+            Self::RecipeChanged { .. } => f.write_str("recipe changed"),
             Self::OutputMissing => f.write_str("output missing"),
             Self::GcEd => f.write_str("garbage-collected"),
         }
@@ -67,17 +122,20 @@ impl fmt::Display for Cause {
 }
 
 /// What led to a build.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Causes {
     /// What matters most.
     #[serde(flatten)]
     pub first: Cause,
     /// What differs besides.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<Cause>,
     /// The derivation that it was compared with, as an absolute path.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub was: Option<Text>,
+    /// Where the derivation is written: file, line and column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Text>,
 }
 
 impl fmt::Display for Causes {
@@ -96,18 +154,39 @@ impl From<Cause> for Causes {
             first,
             also: Vec::new(),
             was: None,
+            at: None,
         }
     }
 }
 
 impl Causes {
+    /// All of them, what matters most first.
+    pub fn all(&self) -> impl Iterator<Item = &Cause> {
+        std::iter::once(&self.first).chain(&self.also)
+    }
+
     /// Whether all that differs are results of other builds, which may turn out to be what they were.
     pub(crate) fn is_only_of_inputs(&self, sources: &BTreeSet<StorePath>) -> bool {
-        let mut all = std::iter::once(&self.first).chain(&self.also);
-        all.all(|cause| match cause {
+        self.all().all(|cause| match cause {
             Cause::InputChanged { input, .. } => !sources.iter().any(|s| s.name() == input),
             _ => false,
         })
+    }
+
+    /// Puts the list of what was found in order: the first is what matters most.
+    fn of(mut all: Vec<Cause>, was: Option<Text>) -> Self {
+        // Equal in all that is compared, and not the same build: something in how it is told differs.
+        let first = if all.is_empty() {
+            Cause::RecipeChanged { part: None }
+        } else {
+            all.remove(0)
+        };
+        Self {
+            first,
+            also: all,
+            was,
+            at: None,
+        }
     }
 }
 
@@ -116,21 +195,38 @@ pub(crate) struct Asked<'a> {
     pub(crate) path: &'a StorePath,
     pub(crate) drv: &'a Derivation,
     pub(crate) resolved: &'a Resolved,
+    /// What its inputs made.
+    pub(crate) inputs: &'a OutputPaths,
     /// Outputs that are needed of it.
     pub(crate) outputs: &'a BTreeSet<String>,
-    /// Derivations that are wanted beside it: what one of them was before is not what this one was.
-    pub(crate) beside: &'a BTreeSet<StorePath>,
-    /// Which project it is for.
-    pub(crate) project: &'a str,
+    pub(crate) history: &'a History,
 }
 
-/// The name under which a build is noted for later comparison: other projects have derivations of the same names.
-pub(crate) fn noted_name(project: &str, name: &str) -> String {
-    format!("{project}\n{}", history_key(name))
+/// Tells whether a derivation is built for the first time, where that can be told by its name alone.
+pub(crate) fn is_first(
+    store: &Store,
+    history: &History,
+    drv: &StorePath,
+) -> Result<Option<Causes>, StoreError> {
+    if history.knows(Derivation::name_from_path(drv)) || !store.drv_outputs(drv)?.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Causes {
+        at: history.places.get(drv).cloned(),
+        ..Cause::NeverBuilt.into()
+    }))
 }
 
 /// Tells why a derivation is built, from what the store remembers.
 pub(crate) fn causes(store: &Store, asked: &Asked<'_>) -> Result<Causes, StoreError> {
+    let found = causes_without_place(store, asked)?;
+    Ok(Causes {
+        at: asked.history.places.get(asked.path).cloned(),
+        ..found
+    })
+}
+
+fn causes_without_place(store: &Store, asked: &Asked<'_>) -> Result<Causes, StoreError> {
     let shown = |drv: &StorePath| Some(Text::from(drv.absolute(store.store_dir())));
     let mut same = store.built(asked.path)?;
     if same.is_none() {
@@ -146,49 +242,121 @@ pub(crate) fn causes(store: &Store, asked: &Asked<'_>) -> Result<Causes, StoreEr
         // Built by an sos that noted no more than that.
         return Ok(Cause::OutputMissing.into());
     }
-    let name = Derivation::name_from_path(asked.path);
-    let noted = noted_name(asked.project, name);
+    let new = Side {
+        name: Derivation::name_from_path(asked.path),
+        drv: &asked.resolved.drv,
+    };
+    let Some((was, found)) = closest(store, asked, &new)? else {
+        return Ok(Cause::NeverBuilt.into());
+    };
+    let made: BTreeMap<&StorePath, &StorePath> = asked
+        .inputs
+        .iter()
+        .flat_map(|(drv, outputs)| outputs.values().map(move |path| (path, drv)))
+        .collect();
+    let from = |path: &StorePath| made.get(path).map(|drv| (*drv).clone());
+    Ok(Causes::of(told(store, found, &from)?, shown(&was)))
+}
+
+/// The earlier build that the new one is the next form of, with what differs.
+fn closest(
+    store: &Store,
+    asked: &Asked<'_>,
+    new: &Side<'_>,
+) -> Result<Option<(StorePath, Vec<Difference>)>, StoreError> {
+    let dir = store.store_dir();
+    // What stood in the same place of the same graph needs no search.
+    if let Some(before) = asked.history.before.get(asked.path)
+        && let Some(old) = store.built(before)?
+        && let Some(found) = compare_with(dir, &old, new)
+    {
+        return Ok(Some((old.drv, found)));
+    }
+    let noted = noted_name(&asked.history.project, new.name);
     let before = store.built_before(&noted, &asked.drv.system, COMPARED)?;
-    let closest = before
+    Ok(before
         .into_iter()
-        .filter(|one| !asked.beside.contains(&one.drv))
+        .filter(|one| !asked.history.is_of_another(&one.drv))
         .filter_map(|one| {
-            let old = Derivation::parse_aterm(one.aterm.as_deref()?, store.store_dir()).ok()?;
-            let old = compare::Side {
-                name: Derivation::name_from_path(&one.drv).to_owned(),
-                drv: old,
-            };
-            let new = compare::Side {
-                name: name.to_owned(),
-                drv: asked.resolved.drv.clone(),
-            };
-            let found = compare::compare(store.store_dir(), &old, &new)?;
+            let found = compare_with(dir, &one, new)?;
             Some((one.drv, found))
         })
         // The first of equals is the newest.
-        .min_by_key(|(_, found)| found.len());
-    let Some((was, found)) = closest else {
-        return Ok(Cause::NeverBuilt.into());
+        .min_by_key(|(_, found)| found.len()))
+}
+
+fn compare_with(dir: &StoreDir, old: &Built, new: &Side<'_>) -> Option<Vec<Difference>> {
+    let drv = Derivation::parse_aterm(old.aterm.as_deref()?, dir).ok()?;
+    let old = Side {
+        name: Derivation::name_from_path(&old.drv),
+        drv: &drv,
     };
-    let mut all = found.into_iter().map(|difference| {
-        let file = match &difference.paths {
-            Some((old, new)) if asked.drv.input_srcs.contains(new) => {
-                files::first_difference(store, old, new)
-            }
-            _ => None,
+    compare::compare(dir, &old, new)
+}
+
+/// Tells in what two builds that were noted differ. `from` says which derivation made an input of the new one.
+pub(crate) fn between(
+    store: &Store,
+    old: &StorePath,
+    new: &StorePath,
+    from: &dyn Fn(&StorePath) -> Option<StorePath>,
+) -> Result<Option<Causes>, StoreError> {
+    let dir = store.store_dir();
+    let (Some(old), Some(new)) = (store.built(old)?, store.built(new)?) else {
+        return Ok(None);
+    };
+    let Some(Ok(drv)) = new
+        .aterm
+        .as_deref()
+        .map(|text| Derivation::parse_aterm(text, dir))
+    else {
+        return Ok(None);
+    };
+    let side = Side {
+        name: Derivation::name_from_path(&new.drv),
+        drv: &drv,
+    };
+    let Some(found) = compare_with(dir, &old, &side) else {
+        return Ok(None);
+    };
+    let was = Some(Text::from(old.drv.absolute(dir)));
+    Ok(Some(Causes::of(told(store, found, from)?, was)))
+}
+
+/// Adds to inputs that differ what is known of them: where they come from, which files of them changed.
+fn told(
+    store: &Store,
+    found: Vec<Difference>,
+    from: &dyn Fn(&StorePath) -> Option<StorePath>,
+) -> Result<Vec<Cause>, StoreError> {
+    let dir = store.store_dir();
+    let shown = |path: &StorePath| Text::from(path.absolute(dir));
+    let mut all = Vec::with_capacity(found.len());
+    for difference in found {
+        let Cause::InputChanged { input, .. } = difference.cause else {
+            all.push(difference.cause);
+            continue;
         };
-        match difference.cause {
-            Cause::InputChanged { input, .. } => Cause::InputChanged { input, file },
-            other => other,
+        let maker = difference.new.as_ref().and_then(from);
+        let mut changes = Vec::new();
+        if let (Some(old), Some(new), None) = (&difference.old, &difference.new, &maker) {
+            changes = files::changes(store, old, new)?;
         }
-    });
-    // Equal in all that is compared, and not the same build: something in how it is told differs.
-    let first = all.next().unwrap_or(Cause::RecipeChanged);
-    Ok(Causes {
-        first,
-        also: all.collect(),
-        was: shown(&was),
-    })
+        let named = |change: &ChangedFile| !change.file.is_empty();
+        let file = changes.first().filter(|c| named(c)).map(|c| c.file.clone());
+        let more_files = changes.len().saturating_sub(FILES_NAMED);
+        changes.truncate(FILES_NAMED);
+        all.push(Cause::InputChanged {
+            input,
+            file,
+            files: changes,
+            more_files,
+            old: difference.old.as_ref().map(shown),
+            new: difference.new.as_ref().map(shown),
+            from: maker.as_ref().map(shown),
+        });
+    }
+    Ok(all)
 }
 
 /// Why something is built that was built as it is.

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::mpsc::Receiver;
 use std::sync::{Condvar, Mutex};
 
-use sos_formats::derivation::{Method, Output};
+use sos_formats::derivation::{Derivation, Method, Output};
 use sos_formats::diagnostic::SourceFile;
 use sos_formats::hash::{Hash, HashAlgo};
 
 use super::*;
 use crate::event::EventRecord;
-use crate::needed::Node;
+use crate::needed::{Held, Node};
 
 struct Still;
 
@@ -33,6 +33,10 @@ struct Fake {
     answers: Mutex<BTreeMap<String, Vec<Answer>>>,
     started: Mutex<Vec<String>>,
     inputs: Mutex<BTreeMap<String, Vec<StorePath>>>,
+    /// What is found done, and what of it is gone when it is settled.
+    found: BTreeSet<&'static str>,
+    lost: Mutex<Vec<&'static str>>,
+    settled: Mutex<usize>,
     on_start: Option<Hook>,
 }
 
@@ -53,6 +57,24 @@ impl Fake {
 }
 
 impl Executor for Fake {
+    fn look(&self, job: &Job) -> Option<Outcome> {
+        let name = job.name.to_string();
+        self.found.contains(&*name).then(|| Outcome::Done {
+            outputs: [("out".to_owned(), path(&name))].into(),
+            status: Status::Cached,
+            bytes: 0,
+        })
+    }
+
+    fn settle(&self) -> Result<Vec<StorePath>, Box<Diagnostic>> {
+        *self.settled.lock().unwrap() += 1;
+        let lost = std::mem::take(&mut *self.lost.lock().unwrap());
+        Ok(lost
+            .iter()
+            .map(|name| path(&format!("{name}.drv")))
+            .collect())
+    }
+
     fn execute(&self, job: &Job) -> Outcome {
         let name = job.name.to_string();
         self.started.lock().unwrap().push(name.clone());
@@ -73,7 +95,9 @@ impl Executor for Fake {
         answer.map_or_else(|| built(&name), |answer| answer())
     }
 
-    fn wait(&self, _: &StorePath, _: &dyn Fn() -> bool) {}
+    fn wait(&self, _: &Locked, _: &dyn Fn() -> bool, line: &mut dyn FnMut(&str)) {
+        line("a line of the other");
+    }
 }
 
 fn path(name: &str) -> StorePath {
@@ -107,10 +131,12 @@ fn wrong_hash() -> Outcome {
 }
 
 fn locked() -> Outcome {
-    Outcome::Locked {
+    Outcome::Locked(Locked {
         lock: path("lock"),
         pid: Some(7),
-    }
+        command: Some("sos build x".into()),
+        log_of: None,
+    })
 }
 
 /// Makes nodes from `(name, names of what it needs)`; a name that begins with `f` has a fixed output.
@@ -134,14 +160,18 @@ fn graph(nodes: &[(&str, &[&str])]) -> Needed {
         let needs = needs
             .iter()
             .map(|need| nodes.iter().position(|(name, _)| name == need).unwrap())
+            .map(|id| u32::try_from(id).unwrap())
             .collect();
         needed.nodes.push(Node {
             path: path(&format!("{name}.drv")),
-            drv: Arc::new(drv),
-            outputs: BTreeSet::from(["out".to_owned()]),
-            place: None,
-            parts: BTreeMap::new(),
+            fixed: drv.is_fixed(),
+            held: Held::Parsed(Arc::new(drv)),
+            outputs: ["out".into()].into(),
             needs,
+            system: "x86_64-linux".into(),
+            pool: Pool::Build,
+            dynamic: name.starts_with('d'),
+            demanding: false,
         });
     }
     needed
@@ -167,6 +197,16 @@ impl Ran {
 }
 
 fn run_with(needed: &Needed, fake: Fake, keep_going: bool, cancel: &Cancel) -> Ran {
+    run_placed(needed, &Graph::new(), fake, keep_going, cancel)
+}
+
+fn run_placed(
+    needed: &Needed,
+    graph: &Graph,
+    fake: Fake,
+    keep_going: bool,
+    cancel: &Cancel,
+) -> Ran {
     let (events, receiver) = EventSink::channel_with_clock(Box::new(Still));
     let plans: Vec<NodePlan> = needed
         .nodes
@@ -179,6 +219,7 @@ fn run_with(needed: &Needed, fake: Fake, keep_going: bool, cancel: &Cancel) -> R
     let fake = Arc::new(fake);
     let done = drive(&Run {
         dir: &StoreDir::default(),
+        graph,
         needed,
         plans: &plans,
         build_slots: 1,
@@ -271,7 +312,10 @@ fn a_lock_of_another_process_is_waited_for_and_validity_read_again() {
     );
     assert_eq!(ran.fake.started(), ["a", "a", "a", "top"]);
     assert_eq!((ran.done.counts.built, ran.done.counts.cached), (1, 1));
-    assert_eq!(ran.types("build.waiting"), 2);
+    let told: Vec<String> = ran.events.try_iter().map(|e| e.to_json()).collect();
+    let says = |what: &str| told.iter().filter(|json| json.contains(what)).count();
+    assert_eq!(says(r#""pid":7,"command":"sos build x""#), 2, "{told:?}");
+    assert_eq!(says(r#""line":"a line of the other""#), 2);
 }
 
 #[test]
@@ -335,6 +379,7 @@ fn jobs_run_at_once_up_to_the_slots() {
     };
     let done = drive(&Run {
         dir: &StoreDir::default(),
+        graph: &Graph::new(),
         needed: &needed,
         plans: &[plan, plan],
         build_slots: 2,
@@ -350,10 +395,12 @@ fn jobs_run_at_once_up_to_the_slots() {
 
 #[test]
 fn problems_are_shown_where_the_derivation_was_written() {
-    let mut needed = graph(&[("fa", &[]), ("b", &[]), ("c", &[])]);
+    let needed = graph(&[("fa", &[]), ("b", &[]), ("c", &[])]);
     let file = SourceFile::new("x.nix", "0123456789");
-    for (at, node) in needed.nodes.iter_mut().enumerate() {
-        node.place = Some(Label::new(&file, at..at + 1, ""));
+    let mut written = Graph::new();
+    for (at, node) in needed.nodes.iter().enumerate() {
+        let place = Label::new(&file, at..at + 1, "");
+        written.places.insert(node.path.clone(), place);
     }
     let fake = Fake::default()
         .answer("fa", &[wrong_hash])
@@ -362,7 +409,7 @@ fn problems_are_shown_where_the_derivation_was_written() {
             "c",
             &[|| Outcome::Failed(Box::new(Diagnostic::error("disk", Class::Machine, "full")))],
         );
-    let ran = run_with(&needed, fake, true, &Cancel::new());
+    let ran = run_placed(&needed, &written, fake, true, &Cancel::new());
     let mut places: Vec<_> = ran
         .done
         .failures
@@ -400,4 +447,38 @@ fn a_full_disk_is_one_problem_however_many_meet_it() {
     codes.sort_unstable();
     assert_eq!(codes, ["build-failed", "env-disk-full"]);
     assert_eq!(ran.types("diagnostic"), 2);
+}
+
+#[test]
+fn what_is_found_done_starts_nothing_and_is_settled_at_once() {
+    let needed = graph(&[
+        ("d1", &[]),
+        ("d2", &["d1"]),
+        ("d3", &["d2"]),
+        ("top", &["d3"]),
+    ]);
+    let fake = Fake {
+        found: ["d1", "d2", "d3", "top"].into(),
+        ..Fake::default()
+    };
+    let ran = run(&needed, fake);
+    // Only what waits for its inputs is looked for: the last one was not there when the run began.
+    assert_eq!(ran.fake.started(), ["top"]);
+    assert_eq!((ran.done.counts.built, ran.done.counts.cached), (1, 3));
+    assert_eq!(*ran.fake.settled.lock().unwrap(), 1);
+}
+
+#[test]
+fn what_a_collection_takes_before_it_is_settled_is_built() {
+    let needed = graph(&[("d1", &[]), ("d2", &["d1"]), ("top", &["d2"])]);
+    let fake = Fake {
+        found: ["d1", "d2"].into(),
+        lost: Mutex::new(vec!["d1"]),
+        ..Fake::default()
+    };
+    // Found again the second time.
+    let ran = run(&needed, fake);
+    assert_eq!(ran.fake.started(), ["top"]);
+    assert_eq!((ran.done.counts.built, ran.done.counts.cached), (1, 2));
+    assert_eq!(ran.fake.inputs.lock().unwrap()["top"], [path("d2")]);
 }

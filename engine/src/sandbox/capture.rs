@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use sos_formats::Bytes;
 use sos_formats::hash::Blake3;
 use sos_formats::manifest::Meta;
 use sos_store::Store;
@@ -49,9 +50,11 @@ pub(super) fn apply(
         tree: RootTree::load(store, parent)?,
         times,
         links: BTreeMap::new(),
+        separated: BTreeMap::new(),
         notes: Vec::new(),
     };
     worker.capture(upper, &mut |found, content| layer.add(found, content))?;
+    layer.join()?;
     let root = layer.tree.finish(store)?;
     Ok((root, layer.notes))
 }
@@ -62,7 +65,19 @@ struct Layer<'a> {
     times: Times,
     /// Content of files with several names, by their inode number.
     links: BTreeMap<u64, (u64, Blake3)>,
+    /// Names of files with several that the overlay separated from the others, by the group that they were in.
+    separated: BTreeMap<[u8; 16], Vec<Separated>>,
     notes: Vec<String>,
+}
+
+/// One name of a file with several, as a file of its own with the same content.
+struct Separated {
+    path: Bytes,
+    file: FileSpec,
+    /// The time as the step left it.
+    time: (i64, u32),
+    /// That is the time that the file had before.
+    untouched: bool,
 }
 
 impl Layer<'_> {
@@ -74,6 +89,8 @@ impl Layer<'_> {
                 Ok(())
             }
             Captured::Skipped { path, what } => {
+                // What was there before is gone all the same.
+                self.tree.remove(&path)?;
                 let path = String::from_utf8_lossy(&path);
                 self.notes
                     .push(format!("/{path} is a {what} and was left out"));
@@ -86,37 +103,40 @@ impl Layer<'_> {
                 opaque,
                 inode,
             } => {
-                let meta = self.clamp(&path, from_wire(meta)?)?;
+                let meta = from_wire(meta)?;
                 if opaque {
+                    let before = self.before(&path)?;
                     self.tree.remove(&path)?;
+                    return self.entry(&path, meta, before, kind, inode, content);
                 }
-                self.entry(&path, meta, kind, inode, content)
+                let before = self.before(&path)?;
+                self.entry(&path, meta, before, kind, inode, content)
             }
             Captured::End | Captured::Failed(_) => Err(SandboxError::Protocol),
         }
     }
 
-    /// A time of the run becomes the epoch; one that was there before or that the step set to the past stays.
-    fn clamp(&self, path: &[u8], mut meta: Meta) -> Result<Meta, SandboxError> {
-        let before = self.tree.get(path)?;
-        let untouched = before.is_some_and(|old| {
-            (old.meta.mtime_secs, old.meta.mtime_nsecs) == (meta.mtime_secs, meta.mtime_nsecs)
-        });
-        if !untouched {
-            meta.mtime_secs = self.times.of(meta.mtime_secs);
-            meta.mtime_nsecs = 0;
-        }
-        Ok(meta)
+    /// The time that the path had before the step.
+    fn before(&self, path: &[u8]) -> Result<Option<(i64, u32)>, SandboxError> {
+        Ok(self.tree.get(path)?.map(|old| time(old.meta)))
     }
 
     fn entry(
         &mut self,
         path: &[u8],
-        meta: Meta,
+        mut meta: Meta,
+        before: Option<(i64, u32)>,
         kind: WireKind,
         inode: Option<u64>,
         content: Option<OwnedFd>,
     ) -> Result<(), SandboxError> {
+        let left = time(&meta);
+        let untouched = before == Some(left);
+        // A time of the run becomes the epoch; one that was there before or that the step set to the past stays.
+        if !untouched {
+            meta.mtime_secs = self.times.of(meta.mtime_secs);
+            meta.mtime_nsecs = 0;
+        }
         let kind = match kind {
             WireKind::Dir if path.is_empty() => {
                 self.tree.set_meta(path, meta)?;
@@ -127,15 +147,23 @@ impl Layer<'_> {
             WireKind::Fifo => SpecKind::Fifo,
             WireKind::File => {
                 let (size, blob) = self.content(inode, content)?;
-                if inode.is_none() && self.is_other_name(path, size, &blob)? {
-                    self.tree.set_meta(path, meta)?;
-                    return Ok(());
-                }
-                SpecKind::File {
+                let kind = SpecKind::File {
                     size,
                     blob,
                     hardlink: inode.map(group),
+                };
+                if inode.is_none()
+                    && let Some(group) = self.group_of(path, size, &blob)?
+                {
+                    self.separated.entry(group).or_default().push(Separated {
+                        path: path.to_vec(),
+                        file: FileSpec { meta, kind },
+                        time: left,
+                        untouched,
+                    });
+                    return Ok(());
                 }
+                kind
             }
         };
         self.tree.insert(path, FileSpec { meta, kind })?;
@@ -164,15 +192,49 @@ impl Layer<'_> {
         }
     }
 
-    /// Tells whether this is one name of a file with several, copied up with its content unchanged: the overlay
-    /// separates it from the others, a real filesystem would not, and new metadata belongs to all of them.
-    fn is_other_name(&self, path: &[u8], size: u64, blob: &Blake3) -> Result<bool, SandboxError> {
+    /// Returns the group of a name of a file with several whose content is what it was.
+    fn group_of(
+        &self,
+        path: &[u8],
+        size: u64,
+        blob: &Blake3,
+    ) -> Result<Option<[u8; 16]>, SandboxError> {
         let old = self.tree.get(path)?.map(|old| old.kind);
-        Ok(matches!(
-            old,
-            Some(KindView::File { size: s, blob: b, hardlink: Some(_) }) if s == size && b == *blob
-        ))
+        Ok(match old {
+            Some(KindView::File {
+                size: old_size,
+                blob: old_blob,
+                hardlink,
+            }) if old_size == size && old_blob == *blob => hardlink,
+            _ => None,
+        })
     }
+
+    /// Puts names together again that the overlay separated when it copied them up. A real filesystem would have kept them
+    /// together, unless the step replaced some of them with new files that happen to hold the same.
+    fn join(&mut self) -> Result<(), SandboxError> {
+        for names in std::mem::take(&mut self.separated).into_values() {
+            let Some(first) = names.first() else { continue };
+            let alike = names
+                .iter()
+                .all(|name| name.file.meta == first.file.meta && name.time == first.time);
+            // New metadata of some names belongs to all of them. A new time belongs to none but new files, if not all have it.
+            let whole =
+                alike && (first.untouched || self.tree.names_of(&first.path)?.len() == names.len());
+            if whole {
+                self.tree.set_meta(&first.path, first.file.meta.clone())?;
+                continue;
+            }
+            for name in names {
+                self.tree.insert(&name.path, name.file)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn time(meta: &Meta) -> (i64, u32) {
+    (meta.mtime_secs, meta.mtime_nsecs)
 }
 
 /// Any value serves that differs between files; the manifest finds the lasting one.

@@ -1,6 +1,6 @@
-//! Messages between `sos` and its helpers: a length, JSON, and open descriptors, over a Unix socket or a pipe.
+//! Messages between `sos` and its helpers: a length, JSON, and open descriptors, over a Unix socket.
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -35,23 +35,6 @@ fn length(header: [u8; 4]) -> io::Result<usize> {
         return Err(malformed());
     }
     Ok(len)
-}
-
-/// Writes one message without descriptors.
-pub(super) fn write_message<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
-    to.write_all(&frame(message)?)
-}
-
-/// Reads one message; `None` at the end of the stream.
-pub(super) fn read_message<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
-    let mut header = [0; 4];
-    match from.read_exact(&mut header) {
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    }
-    let mut body = vec![0; length(header)?];
-    from.read_exact(&mut body)?;
-    Ok(Some(serde_json::from_slice(&body)?))
 }
 
 /// One end of a socket that carries messages with descriptors.
@@ -189,9 +172,16 @@ mod tests {
 
     #[test]
     fn absurd_lengths_are_refused() {
-        let bytes = [0xff, 0xff, 0xff, 0xff, b'"'];
-        assert!(read_message::<String>(&mut &bytes[..]).is_err());
-        let cut = [9, 0, 0, 0, b'"'];
-        assert!(read_message::<String>(&mut &cut[..]).is_err());
+        assert!(length([0xff; 4]).is_err());
+        assert_eq!(length([9, 0, 0, 0]).unwrap(), 9);
+    }
+
+    #[test]
+    fn a_message_that_is_cut_is_an_end() {
+        let (a, b) = Channel::pair().unwrap();
+        let b = Channel::new(b);
+        send(&a, &[9, 0, 0, 0, b'"'], SendFlags::NOSIGNAL).unwrap();
+        a.close_writing();
+        assert!(b.receive::<String>().unwrap().is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! A helper process, seen from `sos`.
 
-use std::io::{self, PipeWriter};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -16,7 +16,7 @@ use super::outcome::SandboxError;
 use super::protocol::Answer;
 
 /// How long a helper may take to end its run after it was asked to; then it is killed, and the kernel does the same.
-const GRACE: Duration = Duration::from_secs(10);
+pub(super) const GRACE: Duration = Duration::from_secs(10);
 
 /// A started helper; dropping it ends it and everything it runs.
 pub(super) struct Helper {
@@ -26,29 +26,8 @@ pub(super) struct Helper {
 }
 
 impl Helper {
-    /// Starts a helper. With `output`, that is where it and its program write.
-    ///
-    /// Nothing runs between fork and exec: the helper asks for its death signal itself.
-    pub(super) fn spawn(
-        exe: Option<&Path>,
-        output: Option<PipeWriter>,
-    ) -> Result<Self, SandboxError> {
-        let failed = |e: io::Error| SandboxError::io("start a sandbox helper", e);
-        match output {
-            Some(output) => {
-                let twin = output.try_clone().map_err(failed)?;
-                Self::spawn_writing(exe, output.into(), twin.into())
-            }
-            None => Self::spawn_writing(exe, Stdio::null(), Stdio::inherit()),
-        }
-    }
-
-    /// Starts a helper whose program, if it runs one, writes there.
-    pub(super) fn spawn_writing(
-        exe: Option<&Path>,
-        output: Stdio,
-        error: Stdio,
-    ) -> Result<Self, SandboxError> {
+    /// Starts a helper. Nothing runs between fork and exec: the helper asks for its death signal itself.
+    pub(super) fn spawn(exe: Option<&Path>) -> Result<Self, SandboxError> {
         let exe = exe.unwrap_or(Path::new("/proc/self/exe"));
         let failed = |e: io::Error| SandboxError::io("start a sandbox helper", e);
         let (channel, theirs) = Channel::pair().map_err(failed)?;
@@ -59,8 +38,7 @@ impl Helper {
             // Ctrl-C at the terminal is for `sos`, which then stops its runs one by one.
             .process_group(0)
             .stdin(Stdio::from(theirs))
-            .stdout(output)
-            .stderr(error);
+            .stdout(Stdio::null());
         let child = command
             .spawn()
             .map_err(|e| SandboxError::io(format!("start {}", exe.display()), e))?;
@@ -73,10 +51,6 @@ impl Helper {
 
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
-    }
-
-    pub(super) fn channel(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
     }
 
     pub(super) fn send<T: Serialize>(
@@ -113,6 +87,13 @@ impl Helper {
             .wait()
             .map_or_else(|| "status unknown".to_owned(), |s| s.to_string());
         SandboxError::HelperDied { how }
+    }
+
+    /// Tells whether it has nothing to say: it lives, and no answer is on its way.
+    pub(super) fn is_silent(&self) -> bool {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let mut fds = [PollFd::new(&self.channel, PollFlags::IN)];
+        poll(&mut fds, Some(&rustix::fs::Timespec::default())).is_ok_and(|n| n == 0)
     }
 
     /// Waits for the end of a helper whose work is done.

@@ -3,21 +3,21 @@
 //! No descriptor of the caller enters the sandbox: whoever holds a terminal can type into it, and a file tells where it is.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::process::Stdio;
 use std::sync::Arc;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 use rustix::termios::Winsize;
 
-use super::child::Helper;
-use super::namespaces;
+use super::cgroup::Group;
+use super::launcher::{self, Launched};
 use super::outcome::{Control, Exit, SandboxError};
-use super::protocol::{Answer, Request, Streams as Kind, UsernsKind};
-use super::run::{exit_of, failure_error};
-use super::spec::{Shape, Spec};
+use super::protocol::{Answer, Given, Plan, Streams as Kind};
+use super::run::{confine, exit_of, failure_error, kind_of, tell};
+use super::spec::Spec;
 
 /// Bytes passed on at once.
 const CHUNK_BYTES: usize = 16 << 10;
@@ -47,7 +47,7 @@ pub struct Window<'a> {
 }
 
 /// Runs a program to its end while passing on what is said. Blocks; call it from a thread that lives until it returns.
-/// Of the limits of `control` only the request to stop is obeyed.
+/// It ends when it likes to, or is asked to stop: the times of `control` are those of programs that nobody speaks with.
 ///
 /// # Errors
 /// Everything but a failing program, which is an [`Exit`].
@@ -59,36 +59,47 @@ pub fn converse(
     if control.cancel.is_cancelled() {
         return Err(SandboxError::Cancelled);
     }
-    let kind = match spec.shape {
-        Shape::Nix { .. } => UsernsKind::Single,
-        Shape::Step { .. } => UsernsKind::Multi,
-    };
     let exe = control.exe.as_deref();
-    let userns = namespaces::userns(kind, exe)?;
+    let kind = kind_of(spec);
+    let mut spec = Box::new(spec.clone());
     let mut wires = Wires::default();
-    let helper = if let Some(window) = &streams.window {
+    let given = |streams| Given {
+        net: false,
+        mounts: false,
+        streams,
+    };
+    let (launched, group) = if let Some(window) = &streams.window {
+        // Whatever is written beside the terminal is for nobody.
+        let null = File::options()
+            .write(true)
+            .open("/dev/null")
+            .map_err(|e| SandboxError::io("open /dev/null", e))?;
+        let launched = launcher::launch(kind, exe, null.as_fd())?;
+        let group = confine(&launched, &mut spec, control)?;
         let (rows, columns) = (window.size)();
-        let mut helper = Helper::spawn_writing(exe, Stdio::null(), Stdio::null())?;
-        let request = Request::Converse(Box::new(spec.clone()), Kind::Terminal { rows, columns });
-        helper.send(&request, &[userns.as_fd()])?;
-        helper
+        let given = given(Kind::Terminal { rows, columns });
+        tell(&launched, &Plan { spec, given }, &[])?;
+        (launched, group)
     } else {
         let pipe = || io::pipe().map_err(|e| SandboxError::io("make a pipe", e));
         let ((input, to), (from_output, output), (from_error, error)) = (pipe()?, pipe()?, pipe()?);
-        let mut helper = Helper::spawn_writing(exe, output.into(), error.into())?;
-        let request = Request::Converse(Box::new(spec.clone()), Kind::Pipes);
-        helper.send(&request, &[userns.as_fd(), input.as_fd()])?;
+        let launched = launcher::launch(kind, exe, output.as_fd())?;
+        let group = confine(&launched, &mut spec, control)?;
+        let given = given(Kind::Pipes);
+        let plan = Plan { spec, given };
+        tell(&launched, &plan, &[input.as_fd(), error.as_fd()])?;
         wires.speak(to.into())?;
         wires.listen(from_output.into(), End::Output)?;
         wires.listen(from_error.into(), End::Error)?;
-        helper
+        (launched, group)
     };
     Conversation {
-        helper,
+        launched,
         wires,
         streams,
         control,
         terminal: None,
+        _group: group,
     }
     .until_end()
 }
@@ -153,18 +164,20 @@ fn unblocked(fd: &OwnedFd) -> Result<(), SandboxError> {
 }
 
 struct Conversation<'a> {
-    helper: Helper,
+    launched: Launched,
     wires: Wires,
     streams: &'a Streams<'a>,
     control: &'a Control,
     /// The other end of the program's terminal.
     terminal: Option<OwnedFd>,
+    /// Last: it is empty when the run is gone, and then it goes.
+    _group: Option<Group>,
 }
 
 /// What became readable or writable.
 #[derive(Clone, Copy)]
 enum Ready {
-    Helper,
+    Run,
     Stop,
     Size,
     Input,
@@ -184,7 +197,7 @@ impl Conversation<'_> {
         });
         loop {
             if self.control.cancel.is_cancelled() {
-                self.helper.stop();
+                self.launched.stop();
                 return Ok(Exit::Cancelled);
             }
             for ready in self.wait(&wake)? {
@@ -193,14 +206,14 @@ impl Conversation<'_> {
                     Ready::Size => self.resize(),
                     Ready::Input => {
                         if !self.hear()? {
-                            self.helper.stop();
+                            self.launched.stop();
                             return Ok(Exit::Signal(libc::SIGHUP));
                         }
                     }
                     Ready::To => self.wires.push()?,
                     Ready::From(index) => self.tell(index, CHUNKS_AT_ONCE)?,
-                    Ready::Helper => {
-                        let (answer, fds) = match self.helper.receive() {
+                    Ready::Run => {
+                        let (answer, fds) = match self.launched.receive() {
                             Err(_) if self.control.cancel.is_cancelled() => continue,
                             other => other?,
                         };
@@ -213,7 +226,7 @@ impl Conversation<'_> {
         }
     }
 
-    /// Waits until something can be done; what the helper says comes last, since it may be the end.
+    /// Waits until something can be done; what the run says comes last, since it may be the end.
     fn wait(&mut self, wake: &OwnedFd) -> Result<Vec<Ready>, SandboxError> {
         let wires = &self.wires;
         let mut what = vec![Ready::Stop];
@@ -236,9 +249,9 @@ impl Conversation<'_> {
             what.push(Ready::Size);
             fds.push(PollFd::from_borrowed_fd(window.changed, PollFlags::IN));
         }
-        what.push(Ready::Helper);
+        what.push(Ready::Run);
         fds.push(PollFd::from_borrowed_fd(
-            self.helper.channel(),
+            self.launched.channel(),
             PollFlags::IN,
         ));
         match poll(&mut fds, None) {
@@ -325,7 +338,8 @@ impl Conversation<'_> {
         fds: Vec<OwnedFd>,
     ) -> Result<Option<Exit>, SandboxError> {
         match answer {
-            Answer::Started => Ok(None),
+            // Nobody keeps it for another run.
+            Answer::Network => Ok(None),
             Answer::Terminal => {
                 let terminal = fds.into_iter().next().ok_or(SandboxError::Protocol)?;
                 let twin = || {
@@ -346,11 +360,10 @@ impl Conversation<'_> {
                 }
                 Ok(Some(exit_of(status)))
             }
-            Answer::Failed(failure) => {
-                self.helper.wait();
-                Err(failure_error(failure))
+            Answer::Failed(failure) => Err(failure_error(failure)),
+            Answer::NeedMaps | Answer::Userns | Answer::Launched | Answer::Prepared => {
+                Err(SandboxError::Protocol)
             }
-            Answer::NeedMaps | Answer::Userns => Err(SandboxError::Protocol),
         }
     }
 }

@@ -1,12 +1,16 @@
 //! The way from one rootfs manifest to another as operations on files; equal directories are never looked into.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
+use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
 use sos_formats::manifest::{Entry, Kind, Meta, Node, Root};
 use sos_store::Store;
 
+use super::ids::STEP_IDS;
 use super::outcome::SandboxError;
 use super::protocol::{Op, WireKind};
 use super::worker::Worker;
@@ -51,10 +55,10 @@ impl Counter<'_> {
     }
 }
 
-fn node(store: &Store, id: Option<&Blake3>) -> Result<Node, SandboxError> {
+fn node(store: &Store, id: Option<&Blake3>) -> Result<Arc<Node>, SandboxError> {
     Ok(match id {
-        Some(id) => store.get_node(id)?,
-        None => Node::default(),
+        Some(id) => store.read_node(id)?,
+        None => Arc::default(),
     })
 }
 
@@ -67,14 +71,20 @@ fn dir_of(entry: &Entry) -> Option<&Blake3> {
 
 /// Puts the entries of two nodes side by side by name.
 fn pairs<'a>(old: &'a Node, new: &'a Node) -> Vec<(Option<&'a Entry>, Option<&'a Entry>)> {
-    let mut all: BTreeMap<&[u8], (Option<&Entry>, Option<&Entry>)> = BTreeMap::new();
-    for entry in &old.entries {
-        all.entry(&entry.name).or_default().0 = Some(entry);
+    let (mut left, mut right) = (old.entries.iter().peekable(), new.entries.iter().peekable());
+    let mut all = Vec::with_capacity(old.entries.len().max(new.entries.len()));
+    loop {
+        let order = match (left.peek(), right.peek()) {
+            (Some(old), Some(new)) => old.name.cmp(&new.name),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return all,
+        };
+        all.push((
+            left.next_if(|_| order.is_le()),
+            right.next_if(|_| order.is_ge()),
+        ));
     }
-    for entry in &new.entries {
-        all.entry(&entry.name).or_default().1 = Some(entry);
-    }
-    all.into_values().collect()
 }
 
 /// Changes the base directory of `worker` from the manifest `old` (`None`: it is empty) to `new`.
@@ -93,6 +103,7 @@ pub(super) fn apply(
         leaders: BTreeMap::new(),
         fresh: old.is_none(),
     };
+    check_owner(b"", &new.meta)?;
     mover.worker.put(b"", &new.meta, WireKind::Dir, None)?;
     mover.dirs(&mut Vec::new(), old.map(|r| &r.node), Some(&new.node))?;
     if !mover.groups.is_empty() {
@@ -100,6 +111,24 @@ pub(super) fn apply(
         mover.relink(new, &groups)?;
     }
     mover.worker.ask(&Op::Flush)
+}
+
+/// Names an owner that the namespace of steps does not have; the kernel would only say that something is invalid.
+fn check_owner(path: &[u8], meta: &Meta) -> Result<(), SandboxError> {
+    if meta.uid < STEP_IDS && meta.gid < STEP_IDS {
+        return Ok(());
+    }
+    let message = format!(
+        "`/{}` belongs to {}:{}, and a step has only the ids 0 to {}",
+        String::from_utf8_lossy(path),
+        meta.uid,
+        meta.gid,
+        STEP_IDS - 1
+    );
+    Err(SandboxError::Machine(Box::new(
+        Diagnostic::error("build-owner-out-of-range", Class::Recipe, message)
+            .help("give it another owner where the root filesystem is made"),
+    )))
 }
 
 struct Mover<'a> {
@@ -152,6 +181,7 @@ impl Mover<'_> {
     }
 
     fn entry(&mut self, path: &[u8], old: Option<&Entry>, new: &Entry) -> Result<(), SandboxError> {
+        check_owner(path, &new.meta)?;
         if let Kind::File {
             blob,
             hardlink: Some(group),
@@ -216,30 +246,33 @@ impl Mover<'_> {
             vec![(Vec::new(), new.meta.clone(), new.node)];
         let mut leaders: BTreeMap<Group, Vec<u8>> = BTreeMap::new();
         while let Some((dir, meta, id)) = pending.pop() {
+            if self.store.hardlinks_below(&id)?.is_disjoint(groups) {
+                continue;
+            }
             let mut touched = false;
-            for entry in self.store.get_node(&id)?.entries {
+            for entry in &self.store.read_node(&id)?.entries {
                 let mut path = dir.clone();
                 if !path.is_empty() {
                     path.push(b'/');
                 }
                 path.extend_from_slice(&entry.name);
-                match entry.kind {
-                    Kind::Dir { node } => pending.push((path, entry.meta, node)),
+                match &entry.kind {
+                    Kind::Dir { node } => pending.push((path, entry.meta.clone(), *node)),
                     Kind::File {
                         blob,
                         hardlink: Some(group),
                         ..
-                    } if groups.contains(&group) => {
+                    } if groups.contains(group) => {
                         touched = true;
-                        if let Some(leader) = leaders.get(&group) {
+                        if let Some(leader) = leaders.get(group) {
                             let op = Op::Link {
                                 existing: leader.clone(),
                                 new: path,
                             };
                             self.worker.tell(&op, &[])?;
                         } else {
-                            self.file(&path, &entry.meta, &blob)?;
-                            leaders.insert(group, path);
+                            self.file(&path, &entry.meta, blob)?;
+                            leaders.insert(*group, path);
                         }
                     }
                     _ => {}

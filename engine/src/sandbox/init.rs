@@ -1,7 +1,8 @@
 //! Process 1 of a run: builds the root, starts the program, reaps, and ends when the program or `sos` ends.
 
 use std::ffi::CString;
-use std::io::{self, PipeWriter};
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -10,12 +11,15 @@ use rustix::process::{
     DumpableBehavior, Pid, Resource, Rlimit, Signal, WaitOptions, getrlimit, set_dumpable_behavior,
     set_parent_process_death_signal, setrlimit, setsid, wait,
 };
-use rustix::thread::{CapabilitySet, CapabilitySets};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
+};
 
-use super::channel::{Channel, write_message};
-use super::protocol::{Answer, Failure, InitReport, Naming};
+use super::channel::Channel;
+use super::network::Network;
+use super::protocol::{Answer, Failure, Naming, Plan, Streams};
 use super::spec::{Shape, Spec};
-use super::{helper, root, seccomp, sys};
+use super::{helper, root, seccomp, sys, vary};
 
 /// The most files a program may have open unless it asks for more; the caller's own limit must not show.
 const OPEN_FILES: u64 = 65_536;
@@ -39,11 +43,11 @@ const STEP_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETFCAP);
 
 /// Where the standard streams of the program lead.
-pub(super) enum Console {
-    /// No input; what the helper was started with is the log.
+enum Console {
+    /// No input; what this process writes to is the log.
     Log,
-    /// This input; what the helper was started with takes the output.
-    Pipes(OwnedFd),
+    /// These; what this process writes to takes the output.
+    Pipes { input: OwnedFd, error: OwnedFd },
     /// A terminal, to be made once the root is there: none of the machine's may come in, since whoever has a terminal
     /// can type into it.
     Terminal { rows: u16, columns: u16 },
@@ -52,6 +56,23 @@ pub(super) enum Console {
 }
 
 impl Console {
+    /// Takes what has come along.
+    fn of(streams: Streams, mut fds: impl Iterator<Item = OwnedFd>) -> Result<Self, Failure> {
+        let mut next = || {
+            fds.next()
+                .ok_or(rustix::io::Errno::BADF)
+                .naming(|| "find the streams of the program".to_owned())
+        };
+        Ok(match streams {
+            Streams::Log => Self::Log,
+            Streams::Pipes => Self::Pipes {
+                input: next()?,
+                error: next()?,
+            },
+            Streams::Terminal { rows, columns } => Self::Terminal { rows, columns },
+        })
+    }
+
     /// Makes the terminal in the new root and hands its other end to `sos`.
     fn make(self, channel: &Channel) -> Result<Self, Failure> {
         let Self::Terminal { rows, columns } = self else {
@@ -93,7 +114,10 @@ impl Console {
                 .naming(|| "open /dev/null".to_owned())?;
                 sys::set_stdin(null.as_fd()).naming(set)
             }
-            Self::Pipes(input) => sys::set_stdin(input.as_fd()).naming(set),
+            Self::Pipes { input, error } => {
+                sys::set_stdin(input.as_fd()).naming(set)?;
+                rustix::stdio::dup2_stderr(error).naming(set)
+            }
             Self::Terminal { .. } => Err(rustix::io::Errno::NOTTY).naming(set),
             Self::Made(terminal) => {
                 rustix::process::ioctl_tiocsctty(terminal)
@@ -111,53 +135,98 @@ impl Console {
     }
 }
 
-/// Runs as process 1 and never returns.
-pub(super) fn main(channel: &Channel, spec: &Spec, console: Console, mut report: PipeWriter) -> ! {
-    if let Err(failure) = start(channel, spec, console, &mut report) {
-        // Fails only when the helper is gone.
-        let _gone = write_message(&mut report, &InitReport::Failed(failure));
-    }
+/// The namespaces that every run has for itself. The network comes later: making one takes longer than the rest.
+pub(super) const NAMESPACES: UnshareFlags = UnshareFlags::NEWNS
+    .union(UnshareFlags::NEWPID)
+    .union(UnshareFlags::NEWIPC)
+    .union(UnshareFlags::NEWUTS)
+    .union(UnshareFlags::NEWCGROUP);
+
+/// What failed when they cannot be made.
+pub(super) const CREATE_NAMESPACES: &str = "create namespaces";
+
+/// Runs as process 1 and never returns; `output` is where it and its program write.
+pub(super) fn main(channel: &Channel, output: &OwnedFd) -> ! {
+    let answer = live(channel, output).unwrap_or_else(Answer::Failed);
+    // Fails only when `sos` is gone.
+    let _gone = channel.send(&answer, &[]);
     sys::exit(0)
 }
 
-fn start(
-    channel: &Channel,
-    spec: &Spec,
-    console: Console,
-    report: &mut PipeWriter,
-) -> Result<(), Failure> {
+fn live(channel: &Channel, output: &OwnedFd) -> Result<Answer, Failure> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .naming(|| "ask for a death signal".to_owned())?;
     let children = sys::child_signal_fd().naming(|| "watch children".to_owned())?;
-    root::build(spec)?;
+    sys::set_output(output.as_fd()).naming(|| "set standard output".to_owned())?;
+    let plan = channel
+        .receive::<Plan>()
+        .naming(|| "read the plan of the run".to_owned())?;
+    let Some((Plan { spec, given }, fds)) = plan else {
+        // Nobody wants it any more.
+        sys::exit(0)
+    };
+    let mut fds = fds.into_iter();
+    let net = if given.net { fds.next() } else { None };
+    let mounts = if given.mounts { fds.next() } else { None };
+    if let Some(mounts) = mounts {
+        enter_mounts(&mounts)?;
+    }
+    let console = Console::of(given.streams, fds)?;
+    let network = if spec.network {
+        None
+    } else {
+        enter_network(channel, net)?;
+        Some(Network::open()?)
+    };
+    root::build(&spec)?;
     rustix::system::sethostname(spec.hostname.as_bytes())
         .naming(|| "set the host name".to_owned())?;
     rustix::system::setdomainname(b"(none)").naming(|| "set the domain name".to_owned())?;
     let console = console.make(channel)?;
-    let program = match sys::fork().naming(|| "fork".to_owned())? {
-        sys::Fork::Child => {
-            let failure = exec(spec, &console);
-            // Fails only when the helper is gone.
-            let _gone = write_message(report, &InitReport::Failed(failure));
-            sys::exit(127);
-        }
-        sys::Fork::Parent(pid) => pid,
-    };
-    drop(console);
     // The program has the same user: it must not look into this process, which holds the channel.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .naming(|| "hide from the program".to_owned())?;
-    let status = reap(channel, report, &children, program)?;
-    write_message(report, &InitReport::Ended(status)).naming(|| "report the end".to_owned())
+    let mut failure = None;
+    let program = sys::start(&mut || failure = exec(&spec, &console))
+        .naming(|| "start a process".to_owned())?;
+    // The end of the program must show as the end of its streams.
+    drop(console);
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let status = reap(channel, &children, program)?;
+    // Whatever the program left running: what comes next must find it gone.
+    sys::kill_all_others();
+    while !matches!(wait(WaitOptions::empty()), Err(e) if e != rustix::io::Errno::INTR) {}
+    Ok(Answer::Ended {
+        status,
+        net_clean: network.is_some_and(|network| network.is_clean()),
+    })
+}
+
+/// Begins with a copy of the mounts that were prepared for this run.
+fn enter_mounts(prepared: &OwnedFd) -> Result<(), Failure> {
+    move_into_link_name_space(prepared.as_fd(), Some(LinkNameSpaceType::Mount))
+        .naming(|| "enter the mount namespace".to_owned())?;
+    sys::unshare(UnshareFlags::NEWNS).naming(|| CREATE_NAMESPACES.to_owned())
+}
+
+/// Enters the network namespace that came along, or a new one.
+fn enter_network(channel: &Channel, kept: Option<OwnedFd>) -> Result<(), Failure> {
+    if let Some(net) = kept {
+        return move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))
+            .naming(|| "enter the network namespace".to_owned());
+    }
+    sys::unshare(UnshareFlags::NEWNET).naming(|| CREATE_NAMESPACES.to_owned())?;
+    sys::loopback_up().naming(|| "switch the loopback interface on".to_owned())?;
+    let made = File::open("/proc/self/ns/net").naming(|| "open /proc/self/ns/net".to_owned())?;
+    channel
+        .send(&Answer::Network, &[made.as_fd()])
+        .naming(|| "speak with sos".to_owned())
 }
 
 /// Waits for the program and for whatever else becomes a child of process 1.
-fn reap(
-    channel: &Channel,
-    report: &PipeWriter,
-    children: &OwnedFd,
-    program: Pid,
-) -> Result<i32, Failure> {
+fn reap(channel: &Channel, children: &OwnedFd, program: Pid) -> Result<i32, Failure> {
     loop {
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -169,14 +238,14 @@ fn reap(
         let mut fds = [
             PollFd::new(children, PollFlags::IN),
             PollFd::new(channel, PollFlags::IN),
-            PollFd::new(report, PollFlags::empty()),
         ];
         match poll(&mut fds, None) {
             Err(rustix::io::Errno::INTR) => continue,
             other => other.naming(|| "wait for the program".to_owned())?,
         };
-        // Either end gone: nobody waits for this run any more. The kernel kills the rest with us.
-        if !fds[1].revents().is_empty() || !fds[2].revents().is_empty() {
+        // Nothing is ever sent to a run but its plan: readable means closed, and nobody waits for this run any more. The
+        // kernel kills the rest with us.
+        if !fds[1].revents().is_empty() {
             sys::exit(1);
         }
         let mut info = [0u8; 1024];
@@ -191,19 +260,19 @@ fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
         .naming(|| "use a string with a NUL byte".to_owned())
 }
 
-/// Becomes the program; returns why that failed.
-fn exec(spec: &Spec, console: &Console) -> Failure {
+/// Becomes the program; returns why that failed, and nothing for a trial run.
+fn exec(spec: &Spec, console: &Console) -> Option<Failure> {
     match prepare(spec, console) {
         // A trial run, which only wants to know that everything up to here works.
-        Ok((program, ..)) if program.is_empty() => sys::exit(0),
+        Ok((program, ..)) if program.is_empty() => None,
         Ok((program, argv, env)) => {
             let error = sys::exec(&program, &argv, &env);
-            Failure {
+            Some(Failure {
                 exec: true,
                 ..Failure::new(String::from_utf8_lossy(&spec.program), &error)
-            }
+            })
         }
-        Err(failure) => failure,
+        Err(failure) => Some(failure),
     }
 }
 
@@ -247,7 +316,18 @@ fn prepare(spec: &Spec, console: &Console) -> Result<Image, Failure> {
     } else {
         seccomp::Filter::Step
     };
-    sys::set_personality(spec.linux32).naming(|| "set the personality".to_owned())?;
+    if let Some(count) = spec.vary.processors {
+        vary::confine(count).naming(|| "choose processors".to_owned())?;
+    }
+    if let Some(mask) = spec.vary.umask {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
+    }
+    sys::set_personality(
+        spec.linux32,
+        spec.vary.random_addresses,
+        spec.vary.old_kernel,
+    )
+    .naming(|| "set the personality".to_owned())?;
     sys::install_filter(&seccomp::program(filter))
         .naming(|| "install the system call filter".to_owned())?;
     drop_capabilities(nix)?;
@@ -301,7 +381,7 @@ fn limit(spec: &Spec) -> Result<(), Failure> {
         hard,
     )?;
     for (resource, wanted) in [
-        (Resource::As, spec.limits.address_space_bytes),
+        (Resource::As, spec.limits.memory_bytes),
         (Resource::Nproc, spec.limits.processes),
         (Resource::Fsize, spec.limits.file_size_bytes),
     ] {

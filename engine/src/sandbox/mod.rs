@@ -1,12 +1,14 @@
 //! Runs one program where it can see and change nothing but what its plan lists.
 //!
-//! Processes: `sos` (threads) starts the *helper* (`sos __sandbox`, one thread) and speaks with it over a socket.
-//! The helper enters a user namespace, forks *init* (process 1 of a new pid namespace), which builds the root
-//! directory and forks the *program*. When any of the first three dies, the kernel kills the rest: each asks for
-//! a death signal, and each watches the socket, whose other end only `sos` holds.
+//! Processes: `sos` (threads) starts a *launcher* (`sos __sandbox`, one thread) and speaks with it over a socket.
+//! The launcher enters a user namespace and stays; for each run it forks *init* (process 1 of new namespaces), which
+//! speaks with `sos` over a socket of its own, builds the root directory and starts the *program*. When any of the first
+//! three dies, the kernel kills the rest: init asks for a death signal, and both watch their sockets, whose other ends
+//! only `sos` holds.
 
 mod bytes;
 mod capture;
+pub(crate) mod cgroup;
 mod channel;
 mod child;
 mod converse;
@@ -15,8 +17,11 @@ mod files;
 mod helper;
 pub(crate) mod ids;
 mod init;
+mod launcher;
 mod namespaces;
+mod network;
 mod outcome;
+mod prepared;
 mod protocol;
 mod root;
 mod run;
@@ -26,15 +31,20 @@ pub mod spec;
 mod step;
 mod sys;
 mod tree;
+mod vary;
 mod worker;
 mod worker_child;
 
 pub use converse::{Streams, Window, converse};
 pub use helper::{HELPER_ARGUMENT, child_main};
+pub use launcher::Session;
+pub(crate) use launcher::start_early;
 pub use outcome::{Control, Exit, Outcome, SandboxError};
+pub use prepared::PreparedSets;
 pub use run::run;
 pub use spec::{Bind, InlineFile, Input, Limits, Shape, Spec};
 pub use step::{
     NamespaceRemover, STEP_DIR, STEP_OUT, STEP_SCRIPT, StepMount, StepOutcome, StepOutput,
     StepSpec, converse_in_step, remove_tree, reset_work_trees, run_step,
 };
+pub use vary::Vary;

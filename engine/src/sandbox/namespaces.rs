@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::child::Helper;
 use super::ids::{self, IdMap};
 use super::outcome::SandboxError;
-use super::protocol::{Answer, MapsWritten, Request, UsernsKind};
+use super::protocol::{Answer, Failure, MapsWritten, Request, UsernsKind};
 
 /// The most idle network namespaces that are kept for each kind.
 const MAX_IDLE_NETS: usize = 32;
@@ -45,15 +45,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns the user namespace of this kind, made at first need.
-pub(super) fn userns(kind: UsernsKind, exe: Option<&Path>) -> Result<Arc<OwnedFd>, SandboxError> {
+/// Returns the user namespace of this kind if there is one; otherwise `make` makes it, and something else along with it.
+pub(super) fn userns_or<T>(
+    kind: UsernsKind,
+    make: impl FnOnce() -> Result<(OwnedFd, T), SandboxError>,
+) -> Result<(Arc<OwnedFd>, Option<T>), SandboxError> {
     let mut slot = lock(&shared(kind).userns);
     if let Some(fd) = &*slot {
-        return Ok(fd.clone());
+        return Ok((fd.clone(), None));
     }
-    let fd = Arc::new(make_userns(kind, exe)?);
+    let (fd, made) = make()?;
+    let fd = Arc::new(fd);
     *slot = Some(fd.clone());
-    Ok(fd)
+    Ok((fd, Some(made)))
+}
+
+/// Returns the user namespace of this kind, made at first need.
+pub(super) fn userns(kind: UsernsKind, exe: Option<&Path>) -> Result<Arc<OwnedFd>, SandboxError> {
+    userns_or(kind, || Ok((make_userns(kind, exe)?, ()))).map(|(fd, _)| fd)
 }
 
 /// Takes an idle network namespace, if there is one.
@@ -74,7 +83,7 @@ fn make_userns(kind: UsernsKind, exe: Option<&Path>) -> Result<OwnedFd, SandboxE
         UsernsKind::Single => None,
         UsernsKind::Multi => Some(ids::step_maps()?),
     };
-    let mut helper = Helper::spawn(exe, None)?;
+    let mut helper = Helper::spawn(exe)?;
     helper.send(&Request::HoldUserns(kind), &[])?;
     loop {
         match helper.receive() {
@@ -88,15 +97,17 @@ fn make_userns(kind: UsernsKind, exe: Option<&Path>) -> Result<OwnedFd, SandboxE
                 helper.wait();
                 return fds.into_iter().next().ok_or(SandboxError::Protocol);
             }
-            Ok((Answer::Failed(failure), _)) => {
-                return Err(crate::probe::no_user_namespaces(Some(
-                    &io::Error::from_raw_os_error(failure.errno),
-                )));
-            }
+            Ok((Answer::Failed(failure), _)) => return Err(refused(&failure)),
             Ok(_) => return Err(SandboxError::Protocol),
             Err(e) => return Err(e),
         }
     }
+}
+
+/// The machine does not let us make a user namespace.
+pub(super) fn refused(failure: &Failure) -> SandboxError {
+    let error = io::Error::from_raw_os_error(failure.errno);
+    crate::probe::no_user_namespaces(Some(&error))
 }
 
 fn write_maps(pid: u32, users: &IdMap, groups: &IdMap) -> Result<(), SandboxError> {
@@ -125,14 +136,4 @@ fn write_maps(pid: u32, users: &IdMap, groups: &IdMap) -> Result<(), SandboxErro
         }
     }
     Ok(())
-}
-
-/// Names the descriptors for a request that enters `userns` and perhaps `net`.
-pub(super) fn descriptors<'a>(
-    userns: &'a OwnedFd,
-    net: Option<&'a OwnedFd>,
-) -> Vec<std::os::fd::BorrowedFd<'a>> {
-    std::iter::once(userns.as_fd())
-        .chain(net.map(AsFd::as_fd))
-        .collect()
 }

@@ -2,10 +2,13 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 
+use super::prepared::PreparedSets;
+use super::spec::Limits;
 use crate::cancel::Cancel;
 
 /// Limits under which the caller watches a run. None of them can change what a successful run makes.
@@ -21,6 +24,10 @@ pub struct Control {
     pub silent_timeout: Option<Duration>,
     /// The most bytes a run may write to its log.
     pub max_log_bytes: Option<u64>,
+    /// What a run may take of the machine.
+    pub limits: Limits,
+    /// Where runs with many inputs find them mounted.
+    pub prepared: Option<Arc<PreparedSets>>,
 }
 
 /// What ended a run.
@@ -150,8 +157,19 @@ impl SandboxError {
                 .note("parts of the `/proc` of this machine are covered, as containers do; the kernel then allows no other")
                 .help("run sos outside the container, or in one that leaves `/proc` uncovered: `podman run --security-opt unmask=ALL`, `docker run --security-opt systempaths=unconfined`")
             }
-            Self::Io { .. } | Self::Setup { .. } | Self::Store(_) => {
-                Diagnostic::error("sandbox-setup", Class::Machine, self.to_string())
+            Self::Store(error) => Diagnostic::from(error),
+            Self::Io { ref source, .. } | Self::Setup { ref source, .. } => {
+                let full = matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                );
+                let code = if full { "env-disk-full" } else { "sandbox-setup" };
+                let diagnostic = Diagnostic::error(code, Class::Machine, self.to_string());
+                if full {
+                    diagnostic.help("`sos gc` frees what no root needs, cached working trees too")
+                } else {
+                    diagnostic
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::Spec;
+use super::spec::{Input, Spec};
 
 /// The first message to a helper: what it is for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -13,19 +13,37 @@ use super::spec::Spec;
 pub(super) enum Request {
     /// Make a user namespace and hand it over.
     HoldUserns(UsernsKind),
-    /// Run a program. Descriptors: the user namespace and perhaps a network namespace.
-    Run(Box<Spec>),
-    /// Run a program that somebody speaks with. Descriptors: the user namespace, and for [`Streams::Pipes`] its input.
-    Converse(Box<Spec>, Streams),
+    /// Start the first process of a run at each [`Launch`]. Descriptor: the user namespace, which is of this kind; without one,
+    /// make it first and hand it over.
+    Launch(UsernsKind),
+    /// Mount inputs below a directory in a mount namespace, and hand that over. Comes with the user namespace.
+    Prepare {
+        #[serde(with = "super::bytes::path")]
+        dir: PathBuf,
+        inputs: Vec<Input>,
+    },
     /// Change files inside the user namespace, which comes along; operations follow.
     Work,
 }
 
-/// Where the standard streams of a program lead that somebody speaks with.
+/// Which descriptors come along with a plan, in this order.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Given {
+    /// A network namespace; without it one is made.
+    pub(super) net: bool,
+    /// A mount namespace to begin with.
+    pub(super) mounts: bool,
+    /// Where the standard streams of the program lead. For [`Streams::Pipes`] its input and its standard error come along.
+    pub(super) streams: Streams,
+}
+
+/// Where the standard streams of a program lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Streams {
-    /// Its input comes along as a descriptor; its output goes where the helper's own goes.
+    /// No input; all that it writes goes where the run was launched to write.
+    Log,
+    /// Pipes of its own; its output goes where the run was launched to write.
     Pipes,
     /// A terminal of the sandbox, whose other end is handed over.
     Terminal {
@@ -45,6 +63,17 @@ pub(super) enum UsernsKind {
     Multi,
 }
 
+/// Start the first process of a run. Descriptors: its end of a new socket, on which its [`Plan`] comes, and the log.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Launch;
+
+/// What the first process of a run is for. Descriptors: those that it says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Plan {
+    pub(super) spec: Box<Spec>,
+    pub(super) given: Given,
+}
+
 /// What a helper answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -53,11 +82,15 @@ pub(super) enum Answer {
     NeedMaps,
     /// The user namespace, as a descriptor.
     Userns,
-    /// Process 1 is about to start; a network namespace made for it comes along.
-    Started,
+    /// The first process of a run, as a descriptor.
+    Launched,
+    /// The mount namespace, as a descriptor.
+    Prepared,
+    /// A network namespace was made for the run and comes along.
+    Network,
     /// The other end of the program's terminal, as a descriptor.
     Terminal,
-    /// Process 1 and all others are gone.
+    /// All processes of the run but its first are gone.
     Ended {
         /// Status of the program as `wait` gives it.
         status: i32,
@@ -72,16 +105,6 @@ pub(super) enum Answer {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct MapsWritten;
 
-/// What init tells the helper through a pipe.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum InitReport {
-    /// The program ended with this status.
-    Ended(i32),
-    /// The root could not be built or the program not be started.
-    Failed(Failure),
-}
-
 /// A failed operation with its errno.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Failure {
@@ -92,7 +115,7 @@ pub(super) struct Failure {
     pub(super) exec: bool,
 }
 
-/// The longest description that is sent: messages through the pipe must stay below its atomic size.
+/// The longest description that is sent.
 const MAX_WHAT_BYTES: usize = 1024;
 
 impl Failure {

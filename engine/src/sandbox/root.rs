@@ -19,10 +19,26 @@ use super::protocol::{Failure, Naming};
 use super::spec::{Bind, InlineFile, Input, Shape, Spec};
 use super::sys;
 use super::sys::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY};
+use super::vary::Reordered;
 
 const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 /// Parts of `/proc` through which a process with the machine's user 0 could change the machine.
-const PROC_READ_ONLY: [&str; 5] = ["sys", "sysrq-trigger", "irq", "bus", "fs"];
+const PROC_READ_ONLY: [&str; 12] = [
+    "sys",
+    "sysrq-trigger",
+    "irq",
+    "bus",
+    "fs",
+    "acpi",
+    "scsi",
+    "asound",
+    "driver",
+    "tty",
+    "mtrr",
+    "pressure",
+];
+/// Parts of `/proc` that show the machine's memory to its user 0, and to nobody else.
+const PROC_COVERED: [&str; 4] = ["kcore", "kpagecount", "kpageflags", "kpagecgroup"];
 /// What `statfs` calls a memory filesystem.
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 /// The group `tty` of Debian and everybody else, which owns terminals.
@@ -45,9 +61,13 @@ pub(super) fn build(spec: &Spec) -> Result<(), Failure> {
             build_dir,
         } => {
             let root = nix_root(spec, &top)?;
-            bind(&root, build_dir, Path::new("/build"), 0)?;
-            bind(&root, outputs, store_dir, 0)?;
-            root.show_inputs(store_dir, inputs)?;
+            let (build_dir, inputs) = match &spec.vary.reordered {
+                Some(chosen) => reordered(&spec.scratch, chosen, build_dir, inputs)?,
+                None => (build_dir.clone(), inputs.clone()),
+            };
+            bind(&root, &build_dir, Path::new("/build"), 0)?;
+            place_store(&root, outputs, store_dir)?;
+            root.show_inputs(store_dir, &inputs)?;
             root
         }
         Shape::Step {
@@ -61,6 +81,19 @@ pub(super) fn build(spec: &Spec) -> Result<(), Failure> {
         show(&root, shown)?;
     }
     enter(&root.fd)
+}
+
+/// Mounts inputs below a directory of this machine, for runs that begin with this namespace.
+pub(super) fn prepare(dir: &Path, inputs: &[Input]) -> Result<(), Failure> {
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .naming(|| "make mounts private".to_owned())?;
+    let root = Root::open(Path::new("/"), false)?;
+    // A mount of its own, which runs take as it is.
+    bind(&root, dir, dir, 0)?;
+    root.show_inputs(dir, inputs)
 }
 
 /// The new root while it is being built.
@@ -92,6 +125,26 @@ fn nix_root(spec: &Spec, top: &Path) -> Result<Root, Failure> {
         root.write(file)?;
     }
     Ok(root)
+}
+
+/// Puts copies that list in another order in place of the build directory and of the chosen inputs.
+fn reordered(
+    scratch: &Path,
+    chosen: &[String],
+    build_dir: &Path,
+    inputs: &[Input],
+) -> Result<(PathBuf, Vec<Input>), Failure> {
+    let copies = Reordered::mount(scratch)?;
+    let build_dir = copies.copy(build_dir, OsStr::new("build"))?;
+    let mut inputs = inputs.to_vec();
+    for input in inputs.iter_mut().filter(|i| chosen.contains(&i.base)) {
+        if rustix::fs::lstat(&input.physical)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+        {
+            input.physical = copies.copy(&input.physical, OsStr::new(&input.base))?;
+        }
+    }
+    Ok((build_dir, inputs))
 }
 
 /// Tells whether this user namespace's caller is the machine's user 0.
@@ -337,6 +390,13 @@ impl Root {
                     attach(&mount, &source, &inside)?;
                 }
             }
+            for part in PROC_COVERED {
+                let inside = Path::new("/proc").join(part);
+                if let Ok(target) = self.find(&inside) {
+                    let mount = clone_tree(CWD, Path::new("/dev/null"), ATTR_RDONLY)?;
+                    attach(&mount, &target, &inside)?;
+                }
+            }
         }
         Ok(())
     }
@@ -461,6 +521,21 @@ fn bind(root: &Root, outside: &Path, inside: &Path, attributes: u64) -> Result<(
     let mount = clone_tree(CWD, outside, attributes)?;
     let target = root.directory(inside, 0o755)?;
     attach(&mount, &target, inside)
+}
+
+/// Mounts the directory of the outputs; a prepared one is a mount already, and moves with all that is mounted in it.
+fn place_store(root: &Root, outputs: &Path, store_dir: &Path) -> Result<(), Failure> {
+    let prepared = rustix::fs::open(
+        outputs,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .naming(|| format!("open {}", outputs.display()))?;
+    let target = root.directory(store_dir, 0o755)?;
+    match attach(&prepared, &target, store_dir) {
+        Err(failure) if failure.errno == libc::EINVAL => bind(root, outputs, store_dir, 0),
+        other => other,
+    }
 }
 
 fn show(root: &Root, shown: &Bind) -> Result<(), Failure> {

@@ -1,26 +1,34 @@
-//! One run, seen from `sos`: starts the helper, pumps the log, keeps the limits.
+//! One run, seen from `sos`: starts it, pumps the log, keeps the limits.
 
 use std::io::{self, PipeReader};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::Timespec;
 
-use super::child::Helper;
+use super::cgroup::Group;
+use super::launcher::{self, Launched};
 use super::namespaces;
 use super::outcome::{Control, Exit, Outcome, SandboxError};
-use super::protocol::{Answer, Failure, Request, UsernsKind};
+use super::prepared::{Prepared, PreparedSets};
+use super::protocol::{Answer, Failure, Given, Plan, Streams, UsernsKind};
 use super::spec::{Shape, Spec};
 use crate::clock::{Clock, SystemClock};
 
 const LOG_CHUNK_BYTES: usize = 64 << 10;
 /// More than a pipe holds, so that the last look at a log takes all of it.
 const LOG_CHUNKS_AT_ONCE: usize = 32;
+/// A log is looked at so often and no more: to be woken for each line costs more than the line.
+const LOG_PAUSE: Duration = Duration::from_millis(10);
+/// With so much in the pipe its writer is about to wait for us, which it shall not.
+const LOG_PRESSING_BYTES: u64 = 32 << 10;
+/// So many looks follow without a pause when there was so much.
+const LOG_EAGER_LOOKS: u32 = 64;
 
-/// Runs one program to its end. Blocks; call it from a thread that lives until it returns, because the end of
-/// that thread ends the run.
+/// Runs one program to its end. Blocks.
 ///
 /// # Errors
 /// Everything but a failing program, which is an [`Exit`].
@@ -32,12 +40,8 @@ pub fn run(
     if control.cancel.is_cancelled() {
         return Err(SandboxError::Cancelled);
     }
-    let kind = match spec.shape {
-        Shape::Nix { .. } => UsernsKind::Single,
-        Shape::Step { .. } => UsernsKind::Multi,
-    };
+    let kind = kind_of(spec);
     let exe = control.exe.as_deref();
-    let userns = namespaces::userns(kind, exe)?;
     let net = if spec.network {
         None
     } else {
@@ -45,37 +49,143 @@ pub fn run(
     };
     let (reader, writer) = io::pipe().map_err(|e| SandboxError::io("make a pipe", e))?;
     rustix::io::ioctl_fionbio(&reader, true).map_err(|e| SandboxError::io("set up a pipe", e))?;
-    let mut helper = Helper::spawn(exe, Some(writer))?;
-    helper.send(
-        &Request::Run(Box::new(spec.clone())),
-        &namespaces::descriptors(&userns, net.as_ref()),
-    )?;
+    let launched = launcher::launch(kind, exe, writer.as_fd())?;
+    // The end of the run must show as the end of the log.
+    drop(writer);
+    let mut spec = Box::new(spec.clone());
+    let group = confine(&launched, &mut spec, control)?;
+    let network = spec.network;
+    let place = Place::of(&mut spec, control)?;
+    let mounts = place.as_ref().map(|place| place.prepared.namespace());
+    let given = Given {
+        net: net.is_some(),
+        mounts: mounts.is_some(),
+        streams: Streams::Log,
+    };
+    let fds: Vec<BorrowedFd<'_>> = net.iter().chain(mounts).map(AsFd::as_fd).collect();
+    tell(&launched, &Plan { spec, given }, &fds)?;
     let mut watch = Watch {
-        helper,
+        launched,
         reader,
         log,
         control,
         log_bytes: 0,
         clock: SystemClock::new(),
         last_output: Duration::ZERO,
+        pause_until: Duration::ZERO,
+        eager: 0,
+        buffer: vec![0; LOG_CHUNK_BYTES],
         net,
         kind,
-        network: spec.network,
+        network,
+        _group: group,
     };
-    watch.until_end()
+    let outcome = watch.until_end()?;
+    // Nothing of the run lives any more.
+    drop(watch);
+    if let Some(place) = place {
+        place.sets.give_back(place.prepared, &place.outputs)?;
+    }
+    Ok(outcome)
+}
+
+/// Returns the kind of user namespace that a run needs.
+pub(super) fn kind_of(spec: &Spec) -> UsernsKind {
+    match spec.shape {
+        Shape::Nix { .. } => UsernsKind::Single,
+        Shape::Step { .. } => UsernsKind::Multi,
+    }
+}
+
+/// Sets the limits of a run that has no plan yet: by a control group, which must outlive it, or else in its plan.
+pub(super) fn confine(
+    launched: &Launched,
+    spec: &mut Spec,
+    control: &Control,
+) -> Result<Option<Group>, SandboxError> {
+    let group =
+        Group::for_run(&control.limits).map_err(|e| SandboxError::io("make a control group", e))?;
+    match &group {
+        // Before it has a plan; what it starts is in the group from the beginning.
+        Some(group) => launched
+            .pid()
+            .and_then(|pid| group.add(pid))
+            .map_err(|e| SandboxError::io("use a control group", e))?,
+        None => spec.limits = control.limits,
+    }
+    Ok(group)
+}
+
+/// Gives a run its plan.
+pub(super) fn tell(
+    launched: &Launched,
+    plan: &Plan,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), SandboxError> {
+    launched.send(plan, fds).map_err(|e| {
+        // A run that cannot begin says why and ends: that is what sending met.
+        match launched.receive() {
+            Ok((Answer::Failed(failure), _)) => failure_error(failure),
+            _ => e,
+        }
+    })
+}
+
+/// The prepared store directory of a run in the Nix shape.
+struct Place<'a> {
+    sets: &'a PreparedSets,
+    prepared: Prepared,
+    /// Where the outputs are expected.
+    outputs: PathBuf,
+}
+
+impl<'a> Place<'a> {
+    /// Finds a place for a run that has many inputs, and changes its plan so that it uses it.
+    fn of(spec: &mut Spec, control: &'a Control) -> Result<Option<Self>, SandboxError> {
+        // What is prepared has an order of its own.
+        if spec.vary.reordered.is_some() {
+            return Ok(None);
+        }
+        let Shape::Nix {
+            outputs, inputs, ..
+        } = &mut spec.shape
+        else {
+            return Ok(None);
+        };
+        let Some(sets) = control.prepared.as_deref() else {
+            return Ok(None);
+        };
+        let Some(prepared) = sets.take(inputs, control.exe.as_deref())? else {
+            return Ok(None);
+        };
+        inputs.retain(|input| !prepared.has(&input.base));
+        let outputs = std::mem::replace(outputs, prepared.dir());
+        Ok(Some(Self {
+            sets,
+            prepared,
+            outputs,
+        }))
+    }
 }
 
 struct Watch<'a> {
-    helper: Helper,
+    launched: Launched,
     reader: PipeReader,
     log: &'a mut dyn FnMut(&[u8]),
     control: &'a Control,
     log_bytes: u64,
     clock: SystemClock,
     last_output: Duration,
+    /// Until then the log is left alone.
+    pause_until: Duration,
+    /// Looks at the log that are not followed by a pause.
+    eager: u32,
+    buffer: Vec<u8>,
     net: Option<OwnedFd>,
     kind: UsernsKind,
     network: bool,
+    /// Last: it is empty when the helper is gone, and then it goes.
+    _group: Option<Group>,
 }
 
 impl Watch<'_> {
@@ -97,24 +207,35 @@ impl Watch<'_> {
             if left == Some(Duration::ZERO) {
                 return Ok(self.stop(exit));
             }
+            let pause = self.pause_until.saturating_sub(now);
+            let left = match left {
+                left if pause.is_zero() => left,
+                left => Some(left.map_or(pause, |left| left.min(pause))),
+            };
             let timeout = left.and_then(|d| Timespec::try_from(d).ok());
             let (from_log, from_helper) = {
                 let mut fds = [
-                    PollFd::new(&self.reader, PollFlags::IN),
-                    PollFd::from_borrowed_fd(self.helper.channel(), PollFlags::IN),
+                    PollFd::from_borrowed_fd(self.launched.channel(), PollFlags::IN),
                     PollFd::new(&*wake, PollFlags::IN),
+                    PollFd::new(&self.reader, PollFlags::IN),
                 ];
-                match poll(&mut fds, timeout.as_ref()) {
+                // The end of the run is noticed at once, also during a pause: the rest of the log is read then.
+                let watched = if pause.is_zero() { 3 } else { 2 };
+                match poll(&mut fds[..watched], timeout.as_ref()) {
                     Err(rustix::io::Errno::INTR) => continue,
                     other => other.map_err(|e| SandboxError::io("wait for a run", e))?,
                 };
-                (!fds[0].revents().is_empty(), !fds[1].revents().is_empty())
+                (!fds[2].revents().is_empty(), !fds[0].revents().is_empty())
             };
-            if from_log && !self.pump()? {
-                return Ok(self.stop(Exit::LogTooLong));
+            if from_log {
+                let before = self.log_bytes;
+                if !self.pump()? {
+                    return Ok(self.stop(Exit::LogTooLong));
+                }
+                self.pace(self.log_bytes - before);
             }
             if from_helper {
-                let (answer, fds) = match self.helper.receive() {
+                let (answer, fds) = match self.launched.receive() {
                     Err(_) if self.control.cancel.is_cancelled() => continue,
                     other => other?,
                 };
@@ -142,12 +263,23 @@ impl Watch<'_> {
         }
     }
 
+    /// Decides when the log is looked at again, after so many bytes were in it.
+    fn pace(&mut self, bytes: u64) {
+        if bytes >= LOG_PRESSING_BYTES {
+            self.eager = LOG_EAGER_LOOKS;
+        }
+        if self.eager > 0 {
+            self.eager -= 1;
+        } else {
+            self.pause_until = self.clock.monotonic() + LOG_PAUSE;
+        }
+    }
+
     /// Passes on what is in the log now; `false` when it got too long. A program that writes without end must not
     /// keep us from looking at the clock: this reads a few chunks at a time.
     fn pump(&mut self) -> Result<bool, SandboxError> {
-        let mut buffer = vec![0; LOG_CHUNK_BYTES];
         for _ in 0..LOG_CHUNKS_AT_ONCE {
-            let n = match rustix::io::read(&self.reader, &mut buffer) {
+            let n = match rustix::io::read(&self.reader, &mut self.buffer) {
                 Ok(0) | Err(rustix::io::Errno::AGAIN) => return Ok(true),
                 Ok(n) => n,
                 Err(rustix::io::Errno::INTR) => continue,
@@ -159,12 +291,12 @@ impl Watch<'_> {
                 .max_log_bytes
                 .map_or(u64::MAX, |max| max.saturating_sub(self.log_bytes));
             let take = n.min(usize::try_from(left).unwrap_or(usize::MAX));
-            (self.log)(&buffer[..take]);
+            (self.log)(&self.buffer[..take]);
             self.log_bytes += take as u64;
             if take < n {
                 return Ok(false);
             }
-            if n < buffer.len() {
+            if n < self.buffer.len() {
                 return Ok(true);
             }
         }
@@ -177,10 +309,8 @@ impl Watch<'_> {
         fds: Vec<OwnedFd>,
     ) -> Result<Option<Exit>, SandboxError> {
         match answer {
-            Answer::Started => {
-                if let Some(made) = fds.into_iter().next() {
-                    self.net = Some(made);
-                }
+            Answer::Network => {
+                self.net = fds.into_iter().next();
                 Ok(None)
             }
             Answer::Ended { status, net_clean } => {
@@ -195,21 +325,24 @@ impl Watch<'_> {
             }
             Answer::Failed(failure) => {
                 self.drain()?;
-                self.helper.wait();
                 Err(failure_error(failure))
             }
-            Answer::NeedMaps | Answer::Userns | Answer::Terminal => Err(SandboxError::Protocol),
+            Answer::NeedMaps
+            | Answer::Userns
+            | Answer::Launched
+            | Answer::Prepared
+            | Answer::Terminal => Err(SandboxError::Protocol),
         }
     }
 
-    /// Reads the rest of the log: all its writers are gone but the helper, which ends now.
+    /// Reads the rest of the log: all its writers are gone but the first process, which ends now.
     fn drain(&mut self) -> Result<(), SandboxError> {
         // A log cut here ended before the limit could matter: the run is over.
         self.pump().map(|_complete| ())
     }
 
     fn stop(&mut self, exit: Exit) -> Outcome {
-        self.helper.stop();
+        self.launched.stop();
         Outcome {
             exit,
             log_bytes: self.log_bytes,

@@ -70,12 +70,13 @@ const XATTR: [Call; 16] = [
     call(465, 465, 465),
     call(466, 466, 466),
 ];
-/// add_key, request_key, keyctl, kexec_load, kexec_file_load, bpf, perf_event_open, userfaultfd.
-const FORBIDDEN: [Call; 8] = [
+/// add_key, request_key, keyctl, kexec_load (which x32 numbers anew), kexec_file_load, bpf, perf_event_open, userfaultfd.
+const FORBIDDEN: [Call; 9] = [
     call(248, 286, 217),
     call(249, 287, 218),
     call(250, 288, 219),
     call(246, 283, 104),
+    call(528, -1, -1),
     call(320, -1, 294),
     call(321, 357, 280),
     call(298, 336, 241),
@@ -87,7 +88,7 @@ const IO_URING_SETUP: Call = call(425, 425, 425);
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const AUDIT_ARCH_I386: u32 = 0x4000_0003;
 const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
-/// Marks the x32 calls of x86-64; below 512 they have the same numbers.
+/// Marks the x32 calls of x86-64; below 512 they have the same numbers, and from there on x86-64 has none.
 const X32_BIT: u32 = 0x4000_0000;
 
 const LD_ABS: u16 = 0x20;
@@ -256,6 +257,13 @@ mod tests {
         check(Step, AUDIT_ARCH_X86_64, 90, [0, 0o4755, 0, 0, 0, 0], Ok(()));
         check(Step, AUDIT_ARCH_X86_64, 188, none, Ok(()));
         check(Step, AUDIT_ARCH_X86_64, 250, none, Err(libc::EPERM));
+        check(
+            Nix,
+            AUDIT_ARCH_X86_64,
+            X32_BIT | 528,
+            none,
+            Err(libc::EPERM),
+        );
         check(Step, AUDIT_ARCH_X86_64, 425, none, Err(libc::ENOSYS));
         check(Step, 1, 425, none, Ok(()));
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::bytes;
+use super::vary::Vary;
 
 /// The user id that a build in the Nix shape sees as its own.
 pub const NIX_UID: u32 = 1000;
@@ -49,6 +50,8 @@ pub struct Spec {
     pub devices: Vec<PathBuf>,
     /// Resource limits, off by default.
     pub limits: Limits,
+    /// What is different from other runs, to see what depends on it.
+    pub vary: Vary,
 }
 
 /// What the root directory of a run is made of.
@@ -126,12 +129,13 @@ pub struct InlineFile {
     pub mode: u32,
 }
 
-/// Resource limits of every process of a run; `None` leaves the limit of the caller.
+/// Resource limits of a run; `None` leaves the limit of the caller. Where no control group can be had, they are those of
+/// each process.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Limits {
-    /// Bytes of address space a process.
-    pub address_space_bytes: Option<u64>,
-    /// Processes of the user.
+    /// Bytes of memory; without a control group, of address space.
+    pub memory_bytes: Option<u64>,
+    /// Processes and threads; without a control group, those that the user has at all.
     pub processes: Option<u64>,
     /// Bytes of one file.
     pub file_size_bytes: Option<u64>,
@@ -189,6 +193,7 @@ impl Spec {
             tmpfs: vec![PathBuf::from("/tmp")],
             devices: Vec::new(),
             limits: Limits::default(),
+            vary: Vary::default(),
         }
     }
 
@@ -220,21 +225,35 @@ impl Spec {
     }
 }
 
-/// Returns the variables that Nix gives every build before the derivation's own.
+/// Returns the variables that Nix sets before those of the derivation, which may say otherwise.
 #[must_use]
 pub fn nix_base_env(store_dir: &str, cores: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
     let cores = cores.to_string();
-    let mut env: Vec<(&str, &str)> = vec![
+    variables(&[
         ("PATH", "/path-not-set"),
         ("HOME", "/homeless-shelter"),
         ("NIX_STORE", store_dir),
         ("NIX_BUILD_CORES", &cores),
-    ];
-    for name in ["NIX_BUILD_TOP", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD"] {
-        env.push((name, "/build"));
-    }
-    env.extend([("NIX_LOG_FD", "2"), ("TERM", "xterm-256color")]);
-    env.into_iter()
-        .map(|(name, value)| (name.into(), value.into()))
+    ])
+}
+
+/// Returns the variables that name the build directory, whatever the derivation says.
+#[must_use]
+pub fn nix_directories() -> Vec<(Vec<u8>, Vec<u8>)> {
+    ["NIX_BUILD_TOP", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD"]
+        .iter()
+        .flat_map(|name| variables(&[(*name, "/build")]))
+        .collect()
+}
+
+/// Returns the variables about the log, whatever the derivation says.
+#[must_use]
+pub fn nix_terminal() -> Vec<(Vec<u8>, Vec<u8>)> {
+    variables(&[("NIX_LOG_FD", "2"), ("TERM", "xterm-256color")])
+}
+
+fn variables(list: &[(&str, &str)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    list.iter()
+        .map(|(name, value)| ((*name).into(), (*value).into()))
         .collect()
 }

@@ -22,6 +22,7 @@ use super::protocol::Op;
 use super::run::run;
 use super::spec::{Bind, InlineFile, Limits, Shape, Spec};
 use super::tree::{self, WorkTree};
+use super::vary::Vary;
 use super::worker::Worker;
 
 /// Where the private directory of a step is, as the step sees it.
@@ -88,6 +89,8 @@ pub struct StepSpec {
     pub cores: Option<usize>,
     /// Where what a failing program has written is moved; must not exist, on the filesystem of the store.
     pub keep_failed: Option<PathBuf>,
+    /// What is different from other runs, to see what depends on it.
+    pub vary: Vary,
 }
 
 impl StepSpec {
@@ -110,6 +113,7 @@ impl StepSpec {
             output: StepOutput::Rootfs,
             cores: None,
             keep_failed: None,
+            vary: Vary::default(),
         }
     }
 
@@ -171,6 +175,7 @@ impl StepSpec {
             tmpfs: self.tmpfs.clone(),
             devices: Vec::new(),
             limits: Limits::default(),
+            vary: self.vary.clone(),
         }
     }
 

@@ -44,22 +44,87 @@ pub(super) fn take_stdin() -> io::Result<OwnedFd> {
 }
 
 /// The two sides of a fork.
-pub(super) enum Fork {
+pub(super) enum Cloned {
     /// In the new process.
     Child,
-    /// In the old process, with the new one's id.
-    Parent(Pid),
+    /// In the old process, with a descriptor of the new one.
+    Parent(OwnedFd),
 }
 
-/// Forks the helper, which has one thread, so the child may do anything.
-pub(super) fn fork() -> io::Result<Fork> {
-    // SAFETY: the helper never starts threads, so no lock can be held by a thread that the child lacks.
-    let pid = unsafe { libc::fork() };
-    match Pid::from_raw(pid) {
-        _ if pid < 0 => Err(io::Error::last_os_error()),
-        None => Ok(Fork::Child),
-        Some(pid) => Ok(Fork::Parent(pid)),
+/// Forks the launcher, which has one thread, so the child may do anything. The child is in new namespaces.
+pub(super) fn clone_into(namespaces: UnshareFlags) -> io::Result<Cloned> {
+    let flags = libc::c_ulong::try_from(libc::CLONE_PIDFD | libc::SIGCHLD)
+        .map_err(io::Error::other)?
+        | libc::c_ulong::from(namespaces.bits());
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: without a stack and without shared memory this is a fork; the launcher never starts threads, so no lock can be
+    // held by a thread that the child lacks. The kernel writes one number to `pidfd`.
+    let pid = check(unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            flags,
+            std::ptr::null_mut::<libc::c_void>(),
+            &raw mut pidfd,
+            std::ptr::null_mut::<libc::c_int>(),
+            0,
+        )
+    })?;
+    if pid == 0 {
+        return Ok(Cloned::Child);
     }
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(Cloned::Parent(unsafe { OwnedFd::from_raw_fd(pidfd) }))
+}
+
+/// Bytes of stack for what a child does before it becomes a program.
+const START_STACK_BYTES: usize = 256 << 10;
+
+/// Starts a child that shares the memory of this process until it becomes a program or `until_exec` returns, which ends it.
+/// This process stands still meanwhile, and so pays for no copy of its memory.
+pub(super) fn start(until_exec: &mut dyn FnMut()) -> io::Result<Pid> {
+    extern "C" fn entry(argument: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `start` passes exactly this, and stands still while it is used.
+        let until_exec = unsafe { &mut *argument.cast::<&mut dyn FnMut()>() };
+        until_exec();
+        exit(0)
+    }
+    let mut stack: Vec<u8> = Vec::with_capacity(START_STACK_BYTES);
+    let mut argument: &mut dyn FnMut() = until_exec;
+    let top = stack.as_mut_ptr().wrapping_add(START_STACK_BYTES);
+    // Stacks grow down from an address that is a multiple of 16.
+    let top = top.wrapping_sub(top.addr() % 16);
+    // SAFETY: the child runs on a stack of its own, which lives until this call ends; CLONE_VFORK ends it only when the child
+    // uses this memory no more. Signal handlers, descriptors and directories are not shared.
+    let pid = check(libc::c_long::from(unsafe {
+        libc::clone(
+            entry,
+            top.cast(),
+            libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD,
+            (&raw mut argument).cast(),
+        )
+    }))?;
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::Error::other("no process id"))
+}
+
+/// Kills every process of the pid namespace that this process is the first of.
+pub(super) fn kill_all_others() {
+    // Anywhere else this would be every process of the user.
+    if rustix::process::getpid() == Pid::INIT {
+        // SAFETY: takes numbers only. Fails when there is no other process.
+        unsafe { libc::kill(-1, libc::SIGKILL) };
+    }
+}
+
+/// Lets the kernel forget children as they end; nobody waits for them.
+pub(super) fn forget_children() -> io::Result<()> {
+    // SAFETY: SIG_IGN is valid for this signal.
+    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Ends this process at once.
@@ -135,12 +200,23 @@ pub(super) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
     Ok(())
 }
 
-/// Turns address randomisation off, and makes the machine look like a 32-bit one when asked to.
-pub(super) fn set_personality(linux32: bool) -> io::Result<()> {
+/// Turns address randomisation off unless it is wanted, and makes the machine look like a 32-bit one, or like one with an
+/// old kernel, when asked to.
+pub(super) fn set_personality(
+    linux32: bool,
+    random_addresses: bool,
+    old_kernel: bool,
+) -> io::Result<()> {
     // The base personalities PER_LINUX and PER_LINUX32 of <sys/personality.h>.
     let base: libc::c_int = if linux32 { 8 } else { 0 };
-    let persona =
-        libc::c_ulong::try_from(base | libc::ADDR_NO_RANDOMIZE).map_err(io::Error::other)?;
+    let mut flags = base;
+    if !random_addresses {
+        flags |= libc::ADDR_NO_RANDOMIZE;
+    }
+    if old_kernel {
+        flags |= libc::UNAME26;
+    }
+    let persona = libc::c_ulong::try_from(flags).map_err(io::Error::other)?;
     // SAFETY: takes a number only.
     check(libc::c_long::from(unsafe { libc::personality(persona) }))?;
     Ok(())
@@ -148,6 +224,10 @@ pub(super) fn set_personality(linux32: bool) -> io::Result<()> {
 
 /// Holds SIGCHLD back and returns a descriptor that becomes readable when a child has ended.
 pub(super) fn child_signal_fd() -> io::Result<OwnedFd> {
+    // SAFETY: SIG_DFL is valid for this signal; ignored, it would take the status of children away.
+    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
     // SAFETY: an all-zero set is valid memory for `sigemptyset`, which initialises it.
     let set = unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
@@ -168,9 +248,20 @@ pub(super) fn child_signal_fd() -> io::Result<OwnedFd> {
 
 /// Gives every signal its default meaning and lets all through.
 pub(super) fn reset_signals() -> io::Result<()> {
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL is valid for each signal; numbers that cannot be changed are refused, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    for signal in 1..=64 as libc::c_int {
+        // The library refuses the two signals that it keeps for itself, and whoever started us may have them ignored.
+        let default = [0u64; 4];
+        // SAFETY: four zero words are the kernel's `sigaction` of the default; the set of signals has eight bytes. Numbers
+        // that cannot be changed are refused, which is fine.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     // SAFETY: as in `child_signal_fd`.
     check(libc::c_long::from(unsafe {
@@ -192,6 +283,17 @@ pub(super) fn close_on_exec_above_stderr() -> io::Result<()> {
             libc::CLOSE_RANGE_CLOEXEC,
         )
     })?;
+    Ok(())
+}
+
+/// Puts a descriptor at the numbers 1 and 2.
+pub(super) fn set_output(fd: BorrowedFd<'_>) -> io::Result<()> {
+    for number in [1, 2] {
+        // SAFETY: both numbers are standard streams, which nothing here owns.
+        check(libc::c_long::from(unsafe {
+            libc::dup2(fd.as_raw_fd(), number)
+        }))?;
+    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@
 //! A tree is what its state says only while that is `ready`. Whoever is killed in the middle leaves `changing` and
 //! no lock, and the next one who takes the slot begins with an empty tree.
 
+use std::cmp::Reverse;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -166,6 +167,7 @@ pub(super) fn acquire(
             Choice::Wait => std::thread::sleep(LOCK_PAUSE),
             Choice::Change(slot, lock, old) => {
                 trees.change(&slot, old.as_ref(), root, worker)?;
+                mark_used(&lock);
                 // Nobody takes a slot for change while the choice is locked, so none can come between
                 // the end of the exclusive lock and the begin of the shared one.
                 let _choosing = trees.lock_choice()?;
@@ -281,8 +283,7 @@ impl Trees<'_> {
                 State::Ready(id) if id == *root => {
                     let lock = slot.open_lock()?;
                     if try_lock(&lock, FlockOperation::NonBlockingLockShared)? {
-                        // The time of last use. Nothing depends on it but which tree goes first.
-                        let _unset = lock.set_modified(now());
+                        mark_used(&lock);
                         return Ok(Choice::Use(slot.clone(), lock));
                     }
                 }
@@ -313,21 +314,12 @@ impl Trees<'_> {
             }
         }
         let new = self.store.get_root(root)?;
-        let mut best: Option<(u64, usize, Blake3)> = None;
-        for (at, (slot, _)) in free.iter().enumerate() {
-            let State::Ready(id) = slot.state() else {
-                continue;
-            };
-            // A manifest that was collected can be no starting point.
-            let Ok(old) = self.store.get_root(&id) else {
-                continue;
-            };
-            let limit = best.map_or(u64::MAX, |(cost, ..)| cost);
-            match difference::cost(self.store, Some(&old), &new, limit) {
-                Ok(cost) if cost < limit => best = Some((cost, at, id)),
-                _ => {}
-            }
-        }
+        // The tree of the step before is mostly the one, and then nothing is counted to the end of the others.
+        free.sort_by_key(|(slot, _)| Reverse(slot.last_used()));
+        let best = match self.nearest(&free, &new, SMALL_DIFFERENCE + 1) {
+            Some(best) => Some(best),
+            None => self.nearest(&free, &new, u64::MAX),
+        };
         if let Some((cost, at, id)) = best
             && (cost <= SMALL_DIFFERENCE
                 || cost <= difference::cost(self.store, None, &new, cost.saturating_mul(2))? / 2)
@@ -359,6 +351,33 @@ impl Trees<'_> {
         };
         slot.set_state("changing", root)?;
         Ok(Choice::Change(slot, lock, None))
+    }
+
+    /// Finds the tree with the fewest entries that differ from `new`, below `limit`: how many, which one, what it holds.
+    fn nearest(
+        &self,
+        free: &[(Slot, File)],
+        new: &Root,
+        mut limit: u64,
+    ) -> Option<(u64, usize, Blake3)> {
+        let mut best = None;
+        for (at, (slot, _)) in free.iter().enumerate() {
+            let State::Ready(id) = slot.state() else {
+                continue;
+            };
+            // A manifest that was collected can be no starting point.
+            let Ok(old) = self.store.get_root(&id) else {
+                continue;
+            };
+            match difference::cost(self.store, Some(&old), new, limit) {
+                Ok(cost) if cost < limit => {
+                    best = Some((cost, at, id));
+                    limit = cost;
+                }
+                _ => {}
+            }
+        }
+        best
     }
 
     fn new_slot(&self) -> Result<(Slot, File), SandboxError> {
@@ -406,12 +425,13 @@ impl Trees<'_> {
     }
 }
 
+/// Notes the time of last use. Nothing depends on it but which tree is looked at first, and which goes first.
 #[allow(
     clippy::disallowed_methods,
     reason = "when a cached tree was last used; reaches no output"
 )]
-fn now() -> SystemTime {
-    SystemTime::now()
+fn mark_used(lock: &File) {
+    let _unset = lock.set_modified(SystemTime::now());
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! A worker, seen from `sos`: changes and reads files that belong to the ids of the step namespace.
+//!
+//! Starting one takes longer than the work of an ordinary step, so those that are done wait for the next step.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sos_formats::manifest::Meta;
 
@@ -11,26 +15,120 @@ use super::outcome::{Control, SandboxError};
 use super::protocol::{Captured, Done, Op, Request, UsernsKind, WireKind, WireMeta};
 use super::run::failure_error;
 
-/// A started worker; dropping it ends it, even in the middle of its work.
-pub(super) struct Worker {
+/// The most workers that wait for work.
+const MAX_IDLE: usize = 4;
+/// The thread that starts a worker does nothing else.
+const KEEPER_STACK_BYTES: usize = 64 << 10;
+
+static IDLE: Mutex<Vec<Process>> = Mutex::new(Vec::new());
+
+fn idle() -> MutexGuard<'static, Vec<Process>> {
+    // What is inside is only ever pushed and taken whole.
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the workers that wait for work.
+pub(super) fn end_idle() {
+    let ended = std::mem::take(&mut *idle());
+    drop(ended);
+}
+
+/// A process that works, and the thread that started it: the kernel ends the one when the other ends.
+struct Process {
     helper: Helper,
+    exe: Option<PathBuf>,
+    _keeper: Sender<()>,
+}
+
+impl Process {
+    fn start(exe: Option<&Path>) -> Result<Self, SandboxError> {
+        let userns = namespaces::userns(UsernsKind::Multi, exe)?;
+        let (alive, ended) = channel::<()>();
+        let (to_us, from_keeper) = channel();
+        let keeper_exe = exe.map(Path::to_owned);
+        std::thread::Builder::new()
+            .name("worker keeper".to_owned())
+            .stack_size(KEEPER_STACK_BYTES)
+            .spawn(move || {
+                // Whoever asked may be gone, and the helper with it.
+                let _gone = to_us.send(Helper::spawn(keeper_exe.as_deref()));
+                // Ends when the sender is dropped: nothing is ever sent.
+                let _ended = ended.recv();
+            })
+            .map_err(|e| SandboxError::io("start a thread", e))?;
+        let mut helper = from_keeper
+            .recv()
+            .map_err(|_closed| SandboxError::Protocol)??;
+        helper.send(&Request::Work, &[userns.as_fd()])?;
+        Ok(Self {
+            helper,
+            exe: exe.map(Path::to_owned),
+            _keeper: alive,
+        })
+    }
+
+    /// Takes one that waits, unless it was killed meanwhile.
+    fn take(exe: Option<&Path>) -> Option<Self> {
+        loop {
+            let process = {
+                let mut idle = idle();
+                let at = idle.iter().rposition(|p| p.exe.as_deref() == exe)?;
+                idle.swap_remove(at)
+            };
+            if process.helper.is_silent() {
+                return Some(process);
+            }
+        }
+    }
+}
+
+/// A started worker; dropping it ends it in the middle of its work, and else lets it wait for more.
+pub(super) struct Worker {
+    process: Option<Process>,
+    /// Something was sent whose end is not known.
+    busy: bool,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let Some(process) = self.process.take().filter(|_| !self.busy) else {
+            return;
+        };
+        let mut idle = idle();
+        if idle.len() < MAX_IDLE {
+            idle.push(process);
+        }
+    }
 }
 
 impl Worker {
-    /// Starts a worker in the namespace of steps.
+    /// Takes or starts a worker in the namespace of steps.
     pub(super) fn start(control: &Control) -> Result<Self, SandboxError> {
         let exe = control.exe.as_deref();
-        let userns = namespaces::userns(UsernsKind::Multi, exe)?;
-        let mut helper = Helper::spawn(exe, None)?;
-        helper.send(&Request::Work, &[userns.as_fd()])?;
-        Ok(Self { helper })
+        let process = match Process::take(exe) {
+            Some(process) => process,
+            None => Process::start(exe)?,
+        };
+        Ok(Self {
+            process: Some(process),
+            busy: false,
+        })
+    }
+
+    fn helper(&mut self) -> Result<&mut Helper, SandboxError> {
+        match &mut self.process {
+            Some(process) => Ok(&mut process.helper),
+            None => Err(SandboxError::Protocol),
+        }
     }
 
     /// Sends an operation that has no answer of its own; its failure shows at the next one that has.
     pub(super) fn tell(&mut self, op: &Op, fds: &[BorrowedFd<'_>]) -> Result<(), SandboxError> {
-        match self.helper.send(op, fds) {
+        self.busy = true;
+        let helper = self.helper()?;
+        match helper.send(op, fds) {
             // A worker that fails says why and ends: that is what sending met.
-            Err(SandboxError::HelperDied { how }) => match self.helper.receive_as::<Done>() {
+            Err(SandboxError::HelperDied { how }) => match helper.receive_as::<Done>() {
                 Ok((Done::Failed(failure), _)) => Err(failure_error(failure)),
                 _ => Err(SandboxError::HelperDied { how }),
             },
@@ -41,8 +139,11 @@ impl Worker {
     /// Sends an operation and waits until it is done.
     pub(super) fn ask(&mut self, op: &Op) -> Result<(), SandboxError> {
         self.tell(op, &[])?;
-        match self.helper.receive_as::<Done>()? {
-            (Done::Ok, _) => Ok(()),
+        match self.helper()?.receive_as::<Done>()? {
+            (Done::Ok, _) => {
+                self.busy = false;
+                Ok(())
+            }
             (Done::Failed(failure), _) => Err(failure_error(failure)),
         }
     }
@@ -95,9 +196,12 @@ impl Worker {
             &[],
         )?;
         loop {
-            let (message, fds) = self.helper.receive_as::<Captured>()?;
+            let (message, fds) = self.helper()?.receive_as::<Captured>()?;
             match message {
-                Captured::End => return Ok(()),
+                Captured::End => {
+                    self.busy = false;
+                    return Ok(());
+                }
                 Captured::Failed(failure) => return Err(failure_error(failure)),
                 message => found(message, fds.into_iter().next())?,
             }

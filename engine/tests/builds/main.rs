@@ -524,3 +524,61 @@ fn a_silent_build_does_not_keep_the_log_of_an_earlier_one() {
     let (report, _) = world.build(&maker.graph, &[&a]);
     assert_eq!((codes(&report), log()), (vec![], String::new()));
 }
+
+#[test]
+fn builders_of_this_process_are_verified() {
+    use sos_engine::verify::{Condition, Culprit, Verdict};
+    let world = World::new();
+    let mut maker = Maker::default();
+    let good = maker.add("good", &How::Floating, &[], json!({"text": "same\n"}));
+    let count = maker.add("count", &How::Floating, &[], json!({"hook": "count"}));
+    let cores = maker.add("cores", &How::Floating, &[], json!({"hook": "cores"}));
+    let flaky = maker.add(
+        "flaky",
+        &How::Floating,
+        &[],
+        json!({"hook": "flaky", "text": "x"}),
+    );
+    let put = |ctx: &sos_engine::BuilderCtx<'_>, n: usize| {
+        let place = ctx.out_path("out");
+        std::fs::write(place, n.to_string()).map_err(|e| BuilderError::io("write", e))
+    };
+    let runs = std::sync::atomic::AtomicUsize::new(0);
+    world.write.hook("count", move |ctx| {
+        put(ctx, runs.fetch_add(1, Ordering::SeqCst))
+    });
+    world.write.hook("cores", move |ctx| put(ctx, ctx.cores));
+    let tries = std::sync::atomic::AtomicUsize::new(0);
+    world.write.hook("flaky", move |_| {
+        match tries.fetch_add(1, Ordering::SeqCst) {
+            0 => Ok(()),
+            _ => Err(BuilderError::failed("no more")),
+        }
+    });
+    let (report, _) = world.build(&maker.graph, &[&good, &count, &cores, &flaky]);
+    assert_eq!(codes(&report), [""; 0], "{:?}", report.failures);
+    let before = world.store.list().unwrap().len();
+    let verify = |drv| world.verify(&maker.graph, drv).verdict;
+    assert!(matches!(verify(&good), Verdict::Same));
+    let Verdict::Different(different) = verify(&count) else {
+        panic!("a count differs");
+    };
+    assert_eq!(different.culprit, Culprit::Itself);
+    let Verdict::Different(different) = verify(&cores) else {
+        panic!("cores differ");
+    };
+    let culprit = vec![[Condition::Cores].into()];
+    assert_eq!(different.culprit, Culprit::Conditions(culprit));
+    let Verdict::Failed { culprit, .. } = verify(&flaky) else {
+        panic!("it fails");
+    };
+    assert_eq!(culprit, Culprit::Itself);
+    assert_eq!(world.store.list().unwrap().len(), before);
+    let path = &report.results[1].1["out"];
+    let rebuilds = world.store.rebuilds_of(path).unwrap();
+    assert_eq!(rebuilds.len(), 1);
+    assert!(!rebuilds[0].rebuild.same);
+    // What was compared with it is forgotten with it.
+    drop(different);
+    assert!(world.store.traces_of(path).unwrap()[0].trace.host.is_some());
+}

@@ -7,6 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Map, Value, json};
+use sos_engine::verify::{Condition, Verified, VerifyOptions};
 use sos_engine::{
     BuildOptions, BuildReport, Builder, BuilderCtx, BuilderError, Cancel, Engine, EventRecord,
     EventSink, Graph, Pool, Registry, Wanted,
@@ -187,6 +188,31 @@ impl World {
             .map(|e| serde_json::from_str(&e.to_json()).unwrap())
             .collect();
         (report, events)
+    }
+
+    /// Builds a derivation that is there again, with everything varied.
+    pub(crate) fn verify(&self, graph: &Graph, drv: &StorePath) -> Verified {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let options = VerifyOptions {
+            rounds: 1,
+            vary: Condition::ALL.into(),
+            bisect: true,
+        };
+        self.engine()
+            .0
+            .verify(
+                runtime.handle(),
+                graph,
+                drv,
+                &options,
+                &Cancel::new(),
+                &mut |_| {},
+            )
+            .unwrap()
     }
 
     pub(crate) fn read(&self, path: &StorePath) -> String {

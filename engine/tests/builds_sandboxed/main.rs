@@ -25,7 +25,8 @@ use sos_store::rootfs::RootTree;
 
 use support::{How, Maker, World, codes, run, story};
 
-const TESTS: [(&str, fn()); 18] = [
+const TESTS: [(&str, fn()); 19] = [
+    ("steps_are_verified", steps_are_verified),
     ("a_program_makes_its_output", a_program_makes_its_output),
     (
         "content_addressed_as_nix_does",
@@ -437,6 +438,50 @@ fn a_step_changes_its_root() {
     other.options.cores = 7;
     let (again, _) = other.build(&maker.graph, &[&drv]);
     assert_eq!(again.results, report.results);
+}
+
+/// Owners and modes count, not only content.
+fn steps_are_verified() {
+    use sos_engine::verify::{Condition, Culprit, Verdict};
+    let mut maker = Maker::default();
+    let Some(root) = root_with_shell(&mut maker) else {
+        return;
+    };
+    let same = "busybox mkdir /etc; echo hi > /etc/word; busybox chown 33:44 /etc/word; busybox date > /tmp/x";
+    let attrs = json!({"script": same, "epoch": 5});
+    let good = step(&mut maker, "good", &How::FloatingRootfs, &root, attrs);
+    let owned = "busybox mkdir /etc; echo hi > /etc/word; \
+        if test $(busybox hostname) = localhost; then busybox chown 33:44 /etc/word; else busybox chmod 4700 /etc/word; fi";
+    let attrs = json!({"script": owned, "epoch": 5});
+    let odd = step(&mut maker, "odd", &How::FloatingRootfs, &root, attrs);
+    let masked = json!({
+        "rootfs": maker.reference(&root), "script": "umask > $out",
+    });
+    let tree = maker.add_for("builtin:step", "tree", &How::Floating, &[&root], masked);
+    let world = world();
+    let (report, _) = world.build(&maker.graph, &[&good, &odd, &tree]);
+    assert_eq!(codes(&report), [""; 0], "{:?}", report.failures);
+    let same = world.verify(&maker.graph, &good);
+    assert!(matches!(same.verdict, Verdict::Same), "{same:?}");
+    let varied = &same.rounds[0].conditions.set;
+    assert!(varied.contains(&Condition::HostName) && !varied.contains(&Condition::Umask));
+    let other = world.verify(&maker.graph, &odd);
+    let Verdict::Different(different) = other.verdict else {
+        panic!("{other:?}");
+    };
+    let culprit = vec![[Condition::HostName].into()];
+    assert_eq!(different.culprit, Culprit::Conditions(culprit));
+    let found = &different.outputs[0].differences;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].path, b"etc/word");
+    let words: Vec<&str> = found[0].changes.iter().map(|c| c.word()).collect();
+    assert_eq!(words, ["mode", "owner"]);
+    let masked = world.verify(&maker.graph, &tree);
+    let Verdict::Different(different) = masked.verdict else {
+        panic!("{masked:?}");
+    };
+    let culprit = vec![[Condition::Umask].into()];
+    assert_eq!(different.culprit, Culprit::Conditions(culprit));
 }
 
 fn a_step_makes_a_tree() {

@@ -8,6 +8,7 @@
     reason = "a test program with its own harness"
 )]
 
+mod exact;
 mod nix;
 mod orphans;
 mod step;
@@ -26,7 +27,7 @@ fn main() {
         Some(orphans::ARGUMENT) => return orphans::be_killed(&arguments[1..]),
         _ => {}
     }
-    let tests: Vec<Test> = [nix::TESTS, step::TESTS, orphans::TESTS].concat();
+    let tests: Vec<Test> = [nix::TESTS, step::TESTS, exact::TESTS, orphans::TESTS].concat();
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
     let exact = arguments.iter().any(|a| a == "--exact");
     let chosen: Vec<Test> = tests

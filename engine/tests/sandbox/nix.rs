@@ -1,12 +1,13 @@
 //! Builds in the Nix shape.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sos_engine::Cancel;
-use sos_engine::sandbox::{Control, Exit, Input, SandboxError};
+use sos_engine::sandbox::{Control, Exit, Input, PreparedSets, SandboxError};
 
-use crate::support::nix_plan;
+use crate::support::{Lab, nix_plan};
 
 pub(crate) const TESTS: &[(&str, fn())] = &[
     ("nix::identity_and_environment", identity_and_environment),
@@ -22,6 +23,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("nix::a_missing_program_is_told", missing_program),
     ("nix::background_processes_do_not_outlive_it", background),
     ("nix::network_namespaces_are_reused_only_when_clean", reuse),
+    ("nix::a_closure_of_500_paths", many_inputs),
+    ("nix::prepared_inputs", prepared_inputs),
     ("nix::launch_time", launch_time),
 ];
 
@@ -229,10 +232,130 @@ fn reuse() {
     }
 }
 
-/// Prints what a launch costs with 0 and with 100 inputs; the limit only catches a new kind of cost.
+/// The closure of a large build: every input is there, and nothing else.
+fn many_inputs() {
+    const COUNT: usize = 500;
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = nix_plan(
+        dir.path(),
+        "cd /nix/store; n=0; for i in *; do read line < $i/f && [ \"$line\" = \"$i\" ] && n=$((n+1)); done; echo $n; echo x 2>/dev/null > input-499/f || echo refused; echo > out",
+    );
+    let inputs = dir.path().join("inputs");
+    let all = (0..COUNT).map(|n| {
+        let base = format!("input-{n}");
+        let physical = inputs.join(&base);
+        std::fs::create_dir_all(&physical).unwrap();
+        std::fs::write(physical.join("f"), format!("{base}\n")).unwrap();
+        Input { base, physical }
+    });
+    let all: Vec<Input> = all.collect();
+    // In the store, but no input.
+    std::fs::create_dir(inputs.join("other")).unwrap();
+    if let sos_engine::sandbox::Shape::Nix { inputs, .. } = &mut plan.spec.shape {
+        *inputs = all;
+    }
+    let (outcome, log) = plan.run(&Control::default()).unwrap();
+    assert_eq!(
+        (outcome.exit, log.as_str()),
+        (Exit::Code(0), "500\nrefused\n")
+    );
+}
+
+/// Runs with many inputs share mounts, and nothing else.
+fn prepared_inputs() {
+    let dir = tempfile::tempdir().unwrap();
+    let inputs = dir.path().join("inputs");
+    std::fs::create_dir(&inputs).unwrap();
+    for n in 0..120 {
+        let place = inputs.join(format!("input-{n}"));
+        match n {
+            0 => {
+                std::fs::write(place, "0\n").unwrap();
+            }
+            1 => std::os::unix::fs::symlink("input-0", place).unwrap(),
+            _ => {
+                std::fs::create_dir_all(&place).unwrap();
+                std::fs::write(place.join("f"), format!("{n}\n")).unwrap();
+            }
+        }
+    }
+    let store = Lab::at(&dir.path().join("lab")).store;
+    let control = Control {
+        prepared: Some(Arc::new(PreparedSets::new(store.clone()))),
+        ..Control::default()
+    };
+    let mut round = 0;
+    let mut run = |wanted: std::ops::Range<usize>, script: &str| {
+        round += 1;
+        let place = dir.path().join(format!("run-{round}"));
+        std::fs::create_dir(&place).unwrap();
+        let mut plan = nix_plan(&place, &format!("cd /nix/store; ls | wc -l; {script}"));
+        if let sos_engine::sandbox::Shape::Nix { inputs: list, .. } = &mut plan.spec.shape {
+            list.extend(wanted.map(|n| Input {
+                base: format!("input-{n}"),
+                physical: inputs.join(format!("input-{n}")),
+            }));
+        }
+        let (outcome, log) = plan.run(&control).unwrap();
+        assert_eq!(outcome.exit, Exit::Code(0), "{log}");
+        (plan.outputs, log)
+    };
+    let count = || {
+        std::fs::read_dir(store.root().join("tmp"))
+            .unwrap()
+            .flatten()
+            .filter(|e| e.file_name().to_string_lossy().ends_with(".inputs"))
+            .count()
+    };
+    let dirty = "mkdir out; echo made >out/x; chmod 555 out; rm input-1; echo false >input-1; echo lies 2>/dev/null >input-2/f; rmdir input-3 2>/dev/null; mv input-4 moved 2>/dev/null; chmod 700 .; umount input-5 2>/dev/null; exit 0";
+    let check = "cat input-0 input-1 input-2/f input-3/f input-4/f input-5/f; stat -c %a .";
+    let clean = "0\n0\n2\n3\n4\n5\n1775\n";
+    run(0..100, dirty);
+    assert_eq!(count(), 0);
+    // From the second one on it pays, and what a run does to its directory is not there in the next one.
+    for _ in 0..3 {
+        let (outputs, log) = run(0..100, dirty);
+        assert_eq!(log, "100\n");
+        assert_eq!(count(), 1);
+        assert_eq!(
+            std::fs::read_to_string(outputs.join("out/x")).unwrap(),
+            "made\n"
+        );
+        let (_, log) = run(0..100, check);
+        assert_eq!(log.strip_prefix("100\n"), Some(clean));
+    }
+    // More than is prepared, and less: nothing shows that is no input.
+    let (_, log) = run(0..120, "cat input-119/f");
+    assert_eq!(log, "120\n119\n");
+    let (_, log) = run(0..99, "cat input-99/f 2>/dev/null || echo none");
+    assert_eq!(log, "99\nnone\n");
+    // Somebody repaired an input.
+    std::fs::rename(inputs.join("input-2"), dir.path().join("broken")).unwrap();
+    std::fs::create_dir(inputs.join("input-2")).unwrap();
+    std::fs::write(inputs.join("input-2/f"), "new\n").unwrap();
+    for _ in 0..2 {
+        let (_, log) = run(0..100, "cat input-2/f");
+        assert_eq!(log, "100\nnew\n");
+    }
+    drop(control);
+    assert_eq!(count(), 0);
+}
+
+/// Prints what a launch costs with 0, 100 and 500 inputs; the limit only catches a new kind of cost.
 fn launch_time() {
-    for count in [0, 100] {
+    for (count, prepared) in [
+        (0, false),
+        (100, false),
+        (500, false),
+        (100, true),
+        (500, true),
+    ] {
         let dir = tempfile::tempdir().unwrap();
+        let store = Lab::at(&dir.path().join("lab")).store;
+        let control = Control {
+            prepared: prepared.then(|| Arc::new(PreparedSets::new(store))),
+            ..Control::default()
+        };
         let at = |name: &str| dir.path().join(name);
         std::fs::create_dir(at("tree")).unwrap();
         let mut plan = nix_plan(dir.path(), "exit 0");
@@ -245,13 +368,14 @@ fn launch_time() {
         let mut times: Vec<Duration> = (0..30)
             .map(|_| {
                 let begin = std::time::Instant::now();
-                plan.run(&Control::default()).unwrap();
+                plan.run(&control).unwrap();
                 begin.elapsed()
             })
             .collect();
         times.sort();
         let (least, median) = (times[0], times[times.len() / 2]);
-        println!("launch with {count} inputs: least {least:?}, median {median:?}");
+        let how = if prepared { " prepared" } else { "" };
+        println!("launch with {count}{how} inputs: least {least:?}, median {median:?}");
         assert!(least < Duration::from_secs(1));
     }
 }

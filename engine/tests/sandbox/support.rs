@@ -68,6 +68,8 @@ pub(crate) fn nix_plan(dir: &Path, script: &str) -> NixPlan {
     spec.program = b"/bin/sh".to_vec();
     spec.argv = ["sh", "-c", script].map(|a| a.as_bytes().to_vec()).into();
     spec.env = spec::nix_base_env("/nix/store", 1);
+    spec.env.extend(spec::nix_directories());
+    spec.env.extend(spec::nix_terminal());
     NixPlan { spec, outputs }
 }
 

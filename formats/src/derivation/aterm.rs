@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Derivation, Method, Output, fixed_path};
 use crate::Bytes;
-use crate::hash::{Hash, HashAlgo};
+use crate::hash::{Hash, HashAlgo, Sha256};
 use crate::store_path::{self, StoreDir, StorePath, StorePathError};
 
 /// Why bytes are not a derivation, and where.
@@ -87,16 +87,20 @@ impl Derivation {
     pub fn to_aterm(&self, dir: &StoreDir, name: &str) -> Result<Bytes, StorePathError> {
         let mut out = Vec::with_capacity(self.size_hint());
         self.write_outputs(&mut out, dir, Some(name))?;
+        self.write_inputs(&mut out, dir);
+        self.write_rest(&mut out, dir, |out, _, value| string(out, value));
+        Ok(out)
+    }
+
+    fn write_inputs(&self, out: &mut Bytes, dir: &StoreDir) {
         let prefix = [dir.as_str(), "/"];
-        list(&mut out, &self.input_drvs, |out, (path, outputs)| {
+        list(out, &self.input_drvs, |out, (path, outputs)| {
             out.push(b'(');
             plain(out, &[prefix[0], prefix[1], path.as_str()]);
             out.push(b',');
             list(out, outputs, |out, o| plain(out, &[o]));
             out.push(b')');
         });
-        self.write_rest(&mut out, dir, false);
-        Ok(out)
     }
 
     /// Writes the form that is hashed: input derivations are given by hash, and outputs may be blanked.
@@ -109,26 +113,87 @@ impl Derivation {
     ) -> Result<Bytes, StorePathError> {
         let mut out = Vec::with_capacity(self.size_hint());
         self.write_outputs(&mut out, dir, (!mask_outputs).then_some(name))?;
-        // Different derivations can have one hash; their outputs are then listed together.
-        list(
-            &mut out,
-            inputs.chunk_by(|a, b| a.0 == b.0),
-            |out, group| {
-                out.extend_from_slice(b"(\"");
-                out.extend_from_slice(group[0].0);
-                out.extend_from_slice(b"\",");
-                match group {
-                    [(_, outputs)] => list(out, *outputs, |out, o| plain(out, &[o])),
-                    _ => {
-                        let all: BTreeSet<&String> = group.iter().flat_map(|g| g.1).collect();
-                        list(out, all, |out, o| plain(out, &[o]));
-                    }
-                }
-                out.push(b')');
-            },
-        );
-        self.write_rest(&mut out, dir, mask_outputs);
+        write_hashed_inputs(&mut out, inputs);
+        self.write_rest(&mut out, dir, |out, key, value| {
+            let masked = mask_outputs && self.is_output(key);
+            string(out, if masked { b"" } else { value });
+        });
         Ok(out)
+    }
+
+    /// The parts of the derivation's texts that are common to them, written once.
+    pub(super) fn shared_text(
+        &self,
+        dir: &StoreDir,
+        inputs: &[(&[u8; 64], &BTreeSet<String>)],
+    ) -> Shared {
+        let mut hashed_inputs = Vec::with_capacity(16 + 96 * inputs.len());
+        write_hashed_inputs(&mut hashed_inputs, inputs);
+        let mut rest = Vec::with_capacity(self.size_hint());
+        let mut holes = Vec::new();
+        self.write_rest(&mut rest, dir, |out, key, value| {
+            if self.is_output(key) {
+                holes.push((out.len(), key.to_vec()));
+                plain(out, &[]);
+            } else {
+                string(out, value);
+            }
+        });
+        Shared {
+            hashed_inputs,
+            rest,
+            holes,
+        }
+    }
+
+    /// The text as [`Derivation::to_aterm`] writes it, and the one that is hashed in pieces.
+    pub(super) fn with_shared_text(
+        &self,
+        dir: &StoreDir,
+        name: &str,
+        shared: &Shared,
+    ) -> Result<(Bytes, Sha256), StorePathError> {
+        let mut out = Vec::with_capacity(self.size_hint());
+        self.write_outputs(&mut out, dir, Some(name))?;
+        let outputs_end = out.len();
+        self.write_inputs(&mut out, dir);
+        let inputs_end = out.len();
+        let mut at = 0;
+        for (hole, key) in &shared.holes {
+            out.extend_from_slice(&shared.rest[at..*hole]);
+            string(&mut out, self.env.get(key).map_or(b"", Vec::as_slice));
+            at = hole + 2;
+        }
+        out.extend_from_slice(&shared.rest[at..]);
+        let hash = Sha256::of_parts(&[
+            &out[..outputs_end],
+            &shared.hashed_inputs,
+            &out[inputs_end..],
+        ]);
+        Ok((out, hash))
+    }
+
+    /// The hash from which the paths of the outputs follow.
+    pub(super) fn masked_hash(
+        &self,
+        dir: &StoreDir,
+        shared: &Shared,
+    ) -> Result<Sha256, StorePathError> {
+        let mut outputs = Vec::with_capacity(64);
+        self.write_outputs(&mut outputs, dir, None)?;
+        Ok(Sha256::of_parts(&[
+            &outputs,
+            &shared.hashed_inputs,
+            &shared.rest,
+        ]))
+    }
+
+    /// Whether a variable is named like an output: derivations have few of these.
+    fn is_output(&self, key: &[u8]) -> bool {
+        if self.outputs.len() > 8 {
+            return str::from_utf8(key).is_ok_and(|name| self.outputs.contains_key(name));
+        }
+        self.outputs.keys().any(|name| name.as_bytes() == key)
     }
 
     fn size_hint(&self) -> usize {
@@ -183,7 +248,13 @@ impl Derivation {
         Ok(())
     }
 
-    fn write_rest(&self, out: &mut Bytes, dir: &StoreDir, mask_outputs: bool) {
+    /// Writes from the comma after the input derivations to the end; the values of variables by `write_value`, from name and value.
+    fn write_rest(
+        &self,
+        out: &mut Bytes,
+        dir: &StoreDir,
+        mut write_value: impl FnMut(&mut Bytes, &[u8], &[u8]),
+    ) {
         out.push(b',');
         list(out, &self.input_srcs, |out, path| {
             plain(out, &[dir.as_str(), "/", path.as_str()]);
@@ -196,12 +267,10 @@ impl Derivation {
         list(out, &self.args, |out, arg| string(out, arg));
         out.push(b',');
         list(out, &self.env, |out, (key, value)| {
-            let masked = mask_outputs
-                && str::from_utf8(key).is_ok_and(|name| self.outputs.contains_key(name));
             out.push(b'(');
             string(out, key);
             out.push(b',');
-            string(out, if masked { b"" } else { value });
+            write_value(out, key, value);
             out.push(b')');
         });
         out.push(b')');
@@ -279,6 +348,33 @@ impl Derivation {
         }
         Ok(drv)
     }
+}
+
+/// What the text of a derivation and the two forms that are hashed have in common.
+pub(super) struct Shared {
+    hashed_inputs: Bytes,
+    /// From the comma after the input derivations to the end, the values of the outputs' variables left empty.
+    rest: Bytes,
+    /// Where these values go, and the names of the variables.
+    holes: Vec<(usize, Bytes)>,
+}
+
+/// Writes the input derivations with their hashes in place of their paths.
+fn write_hashed_inputs(out: &mut Bytes, inputs: &[(&[u8; 64], &BTreeSet<String>)]) {
+    // Different derivations can have one hash; their outputs are then listed together.
+    list(out, inputs.chunk_by(|a, b| a.0 == b.0), |out, group| {
+        out.extend_from_slice(b"(\"");
+        out.extend_from_slice(group[0].0);
+        out.extend_from_slice(b"\",");
+        match group {
+            [(_, outputs)] => list(out, *outputs, |out, o| plain(out, &[o])),
+            _ => {
+                let all: BTreeSet<&String> = group.iter().flat_map(|g| g.1).collect();
+                list(out, all, |out, o| plain(out, &[o]));
+            }
+        }
+        out.push(b')');
+    });
 }
 
 fn check_outputs(outputs: &BTreeMap<String, Output>) -> Result<(), AtermProblem> {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rustc_hash::FxHashMap;
 
 use super::{Derivation, Output, fixed_path};
+use crate::Bytes;
 use crate::hash::Sha256;
 use crate::store_path::{self, StoreDir, StorePath, StorePathError};
 
@@ -57,6 +58,16 @@ struct Modulo {
     outputs: Box<str>,
 }
 
+impl Modulo {
+    fn new(computed: &Computed, drv: &Derivation) -> Self {
+        Self {
+            hash_hex: computed.hash.hex_digits(),
+            deferred: computed.deferred,
+            outputs: drv.outputs.keys().flat_map(|o| [o, " "]).collect(),
+        }
+    }
+}
+
 /// Remembers the hash of every derivation seen, as each is needed by all that depend on it.
 #[derive(Debug)]
 pub struct DrvHashes {
@@ -97,6 +108,58 @@ impl DrvHashes {
         name: &str,
         lookup: &mut dyn FnMut(&StorePath) -> Result<Derivation, E>,
     ) -> Result<Filled, ModuloError<E>> {
+        let (filled, unknown) = self.place_outputs(drv, name)?;
+        if unknown.is_empty() {
+            return Ok(filled);
+        }
+        self.learn_inputs(drv, lookup)?;
+        let modulo = self.compute(drv, name, true)?;
+        if modulo.deferred {
+            return Ok(Filled::Deferred);
+        }
+        self.set_outputs(drv, name, &modulo.hash, unknown)?;
+        Ok(filled)
+    }
+
+    /// Does what [`DrvHashes::fill_outputs`] and [`DrvHashes::record`] do, and writes the derivation, with what the texts for that
+    /// have in common written once. Returns the path, and the text that lies there.
+    ///
+    /// # Errors
+    /// As [`DrvHashes::fill_outputs`].
+    pub fn instantiate<E>(
+        &mut self,
+        drv: &mut Derivation,
+        name: &str,
+        lookup: &mut dyn FnMut(&StorePath) -> Result<Derivation, E>,
+    ) -> Result<(StorePath, Bytes), ModuloError<E>> {
+        let (_, unknown) = self.place_outputs(drv, name)?;
+        if drv.is_fixed() {
+            let aterm = drv.to_aterm(&self.dir, name)?;
+            let path = drv.drv_path_of_aterm(&self.dir, name, &aterm)?;
+            self.record(&path, drv, lookup)?;
+            return Ok((path, aterm));
+        }
+        self.learn_inputs(drv, lookup)?;
+        let (inputs, deferred) = self.inputs(drv)?;
+        let shared = drv.shared_text(&self.dir, &inputs);
+        if !unknown.is_empty() && !deferred {
+            let hash = drv.masked_hash(&self.dir, &shared)?;
+            self.set_outputs(drv, name, &hash, unknown)?;
+        }
+        let (aterm, hash) = drv.with_shared_text(&self.dir, name, &shared)?;
+        let path = drv.drv_path_of_aterm(&self.dir, name, &aterm)?;
+        self.known
+            .entry(path.clone())
+            .or_insert_with(|| Modulo::new(&Computed { hash, deferred }, drv));
+        Ok((path, aterm))
+    }
+
+    /// Puts the paths and placeholders that need no hash of the derivation in the environment; returns the other outputs.
+    fn place_outputs<E>(
+        &self,
+        drv: &mut Derivation,
+        name: &str,
+    ) -> Result<(Filled, Vec<String>), ModuloError<E>> {
         let names: Vec<String> = drv.outputs.keys().cloned().collect();
         let mut filled = Filled::Known;
         let mut unknown = Vec::new();
@@ -116,25 +179,41 @@ impl DrvHashes {
             };
             drv.env.insert(output.into_bytes(), value.into_bytes());
         }
-        if unknown.is_empty() {
-            return Ok(filled);
-        }
         for output in &unknown {
             drv.env.insert(output.clone().into_bytes(), Vec::new());
             drv.outputs.insert(output.clone(), Output::Deferred);
         }
-        self.learn_inputs(drv, lookup)?;
-        let modulo = self.compute(drv, name, true)?;
-        if modulo.deferred {
-            return Ok(Filled::Deferred);
-        }
+        Ok((filled, unknown))
+    }
+
+    fn set_outputs<E>(
+        &self,
+        drv: &mut Derivation,
+        name: &str,
+        hash: &Sha256,
+        unknown: Vec<String>,
+    ) -> Result<(), ModuloError<E>> {
         for output in unknown {
-            let path = store_path::make_output(&self.dir, &modulo.hash, &output, name)?;
+            let path = store_path::make_output(&self.dir, hash, &output, name)?;
             let absolute = path.absolute(&self.dir).into_bytes();
             drv.env.insert(output.clone().into_bytes(), absolute);
             drv.outputs.insert(output, Output::InputAddressed(path));
         }
-        Ok(filled)
+        Ok(())
+    }
+
+    /// Returns the hash by which caches know the results of a content-addressed derivation, in hexadecimal digits.
+    ///
+    /// # Errors
+    /// As [`DrvHashes::fill_outputs`].
+    pub fn realisation_hash<E>(
+        &mut self,
+        drv: &Derivation,
+        name: &str,
+        lookup: &mut dyn FnMut(&StorePath) -> Result<Derivation, E>,
+    ) -> Result<String, ModuloError<E>> {
+        self.learn_inputs(drv, lookup)?;
+        Ok(self.compute(drv, name, true)?.hash.to_hex())
     }
 
     /// Remembers the hash of a finished derivation, so that `lookup` is not asked for it later.
@@ -158,12 +237,7 @@ impl DrvHashes {
 
     fn remember<E>(&mut self, path: &StorePath, drv: &Derivation) -> Result<(), ModuloError<E>> {
         let modulo = self.compute(drv, Derivation::name_from_path(path), false)?;
-        let entry = Modulo {
-            hash_hex: modulo.hash.hex_digits(),
-            deferred: modulo.deferred,
-            outputs: drv.outputs.keys().flat_map(|o| [o, " "]).collect(),
-        };
-        self.known.insert(path.clone(), entry);
+        self.known.insert(path.clone(), Modulo::new(&modulo, drv));
         Ok(())
     }
 
@@ -229,6 +303,16 @@ impl DrvHashes {
                 deferred: false,
             });
         }
+        let (inputs, deferred) = self.inputs(drv)?;
+        let aterm = drv.to_hashed_aterm(&self.dir, name, mask_outputs, &inputs)?;
+        Ok(Computed {
+            hash: Sha256::of(&aterm),
+            deferred,
+        })
+    }
+
+    /// The input derivations by hash, in order, and whether paths cannot be known before a build.
+    fn inputs<'a, E>(&'a self, drv: &'a Derivation) -> Result<(Inputs<'a>, bool), ModuloError<E>> {
         let mut deferred = drv.is_floating();
         let mut inputs: Vec<(&[u8; 64], &BTreeSet<String>)> =
             Vec::with_capacity(drv.input_drvs.len());
@@ -249,13 +333,12 @@ impl DrvHashes {
             inputs.push((&input.hash_hex, outputs));
         }
         inputs.sort_unstable_by_key(|input| input.0);
-        let aterm = drv.to_hashed_aterm(&self.dir, name, mask_outputs, &inputs)?;
-        Ok(Computed {
-            hash: Sha256::of(&aterm),
-            deferred,
-        })
+        Ok((inputs, deferred))
     }
 }
+
+/// The hash of each input derivation, and the outputs that are needed of it.
+type Inputs<'a> = Vec<(&'a [u8; 64], &'a BTreeSet<String>)>;
 
 struct Computed {
     hash: Sha256,

@@ -97,6 +97,11 @@ fn output_paths_of_nix_are_recomputed() {
         }
         shared.record(path, expect, &mut lookup).unwrap();
         assert!(shared.contains(path));
+        let mut drv = unfilled(expect);
+        let whole = DrvHashes::new(dir()).instantiate(&mut drv, name, &mut lookup);
+        let text = expect.to_aterm(&dir(), name).unwrap();
+        assert_eq!(whole.unwrap(), (path.clone(), text));
+        assert_eq!(drv, *expect, "{path}");
     }
 }
 

@@ -156,6 +156,7 @@ fn output_attrs(vm: &Vm, made: Value, output: Sym) -> Attrs {
 #[derive(Default)]
 struct Input {
     drv: Derivation,
+    env: Vec<(Bytes, Bytes)>,
     ctx: Collector,
     structured: Option<BTreeMap<Bytes, Bytes>>,
     outputs: Vec<String>,
@@ -260,8 +261,10 @@ fn read_attrs(vm: &Vm, set: Attrs, given: Option<Attrs>, name: &str, pos: Pos) -
             out.extend_from_slice(v);
         }
         out.push(b'}');
-        i.drv.env.insert(b"__json".to_vec(), out);
+        i.env.push((b"__json".to_vec(), out));
     }
+    // They come in order: a map is built of them at once.
+    i.drv.env = std::mem::take(&mut i.env).into_iter().collect();
     Ok(i)
 }
 
@@ -317,7 +320,7 @@ fn read_attr(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Pos) -> 
         }
         _ => {}
     }
-    i.drv.env.insert(key.to_vec(), s.to_vec());
+    i.env.push((key.to_vec(), s.to_vec()));
     Ok(())
 }
 
@@ -561,18 +564,11 @@ fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos, place: Pos, given: O
             .map_err(|e| e.message)
     };
     let mut hashes = vm.drv_hashes.borrow_mut();
-    hashes
-        .fill_outputs(&mut drv, name, &mut lookup)
-        .map_err(|e| bad(&e))?;
-    let dir = vm.host.store_dir();
-    let aterm = drv.to_aterm(dir, name).map_err(|e| bad(&e))?;
-    let path = drv
-        .drv_path_of_aterm(dir, name, &aterm)
-        .map_err(|e| bad(&e))?;
-    hashes
-        .record(&path, &drv, &mut lookup)
+    let (path, aterm) = hashes
+        .instantiate(&mut drv, name, &mut lookup)
         .map_err(|e| bad(&e))?;
     drop(hashes);
+    let dir = vm.host.store_dir();
     vm.host
         .add_derivation(&path, &drv, &aterm)
         .map_err(|e| vm.host_error(e, pos, "cannot store the derivation"))?;

@@ -200,8 +200,14 @@ fn read_file(vm: &Vm, a: &[Value], pos: Pos) -> R {
 }
 
 fn read_dir(vm: &Vm, a: &[Value], pos: Pos) -> R {
-    let p = vm.path_arg(a[0], pos)?;
-    let p = vm.resolve_link(&p).map_err(|e| vm.io_error(&e, &p, pos))?;
+    let given = vm.path_arg(a[0], pos)?;
+    // Package collections list the same directories for each of their package sets.
+    if let Some(known) = vm.dirs.borrow().get(&given) {
+        return Ok(*known);
+    }
+    let p = vm
+        .resolve_link(&given)
+        .map_err(|e| vm.io_error(&e, &given, pos))?;
     let entries = vm.read_dir(&p).map_err(|e| {
         if e.kind() == std::io::ErrorKind::NotADirectory {
             return Error::new(
@@ -222,7 +228,9 @@ fn read_dir(vm: &Vm, a: &[Value], pos: Pos) -> R {
             )
         })
         .collect();
-    Ok(Value::attrs(Attrs::from_pairs(all)))
+    let found = Value::attrs(Attrs::from_pairs(all));
+    vm.dirs.borrow_mut().insert(given, found);
+    Ok(found)
 }
 
 fn read_file_type(vm: &Vm, a: &[Value], pos: Pos) -> R {

@@ -10,7 +10,8 @@ use crate::host::ContextElem;
 /// All elements and sets seen so far.
 #[derive(Default)]
 pub(crate) struct Contexts {
-    elems: Vec<ContextElem>,
+    /// With their hashes: the table is built anew as it grows.
+    elems: Vec<(u64, ContextElem)>,
     elem_ids: HashTable<u32>,
     sets: Vec<Box<[u32]>>,
     set_ids: HashTable<u32>,
@@ -29,12 +30,15 @@ impl Contexts {
         let Self {
             elems, elem_ids, ..
         } = self;
-        if let Some(&i) = elem_ids.find(h, |&i| elems[i as usize] == e) {
+        if let Some(&i) = elem_ids.find(h, |&i| {
+            let (hash, elem) = &elems[i as usize];
+            *hash == h && *elem == e
+        }) {
             return i;
         }
         let i = elems.len() as u32;
-        elems.push(e);
-        elem_ids.insert_unique(h, i, |&i| hash(&elems[i as usize]));
+        elems.push((h, e));
+        elem_ids.insert_unique(h, i, |&i| elems[i as usize].0);
         i
     }
 
@@ -64,7 +68,7 @@ impl Contexts {
     /// Shows every element of a context, in no order that means anything.
     pub(crate) fn each<'a>(&'a self, set: u32, mut f: impl FnMut(&'a ContextElem)) {
         for &i in self.ids(set) {
-            f(&self.elems[i as usize]);
+            f(&self.elems[i as usize].1);
         }
     }
 
@@ -151,7 +155,7 @@ impl Vm {
         let mut v: Vec<ContextElem> = c
             .ids(ctx)
             .iter()
-            .map(|&i| c.elems[i as usize].clone())
+            .map(|&i| c.elems[i as usize].1.clone())
             .collect();
         v.sort_unstable();
         v

@@ -1,5 +1,6 @@
 //! Files: reading, importing, searching, and the virtual files of extensions.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -13,6 +14,7 @@ use crate::error::{Error, Kind};
 use crate::heap::{Attrs, Env, Native, Str, Value};
 use crate::host::{ContextElem, FileType, VirtualFiles};
 use crate::ir::{self, LowerError, Pos};
+use crate::parse::ast::Ast;
 
 /// Where the virtual files of extensions appear.
 pub(super) const VIRTUAL: &[u8] = b"/.sos-builtin/";
@@ -59,11 +61,16 @@ pub(crate) fn path_bytes(p: PathBuf) -> Vec<u8> {
 
 /// A piece of code to load.
 pub(crate) struct Text<'a> {
-    pub(crate) bytes: &'a [u8],
+    pub(crate) bytes: Cow<'a, [u8]>,
     /// The name shown in messages.
     pub(crate) name: String,
     /// The file it came from.
     pub(crate) path: Option<Vec<u8>>,
+    pub(crate) around: Surroundings<'a>,
+}
+
+/// What the code of a text can refer to.
+pub(crate) struct Surroundings<'a> {
     /// Directory of relative paths.
     pub(crate) dir: &'a [u8],
     /// Names put around it.
@@ -174,14 +181,15 @@ impl Vm {
         )
     }
 
-    /// Registers and parses a text; returns its position, too.
-    fn parse_text(&self, t: &Text<'_>) -> R<(crate::parse::ast::Ast, u32)> {
+    /// Registers and parses a text; hands what it is, its position and its surroundings to `f`.
+    fn parse_text<T>(
+        &self,
+        t: Text<'_>,
+        f: impl FnOnce(&Ast<'_>, u32, &Surroundings<'_>) -> R<T>,
+    ) -> R<T> {
         let (text, foreign) = crate::parse::decode(t.bytes);
-        let file = SourceFile::new(t.name.clone(), text);
-        let base = self
-            .sources
-            .borrow_mut()
-            .add(file.clone(), t.path.clone(), foreign);
+        let file = SourceFile::new(t.name, text);
+        let base = self.sources.borrow_mut().add(file.clone(), t.path, foreign);
         let Some(base) = base else {
             return Err(Error::new(
                 Kind::Syntax,
@@ -189,60 +197,66 @@ impl Vm {
                 "more than 4 GiB of source text were loaded",
             ));
         };
-        let ast = crate::parse::parse(&file.text, foreign, self.options.dialect, &|m, at| {
+        let warn = |m: &str, at: usize| {
             let place = self.show_pos(Pos(base + at as u32));
             self.host.warn(&format!("{m} at {place}"));
-        })
-        .map_err(|e| {
-            let mut x = Error::new(
-                if e.too_deep {
-                    Kind::Nesting
-                } else {
-                    Kind::Syntax
-                },
-                Pos(base + e.span.start as u32),
-                e.message.clone(),
-            );
-            x.end = Pos(base + e.span.end as u32);
-            x.label.clone_from(&e.label);
-            if let Some((at, text)) = e.with {
-                x = x.other(Pos(base + at as u32), text);
+        };
+        let mut work = self.workspace.take().unwrap_or_default();
+        let dialect = self.options.dialect;
+        let r = crate::parse::parse(&file.text, foreign, dialect, &warn, &mut work)
+            .map_err(|e| self.syntax_error(*e, base))
+            .and_then(|ast| f(&ast, base, &t.around));
+        work.clear();
+        self.workspace.set(Some(work));
+        r
+    }
+
+    #[cold]
+    fn syntax_error(&self, e: crate::parse::SyntaxError, base: u32) -> Box<Error> {
+        let mut x = Error::new(
+            if e.too_deep {
+                Kind::Nesting
+            } else {
+                Kind::Syntax
+            },
+            Pos(base + e.span.start as u32),
+            e.message,
+        );
+        x.end = Pos(base + e.span.end as u32);
+        x.label = e.label;
+        if let Some((at, text)) = e.with {
+            x = x.other(Pos(base + at as u32), text);
+        }
+        match e.other {
+            Some(o) => {
+                let old = Pos(base + o as u32);
+                x.message = format!("{} at {}", x.message, self.show_pos(old));
+                x.other(old, "first defined here")
             }
-            match e.other {
-                Some(o) => {
-                    let old = Pos(base + o as u32);
-                    x.message = format!("{} at {}", x.message, self.show_pos(old));
-                    x.other(old, "first defined here")
-                }
-                None => x,
-            }
-        })?;
-        Ok((ast, base))
+            None => x,
+        }
     }
 
     /// A text in canonical form; names must be defined.
-    pub(crate) fn parse_canonical(&self, t: &Text<'_>) -> R<Vec<u8>> {
-        let (ast, base) = self.parse_text(t)?;
-        self.lower_text(&ast, base, t)?;
-        let home = self.host.env("HOME").unwrap_or_default();
-        Ok(crate::print::ast::show(
-            &ast,
-            &crate::print::ast::Place {
-                dir: t.dir,
+    pub(crate) fn parse_canonical(&self, t: Text<'_>) -> R<Vec<u8>> {
+        self.parse_text(t, |ast, base, around| {
+            self.lower_text(ast, base, around)?;
+            let home = self.host.env("HOME").unwrap_or_default();
+            let place = crate::print::ast::Place {
+                dir: around.dir,
                 home: home.as_bytes(),
-            },
-        ))
+            };
+            Ok(crate::print::ast::show(ast, &place))
+        })
     }
 
     /// Parses, lowers and runs a text.
-    pub(crate) fn run_text(&self, t: &Text<'_>) -> R {
-        let (ast, base) = self.parse_text(t)?;
-        let code = self.lower_text(&ast, base, t)?;
-        drop(ast);
+    pub(crate) fn run_text(&self, t: Text<'_>) -> R {
+        let code = self.parse_text(t, |ast, base, around| self.lower_text(ast, base, around))?;
         self.eval(code, Env::NONE)
     }
 
-    fn lower_text(&self, ast: &crate::parse::ast::Ast, base: u32, t: &Text<'_>) -> R<ir::E> {
+    fn lower_text(&self, ast: &Ast<'_>, base: u32, t: &Surroundings<'_>) -> R<ir::E> {
         let cur_pos = |p: Pos| self.pos_value(p);
         let home = self.host.env("HOME").map(String::into_bytes);
         let scope = ir::Scope {
@@ -253,7 +267,10 @@ impl Vm {
             home: if self.options.pure { None } else { home },
             cur_pos: &cur_pos,
         };
-        ir::lower(ast, &scope).map_err(|e| match e {
+        let mut scopes = self.scopes.take();
+        let lowered = ir::lower(ast, &scope, &mut scopes);
+        self.scopes.set(scopes);
+        lowered.map_err(|e| match e {
             LowerError::Undefined(s, pos, known) => {
                 let e = Error::new(
                     Kind::Undefined,
@@ -326,14 +343,27 @@ impl Vm {
         Ok(p)
     }
 
-    /// `import` of a file, cached by its resolved path.
+    /// Directories are listed anew: a person at work changes them between two inputs.
+    pub(crate) fn forget_dirs(&self) {
+        self.dirs.borrow_mut().clear();
+    }
+
+    /// `import` of a file, cached.
     pub(crate) fn import_file(&self, p: &[u8], pos: Pos) -> R {
-        let full = self.resolve_import(p, pos)?;
-        if let Some(v) = self.imports.borrow().get(&full) {
+        if let Some(v) = self.imports.borrow().get(p) {
             return Ok(*v);
         }
-        let v = self.load_file(&full, None, pos)?;
-        self.imports.borrow_mut().insert(full, v);
+        let full = self.resolve_import(p, pos)?;
+        let known = self.imports.borrow().get(&full).copied();
+        let v = match known {
+            Some(v) => v,
+            None => self.load_file(&full, None, pos)?,
+        };
+        let mut imports = self.imports.borrow_mut();
+        if full != p {
+            imports.insert(p.to_vec(), v);
+        }
+        imports.insert(full, v);
         Ok(v)
     }
 
@@ -348,12 +378,11 @@ impl Vm {
             .map_err(|e| self.io_error(&e, full, pos))?;
         let dir = &full[..memchr::memrchr(b'/', full).unwrap_or(0)];
         let name = String::from_utf8_lossy(full).into_owned();
-        let r = self.run_text(&Text {
-            bytes: &bytes,
+        let r = self.run_text(Text {
+            bytes: bytes.into(),
             name,
             path: Some(full.to_vec()),
-            dir,
-            extra,
+            around: Surroundings { dir, extra },
         });
         self.set_depth(depth);
         r.map_err(|e| {
@@ -574,7 +603,9 @@ impl Vm {
         let text = file
             .text
             .get(start..start + (end.0.checked_sub(pos.0)?) as usize)?;
-        let ast = crate::parse::parse(text, foreign, self.options.dialect, &|_, _| {}).ok()?;
+        let mut work = crate::parse::Workspace::default();
+        let dialect = self.options.dialect;
+        let ast = crate::parse::parse(text, foreign, dialect, &|_, _| {}, &mut work).ok()?;
         let home = self.host.env("HOME").unwrap_or_default();
         let place = crate::print::ast::Place {
             dir: &dir,

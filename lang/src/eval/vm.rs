@@ -49,13 +49,19 @@ pub(crate) struct Vm {
     pub(crate) sources: RefCell<Sources>,
     pub(crate) contexts: RefCell<Contexts>,
     globals: OnceCell<FxHashMap<Sym, Value>>,
-    /// Values of imported files by resolved path.
+    /// Values of imported files by resolved path, and by the paths that led there.
     pub(crate) imports: RefCell<FxHashMap<Vec<u8>, Value>>,
+    /// What `readDir` found, by path as it was given.
+    pub(crate) dirs: RefCell<FxHashMap<Vec<u8>, Value>>,
     /// Store paths of copied sources.
     pub(crate) copied: RefCell<FxHashMap<Vec<u8>, StorePath>>,
     /// What texts that were added to the store refer to, for those that refer to something.
     pub(crate) text_refs: RefCell<FxHashMap<StorePath, BTreeSet<StorePath>>>,
     pub(crate) regexes: RefCell<crate::regex::Cache>,
+    /// What parsing works with, while no text is being parsed.
+    pub(crate) workspace: Cell<Option<crate::parse::Workspace>>,
+    /// The same for lowering.
+    pub(crate) scopes: Cell<Option<crate::ir::Scopes>>,
     pub(crate) drv_hashes: RefCell<sos_formats::derivation::DrvHashes>,
     /// Derivations that were read back, by path.
     pub(crate) drvs: RefCell<FxHashMap<StorePath, Rc<sos_formats::derivation::Derivation>>>,
@@ -83,9 +89,12 @@ impl Vm {
             contexts: RefCell::default(),
             globals: OnceCell::new(),
             imports: RefCell::default(),
+            dirs: RefCell::default(),
             copied: RefCell::default(),
             text_refs: RefCell::default(),
             regexes: RefCell::default(),
+            workspace: Cell::default(),
+            scopes: Cell::default(),
             drv_hashes: RefCell::new(hashes),
             drvs: RefCell::default(),
             drv_places: RefCell::default(),

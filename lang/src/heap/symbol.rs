@@ -58,6 +58,12 @@ impl Sym {
         })
     }
 
+    /// A small number of its own, for tables.
+    #[inline(always)]
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+
     /// The name as a string value without context.
     pub(crate) fn value(self) -> Value {
         Value::from_str_obj(self.str())

@@ -38,15 +38,17 @@ pub(crate) enum LowerError {
 pub(super) type Res<T> = Result<T, LowerError>;
 
 /// Lowers a program; the result is evaluated in an empty environment.
-pub(crate) fn lower(ast: &Ast, scope: &Scope<'_>) -> Res<E> {
+/// What the scopes work with is used again; it is in order as long as nothing fails.
+pub(crate) fn lower(ast: &Ast<'_>, scope: &Scope<'_>, scopes: &mut Option<Scopes>) -> Res<E> {
     let mut l = Lower {
-        s: Scopes::new(),
+        s: scopes.take().unwrap_or_else(Scopes::new),
         g: scope,
         stack_limit: stack::limit(),
     };
     let outer = l.s.enter_frame();
     let body = l.strict(ast)?;
     let n = l.s.leave_frame(outer);
+    *scopes = Some(l.s);
     Ok(keep(Expr::Block(n, body)))
 }
 
@@ -62,19 +64,19 @@ impl Lower<'_> {
     }
 
     /// Code that runs later, in the environment of this point.
-    pub(super) fn delayed(&mut self, a: &Ast) -> Res<E> {
+    pub(super) fn delayed(&mut self, a: &Ast<'_>) -> Res<E> {
         let outer = self.s.enter_delayed();
         let r = self.strict(a);
         self.s.leave_delayed(outer);
         r
     }
 
-    fn delayed_all(&mut self, items: &[Ast]) -> Res<Kept<E>> {
+    fn delayed_all(&mut self, items: &[Ast<'_>]) -> Res<Kept<E>> {
         items.iter().map(|i| self.delayed(i)).collect()
     }
 
     /// Code that runs when the block runs.
-    pub(super) fn strict(&mut self, a: &Ast) -> Res<E> {
+    pub(super) fn strict(&mut self, a: &Ast<'_>) -> Res<E> {
         let pos = self.pos(a.start);
         if stack::exhausted(self.stack_limit) {
             return Err(LowerError::TooDeep(pos));
@@ -82,7 +84,7 @@ impl Lower<'_> {
         Ok(keep(match &a.node {
             Node::Int(i) => Expr::Const(Value::int(*i)),
             Node::Float(f) => Expr::Const(Value::float(*f)),
-            Node::Str(parts) => match parts.as_slice() {
+            Node::Str(parts) => match parts {
                 [] => Expr::Const(Value::string(b"")),
                 [Part::Text(t)] => Expr::Const(Value::string(t)),
                 _ => Expr::Interp(self.parts(parts, a.start)?, pos),
@@ -96,24 +98,23 @@ impl Lower<'_> {
             }
             Node::Var(s) => return self.variable(*s, pos),
             Node::Lambda(..) => Expr::Lambda(self.lambda(a)?),
-            Node::Call(f, args) => return self.call(f, args, pos),
-            Node::Select(base, path, default) => {
-                return self.select(base, path, default.as_deref(), pos);
-            }
-            Node::HasAttr(base, path) => {
-                let base = self.strict(base)?;
+            Node::Call([f, args @ ..]) => return self.call(f, args, pos),
+            Node::Call([]) => Expr::Const(Value::NULL),
+            Node::Select(s) => return self.select(&s.base, s.path, s.default.as_ref(), pos),
+            Node::HasAttr(h) => {
+                let base = self.strict(&h.base)?;
                 Expr::HasAttr {
                     base,
-                    path: self.names(path)?,
+                    path: self.names(h.path)?,
                     pos,
                 }
             }
             Node::Attrs(set) => return self.attrs(set, pos),
             Node::Let(set, body) => return self.let_in(set, body),
-            Node::List(items) if items.is_empty() => Expr::Const(Value::list(&[])),
+            Node::List([]) => Expr::Const(Value::list(&[])),
             Node::List(items) => Expr::List(self.delayed_all(items)?),
             Node::With(set, body) => return self.with(set, body),
-            Node::If(c, t, f) => {
+            Node::If([c, t, f]) => {
                 let at = self.pos(c.start);
                 let c = match self.strict(c)? {
                     // A literal knows no place, and this one is an error: the negation of it knows where.
@@ -146,7 +147,7 @@ impl Lower<'_> {
         }))
     }
 
-    fn branches(&mut self, t: &Ast, f: &Ast) -> Res<(E, E)> {
+    fn branches(&mut self, t: &Ast<'_>, f: &Ast<'_>) -> Res<(E, E)> {
         let before = self.s.begin_branch();
         let t = self.strict(t);
         let used_t = self.s.end_branch(before);
@@ -157,7 +158,7 @@ impl Lower<'_> {
         Ok((t?, f?))
     }
 
-    fn branch(&mut self, a: &Ast) -> Res<E> {
+    fn branch(&mut self, a: &Ast<'_>) -> Res<E> {
         let before = self.s.begin_branch();
         let r = self.strict(a);
         let used = self.s.end_branch(before);
@@ -165,7 +166,7 @@ impl Lower<'_> {
         r
     }
 
-    fn binary(&mut self, op: Op, pos: Pos, x: &Ast, y: &Ast) -> Res<E> {
+    fn binary(&mut self, op: Op, pos: Pos, x: &Ast<'_>, y: &Ast<'_>) -> Res<E> {
         let a = self.strict(x)?;
         let op = match op {
             Op::And => return Ok(keep(Expr::And(a, self.branch(y)?, pos))),
@@ -245,7 +246,7 @@ impl Lower<'_> {
         }))
     }
 
-    fn call(&mut self, f: &Ast, args: &[Ast], pos: Pos) -> Res<E> {
+    fn call(&mut self, f: &Ast<'_>, args: &[Ast<'_>], pos: Pos) -> Res<E> {
         let f = self.strict(f)?;
         if let Expr::Const(v) = f
             && let Some(Fun::Prim(p)) = v.as_fun()
@@ -275,7 +276,7 @@ impl Lower<'_> {
         Ok(call(f, args, pos))
     }
 
-    fn names(&mut self, path: &[Attr]) -> Res<Kept<Name>> {
+    fn names(&mut self, path: &[Attr<'_>]) -> Res<Kept<Name>> {
         path.iter()
             .map(|a| {
                 Ok(match a {
@@ -286,7 +287,13 @@ impl Lower<'_> {
             .collect()
     }
 
-    fn select(&mut self, base: &Ast, path: &[Attr], default: Option<&Ast>, pos: Pos) -> Res<E> {
+    fn select(
+        &mut self,
+        base: &Ast<'_>,
+        path: &[Attr<'_>],
+        default: Option<&Ast<'_>>,
+        pos: Pos,
+    ) -> Res<E> {
         let mut base = self.strict(base)?;
         if let Some(default) = default {
             let path = self.names(path)?;
@@ -331,7 +338,7 @@ impl Lower<'_> {
         Ok(base)
     }
 
-    fn parts(&mut self, parts: &[Part], start: u32) -> Res<Kept<(E, Pos)>> {
+    fn parts(&mut self, parts: &[Part<'_>], start: u32) -> Res<Kept<(E, Pos)>> {
         parts
             .iter()
             .map(|p| {
@@ -343,7 +350,7 @@ impl Lower<'_> {
             .collect()
     }
 
-    fn path(&mut self, parts: &[Part], start: u32) -> Res<E> {
+    fn path(&mut self, parts: &[Part<'_>], start: u32) -> Res<E> {
         let pos = self.pos(start);
         let Some((Part::Text(first), rest)) = parts.split_first() else {
             return Ok(keep(Expr::PathInterp(self.parts(parts, start)?, pos)));
@@ -353,7 +360,7 @@ impl Lower<'_> {
             p.extend_from_slice(r);
             p
         } else if first.starts_with(b"/") {
-            first.clone()
+            first.to_vec()
         } else {
             [self.g.dir, b"/", first].concat()
         };
@@ -369,7 +376,7 @@ impl Lower<'_> {
         Ok(keep(Expr::PathInterp(out.into(), pos)))
     }
 
-    fn with(&mut self, set: &Ast, body: &Ast) -> Res<E> {
+    fn with(&mut self, set: &Ast<'_>, body: &Ast<'_>) -> Res<E> {
         let share = self.s.can_share(1);
         // A new frame is in place before the set is evaluated; it is evaluated only when a name needs it.
         let outer = if share {
@@ -394,7 +401,7 @@ impl Lower<'_> {
         }
     }
 
-    fn lambda(&mut self, a: &Ast) -> Res<&'static Lambda> {
+    fn lambda(&mut self, a: &Ast<'_>) -> Res<&'static Lambda> {
         // `a: b: c` is one function of two arguments; a set pattern can only come last, because a call that has no more than
         // that argument fails at once when it does not match.
         let mut params = Vec::new();
@@ -418,21 +425,13 @@ impl Lower<'_> {
         let arity = params.len() as u32;
         let outer = self.s.enter_frame();
         self.s.take(arity);
-        let mut names: FxHashMap<Sym, u32> = FxHashMap::default();
-        for (i, p) in params.iter().enumerate() {
-            if !p.bytes().is_empty() {
-                names.insert(*p, i as u32);
-            }
-        }
-        if let Some((formals, ..)) = pattern {
-            let first = self.s.take(formals.len() as u32);
-            for (i, f) in formals.iter().enumerate() {
-                names.insert(f.name, first + i as u32);
-            }
-        }
-        let slots_of = names.clone();
+        let formals = pattern.map_or([].as_slice(), |p| p.0);
+        let first = self.s.take(formals.len() as u32);
+        let unnamed = Sym::new(b"");
+        let names = params.iter().copied().zip(0..).filter(|p| p.0 != unnamed);
+        let names = names.chain(formals.iter().map(|f| f.name).zip(first..));
         self.s.push_names(names);
-        let r = self.lambda_body(pattern.map(|p| p.0.as_slice()), &slots_of, body);
+        let r = self.lambda_body(formals, first, body);
         self.s.pop();
         let slots = self.s.leave_frame(outer);
         let (formals, body) = r?;
@@ -458,19 +457,19 @@ impl Lower<'_> {
 
     fn lambda_body(
         &mut self,
-        formals: Option<&[crate::parse::ast::Formal]>,
-        slots: &FxHashMap<Sym, u32>,
-        body: &Ast,
+        formals: &[crate::parse::ast::Formal<'_>],
+        first: u32,
+        body: &Ast<'_>,
     ) -> Res<(Vec<Formal>, E)> {
         let mut out = Vec::new();
-        for (i, f) in formals.unwrap_or_default().iter().enumerate() {
+        for (i, f) in formals.iter().enumerate() {
             let default = match &f.default {
                 Some(d) => Some(self.delayed(d)?),
                 None => None,
             };
             out.push(Formal {
                 name: f.name,
-                slot: slots[&f.name],
+                slot: first + i as u32,
                 default,
                 pos: self.pos(f.pos),
                 order: i as u32,

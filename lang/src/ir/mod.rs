@@ -17,6 +17,7 @@ use crate::heap::{Kept, Shape, Sym, Value};
 
 pub(crate) use lower::{LowerError, Scope, lower};
 pub(crate) use pos::Pos;
+pub(crate) use scope::Scopes;
 
 /// A reference to a node: nodes live as long as the process.
 pub(crate) type E = &'static Expr;

@@ -1,7 +1,5 @@
 //! Which name is in which slot, at every point of the lowering.
 
-use rustc_hash::FxHashMap;
-
 use crate::heap::{Env, Sym};
 
 /// What a name means.
@@ -15,10 +13,24 @@ pub(super) enum Found {
 }
 
 /// One scope.
-pub(super) enum Scope {
-    Names(FxHashMap<Sym, u32>, u32),
+enum Scope {
+    /// Where its names begin among all.
+    Names(u32),
+    /// Level and slot of the set.
     With(u32, u32),
 }
+
+/// A name in a scope.
+struct Bound {
+    name: Sym,
+    level: u32,
+    slot: u32,
+    /// The binding of the same name that this one hides.
+    outer: u32,
+}
+
+/// No binding.
+const NONE: u32 = u32::MAX;
 
 /// The frame of the block being lowered.
 #[derive(Clone, Copy)]
@@ -32,8 +44,14 @@ pub(super) struct Frame {
 }
 
 /// The scopes around the current point.
-pub(super) struct Scopes {
+pub(crate) struct Scopes {
     scopes: Vec<Scope>,
+    /// The names of all scopes, from the outside in.
+    names: Vec<Bound>,
+    /// The innermost binding of each symbol. Looking a name up costs the same however deep it is.
+    innermost: Vec<u32>,
+    /// Bindings from this one on are out of sight.
+    hidden: u32,
     level: u32,
     frame: Frame,
 }
@@ -45,6 +63,9 @@ impl Scopes {
     pub(super) fn new() -> Self {
         Self {
             scopes: Vec::new(),
+            names: Vec::new(),
+            innermost: Vec::new(),
+            hidden: NONE,
             level: 0,
             frame: Frame {
                 owner: false,
@@ -128,40 +149,63 @@ impl Scopes {
         self.frame.next = self.frame.next.max(used);
     }
 
-    pub(super) fn push_names(&mut self, names: FxHashMap<Sym, u32>) {
-        self.scopes.push(Scope::Names(names, self.level));
+    /// Enters a scope of names, each with its slot.
+    pub(super) fn push_names(&mut self, names: impl Iterator<Item = (Sym, u32)>) {
+        let begin = self.names.len() as u32;
+        self.scopes.push(Scope::Names(begin));
+        for (name, slot) in names {
+            let i = name.index();
+            if i >= self.innermost.len() {
+                self.innermost.resize(i + 1, NONE);
+            }
+            let at = self.names.len() as u32;
+            let outer = std::mem::replace(&mut self.innermost[i], at);
+            self.names.push(Bound {
+                name,
+                level: self.level,
+                slot,
+                outer,
+            });
+        }
     }
 
     pub(super) fn push_with(&mut self, slot: u32) {
-        self.scopes.push(Scope::With(slot, self.level));
+        self.scopes.push(Scope::With(self.level, slot));
     }
 
     pub(super) fn pop(&mut self) {
-        self.scopes.pop();
+        if let Some(Scope::Names(begin)) = self.scopes.pop() {
+            for b in self.names.drain(begin as usize..).rev() {
+                self.innermost[b.name.index()] = b.outer;
+            }
+        }
     }
 
-    /// Takes the innermost scope away for a while (`inherit x` in a recursive set means the outer `x`).
-    pub(super) fn hide(&mut self) -> Option<Scope> {
-        self.scopes.pop()
+    /// Takes the names of the innermost scope away for a while (`inherit x` in a recursive set means the outer `x`).
+    pub(super) fn hide(&mut self) {
+        if let Some(Scope::Names(begin)) = self.scopes.last() {
+            self.hidden = *begin;
+        }
     }
 
-    /// Puts it back.
-    pub(super) fn unhide(&mut self, s: Option<Scope>) {
-        self.scopes.extend(s);
+    /// Puts them back.
+    pub(super) fn unhide(&mut self) {
+        self.hidden = NONE;
     }
 
     pub(super) fn find(&self, name: Sym) -> Found {
-        let mut withs = Vec::new();
-        for s in self.scopes.iter().rev() {
-            match s {
-                Scope::Names(map, level) => {
-                    if let Some(&slot) = map.get(&name) {
-                        return Found::Slot(self.level - level, slot);
-                    }
-                }
-                Scope::With(slot, level) => withs.push((self.level - level, *slot)),
+        let mut at = self.innermost.get(name.index()).copied().unwrap_or(NONE);
+        while let Some(b) = self.names.get(at as usize) {
+            if at < self.hidden {
+                return Found::Slot(self.level - b.level, b.slot);
             }
+            at = b.outer;
         }
+        let withs = self.scopes.iter().rev().filter_map(|s| match s {
+            Scope::With(level, slot) => Some((self.level - level, *slot)),
+            Scope::Names(_) => None,
+        });
+        let withs: Vec<_> = withs.collect();
         if withs.is_empty() {
             Found::None
         } else {
@@ -171,14 +215,7 @@ impl Scopes {
 
     /// All visible names, for suggestions.
     pub(super) fn names(&self) -> Vec<Sym> {
-        let mut v: Vec<Sym> = Vec::new();
-        for s in &self.scopes {
-            if let Scope::Names(map, _) = s {
-                let mut names: Vec<(u32, Sym)> = map.iter().map(|(k, v)| (*v, *k)).collect();
-                names.sort_unstable();
-                v.extend(names.into_iter().map(|x| x.1));
-            }
-        }
-        v
+        let visible = self.names.len().min(self.hidden as usize);
+        self.names[..visible].iter().map(|b| b.name).collect()
     }
 }

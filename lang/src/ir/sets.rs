@@ -7,7 +7,7 @@ use crate::parse::ast::{Ast, AttrSet, AttrValue};
 
 impl Lower<'_> {
     /// The definitions of a set, with slots for those that are variables.
-    fn definition(&mut self, v: &AttrValue, name: Sym, pos: Pos, from: &[u32]) -> Res<E> {
+    fn definition(&mut self, v: &AttrValue<'_>, name: Sym, pos: Pos, from: &[u32]) -> Res<E> {
         match v {
             AttrValue::Plain(a) => {
                 let e = self.delayed(a)?;
@@ -32,27 +32,22 @@ impl Lower<'_> {
     }
 
     /// Puts the names of a `let` or recursive set into scope and lowers the definitions.
-    fn bind(&mut self, set: &AttrSet) -> Res<Vec<(u32, E)>> {
+    fn bind(&mut self, set: &AttrSet<'_>) -> Res<Vec<(u32, E)>> {
         let n = set.attrs.len() as u32;
         let first = self.s.take(n + set.from.len() as u32);
         let from: Vec<u32> = (0..set.from.len() as u32).map(|i| first + n + i).collect();
-        let names = set
-            .attrs
-            .iter()
-            .enumerate()
-            .map(|(i, a)| (a.name, first + i as u32))
-            .collect();
-        self.s.push_names(names);
-        let mut pre = Vec::new();
+        let names = set.attrs.iter().map(|a| a.name);
+        self.s.push_names(names.zip(first..));
+        let mut pre = Vec::with_capacity(set.from.len() + set.attrs.len());
         for (slot, e) in from.iter().zip(&set.from) {
             pre.push((*slot, self.delayed(e)?));
         }
         for (i, a) in set.attrs.iter().enumerate() {
             let pos = self.pos(a.pos);
             let e = if matches!(a.value, AttrValue::Inherit) {
-                let hidden = self.s.hide();
+                self.s.hide();
                 let r = self.definition(&a.value, a.name, pos, &from);
-                self.s.unhide(hidden);
+                self.s.unhide();
                 r?
             } else {
                 self.definition(&a.value, a.name, pos, &from)?
@@ -62,7 +57,7 @@ impl Lower<'_> {
         Ok(pre)
     }
 
-    pub(super) fn let_in(&mut self, set: &AttrSet, body: &Ast) -> Res<E> {
+    pub(super) fn let_in(&mut self, set: &AttrSet<'_>, body: &Ast<'_>) -> Res<E> {
         let n = (set.attrs.len() + set.from.len()) as u32;
         let outer = if self.s.can_share(n) {
             None
@@ -84,7 +79,7 @@ impl Lower<'_> {
         }
     }
 
-    pub(super) fn attrs(&mut self, set: &AttrSet, pos: Pos) -> Res<E> {
+    pub(super) fn attrs(&mut self, set: &AttrSet<'_>, pos: Pos) -> Res<E> {
         if set.attrs.is_empty() && set.dynamic.is_empty() {
             return Ok(keep(Expr::Const(Value::attrs(Attrs::empty()))));
         }
@@ -108,7 +103,7 @@ impl Lower<'_> {
         }
     }
 
-    fn attrs_inner(&mut self, set: &AttrSet, pos: Pos) -> Res<E> {
+    fn attrs_inner(&mut self, set: &AttrSet<'_>, pos: Pos) -> Res<E> {
         let mut order: Vec<usize> = (0..set.attrs.len()).collect();
         order.sort_by_key(|&i| set.attrs[i].name);
         let mut pre = Vec::new();
@@ -147,7 +142,7 @@ impl Lower<'_> {
         Ok(self.literal(set, &order, values, pre, dynamic, slots, pos))
     }
 
-    fn dynamic(&mut self, set: &AttrSet) -> Res<Vec<(E, E, Pos)>> {
+    fn dynamic(&mut self, set: &AttrSet<'_>) -> Res<Vec<(E, E, Pos)>> {
         set.dynamic
             .iter()
             .map(|d| {
@@ -163,7 +158,7 @@ impl Lower<'_> {
     #[allow(clippy::too_many_arguments, reason = "the parts of one literal")]
     fn literal(
         &self,
-        set: &AttrSet,
+        set: &AttrSet<'_>,
         order: &[usize],
         values: Vec<E>,
         pre: Vec<(u32, E)>,

@@ -1,5 +1,8 @@
 //! Attribute sets: paths unfolded into nested sets, sets merged, duplicates refused.
 
+use bumpalo::Bump;
+use bumpalo::collections::Vec as BumpVec;
+
 use super::SyntaxError;
 use super::ast::{Ast, Attr, AttrDef, AttrSet, AttrValue, DynAttr, Node};
 use crate::heap::Sym;
@@ -10,19 +13,18 @@ type Res<T> = Result<T, Box<SyntaxError>>;
 const SMALL: usize = 8;
 
 /// A set that grows by one definition after the other.
-pub(super) struct Builder {
-    pub(super) set: AttrSet,
+pub(super) struct Builder<'a> {
+    bump: &'a Bump,
+    pub(super) set: AttrSet<'a>,
     /// Where each name is in the set; empty as long as the set is small.
     index: rustc_hash::FxHashMap<Sym, usize>,
 }
 
-impl Builder {
-    pub(super) fn new(recursive: bool) -> Self {
+impl<'a> Builder<'a> {
+    pub(super) fn new(recursive: bool, bump: &'a Bump) -> Self {
         Self {
-            set: AttrSet {
-                recursive,
-                ..AttrSet::default()
-            },
+            bump,
+            set: AttrSet::new(recursive, bump),
             index: rustc_hash::FxHashMap::default(),
         }
     }
@@ -36,7 +38,7 @@ impl Builder {
     }
 
     /// Adds a definition whose name is new.
-    fn push(&mut self, d: AttrDef) {
+    fn push(&mut self, d: AttrDef<'a>) {
         self.set.attrs.push(d);
         let n = self.set.attrs.len();
         if n > SMALL {
@@ -47,24 +49,37 @@ impl Builder {
     }
 
     /// Adds `path = value;`.
-    pub(super) fn add(&mut self, path: Vec<Attr>, value: Ast, pos: u32, end: u32) -> Res<()> {
+    pub(super) fn add(
+        &mut self,
+        path: BumpVec<'a, Attr<'a>>,
+        value: Ast<'a>,
+        pos: u32,
+        end: u32,
+    ) -> Res<()> {
+        let bump = self.bump;
         if let Some(Attr::Name(name, _)) = path.first()
             && let Some(i) = self.find(*name)
         {
             let whole = show(&path);
             let mut rest = path.into_iter();
             rest.next();
-            return merge(&mut self.set.attrs[i], rest, value, pos, end, &whole);
+            let d = Def {
+                value,
+                pos,
+                end,
+                whole: &whole,
+            };
+            return merge(&mut self.set.attrs[i], rest, d, bump);
         }
         let mut path = path.into_iter();
         match path.next() {
             None => {}
             Some(Attr::Dynamic(name)) => {
-                let value = nest(path, value, pos);
+                let value = nest(path, value, pos, bump);
                 self.set.dynamic.push(DynAttr { name, value, pos });
             }
             Some(Attr::Name(name, _)) => {
-                let value = AttrValue::Plain(nest(path, value, pos));
+                let value = AttrValue::Plain(nest(path, value, pos, bump));
                 self.push(AttrDef { name, pos, value });
             }
         }
@@ -72,7 +87,13 @@ impl Builder {
     }
 
     /// Adds an inherited name.
-    pub(super) fn inherit(&mut self, name: Sym, pos: u32, end: u32, value: AttrValue) -> Res<()> {
+    pub(super) fn inherit(
+        &mut self,
+        name: Sym,
+        pos: u32,
+        end: u32,
+        value: AttrValue<'a>,
+    ) -> Res<()> {
         if let Some(i) = self.find(name) {
             return Err(duplicate(&name.text(), pos, end, self.set.attrs[i].pos));
         }
@@ -81,10 +102,10 @@ impl Builder {
     }
 }
 
-fn nest(path: std::vec::IntoIter<Attr>, value: Ast, pos: u32) -> Ast {
+fn nest<'a>(path: Path<'a>, value: Ast<'a>, pos: u32, bump: &'a Bump) -> Ast<'a> {
     path.rev().fold(value, |value, a| {
         let (start, end) = (value.start, value.end);
-        let mut set = AttrSet::default();
+        let mut set = AttrSet::new(false, bump);
         match a {
             Attr::Name(name, _) => set.attrs.push(AttrDef {
                 name,
@@ -93,18 +114,33 @@ fn nest(path: std::vec::IntoIter<Attr>, value: Ast, pos: u32) -> Ast {
             }),
             Attr::Dynamic(name) => set.dynamic.push(DynAttr { name, value, pos }),
         }
-        Ast::new(start, end, Node::Attrs(set))
+        Ast::new(start, end, Node::Attrs(bump.alloc(set)))
     })
 }
 
-fn merge(
-    old: &mut AttrDef,
-    mut path: std::vec::IntoIter<Attr>,
-    value: Ast,
+/// The rest of an attribute path.
+type Path<'a> = bumpalo::collections::vec::IntoIter<'a, Attr<'a>>;
+
+/// A definition: its value, where it is, and the whole path for messages.
+struct Def<'a, 'w> {
+    value: Ast<'a>,
     pos: u32,
     end: u32,
-    whole: &str,
+    whole: &'w str,
+}
+
+fn merge<'a>(
+    old: &mut AttrDef<'a>,
+    mut path: Path<'a>,
+    def: Def<'a, '_>,
+    bump: &'a Bump,
 ) -> Res<()> {
+    let Def {
+        value,
+        pos,
+        end,
+        whole,
+    } = def;
     let old_pos = old.pos;
     let AttrValue::Plain(Ast {
         node: Node::Attrs(set),
@@ -122,14 +158,22 @@ fn merge(
             merge_sets(set, new, whole)
         }
         Some(Attr::Dynamic(name)) => {
-            let value = nest(path, value, pos);
+            let value = nest(path, value, pos, bump);
             set.dynamic.push(DynAttr { name, value, pos });
             Ok(())
         }
         Some(Attr::Name(name, _)) => match set.attrs.iter_mut().find(|d| d.name == name) {
-            Some(d) => merge(d, path, value, pos, end, whole),
+            Some(d) => {
+                let def = Def {
+                    value,
+                    pos,
+                    end,
+                    whole,
+                };
+                merge(d, path, def, bump)
+            }
             None => {
-                let value = nest(path, value, pos);
+                let value = nest(path, value, pos, bump);
                 set.attrs.push(AttrDef {
                     name,
                     pos,
@@ -142,9 +186,9 @@ fn merge(
 }
 
 /// Adds the definitions of a set to another; sets in both are merged in turn.
-fn merge_sets(set: &mut AttrSet, new: AttrSet, whole: &str) -> Res<()> {
+fn merge_sets<'a>(set: &mut AttrSet<'a>, new: &mut AttrSet<'a>, whole: &str) -> Res<()> {
     let shift = set.from.len();
-    for mut d in new.attrs {
+    for mut d in new.attrs.drain(..) {
         if let AttrValue::From(i) = &mut d.value {
             *i += shift;
         }
@@ -170,8 +214,8 @@ fn merge_sets(set: &mut AttrSet, new: AttrSet, whole: &str) -> Res<()> {
             _ => return Err(duplicate(&path, pos, pos, old)),
         }
     }
-    set.dynamic.extend(new.dynamic);
-    set.from.extend(new.from);
+    set.dynamic.append(&mut new.dynamic);
+    set.from.append(&mut new.from);
     Ok(())
 }
 
@@ -192,7 +236,7 @@ fn show_name(s: Sym) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn show(path: &[Attr]) -> String {
+fn show(path: &[Attr<'_>]) -> String {
     let parts: Vec<String> = path
         .iter()
         .map(|a| match a {

@@ -1,5 +1,6 @@
 //! The grammar of attribute sets, attribute paths and parameters.
 
+use bumpalo::collections::Vec as BumpVec;
 use rnix::SyntaxKind::{self, *};
 
 use super::SyntaxError;
@@ -8,7 +9,7 @@ use super::attrs::Builder;
 use super::parser::{ATTR, Parser, Res};
 use crate::heap::Sym;
 
-impl Parser<'_> {
+impl<'a> Parser<'a, '_> {
     /// Whether the brace that comes next opens a set pattern and not a set.
     pub(super) fn is_pattern(&self) -> bool {
         matches!(
@@ -22,7 +23,7 @@ impl Parser<'_> {
     }
 
     /// A function from its parameter on.
-    pub(super) fn lambda(&mut self) -> Res<Node> {
+    pub(super) fn lambda(&mut self) -> Res<Node<'a>> {
         let param = if self.peek() == Some(TOKEN_L_BRACE) {
             let (formals, ellipsis) = self.formals()?;
             let bind = if self.eat(TOKEN_AT) {
@@ -44,7 +45,7 @@ impl Parser<'_> {
             }
         };
         self.expect(TOKEN_COLON, ", expecting ':'")?;
-        Ok(Node::Lambda(param, self.boxed()?))
+        Ok(Node::Lambda(self.arena.alloc(param), self.boxed()?))
     }
 
     fn name(&mut self) -> Res<Sym> {
@@ -58,19 +59,19 @@ impl Parser<'_> {
     }
 
     /// `{ a, b ? 1, ... }`
-    fn formals(&mut self) -> Res<(Vec<Formal>, bool)> {
+    fn formals(&mut self) -> Res<(&'a [Formal<'a>], bool)> {
         self.bump();
-        let mut formals = Vec::new();
+        let mut formals = BumpVec::new_in(self.arena);
         loop {
             match self.token() {
                 Some(t) if t.kind == TOKEN_R_BRACE => {
                     self.bump();
-                    return Ok((formals, false));
+                    return Ok((formals.into_bump_slice(), false));
                 }
                 Some(t) if t.kind == TOKEN_ELLIPSIS => {
                     self.bump();
                     self.expect(TOKEN_R_BRACE, ", expecting '}'")?;
-                    return Ok((formals, true));
+                    return Ok((formals.into_bump_slice(), true));
                 }
                 Some(t) if t.kind == TOKEN_IDENT => {
                     self.bump();
@@ -89,17 +90,25 @@ impl Parser<'_> {
                         continue;
                     }
                     self.expect(TOKEN_R_BRACE, ", expecting '}' or ','")?;
-                    return Ok((formals, false));
+                    return Ok((formals.into_bump_slice(), false));
                 }
                 _ => return Err(self.unexpected(", expecting identifier or '}' or '...'")),
             }
         }
     }
 
-    fn pattern(&self, formals: Vec<Formal>, ellipsis: bool, bind: Option<Sym>) -> Res<Param> {
+    fn pattern(
+        &self,
+        formals: &'a [Formal<'a>],
+        ellipsis: bool,
+        bind: Option<Sym>,
+    ) -> Res<Param<'a>> {
+        let mut names = BumpVec::from_iter_in(formals.iter().map(|f| f.name), self.arena);
+        names.sort_unstable();
+        let twice = names.windows(2).any(|w| w[0] == w[1]);
         let mut seen = rustc_hash::FxHashSet::default();
-        for f in &formals {
-            if !seen.insert(f.name) || bind == Some(f.name) {
+        for f in formals {
+            if (twice && !seen.insert(f.name)) || bind == Some(f.name) {
                 let start = f.pos as usize;
                 return Err(SyntaxError::new(
                     format!("duplicate formal function argument '{}'", f.name.text()),
@@ -120,8 +129,8 @@ impl Parser<'_> {
         until: SyntaxKind,
         recursive: bool,
         is_let: bool,
-    ) -> Res<AttrSet> {
-        let mut b = Builder::new(recursive);
+    ) -> Res<AttrSet<'a>> {
+        let mut b = Builder::new(recursive, self.arena);
         loop {
             let start = self.start();
             match self.peek() {
@@ -155,7 +164,7 @@ impl Parser<'_> {
         }
     }
 
-    fn inherit(&mut self, b: &mut Builder) -> Res<()> {
+    fn inherit(&mut self, b: &mut Builder<'a>) -> Res<()> {
         let from = if self.eat(TOKEN_L_PAREN) {
             let e = self.expr()?;
             self.expect(TOKEN_R_PAREN, ", expecting ')'")?;
@@ -190,15 +199,16 @@ impl Parser<'_> {
     }
 
     /// `a.b."c".${d}`
-    pub(super) fn attr_path(&mut self) -> Res<Vec<Attr>> {
-        let mut out = vec![self.attr()?];
+    pub(super) fn attr_path(&mut self) -> Res<BumpVec<'a, Attr<'a>>> {
+        let mut out = BumpVec::with_capacity_in(1, self.arena);
+        out.push(self.attr()?);
         while self.eat(TOKEN_DOT) {
             out.push(self.attr()?);
         }
         Ok(out)
     }
 
-    fn attr(&mut self) -> Res<Attr> {
+    fn attr(&mut self) -> Res<Attr<'a>> {
         let Some(t) = self.token() else {
             return Err(self.unexpected(ATTR));
         };
@@ -224,9 +234,9 @@ impl Parser<'_> {
 }
 
 /// A computed name that is a plain string literal is a static name.
-fn static_name(e: Ast, pos: u32) -> Attr {
+fn static_name(e: Ast<'_>, pos: u32) -> Attr<'_> {
     match &e.node {
-        Node::Str(parts) => match parts.as_slice() {
+        Node::Str(parts) => match parts {
             [] => Attr::Name(Sym::new(b""), pos),
             [Part::Text(t)] => Attr::Name(Sym::new(t), pos),
             _ => Attr::Dynamic(e),

@@ -27,20 +27,59 @@ pub(super) struct Lexer<'a> {
 }
 
 /// Characters of paths, without the slash.
-fn in_run(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'+' | b'-')
+const RUN: u8 = 1;
+const NAME: u8 = 2;
+const DIGIT: u8 = 4;
+const URI: u8 = 8;
+/// What else is white space to rnix is an error to Nix.
+const SPACE: u8 = 16;
+/// Characters behind the beginning of a name that can make it a longer name, a path or a URI.
+const MORE: u8 = 32;
+
+/// The classes that each byte belongs to.
+static CLASSES: [u8; 256] = {
+    let mut all = [0; 256];
+    let mut b = 0;
+    while b < 256 {
+        let c = b as u8;
+        let letter = c.is_ascii_alphabetic();
+        let digit = c.is_ascii_digit();
+        let run = letter || digit || matches!(c, b'_' | b'.' | b'+' | b'-');
+        if run {
+            all[b] |= RUN;
+        }
+        if letter || digit || matches!(c, b'_' | b'-' | b'\'') {
+            all[b] |= NAME;
+        }
+        if digit {
+            all[b] |= DIGIT;
+        }
+        if run
+            || matches!(
+                c,
+                b'/' | b'%' | b'?' | b':' | b'@' | b'&' | b'=' | b'$' | b',' | b'!' | b'~' | b'*'
+            )
+            || c == b'\''
+        {
+            all[b] |= URI;
+        }
+        if matches!(c, b' ' | b'\t' | b'\n' | b'\r') {
+            all[b] |= SPACE;
+        }
+        if matches!(c, b'.' | b'+' | b'\'' | b'/' | b':') {
+            all[b] |= MORE;
+        }
+        b += 1;
+    }
+    all
+};
+
+fn is(class: u8, b: u8) -> bool {
+    CLASSES[b as usize] & class != 0
 }
 
 pub(super) fn in_path(b: u8) -> bool {
-    b == b'/' || in_run(b)
-}
-
-fn in_uri(b: u8) -> bool {
-    in_path(b) || b"%?:@&=$,!~*'".contains(&b)
-}
-
-fn in_name(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'\'')
+    b == b'/' || is(RUN, b)
 }
 
 impl<'a> Lexer<'a> {
@@ -56,9 +95,26 @@ impl<'a> Lexer<'a> {
         self.bytes.get(self.at + n).copied().unwrap_or(0)
     }
 
-    fn count(&self, wanted: impl Fn(u8) -> bool) -> usize {
+    /// How many bytes of a class follow.
+    #[inline(always)]
+    fn count(&self, class: u8) -> usize {
         let rest = &self.bytes[self.at..];
-        rest.iter().position(|b| !wanted(*b)).unwrap_or(rest.len())
+        let end = rest.iter().position(|b| !is(class, *b));
+        end.unwrap_or(rest.len())
+    }
+
+    /// The length of a name that can be nothing else, most often the case.
+    #[inline(always)]
+    fn plain_name(&self) -> Option<usize> {
+        let rest = &self.bytes[self.at..];
+        let end = rest
+            .iter()
+            .position(|b| CLASSES[*b as usize] & (RUN | NAME) != RUN | NAME);
+        match end {
+            Some(end) if is(MORE, rest[end]) => None,
+            Some(end) => Some(end),
+            None => Some(rest.len()),
+        }
     }
 
     /// Whether no path and no URI begins here. The answer holds to the end of the run of characters it was found for.
@@ -66,11 +122,11 @@ impl<'a> Lexer<'a> {
         if self.at < self.clean {
             return true;
         }
-        let run = self.count(in_run);
+        let run = self.count(RUN);
         let clean = match (self.peek(run), self.bytes.get(self.at + run + 1)) {
             (b'/', Some(b'/' | b'*') | None) => true,
             (b'/', Some(c)) => c.is_ascii_whitespace(),
-            (b':', Some(c)) => !in_uri(*c),
+            (b':', Some(c)) => !is(URI, *c),
             _ => true,
         };
         if clean {
@@ -86,9 +142,8 @@ impl<'a> Lexer<'a> {
         };
         let second = self.peek(1);
         let (kind, len) = match b {
-            // What else is white space to rnix is an error to Nix.
             b' ' | b'\t' | b'\n' | b'\r' => {
-                self.at += self.count(|b| matches!(b, b' ' | b'\t' | b'\n' | b'\r'));
+                self.at += self.count(SPACE);
                 return Step::Space;
             }
             b'#' => {
@@ -104,12 +159,16 @@ impl<'a> Lexer<'a> {
                 self.at += len + 4;
                 return Step::Space;
             }
-            b'a'..=b'z' | b'A'..=b'Z' | b'_' if self.is_clean() => {
-                let len = self.count(in_name);
+            b'a'..=b'z' | b'A'..=b'Z' | b'_' => {
+                let len = match self.plain_name() {
+                    Some(len) => len,
+                    None if self.is_clean() => self.count(NAME),
+                    None => return Step::Other,
+                };
                 (word(&self.bytes[self.at..self.at + len]), len)
             }
             b'0'..=b'9' if self.is_clean() => {
-                let len = self.count(|b| b.is_ascii_digit());
+                let len = self.count(DIGIT);
                 if self.peek(len) == b'.' {
                     return Step::Other;
                 }

@@ -4,7 +4,7 @@ use super::SyntaxError;
 use super::parser::{Parser, Res};
 use crate::host::Lint;
 
-impl Parser<'_> {
+impl Parser<'_, '_> {
     fn lint(&self, level: Lint, message: &str, span: std::ops::Range<usize>) -> Res<()> {
         match level {
             Lint::Ignore => Ok(()),

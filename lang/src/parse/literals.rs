@@ -1,5 +1,6 @@
 //! The grammar of strings, paths and numbers.
 
+use bumpalo::collections::Vec as BumpVec;
 use rnix::SyntaxKind::*;
 
 use super::SyntaxError;
@@ -9,9 +10,9 @@ use super::source::encode;
 use super::strings::{self, Raw};
 use super::tokens::Token;
 
-impl Parser<'_> {
+impl<'a> Parser<'a, '_> {
     /// A number or an address.
-    pub(super) fn literal(&self, t: Token) -> Res<Node> {
+    pub(super) fn literal(&self, t: Token) -> Res<Node<'a>> {
         let text = self.slice(t);
         let span = t.start as usize..t.end as usize;
         Ok(match t.kind {
@@ -33,16 +34,22 @@ impl Parser<'_> {
             }
             _ => {
                 self.lint_url(text, span)?;
-                Node::Str(vec![Part::Text(encode(text, self.foreign))])
+                Node::Str(self.arena.alloc([Part::Text(self.bytes(text))]))
             }
         })
     }
 
     /// A string of either kind.
-    pub(super) fn string(&mut self) -> Res<Vec<Part>> {
+    pub(super) fn string(&mut self) -> Res<&'a [Part<'a>]> {
         let start = self.start() as usize;
         let multiline = self.token().is_some_and(|t| self.slice(t) == "''");
         self.bump();
+        if let Some(text) = self.plain_text(multiline) {
+            return Ok(match text {
+                "" => &[],
+                text => self.arena.alloc([Part::Text(text.as_bytes())]),
+            });
+        }
         let mut raw = Vec::new();
         loop {
             let Some(t) = self.token() else {
@@ -68,13 +75,42 @@ impl Parser<'_> {
             return Err(SyntaxError::new(no_nul(t), start..self.end() as usize));
         }
         Ok(if multiline {
-            strings::indented(raw, self.foreign)
+            strings::indented(raw, self.foreign, self.arena)
         } else {
-            strings::plain(raw, self.foreign)
+            strings::plain(raw, self.foreign, self.arena)
         })
     }
 
-    fn interpolation(&mut self) -> Res<Ast> {
+    /// The rest of a string that is its own value, which most are: no escapes, no interpolations, one line.
+    fn plain_text(&mut self, multiline: bool) -> Option<&'a str> {
+        if multiline || self.foreign {
+            return None;
+        }
+        let text = match (self.token()?, self.peek_at(1)) {
+            (t, _) if t.kind == TOKEN_STRING_END => "",
+            (t, Some(TOKEN_STRING_END)) if t.kind == TOKEN_STRING_CONTENT => self.slice(t),
+            _ => return None,
+        };
+        if text.bytes().any(|b| matches!(b, b'\\' | b'\r' | 0)) {
+            return None;
+        }
+        self.bump();
+        if !text.is_empty() {
+            self.bump();
+        }
+        Some(text)
+    }
+
+    /// The bytes of a piece of the text.
+    fn bytes(&self, text: &'a str) -> &'a [u8] {
+        if self.foreign {
+            self.arena.alloc_slice_copy(&encode(text, true))
+        } else {
+            text.as_bytes()
+        }
+    }
+
+    fn interpolation(&mut self) -> Res<Ast<'a>> {
         self.bump();
         let e = self.expr()?;
         self.expect(TOKEN_INTERPOL_END, ", expecting '}'")?;
@@ -82,16 +118,16 @@ impl Parser<'_> {
     }
 
     /// A path: text and interpolations with nothing between them.
-    pub(super) fn path(&mut self) -> Res<Vec<Part>> {
+    pub(super) fn path(&mut self) -> Res<&'a [Part<'a>]> {
         let start = self.start() as usize;
-        let mut parts = Vec::new();
+        let mut parts = BumpVec::new_in(self.arena);
         while let Some(t) = self.token()
             && (parts.is_empty() || t.glued)
         {
             match t.kind {
                 TOKEN_PATH_ABS | TOKEN_PATH_REL | TOKEN_PATH_HOME => {
                     self.bump();
-                    parts.push(Part::Text(encode(self.slice(t), self.foreign)));
+                    parts.push(Part::Text(self.bytes(self.slice(t))));
                 }
                 TOKEN_INTERPOL_START => parts.push(Part::Expr(self.interpolation()?)),
                 _ => break,
@@ -99,7 +135,7 @@ impl Parser<'_> {
         }
         if let Some(Part::Text(t)) = parts.last()
             && t.ends_with(b"/")
-            && !(parts.len() == 1 && t == b"/")
+            && !(parts.len() == 1 && *t == b"/")
         {
             return Err(SyntaxError::new(
                 "path has a trailing slash",
@@ -107,7 +143,7 @@ impl Parser<'_> {
             ));
         }
         self.lint_path(start..self.end() as usize)?;
-        Ok(parts)
+        Ok(parts.into_bump_slice())
     }
 }
 

@@ -15,7 +15,7 @@ mod strings;
 mod tokens;
 
 pub(crate) use literals::no_nul;
-pub(crate) use parser::parse;
+pub(crate) use parser::{Workspace, parse};
 pub(crate) use source::decode;
 
 /// Why a text is not an expression.

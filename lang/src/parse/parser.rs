@@ -2,10 +2,12 @@
 //!
 //! rnix's own parser keeps every byte for editors; building that tree and walking it took half of the time of a large evaluation.
 
+use bumpalo::Bump;
+use bumpalo::collections::Vec as BumpVec;
 use rnix::SyntaxKind::{self, *};
 
 use super::SyntaxError;
-use super::ast::{Ast, Attr, Node, Op};
+use super::ast::{Ast, Attr, HasAttr, Node, Op, Select};
 use super::tokens::{self, Token};
 use super::{describe, limits, tokens::tokens};
 use crate::heap::Sym;
@@ -21,29 +23,46 @@ const MAX_CHAIN: u32 = 100_000;
 /// What stands where an attribute name is wanted.
 pub(super) const ATTR: &str = ", expecting identifier or 'or' or '${' or '\"'";
 
+/// Memory for the tokens and nodes of a text, to be used again for the next one.
+#[derive(Default)]
+pub(crate) struct Workspace {
+    tokens: Vec<Token>,
+    nodes: Bump,
+}
+
+impl Workspace {
+    /// Forgets the last text.
+    pub(crate) fn clear(&mut self) {
+        self.tokens.clear();
+        self.nodes.reset();
+    }
+}
+
 /// Parses decoded text; `foreign` as `decode` returned it. What the dialect warns of is handed to `warn`, with its place.
-pub(crate) fn parse(
-    text: &str,
+pub(crate) fn parse<'a>(
+    text: &'a str,
     foreign: bool,
     dialect: Dialect,
     warn: &dyn Fn(&str, usize),
-) -> Res<Ast> {
+    work: &'a mut Workspace,
+) -> Res<Ast<'a>> {
     limits::check(text)?;
-    let tokens = tokens(text)?;
+    tokens(text, &mut work.tokens)?;
     let mut p = Parser {
         text,
         foreign,
         dialect,
         warn,
-        tokens: &tokens,
+        arena: &work.nodes,
+        tokens: &work.tokens,
         at: 0,
         depth: 0,
     };
     p.whole().map_err(|e| describe::better(e, text))
 }
 
-impl Parser<'_> {
-    fn whole(&mut self) -> Res<Ast> {
+impl<'a> Parser<'a, '_> {
+    fn whole(&mut self) -> Res<Ast<'a>> {
         let e = self.expr()?;
         match self.peek() {
             None => Ok(e),
@@ -51,17 +70,18 @@ impl Parser<'_> {
         }
     }
 }
-pub(super) struct Parser<'a> {
+pub(super) struct Parser<'a, 'w> {
     pub(super) text: &'a str,
     pub(super) foreign: bool,
     pub(super) dialect: Dialect,
-    pub(super) warn: &'a dyn Fn(&str, usize),
+    pub(super) warn: &'w dyn Fn(&str, usize),
+    pub(super) arena: &'a Bump,
     tokens: &'a [Token],
     at: usize,
     depth: u32,
 }
 
-impl<'a> Parser<'a> {
+impl<'a> Parser<'a, '_> {
     #[inline(always)]
     pub(super) fn peek(&self) -> Option<SyntaxKind> {
         self.tokens.get(self.at).map(|t| t.kind)
@@ -173,18 +193,19 @@ impl<'a> Parser<'a> {
     }
 
     /// Any expression.
-    pub(super) fn expr(&mut self) -> Res<Ast> {
+    pub(super) fn expr(&mut self) -> Res<Ast<'a>> {
         self.enter()?;
         let e = self.function()?;
         self.depth -= 1;
         Ok(e)
     }
 
-    pub(super) fn boxed(&mut self) -> Res<Box<Ast>> {
-        Ok(Box::new(self.expr()?))
+    pub(super) fn boxed(&mut self) -> Res<&'a Ast<'a>> {
+        let e = self.expr()?;
+        Ok(self.arena.alloc(e))
     }
 
-    fn function(&mut self) -> Res<Ast> {
+    fn function(&mut self) -> Res<Ast<'a>> {
         let start = self.start();
         let node = match self.peek() {
             Some(TOKEN_IDENT) => match self.peek_at(1) {
@@ -207,15 +228,16 @@ impl<'a> Parser<'a> {
             Some(TOKEN_LET) if self.peek_at(1) != Some(TOKEN_L_BRACE) => {
                 self.bump();
                 let set = self.binds(TOKEN_IN, false, true)?;
-                Node::Let(set, self.boxed()?)
+                Node::Let(self.arena.alloc(set), self.boxed()?)
             }
             Some(TOKEN_IF) => {
                 self.bump();
-                let cond = self.boxed()?;
+                let cond = self.expr()?;
                 self.expect(TOKEN_THEN, ", expecting 'then'")?;
-                let yes = self.boxed()?;
+                let yes = self.expr()?;
                 self.expect(TOKEN_ELSE, ", expecting 'else'")?;
-                Node::If(cond, yes, self.boxed()?)
+                let no = self.expr()?;
+                Node::If(self.arena.alloc([cond, yes, no]))
             }
             _ => return self.pipes(),
         };
@@ -223,7 +245,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Operators, and the pipes that bind less than all of them: `x |> f` and `f <| x` are both the call `f x`.
-    fn pipes(&mut self) -> Res<Ast> {
+    fn pipes(&mut self) -> Res<Ast<'a>> {
         let start = self.start();
         let mut left = self.operators(0)?;
         let Some(pipe) = self.peek().filter(is_pipe) else {
@@ -240,7 +262,7 @@ impl<'a> Parser<'a> {
         while self.eat(pipe) {
             let right = self.operators(0)?;
             if pipe == TOKEN_PIPE_RIGHT {
-                left = apply(right, left, start, self.end());
+                left = self.apply(right, left, start, self.end());
             } else {
                 functions.push(std::mem::replace(&mut left, right));
             }
@@ -258,12 +280,12 @@ impl<'a> Parser<'a> {
         let end = self.end();
         Ok(functions.into_iter().rev().fold(left, |x, f| {
             let start = f.start;
-            apply(f, x, start, end)
+            self.apply(f, x, start, end)
         }))
     }
 
     /// Operands and the operators between them that bind at least as tightly as `min`.
-    fn operators(&mut self, min: u8) -> Res<Ast> {
+    fn operators(&mut self, min: u8) -> Res<Ast<'a>> {
         let start = self.start();
         let mut left = self.prefix()?;
         let mut chain = 0;
@@ -274,7 +296,11 @@ impl<'a> Parser<'a> {
                 }
                 self.bump();
                 let path = self.attr_path()?;
-                left = Ast::new(start, self.end(), Node::HasAttr(Box::new(left), path));
+                let node = Node::HasAttr(self.arena.alloc(HasAttr {
+                    base: left,
+                    path: path.into_bump_slice(),
+                }));
+                left = Ast::new(start, self.end(), node);
             } else {
                 let Some((op, level, side)) = binary(kind) else {
                     break;
@@ -293,7 +319,7 @@ impl<'a> Parser<'a> {
                     }
                     Side::Left | Side::None => self.operators(level + 1)?,
                 };
-                let node = Node::Bin(op, at, Box::new(left), Box::new(right));
+                let node = Node::Bin(op, at, self.arena.alloc(left), self.arena.alloc(right));
                 left = Ast::new(start, self.end(), node);
                 // `a == b == c` means nothing.
                 if side == Side::None
@@ -322,9 +348,9 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    fn prefix(&mut self) -> Res<Ast> {
+    fn prefix(&mut self) -> Res<Ast<'a>> {
         let start = self.start();
-        let (level, make): (u8, fn(Box<Ast>) -> Node) = match self.peek() {
+        let (level, make): (u8, fn(&'a Ast<'a>) -> Node<'a>) = match self.peek() {
             Some(TOKEN_INVERT) => (NOT, Node::Not),
             Some(TOKEN_SUB) => (NEGATE, Node::Neg),
             _ => return self.application(),
@@ -333,23 +359,53 @@ impl<'a> Parser<'a> {
         self.enter()?;
         let e = self.operators(level)?;
         self.depth -= 1;
-        Ok(Ast::new(start, self.end(), make(Box::new(e))))
+        Ok(Ast::new(start, self.end(), make(self.arena.alloc(e))))
     }
 
-    fn application(&mut self) -> Res<Ast> {
+    fn application(&mut self) -> Res<Ast<'a>> {
         let start = self.start();
-        let mut e = self.select()?;
-        while self.peek().is_some_and(begins_operand)
-            && (self.peek() != Some(TOKEN_LET) || self.peek_at(1) == Some(TOKEN_L_BRACE))
-        {
-            let arg = self.select()?;
-            e = apply(e, arg, start, self.end());
+        let e = self.select()?;
+        if !self.operand_follows() {
+            return Ok(e);
         }
-        Ok(e)
+        let mut call = self.callee(e, 3);
+        while self.operand_follows() {
+            call.push(self.select()?);
+        }
+        let node = Node::Call(call.into_bump_slice_mut());
+        Ok(Ast::new(start, self.end(), node))
+    }
+
+    fn operand_follows(&self) -> bool {
+        self.peek().is_some_and(begins_operand)
+            && (self.peek() != Some(TOKEN_LET) || self.peek_at(1) == Some(TOKEN_L_BRACE))
+    }
+
+    /// What a call begins with: `(f x) y` and `f x y` are the same call.
+    fn callee(&self, f: Ast<'a>, more: usize) -> BumpVec<'a, Ast<'a>> {
+        match f.node {
+            Node::Call(parts) => {
+                let mut call = BumpVec::with_capacity_in(parts.len() + more, self.arena);
+                let moved = || Ast::new(0, 0, Node::CurPos);
+                call.extend(parts.iter_mut().map(|p| std::mem::replace(p, moved())));
+                call
+            }
+            _ => {
+                let mut call = BumpVec::with_capacity_in(more, self.arena);
+                call.push(f);
+                call
+            }
+        }
+    }
+
+    fn apply(&self, f: Ast<'a>, arg: Ast<'a>, start: u32, end: u32) -> Ast<'a> {
+        let mut call = self.callee(f, 2);
+        call.push(arg);
+        Ast::new(start, end, Node::Call(call.into_bump_slice_mut()))
     }
 
     /// A simple expression with attributes selected from it.
-    fn select(&mut self) -> Res<Ast> {
+    fn select(&mut self) -> Res<Ast<'a>> {
         let start = self.start();
         let base = self.simple()?;
         match self.peek() {
@@ -360,11 +416,15 @@ impl<'a> Parser<'a> {
                     self.enter()?;
                     let d = self.select()?;
                     self.depth -= 1;
-                    Some(Box::new(d))
+                    Some(d)
                 } else {
                     None
                 };
-                let node = Node::Select(Box::new(base), path, default);
+                let node = Node::Select(self.arena.alloc(Select {
+                    base,
+                    path: path.into_bump_slice(),
+                    default,
+                }));
                 Ok(Ast::new(start, self.end(), node))
             }
             // Once `or` was an ordinary name: `f or` still calls `f` with it.
@@ -372,13 +432,13 @@ impl<'a> Parser<'a> {
                 let at = self.start();
                 self.bump();
                 let or = Ast::new(at, self.end(), Node::Var(Sym::new(b"or")));
-                Ok(apply(base, or, start, self.end()))
+                Ok(self.apply(base, or, start, self.end()))
             }
             _ => Ok(base),
         }
     }
 
-    fn simple(&mut self) -> Res<Ast> {
+    fn simple(&mut self) -> Res<Ast<'a>> {
         let Some(t) = self.token() else {
             return Err(self.unexpected(""));
         };
@@ -399,7 +459,7 @@ impl<'a> Parser<'a> {
             TOKEN_PATH_SEARCH => {
                 self.bump();
                 let name = self.slice(t);
-                Node::SearchPath(name.trim_matches(['<', '>']).to_owned())
+                Node::SearchPath(name.trim_matches(['<', '>']))
             }
             TOKEN_L_PAREN => {
                 self.bump();
@@ -422,41 +482,34 @@ impl<'a> Parser<'a> {
                 self.enter()?;
                 let set = self.binds(TOKEN_R_BRACE, true, true)?;
                 self.depth -= 1;
-                let base = Box::new(Ast::new(t.start, self.end(), Node::Attrs(set)));
-                Node::Select(base, vec![Attr::Name(Sym::new(b"body"), t.start)], None)
+                let set = self.arena.alloc(set);
+                Node::Select(self.arena.alloc(Select {
+                    base: Ast::new(t.start, self.end(), Node::Attrs(set)),
+                    path: self.arena.alloc([Attr::Name(Sym::new(b"body"), t.start)]),
+                    default: None,
+                }))
             }
             TOKEN_L_BRACK => {
                 self.bump();
                 self.enter()?;
-                let mut items = Vec::new();
+                let mut items = BumpVec::new_in(self.arena);
                 while self.peek() != Some(TOKEN_R_BRACK) {
                     items.push(self.select()?);
                 }
                 self.bump();
                 self.depth -= 1;
-                Node::List(items)
+                Node::List(items.into_bump_slice())
             }
             _ => return Err(self.unexpected("")),
         };
         Ok(Ast::new(t.start, self.end(), node))
     }
 
-    fn nested_set(&mut self, recursive: bool) -> Res<Node> {
+    fn nested_set(&mut self, recursive: bool) -> Res<Node<'a>> {
         self.enter()?;
         let set = self.binds(TOKEN_R_BRACE, recursive, false)?;
         self.depth -= 1;
-        Ok(Node::Attrs(set))
-    }
-}
-
-/// `(f x) y` and `f x y` are the same call.
-fn apply(f: Ast, arg: Ast, start: u32, end: u32) -> Ast {
-    match f.node {
-        Node::Call(fun, mut args) => {
-            args.push(arg);
-            Ast::new(start, end, Node::Call(fun, args))
-        }
-        _ => Ast::new(start, end, Node::Call(Box::new(f), vec![arg])),
+        Ok(Node::Attrs(self.arena.alloc(set)))
     }
 }
 

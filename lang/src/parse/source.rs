@@ -1,15 +1,19 @@
 //! Source bytes to text that rnix can read.
 
+use std::borrow::Cow;
+
 /// First of the 128 private characters that stand for the bytes 0x80 to 0xff of text that is not UTF-8.
 const PRIVATE: u32 = 0x10_ff00;
 
 /// Turns bytes into text: bytes that are not UTF-8 become private characters (`encode` turns them back), a lone carriage return becomes a
 /// line feed. The second value says whether private characters were used.
-pub(crate) fn decode(bytes: &[u8]) -> (String, bool) {
+pub(crate) fn decode(bytes: Cow<'_, [u8]>) -> (String, bool) {
     let mut foreign = false;
-    let mut out = match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => {
+    let returns = memchr::memchr(b'\r', &bytes).is_some();
+    let mut out = match String::from_utf8(bytes.into_owned()) {
+        Ok(text) => text,
+        Err(e) => {
+            let bytes = e.as_bytes();
             let mut out = String::with_capacity(bytes.len());
             for chunk in bytes.utf8_chunks() {
                 out.push_str(chunk.valid());
@@ -21,7 +25,7 @@ pub(crate) fn decode(bytes: &[u8]) -> (String, bool) {
             out
         }
     };
-    if memchr::memchr(b'\r', bytes).is_some() {
+    if returns {
         let mut s: Vec<char> = out.chars().collect();
         for i in 0..s.len() {
             if s[i] == '\r' && s.get(i + 1) != Some(&'\n') {

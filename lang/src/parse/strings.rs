@@ -2,52 +2,76 @@
 //!
 //! What matters in them is ASCII, so everything works on bytes; these are UTF-8 again as soon as the pieces of a text are together.
 
+use bumpalo::Bump;
+use bumpalo::collections::Vec as BumpVec;
+
 use super::ast::{Ast, Part};
 use super::source::encode;
 
 /// A raw part: source text, or an interpolated expression.
 pub(super) enum Raw<'a> {
     Text(&'a str),
-    Expr(Ast),
+    Expr(Ast<'a>),
 }
 
 /// Parts of a `"` string.
-pub(super) fn plain(raw: Vec<Raw<'_>>, foreign: bool) -> Vec<Part> {
-    let mut out = Vec::with_capacity(raw.len());
+pub(super) fn plain<'a>(raw: Vec<Raw<'a>>, foreign: bool, bump: &'a Bump) -> &'a [Part<'a>] {
+    let mut out = Parts::new(foreign, bump);
     for r in raw {
         match r {
-            Raw::Expr(e) => out.push(Part::Expr(e)),
-            Raw::Text(t) => push(&mut out, unescape(t.as_bytes())),
+            Raw::Expr(e) => out.expr(e),
+            Raw::Text(t) => unescape(t.as_bytes(), &mut out.text),
         }
     }
-    finish(out, foreign)
+    out.finish()
 }
 
-fn push(out: &mut Vec<Part>, bytes: Vec<u8>) {
-    if bytes.is_empty() {
-        return;
-    }
-    if let Some(Part::Text(t)) = out.last_mut() {
-        t.extend_from_slice(&bytes);
-    } else {
-        out.push(Part::Text(bytes));
-    }
+/// Collects the parts of a string.
+struct Parts<'a> {
+    all: BumpVec<'a, Part<'a>>,
+    /// The text behind the last part.
+    text: Vec<u8>,
+    foreign: bool,
+    bump: &'a Bump,
 }
 
-/// Private characters become the bytes they stand for.
-fn finish(mut parts: Vec<Part>, foreign: bool) -> Vec<Part> {
-    if foreign {
-        for p in &mut parts {
-            if let Part::Text(t) = p {
-                *t = encode(&String::from_utf8_lossy(t), true);
-            }
+impl<'a> Parts<'a> {
+    fn new(foreign: bool, bump: &'a Bump) -> Self {
+        Self {
+            all: BumpVec::new_in(bump),
+            text: Vec::new(),
+            foreign,
+            bump,
         }
     }
-    parts
+
+    fn expr(&mut self, e: Ast<'a>) {
+        self.flush();
+        self.all.push(Part::Expr(e));
+    }
+
+    fn flush(&mut self) {
+        if self.text.is_empty() {
+            return;
+        }
+        // Private characters become the bytes they stand for.
+        let text = if self.foreign {
+            let text = encode(&String::from_utf8_lossy(&self.text), true);
+            self.bump.alloc_slice_copy(&text)
+        } else {
+            self.bump.alloc_slice_copy(&self.text)
+        };
+        self.all.push(Part::Text(text));
+        self.text.clear();
+    }
+
+    fn finish(mut self) -> &'a [Part<'a>] {
+        self.flush();
+        self.all.into_bump_slice()
+    }
 }
 
-fn unescape(t: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(t.len());
+fn unescape(t: &[u8], out: &mut Vec<u8>) {
     let mut rest = t;
     while let Some(i) = memchr::memchr2(b'\\', b'\r', rest) {
         out.extend_from_slice(&rest[..i]);
@@ -68,17 +92,16 @@ fn unescape(t: &[u8]) -> Vec<u8> {
         rest = &rest[i + used..];
     }
     out.extend_from_slice(rest);
-    out
 }
 
 /// A piece of an indented string: expression, or text that either counts for the indentation or was escaped.
-enum Piece<'a> {
-    Text(&'a [u8], bool),
-    Expr(Ast),
+enum Piece<'t, 'a> {
+    Text(&'t [u8], bool),
+    Expr(Ast<'a>),
 }
 
 /// Parts of a `''` string.
-pub(super) fn indented(raw: Vec<Raw<'_>>, foreign: bool) -> Vec<Part> {
+pub(super) fn indented<'a>(raw: Vec<Raw<'a>>, foreign: bool, bump: &'a Bump) -> &'a [Part<'a>] {
     // Only texts with carriage returns have to be copied before they are cut.
     let texts: Vec<std::borrow::Cow<'_, str>> = raw
         .iter()
@@ -103,7 +126,7 @@ pub(super) fn indented(raw: Vec<Raw<'_>>, foreign: bool) -> Vec<Part> {
         }
     }
     let indent = common_indent(&pieces);
-    let mut out = Vec::new();
+    let mut out = Parts::new(foreign, bump);
     let mut at_start = true;
     let mut dropped = 0;
     let n = pieces.len();
@@ -112,33 +135,39 @@ pub(super) fn indented(raw: Vec<Raw<'_>>, foreign: bool) -> Vec<Part> {
             Piece::Expr(e) => {
                 at_start = false;
                 dropped = 0;
-                out.push(Part::Expr(e));
+                out.expr(e);
             }
             Piece::Text(t, _) => {
-                let mut s = Vec::with_capacity(t.len());
-                for &c in t {
-                    if at_start && c == b' ' {
-                        if dropped >= indent {
-                            s.push(c);
+                let s = &mut out.text;
+                let begin = s.len();
+                let mut rest = t;
+                while !rest.is_empty() {
+                    if at_start {
+                        let spaces = rest.iter().take_while(|b| **b == b' ').count();
+                        let gone = spaces.min(indent.saturating_sub(dropped));
+                        dropped += spaces;
+                        s.extend_from_slice(&rest[gone..spaces]);
+                        rest = &rest[spaces..];
+                        if rest.is_empty() {
+                            break;
                         }
-                        dropped += 1;
-                        continue;
                     }
-                    at_start = c == b'\n';
+                    let line = memchr::memchr(b'\n', rest).map_or(rest.len(), |p| p + 1);
+                    s.extend_from_slice(&rest[..line]);
+                    at_start = rest[line - 1] == b'\n';
                     dropped = 0;
-                    s.push(c);
+                    rest = &rest[line..];
                 }
                 if i + 1 == n
-                    && let Some(p) = memchr::memrchr(b'\n', &s)
-                    && s[p + 1..].iter().all(|b| *b == b' ')
+                    && let Some(p) = memchr::memrchr(b'\n', &s[begin..])
+                    && s[begin + p + 1..].iter().all(|b| *b == b' ')
                 {
-                    s.truncate(p + 1);
+                    s.truncate(begin + p + 1);
                 }
-                push(&mut out, s);
             }
         }
     }
-    finish(out, foreign)
+    out.finish()
 }
 
 fn skip_blank_first_line(t: &[u8]) -> &[u8] {
@@ -148,7 +177,7 @@ fn skip_blank_first_line(t: &[u8]) -> &[u8] {
     }
 }
 
-fn split<'a>(t: &'a [u8], out: &mut Vec<Piece<'a>>) {
+fn split<'t>(t: &'t [u8], out: &mut Vec<Piece<'t, '_>>) {
     let at = |i: usize| t.get(i).copied();
     let (mut i, mut begin) = (0, 0);
     while i < t.len() {
@@ -165,7 +194,7 @@ fn split<'a>(t: &'a [u8], out: &mut Vec<Piece<'a>>) {
         if begin < i {
             out.push(Piece::Text(&t[begin..i], true));
         }
-        let (piece, len): (&'a [u8], usize) = match (t[i], at(i + 1), at(i + 2)) {
+        let (piece, len): (&'t [u8], usize) = match (t[i], at(i + 1), at(i + 2)) {
             (b'\'', Some(b'\''), Some(b'$')) => (b"$", 3),
             (b'\'', Some(b'\''), Some(b'\'')) => (b"''", 3),
             (b'\'', Some(b'\''), Some(b'\\')) => match at(i + 3) {
@@ -186,7 +215,7 @@ fn split<'a>(t: &'a [u8], out: &mut Vec<Piece<'a>>) {
     }
 }
 
-fn common_indent(pieces: &[Piece<'_>]) -> usize {
+fn common_indent(pieces: &[Piece<'_, '_>]) -> usize {
     let mut min = usize::MAX;
     let mut at_start = true;
     let mut cur = 0;

@@ -13,7 +13,7 @@ pub(crate) struct Place<'a> {
 }
 
 /// The canonical text of an expression.
-pub(crate) fn show(a: &Ast, place: &Place<'_>) -> Vec<u8> {
+pub(crate) fn show(a: &Ast<'_>, place: &Place<'_>) -> Vec<u8> {
     let mut p = Printer {
         out: Vec::new(),
         place,
@@ -36,7 +36,7 @@ impl Printer<'_> {
         attr_name(&mut self.out, s.bytes());
     }
 
-    fn path(&mut self, path: &[Attr]) {
+    fn path(&mut self, path: &[Attr<'_>]) {
         for (i, a) in path.iter().enumerate() {
             if i > 0 {
                 self.text(".");
@@ -52,7 +52,7 @@ impl Printer<'_> {
         }
     }
 
-    fn parts(&mut self, parts: &[Part]) {
+    fn parts(&mut self, parts: &[Part<'_>]) {
         self.text("(");
         for (i, p) in parts.iter().enumerate() {
             if i > 0 {
@@ -75,11 +75,11 @@ impl Printer<'_> {
         crate::eval::canon_path(&full)
     }
 
-    fn expr(&mut self, a: &Ast) {
+    fn expr(&mut self, a: &Ast<'_>) {
         match &a.node {
             Node::Int(i) => self.text(&i.to_string()),
             Node::Float(f) => self.text(&super::general(*f)),
-            Node::Str(parts) => match parts.as_slice() {
+            Node::Str(parts) => match parts {
                 [] => self.text("\"\""),
                 [Part::Text(t)] => string(&mut self.out, t),
                 _ => self.parts(parts),
@@ -98,31 +98,32 @@ impl Printer<'_> {
                 self.expr(body);
                 self.text(")");
             }
-            Node::Call(f, args) => {
+            Node::Call(parts) => {
                 self.text("(");
-                self.expr(f);
-                for x in args {
-                    self.text(" ");
+                for (i, x) in parts.iter().enumerate() {
+                    if i > 0 {
+                        self.text(" ");
+                    }
                     self.expr(x);
                 }
                 self.text(")");
             }
-            Node::Select(base, path, default) => {
+            Node::Select(s) => {
                 self.text("(");
-                self.expr(base);
+                self.expr(&s.base);
                 self.text(").");
-                self.path(path);
-                if let Some(d) = default {
+                self.path(s.path);
+                if let Some(d) = &s.default {
                     self.text(" or (");
                     self.expr(d);
                     self.text(")");
                 }
             }
-            Node::HasAttr(base, path) => {
+            Node::HasAttr(h) => {
                 self.text("((");
-                self.expr(base);
+                self.expr(&h.base);
                 self.text(") ? ");
-                self.path(path);
+                self.path(h.path);
                 self.text(")");
             }
             Node::Attrs(set) => {
@@ -142,7 +143,7 @@ impl Printer<'_> {
             }
             Node::List(items) => {
                 self.text("[ ");
-                for x in items {
+                for x in *items {
                     self.text("(");
                     self.expr(x);
                     self.text(") ");
@@ -156,7 +157,7 @@ impl Printer<'_> {
                 self.expr(body);
                 self.text(")");
             }
-            Node::If(c, t, f) => {
+            Node::If([c, t, f]) => {
                 self.text("(if ");
                 self.expr(c);
                 self.text(" then ");
@@ -186,7 +187,7 @@ impl Printer<'_> {
         }
     }
 
-    fn path_literal(&mut self, parts: &[Part]) {
+    fn path_literal(&mut self, parts: &[Part<'_>]) {
         let Some((Part::Text(first), rest)) = parts.split_first() else {
             return self.parts(parts);
         };
@@ -210,7 +211,7 @@ impl Printer<'_> {
         self.text(")");
     }
 
-    fn call(&mut self, f: &str, x: &Ast, y: &Ast) {
+    fn call(&mut self, f: &str, x: &Ast<'_>, y: &Ast<'_>) {
         self.text(&format!("({f} "));
         self.expr(x);
         self.text(" ");
@@ -218,7 +219,7 @@ impl Printer<'_> {
         self.text(")");
     }
 
-    fn binary(&mut self, op: Op, x: &Ast, y: &Ast) {
+    fn binary(&mut self, op: Op, x: &Ast<'_>, y: &Ast<'_>) {
         let sign = match op {
             Op::Sub => return self.call("__sub", x, y),
             Op::Mul => return self.call("__mul", x, y),
@@ -250,7 +251,7 @@ impl Printer<'_> {
         self.text(")");
     }
 
-    fn param(&mut self, p: &Param) {
+    fn param(&mut self, p: &Param<'_>) {
         match p {
             Param::Name(s) => self.out.extend_from_slice(s.bytes()),
             Param::Formals {
@@ -283,7 +284,7 @@ impl Printer<'_> {
         }
     }
 
-    fn bindings(&mut self, set: &AttrSet) {
+    fn bindings(&mut self, set: &AttrSet<'_>) {
         let mut sorted: Vec<_> = set.attrs.iter().collect();
         sorted.sort_by_key(|a| a.name.bytes());
         let plain: Vec<Sym> = sorted

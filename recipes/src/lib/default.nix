@@ -4,8 +4,9 @@ let
   derive = import ./derive.nix;
   fetch = import ./fetch.nix derive;
   oci = import ./oci.nix derive;
+  ostree = import ./ostree.nix derive;
   rootfs = import ./rootfs.nix derive;
-  debian = import ./debian.nix { inherit derive fetch oci rootfs; };
+  debian = import ./debian.nix { inherit derive fetch oci ostree rootfs; };
   run = import ./run.nix derive;
 in
 {
@@ -23,4 +24,7 @@ in
 
   # oci { name, rootfs, layers?, config?, tag? }: an OCI image layout; ociLayer { name, files | tree | rootfs }: one layer of it.
   inherit (oci) oci ociLayer;
+
+  # ostree { name, rootfs, ref?, version?, bootable?, parent?, mode? }: a commit in an OSTree repository of its own.
+  inherit ostree;
 }

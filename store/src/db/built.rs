@@ -61,6 +61,12 @@ pub(crate) fn built_as(db: &Connection, identity: &StorePath) -> Result<Option<B
     found.transpose()
 }
 
+/// Whether the text of a build is kept.
+pub(crate) fn has_built_text(db: &Connection, identity: &StorePath) -> Result<bool> {
+    let sql = "SELECT 1 FROM built WHERE identity = ?1 AND aterm IS NOT NULL";
+    Ok(db.prepare_cached(sql)?.exists([identity.as_str()])?)
+}
+
 /// Lists the notes of a name that have their text, newest first.
 pub(crate) fn built_before(
     db: &Connection,
@@ -77,6 +83,14 @@ pub(crate) fn built_before(
         found.push(read(row)?);
     }
     Ok(found)
+}
+
+/// The names of everything that was noted, as in the paths of derivations: behind 32 digits and a dash.
+pub(crate) fn built_names(db: &Connection) -> Result<Vec<String>> {
+    // The index has all of it: the texts are not touched.
+    let mut statement = db.prepare_cached("SELECT DISTINCT substr(identity, 34) FROM built")?;
+    let rows = statement.query_map([], |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Notes that a collection takes a path. Must come before its results are forgotten.

@@ -7,7 +7,7 @@ use sos_formats::store_path::StorePath;
 
 use super::Unsigned;
 use crate::error::{Result, StoreError};
-use crate::outputs::{Trace, TraceRecord};
+use crate::outputs::{Rebuild, RebuildRecord, Trace, TraceRecord};
 
 /// Keeps the text of a derivation.
 pub(crate) fn put_drv(db: &Connection, path: &StorePath, aterm: &[u8]) -> Result<()> {
@@ -54,6 +54,8 @@ pub(crate) fn delete_results_of(db: &Connection, path: &StorePath) -> Result<()>
     db.prepare_cached("DELETE FROM drv_output WHERE path = ?1")?
         .execute([path.as_str()])?;
     db.prepare_cached("DELETE FROM trace WHERE path = ?1")?
+        .execute([path.as_str()])?;
+    db.prepare_cached("DELETE FROM rebuild WHERE path = ?1")?
         .execute([path.as_str()])?;
     Ok(())
 }
@@ -121,8 +123,8 @@ pub(crate) fn find_trace(
 
 /// Adds a result.
 pub(crate) fn insert_trace(db: &Connection, trace: &Trace) -> Result<()> {
-    let sql = "INSERT INTO trace (key, output, drv, path, builder, started, duration_ms, log)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let sql = "INSERT INTO trace (key, output, drv, path, builder, started, duration_ms, log, host)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     db.prepare_cached(sql)?.execute(params![
         trace.key,
         trace.output,
@@ -132,16 +134,29 @@ pub(crate) fn insert_trace(db: &Connection, trace: &Trace) -> Result<()> {
         trace.started_secs,
         Unsigned(trace.duration_ms),
         trace.log.as_ref().map(StorePath::as_str),
+        trace.host,
     ])?;
     Ok(())
 }
 
+const TRACE_COLUMNS: &str =
+    "SELECT id, key, output, drv, path, builder, started, duration_ms, log, host FROM trace";
+
 /// All results that made a path, oldest first.
 pub(crate) fn traces_of(db: &Connection, path: &StorePath) -> Result<Vec<TraceRecord>> {
-    let sql = "SELECT id, key, output, drv, path, builder, started, duration_ms, log FROM trace
-               WHERE path = ?1 ORDER BY id";
+    let sql = format!("{TRACE_COLUMNS} WHERE path = ?1 ORDER BY id");
+    traces(db, &sql, path.as_str())
+}
+
+/// All results under a key, oldest first.
+pub(crate) fn traces_of_key(db: &Connection, key: &[u8; 32]) -> Result<Vec<TraceRecord>> {
+    let sql = format!("{TRACE_COLUMNS} WHERE key = ?1 ORDER BY id");
+    traces(db, &sql, key)
+}
+
+fn traces(db: &Connection, sql: &str, of: impl rusqlite::ToSql) -> Result<Vec<TraceRecord>> {
     let mut statement = db.prepare_cached(sql)?;
-    let mut rows = statement.query([path.as_str()])?;
+    let mut rows = statement.query(params![of])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let log: Option<String> = row.get(8)?;
@@ -156,6 +171,54 @@ pub(crate) fn traces_of(db: &Connection, path: &StorePath) -> Result<Vec<TraceRe
                 started_secs: row.get(6)?,
                 duration_ms: row.get::<_, Unsigned>(7)?.0,
                 log: log.as_deref().map(parse).transpose()?,
+                host: row.get(9)?,
+            },
+        });
+    }
+    Ok(found)
+}
+
+/// Adds what came out of a rebuild, if the output that it was compared with is still there.
+pub(crate) fn insert_rebuild(db: &Connection, rebuild: &Rebuild) -> Result<()> {
+    if super::path_id(db, &rebuild.path)?.is_none() {
+        return Ok(());
+    }
+    let sql = "INSERT INTO rebuild (path, drv, output, same, found, conditions, host, started, duration_ms)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    db.prepare_cached(sql)?.execute(params![
+        rebuild.path.as_str(),
+        rebuild.drv.as_str(),
+        rebuild.output,
+        rebuild.same,
+        rebuild.found,
+        rebuild.conditions,
+        rebuild.host,
+        rebuild.started_secs,
+        Unsigned(rebuild.duration_ms),
+    ])?;
+    Ok(())
+}
+
+/// What came out when a path was built again, oldest first.
+pub(crate) fn rebuilds_of(db: &Connection, path: &StorePath) -> Result<Vec<RebuildRecord>> {
+    let sql = "SELECT id, path, drv, output, same, found, conditions, host, started, duration_ms FROM rebuild
+               WHERE path = ?1 ORDER BY id";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query([path.as_str()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(RebuildRecord {
+            id: row.get(0)?,
+            rebuild: Rebuild {
+                path: parse(&row.get::<_, String>(1)?)?,
+                drv: parse(&row.get::<_, String>(2)?)?,
+                output: row.get(3)?,
+                same: row.get(4)?,
+                found: row.get(5)?,
+                conditions: row.get(6)?,
+                host: row.get(7)?,
+                started_secs: row.get(8)?,
+                duration_ms: row.get::<_, Unsigned>(9)?.0,
             },
         });
     }

@@ -4,12 +4,27 @@ use rusqlite::{Connection, params};
 
 use super::Unsigned;
 use crate::error::Result;
-use crate::journal::BuildRecord;
+use crate::journal::{BuildRecord, NewBuild};
+use crate::process::ProcessId;
 
 /// Begins a build.
-pub(crate) fn insert_build(db: &Connection, started: i64, command: &str) -> Result<i64> {
-    let sql = "INSERT INTO build (started, command) VALUES (?1, ?2)";
-    db.prepare_cached(sql)?.execute(params![started, command])?;
+pub(crate) fn insert_build(
+    db: &Connection,
+    started: i64,
+    new: &NewBuild<'_>,
+    process: &ProcessId,
+) -> Result<i64> {
+    let sql = "INSERT INTO build (started, command, project, host, pid, start, boot)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    db.prepare_cached(sql)?.execute(params![
+        started,
+        new.command,
+        new.project,
+        new.host,
+        process.pid,
+        Unsigned(process.start_ticks),
+        process.boot_id,
+    ])?;
     Ok(db.last_insert_rowid())
 }
 
@@ -28,10 +43,16 @@ pub(crate) fn insert_events(db: &Connection, build: i64, events: &[String]) -> R
 }
 
 /// Ends a build.
-pub(crate) fn finish_build(db: &Connection, build: i64, finished: i64, status: &str) -> Result<()> {
-    let sql = "UPDATE build SET finished = ?2, status = ?3 WHERE id = ?1";
+pub(crate) fn finish_build(
+    db: &Connection,
+    build: i64,
+    finished: i64,
+    status: &str,
+    summary: Option<&str>,
+) -> Result<()> {
+    let sql = "UPDATE build SET finished = ?2, status = ?3, summary = ?4 WHERE id = ?1";
     db.prepare_cached(sql)?
-        .execute(params![build, finished, status])?;
+        .execute(params![build, finished, status, summary])?;
     Ok(())
 }
 
@@ -43,17 +64,41 @@ pub(crate) fn trim_builds(db: &Connection, keep: u32) -> Result<()> {
     Ok(())
 }
 
-/// Lists the newest builds, newest first.
-pub(crate) fn recent_builds(db: &Connection, limit: u32) -> Result<Vec<BuildRecord>> {
-    let sql = "SELECT id, started, finished, status, command FROM build ORDER BY id DESC LIMIT ?1";
+/// Lists the newest builds, newest first; of `one`, if that is given. Older forms of the table know less.
+pub(crate) fn recent_builds(
+    db: &Connection,
+    limit: u32,
+    one: Option<i64>,
+    is_old: bool,
+) -> Result<Vec<BuildRecord>> {
+    let sql = if is_old {
+        "SELECT id, started, finished, status, command, '', '', NULL, NULL, NULL, NULL FROM build
+         WHERE ?2 IS NULL OR id = ?2 ORDER BY id DESC LIMIT ?1"
+    } else {
+        "SELECT id, started, finished, status, command, project, host, summary, pid, start, boot FROM build
+         WHERE ?2 IS NULL OR id = ?2 ORDER BY id DESC LIMIT ?1"
+    };
     let mut statement = db.prepare_cached(sql)?;
-    let rows = statement.query_map([limit], |row| {
+    let rows = statement.query_map(params![limit, one], |row| {
+        let pid: Option<u32> = row.get(8)?;
+        let process = match pid {
+            Some(pid) => Some(ProcessId {
+                pid,
+                start_ticks: row.get::<_, Unsigned>(9)?.0,
+                boot_id: row.get(10)?,
+            }),
+            None => None,
+        };
         Ok(BuildRecord {
             id: row.get(0)?,
             started_secs: row.get(1)?,
             finished_secs: row.get(2)?,
             status: row.get(3)?,
             command: row.get(4)?,
+            project: row.get(5)?,
+            host: row.get(6)?,
+            summary: row.get(7)?,
+            process,
         })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)

@@ -6,13 +6,17 @@
 
 mod built;
 mod cache;
+mod derived;
 mod drvs;
 mod evaluations;
 mod journal;
 mod leases;
 mod paths;
+mod steps;
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -24,17 +28,22 @@ use crate::error::{Result, StoreError};
 
 pub(crate) use built::*;
 pub(crate) use cache::*;
+pub(crate) use derived::*;
 pub(crate) use drvs::*;
 pub(crate) use evaluations::*;
 pub(crate) use journal::*;
 pub(crate) use leases::*;
 pub(crate) use paths::*;
+pub(crate) use steps::*;
 
 /// How the schema came to be, oldest first; `PRAGMA user_version` counts how many were applied.
 const MIGRATIONS: &[&str] = &[
     include_str!("001_initial.sql"),
     include_str!("002_evaluations.sql"),
     include_str!("003_built.sql"),
+    include_str!("004_derived.sql"),
+    include_str!("005_steps.sql"),
+    include_str!("006_rebuilds.sql"),
 ];
 
 /// How long a writer waits for another process.
@@ -46,6 +55,10 @@ const MAX_IDLE_READERS: usize = 8;
 /// Pages in the write-ahead log before SQLite copies them back (4 KiB each).
 const WAL_PAGES: u32 = 4000;
 
+/// KiB of pages that the writer keeps, as SQLite wants it, negative: the notes of a large run touch pages all over the file, and
+/// what does not fit is written to the log twice.
+const WRITER_CACHE: i32 = -8192;
+
 /// A longer log is not left behind: the next process would read all of it before its first query.
 const WAL_LEFT: u64 = 1 << 20;
 
@@ -55,6 +68,11 @@ pub(crate) struct Db {
     mode: Mode,
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
+}
+
+thread_local! {
+    /// The connection of the snapshot that this thread is in, and whose it is.
+    static PINNED: RefCell<Option<(*const Db, Rc<Connection>)>> = const { RefCell::new(None) };
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -132,26 +150,65 @@ impl Db {
         })
     }
 
-    /// Runs queries on a connection of their own.
+    /// Runs queries on a connection of their own; within [`Db::snapshot`], on that of the snapshot.
     pub(crate) fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
-        let pooled = lock(&self.readers).pop();
-        let connection = match pooled {
-            Some(connection) => connection,
-            None => {
-                let mode = if self.mode == Mode::ReadWrite {
-                    Mode::ReadOnly
-                } else {
-                    self.mode
-                };
-                connect(&self.file, mode)?
-            }
-        };
+        let pinned = PINNED.with_borrow(|pinned| match pinned {
+            Some((of, connection)) if std::ptr::eq(*of, self) => Some(connection.clone()),
+            _ => None,
+        });
+        if let Some(connection) = pinned {
+            return work(&connection);
+        }
+        let connection = self.reader()?;
         let result = work(&connection);
+        self.give_back(connection);
+        result
+    }
+
+    /// Lets everything that `work` reads on this thread be of one moment. SQLite locks and unlocks its files once, and not for
+    /// every question.
+    pub(crate) fn snapshot<T>(&self, work: impl FnOnce() -> T) -> Result<T> {
+        /// Unpins also when `work` panics.
+        struct Pin;
+        impl Drop for Pin {
+            fn drop(&mut self) {
+                PINNED.with_borrow_mut(|pinned| *pinned = None);
+            }
+        }
+        if PINNED.with_borrow(Option::is_some) {
+            return Ok(work());
+        }
+        let connection = Rc::new(self.reader()?);
+        connection.execute_batch("BEGIN")?;
+        PINNED.with_borrow_mut(|pinned| *pinned = Some((self, connection.clone())));
+        let pin = Pin;
+        let value = work();
+        drop(pin);
+        connection.execute_batch("COMMIT")?;
+        if let Some(connection) = Rc::into_inner(connection) {
+            self.give_back(connection);
+        }
+        Ok(value)
+    }
+
+    fn reader(&self) -> Result<Connection> {
+        let pooled = lock(&self.readers).pop();
+        if let Some(connection) = pooled {
+            return Ok(connection);
+        }
+        let mode = if self.mode == Mode::ReadWrite {
+            Mode::ReadOnly
+        } else {
+            self.mode
+        };
+        connect(&self.file, mode)
+    }
+
+    fn give_back(&self, connection: Connection) {
         let mut idle = lock(&self.readers);
         if idle.len() < MAX_IDLE_READERS {
             idle.push(connection);
         }
-        result
     }
 
     /// Runs one write transaction; everything or nothing of it happens.
@@ -256,6 +313,8 @@ fn connect(file: &Path, mode: Mode) -> Result<Connection> {
     };
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(64);
+    // A plan does not depend on the values that are asked for; SQLite would plan some statements anew for each.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     if mode == Mode::ReadWrite {
         let journal: String =
             connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
@@ -266,6 +325,7 @@ fn connect(file: &Path, mode: Mode) -> Result<Connection> {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
+        connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
         connection.pragma_update(None, "foreign_keys", true)?;
     }
     Ok(connection)

@@ -21,17 +21,21 @@ pub(crate) struct PathRow {
 
 /// Finds an object; the references are filled in.
 pub(crate) fn find_path(db: &Connection, path: &StorePath) -> Result<Option<PathRow>> {
+    let Some(mut found) = find_alone(db, path)? else {
+        return Ok(None);
+    };
+    found.info.references = references(db, found.id)?;
+    Ok(Some(found))
+}
+
+/// The same without the references.
+pub(crate) fn find_alone(db: &Connection, path: &StorePath) -> Result<Option<PathRow>> {
     let sql =
         "SELECT id, hash20, name, kind, nar_sha256, nar_size, root_blake3, ca, deriver, registered
                FROM path WHERE hash20 = ?1 AND name = ?2";
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query(params![path.hash_bytes(), path.name()])?;
-    let Some(row) = rows.next()? else {
-        return Ok(None);
-    };
-    let mut found = read_row(row)?;
-    found.info.references = references(db, found.id)?;
-    Ok(Some(found))
+    rows.next()?.map(read_row).transpose()
 }
 
 /// Finds the number of an object without reading the rest.

@@ -16,11 +16,9 @@ use crate::clock;
 use crate::db;
 use crate::error::Result;
 use crate::evaluations::{EVALUATION_DAYS, MAX_EVALUATION_BYTES};
+use crate::steps;
 use crate::store::Store;
 use crate::temp::{list_dir, lock_dir};
-
-/// Builds of the journal that are kept.
-const BUILDS_KEPT: u32 = 100;
 
 /// Finds directories that may go: caches that are not in use, and what failed builds have left. With `take`, they are
 /// out of the way of everybody else when this returns.
@@ -160,7 +158,7 @@ impl Collection<'_> {
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let older_than = self.options.older_than;
         let dead = dead_logs(&transaction, logs, older_than, &[], &BTreeSet::new())?;
-        db::trim_builds(&transaction, BUILDS_KEPT)?;
+        steps::trim(&transaction)?;
         let noted_before = clock::now_secs().saturating_sub(DAYS_KEPT * 24 * 60 * 60);
         db::trim_built(&transaction, noted_before)?;
         let unused_secs = older_than.map_or(EVALUATION_DAYS * 24 * 60 * 60, |age| {

@@ -122,6 +122,7 @@ impl Store {
                 other => other?,
             }
             collection.forget_history()?;
+            self.forget_derived()?;
         }
         let mut report = collection.report;
         report.removed.sort();

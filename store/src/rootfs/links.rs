@@ -1,7 +1,7 @@
 //! Hard links in a [`RootTree`]. In a manifest a group is named by the path of its first member; so when members come,
 //! go or move, the names of the groups concerned are found anew, and of no other.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sos_formats::Bytes;
 use sos_formats::manifest::{Meta, hardlink_group};
@@ -22,20 +22,21 @@ impl RootTree {
     pub(super) fn touch_below(&mut self, names: &[&[u8]]) -> Result<()> {
         let mut found = Vec::new();
         if let Some(item) = self.item(names)? {
-            let mut note = |item: &Item| {
-                if let ItemKind::File {
+            match &item.kind {
+                ItemKind::File {
                     group: Some(group), ..
-                } = &item.kind
-                {
-                    found.push(*group);
-                }
-            };
-            note(item);
-            if let ItemKind::Dir(dir) = &item.kind {
-                self.walk_dir(dir, &mut Vec::new(), names.len(), &mut |_, item| {
-                    note(item);
-                    Ok(())
-                })?;
+                } => found.push(*group),
+                ItemKind::Dir(dir) => self.walk_linked(
+                    dir,
+                    &mut Vec::new(),
+                    names.len(),
+                    None,
+                    &mut |_, _, group| {
+                        found.push(group);
+                        Ok(())
+                    },
+                )?,
+                _ => {}
             }
         }
         self.touched.extend(found);
@@ -52,15 +53,16 @@ impl RootTree {
             ..
         }) = self.item(names)?
         {
-            self.walk_dir(dir, &mut top.clone(), names.len(), &mut |path, item| {
-                if let ItemKind::File {
-                    group: Some(group), ..
-                } = &item.kind
-                {
-                    found.push((path.to_vec(), *group));
-                }
-                Ok(())
-            })?;
+            self.walk_linked(
+                dir,
+                &mut top.clone(),
+                names.len(),
+                None,
+                &mut |path, _, group| {
+                    found.push((path.to_vec(), group));
+                    Ok(())
+                },
+            )?;
         }
         let mut renamed: BTreeMap<Group, Group> = BTreeMap::new();
         for (path, old) in found {
@@ -91,15 +93,36 @@ impl RootTree {
         Ok(())
     }
 
+    /// All names of the file at a path, in canonical order: one, unless it has hard links.
+    ///
+    /// # Errors
+    /// When it is missing or no regular file, or a directory cannot be read.
+    pub fn names_of(&self, path: impl AsRef<[u8]>) -> Result<Vec<Bytes>> {
+        let path = path.as_ref();
+        match self.item(&components(path)?)?.map(|item| &item.kind) {
+            Some(ItemKind::File { group: None, .. }) => Ok(vec![path.to_vec()]),
+            Some(ItemKind::File {
+                group: Some(group), ..
+            }) => self.group_members(*group),
+            Some(_) => Err(StoreError::root_path(path, RootPathProblem::NotAFile)),
+            None => Err(StoreError::root_path(path, RootPathProblem::Missing)),
+        }
+    }
+
     /// The paths of a group, in canonical order.
     pub(super) fn group_members(&self, wanted: Group) -> Result<Vec<Bytes>> {
         let mut found = Vec::new();
-        self.walk_dir(&self.top, &mut Vec::new(), 0, &mut |path, item| {
-            if matches!(&item.kind, ItemKind::File { group: Some(group), .. } if *group == wanted) {
+        let wanted = BTreeSet::from([wanted]);
+        self.walk_linked(
+            &self.top,
+            &mut Vec::new(),
+            0,
+            Some(&wanted),
+            &mut |path, _, _| {
                 found.push(path.to_vec());
-            }
-            Ok(())
-        })?;
+                Ok(())
+            },
+        )?;
         Ok(found)
     }
 
@@ -114,22 +137,12 @@ impl RootTree {
             content: (u64, sos_formats::hash::Blake3),
         }
         let mut groups: BTreeMap<Group, Members> = BTreeMap::new();
-        let touched = &self.touched;
-        self.walk_dir(&self.top, &mut Vec::new(), 0, &mut |path, item| {
-            let ItemKind::File {
-                size,
-                blob,
-                group: Some(group),
-                ..
-            } = &item.kind
-            else {
+        let mut add = |path: &[u8], item: &Item, group: Group| {
+            let ItemKind::File { size, blob, .. } = &item.kind else {
                 return Ok(());
             };
-            if !touched.contains(group) {
-                return Ok(());
-            }
             let content = (*size, *blob);
-            let members = groups.entry(*group).or_insert_with(|| Members {
+            let members = groups.entry(group).or_insert_with(|| Members {
                 paths: Vec::new(),
                 meta: item.meta.clone(),
                 content,
@@ -139,7 +152,8 @@ impl RootTree {
             }
             members.paths.push(path.to_vec());
             Ok(())
-        })?;
+        };
+        self.walk_linked(&self.top, &mut Vec::new(), 0, Some(&self.touched), &mut add)?;
         for (old, members) in groups {
             let name = match members.paths.as_slice() {
                 // One name left: an ordinary file.

@@ -1,5 +1,6 @@
 //! Rootfs objects: manifests in `man/` whose files are blobs, and a tree to edit them with.
 
+pub(crate) mod cache;
 mod edit;
 mod entry;
 mod links;

@@ -13,7 +13,7 @@ use crate::store::Store;
 /// The largest manifest node that is read: a directory with some two million names.
 pub const MAX_NODE_BYTES: u64 = 256 << 20;
 
-const LEVEL: i32 = 3;
+pub(super) const LEVEL: i32 = 3;
 
 impl Store {
     /// Stores one directory of a manifest.
@@ -45,7 +45,14 @@ impl Store {
     /// # Errors
     /// [`StoreError::MissingNode`] when it is not here, [`StoreError::Corrupt`] when its bytes are not what its id says.
     pub fn get_node(&self, id: &Blake3) -> Result<Node> {
-        Node::decode(&self.get_manifest(id)?).map_err(|err| self.damaged(id, err.to_string()))
+        self.get_node_sized(id).map(|(node, _)| node)
+    }
+
+    /// Reads one directory of a manifest, and tells how many bytes it has.
+    pub(super) fn get_node_sized(&self, id: &Blake3) -> Result<(Node, usize)> {
+        let bytes = self.get_manifest(id)?;
+        let node = Node::decode(&bytes).map_err(|err| self.damaged(id, err.to_string()))?;
+        Ok((node, bytes.len()))
     }
 
     /// Reads the top of a manifest.
@@ -70,7 +77,7 @@ impl Store {
         let session = self.session()?;
         session.pin([id])?;
         let path = self.manifest_path(&id);
-        let packed = zstd::bulk::compress(bytes, LEVEL).at("compress", &path)?;
+        let packed = self.nodes().compress(bytes).at("compress", &path)?;
         // A file cut short by a power failure is replaced, one that is there in full is left alone.
         if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.len() == packed.len() as u64) {
             return Ok(id);
@@ -94,7 +101,7 @@ impl Store {
     pub(crate) fn get_manifest(&self, id: &Blake3) -> Result<Vec<u8>> {
         let path = self.manifest_path(id);
         let mut attempts = 0;
-        let file = loop {
+        let mut file = loop {
             match std::fs::File::open(&path) {
                 Ok(file) => break file,
                 Err(err) if err.kind() == io::ErrorKind::NotFound => {
@@ -112,16 +119,23 @@ impl Store {
                 Err(err) => return Err(StoreError::io("open", path, err)),
             }
         };
-        let mut bytes = Vec::new();
-        let decoder = zstd::stream::read::Decoder::new(file)
-            .map_err(|err| self.damaged(id, err.to_string()))?;
-        decoder
-            .take(MAX_NODE_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|err| self.damaged(id, err.to_string()))?;
-        if bytes.len() as u64 > MAX_NODE_BYTES {
+        let mut packed = Vec::new();
+        Read::take(&mut file, MAX_NODE_BYTES + 1)
+            .read_to_end(&mut packed)
+            .at("read", &path)?;
+        let size = zstd::zstd_safe::get_frame_content_size(&packed)
+            .map_err(|_no_frame| self.damaged(id, "it is not compressed".to_owned()))?;
+        // What we write says its size.
+        let size = size
+            .filter(|size| *size <= MAX_NODE_BYTES)
+            .and_then(|size| usize::try_from(size).ok());
+        let Some(size) = size else {
             return Err(self.damaged(id, "it is larger than a manifest can be".to_owned()));
-        }
+        };
+        let bytes = self
+            .nodes()
+            .decompress(&packed, size)
+            .map_err(|err| self.damaged(id, err.to_string()))?;
         let found = Blake3::of(&bytes);
         if found != *id {
             return Err(self.damaged(id, format!("its content has hash {found}")));

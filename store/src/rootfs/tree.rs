@@ -21,6 +21,9 @@ const MAX_SYMLINKS: usize = 40;
 
 pub(super) type Group = [u8; 16];
 
+/// Called with the path, the item and the group of a file with hard links.
+type OnLinked<'a> = dyn FnMut(&[u8], &Item, Group) -> Result<()> + 'a;
+
 /// An editable view of a rootfs.
 ///
 /// Paths are bytes, with or without a leading `/`; the empty path is the root directory. `..` is refused except by
@@ -149,8 +152,8 @@ impl Dir {
         let mut entries = BTreeMap::new();
         if let Some(id) = &self.saved {
             let store = store.ok_or(StoreError::MissingNode { hash: *id })?;
-            for mut entry in store.get_node(id)?.entries {
-                entries.insert(std::mem::take(&mut entry.name), Item::from(entry));
+            for entry in &store.read_node(id)?.entries {
+                entries.insert(entry.name.clone(), Item::from(entry.clone()));
             }
         }
         Ok(self.entries.get_or_init(|| entries))
@@ -375,6 +378,43 @@ impl RootTree {
             visit(path, item)?;
             if let ItemKind::Dir(below) = &item.kind {
                 self.walk_dir(below, path, depth + 1, visit)?;
+            }
+            path.truncate(length);
+        }
+        Ok(())
+    }
+
+    /// Visits the files with hard links in a directory and below it: all, or those of the `wanted` groups. Saved
+    /// directories without such a file are not looked into.
+    pub(super) fn walk_linked(
+        &self,
+        dir: &Dir,
+        path: &mut Bytes,
+        depth: usize,
+        wanted: Option<&BTreeSet<Group>>,
+        visit: &mut OnLinked<'_>,
+    ) -> Result<()> {
+        self.check_depth(path, depth)?;
+        if let (Some(store), Some(node)) = (&self.store, &dir.saved) {
+            let below = store.hardlinks_below(node)?;
+            if wanted.map_or(below.is_empty(), |wanted| below.is_disjoint(wanted)) {
+                return Ok(());
+            }
+        }
+        for (name, item) in dir.entries(self.store.as_ref())? {
+            let length = path.len();
+            if length > 0 {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+            match &item.kind {
+                ItemKind::File {
+                    group: Some(group), ..
+                } if wanted.is_none_or(|wanted| wanted.contains(group)) => {
+                    visit(path, item, *group)?;
+                }
+                ItemKind::Dir(below) => self.walk_linked(below, path, depth + 1, wanted, visit)?,
+                _ => {}
             }
             path.truncate(length);
         }

@@ -1,0 +1,50 @@
+//! Nix's `builtin:unpack-channel`: the one directory of an archive, under the name of a channel.
+
+use std::fs::{self, File};
+
+use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
+
+use crate::fetch::archive;
+
+/// Unpacks `src` to `out/<channelName>`.
+#[derive(Clone, Copy, Debug)]
+pub struct UnpackChannelBuilder;
+
+impl Builder for UnpackChannelBuilder {
+    fn name(&self) -> &'static str {
+        "builtin:unpack-channel"
+    }
+    fn pool(&self) -> Pool {
+        Pool::Build
+    }
+    fn revision(&self) -> u32 {
+        1
+    }
+    fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
+        let text = |name: &str| {
+            ctx.attrs
+                .get(name)
+                .and_then(serde_json::Value::as_str)
+                .ok_or_else(|| {
+                    BuilderError::failed(format!("`{}` has no attribute `{name}`", ctx.name))
+                })
+        };
+        let channel = text("channelName")?;
+        if channel.is_empty() || channel.contains('/') || matches!(channel, "." | "..") {
+            return Err(BuilderError::failed(format!(
+                "`channelName` of `{}` is `{channel}`, which is no file name",
+                ctx.name
+            )));
+        }
+        let source = text("src")?;
+        let mut file = File::open(ctx.physical(source)?)
+            .map_err(|e| BuilderError::io(format!("cannot read `{source}`"), e))?;
+        let out = ctx.out_path("out");
+        fs::create_dir(&out)
+            .map_err(|e| BuilderError::io(format!("cannot create `{}`", out.display()), e))?;
+        let work = ctx.work_dir()?;
+        archive::unpack(&mut file, &work, &out.join(channel))
+            .map_err(|e| BuilderError::failed(format!("cannot unpack `{source}`: {e}")))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,311 @@
+//! Commits out of a repository in the store, added to a repository of the machine.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::XattrFlags;
+use sos_engine::BuilderError;
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::{Blake3, Sha256};
+use sos_formats::manifest::{Entry, Kind, Node};
+use sos_formats::ostree::{
+    CommitView, ObjectKind, REPOSITORY_DIRS, Summary, SummaryRef, object_name,
+};
+use sos_store::Store;
+
+use super::directory::{copy_blob, failed};
+
+/// What was added to a repository.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Exported {
+    /// Objects that were not there.
+    pub objects: u64,
+    /// Objects that were there.
+    pub present: u64,
+    /// Refs with the commits that they name now.
+    pub refs: BTreeMap<String, Sha256>,
+}
+
+/// Adds everything of the repository `root` of the store to the one in `dest`, which is made when it is not there. With
+/// `branch` the one ref is written under that name.
+///
+/// Objects come before what names them and refs come last, after all is on the disk: whatever stops this, `dest` is sound.
+///
+/// # Errors
+/// `Diagnostic` when `dest` is no repository of that mode or `root` none at all, `Io` when writing fails.
+pub fn add_to_repository(
+    store: &Store,
+    root: &Blake3,
+    dest: &Path,
+    branch: Option<&str>,
+) -> Result<Exported, BuilderError> {
+    let top = store.get_node(&store.get_root(root)?.node)?;
+    let config = match top.get(b"config").map(|entry| &entry.kind) {
+        Some(Kind::File { blob, .. }) => read_blob(store, blob)?,
+        _ => {
+            return Err(BuilderError::failed(
+                "this root filesystem is no OSTree repository",
+            ));
+        }
+    };
+    prepare(dest, &config)?;
+    let mut exported = Exported::default();
+    let mut writer = Writer {
+        store,
+        dest,
+        staged: 0,
+    };
+    // The order of kinds is that of what names what.
+    let mut by_kind: BTreeMap<usize, Vec<(String, Entry)>> = BTreeMap::new();
+    for dir in children(store, &top, b"objects")? {
+        let Kind::Dir { node } = dir.kind else {
+            continue;
+        };
+        let dir = String::from_utf8_lossy(&dir.name).into_owned();
+        for entry in store.get_node(&node)?.entries {
+            by_kind
+                .entry(rank(&entry.name))
+                .or_default()
+                .push((dir.clone(), entry));
+        }
+    }
+    for (dir, entry) in by_kind.into_values().flatten() {
+        if writer.object(&dir, &entry)? {
+            exported.objects += 1;
+        } else {
+            exported.present += 1;
+        }
+    }
+    sync(dest)?;
+    let refs = Node {
+        entries: children(store, &top, b"refs")?,
+    };
+    let mut found = BTreeMap::new();
+    let heads = Node {
+        entries: children(store, &refs, b"heads")?,
+    };
+    collect_refs(store, &heads, "", &mut found)?;
+    for (name, commit) in found {
+        let name = branch.map_or(name, str::to_owned);
+        writer.replace(
+            &dest.join("refs/heads").join(&name),
+            format!("{commit}\n").as_bytes(),
+        )?;
+        exported.refs.insert(name, commit);
+    }
+    if top.get(b"summary").is_some() {
+        let summary = summarise(dest)?;
+        writer.replace(&dest.join("summary"), &summary.encode())?;
+    }
+    sync(dest)?;
+    Ok(exported)
+}
+
+/// Makes the directories of a repository, or looks whether the one that is there keeps its files in the same way.
+fn prepare(dest: &Path, config: &[u8]) -> Result<(), BuilderError> {
+    let file = dest.join("config");
+    match fs::read(&file) {
+        Ok(found) => {
+            let mode = |text: &[u8]| {
+                let text = String::from_utf8_lossy(text).into_owned();
+                let mut lines = text.lines().map(str::trim);
+                lines
+                    .find_map(|line| line.strip_prefix("mode=").map(str::to_owned))
+                    .map(|mode| mode.trim_end_matches("-z2").to_owned())
+            };
+            if mode(&found) == mode(config) {
+                return Ok(());
+            }
+            let message = format!(
+                "the repository `{}` keeps its files in another mode",
+                dest.display()
+            );
+            Err(
+                Diagnostic::error("export-repository-mode", Class::Usage, message)
+                    .note(format!(
+                        "it is `{}`, the commit is for `{}`",
+                        mode(&found).unwrap_or_default(),
+                        mode(config).unwrap_or_default()
+                    ))
+                    .help("name a repository of that mode, or a directory that is not there yet")
+                    .into(),
+            )
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if fs::read_dir(dest).is_ok_and(|mut dir| dir.next().is_some()) {
+                let message = format!("`{}` is no OSTree repository", dest.display());
+                return Err(
+                    Diagnostic::error("export-not-a-repository", Class::Usage, message)
+                        .note("it is a directory with something else in it")
+                        .help("name a repository, or a directory that is not there yet")
+                        .into(),
+                );
+            }
+            for dir in REPOSITORY_DIRS.iter().chain(&["objects"]) {
+                let dir = dest.join(dir);
+                fs::create_dir_all(&dir).map_err(|e| failed("make the directory", &dir, e))?;
+            }
+            fs::write(&file, config).map_err(|e| failed("write", &file, e))
+        }
+        Err(error) => Err(failed("read", &file, error)),
+    }
+}
+
+fn rank(name: &[u8]) -> usize {
+    let order: [&[u8]; 3] = [b".dirmeta", b".dirtree", b".commit"];
+    order
+        .iter()
+        .position(|ending| name.ends_with(ending))
+        .map_or(0, |at| at + 1)
+}
+
+struct Writer<'a> {
+    store: &'a Store,
+    dest: &'a Path,
+    staged: u64,
+}
+
+impl Writer<'_> {
+    /// Adds an object; `false` when it is there.
+    fn object(&mut self, dir: &str, entry: &Entry) -> Result<bool, BuilderError> {
+        let Kind::File { blob, .. } = &entry.kind else {
+            return Ok(false);
+        };
+        let dir = self.dest.join("objects").join(dir);
+        let path = dir.join(OsStr::from_bytes(&entry.name));
+        if fs::symlink_metadata(&path).is_ok() {
+            return Ok(false);
+        }
+        let staged = self.stage();
+        copy_blob(self.store, blob, &staged)?;
+        for (key, value) in &entry.meta.xattrs {
+            rustix::fs::setxattr(&staged, key.as_slice(), value, XattrFlags::empty())
+                .map_err(|e| failed("set an xattr of", &staged, e.into()))?;
+        }
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(u32::from(entry.meta.mode));
+        fs::set_permissions(&staged, mode).map_err(|e| failed("set the mode of", &staged, e))?;
+        if !dir.is_dir() {
+            fs::create_dir_all(&dir).map_err(|e| failed("make the directory", &dir, e))?;
+        }
+        fs::rename(&staged, &path).map_err(|e| failed("make", &path, e))?;
+        Ok(true)
+    }
+
+    /// Replaces a file in one step.
+    fn replace(&mut self, path: &Path, bytes: &[u8]) -> Result<(), BuilderError> {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(|e| failed("make the directory", parent, e))?;
+        }
+        let staged = self.stage();
+        let write = || {
+            let mut file = File::create_new(&staged)?;
+            file.write_all(bytes)?;
+            file.sync_data()?;
+            fs::rename(&staged, path)
+        };
+        write().map_err(|e| failed("write", path, e))
+    }
+
+    fn stage(&mut self) -> PathBuf {
+        loop {
+            self.staged += 1;
+            let name = format!("tmp/sos-{}-{}", std::process::id(), self.staged);
+            let path = self.dest.join(name);
+            // What a killed process with the same number left.
+            if fs::symlink_metadata(&path).is_err() {
+                return path;
+            }
+        }
+    }
+}
+
+fn sync(dest: &Path) -> Result<(), BuilderError> {
+    let dir = File::open(dest).map_err(|e| failed("open", dest, e))?;
+    rustix::fs::syncfs(&dir).map_err(|e| failed("write to the disk of", dest, e.into()))
+}
+
+fn children(store: &Store, node: &Node, name: &[u8]) -> Result<Vec<Entry>, BuilderError> {
+    match node.get(name).map(|entry| &entry.kind) {
+        Some(Kind::Dir { node }) => Ok(store.get_node(node)?.entries),
+        _ => Ok(Vec::new()),
+    }
+}
+
+fn collect_refs(
+    store: &Store,
+    node: &Node,
+    prefix: &str,
+    found: &mut BTreeMap<String, Sha256>,
+) -> Result<(), BuilderError> {
+    for entry in &node.entries {
+        let name = format!("{prefix}{}", String::from_utf8_lossy(&entry.name));
+        match &entry.kind {
+            Kind::Dir { node } => {
+                let below = store.get_node(node)?;
+                collect_refs(store, &below, &format!("{name}/"), found)?;
+            }
+            Kind::File { blob, .. } => {
+                let text = read_blob(store, blob)?;
+                let commit = String::from_utf8_lossy(&text).trim_end().parse();
+                let commit = commit.map_err(|e| {
+                    BuilderError::failed(format!("the ref `{name}` names no commit: {e}"))
+                })?;
+                found.insert(name, commit);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Describes the refs that a repository has now.
+fn summarise(dest: &Path) -> Result<Summary, BuilderError> {
+    let heads = dest.join("refs/heads");
+    let mut summary = Summary::default();
+    for entry in walkdir::WalkDir::new(&heads).sort_by_file_name() {
+        let entry = entry.map_err(|e| BuilderError::failed(format!("cannot read refs: {e}")))?;
+        let (path, Ok(name)) = (entry.path(), entry.path().strip_prefix(&heads)) else {
+            continue;
+        };
+        if !entry.file_type().is_file() {
+            continue;
+        }
+        let (text, name) = (
+            fs::read_to_string(path).map_err(|e| failed("read", path, e))?,
+            name.to_string_lossy().into_owned(),
+        );
+        let broken = |what: String| {
+            BuilderError::failed(format!("the ref `{name}` of `{}` {what}", dest.display()))
+        };
+        let commit: Sha256 = text
+            .trim_end()
+            .parse()
+            .map_err(|e| broken(format!("names no commit: {e}")))?;
+        let (dir, file) = object_name(&commit, ObjectKind::Commit);
+        let object = dest.join("objects").join(dir).join(file);
+        let bytes = fs::read(&object).map_err(|e| failed("read", &object, e))?;
+        let view = CommitView::decode(&bytes)
+            .map_err(|e| broken(format!("names a commit that is damaged: {e}")))?;
+        summary.refs.insert(
+            name,
+            SummaryRef {
+                commit,
+                size: bytes.len() as u64,
+                timestamp: view.timestamp,
+                version: view.version,
+            },
+        );
+    }
+    Ok(summary)
+}
+
+fn read_blob(store: &Store, blob: &Blake3) -> Result<Vec<u8>, BuilderError> {
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut store.open_blob(blob)?, &mut bytes)
+        .map_err(|e| BuilderError::io(format!("cannot read the blob {blob}"), e))?;
+    Ok(bytes)
+}

@@ -1,0 +1,440 @@
+//! An image layout seen as one tree: its layers on top of each other.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use sos_formats::Bytes;
+use sos_formats::deb::Codec;
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::{Hash, HashAlgo, Hasher};
+use sos_formats::tar::{Entry, EntryKind, Reader};
+use sos_store::compare::{Content, Item, ItemKind, Snapshot};
+use sos_store::{Store, TempDir};
+
+use super::documents::REF_NAME;
+use crate::debian::codec;
+
+/// The most bytes of an index, a manifest or a configuration.
+const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+/// The most layers.
+const MAX_LAYERS: usize = 4096;
+/// The most bytes of all layers, unpacked.
+const MAX_UNPACKED_BYTES: u64 = 256 << 30;
+/// The most entries of all layers.
+const MAX_ENTRIES: usize = 10_000_000;
+/// How deep indexes may lie in indexes.
+const MAX_INDEXES: usize = 4;
+
+/// A name that takes an entry of lower layers away.
+const WHITEOUT: &[u8] = b".wh.";
+/// A name that takes everything of lower layers in its directory away.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// An image as one tree.
+#[derive(Debug)]
+pub struct Image {
+    /// Everything in it.
+    pub files: Snapshot,
+    /// Its configuration.
+    pub config: Value,
+    /// Digests of its layers, lowest first.
+    pub layers: Vec<String>,
+    /// Holds the unpacked layers for as long as files are read from them.
+    _unpacked: TempDir,
+}
+
+/// Tells whether a directory is an image layout.
+#[must_use]
+pub fn is_layout(dir: &Path) -> bool {
+    dir.join("oci-layout").is_file() && dir.join("index.json").is_file()
+}
+
+/// Reads the image of a layout; `tag` chooses among several.
+///
+/// # Errors
+/// `oci-bad-layout` when something in it is missing, malformed or not what its digest says; what the store fails with.
+pub fn read(store: &Store, dir: &Path, tag: Option<&str>) -> Result<Image, Box<Diagnostic>> {
+    let unpacked = store.temp_dir("image").map_err(|e| Box::new(e.into()))?;
+    let layout = Layout { dir };
+    let manifest = layout.manifest(tag)?;
+    let config = layout.document(&manifest["config"])?;
+    let list = manifest["layers"]
+        .as_array()
+        .ok_or_else(|| layout.bad("its manifest has no layers"))?;
+    if list.len() > MAX_LAYERS {
+        return Err(layout.bad("it has too many layers"));
+    }
+    let mut files = Snapshot::default();
+    let mut layers = Vec::new();
+    let mut left = Left {
+        bytes: MAX_UNPACKED_BYTES,
+        entries: MAX_ENTRIES,
+    };
+    for (number, layer) in list.iter().enumerate() {
+        let (blob, digest) = layout.checked_blob(layer)?;
+        let tar = unpacked.path().join(number.to_string());
+        let mut apply = || -> io::Result<()> {
+            unpack(&blob, &tar, &mut left)?;
+            apply(&tar, &mut files, &mut left)
+        };
+        apply().map_err(|e| layout.bad(&format!("its layer {digest} cannot be read: {e}")))?;
+        layers.push(digest);
+    }
+    Ok(Image {
+        files,
+        config,
+        layers,
+        _unpacked: unpacked,
+    })
+}
+
+struct Left {
+    bytes: u64,
+    entries: usize,
+}
+
+struct Layout<'a> {
+    dir: &'a Path,
+}
+
+impl Layout<'_> {
+    fn bad(&self, what: &str) -> Box<Diagnostic> {
+        Box::new(Diagnostic::error(
+            "oci-bad-layout",
+            Class::Other,
+            format!(
+                "the image in `{}` cannot be read: {what}",
+                self.dir.display()
+            ),
+        ))
+    }
+
+    fn json(&self, path: &Path) -> Result<Value, Box<Diagnostic>> {
+        let mut bytes = Vec::new();
+        let read =
+            File::open(path).and_then(|file| file.take(MAX_DOCUMENT_BYTES).read_to_end(&mut bytes));
+        let shown = path.strip_prefix(self.dir).unwrap_or(path).display();
+        read.map_err(|e| self.bad(&format!("{shown}: {e}")))?;
+        serde_json::from_slice(&bytes).map_err(|e| self.bad(&format!("{shown}: {e}")))
+    }
+
+    /// Where the blob of a descriptor is.
+    fn blob(&self, descriptor: &Value) -> Result<(PathBuf, String), Box<Diagnostic>> {
+        let digest = descriptor["digest"].as_str().unwrap_or_default();
+        let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(self.bad(&format!("`{digest}` is not a digest that it can have")));
+        }
+        Ok((self.dir.join("blobs/sha256").join(hex), digest.to_owned()))
+    }
+
+    /// The same, after looking whether the bytes are those of the digest.
+    fn checked_blob(&self, descriptor: &Value) -> Result<(PathBuf, String), Box<Diagnostic>> {
+        let (path, digest) = self.blob(descriptor)?;
+        let hash = || -> io::Result<Hash> {
+            let mut file = File::open(&path)?;
+            let mut hasher = Hasher::new(HashAlgo::Sha256);
+            let mut chunk = vec![0; 1 << 20];
+            loop {
+                let n = file.read(&mut chunk)?;
+                if n == 0 {
+                    return Ok(hasher.finish());
+                }
+                hasher.update(&chunk[..n]);
+            }
+        };
+        let hash = hash().map_err(|e| self.bad(&format!("{digest}: {e}")))?;
+        if format!("sha256:{}", hash.to_hex()) != digest {
+            return Err(self.bad(&format!("the bytes of {digest} are others")));
+        }
+        Ok((path, digest))
+    }
+
+    fn document(&self, descriptor: &Value) -> Result<Value, Box<Diagnostic>> {
+        let (path, _) = self.checked_blob(descriptor)?;
+        self.json(&path)
+    }
+
+    fn manifest(&self, tag: Option<&str>) -> Result<Value, Box<Diagnostic>> {
+        let mut index = self.json(&self.dir.join("index.json"))?;
+        let mut tag = tag;
+        for _ in 0..MAX_INDEXES {
+            let all = index["manifests"].as_array().cloned().unwrap_or_default();
+            let named = |m: &&Value| tag.is_none_or(|tag| m["annotations"][REF_NAME] == tag);
+            let found: Vec<&Value> = all.iter().filter(named).collect();
+            let chosen = match found.as_slice() {
+                [one] => *one,
+                [] => return Err(self.bad("it has no image of that tag")),
+                several => {
+                    let tags: Vec<&str> = several
+                        .iter()
+                        .filter_map(|m| m["annotations"][REF_NAME].as_str())
+                        .collect();
+                    return Err(Box::new(
+                        self.bad("it has several images")
+                            .as_ref()
+                            .clone()
+                            .help(format!(
+                                "name one as `{}:TAG`; tags are: {}",
+                                self.dir.display(),
+                                tags.join(", ")
+                            )),
+                    ));
+                }
+            };
+            let document = self.document(chosen)?;
+            if document["layers"].is_array() {
+                return Ok(document);
+            }
+            // An index in an index is of several machines; the tag was that of the outer one.
+            index = document;
+            tag = None;
+        }
+        Err(self.bad("its indexes lead nowhere"))
+    }
+}
+
+/// Writes the archive of a layer without its compression.
+fn unpack(blob: &Path, to: &Path, left: &mut Left) -> io::Result<()> {
+    let mut magic = [0; 6];
+    let n = File::open(blob)?.read(&mut magic)?;
+    let codec = match &magic[..n] {
+        [0x1f, 0x8b, ..] => Codec::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Codec::Zstd,
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => Codec::Xz,
+        [b'B', b'Z', b'h', ..] => Codec::Bzip2,
+        _ => Codec::Plain,
+    };
+    let mut reader = codec::decoder(codec, BufReader::new(File::open(blob)?))?;
+    let mut writer = BufWriter::new(File::create_new(to)?);
+    let written = io::copy(&mut reader.by_ref().take(left.bytes), &mut writer)?;
+    writer.flush()?;
+    left.bytes -= written;
+    if left.bytes == 0 {
+        return Err(io::Error::other("it unpacks to too much"));
+    }
+    Ok(())
+}
+
+/// Counts what is read, to know where the data of an entry begins.
+struct Counted<R> {
+    inner: R,
+    at: std::rc::Rc<std::cell::Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.at.set(self.at.get() + n as u64);
+        Ok(n)
+    }
+}
+
+/// Puts a layer on top of what is there.
+fn apply(tar: &Path, files: &mut Snapshot, left: &mut Left) -> io::Result<()> {
+    let at = std::rc::Rc::new(std::cell::Cell::new(0));
+    let stream = Counted {
+        inner: BufReader::with_capacity(1 << 20, File::open(tar)?),
+        at: at.clone(),
+    };
+    let mut reader = Reader::new(stream);
+    let mut added: BTreeMap<Bytes, Item> = BTreeMap::new();
+    while let Some(entry) = reader.next_entry().map_err(io::Error::other)? {
+        left.entries = left
+            .entries
+            .checked_sub(1)
+            .ok_or_else(|| io::Error::other("it has too many entries"))?;
+        let (dir, name) = split(&entry.path);
+        if name == OPAQUE {
+            files.entries.retain(|path, _| !is_below(path, dir));
+            continue;
+        }
+        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            let mut hidden_path = dir.to_vec();
+            if !dir.is_empty() {
+                hidden_path.push(b'/');
+            }
+            hidden_path.extend_from_slice(hidden);
+            remove(files, &hidden_path);
+            continue;
+        }
+        let item = match entry.kind {
+            EntryKind::Hardlink => {
+                let there = added
+                    .get(&entry.link)
+                    .or_else(|| files.entries.get(&entry.link));
+                there.cloned().ok_or_else(|| {
+                    io::Error::other(format!(
+                        "the link {} leads to nothing",
+                        String::from_utf8_lossy(&entry.path)
+                    ))
+                })?
+            }
+            _ => item(&entry, tar, at.get()),
+        };
+        added.insert(entry.path, item);
+    }
+    for (path, item) in added {
+        if !matches!(item.kind, ItemKind::Dir) {
+            remove(files, &path);
+        }
+        files.entries.insert(path, item);
+    }
+    Ok(())
+}
+
+fn item(entry: &Entry, tar: &Path, at: u64) -> Item {
+    let special = |what| ItemKind::Special {
+        what,
+        device: (entry.major, entry.minor),
+    };
+    Item {
+        kind: match entry.kind {
+            EntryKind::File | EntryKind::Hardlink => ItemKind::File {
+                size: entry.size,
+                content: Content::Part(tar.to_owned(), at),
+            },
+            EntryKind::Symlink => ItemKind::Symlink(entry.link.clone()),
+            EntryKind::Dir => ItemKind::Dir,
+            EntryKind::CharDev => special("character device"),
+            EntryKind::BlockDev => special("block device"),
+            EntryKind::Fifo => special("fifo"),
+        },
+        mode: u32::from(entry.mode),
+        owner: Some((entry.uid, entry.gid)),
+        mtime: Some((entry.mtime_secs, 0)),
+        xattrs: Some(entry.xattrs.clone()),
+        hardlink: None,
+    }
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&[], path),
+    }
+}
+
+fn is_below(path: &[u8], dir: &[u8]) -> bool {
+    !path.is_empty()
+        && (dir.is_empty()
+            || path
+                .strip_prefix(dir)
+                .is_some_and(|rest| rest.first() == Some(&b'/')))
+}
+
+/// Takes an entry away with all below it.
+fn remove(files: &mut Snapshot, path: &[u8]) {
+    let mut from = path.to_vec();
+    if !matches!(
+        files.entries.remove(path),
+        Some(Item {
+            kind: ItemKind::Dir,
+            ..
+        })
+    ) {
+        return;
+    }
+    from.push(b'/');
+    let below: Vec<Bytes> = files
+        .entries
+        .range(from.clone()..)
+        .map(|(path, _)| path)
+        .take_while(|path| path.starts_with(&from))
+        .cloned()
+        .collect();
+    for path in below {
+        files.entries.remove(&path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    use sos_formats::tar::Writer;
+
+    fn layer(dir: &Path, name: &str, entries: &[(&str, EntryKind, &str)]) -> PathBuf {
+        let mut writer = Writer::new(Vec::new());
+        for (path, kind, data) in entries {
+            let mut entry = Entry {
+                path: path.as_bytes().to_vec(),
+                kind: *kind,
+                mode: 0o644,
+                ..Entry::default()
+            };
+            if *kind == EntryKind::File {
+                entry.size = data.len() as u64;
+                writer.append(&entry, &mut data.as_bytes()).unwrap();
+            } else {
+                entry.link = data.as_bytes().to_vec();
+                writer.append_empty(&entry).unwrap();
+            }
+        }
+        let path = dir.join(name);
+        fs::write(&path, writer.finish().unwrap()).unwrap();
+        path
+    }
+
+    #[test]
+    fn layers_are_put_on_top_of_each_other() {
+        use EntryKind::{Dir, File, Hardlink};
+        let dir = tempfile::tempdir().unwrap();
+        let low = layer(
+            dir.path(),
+            "low",
+            &[
+                ("a", Dir, ""),
+                ("a/x", File, "one"),
+                ("a/y", File, "two"),
+                ("b", Dir, ""),
+                ("b/z", File, "three"),
+                ("c", Dir, ""),
+                ("c/d", File, "four"),
+            ],
+        );
+        let high = layer(
+            dir.path(),
+            "high",
+            &[
+                ("a/.wh.x", File, ""),
+                ("a/y", File, "TWO"),
+                ("a/w", Hardlink, "a/y"),
+                ("b", Dir, ""),
+                ("b/.wh..wh..opq", File, ""),
+                ("b/n", File, "new"),
+                ("c", File, "a file now"),
+            ],
+        );
+        let mut files = Snapshot::default();
+        let mut left = Left {
+            bytes: 1 << 20,
+            entries: 100,
+        };
+        apply(&low, &mut files, &mut left).unwrap();
+        apply(&high, &mut files, &mut left).unwrap();
+        let names: Vec<String> = files
+            .entries
+            .keys()
+            .map(|path| String::from_utf8_lossy(path).into_owned())
+            .collect();
+        assert_eq!(names, ["a", "a/w", "a/y", "b", "b/n", "c"]);
+        let Some(Item {
+            kind: ItemKind::File { size: 3, content },
+            ..
+        }) = files.entries.get(b"a/w".as_slice())
+        else {
+            panic!("a file of three bytes");
+        };
+        let Content::Part(path, at) = content else {
+            panic!("a part of the layer");
+        };
+        let bytes = fs::read(path).unwrap();
+        let at = usize::try_from(*at).unwrap();
+        assert_eq!(&bytes[at..at + 3], b"TWO");
+    }
+}

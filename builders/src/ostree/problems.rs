@@ -1,0 +1,61 @@
+//! What a commit cannot hold, and what is wrong in the description of one.
+
+use sos_engine::BuilderError;
+use sos_formats::diagnostic::{Class, Diagnostic};
+
+/// Places that one message names.
+const SHOWN: usize = 10;
+
+/// Names in a root filesystem that a commit has no place for.
+#[derive(Debug, Default)]
+pub(super) struct Unfit {
+    special: Vec<String>,
+    names: Vec<String>,
+}
+
+impl Unfit {
+    /// Notes a device, pipe or the like.
+    pub(super) fn special(&mut self, path: &[u8]) {
+        self.special.push(shown(path));
+    }
+
+    /// Notes a name or link target that is not UTF-8.
+    pub(super) fn name(&mut self, path: &[u8]) {
+        self.names.push(shown(path));
+    }
+
+    /// Ends with an error if there is anything to complain of.
+    pub(super) fn finish(self) -> Result<(), BuilderError> {
+        if !self.special.is_empty() {
+            return Err(listed(
+                "ostree-special-file",
+                "an OSTree commit holds files, links and directories only",
+                &self.special,
+            )
+            .help("remove them before the commit is made; devices and pipes are made when the system boots")
+            .into());
+        }
+        if !self.names.is_empty() {
+            return Err(listed(
+                "ostree-name",
+                "an OSTree commit holds names and link targets in UTF-8 only",
+                &self.names,
+            )
+            .help("rename them, or remove them before the commit is made")
+            .into());
+        }
+        Ok(())
+    }
+}
+
+fn listed(code: &'static str, message: &str, paths: &[String]) -> Diagnostic {
+    let mut names: Vec<String> = paths.iter().take(SHOWN).map(|p| format!("`{p}`")).collect();
+    if paths.len() > SHOWN {
+        names.push(format!("{} more", paths.len() - SHOWN));
+    }
+    Diagnostic::error(code, Class::Recipe, message).note(format!("found {}", names.join(", ")))
+}
+
+fn shown(path: &[u8]) -> String {
+    format!("/{}", String::from_utf8_lossy(path))
+}

@@ -1,0 +1,227 @@
+//! What is varied when something is built again.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use sos_formats::derivation::Derivation;
+
+use crate::sandbox::Vary;
+
+/// One thing that a build could depend on and must not.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Condition {
+    /// How many cores there are, and how many it is told of.
+    Cores,
+    /// In which order directories list: the build directory, and the inputs that it is built from.
+    Order,
+    /// The file mode creation mask.
+    Umask,
+    /// Language and encoding.
+    Locale,
+    /// The time zone.
+    Timezone,
+    /// The host name.
+    HostName,
+    /// The release of the kernel, as `uname` tells it.
+    Kernel,
+    /// Where programs and libraries are in memory.
+    Addresses,
+}
+
+impl Condition {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Cores,
+        Self::Order,
+        Self::Umask,
+        Self::Locale,
+        Self::Timezone,
+        Self::HostName,
+        Self::Kernel,
+        Self::Addresses,
+    ];
+
+    /// The word for it on a command line and in records.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Cores => "cores",
+            Self::Order => "directory-order",
+            Self::Umask => "umask",
+            Self::Locale => "locale",
+            Self::Timezone => "timezone",
+            Self::HostName => "host-name",
+            Self::Kernel => "kernel",
+            Self::Addresses => "addresses",
+        }
+    }
+
+    /// The end of "it differs when ...".
+    #[must_use]
+    pub fn clause(self) -> &'static str {
+        match self {
+            Self::Cores => "the number of cores differs",
+            Self::Order => "directories list in another order",
+            Self::Umask => "the umask differs",
+            Self::Locale => "the locale differs",
+            Self::Timezone => "the time zone differs",
+            Self::HostName => "the host name differs",
+            Self::Kernel => "the kernel's release differs",
+            Self::Addresses => "addresses in memory differ",
+        }
+    }
+}
+
+/// Who builds, as far as it decides what can be varied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Shape {
+    Nix,
+    StepToRootfs,
+    StepToTree,
+    InProcess,
+}
+
+/// What one build is given that differs from other builds.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Conditions {
+    /// What is varied.
+    pub set: BTreeSet<Condition>,
+    /// The round, counted from 0: values change with it.
+    pub round: usize,
+}
+
+impl Conditions {
+    /// Keeps of the wishes what can be varied for a derivation: never what it sets itself, nor what its output is made of.
+    pub(crate) fn possible(
+        wishes: &BTreeSet<Condition>,
+        shape: Shape,
+        drv: &Derivation,
+    ) -> BTreeSet<Condition> {
+        let sets = |name: &str| match shape {
+            Shape::Nix => drv.env.contains_key(name.as_bytes()),
+            _ => crate::attributes::as_json(drv)
+                .is_ok_and(|json| json["env"].get(name).is_some() || json.get(name).is_some()),
+        };
+        let may = |condition: &Condition| match condition {
+            Condition::Cores => true,
+            _ if shape == Shape::InProcess => false,
+            // The changes of a step lie on the disk of the store, as its inputs do.
+            Condition::Order => shape == Shape::Nix,
+            // The modes of a root filesystem are part of the result.
+            Condition::Umask => shape != Shape::StepToRootfs,
+            Condition::Locale => !sets("LC_ALL") && !sets("LANG"),
+            Condition::Timezone => !sets("TZ"),
+            Condition::HostName => !sets("hostname") || shape == Shape::Nix,
+            Condition::Kernel | Condition::Addresses => true,
+        };
+        wishes.iter().copied().filter(may).collect()
+    }
+
+    fn has(&self, condition: Condition) -> bool {
+        self.set.contains(&condition)
+    }
+
+    /// How many cores a build is told of.
+    pub(crate) fn cores(&self, usual: usize) -> usize {
+        match (self.has(Condition::Cores), usual) {
+            (false, _) => usual,
+            (true, 1) => 2 + self.round,
+            (true, usual) => 1 + self.round % (usual - 1),
+        }
+    }
+
+    /// Variables besides the usual ones.
+    pub(crate) fn environment(&self, is_step: bool) -> Vec<(&'static str, &'static str)> {
+        let mut all = Vec::new();
+        if self.has(Condition::Locale) {
+            let locale = match (self.round % 3, is_step) {
+                // What steps have otherwise.
+                (0, true) => "C",
+                (0, false) => "C.UTF-8",
+                (1, _) => "en_US.UTF-8",
+                _ => "tr_TR.UTF-8",
+            };
+            all.extend([("LANG", locale), ("LC_ALL", locale)]);
+        }
+        if self.has(Condition::Timezone) {
+            // Written out, so that no database of zones is needed; far enough that it is another day there most of the time.
+            let zone = ["<+14>-14", "<-12>12"][self.round % 2];
+            all.push(("TZ", zone));
+        }
+        all
+    }
+
+    /// The host name, if it is varied.
+    pub(crate) fn host_name(&self) -> Option<String> {
+        self.has(Condition::HostName)
+            .then(|| format!("verify-{}", self.round + 1))
+    }
+
+    /// What the sandbox does. `copied` are the inputs that are small enough to be copied into memory.
+    pub(crate) fn vary(&self, usual_cores: usize, copied: impl FnOnce() -> Vec<String>) -> Vary {
+        Vary {
+            // Others may not even read: as far from 022 as builds live with.
+            umask: self
+                .has(Condition::Umask)
+                .then_some([0o077, 0o002][self.round % 2]),
+            random_addresses: self.has(Condition::Addresses),
+            old_kernel: self.has(Condition::Kernel),
+            processors: self.has(Condition::Cores).then(|| self.cores(usual_cores)),
+            reordered: self.has(Condition::Order).then(copied),
+        }
+    }
+}
+
+impl fmt::Display for Conditions {
+    /// The words with a comma between; `time` stands for what every build differs in.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("time,place")?;
+        for condition in &self.set {
+            write!(f, ",{}", condition.word())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_derivation_sets_itself_is_not_varied() {
+        let all = BTreeSet::from(Condition::ALL);
+        let mut drv = Derivation::default();
+        let possible = |drv: &Derivation, shape| Conditions::possible(&all, shape, drv);
+        assert_eq!(possible(&drv, Shape::Nix), all);
+        assert_eq!(
+            possible(&drv, Shape::InProcess),
+            BTreeSet::from([Condition::Cores])
+        );
+        let rootfs = possible(&drv, Shape::StepToRootfs);
+        assert!(!rootfs.contains(&Condition::Umask) && !rootfs.contains(&Condition::Order));
+        drv.env.insert(b"LANG".to_vec(), b"C".to_vec());
+        drv.env.insert(b"TZ".to_vec(), b"UTC".to_vec());
+        let left = possible(&drv, Shape::Nix);
+        assert!(!left.contains(&Condition::Locale) && !left.contains(&Condition::Timezone));
+        let json = br#"{"hostname": "box", "env": {"LC_ALL": "C"}}"#;
+        drv.env = [(b"__json".to_vec(), json.to_vec())].into();
+        let left = possible(&drv, Shape::StepToTree);
+        assert!(!left.contains(&Condition::Locale) && !left.contains(&Condition::HostName));
+        assert!(left.contains(&Condition::Timezone));
+    }
+
+    #[test]
+    fn the_number_of_cores_is_always_another() {
+        for round in 0..5 {
+            let conditions = Conditions {
+                set: [Condition::Cores].into(),
+                round,
+            };
+            for usual in 1..5 {
+                assert_ne!(conditions.cores(usual), usual);
+                assert!(conditions.cores(usual) > 0);
+            }
+        }
+        assert_eq!(Conditions::default().cores(3), 3);
+    }
+}
