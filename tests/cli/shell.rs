@@ -479,7 +479,7 @@ fn termination_ends_it() {
 
 #[test]
 fn a_kill_ends_it() {
-    ended(Signal::KILL, -1);
+    ended(Signal::KILL, 137);
 }
 
 /// A world with a step over a tiny root filesystem.
