@@ -17,6 +17,7 @@ const KEYS: &[&str] = &[
     "build.cores",
     "build.timeout",
     "build.silent-timeout",
+    "build.keep-failed-states",
     "build.max-log-size",
     "build.system-features",
     "build.memory-max",
@@ -29,6 +30,8 @@ const KEYS: &[&str] = &[
     "color",
 ];
 
+/// States of failed builds that are kept when nothing else is said.
+const KEEP_FAILED_STATES: usize = 3;
 /// What `progress` may be.
 const PROGRESS: &[&str] = &["auto", "tty", "plain", "json", "none"];
 /// What `color` may be.
@@ -49,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) timeout_secs: Option<u64>,
     /// Seconds that one build may be silent.
     pub(crate) silent_timeout_secs: Option<u64>,
+    /// Builds that failed last and whose state is kept for `sos shell --at-failure`.
+    pub(crate) keep_failed_states: usize,
     /// Bytes of log that one build may write.
     pub(crate) max_log_bytes: Option<u64>,
     /// What derivations may ask of this machine, if that is not to be found out.
@@ -98,6 +103,7 @@ struct BuildSection {
     cores: Option<usize>,
     timeout: Option<u64>,
     silent_timeout: Option<u64>,
+    keep_failed_states: Option<usize>,
     max_log_size: Option<u64>,
     system_features: Option<Vec<String>>,
     memory_max: Option<Size>,
@@ -249,6 +255,7 @@ impl Config {
             cores,
             timeout_secs: None,
             silent_timeout_secs: None,
+            keep_failed_states: KEEP_FAILED_STATES,
             max_log_bytes: None,
             system_features: None,
             memory_max_bytes: None,
@@ -299,6 +306,10 @@ impl Config {
             if let Some(secs) = build.silent_timeout {
                 self.silent_timeout_secs = Some(secs);
                 self.origin("build.silent-timeout", from);
+            }
+            if let Some(states) = build.keep_failed_states {
+                self.keep_failed_states = states;
+                self.origin("build.keep-failed-states", from);
             }
             if let Some(bytes) = build.max_log_size {
                 self.max_log_bytes = Some(bytes);

@@ -7,12 +7,14 @@ mod bug;
 mod cache;
 mod commands;
 mod config;
+mod console;
 mod derivation_file;
 mod environment;
 mod evaluate;
 mod failure;
 mod find;
 mod flake;
+mod graph;
 mod host;
 mod interrupt;
 mod pins;
@@ -123,9 +125,11 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Parse(args) => commands::parse::run(&session, &args),
         Command::Lock(args) => commands::lock::run(&session, &args),
         Command::Plan(args) => commands::plan::run(&session, &args),
+        Command::Graph(args) => commands::graph::run(&session, &args),
         Command::Why(args) => commands::why::run(&session, &args),
         Command::Builds(args) => commands::builds::run(&session, &args),
         Command::Log(args) => commands::log::run(&session, &args),
+        Command::Shell(args) => commands::shell::run(&session, &args),
         Command::Diff(args) => commands::diff::run(&session, &args),
         Command::Verify(args) => commands::verify::run(&session, &args),
         Command::Store(args) => commands::store::run(&session, &args),

@@ -69,6 +69,7 @@ pub(crate) fn engine(
     build.cores = config.cores;
     build.keep_going = options.keep_going;
     build.keep_failed = options.keep_failed;
+    build.keep_failed_states = config.keep_failed_states;
     build.timeout_secs = options.timeout_secs.or(config.timeout_secs);
     build.silent_timeout_secs = options.silent_timeout_secs.or(config.silent_timeout_secs);
     build.max_log_bytes = options.max_log_bytes.or(config.max_log_bytes);

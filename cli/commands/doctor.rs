@@ -358,6 +358,7 @@ fn config(session: &Session) -> Result<(), Failure> {
             c.silent_timeout_secs
                 .map_or("none".to_owned(), |s| s.to_string()),
         ),
+        ("build.keep-failed-states", c.keep_failed_states.to_string()),
         (
             "build.memory-max",
             c.memory_max_bytes

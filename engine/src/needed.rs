@@ -196,7 +196,10 @@ impl Names {
 }
 
 /// Looks derivations up: first in the graph, then in the store.
-pub(crate) fn load(
+///
+/// # Errors
+/// When it is in neither, or cannot be read.
+pub fn load(
     store: &Store,
     graph: &Graph,
     path: &StorePath,
@@ -247,7 +250,10 @@ fn parse(dir: &StoreDir, path: &StorePath, text: &[u8]) -> Result<Derivation, Bo
 }
 
 /// Returns the path of an output if it is there.
-pub(crate) fn present_output(
+///
+/// # Errors
+/// When the store fails.
+pub fn present_output(
     store: &Store,
     path: &StorePath,
     drv: &Derivation,

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::diagnose::{build_failed, build_no_builder, build_timeout, disk_full, 
 use crate::engine::Engine;
 use crate::environment::nix_environment;
 use crate::features;
+use crate::kept;
 use crate::options::BuildOptions;
 use crate::output::{Made, Stop};
 use crate::references::References;
@@ -27,14 +27,13 @@ use crate::work::{Attempt, place_failed};
 /// Bumped when the sandbox changes in a way that changes what builders make.
 pub(crate) const REVISION: u32 = 2;
 
-/// Runs the builder and collects the outputs that it made.
-pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop> {
+/// Plans the sandbox of a build: all that its builder will see.
+pub(crate) fn plan(attempt: &Attempt<'_>) -> Result<Spec, Stop> {
     let store = &attempt.worker.store;
     let options = &attempt.worker.options;
     let place = attempt.place.path();
     check_wishes(attempt)?;
     check_inputs(attempt)?;
-    check_builder(attempt)?;
     let outputs = place.join("out");
     let build_dir = place.join("build");
     let scratch = place.join("scratch");
@@ -103,6 +102,15 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
         spec.hostname = name;
     }
     spec.vary = conditions.vary(attempt.usual_cores, || Engine::copied_inputs(attempt));
+    Ok(spec)
+}
+
+/// Runs the builder and collects the outputs that it made.
+pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop> {
+    let options = &attempt.worker.options;
+    let outputs = attempt.place.path().join("out");
+    check_builder(attempt)?;
+    let spec = plan(attempt)?;
     let reporter = attempt.reporter.clone();
     let mut log = |bytes: &[u8]| reporter.write(bytes);
     let mut control = control(options, &attempt.reporter);
@@ -111,7 +119,7 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
         Ok(outcome) => ended(attempt, outcome.exit, None),
         Err(e) => Err(sandbox_failed(attempt, e)),
     }
-    .map_err(|stop| keep_failed(attempt, &build_dir, stop))?;
+    .map_err(|stop| kept::keep_build(attempt, stop))?;
     let mut made = BTreeMap::new();
     for (output, path) in &attempt.resolved.building {
         let place = outputs.join(path.as_str());
@@ -355,7 +363,7 @@ fn check_builder(attempt: &Attempt<'_>) -> Result<(), Stop> {
 }
 
 /// Tells whether a path can exist inside: a link on the way may lead to another input, which only the sandbox sees.
-fn may_exist(base: &Path, rest: &str) -> bool {
+pub(crate) fn may_exist(base: &Path, rest: &str) -> bool {
     let mut path = base.to_owned();
     let mut left = rest.split('/').filter(|part| !part.is_empty());
     loop {
@@ -370,36 +378,6 @@ fn may_exist(base: &Path, rest: &str) -> bool {
         }
         path.push(part);
     }
-}
-
-/// Returns a new name in the directory of what failed builds leave, which only its owner can enter: there may be setuid
-/// programs in it. `sos gc` empties it.
-pub(crate) fn place_to_keep(attempt: &Attempt<'_>) -> io::Result<PathBuf> {
-    let failed = attempt.worker.store.root().join("failed");
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&failed)?;
-    fs::set_permissions(&failed, fs::Permissions::from_mode(0o700))?;
-    let name = attempt.place.path().file_name().unwrap_or_default();
-    let name = format!("{}-{}", name.to_string_lossy(), attempt.job.name);
-    Ok(failed.join(name))
-}
-
-/// Moves the build directory of a failed build to a lasting place, if that was asked for.
-fn keep_failed(attempt: &Attempt<'_>, build_dir: &Path, stop: Stop) -> Stop {
-    let Stop::Problem(diagnostic) = stop else {
-        return stop;
-    };
-    if !attempt.worker.options.keep_failed {
-        return Stop::Problem(diagnostic);
-    }
-    let note =
-        match place_to_keep(attempt).and_then(|kept| fs::rename(build_dir, &kept).map(|()| kept)) {
-            Ok(kept) => format!("its build directory is kept at `{}`", kept.display()),
-            Err(e) => format!("its build directory could not be kept: {e}"),
-        };
-    Stop::Problem(Box::new(diagnostic.note(note)))
 }
 
 #[cfg(test)]

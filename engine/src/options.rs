@@ -18,8 +18,10 @@ pub struct BuildOptions {
     pub io_jobs: usize,
     /// After a failure, go on with what does not depend on it.
     pub keep_going: bool,
-    /// Keep the build directory of a failed build.
+    /// Keep what a failed build has left until the next garbage collection, and say where.
     pub keep_failed: bool,
+    /// Builds that failed last and whose state is kept for a shell.
+    pub keep_failed_states: usize,
     /// Seconds that one build may take.
     pub timeout_secs: Option<u64>,
     /// Seconds that one build may be silent.
@@ -66,6 +68,7 @@ impl BuildOptions {
             io_jobs: 16,
             keep_going: false,
             keep_failed: false,
+            keep_failed_states: 0,
             timeout_secs: None,
             silent_timeout_secs: None,
             max_log_bytes: None,

@@ -13,10 +13,11 @@ use sos_store::ObjectKind;
 
 use crate::attributes::as_json;
 use crate::diagnose::store_failed;
-use crate::nix_shape::{control, ended, place_to_keep, sandbox_failed};
+use crate::kept;
+use crate::nix_shape::{control, ended, sandbox_failed};
 use crate::output::{Made, Stop};
 use crate::sandbox::{StepMount, StepOutput, StepSpec, run_step};
-use crate::work::{Attempt, place_failed};
+use crate::work::Attempt;
 
 /// The name by which derivations ask for it.
 pub(crate) const NAME: &str = "builtin:step";
@@ -46,8 +47,18 @@ struct StepAttrs {
     parallel: bool,
 }
 
-/// Runs the step and gives its one output.
-pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop> {
+/// A step as its attributes say.
+pub(crate) struct Planned {
+    /// What runs.
+    pub(crate) spec: StepSpec,
+    /// Its one output.
+    output: String,
+    /// Seconds that it allows itself.
+    timeout_secs: Option<u64>,
+}
+
+/// Plans the step.
+pub(crate) fn planned(attempt: &Attempt<'_>) -> Result<Planned, Stop> {
     let bad = |message: &str| attempt.failed("build-bad-attributes", Class::Recipe, message);
     let json = as_json(&attempt.drv).map_err(|e| bad(&e))?;
     let attrs: StepAttrs =
@@ -70,7 +81,7 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     let mut spec = plan(attempt, attrs)?;
     let tree = attempt.place.path().join("out").join(output);
     if !is_rootfs {
-        spec.output = StepOutput::Tree(tree.clone());
+        spec.output = StepOutput::Tree(tree);
     }
     let conditions = &attempt.conditions;
     for (name, value) in conditions.environment(true) {
@@ -81,6 +92,20 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     }
     spec.vary = conditions.vary(attempt.usual_cores, Vec::new);
     spec.network = attempt.drv.is_fixed() && !attempt.worker.options.offline;
+    Ok(Planned {
+        spec,
+        output: output.clone(),
+        timeout_secs,
+    })
+}
+
+/// Runs the step and gives its one output.
+pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop> {
+    let Planned {
+        mut spec,
+        output,
+        timeout_secs,
+    } = planned(attempt)?;
     let mut control = control(&attempt.worker.options, &attempt.reporter);
     // Named in the message only if it is the one that ends the step.
     let own_limit = timeout_secs.filter(|secs| {
@@ -92,10 +117,7 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     if let Some(secs) = own_limit {
         control.timeout = Some(Duration::from_secs(secs));
     }
-    if attempt.worker.options.keep_failed {
-        let place = place_to_keep(attempt).map_err(|e| place_failed(attempt.place, &e))?;
-        spec.keep_failed = Some(place);
-    }
+    spec.keep_failed = kept::place_for_step(attempt)?;
     let reporter = attempt.reporter.clone();
     let mut log = |bytes: &[u8]| reporter.write(bytes);
     let outcome = run_step(&attempt.worker.store, &spec, &mut log, &control)
@@ -103,22 +125,20 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     for note in &outcome.notes {
         attempt.reporter.log(&format!("sos: {note}"));
     }
-    ended(attempt, outcome.exit, own_limit).map_err(|stop| match (stop, &outcome.kept) {
-        (Stop::Problem(diagnostic), Some(kept)) => {
-            let kept = kept.display();
-            Stop::Problem(Box::new(diagnostic.note(format!(
-                "what it wrote is kept at `{kept}`: `upper` has what it changed in its root filesystem, `private/out` its `$out`"
-            ))))
-        }
-        (stop, _) => stop,
-    })?;
+    ended(attempt, outcome.exit, own_limit)
+        .map_err(|stop| kept::keep_step(attempt, outcome.kept.as_deref(), stop))?;
     let mut made = BTreeMap::new();
-    if is_rootfs {
-        if let Some(root) = outcome.root {
-            made.insert(output.clone(), Made::Rootfs(root));
+    match spec.output {
+        StepOutput::Rootfs => {
+            if let Some(root) = outcome.root {
+                made.insert(output, Made::Rootfs(root));
+            }
         }
-    } else if tree.symlink_metadata().is_ok() {
-        made.insert(output.clone(), Made::Tree(tree));
+        StepOutput::Tree(tree) => {
+            if tree.symlink_metadata().is_ok() {
+                made.insert(output, Made::Tree(tree));
+            }
+        }
     }
     Ok(made)
 }

@@ -28,7 +28,7 @@ use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
 use crate::sandbox::{PreparedSets, Session};
 use crate::verify::Conditions;
-use crate::{features, in_process, nix_shape, step};
+use crate::{features, in_process, kept, nix_shape, step};
 
 /// Milliseconds between two looks at a lock that another process holds.
 const LOCK_POLL_MS: u64 = 50;
@@ -362,7 +362,11 @@ impl Worker {
             .cloned()
             .collect();
         if !missing.is_empty() {
-            return Err(Box::new(build_no_output(job.name.as_str(), &missing, &log)).into());
+            let stop = Box::new(build_no_output(job.name.as_str(), &missing, &log)).into();
+            return Err(match chosen {
+                Chosen::Nix => kept::keep_build(&attempt, stop),
+                Chosen::Step | Chosen::InProcess(_) => stop,
+            });
         }
         if self.cancel.is_cancelled() {
             return Err(Stop::Cancelled);

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
+use rustix::termios::{Termios, Winsize};
 
 use super::{peer, process};
 
@@ -116,6 +116,8 @@ pub(crate) struct Terminal {
     pub(crate) raw: Vec<u8>,
     /// What of it the parser has had.
     parsed: usize,
+    /// What of it a test has asked for in turn.
+    expected: usize,
     /// Frames that were complete so far.
     pub(crate) frames: usize,
     ended: bool,
@@ -157,6 +159,7 @@ impl Terminal {
             look: None,
             raw: Vec::new(),
             parsed: 0,
+            expected: 0,
             frames: 0,
             ended: false,
         })
@@ -250,6 +253,34 @@ impl Terminal {
     #[track_caller]
     pub(crate) fn wait_for_text(&mut self, text: &str) {
         self.wait_for(text, |screen| screen.contents().contains(text));
+    }
+
+    /// Waits until `text` is written after what was waited for before, and returns all that was written up to it.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, text: &str) -> String {
+        let until = Instant::now() + LIMIT;
+        let text = text.as_bytes();
+        loop {
+            let new = &self.raw[self.expected..];
+            if let Some(at) = new.windows(text.len()).position(|w| w == text) {
+                let said = String::from_utf8_lossy(&new[..at + text.len()]).into_owned();
+                self.expected += at + text.len();
+                return said;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let went_on = self.readable(left) && self.read();
+            assert!(
+                went_on,
+                "{} did not come; last it wrote: {}",
+                text.escape_ascii(),
+                self.raw[self.expected..].escape_ascii()
+            );
+        }
+    }
+
+    /// How the terminal treats keys.
+    pub(crate) fn modes(&self) -> Termios {
+        rustix::termios::tcgetattr(&self.pty).expect("modes")
     }
 
     /// Waits for that many complete frames more.

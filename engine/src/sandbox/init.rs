@@ -17,7 +17,7 @@ use rustix::thread::{
 
 use super::channel::Channel;
 use super::network::Network;
-use super::protocol::{Answer, Failure, Naming, Plan};
+use super::protocol::{Answer, Failure, Naming, Plan, Streams};
 use super::spec::{Shape, Spec};
 use super::{helper, root, seccomp, sys, vary};
 
@@ -41,6 +41,99 @@ const STEP_CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::MKNOD)
     .union(CapabilitySet::AUDIT_WRITE)
     .union(CapabilitySet::SETFCAP);
+
+/// Where the standard streams of the program lead.
+enum Console {
+    /// No input; what this process writes to is the log.
+    Log,
+    /// These; what this process writes to takes the output.
+    Pipes { input: OwnedFd, error: OwnedFd },
+    /// A terminal, to be made once the root is there: none of the machine's may come in, since whoever has a terminal
+    /// can type into it.
+    Terminal { rows: u16, columns: u16 },
+    /// The terminal that was made.
+    Made(OwnedFd),
+}
+
+impl Console {
+    /// Takes what has come along.
+    fn of(streams: Streams, mut fds: impl Iterator<Item = OwnedFd>) -> Result<Self, Failure> {
+        let mut next = || {
+            fds.next()
+                .ok_or(rustix::io::Errno::BADF)
+                .naming(|| "find the streams of the program".to_owned())
+        };
+        Ok(match streams {
+            Streams::Log => Self::Log,
+            Streams::Pipes => Self::Pipes {
+                input: next()?,
+                error: next()?,
+            },
+            Streams::Terminal { rows, columns } => Self::Terminal { rows, columns },
+        })
+    }
+
+    /// Makes the terminal in the new root and hands its other end to `sos`.
+    fn make(self, channel: &Channel) -> Result<Self, Failure> {
+        let Self::Terminal { rows, columns } = self else {
+            return Ok(self);
+        };
+        let what = || "make a terminal".to_owned();
+        let flags =
+            rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+        let master =
+            rustix::fs::open("/dev/pts/ptmx", flags, rustix::fs::Mode::empty()).naming(what)?;
+        rustix::pty::unlockpt(&master).naming(what)?;
+        let flags = rustix::pty::OpenptFlags::RDWR
+            | rustix::pty::OpenptFlags::NOCTTY
+            | rustix::pty::OpenptFlags::CLOEXEC;
+        let terminal = rustix::pty::ioctl_tiocgptpeer(&master, flags).naming(what)?;
+        let size = rustix::termios::Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        rustix::termios::tcsetwinsize(&terminal, size).naming(what)?;
+        channel
+            .send(&Answer::Terminal, &[master.as_fd()])
+            .naming(|| "speak with sos".to_owned())?;
+        Ok(Self::Made(terminal))
+    }
+
+    /// Makes the streams those of this process, which leads a session.
+    fn take(&self, spec: &Spec) -> Result<(), Failure> {
+        let set = || "set the standard streams".to_owned();
+        match self {
+            Self::Log => {
+                let null = rustix::fs::open(
+                    "/dev/null",
+                    rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
+                    rustix::fs::Mode::empty(),
+                )
+                .naming(|| "open /dev/null".to_owned())?;
+                sys::set_stdin(null.as_fd()).naming(set)
+            }
+            Self::Pipes { input, error } => {
+                sys::set_stdin(input.as_fd()).naming(set)?;
+                rustix::stdio::dup2_stderr(error).naming(set)
+            }
+            Self::Terminal { .. } => Err(rustix::io::Errno::NOTTY).naming(set),
+            Self::Made(terminal) => {
+                rustix::process::ioctl_tiocsctty(terminal)
+                    .naming(|| "take the terminal".to_owned())?;
+                if rustix::process::geteuid().as_raw() != spec.uid {
+                    let owner = rustix::process::Uid::from_raw(spec.uid);
+                    rustix::fs::fchown(terminal, Some(owner), None)
+                        .naming(|| "give the terminal away".to_owned())?;
+                }
+                sys::set_stdin(terminal.as_fd()).naming(set)?;
+                rustix::stdio::dup2_stdout(terminal).naming(set)?;
+                rustix::stdio::dup2_stderr(terminal).naming(set)
+            }
+        }
+    }
+}
 
 /// The namespaces that every run has for itself. The network comes later: making one takes longer than the rest.
 pub(super) const NAMESPACES: UnshareFlags = UnshareFlags::NEWNS
@@ -74,9 +167,11 @@ fn live(channel: &Channel, output: &OwnedFd) -> Result<Answer, Failure> {
     };
     let mut fds = fds.into_iter();
     let net = if given.net { fds.next() } else { None };
-    if let Some(mounts) = fds.next().filter(|_| given.mounts) {
+    let mounts = if given.mounts { fds.next() } else { None };
+    if let Some(mounts) = mounts {
         enter_mounts(&mounts)?;
     }
+    let console = Console::of(given.streams, fds)?;
     let network = if spec.network {
         None
     } else {
@@ -87,12 +182,15 @@ fn live(channel: &Channel, output: &OwnedFd) -> Result<Answer, Failure> {
     rustix::system::sethostname(spec.hostname.as_bytes())
         .naming(|| "set the host name".to_owned())?;
     rustix::system::setdomainname(b"(none)").naming(|| "set the domain name".to_owned())?;
+    let console = console.make(channel)?;
     // The program has the same user: it must not look into this process, which holds the channel.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .naming(|| "hide from the program".to_owned())?;
     let mut failure = None;
-    let program =
-        sys::start(&mut || failure = exec(&spec)).naming(|| "start a process".to_owned())?;
+    let program = sys::start(&mut || failure = exec(&spec, &console))
+        .naming(|| "start a process".to_owned())?;
+    // The end of the program must show as the end of its streams.
+    drop(console);
     if let Some(failure) = failure {
         return Err(failure);
     }
@@ -163,8 +261,8 @@ fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
 }
 
 /// Becomes the program; returns why that failed, and nothing for a trial run.
-fn exec(spec: &Spec) -> Option<Failure> {
-    match prepare(spec) {
+fn exec(spec: &Spec, console: &Console) -> Option<Failure> {
+    match prepare(spec, console) {
         // A trial run, which only wants to know that everything up to here works.
         Ok((program, ..)) if program.is_empty() => None,
         Ok((program, argv, env)) => {
@@ -180,7 +278,7 @@ fn exec(spec: &Spec) -> Option<Failure> {
 
 type Image = (CString, Vec<CString>, Vec<CString>);
 
-fn prepare(spec: &Spec) -> Result<Image, Failure> {
+fn prepare(spec: &Spec, console: &Console) -> Result<Image, Failure> {
     let program = c_string(&spec.program)?;
     let argv = spec
         .argv
@@ -200,13 +298,7 @@ fn prepare(spec: &Spec) -> Result<Image, Failure> {
     setsid().naming(|| "start a session".to_owned())?;
     sys::reset_signals().naming(|| "reset signals".to_owned())?;
     limit(spec)?;
-    let null = rustix::fs::open(
-        "/dev/null",
-        rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )
-    .naming(|| "open /dev/null".to_owned())?;
-    sys::set_stdin(null.as_fd()).naming(|| "set standard input".to_owned())?;
+    console.take(spec)?;
     rustix::process::chdir(&spec.cwd).naming(|| {
         format!(
             "change to the directory {}",

@@ -3,7 +3,7 @@
 //! Starting this program anew for each run would cost more than the rest of a launch: an exec, the dynamic linker, and
 //! the first touch of all that the program needs before its first line. A fork of a small process costs a tenth of that.
 
-use std::io::{self, PipeWriter};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -82,7 +82,7 @@ pub(super) struct Launched {
 pub(super) fn launch(
     kind: UsernsKind,
     exe: Option<&Path>,
-    output: &PipeWriter,
+    output: BorrowedFd<'_>,
 ) -> Result<Launched, SandboxError> {
     let mut launchers = lock(&LAUNCHERS);
     let slot = launchers.of(kind);
@@ -145,10 +145,10 @@ fn start(kind: UsernsKind, exe: Option<&Path>) -> Result<Helper, SandboxError> {
     }
 }
 
-fn ask(launcher: &mut Helper, output: &PipeWriter) -> Result<Launched, SandboxError> {
+fn ask(launcher: &mut Helper, output: BorrowedFd<'_>) -> Result<Launched, SandboxError> {
     let (channel, theirs) =
         Channel::pair().map_err(|e| SandboxError::io("make a socket for a run", e))?;
-    launcher.send(&Launch, &[theirs.as_fd(), output.as_fd()])?;
+    launcher.send(&Launch, &[theirs.as_fd(), output])?;
     // Its death must show as the end of the channel.
     drop(theirs);
     match launcher.receive()? {

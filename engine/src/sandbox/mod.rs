@@ -11,6 +11,7 @@ mod capture;
 pub(crate) mod cgroup;
 mod channel;
 mod child;
+mod converse;
 mod difference;
 mod files;
 mod helper;
@@ -34,6 +35,7 @@ mod vary;
 mod worker;
 mod worker_child;
 
+pub use converse::{Streams, Window, converse};
 pub use helper::{HELPER_ARGUMENT, child_main};
 pub use launcher::Session;
 pub(crate) use launcher::start_early;
@@ -43,6 +45,6 @@ pub use run::run;
 pub use spec::{Bind, InlineFile, Input, Limits, Shape, Spec};
 pub use step::{
     NamespaceRemover, STEP_DIR, STEP_OUT, STEP_SCRIPT, StepMount, StepOutcome, StepOutput,
-    StepSpec, remove_tree, reset_work_trees, run_step,
+    StepSpec, converse_in_step, remove_tree, reset_work_trees, run_step,
 };
 pub use vary::Vary;

@@ -33,6 +33,25 @@ pub(super) struct Given {
     pub(super) net: bool,
     /// A mount namespace to begin with.
     pub(super) mounts: bool,
+    /// Where the standard streams of the program lead. For [`Streams::Pipes`] its input and its standard error come along.
+    pub(super) streams: Streams,
+}
+
+/// Where the standard streams of a program lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Streams {
+    /// No input; all that it writes goes where the run was launched to write.
+    Log,
+    /// Pipes of its own; its output goes where the run was launched to write.
+    Pipes,
+    /// A terminal of the sandbox, whose other end is handed over.
+    Terminal {
+        /// Its height in characters.
+        rows: u16,
+        /// Its width in characters.
+        columns: u16,
+    },
 }
 
 /// The ids that a user namespace has.
@@ -69,6 +88,8 @@ pub(super) enum Answer {
     Prepared,
     /// A network namespace was made for the run and comes along.
     Network,
+    /// The other end of the program's terminal, as a descriptor.
+    Terminal,
     /// All processes of the run but its first are gone.
     Ended {
         /// Status of the program as `wait` gives it.

@@ -14,7 +14,7 @@ use super::launcher::{self, Launched};
 use super::namespaces;
 use super::outcome::{Control, Exit, Outcome, SandboxError};
 use super::prepared::{Prepared, PreparedSets};
-use super::protocol::{Answer, Failure, Given, Plan, UsernsKind};
+use super::protocol::{Answer, Failure, Given, Plan, Streams, UsernsKind};
 use super::spec::{Shape, Spec};
 use crate::clock::{Clock, SystemClock};
 
@@ -40,10 +40,7 @@ pub fn run(
     if control.cancel.is_cancelled() {
         return Err(SandboxError::Cancelled);
     }
-    let kind = match spec.shape {
-        Shape::Nix { .. } => UsernsKind::Single,
-        Shape::Step { .. } => UsernsKind::Multi,
-    };
+    let kind = kind_of(spec);
     let exe = control.exe.as_deref();
     let net = if spec.network {
         None
@@ -52,35 +49,21 @@ pub fn run(
     };
     let (reader, writer) = io::pipe().map_err(|e| SandboxError::io("make a pipe", e))?;
     rustix::io::ioctl_fionbio(&reader, true).map_err(|e| SandboxError::io("set up a pipe", e))?;
-    let launched = launcher::launch(kind, exe, &writer)?;
+    let launched = launcher::launch(kind, exe, writer.as_fd())?;
     // The end of the run must show as the end of the log.
     drop(writer);
     let mut spec = Box::new(spec.clone());
-    let group =
-        Group::for_run(&control.limits).map_err(|e| SandboxError::io("make a control group", e))?;
-    match &group {
-        // Before it has a plan; what it starts is in the group from the beginning.
-        Some(group) => launched
-            .pid()
-            .and_then(|pid| group.add(pid))
-            .map_err(|e| SandboxError::io("use a control group", e))?,
-        None => spec.limits = control.limits,
-    }
+    let group = confine(&launched, &mut spec, control)?;
     let network = spec.network;
     let place = Place::of(&mut spec, control)?;
     let mounts = place.as_ref().map(|place| place.prepared.namespace());
     let given = Given {
         net: net.is_some(),
         mounts: mounts.is_some(),
+        streams: Streams::Log,
     };
     let fds: Vec<BorrowedFd<'_>> = net.iter().chain(mounts).map(AsFd::as_fd).collect();
-    if let Err(e) = launched.send(&Plan { spec, given }, &fds) {
-        // A run that cannot begin says why and ends: that is what sending met.
-        return Err(match launched.receive() {
-            Ok((Answer::Failed(failure), _)) => failure_error(failure),
-            _ => e,
-        });
-    }
+    tell(&launched, &Plan { spec, given }, &fds)?;
     let mut watch = Watch {
         launched,
         reader,
@@ -104,6 +87,48 @@ pub fn run(
         place.sets.give_back(place.prepared, &place.outputs)?;
     }
     Ok(outcome)
+}
+
+/// Returns the kind of user namespace that a run needs.
+pub(super) fn kind_of(spec: &Spec) -> UsernsKind {
+    match spec.shape {
+        Shape::Nix { .. } => UsernsKind::Single,
+        Shape::Step { .. } => UsernsKind::Multi,
+    }
+}
+
+/// Sets the limits of a run that has no plan yet: by a control group, which must outlive it, or else in its plan.
+pub(super) fn confine(
+    launched: &Launched,
+    spec: &mut Spec,
+    control: &Control,
+) -> Result<Option<Group>, SandboxError> {
+    let group =
+        Group::for_run(&control.limits).map_err(|e| SandboxError::io("make a control group", e))?;
+    match &group {
+        // Before it has a plan; what it starts is in the group from the beginning.
+        Some(group) => launched
+            .pid()
+            .and_then(|pid| group.add(pid))
+            .map_err(|e| SandboxError::io("use a control group", e))?,
+        None => spec.limits = control.limits,
+    }
+    Ok(group)
+}
+
+/// Gives a run its plan.
+pub(super) fn tell(
+    launched: &Launched,
+    plan: &Plan,
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), SandboxError> {
+    launched.send(plan, fds).map_err(|e| {
+        // A run that cannot begin says why and ends: that is what sending met.
+        match launched.receive() {
+            Ok((Answer::Failed(failure), _)) => failure_error(failure),
+            _ => e,
+        }
+    })
 }
 
 /// The prepared store directory of a run in the Nix shape.
@@ -302,9 +327,11 @@ impl Watch<'_> {
                 self.drain()?;
                 Err(failure_error(failure))
             }
-            Answer::NeedMaps | Answer::Userns | Answer::Launched | Answer::Prepared => {
-                Err(SandboxError::Protocol)
-            }
+            Answer::NeedMaps
+            | Answer::Userns
+            | Answer::Launched
+            | Answer::Prepared
+            | Answer::Terminal => Err(SandboxError::Protocol),
         }
     }
 
@@ -323,7 +350,7 @@ impl Watch<'_> {
     }
 }
 
-fn exit_of(status: i32) -> Exit {
+pub(super) fn exit_of(status: i32) -> Exit {
     if libc::WIFSIGNALED(status) {
         Exit::Signal(libc::WTERMSIG(status))
     } else {

@@ -16,6 +16,7 @@ use sos_store::{PlainRemover, Remover, Store, TempDir};
 use crate::clock::{Clock, SystemClock};
 
 use super::capture::{self, Times};
+use super::converse::{Streams, converse};
 use super::outcome::{Control, Exit, SandboxError};
 use super::protocol::Op;
 use super::run::run;
@@ -325,27 +326,67 @@ fn clock_secs() -> i64 {
     i64::try_from(SystemClock::new().unix_ms() / 1000).unwrap_or(i64::MAX)
 }
 
+/// Runs a program where the step would run, and throws away what it changes. With `kept`, it finds what a failed run of the
+/// step has left there (see [`StepSpec::keep_failed`]), and changes that.
+///
+/// # Errors
+/// As [`run_step`].
+pub fn converse_in_step(
+    store: &Store,
+    spec: &StepSpec,
+    kept: Option<&Path>,
+    streams: &Streams<'_>,
+    control: &Control,
+) -> Result<Exit, SandboxError> {
+    let mut worker = Worker::start(control)?;
+    let root = match &spec.rootfs {
+        Some(root) => *root,
+        None => empty_root(store, spec.epoch)?,
+    };
+    let tree = tree::acquire(store, &root, &mut worker, control)?;
+    let place = Place::with(store.temp_dir("shell")?, kept)?;
+    let exit = prepare(spec, &tree, &place, &mut worker)
+        .and_then(|plan| converse(&plan, streams, control));
+    let removed = worker.remove_tree(&place.overlay);
+    let exit = exit?;
+    removed?;
+    Ok(exit)
+}
+
 /// The private directories of one step.
 struct Place {
     dir: TempDir,
     overlay: PathBuf,
+    /// What a failed run has left, in place of own directories for what is written.
+    kept: Option<PathBuf>,
 }
 
 impl Place {
     fn new(dir: TempDir) -> Result<Self, SandboxError> {
+        Self::with(dir, None)
+    }
+
+    fn with(dir: TempDir, kept: Option<&Path>) -> Result<Self, SandboxError> {
         let overlay = dir.path().join("overlay");
-        let place = Self { dir, overlay };
-        for path in [
-            place.overlay.clone(),
-            place.stubs(),
-            place.upper(),
-            place.work(),
-            place.private(),
-        ] {
+        let place = Self {
+            dir,
+            overlay,
+            kept: kept.map(Path::to_owned),
+        };
+        let mut own = vec![place.overlay.clone(), place.stubs(), place.work()];
+        if kept.is_none() {
+            own.extend([place.upper(), place.private()]);
+        }
+        for path in own {
             fs::create_dir(&path)
                 .map_err(|e| SandboxError::io(format!("create {}", path.display()), e))?;
         }
         Ok(place)
+    }
+
+    /// Where what is written goes.
+    fn written(&self) -> &Path {
+        self.kept.as_deref().unwrap_or(&self.overlay)
     }
 
     /// Moves what the step has written to a lasting place. The files keep their owners in the namespace of steps.
@@ -362,7 +403,7 @@ impl Place {
     }
 
     fn upper(&self) -> PathBuf {
-        self.overlay.join("upper")
+        self.written().join("upper")
     }
 
     fn work(&self) -> PathBuf {
@@ -371,25 +412,17 @@ impl Place {
 
     /// What the step sees as [`STEP_DIR`].
     fn private(&self) -> PathBuf {
-        self.overlay.join("private")
+        self.written().join("private")
     }
 }
 
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the parts of one step, used once"
-)]
-fn in_tree(
-    store: &Store,
+/// Makes what the sandbox of a step needs, and plans it.
+fn prepare(
     spec: &StepSpec,
-    root: &Blake3,
     tree: &WorkTree,
     place: &Place,
     worker: &mut Worker,
-    log: &mut dyn FnMut(&[u8]),
-    control: &Control,
-) -> Result<StepOutcome, SandboxError> {
-    let since = clock_secs();
+) -> Result<Spec, SandboxError> {
     worker.ask(&Op::Stubs {
         tree: tree.path(),
         stubs: place.stubs(),
@@ -411,7 +444,30 @@ fn in_tree(
         work: place.work(),
         writable: vec![(PathBuf::from(STEP_DIR), place.private())],
     };
-    let plan = spec.lower_to(shape, place.dir.path());
+    if place.kept.is_some() {
+        // It is written again, in the sandbox, and in nobody's place.
+        let script = place.private().join("script");
+        worker.remove_tree(&script)?;
+    }
+    Ok(spec.lower_to(shape, place.dir.path()))
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the parts of one step, used once"
+)]
+fn in_tree(
+    store: &Store,
+    spec: &StepSpec,
+    root: &Blake3,
+    tree: &WorkTree,
+    place: &Place,
+    worker: &mut Worker,
+    log: &mut dyn FnMut(&[u8]),
+    control: &Control,
+) -> Result<StepOutcome, SandboxError> {
+    let since = clock_secs();
+    let plan = prepare(spec, tree, place, worker)?;
     let outcome = run(&plan, log, control)?;
     let mut result = StepOutcome {
         exit: outcome.exit,

@@ -70,6 +70,7 @@ impl Engine {
         let mut options = self.options().clone();
         options.cores = conditions.cores(options.cores);
         options.keep_failed = false;
+        options.keep_failed_states = 0;
         let worker = self.worker_for_rebuild(runtime, options, cancel)?;
         let chosen = choose(self.builders(), &resolved.drv, job.name.as_str())?;
         let place = self.store().temp_dir("verify").map_err(store_failed)?;

@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::evaluations::{EVALUATION_DAYS, MAX_EVALUATION_BYTES};
 use crate::steps;
 use crate::store::Store;
-use crate::temp::list_dir;
+use crate::temp::{list_dir, lock_dir};
 
 /// Finds directories that may go: caches that are not in use, and what failed builds have left. With `take`, they are
 /// out of the way of everybody else when this returns.
@@ -39,7 +39,9 @@ pub(super) fn idle(
     };
     match list_dir(&store.root().join("failed")) {
         Ok(failed) => found.extend(failed.into_iter().filter(|dir| {
+            // A shell that looks at one has it locked.
             before.is_none_or(|before| kept_since(dir).is_some_and(|since| since < before))
+                && matches!(lock_dir(dir), Ok(Some(_)))
         })),
         Err(err) => problems.push(err.to_string()),
     }
@@ -133,6 +135,9 @@ impl Collection<'_> {
         let older_than = self.options.older_than;
         for dir in idle(self.store, older_than, true, &mut self.report.problems) {
             let bytes = disk_bytes(&dir);
+            let Ok(Some(_lock)) = lock_dir(&dir) else {
+                continue;
+            };
             match self.store.remover().remove_tree(&dir) {
                 Ok(()) => self.report.freed_bytes += bytes,
                 Err(err) => {

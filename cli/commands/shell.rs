@@ -1,0 +1,252 @@
+//! `sos shell`: a shell in the sandbox of a build.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use sos_engine::sandbox::{Streams, Window};
+use sos_engine::{Cancel, Engine, EventSink, Graph, Shell, ShellFacts, ShellWish, all_there};
+use sos_formats::derivation::Derivation;
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::store_path::StorePath;
+
+use crate::args::{LockFlags, TargetArgs};
+use crate::commands::build;
+use crate::console::{self, Raw, Resizes};
+use crate::evaluate::{self, Item, Mode};
+use crate::failure::Failure;
+use crate::render::output;
+use crate::render::text::printable;
+use crate::run::{self, RunOptions, Stream};
+use crate::session::Session;
+use crate::target;
+
+/// Longest command of a builder that is shown.
+const SHOWN_CHARS: usize = 120;
+/// Most inputs that are named.
+const SHOWN_INPUTS: usize = 6;
+
+/// Open a shell in the sandbox in which a target is built
+///
+/// Builds the inputs of the target, not the target, and runs a shell where its builder would run: with the same files,
+/// environment, user, limits and filter, and `$out` to be written. What is made there is thrown away.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  sos shell site.nix#app                  look around; `/build/.sos-run` runs the builder\n  sos shell site.nix#app -c 'env | sort'  one command, its output and its exit code\n  sos shell zlib --at-failure             after `sos build` has failed: the state it has left\n\nA NAME is that of a derivation that was built here, with or without its version. With --at-failure, what is changed stays in the\nkept state until the next failure of that build or `sos gc`; as many states are kept as `build.keep-failed-states` says."
+)]
+pub(crate) struct ShellArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    lock: LockFlags,
+    /// Enter the state that the failed build has left: its build directory and what it wrote of `$out`, or its changed root
+    #[arg(long)]
+    at_failure: bool,
+    /// Run a command in place of a conversation; its exit code is that of sos
+    #[arg(short, long, value_name = "COMMAND", allow_hyphen_values = true)]
+    command: Option<String>,
+    /// The shell: a program that the build sees, or a store path that has one [default: the builder if it is a shell, else one of the inputs]
+    #[arg(long, value_name = "PATH")]
+    shell: Option<String>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Problems of the recipe, of building the inputs, or of the sandbox; else the exit code is that of the shell.
+pub(crate) fn run(session: &Session, args: &ShellArgs) -> Result<(), Failure> {
+    let (drv, graph, project) = find(session, args)?;
+    let wish = ShellWish {
+        at_failure: args.at_failure,
+        shell: args.shell.clone(),
+        command: args.command.clone(),
+    };
+    let options = RunOptions {
+        offline: args.lock.offline,
+        command: format!("shell {}", Derivation::name_from_path(&drv)),
+        project,
+        ..RunOptions::default()
+    };
+    let engine = run::engine(session, &options, EventSink::null())?;
+    let inputs = inputs(session, &engine, &graph, &drv, &options)?;
+    let runtime = run::runtime()?;
+    let _entered = runtime.enter();
+    let shell = engine.shell(&graph, &drv, &inputs, &wish)?;
+    drop(engine);
+    enter(session, shell, args.command.is_none())
+}
+
+/// Builds what the derivation needs.
+fn inputs(
+    session: &Session,
+    engine: &Engine,
+    graph: &Graph,
+    drv: &StorePath,
+    options: &RunOptions,
+) -> Result<BTreeMap<StorePath, BTreeMap<String, StorePath>>, Failure> {
+    let wanted = engine.shell_inputs(graph, drv)?;
+    // What is there already is no news, and its paths are answered without a run that the journal would keep.
+    let report = if all_there(session.store()?, graph, &wanted)? {
+        run::runtime()?.block_on(engine.build(graph, &wanted, Cancel::new()))
+    } else {
+        run::build(
+            session,
+            graph,
+            &wanted,
+            options,
+            Stream::start(session, false),
+        )?
+    };
+    if !report.success() {
+        return Err(Failure::shown(report.failures.clone(), report.exit_code()));
+    }
+    Ok(report.results.into_iter().collect())
+}
+
+fn enter(session: &Session, shell: Shell, is_conversation: bool) -> Result<(), Failure> {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let has_terminal = stdin.is_terminal() && stdout.is_terminal();
+    if has_terminal && is_conversation && !session.global.quiet {
+        banner(shell.facts());
+    }
+    let resizes = Resizes::watch()?;
+    let window = has_terminal.then(|| Window {
+        size: &console::size,
+        changed: resizes.as_fd(),
+    });
+    let (cancel, seen) = (Cancel::new(), Arc::new(AtomicU8::new(0)));
+    let raw = if has_terminal {
+        Some(Arc::new(Raw::enter()?))
+    } else {
+        None
+    };
+    console::end_on_signal(&cancel, raw.as_ref(), &seen)?;
+    let streams = Streams {
+        input: stdin.as_fd(),
+        output: stdout.as_fd(),
+        error: stderr.as_fd(),
+        window,
+    };
+    let exit = shell.enter(&streams, cancel);
+    drop(raw);
+    let signal = seen.load(Ordering::SeqCst);
+    if signal != 0 {
+        return Err(Failure::interrupted(signal));
+    }
+    match exit?.status() {
+        Some(0) => Ok(()),
+        status => Err(Failure::shown(Vec::new(), status.unwrap_or(1))),
+    }
+}
+
+fn banner(facts: &ShellFacts) {
+    let short = |text: &str| {
+        let line = printable(&text.replace('\n', " "));
+        match line.char_indices().nth(SHOWN_CHARS) {
+            Some((end, _)) => format!("{}…", &line[..end]),
+            None => line,
+        }
+    };
+    let name = printable(&facts.name);
+    let mut text = match &facts.failure {
+        Some(failure) => format!(
+            "sandbox of `{name}` as it stopped: {}\n  kept until it fails again or `sos gc`, with what you change",
+            short(failure)
+        ),
+        None => format!("sandbox of `{name}` before its build; what is made here is thrown away"),
+    };
+    text.push_str(&format!("\n  builder  {}", short(&facts.builder)));
+    if facts.rerun == facts.builder {
+        text.push_str("\n           the same command runs it here");
+    } else {
+        text.push_str(&format!("\n           {} runs it", printable(&facts.rerun)));
+    }
+    let named: Vec<&str> = facts
+        .inputs
+        .iter()
+        .take(SHOWN_INPUTS)
+        .map(String::as_str)
+        .collect();
+    let rest = facts.inputs.len() - named.len();
+    let mut inputs = if named.is_empty() {
+        "none".to_owned()
+    } else {
+        named.join(", ")
+    };
+    if rest > 0 {
+        inputs.push_str(&format!(" and {rest} more"));
+    }
+    text.push_str(&format!("\n  inputs   {}", printable(&inputs)));
+    if facts.shown > facts.inputs.len() {
+        text.push_str(&format!(
+            ", {} store paths with what they refer to",
+            facts.shown
+        ));
+    }
+    text.push_str("\n  `exit` or Ctrl-D ends it");
+    output::message(&text);
+}
+
+/// The derivation that is meant, with what is known of its graph, and the project it belongs to.
+fn find(session: &Session, args: &ShellArgs) -> Result<(StorePath, Graph, String), Failure> {
+    let store = session.store()?;
+    if let Some(text) = args.target.targets.get(1) {
+        return Err(Failure::new(
+            Diagnostic::error(
+                "shell-one-target",
+                Class::Usage,
+                format!("`{text}` is a second target, and a shell is in one sandbox"),
+            )
+            .help("quote the command after `-c`, as in `-c 'make check'`"),
+        ));
+    }
+    let plain = args.target.file.is_none() && args.target.expression.is_none();
+    if let Some(name) = args.target.targets.first().filter(|_| plain)
+        && !name.contains(['/', '#', '^', ':'])
+        && !Path::new(name).exists()
+    {
+        let failed = || sos_engine::failed_named(store, name);
+        let known = if args.at_failure { failed() } else { None };
+        let drv = match known {
+            Some(drv) => Some(drv),
+            None => store.built_named(name)?.into_iter().next().or_else(failed),
+        };
+        if let Some(drv) = drv {
+            return Ok((drv, Graph::new(), String::new()));
+        }
+    }
+    let targets = evaluate::targets(session, &args.target)?;
+    let mode = Mode::building(args.lock);
+    let evaluated = build::resolve(session, &args.target, &targets, &mode)?;
+    evaluate::report_locks(session, &evaluated.locks);
+    let project = target::project(&targets);
+    match evaluated.values.into_iter().flatten().next() {
+        Some(Item::Derivation { drv, .. }) => Ok((drv, evaluated.graph, project)),
+        Some(Item::Object(path)) => {
+            let traces = store.traces_of(&path)?;
+            let drv = traces.into_iter().next().map(|trace| trace.trace.drv);
+            let drv = drv.ok_or_else(|| {
+                Failure::new(
+                    Diagnostic::error(
+                        "shell-not-built",
+                        Class::Other,
+                        format!(
+                            "`{}` was not built here, so there is no sandbox of its build",
+                            path.absolute(store.store_dir())
+                        ),
+                    )
+                    .help("name the recipe that makes it"),
+                )
+            })?;
+            Ok((drv, evaluated.graph, project))
+        }
+        None => Err(Failure::new(Diagnostic::error(
+            "shell-no-derivation",
+            Class::Recipe,
+            "the target has nothing that is built",
+        ))),
+    }
+}
