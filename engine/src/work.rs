@@ -118,6 +118,7 @@ impl Executor for Worker {
         let chosen = choose(&self.builders, &resolved.drv, job.name.as_str()).ok()?;
         let key = trace_key(&resolved.aterm, chosen.name(), chosen.revision());
         let outputs = self.find(job, &resolved, &key).ok().flatten()?;
+        self.events.note_inputs(&job.shown, &resolved, &job.inputs);
         self.found
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
