@@ -6,6 +6,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::{GcOptions, GcReport};
 
 use crate::failure::Failure;
+use crate::render::bar::Bar;
 use crate::render::{output, size};
 use crate::session::Session;
 
@@ -64,7 +65,9 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
             size::bytes(ahead.freed_bytes)
         ));
     }
-    let done = store.gc(options(false))?;
+    let bar = Bar::bytes(session, "freed", ahead.freed_bytes);
+    let done = store.gc_with(options(false), &mut |freed| bar.at(freed))?;
+    drop(bar);
     if session.global.json {
         json(&done)?;
     } else {
