@@ -81,6 +81,7 @@ pub(crate) enum Command {
     Build(commands::build::BuildArgs),
     Check(commands::check::CheckArgs),
     Eval(commands::eval::EvalArgs),
+    Export(commands::export::ExportArgs),
     Repl(commands::repl::ReplArgs),
     Parse(commands::parse::ParseArgs),
     Lock(commands::lock::LockArgs),

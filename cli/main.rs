@@ -121,6 +121,7 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Build(args) => commands::build::run(&session, &args),
         Command::Check(args) => commands::check::run(&session, &args),
         Command::Eval(args) => commands::eval::run(&session, &args),
+        Command::Export(args) => commands::export::run(&session, &args),
         Command::Repl(args) => commands::repl::run(&session, &args),
         Command::Parse(args) => commands::parse::run(&session, &args),
         Command::Lock(args) => commands::lock::run(&session, &args),

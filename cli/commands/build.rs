@@ -78,7 +78,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         place_of_link(link)?;
     }
     let stream = Stream::start(session, args.logs);
-    let evaluated = match evaluated(session, args, &targets, &stream) {
+    let evaluated = match evaluated(session, &args.target, args.lock, &targets, &stream) {
         Ok(evaluated) => evaluated,
         Err(failure) => return Err(stream.fail(session, failure)),
     };
@@ -143,15 +143,16 @@ fn place_of_link(link: &Path) -> Result<(), Failure> {
 }
 
 /// Evaluates the targets, and tells so in the stream.
-fn evaluated(
+pub(super) fn evaluated(
     session: &Session,
-    args: &BuildArgs,
+    args: &TargetArgs,
+    lock: LockFlags,
     targets: &[Target],
     stream: &Stream,
 ) -> Result<evaluate::Evaluated<Vec<Item>>, Failure> {
     let texts = || targets.iter().map(|t| t.text.clone()).collect();
     stream.emit(Event::EvalStarted { targets: texts() });
-    let evaluated = resolve(session, &args.target, targets, &Mode::building(args.lock))?;
+    let evaluated = resolve(session, args, targets, &Mode::building(lock))?;
     stream.emit(Event::EvalFinished {
         targets: texts(),
         drvs: evaluated.graph.texts.len(),
@@ -251,7 +252,7 @@ pub(crate) fn wanted(items: &[Vec<Item>]) -> Vec<Wanted> {
 }
 
 /// The paths that are there, in the order of the arguments, with the name of their output.
-fn paths(items: &[Vec<Item>], report: &BuildReport) -> Vec<(StorePath, String)> {
+pub(super) fn paths(items: &[Vec<Item>], report: &BuildReport) -> Vec<(StorePath, String)> {
     let mut results = report.results.iter();
     let mut out = Vec::new();
     for item in items.iter().flatten() {

@@ -7,6 +7,7 @@ pub(crate) mod completions;
 pub(crate) mod diff;
 pub(crate) mod doctor;
 pub(crate) mod eval;
+pub(crate) mod export;
 mod fix;
 pub(crate) mod gc;
 pub(crate) mod graph;

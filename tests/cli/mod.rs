@@ -8,6 +8,7 @@ mod damage;
 mod diff;
 mod eval_cache;
 mod events;
+mod export;
 mod fetchers;
 mod flags;
 mod flakes;

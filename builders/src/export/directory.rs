@@ -12,68 +12,92 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, X
 use sos_engine::BuilderError;
 use sos_formats::hash::Blake3;
 use sos_formats::manifest::{Entry, Kind, Meta};
-use sos_store::Store;
+use sos_store::{PlainRemover, Remover as _, Store};
 
 /// Who the files belong to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Owners {
     /// Whom the root filesystem says; only root may do that. Devices are made too.
     Kept,
-    /// The caller. Setuid bits, capabilities and devices would be worth nothing, or too much, and are an error.
+    /// The caller. Setuid bits and capabilities would give others the caller's rights, and devices cannot be made: they are left out.
     Caller,
 }
 
-/// Writes a root filesystem into a directory that is not there yet.
+/// What a directory does not have of the root filesystem.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LeftOut {
+    /// Files whose setuid or setgid bits or capabilities are missing.
+    pub rights: usize,
+    /// Devices that are missing.
+    pub devices: usize,
+}
+
+/// Writes a root filesystem into a directory that is not there yet; after an error it is not there either.
 ///
 /// # Errors
-/// When something cannot be made; what is there by then stays.
+/// When something cannot be made.
 pub fn write_rootfs(
     store: &Store,
     root: &Blake3,
     dest: &Path,
     owners: Owners,
-) -> Result<(), BuilderError> {
-    let root = store.get_root(root)?;
-    let mut writer = Writer {
-        store,
-        owners,
-        links: BTreeMap::new(),
-    };
+) -> Result<LeftOut, BuilderError> {
     fs::DirBuilder::new()
         .mode(0o700)
         .create(dest)
         .map_err(|e| failed("make the directory", dest, e))?;
-    let mut stack = vec![Level {
-        path: dest.to_owned(),
-        meta: root.meta,
-        entries: store.get_node(&root.node)?.entries.into_iter(),
-    }];
-    while let Some(level) = stack.last_mut() {
-        let Some(entry) = level.entries.next() else {
-            // Last: a directory may not be writable, and its time changes with what is put into it.
-            if let Some(done) = stack.pop() {
-                writer.attributes(&done.path, &done.meta, false)?;
-            }
-            continue;
-        };
-        let path = level.path.join(OsStr::from_bytes(&entry.name));
-        if let Kind::Dir { node } = entry.kind {
-            fs::DirBuilder::new()
-                .mode(0o700)
-                .create(&path)
-                .map_err(|e| failed("make the directory", &path, e))?;
-            stack.push(Level {
-                path,
-                meta: entry.meta,
-                entries: store.get_node(&node)?.entries.into_iter(),
-            });
+    let mut writer = Writer {
+        store,
+        owners,
+        links: BTreeMap::new(),
+        left_out: LeftOut::default(),
+    };
+    match writer.whole(root, dest) {
+        Ok(()) => Ok(writer.left_out),
+        Err(error) => {
+            // The error tells more than what is left of a directory that nobody asked for.
+            let _left = PlainRemover.remove_tree(dest).is_err();
+            Err(error)
+        }
+    }
+}
+
+/// Writes a tree of the store into a place where nothing is yet, so that its owner may change it.
+///
+/// # Errors
+/// When something cannot be made.
+pub fn write_tree(tree: &Path, dest: &Path) -> Result<(), BuilderError> {
+    for entry in walkdir::WalkDir::new(tree) {
+        let entry = entry.map_err(|e| BuilderError::failed(format!("cannot read a tree: {e}")))?;
+        let from = entry.path();
+        let below = from.strip_prefix(tree).unwrap_or(Path::new(""));
+        let path = if below.as_os_str().is_empty() {
+            dest.to_owned()
         } else {
-            writer.entry(&path, &entry)?;
+            dest.join(below)
+        };
+        let kind = entry.file_type();
+        if kind.is_dir() {
+            fs::create_dir(&path).map_err(|e| failed("make the directory", &path, e))?;
+        } else if kind.is_symlink() {
+            let target = fs::read_link(from).map_err(|e| failed("read", from, e))?;
+            symlink(target, &path).map_err(|e| failed("link", &path, e))?;
+        } else {
+            let copy = || {
+                let mut source = File::open(from)?;
+                let executable = source.metadata()?.permissions().mode() & 0o100 != 0;
+                let mut file = File::create_new(&path)?;
+                if rustix::fs::ioctl_ficlone(&file, &source).is_err() {
+                    io::copy(&mut source, &mut file)?;
+                }
+                let mode = if executable { 0o755 } else { 0o644 };
+                file.set_permissions(fs::Permissions::from_mode(mode))
+            };
+            copy().map_err(|e| failed("write", &path, e))?;
         }
     }
     Ok(())
 }
-
 /// A directory on the way down.
 struct Level {
     path: PathBuf,
@@ -86,11 +110,50 @@ struct Writer<'a> {
     owners: Owners,
     /// First names of files that have several.
     links: BTreeMap<[u8; 16], PathBuf>,
+    left_out: LeftOut,
 }
 
 impl Writer<'_> {
+    fn whole(&mut self, root: &Blake3, dest: &Path) -> Result<(), BuilderError> {
+        let root = self.store.get_root(root)?;
+        let mut stack = vec![Level {
+            path: dest.to_owned(),
+            meta: root.meta,
+            entries: self.store.get_node(&root.node)?.entries.into_iter(),
+        }];
+        while let Some(level) = stack.last_mut() {
+            let Some(entry) = level.entries.next() else {
+                // Last: a directory may not be writable, and its time changes with what is put into it.
+                if let Some(done) = stack.pop() {
+                    self.attributes(&done.path, &done.meta, false)?;
+                }
+                continue;
+            };
+            let path = level.path.join(OsStr::from_bytes(&entry.name));
+            if let Kind::Dir { node } = entry.kind {
+                fs::DirBuilder::new()
+                    .mode(0o700)
+                    .create(&path)
+                    .map_err(|e| failed("make the directory", &path, e))?;
+                stack.push(Level {
+                    path,
+                    meta: entry.meta,
+                    entries: self.store.get_node(&node)?.entries.into_iter(),
+                });
+            } else {
+                self.entry(&path, &entry)?;
+            }
+        }
+        Ok(())
+    }
+
     fn entry(&mut self, path: &Path, entry: &Entry) -> Result<(), BuilderError> {
         let mut is_link = false;
+        let is_device = matches!(entry.kind, Kind::CharDev { .. } | Kind::BlockDev { .. });
+        if is_device && self.owners == Owners::Caller {
+            self.left_out.devices += 1;
+            return Ok(());
+        }
         match &entry.kind {
             Kind::Dir { .. } => {}
             Kind::File { blob, hardlink, .. } => {
@@ -129,8 +192,9 @@ impl Writer<'_> {
             .map_err(|e| failed("make the device or pipe", path, e.into()))
     }
 
-    fn attributes(&self, path: &Path, meta: &Meta, is_link: bool) -> Result<(), BuilderError> {
-        let privileged = meta.xattrs.keys().find(|key| !key.starts_with(b"user."));
+    fn attributes(&mut self, path: &Path, meta: &Meta, is_link: bool) -> Result<(), BuilderError> {
+        let kept = |key: &[u8]| self.owners == Owners::Kept || key.starts_with(b"user.");
+        let mut mode = meta.mode;
         match self.owners {
             Owners::Kept => rustix::fs::chownat(
                 CWD,
@@ -140,21 +204,20 @@ impl Writer<'_> {
                 AtFlags::SYMLINK_NOFOLLOW,
             )
             .map_err(|e| failed("give away", path, e.into()))?,
-            Owners::Caller if !is_link && (meta.mode & 0o6000 != 0 || privileged.is_some()) => {
-                return Err(BuilderError::failed(format!(
-                    "`{}` gives rights to who runs it; only root can write it with its owner",
-                    path.display()
-                )));
+            Owners::Caller => {
+                mode &= 0o1777;
+                if mode != meta.mode || !meta.xattrs.keys().all(|key| kept(key)) {
+                    self.left_out.rights += 1;
+                }
             }
-            Owners::Caller => {}
         }
-        for (key, value) in &meta.xattrs {
+        for (key, value) in meta.xattrs.iter().filter(|(key, _)| kept(key)) {
             rustix::fs::lsetxattr(path, key.as_slice(), value, XattrFlags::empty())
                 .map_err(|e| failed("set an xattr of", path, e.into()))?;
         }
         if !is_link {
             // After the owner: giving a file away takes its setuid bit.
-            fs::set_permissions(path, fs::Permissions::from_mode(u32::from(meta.mode)))
+            fs::set_permissions(path, fs::Permissions::from_mode(u32::from(mode)))
                 .map_err(|e| failed("set the mode of", path, e))?;
         }
         let time = Timespec {

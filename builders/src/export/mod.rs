@@ -3,5 +3,5 @@
 mod directory;
 mod repository;
 
-pub use directory::{Owners, write_rootfs};
+pub use directory::{LeftOut, Owners, write_rootfs, write_tree};
 pub use repository::{Exported, add_to_repository};

@@ -47,9 +47,13 @@ pub fn add_to_repository(
     let config = match top.get(b"config").map(|entry| &entry.kind) {
         Some(Kind::File { blob, .. }) => read_blob(store, blob)?,
         _ => {
-            return Err(BuilderError::failed(
-                "this root filesystem is no OSTree repository",
-            ));
+            return Err(Diagnostic::error(
+                "export-no-commit",
+                Class::Usage,
+                "this root filesystem is no OSTree commit",
+            )
+            .help("`sos.ostree { name; rootfs; }` makes one of it")
+            .into());
         }
     };
     prepare(dest, &config)?;

@@ -53,7 +53,8 @@ pub(super) fn check(build: &dyn Build, attrs: &OstreeAttrs) -> Result<(), Builde
 }
 
 /// Tells whether a text names a ref, as libostree allows them.
-fn is_ref(text: &str) -> bool {
+#[must_use]
+pub fn is_ref(text: &str) -> bool {
     text.len() <= 255
         && text.split('/').all(|part| {
             let mut bytes = part.bytes();

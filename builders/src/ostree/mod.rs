@@ -18,6 +18,8 @@ use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 use sos_formats::hash::Blake3;
 use std::collections::BTreeMap;
 
+pub use commit::is_ref;
+
 use crate::build::Build;
 
 /// Makes a repository with one commit of a root filesystem.

@@ -208,7 +208,8 @@ fn the_commit_is_that_of_libostree() {
         let root = plant(&fake, seed, true);
         fake.roots.insert("root".into(), root);
         let tree = fake.path("tree");
-        write_rootfs(&fake.store, &root, &tree, Owners::Kept).expect("a directory");
+        let left_out = write_rootfs(&fake.store, &root, &tree, Owners::Kept).expect("a directory");
+        assert_eq!(left_out, crate::export::LeftOut::default());
         let repo = format!("--repo={}", fake.path("peer").display());
         if ostree(&[repo.as_str(), "init", "--mode=archive"]).is_none() {
             return;

@@ -1,0 +1,236 @@
+//! `sos export`: results outside the store, as other programs take them.
+
+use std::path::{Path, PathBuf};
+
+use sos_builders::export::{self, Owners};
+use sos_engine::BuilderError;
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_store::{ObjectKind, PathInfo, PlainRemover, Remover as _};
+
+use crate::args::{LockFlags, TargetArgs};
+use crate::commands::build;
+use crate::evaluate;
+use crate::failure::Failure;
+use crate::render::{output, size};
+use crate::run::{self, RunOptions, Stream};
+use crate::session::Session;
+use crate::target;
+
+/// Build a target and write it outside the store
+///
+/// DEST is `dir:DIR`, a directory that is not there yet: of a root filesystem with its owners when root does it, else with yours. Or
+/// `ostree:REPO[:REF]`: the commits of a target made by `sos.ostree` go into the repository REPO, which is made when it is not there.
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "sos export [OPTIONS] [TARGET] DEST",
+    after_help = "Examples:\n  sos export .#web dir:web                            a root filesystem as a directory\n  sos export ./web.rootfs.toml#ostree ostree:repo     its commit, into a repository to be served\n  sos export .#commit ostree:/srv/repo:os/amd64/main  under another name"
+)]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    lock: LockFlags,
+}
+
+/// Where results go.
+enum Dest {
+    Dir(PathBuf),
+    Ostree {
+        repo: PathBuf,
+        branch: Option<String>,
+    },
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Problems of the recipe, of building, and of what is at the destination.
+pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
+    let mut target = args.target.clone();
+    let dest = Dest::parse(target.targets.pop().as_deref())?;
+    dest.check()?;
+    let built = built(session, &target, args.lock)?;
+    let [info] = built.as_slice() else {
+        return Err(Failure::new(
+            Diagnostic::error(
+                "export-many",
+                Class::Usage,
+                format!("{} results cannot go to one destination", built.len()),
+            )
+            .help("name one target, and one output of it: `TARGET^OUTPUT`"),
+        ));
+    };
+    match dest {
+        Dest::Dir(dir) => to_dir(session, info, &dir),
+        Dest::Ostree { repo, branch } => to_ostree(session, info, &repo, branch.as_deref()),
+    }
+}
+
+impl Dest {
+    fn parse(text: Option<&str>) -> Result<Self, Failure> {
+        let bad = |what: String| {
+            Failure::new(
+                Diagnostic::error("export-destination", Class::Usage, what)
+                    .help("write `dir:DIR` or `ostree:REPO[:REF]` behind the target"),
+            )
+        };
+        let Some(text) = text else {
+            return Err(bad("no destination is named".to_owned()));
+        };
+        match text.split_once(':') {
+            Some(("dir", dir)) if !dir.is_empty() => Ok(Self::Dir(dir.into())),
+            Some(("ostree", rest)) if !rest.is_empty() => Ok(match rest.split_once(':') {
+                Some((repo, branch)) if !repo.is_empty() && !branch.is_empty() => Self::Ostree {
+                    repo: repo.into(),
+                    branch: Some(branch.to_owned()),
+                },
+                Some(_) => return Err(bad(format!("`{text}` is no destination"))),
+                None => Self::Ostree {
+                    repo: rest.into(),
+                    branch: None,
+                },
+            }),
+            _ => Err(bad(format!("`{text}` is no destination"))),
+        }
+    }
+
+    /// Looks before anything is built.
+    fn check(&self) -> Result<(), Failure> {
+        match self {
+            Self::Dir(dir) if std::fs::symlink_metadata(dir).is_ok() => Err(Failure::new(
+                Diagnostic::error(
+                    "export-exists",
+                    Class::Usage,
+                    format!("`{}` is there already", dir.display()),
+                )
+                .help("name a directory that is not there yet"),
+            )),
+            Self::Ostree {
+                branch: Some(branch),
+                ..
+            } if !sos_builders::ostree::is_ref(branch) => Err(Failure::new(
+                Diagnostic::error(
+                    "export-destination",
+                    Class::Usage,
+                    format!("`{branch}` is not a ref"),
+                )
+                .help("write letters, digits, `.`, `_` and `-`, in parts joined by `/`: `os/amd64/main`"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Builds the targets; tells of the results.
+fn built(session: &Session, args: &TargetArgs, lock: LockFlags) -> Result<Vec<PathInfo>, Failure> {
+    let targets = evaluate::targets(session, args)?;
+    let stream = Stream::start(session, false);
+    let evaluated = match build::evaluated(session, args, lock, &targets, &stream) {
+        Ok(evaluated) => evaluated,
+        Err(failure) => return Err(stream.fail(session, failure)),
+    };
+    let wanted = build::wanted(&evaluated.values);
+    let named: Vec<&str> = targets.iter().map(|t| t.text.as_str()).collect();
+    let options = RunOptions {
+        offline: lock.offline,
+        spent: stream.spent(),
+        command: format!("export {}", named.join(" ")),
+        project: target::project(&targets),
+        attrs: target::attrs(&targets, &evaluated.values),
+        ..RunOptions::default()
+    };
+    let report = run::build(session, &evaluated.graph, &wanted, &options, stream)?;
+    if !report.success() {
+        return Err(Failure::shown(report.failures.clone(), report.exit_code()));
+    }
+    let store = session.store()?;
+    let mut found = Vec::new();
+    for (path, _) in build::paths(&evaluated.values, &report) {
+        found.extend(store.query(&path)?);
+    }
+    Ok(found)
+}
+
+fn to_dir(session: &Session, info: &PathInfo, dir: &Path) -> Result<(), Failure> {
+    let store = session.store()?;
+    if info.kind == ObjectKind::Tree {
+        return export::write_tree(&store.physical(&info.path), dir).map_err(|error| {
+            let _left = PlainRemover.remove_tree(dir).is_err();
+            refused(error)
+        });
+    }
+    let Some(root) = &info.root else {
+        return Ok(());
+    };
+    let owners = if rustix::process::geteuid().is_root() {
+        Owners::Kept
+    } else {
+        Owners::Caller
+    };
+    let left_out = export::write_rootfs(store, root, dir, owners).map_err(refused)?;
+    if left_out != export::LeftOut::default() && !session.global.quiet {
+        output::message(&format!(
+            "only root can write the owners of files; without the rights of {} and without {}",
+            size::count(left_out.rights, "program"),
+            size::count(left_out.devices, "device")
+        ));
+    }
+    Ok(())
+}
+
+fn to_ostree(
+    session: &Session,
+    info: &PathInfo,
+    repo: &Path,
+    branch: Option<&str>,
+) -> Result<(), Failure> {
+    let store = session.store()?;
+    let Some(root) = &info.root else {
+        return Err(Failure::new(
+            Diagnostic::error(
+                "export-no-commit",
+                Class::Usage,
+                format!(
+                    "`{}` is no OSTree commit",
+                    info.path.absolute(store.store_dir())
+                ),
+            )
+            .help("`sos.ostree { name; rootfs; }` makes one of a root filesystem"),
+        ));
+    };
+    let exported = export::add_to_repository(store, root, repo, branch).map_err(refused)?;
+    if !session.global.quiet && !session.global.json {
+        output::message(&format!(
+            "wrote {}, {} were there",
+            size::count(
+                usize::try_from(exported.objects).unwrap_or(usize::MAX),
+                "object"
+            ),
+            exported.present
+        ));
+    }
+    if session.global.json {
+        let refs: serde_json::Map<String, serde_json::Value> = exported
+            .refs
+            .iter()
+            .map(|(name, commit)| (name.clone(), commit.to_string().into()))
+            .collect();
+        return output::json(&serde_json::json!({ "refs": refs, "objects": exported.objects }));
+    }
+    exported
+        .refs
+        .iter()
+        .try_for_each(|(name, commit)| output::line(&format!("{commit} {name}")))
+}
+
+fn refused(error: BuilderError) -> Failure {
+    match error {
+        BuilderError::Diagnostic(diagnostic) => Failure::new(*diagnostic),
+        BuilderError::Store(error) => error.into(),
+        other => Failure::new(Diagnostic::error(
+            "export-failed",
+            Class::Machine,
+            other.to_string(),
+        )),
+    }
+}
