@@ -112,13 +112,25 @@ pub(crate) fn disk_full(name: &str, store_root: &Path, log: &Excerpt) -> Option<
 
 /// A builder took too long, was silent too long, or wrote too much.
 pub(crate) fn build_timeout(name: &str, what: &str, help: &str, log: &Excerpt) -> Diagnostic {
+    stopped("build-timeout", Class::TimedOut, name, what, log).help(help)
+}
+
+/// A builder wrote more than its log may hold; no timeout, as in Nix.
+pub(crate) fn build_log_limit(name: &str, limit: &str, log: &Excerpt) -> Diagnostic {
+    let what = format!("wrote more than {limit} bytes of log");
+    stopped("build-log-limit", Class::BuildFailed, name, &what, log).help(
+        "let the builder write less, or allow more with `--max-log-size BYTES`, or the setting `build.max-log-size`",
+    )
+}
+
+fn stopped(code: &'static str, class: Class, name: &str, what: &str, log: &Excerpt) -> Diagnostic {
     let phase = in_phase(log);
     let diagnostic = Diagnostic::error(
-        "build-timeout",
-        Class::TimedOut,
+        code,
+        class,
         format!("`{name}`{phase} {what}, and was stopped"),
     );
-    with_excerpt(diagnostic, name, log).help(help)
+    with_excerpt(diagnostic, name, log)
 }
 
 /// A builder succeeded without making an output.

@@ -12,7 +12,9 @@ use sos_formats::store_path::StorePath;
 use sos_store::ObjectKind;
 
 use crate::attributes::Attributes;
-use crate::diagnose::{build_failed, build_no_builder, build_timeout, disk_full, store_failed};
+use crate::diagnose::{
+    build_failed, build_log_limit, build_no_builder, build_timeout, disk_full, store_failed,
+};
 use crate::engine::Engine;
 use crate::environment::nix_environment;
 use crate::features;
@@ -219,15 +221,7 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
             "allow more with `--silent-timeout SECONDS`, or the setting `build.silent-timeout`",
             &log,
         )),
-        Exit::LogTooLong => stop(build_timeout(
-            name,
-            &format!(
-                "wrote more than {} bytes of log",
-                limit(options.max_log_bytes)
-            ),
-            "let the builder write less, or allow more with `--max-log-size BYTES`, or the setting `build.max-log-size`",
-            &log,
-        )),
+        Exit::LogTooLong => stop(build_log_limit(name, &limit(options.max_log_bytes), &log)),
         Exit::Cancelled => Err(Stop::Cancelled),
     }
 }

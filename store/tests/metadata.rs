@@ -458,7 +458,8 @@ fn a_store_of_before_gets_the_tables_of_the_journal() {
     let database = rusqlite::Connection::open(dir.path().join("s/db/sos.sqlite")).unwrap();
     database
         .execute_batch(
-            "DROP TABLE step; DROP TABLE seen; DROP TABLE source;
+            "DROP TABLE derived; DROP TABLE step; DROP TABLE seen; DROP TABLE source;
+             DROP TABLE rebuild; ALTER TABLE trace DROP COLUMN host;
              ALTER TABLE build DROP COLUMN project; ALTER TABLE build DROP COLUMN host;
              ALTER TABLE build DROP COLUMN pid; ALTER TABLE build DROP COLUMN start;
              ALTER TABLE build DROP COLUMN boot; ALTER TABLE build DROP COLUMN summary;

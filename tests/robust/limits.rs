@@ -7,6 +7,11 @@ use crate::support::{World, finish, left_nothing, start};
 /// Builds `f.nix`, which must be stopped for what `why` says.
 #[track_caller]
 fn stopped(w: &World, script: &str, options: &[&str], why: &[&str]) {
+    ended(w, script, options, (101, "error[build-timeout]"), why);
+}
+
+#[track_caller]
+fn ended(w: &World, script: &str, options: &[&str], (exit, code): (i32, &str), why: &[&str]) {
     w.write("f.nix", &job("greedy", script));
     let child = start(
         w.command()
@@ -15,8 +20,8 @@ fn stopped(w: &World, script: &str, options: &[&str], why: &[&str]) {
     );
     let family = descendants(pid(&child));
     finish(child, std::time::Duration::from_secs(120))
-        .fails(101)
-        .says(&["error[build-timeout]", "`greedy`"])
+        .fails(exit)
+        .says(&[code, "`greedy`"])
         .says(why);
     all_gone(&family, w.root());
     left_nothing(w, "greedy");
@@ -76,8 +81,10 @@ fn a_build_that_says_too_much() {
     };
     let script = "while :; do echo 0123456789; done";
     let why = ["wrote more than 10000 bytes of log", "build.max-log-size"];
-    stopped(&w, script, &["--max-log-size", "10000"], &why);
-    stopped(&w, script, &["--config", "build.max-log-size=10000"], &why);
+    let limit = (100, "error[build-log-limit]");
+    ended(&w, script, &["--max-log-size", "10000"], limit, &why);
+    let setting = ["--config", "build.max-log-size=10000"];
+    ended(&w, script, &setting, limit, &why);
     // What came before the limit is in the log.
     let log = w.sos(["log", "--failed"]).ok().stdout;
     assert!(

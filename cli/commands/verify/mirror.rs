@@ -88,7 +88,8 @@ pub(super) fn compare(
             duration_ms: 0,
         }])?;
         if same {
-            say(format!("{shown}: equal at {url}"))?;
+            // Its record is compared: the archive is only fetched to show a difference.
+            say(format!("{shown}: equal by its record at {url}"))?;
             value["verdict"] = "same".into();
             all.values.push(value);
             continue;

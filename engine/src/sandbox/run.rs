@@ -21,12 +21,14 @@ use crate::clock::{Clock, SystemClock};
 const LOG_CHUNK_BYTES: usize = 64 << 10;
 /// More than a pipe holds, so that the last look at a log takes all of it.
 const LOG_CHUNKS_AT_ONCE: usize = 32;
+/// What a log may hold between two looks, where the system allows it: a builder that writes fast does not wait for us then.
+const LOG_PIPE_BYTES: usize = 1 << 20;
 /// A log is looked at so often and no more: to be woken for each line costs more than the line.
 const LOG_PAUSE: Duration = Duration::from_millis(10);
-/// With so much in the pipe its writer is about to wait for us, which it shall not.
+/// The pause after a look that found so much that the pipe may be full before the next one.
+const LOG_SHORT_PAUSE: Duration = Duration::from_millis(1);
+/// See [`LOG_SHORT_PAUSE`]: half of the smallest pipe.
 const LOG_PRESSING_BYTES: u64 = 32 << 10;
-/// So many looks follow without a pause when there was so much.
-const LOG_EAGER_LOOKS: u32 = 64;
 
 /// Runs one program to its end. Blocks.
 ///
@@ -49,6 +51,8 @@ pub fn run(
     };
     let (reader, writer) = io::pipe().map_err(|e| SandboxError::io("make a pipe", e))?;
     rustix::io::ioctl_fionbio(&reader, true).map_err(|e| SandboxError::io("set up a pipe", e))?;
+    // Users have a budget for large pipes; without it this one stays as it is.
+    let _as_it_is = rustix::pipe::fcntl_setpipe_size(&reader, LOG_PIPE_BYTES).is_err();
     let launched = launcher::launch(kind, exe, writer.as_fd())?;
     // The end of the run must show as the end of the log.
     drop(writer);
@@ -73,7 +77,6 @@ pub fn run(
         clock: SystemClock::new(),
         last_output: Duration::ZERO,
         pause_until: Duration::ZERO,
-        eager: 0,
         buffer: vec![0; LOG_CHUNK_BYTES],
         net,
         kind,
@@ -178,8 +181,6 @@ struct Watch<'a> {
     last_output: Duration,
     /// Until then the log is left alone.
     pause_until: Duration,
-    /// Looks at the log that are not followed by a pause.
-    eager: u32,
     buffer: Vec<u8>,
     net: Option<OwnedFd>,
     kind: UsernsKind,
@@ -265,14 +266,12 @@ impl Watch<'_> {
 
     /// Decides when the log is looked at again, after so many bytes were in it.
     fn pace(&mut self, bytes: u64) {
-        if bytes >= LOG_PRESSING_BYTES {
-            self.eager = LOG_EAGER_LOOKS;
-        }
-        if self.eager > 0 {
-            self.eager -= 1;
+        let pause = if bytes >= LOG_PRESSING_BYTES {
+            LOG_SHORT_PAUSE
         } else {
-            self.pause_until = self.clock.monotonic() + LOG_PAUSE;
-        }
+            LOG_PAUSE
+        };
+        self.pause_until = self.clock.monotonic() + pause;
     }
 
     /// Passes on what is in the log now; `false` when it got too long. A program that writes without end must not
