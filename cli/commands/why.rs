@@ -15,10 +15,13 @@ use crate::evaluate::Mode;
 use crate::failure::Failure;
 use crate::find::{self, Meaning, Recipe};
 use crate::render::output;
-use crate::render::why::{moment, reason_text};
+use crate::render::why::{moment, reasons_text};
 use crate::run::{self, RunOptions};
 use crate::session::Session;
 use crate::target;
+
+/// Changes that are shown of one build.
+const CHANGES: usize = 20;
 
 /// Ways that are shown of one kind.
 const WAYS: usize = 10;
@@ -37,7 +40,7 @@ pub(crate) struct WhyArgs {
     /// Tell every rebuild after this build
     #[arg(long, value_name = "BUILD")]
     since: Option<i64>,
-    /// Tell every rebuild that the journal has
+    /// Tell every rebuild that the journal has, with all that changed
     #[arg(long, conflicts_with = "since")]
     all: bool,
 }
@@ -57,7 +60,7 @@ pub(crate) fn run(session: &Session, args: &WhyArgs) -> Result<(), Failure> {
     }
     let subjects = subjects(session, &args.target)?;
     let told = store.snapshot(|| -> Result<Vec<Answer>, Failure> {
-        let mut explainer = why::Explainer::new(store);
+        let mut explainer = why::Explainer::new(store).at_most(at_most(session, args));
         let mut told = Vec::new();
         for asked in &subjects {
             told.extend(answers(session, &mut explainer, args, asked)?);
@@ -67,8 +70,17 @@ pub(crate) fn run(session: &Session, args: &WhyArgs) -> Result<(), Failure> {
     if session.global.json {
         return output::json(&told.iter().map(|one| one.to_json(store)).collect());
     }
-    let text: String = told.iter().map(Answer::to_text).collect();
+    let text: String = told.iter().map(|one| one.to_text(args.all)).collect();
     output::bytes(text.as_bytes())
+}
+
+/// Changes that are looked into; a person reads no thousand of them.
+fn at_most(session: &Session, args: &WhyArgs) -> usize {
+    if args.all || session.global.json {
+        usize::MAX
+    } else {
+        CHANGES
+    }
 }
 
 /// What one word of the command line means.
@@ -113,7 +125,7 @@ struct Answer {
     /// The step of the journal; none for a plan.
     step: Option<Step>,
     causes: Option<Causes>,
-    reasons: Vec<why::Reason>,
+    reasons: why::Reasons,
     /// What else there is to say.
     note: Option<String>,
 }
@@ -172,7 +184,9 @@ fn answers(
                 EventSink::null(),
             )?;
             let plan = engine.plan(&recipe.graph, &build::wanted(&recipe.values))?;
-            let mut explainer = why::Explainer::new(store).with_plan(&plan);
+            let mut explainer = why::Explainer::new(store)
+                .at_most(at_most(session, args))
+                .with_plan(&plan);
             let mut all = Vec::new();
             for drv in recipe.derivations() {
                 all.push(match explainer.planned(&drv)? {
@@ -250,7 +264,7 @@ fn name(drv: &StorePath) -> String {
 }
 
 impl Answer {
-    fn to_text(&self) -> String {
+    fn to_text(&self, whole: bool) -> String {
         let mut text = String::new();
         if let Some(note) = &self.note {
             text.push_str(&format!("{note}\n"));
@@ -275,12 +289,17 @@ impl Answer {
             }
         };
         text.push_str(&head);
-        let reasons = self.reasons.iter();
-        let reasons: Vec<String> = reasons
-            .map(|reason| reason_text(reason, self.step.is_none()))
-            .collect();
-        text.push_str(&reasons.join("\n  and "));
-        if reasons.is_empty() {
+        let is_planned = self.step.is_none();
+        text.push_str(&reasons_text(&self.reasons.told, is_planned, whole));
+        if self.reasons.more > 0 {
+            // What is planned is no rebuild that the journal has.
+            let flag = if is_planned { "--json" } else { "--all" };
+            text.push_str(&format!(
+                "\n  and {} more; {flag} shows them",
+                self.reasons.more
+            ));
+        }
+        if self.reasons.told.is_empty() {
             text.push_str("for a reason that the journal does not have");
         }
         text.push('\n');
@@ -310,7 +329,7 @@ impl Answer {
                 "stopped": reason.stopped,
             })
         };
-        let reasons: Vec<Value> = self.reasons.iter().map(reason).collect();
+        let reasons: Vec<Value> = self.reasons.told.iter().map(reason).collect();
         json!({
             "name": name(&self.drv),
             "drv": self.drv.absolute(dir),

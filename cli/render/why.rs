@@ -1,6 +1,9 @@
 //! Causes of builds in words.
 
-use sos_engine::{Cause, ChangedFile, Text, rfc3339, why};
+use std::collections::BTreeSet;
+
+use sos_engine::{Cause, ChangedFile, Only, Text, rfc3339, why};
+use sos_formats::store_path::StorePath;
 
 use crate::render::size;
 
@@ -9,6 +12,9 @@ const DIGEST_SHOWN: usize = 8;
 
 /// Files of one source that are named besides the first.
 const FILES_SHOWN: usize = 3;
+
+/// Lines of one way that are shown; of a longer one those in the middle are left out.
+const LINES_SHOWN: usize = 8;
 
 /// `2026-11-26 02:47:24`, in UTC.
 pub(crate) fn moment(unix_ms: u64) -> String {
@@ -25,13 +31,30 @@ pub(crate) fn cause_text(cause: &Cause, at: Option<&Text>) -> String {
         Some(at) => format!("{text} ({})", from_here(at.as_str())),
         None => text,
     };
+    let value = |text: &Option<String>, word: &str| match text {
+        Some(text) => format!(" ({word} `{text}`)"),
+        None => String::new(),
+    };
     match cause {
         Cause::NeverBuilt => "it had not been built before".to_owned(),
-        Cause::BuilderChanged => placed("its builder changed".to_owned()),
+        Cause::BuilderChanged {
+            old: Some(old),
+            new: Some(new),
+        } => placed(format!("its builder changed (was `{old}`, is `{new}`)")),
+        Cause::BuilderChanged { .. } => placed("its builder changed".to_owned()),
         Cause::OutputMissing => "an output of it was missing".to_owned(),
         Cause::GcEd => "a garbage collection took it".to_owned(),
-        Cause::EnvChanged { name, old, new } => placed(match (old, new) {
-            (Some(old), Some(new)) => format!("`{name}` changed (was `{old}`, is `{new}`)"),
+        Cause::EnvChanged {
+            name,
+            old,
+            new,
+            only,
+        } => placed(match (only, old, new) {
+            (Some(Only::Now), ..) => format!("variable {name} came new{}", value(new, "is")),
+            (Some(Only::Before), ..) => format!("variable {name} was removed{}", value(old, "was")),
+            (None, Some(old), Some(new)) => {
+                format!("`{name}` changed (was `{old}`, is `{new}`)")
+            }
             _ => format!("`{name}` changed"),
         }),
         Cause::RecipeChanged { part } => placed(match part {
@@ -118,18 +141,77 @@ fn more(rest: &[ChangedFile], unnamed: usize) -> String {
     )
 }
 
-/// A reason in lines: the first continues a sentence, the others stand below it.
-pub(crate) fn reason_text(reason: &why::Reason, planned: bool) -> String {
+/// Reasons in lines: the first continues a sentence, the others stand below it. What leads on from a derivation to another is
+/// told once, and what was changed in one derivation stands together.
+pub(crate) fn reasons_text(reasons: &[why::Reason], planned: bool, whole: bool) -> String {
     let mut text = String::new();
-    for (at, link) in reason.way.iter().enumerate() {
-        if at > 0 {
-            text.push_str(&format!("\n  {} ", why::name_of(&link.drv)));
+    let mut shown: BTreeSet<(&StorePath, &StorePath)> = BTreeSet::new();
+    let mut rest = reasons;
+    while let Some(reason) = rest.first() {
+        let root = reason.root().map(|link| &link.drv);
+        let here = rest
+            .iter()
+            .take_while(|other| other.root().map(|link| &link.drv) == root)
+            .count();
+        let (same, after) = rest.split_at(here);
+        let is_first = rest.len() == reasons.len();
+        rest = after;
+        let mut lines = Vec::new();
+        for pair in reason.way.windows(2) {
+            if let [link, next] = pair
+                && shown.insert((&link.drv, &next.drv))
+            {
+                lines.push(line(link));
+            }
         }
-        text.push_str(&format!(
-            "because {}",
-            cause_text(&link.cause, link.at.as_ref())
-        ));
+        lines.push(changes(same, planned));
+        if lines.len() > LINES_SHOWN && !whole {
+            let left_out = lines.len() + 1 - LINES_SHOWN;
+            let from = LINES_SHOWN / 2;
+            lines.splice(from..from + left_out, [format!("… {left_out} more …")]);
+        }
+        // The name of the first one is in the sentence.
+        let name = reason
+            .way
+            .first()
+            .map_or("", |link| why::name_of(&link.drv));
+        let lines = lines.join("\n  ");
+        let lines = lines.strip_prefix(&format!("{name} ")).unwrap_or(&lines);
+        let and = if is_first { "" } else { "\n  and " };
+        text.push_str(&format!("{and}{lines}"));
     }
+    text
+}
+
+fn line(link: &why::Link) -> String {
+    let cause = cause_text(&link.cause, link.at.as_ref());
+    format!("{} because {cause}", why::name_of(&link.drv))
+}
+
+/// What was changed in one derivation, and what each change led to.
+fn changes(reasons: &[why::Reason], planned: bool) -> String {
+    let mut text = String::new();
+    let all: Vec<(&why::Link, String)> = reasons
+        .iter()
+        .filter_map(|reason| Some((reason.root()?, consequence(reason, planned))))
+        .collect();
+    for (at, (link, consequence)) in all.iter().enumerate() {
+        if at == 0 {
+            text.push_str(&line(link));
+        } else {
+            let cause = cause_text(&link.cause, link.at.as_ref());
+            text.push_str(&format!("\n    and {cause}"));
+        }
+        // What is the same for the next one is told there.
+        if all.get(at + 1).is_none_or(|(_, next)| next != consequence) {
+            text.push_str(consequence);
+        }
+    }
+    text
+}
+
+fn consequence(reason: &why::Reason, planned: bool) -> String {
+    let mut text = String::new();
     if let Some(build) = reason.first_seen
         && !planned
     {
@@ -206,6 +288,73 @@ mod tests {
             0,
             "input src changed (which of its files is not known any more)",
         );
+    }
+
+    fn reason(way: &[(&str, Cause)]) -> why::Reason {
+        let link = |(name, cause): &(&str, Cause)| why::Link {
+            drv: StorePath::from_base(&format!("{}-{name}.drv", "1".repeat(32))).expect("a path"),
+            cause: cause.clone(),
+            at: None,
+        };
+        why::Reason {
+            way: way.iter().map(link).collect(),
+            first_seen: None,
+            others: 0,
+            stopped: 0,
+        }
+    }
+
+    fn input(name: &str) -> Cause {
+        Cause::InputChanged {
+            input: name.to_owned(),
+            file: None,
+            files: Vec::new(),
+            more_files: 0,
+            old: Some("a".into()),
+            new: Some("b".into()),
+            from: Some("c".into()),
+        }
+    }
+
+    fn variable(name: &str, only: Option<Only>) -> Cause {
+        Cause::EnvChanged {
+            name: name.to_owned(),
+            old: None,
+            new: None,
+            only,
+        }
+    }
+
+    #[test]
+    fn what_ways_share_is_told_once() {
+        let (a, b) = (("a", input("b")), ("b", input("c")));
+        let reasons = [
+            reason(&[a.clone(), ("b", variable("V", Some(Only::Now)))]),
+            reason(&[a.clone(), b.clone(), ("c", variable("W", None))]),
+            reason(&[a, b, ("c", variable("X", Some(Only::Before)))]),
+        ];
+        assert_eq!(
+            reasons_text(&reasons, false, false),
+            "because input b changed\n  b because variable V came new\n  and b because input c changed\n  c because `W` changed\n    and variable X was removed"
+        );
+    }
+
+    #[test]
+    fn the_middle_of_a_long_way_is_left_out() {
+        let names: Vec<String> = (0..12).map(|n| format!("n{n}")).collect();
+        let mut way: Vec<(&str, Cause)> = names
+            .windows(2)
+            .map(|pair| (pair[0].as_str(), input(&pair[1])))
+            .collect();
+        way.push(("n11", variable("V", None)));
+        let text = reasons_text(&[reason(&way)], false, false);
+        assert_eq!(text.lines().count(), LINES_SHOWN);
+        assert!(
+            text.contains("\n  n3 because input n4 changed\n  … 5 more …\n  n9 because"),
+            "{text}"
+        );
+        let text = reasons_text(&[reason(&way)], false, true);
+        assert_eq!(text.lines().count(), 12);
     }
 
     #[test]

@@ -47,7 +47,7 @@ mod work;
 
 pub use builder::{Builder, BuilderError, HashMismatch, Pool, Registry};
 pub use cancel::{Cancel, Subscription};
-pub use cause::{Cause, Causes, ChangedFile};
+pub use cause::{Cause, Causes, ChangedFile, Only};
 pub use clock::{Clock, SystemClock, rfc3339};
 pub use context::BuilderCtx;
 pub use dag::{DagNode, DagState};

@@ -1,7 +1,7 @@
 //! Why something was built, from the journal: the way from a derivation to what a person changed, and what else followed from it.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use sos_formats::derivation::Derivation;
@@ -42,6 +42,15 @@ pub struct Reason {
     pub stopped: usize,
 }
 
+/// What was changed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reasons {
+    /// One way, which is a shortest one, to each change; nearest first, those of one derivation together.
+    pub told: Vec<Reason>,
+    /// Changes besides that were not asked for.
+    pub more: usize,
+}
+
 impl Reason {
     /// The end of the way.
     #[must_use]
@@ -58,11 +67,16 @@ struct Told {
     was_built: bool,
 }
 
-/// What a change led to in one run.
-#[derive(Default)]
-struct Followed {
-    built: BTreeSet<StorePath>,
-    stopped: usize,
+/// The derivations of a run, by what a change is followed with.
+struct Run {
+    told: Vec<Told>,
+    by_drv: BTreeMap<StorePath, usize>,
+    /// What was built because of a change, by its key.
+    by_key: BTreeMap<String, Vec<usize>>,
+    /// What was built because an input changed, by the derivation that made it.
+    users: BTreeMap<StorePath, Vec<usize>>,
+    /// What was not built, by the base names of what it needs.
+    waiting: BTreeMap<String, Vec<usize>>,
 }
 
 /// What the journal has of a derivation.
@@ -83,9 +97,9 @@ impl Known {
 pub struct Explainer<'a> {
     store: &'a Store,
     planned: BTreeMap<StorePath, Causes>,
-    plan: Vec<Told>,
-    runs: BTreeMap<i64, Rc<Vec<Told>>>,
-    followed: BTreeMap<(Option<i64>, String), Rc<Followed>>,
+    plan: Rc<Run>,
+    runs: BTreeMap<i64, Rc<Run>>,
+    at_most: usize,
     /// What was asked of the journal about derivations, up to a run.
     known: RefCell<BTreeMap<(StorePath, i64), Rc<Known>>>,
     seen: BTreeMap<String, Option<BuildId>>,
@@ -98,27 +112,36 @@ impl<'a> Explainer<'a> {
         Self {
             store,
             planned: BTreeMap::new(),
-            plan: Vec::new(),
+            plan: Rc::new(Run::of(store, Vec::new())),
             runs: BTreeMap::new(),
-            followed: BTreeMap::new(),
+            at_most: usize::MAX,
             known: RefCell::default(),
             seen: BTreeMap::new(),
         }
     }
 
+    /// Makes it tell at most so many changes of one derivation, and count the others.
+    #[must_use]
+    pub fn at_most(mut self, changes: usize) -> Self {
+        self.at_most = changes;
+        self
+    }
+
     /// Makes it know a plan, too.
     #[must_use]
     pub fn with_plan(mut self, plan: &Plan) -> Self {
+        let mut told = Vec::new();
         for planned in plan.to_build.iter().chain(&plan.to_fetch) {
             self.planned
                 .insert(planned.drv.clone(), planned.cause.clone());
-            self.plan.push(Told {
+            told.push(Told {
                 drv: planned.drv.clone(),
                 causes: Some(planned.cause.clone()),
                 needs: Vec::new(),
                 was_built: true,
             });
         }
+        self.plan = Rc::new(Run::of(self.store, told));
         self
     }
 
@@ -126,10 +149,10 @@ impl<'a> Explainer<'a> {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn step(&mut self, step: &Step) -> Result<Vec<Reason>, StoreError> {
+    pub fn step(&mut self, step: &Step) -> Result<Reasons, StoreError> {
         match causes_of(step) {
             Some(causes) => self.reasons(&step.drv, &causes, Some(step.build)),
-            None => Ok(Vec::new()),
+            None => Ok(Reasons::default()),
         }
     }
 
@@ -137,10 +160,7 @@ impl<'a> Explainer<'a> {
     ///
     /// # Errors
     /// When the database fails.
-    pub fn planned(
-        &mut self,
-        drv: &StorePath,
-    ) -> Result<Option<(Causes, Vec<Reason>)>, StoreError> {
+    pub fn planned(&mut self, drv: &StorePath) -> Result<Option<(Causes, Reasons)>, StoreError> {
         let Some(causes) = self.planned.get(drv).cloned() else {
             return Ok(None);
         };
@@ -148,13 +168,13 @@ impl<'a> Explainer<'a> {
         Ok(Some((causes, reasons)))
     }
 
-    /// Walks from a derivation to everything that was changed, nearest first.
+    /// Walks from a derivation to everything that was changed, nearest first. Each derivation is met once.
     fn reasons(
         &mut self,
         drv: &StorePath,
         causes: &Causes,
         build: Option<BuildId>,
-    ) -> Result<Vec<Reason>, StoreError> {
+    ) -> Result<Reasons, StoreError> {
         struct Visit {
             drv: StorePath,
             causes: Causes,
@@ -170,6 +190,7 @@ impl<'a> Explainer<'a> {
         let mut met: BTreeSet<StorePath> = [drv.clone()].into();
         let mut roots = BTreeSet::new();
         let mut ways = Vec::new();
+        let mut more = 0;
         let mut at = 0;
         while at < visits.len() {
             let (here, causes) = (visits[at].drv.clone(), visits[at].causes.clone());
@@ -181,7 +202,9 @@ impl<'a> Explainer<'a> {
                         by: Some((at, cause.clone())),
                     }),
                     Some(_) => {}
-                    None if roots.insert(key(&here, cause)) => {
+                    None if !roots.insert(key(&here, cause, causes.at.as_ref())) => {}
+                    None if ways.len() >= self.at_most => more += 1,
+                    None => {
                         let mut way = vec![Link {
                             drv: here.clone(),
                             cause: cause.clone(),
@@ -199,14 +222,15 @@ impl<'a> Explainer<'a> {
                         way.reverse();
                         ways.push(way);
                     }
-                    None => {}
                 }
             }
             at += 1;
         }
-        ways.into_iter()
-            .map(|way| self.reason(way, drv, build))
-            .collect()
+        let told = ways.into_iter().map(|way| self.reason(way, drv, build));
+        Ok(Reasons {
+            told: told.collect::<Result<_, _>>()?,
+            more,
+        })
     }
 
     fn reason(
@@ -235,9 +259,11 @@ impl<'a> Explainer<'a> {
         if let Some(subject) = subject {
             reason.first_seen = self.first_seen(&root, &subject, build)?;
         }
-        let followed = self.followed(&root, build)?;
-        reason.others = followed.built.len() - usize::from(followed.built.contains(asked));
-        reason.stopped = followed.stopped;
+        let run = match build {
+            None => self.plan.clone(),
+            Some(build) => self.run(build)?,
+        };
+        (reason.others, reason.stopped) = run.follow(&root, asked);
         Ok(reason)
     }
 
@@ -249,7 +275,7 @@ impl<'a> Explainer<'a> {
         subject: &StorePath,
         build: Option<BuildId>,
     ) -> Result<Option<BuildId>, StoreError> {
-        let memo = key(&root.drv, &root.cause);
+        let memo = key(&root.drv, &root.cause, root.at.as_ref());
         if let Some(known) = self.seen.get(&memo) {
             return Ok(*known);
         }
@@ -309,7 +335,8 @@ impl<'a> Explainer<'a> {
         if let Some(was) = was.filter(|was| compared_with.as_ref() != Some(was) && *was != from) {
             let made = |path: &StorePath| known.maker_of(path);
             if let Some(causes) = between(self.store, &was, &from, &made)? {
-                return Ok(Some((from, causes)));
+                let at = recorded.and_then(|causes| causes.at);
+                return Ok(Some((from, Causes { at, ..causes })));
             }
         }
         Ok(recorded.map(|causes| (from, causes)))
@@ -334,27 +361,7 @@ impl<'a> Explainer<'a> {
         Ok(known)
     }
 
-    /// What a change led to in a run, or in the plan.
-    fn followed(
-        &mut self,
-        root: &Link,
-        build: Option<BuildId>,
-    ) -> Result<Rc<Followed>, StoreError> {
-        let key = key(&root.drv, &root.cause);
-        let memo = (build.map(|build| build.0), key.clone());
-        if let Some(known) = self.followed.get(&memo) {
-            return Ok(known.clone());
-        }
-        let followed = match build {
-            None => follow(&self.plan, root, &key, self.store),
-            Some(build) => follow(&self.run(build)?, root, &key, self.store),
-        };
-        let followed = Rc::new(followed);
-        self.followed.insert(memo, followed.clone());
-        Ok(followed)
-    }
-
-    fn run(&mut self, build: BuildId) -> Result<Rc<Vec<Told>>, StoreError> {
+    fn run(&mut self, build: BuildId) -> Result<Rc<Run>, StoreError> {
         if let Some(known) = self.runs.get(&build.0) {
             return Ok(known.clone());
         }
@@ -365,63 +372,89 @@ impl<'a> Explainer<'a> {
             was_built: step.started_ms.is_some(),
             drv: step.drv,
         });
-        let told = Rc::new(told.collect::<Vec<_>>());
+        let told = Rc::new(Run::of(self.store, told.collect()));
         self.runs.insert(build.0, told.clone());
         Ok(told)
     }
 }
 
-/// Follows a change through a run: what was built because of it, and what would have been if the inputs had come out otherwise.
-fn follow(run: &[Told], root: &Link, root_key: &str, store: &Store) -> Followed {
-    let dir = store.store_dir();
-    let mut users: BTreeMap<StorePath, Vec<&Told>> = BTreeMap::new();
-    let mut todo: VecDeque<&StorePath> = VecDeque::new();
-    // That of another run may be where it began.
-    let mut reached: BTreeSet<StorePath> = [root.drv.clone()].into();
-    todo.push_back(&root.drv);
-    for told in run.iter().filter(|told| told.was_built) {
-        for cause in told.causes.iter().flat_map(Causes::all) {
-            if key(&told.drv, cause) == root_key && reached.insert(told.drv.clone()) {
-                todo.push_back(&told.drv);
+impl Run {
+    fn of(store: &Store, told: Vec<Told>) -> Self {
+        let dir = store.store_dir();
+        let mut run = Self {
+            told: Vec::new(),
+            by_drv: BTreeMap::new(),
+            by_key: BTreeMap::new(),
+            users: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+        };
+        for (at, one) in told.iter().enumerate() {
+            run.by_drv.insert(one.drv.clone(), at);
+            if !one.was_built {
+                for need in &one.needs {
+                    run.waiting.entry(need.clone()).or_default().push(at);
+                }
+                continue;
             }
-            if let Cause::InputChanged {
-                from: Some(from), ..
-            } = cause
-                && let Ok(from) = StorePath::from_absolute(dir, from.as_str())
-            {
-                users.entry(from).or_default().push(told);
+            let Some(causes) = &one.causes else { continue };
+            for cause in causes.all() {
+                let key = key(&one.drv, cause, causes.at.as_ref());
+                run.by_key.entry(key).or_default().push(at);
+                if let Cause::InputChanged {
+                    from: Some(from), ..
+                } = cause
+                    && let Ok(from) = StorePath::from_absolute(dir, from.as_str())
+                {
+                    run.users.entry(from).or_default().push(at);
+                }
             }
         }
+        run.told = told;
+        run
     }
-    while let Some(drv) = todo.pop_front() {
-        for told in users.get(drv).into_iter().flatten() {
-            if reached.insert(told.drv.clone()) {
-                todo.push_back(&told.drv);
+
+    /// Follows a change: how many were built because of it without the one that was asked for, and how many would have been if
+    /// their inputs had come out otherwise.
+    fn follow(&self, root: &Link, asked: &StorePath) -> (usize, usize) {
+        let key = key(&root.drv, &root.cause, root.at.as_ref());
+        let mut reached = vec![false; self.told.len()];
+        let mut behind: Vec<&StorePath> = Vec::new();
+        // That of another run may be where it began.
+        match self.by_drv.get(&root.drv) {
+            Some(at) => visit(*at, &self.told, &mut reached, &mut behind),
+            None => behind.push(&root.drv),
+        }
+        for at in self.by_key.get(&key).into_iter().flatten() {
+            visit(*at, &self.told, &mut reached, &mut behind);
+        }
+        let mut next = 0;
+        while let Some(drv) = behind.get(next).copied() {
+            next += 1;
+            for at in self.users.get(drv).into_iter().flatten() {
+                visit(*at, &self.told, &mut reached, &mut behind);
             }
         }
-    }
-    let mut behind: BTreeSet<&str> = reached.iter().map(StorePath::as_str).collect();
-    let mut stopped = 0;
-    // What stops is behind something that was built, or behind something that stopped.
-    loop {
-        let more: Vec<&Told> = run
-            .iter()
-            .filter(|told| !told.was_built && !behind.contains(told.drv.as_str()))
-            .filter(|told| told.needs.iter().any(|need| behind.contains(need.as_str())))
-            .collect();
-        if more.is_empty() {
-            break;
+        let built = self.told.iter().zip(&reached);
+        let built = built
+            .filter(|(told, reached)| **reached && told.was_built && told.drv != *asked)
+            .count();
+        // What stops is behind something that was built, or behind something that stopped.
+        let (mut next, first) = (0, behind.len());
+        while let Some(drv) = behind.get(next).copied() {
+            next += 1;
+            for at in self.waiting.get(drv.as_str()).into_iter().flatten() {
+                visit(*at, &self.told, &mut reached, &mut behind);
+            }
         }
-        stopped += more.len();
-        behind.extend(more.iter().map(|told| told.drv.as_str()));
+        (built, behind.len() - first)
     }
-    let built = run
-        .iter()
-        .filter(|told| told.was_built && reached.contains(&told.drv))
-        .map(|told| told.drv.clone());
-    Followed {
-        built: built.collect(),
-        stopped,
+}
+
+fn visit<'a>(at: usize, told: &'a [Told], reached: &mut [bool], behind: &mut Vec<&'a StorePath>) {
+    if let (Some(reached), Some(told)) = (reached.get_mut(at), told.get(at))
+        && !std::mem::replace(reached, true)
+    {
+        behind.push(&told.drv);
     }
 }
 
@@ -434,14 +467,23 @@ fn same_value(one: &Cause, other: &Cause) -> bool {
 }
 
 /// What makes a change the same one, wherever it is met.
-fn key(drv: &StorePath, cause: &Cause) -> String {
-    match cause {
-        Cause::InputChanged { old, new, .. } => {
+fn key(drv: &StorePath, cause: &Cause, at: Option<&Text>) -> String {
+    match (cause, at) {
+        (Cause::InputChanged { old, new, .. }, _) => {
             let text =
                 |path: &Option<Text>| path.as_ref().map_or_else(String::new, Text::to_string);
             format!("{} {}", text(old), text(new))
         }
-        other => format!(
+        // One line of a recipe may stand in the environment of many derivations.
+        (
+            Cause::EnvChanged {
+                old: Some(_),
+                new: Some(_),
+                ..
+            },
+            Some(at),
+        ) => format!("{at} {}", serde_json::to_string(cause).unwrap_or_default()),
+        (other, _) => format!(
             "{} {}",
             drv.as_str(),
             serde_json::to_string(other).unwrap_or_default()

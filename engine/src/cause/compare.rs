@@ -10,13 +10,22 @@ use sos_formats::derivation::{Derivation, Output};
 use sos_formats::nix32::ALPHABET;
 use sos_formats::store_path::{StoreDir, StorePath};
 
-use super::Cause;
+use super::{Cause, Only};
 use crate::rewrite::HASH_DIGITS;
 
 /// Attributes that hold what is run. Phases of a build are found by the end of their names.
 const SCRIPTS: [&str; 5] = ["script", "command", "shell", "buildCommand", "args"];
-/// Attributes that tell how an output is addressed, not how it is made.
-const ADDRESS: [&str; 3] = ["outputHash", "outputHashAlgo", "outputHashMode"];
+/// Attributes that tell what the outputs are and how they are addressed, not how they are made.
+const ADDRESS: [&str; 5] = [
+    "outputHash",
+    "outputHashAlgo",
+    "outputHashMode",
+    "outputs",
+    "__contentAddressed",
+];
+
+/// Digits of a placeholder, which stands for the path of an output that is not known yet.
+const PLACEHOLDER_DIGITS: usize = 52;
 
 /// What stands in the environment besides, and is compared by itself.
 const TWICE: [&str; 2] = ["builder", "system"];
@@ -58,7 +67,13 @@ pub(super) fn compare(dir: &StoreDir, old: &Side<'_>, new: &Side<'_>) -> Option<
     }
     let mut found: Vec<Difference> = Vec::new();
     if before.builder != now.builder {
-        found.push(Cause::BuilderChanged.into());
+        found.push(
+            Cause::BuilderChanged {
+                old: value(Some(&old.drv.builder)),
+                new: value(Some(&new.drv.builder)),
+            }
+            .into(),
+        );
     }
     found.extend(
         inputs
@@ -74,14 +89,23 @@ pub(super) fn compare(dir: &StoreDir, old: &Side<'_>, new: &Side<'_>) -> Option<
         found.push(recipe(part));
     }
     // The hash of the content is written twice, as an attribute and as the address.
-    let (address, attrs): (Vec<&String>, Vec<&String>) = attrs
-        .into_iter()
-        .partition(|name| ADDRESS.contains(&name.as_str()));
+    let (address, attrs): (Vec<&String>, Vec<&String>) = attrs.into_iter().partition(|name| {
+        let is_output = |drv: &Derivation| drv.outputs.contains_key(name.as_str());
+        ADDRESS.contains(&name.as_str()) || is_output(old.drv) || is_output(new.drv)
+    });
     found.extend(attrs.into_iter().map(|name| {
         Difference::from(Cause::EnvChanged {
             name: name.clone(),
             old: value(before.attrs.get(name)),
             new: value(now.attrs.get(name)),
+            only: match (
+                before.attrs.contains_key(name),
+                now.attrs.contains_key(name),
+            ) {
+                (false, true) => Some(Only::Now),
+                (true, false) => Some(Only::Before),
+                _ => None,
+            },
         })
     }));
     let outputs = addresses(old.drv) != addresses(new.drv);
@@ -268,16 +292,20 @@ fn addresses(drv: &Derivation) -> BTreeMap<&String, Option<&Output>> {
         .collect()
 }
 
-/// The text with every store path in it replaced by a mark.
+/// The text with every store path in it, and every placeholder of one, replaced by a mark.
 fn masked(dir: &StoreDir, text: &[u8]) -> Vec<u8> {
     let prefix = format!("{}/", dir.as_str()).into_bytes();
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, tail)) = rest.split_first() {
-        match rest.strip_prefix(prefix.as_slice()).and_then(path_len) {
+        let path = rest.strip_prefix(prefix.as_slice()).and_then(path_len);
+        match path
+            .map(|len| prefix.len() + len)
+            .or_else(|| placeholder_len(rest))
+        {
             Some(len) => {
                 out.extend_from_slice(b"<store path>");
-                rest = &rest[prefix.len() + len..];
+                rest = rest.get(len..).unwrap_or_default();
             }
             None => {
                 out.push(*first);
@@ -286,6 +314,13 @@ fn masked(dir: &StoreDir, text: &[u8]) -> Vec<u8> {
         }
     }
     out
+}
+
+/// The length of a placeholder that the text begins with.
+fn placeholder_len(text: &[u8]) -> Option<usize> {
+    let digits = text.strip_prefix(b"/")?.iter();
+    let len = digits.take_while(|b| ALPHABET.contains(b)).count();
+    (len == PLACEHOLDER_DIGITS).then_some(1 + len)
 }
 
 /// The length of the base name of a store path that the text begins with.
@@ -403,6 +438,45 @@ mod tests {
             .env
             .insert(b"builder".to_vec(), b"/bin/bash".to_vec());
         check(&old, &other, &["builder changed"]);
+    }
+
+    #[test]
+    fn how_an_output_is_addressed_is_told_as_recipe() {
+        let (known, unknown) = (path('1', "x"), format!("/{}", "1".repeat(52)));
+        let at = |out: &str| {
+            let prefix = format!("--prefix={out}");
+            side("x", &[], &["a"], &[("out", out), ("flags", &prefix)])
+        };
+        let mut new = at(&unknown);
+        check(&at(&known), &new, &[]);
+        new.1.env.insert(b"outputs".to_vec(), b"out".to_vec());
+        check(&at(&known), &new, &["recipe changed"]);
+    }
+
+    #[test]
+    fn a_variable_on_one_side_and_builders_are_told_as_such() {
+        let old = side("x", &[], &["a"], &[("A", "1")]);
+        let mut new = side("x", &[], &["a"], &[("B", "2")]);
+        new.1.builder = b"/bin/bash".to_vec();
+        let found = compare(&StoreDir::default(), &of(&old), &of(&new)).expect("an earlier form");
+        let found: Vec<Cause> = found.into_iter().map(|one| one.cause).collect();
+        let variable = |name: &str, old: Option<&str>, new: Option<&str>, only| Cause::EnvChanged {
+            name: name.to_owned(),
+            old: old.map(str::to_owned),
+            new: new.map(str::to_owned),
+            only: Some(only),
+        };
+        assert_eq!(
+            found,
+            [
+                Cause::BuilderChanged {
+                    old: Some("/bin/sh".to_owned()),
+                    new: Some("/bin/bash".to_owned()),
+                },
+                variable("A", Some("1"), None, Only::Before),
+                variable("B", None, Some("2"), Only::Now),
+            ]
+        );
     }
 
     #[test]

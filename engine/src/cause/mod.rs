@@ -55,7 +55,14 @@ pub enum Cause {
         from: Option<Text>,
     },
     /// The builder is another one.
-    BuilderChanged,
+    BuilderChanged {
+        /// What it was, if it has another name now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        old: Option<String>,
+        /// What it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        new: Option<String>,
+    },
     /// A variable of the environment, or an attribute, differs.
     EnvChanged {
         /// Its name.
@@ -66,6 +73,9 @@ pub enum Cause {
         /// Its value now.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         new: Option<String>,
+        /// Whether it is on one side only; a value alone does not tell, because a long one is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        only: Option<Only>,
     },
     /// The command, the script, or what the outputs have to be differs.
     RecipeChanged {
@@ -77,6 +87,16 @@ pub enum Cause {
     OutputMissing,
     /// It was built before as it is, and a garbage collection took it.
     GcEd,
+}
+
+/// The side of a comparison that alone has something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Only {
+    /// It was there, and is removed.
+    Before,
+    /// It came new.
+    Now,
 }
 
 /// A file of a source that differs.
@@ -112,7 +132,7 @@ impl fmt::Display for Cause {
                 file: Some(file),
                 ..
             } => write!(f, "{input} changed: {file}"),
-            Self::BuilderChanged => f.write_str("builder changed"),
+            Self::BuilderChanged { .. } => f.write_str("builder changed"),
             Self::EnvChanged { name, .. } => write!(f, "`{name}` changed"),
             Self::RecipeChanged { .. } => f.write_str("recipe changed"),
             Self::OutputMissing => f.write_str("output missing"),
@@ -373,5 +393,8 @@ fn lost(store: &Store, asked: &Asked<'_>, same: &Built) -> Result<Cause, StoreEr
         }
     }
     // All is there, and does not count: a newer builder makes other bytes.
-    Ok(Cause::BuilderChanged)
+    Ok(Cause::BuilderChanged {
+        old: None,
+        new: None,
+    })
 }
