@@ -328,7 +328,10 @@ fn a_mirror_of_nix_is_compared() {
         "dep",
     ]);
     let dep = w.sos(["verify", "f.nix#dep", "--against", &url]).ok();
-    assert_eq!(dep.stdout, format!("dep^out: equal by its record at {url}\n"));
+    assert_eq!(
+        dep.stdout,
+        format!("dep^out: equal by its record at {url}\n")
+    );
     w.sos(["verify", "f.nix#named", "--against", &url])
         .fails(104)
         .says(&["it is `/nix/store/", "`named^out`"]);
@@ -342,7 +345,10 @@ fn a_mirror_of_nix_is_compared() {
             public.trim(),
         ])
         .ok();
-    assert_eq!(equal.stdout, format!("same^out: equal by its record at {url}\n"));
+    assert_eq!(
+        equal.stdout,
+        format!("same^out: equal by its record at {url}\n")
+    );
     let other = w
         .sos(["verify", "f.nix#odd", "--against", &url])
         .fails(104)
