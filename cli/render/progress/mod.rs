@@ -23,6 +23,10 @@ use crate::render::terminal::Terminal;
 const FRAME: Duration = Duration::from_millis(100);
 /// After lines of builds a display waits a moment, so that it takes the next ones together and not each for itself.
 const MOMENT: Duration = Duration::from_millis(5);
+/// The shortest moment: lines that come faster than any display can show must not wait for one.
+const SHORT_MOMENT: Duration = Duration::from_micros(100);
+/// Events that a moment shall bring; the stream holds several times as many, so that who writes does not wait.
+const PER_MOMENT: u32 = 256;
 /// Events that are taken at once.
 const TAKEN_MAX: usize = 8192;
 
@@ -85,14 +89,16 @@ pub(crate) fn spawn(receiver: Receiver<EventRecord>, options: Options) -> Displa
 fn show(receiver: &Receiver<EventRecord>, sink: &mut dyn Sink) {
     let start = Instant::now();
     let mut next = FRAME;
+    let mut moment = MOMENT;
     loop {
         let wait = next.saturating_sub(start.elapsed());
-        let mut lines = false;
+        let (mut lines, mut taken) = (false, 0);
         match receiver.recv_timeout(wait) {
             Ok(record) => {
                 let now = start.elapsed();
                 for record in iter::once(record).chain(receiver.try_iter().take(TAKEN_MAX)) {
                     lines |= matches!(record.event, Event::BuildLog { .. });
+                    taken += 1;
                     sink.event(record, now);
                 }
                 sink.flush();
@@ -107,7 +113,8 @@ fn show(receiver: &Receiver<EventRecord>, sink: &mut dyn Sink) {
             next = start.elapsed() + FRAME;
         }
         if lines {
-            std::thread::sleep(MOMENT);
+            moment = (moment * PER_MOMENT / taken.max(1)).clamp(SHORT_MOMENT, MOMENT);
+            std::thread::sleep(moment);
         }
     }
     sink.finish(start.elapsed());
