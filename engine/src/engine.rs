@@ -388,7 +388,12 @@ impl Engine {
     ) -> Result<(Needed, Vec<NodePlan>, Worker), Box<Diagnostic>> {
         // The lease comes before the look at what is there: what is found must not be collected meanwhile.
         let lease = self.store.lease().map_err(store_failed)?;
-        let needed = find_needed(&self.store, &self.builders, graph, wanted)?;
+        let found = || {
+            let needed = find_needed(&self.store, &self.builders, graph, wanted)?;
+            let plans = self.node_plans(&needed)?;
+            Ok::<_, Box<Diagnostic>>((needed, plans))
+        };
+        let (needed, plans) = self.store.snapshot(found).map_err(store_failed)??;
         self.check_systems(graph, &needed)?;
         self.check_features(graph, &needed)?;
         if needed.has_step {
@@ -399,7 +404,6 @@ impl Engine {
         if needed.has_program {
             start_early(&self.options.sos_exe);
         }
-        let plans = self.node_plans(&needed)?;
         let nodes = needed.nodes.iter().map(|node| &node.path);
         // The derivations, too: a collection forgets those without a result, and their logs.
         let hold: Vec<StorePath> = needed
@@ -434,7 +438,10 @@ impl Engine {
             runtime: runtime.clone(),
             clock: self.clock.clone(),
             lease,
-            history: self.history(&needed, graph, wanted)?,
+            history: self
+                .store
+                .snapshot(|| self.history(&needed, graph, wanted))
+                .map_err(store_failed)??,
             flusher: Flusher::default(),
             found: Mutex::default(),
             prepared: Arc::new(crate::sandbox::PreparedSets::new(self.store.clone())),

@@ -68,6 +68,12 @@ pub(crate) struct Locked {
 
 /// Runs jobs. Calls of `execute` and `wait` are made on threads of their own and may block.
 pub(crate) trait Executor: Send + Sync + 'static {
+    /// Makes many looks, one after the other on this thread, cheaper than as many by themselves. What is written meanwhile is not
+    /// seen by them.
+    fn at_once(&self, looks: &mut dyn FnMut()) {
+        looks();
+    }
+
     /// Looks whether a job turns out to be done, now that its inputs are known. Called on the thread that decides, so it must
     /// be quick; what it finds may be used as an input of a running job only after [`Executor::settle`].
     fn look(&self, _job: &Job) -> Option<Outcome> {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 
 use serde::{Deserialize, Serialize};
 use sos_formats::store_path::StorePath;
@@ -14,6 +16,8 @@ use crate::resolve::{OutputPaths, Resolved};
 
 /// Events that are written at once: a transaction for each would cost more than trivial builds do.
 const BATCH_EVENTS: usize = 64;
+/// Parts of the journal that wait to be written before builds wait too.
+const WAITING_PARTS: usize = 16;
 /// Milliseconds after which what happened is written with the next thing that happens: somebody may be looking.
 const BEHIND_MS: u64 = 1000;
 
@@ -67,6 +71,20 @@ pub(crate) struct Journal {
     attrs: BTreeMap<StorePath, String>,
     digests: Mutex<BTreeMap<StorePath, Option<String>>>,
     state: Mutex<State>,
+    scribe: Mutex<Option<Scribe>>,
+}
+
+/// What is written at once.
+struct Part {
+    events: Vec<String>,
+    steps: Vec<Step>,
+    seen: Vec<StorePath>,
+}
+
+/// The thread that writes: what decides about builds does not wait for the disk.
+struct Scribe {
+    parts: SyncSender<Part>,
+    thread: JoinHandle<()>,
 }
 
 #[derive(Default)]
@@ -90,12 +108,21 @@ struct Open {
 impl Journal {
     /// Writes into a build that was begun.
     pub(crate) fn new(store: Store, build: BuildId, attrs: BTreeMap<StorePath, String>) -> Self {
+        let (parts, waiting) = sync_channel(WAITING_PARTS);
+        let kept = store.clone();
+        // Without a thread each part is written where it comes up.
+        let scribe = thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || write_all(&kept, build, &waiting))
+            .ok()
+            .map(|thread| Scribe { parts, thread });
         Self {
             store,
             build,
             attrs,
             digests: Mutex::default(),
             state: Mutex::default(),
+            scribe: Mutex::new(scribe),
         }
     }
 
@@ -208,6 +235,11 @@ impl Journal {
             .collect();
         state.changed.extend(left);
         self.write(&mut state);
+        if let Some(scribe) = lock(&self.scribe).take() {
+            drop(scribe.parts);
+            // What it could not write it has said.
+            let _panicked = scribe.thread.join().is_err();
+        }
         let ended = self
             .store
             .journal_end_with(self.build, status, state.summary.as_deref());
@@ -304,10 +336,31 @@ impl Journal {
                 state.steps.remove(&drv);
             }
         }
-        // A build is worth more than its journal.
-        if let Err(error) = self.store.journal_write(self.build, &events, &steps, &seen) {
-            tracing::warn!(%error, "events are missing in the journal");
+        let part = Part {
+            events,
+            steps,
+            seen,
+        };
+        let refused = match &*lock(&self.scribe) {
+            Some(scribe) => scribe.parts.send(part).err().map(|refused| refused.0),
+            None => Some(part),
+        };
+        if let Some(part) = refused {
+            write(&self.store, self.build, &part);
         }
+    }
+}
+
+fn write_all(store: &Store, build: BuildId, parts: &Receiver<Part>) {
+    for part in parts {
+        write(store, build, &part);
+    }
+}
+
+fn write(store: &Store, build: BuildId, part: &Part) {
+    // A build is worth more than its journal.
+    if let Err(error) = store.journal_write(build, &part.events, &part.steps, &part.seen) {
+        tracing::warn!(%error, "events are missing in the journal");
     }
 }
 

@@ -210,8 +210,7 @@ impl Driver<'_> {
             if self.run.cancel.is_cancelled() {
                 self.schedule.narrow(Mode::Nothing);
             }
-            if let Some(id) = self.schedule.start_next() {
-                self.start(id);
+            if self.start_some() {
                 while let Ok(message) = receiver.try_recv() {
                     self.handle(message);
                 }
@@ -264,21 +263,50 @@ impl Driver<'_> {
         !lost.is_empty()
     }
 
-    fn start(&mut self, id: usize) {
+    /// Starts what may be started: everything that turns out to be done, and the first that does not. Tells whether there was any.
+    fn start_some(&mut self) -> bool {
+        let Some(first) = self.schedule.start_next() else {
+            return false;
+        };
+        let mut next = Some(first);
+        let mut to_run = None;
+        let executor = self.run.executor.clone();
+        if self.run.needed.nodes[first].dynamic {
+            executor.at_once(&mut || {
+                while let Some(id) = next.take() {
+                    to_run = self.look(id);
+                    if to_run.is_none() && self.looked.len() < LOOKED_MAX {
+                        next = self.schedule.start_next();
+                    }
+                }
+            });
+        } else {
+            to_run = self.look(first);
+        }
+        if self.looked.len() >= LOOKED_MAX {
+            self.settle();
+        }
+        if let Some((id, job, running)) = to_run {
+            self.start(id, job, running);
+        }
+        true
+    }
+
+    /// Ends a node that cannot run, or turns out to be done; gives the others back.
+    fn look(&mut self, id: usize) -> Option<(usize, Job, Running)> {
         let node = &self.run.needed.nodes[id];
-        let job = self.job(id);
         let running = Running {
             shown: node.path.absolute(self.run.dir).into(),
             name: node.name().into(),
             pool: self.run.plans[id].pool,
             since: self.run.clock.monotonic(),
         };
-        let job = match job {
+        let job = match self.job(id) {
             Ok(job) => job,
             Err(diagnostic) => {
                 self.running.insert(id, running);
                 self.ended(id, Outcome::Failed(diagnostic));
-                return;
+                return None;
             }
         };
         if node.dynamic
@@ -287,11 +315,12 @@ impl Driver<'_> {
             self.running.insert(id, running);
             self.ended(id, outcome);
             self.looked.push(id);
-            if self.looked.len() >= LOOKED_MAX {
-                self.settle();
-            }
-            return;
+            return None;
         }
+        Some((id, job, running))
+    }
+
+    fn start(&mut self, id: usize, job: Job, running: Running) {
         if self.settle() {
             // An input of this one may be among what is gone.
             self.schedule.put_back(id);

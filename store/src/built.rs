@@ -1,7 +1,6 @@
 //! What was built under which name, as its builder saw it. From this the cause of the next build is told.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 
 use sos_formats::store_path::StorePath;
 
@@ -9,14 +8,13 @@ use crate::clock;
 use crate::db;
 use crate::error::Result;
 use crate::outputs::Trace;
+use crate::packed;
 use crate::store::Store;
 
 /// Texts that are kept of the builds of one name and system.
 const TEXTS_KEPT: u32 = 256;
 /// The largest text that is kept, in bytes: a longer one is known by its name only.
 const TEXT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Texts are small and many, so speed matters more than size.
-const LEVEL: i32 = 1;
 /// Days after which a note is forgotten.
 pub(crate) const DAYS_KEPT: i64 = 400;
 
@@ -59,7 +57,9 @@ pub(crate) struct BuiltRow {
 impl BuiltRow {
     fn unpack(self) -> Built {
         // A text that cannot be read any more is as good as none: it only explains.
-        let aterm = self.packed.and_then(|packed| unpacked(&packed).ok());
+        let aterm = self
+            .packed
+            .and_then(|packed| packed::unpack(&packed, TEXT_BYTES_MAX).ok());
         Built {
             drv: self.drv,
             identity: self.identity,
@@ -97,14 +97,13 @@ impl Store {
         O: IntoIterator<Item = (&'a str, &'a StorePath)>,
     {
         self.db().write(|db| {
-            let mut compressor = zstd::bulk::Compressor::new(LEVEL).ok();
             for (outputs, built) in builds {
                 for (output, path) in outputs {
                     db::set_output(db, built.drv, output, path)?;
                 }
                 // The text is that of a build that is noted already, unless that was long ago.
                 if !db::has_built_text(db, built.identity)? {
-                    insert(db, &pack_with(compressor.as_mut(), &built), &built)?;
+                    insert(db, &pack(&built), &built)?;
                 }
             }
             Ok(())
@@ -165,39 +164,13 @@ impl Store {
     }
 }
 
-/// Making one takes longer than what it does here.
-static DECOMPRESSOR: Mutex<Option<zstd::bulk::Decompressor<'static>>> = Mutex::new(None);
-
-fn unpacked(packed: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut shared = db::lock(&DECOMPRESSOR);
-    let decompressor = match &mut *shared {
-        Some(decompressor) => decompressor,
-        none => none.insert(zstd::bulk::Decompressor::new()?),
-    };
-    let bytes = zstd::zstd_safe::get_frame_content_size(packed)
-        .ok()
-        .flatten()
-        .and_then(|bytes| usize::try_from(bytes).ok())
-        .map_or(TEXT_BYTES_MAX, |bytes| bytes.min(TEXT_BYTES_MAX));
-    decompressor.decompress(packed, bytes)
-}
-
 fn pack(built: &NewBuilt<'_>) -> BuiltRow {
-    pack_with(zstd::bulk::Compressor::new(LEVEL).ok().as_mut(), built)
-}
-
-fn pack_with(
-    compressor: Option<&mut zstd::bulk::Compressor<'_>>,
-    built: &NewBuilt<'_>,
-) -> BuiltRow {
     let fits = built.aterm.len() <= TEXT_BYTES_MAX;
     BuiltRow {
         drv: built.drv.clone(),
         identity: built.identity.clone(),
         collected: false,
-        packed: compressor
-            .filter(|_| fits)
-            .and_then(|compressor| compressor.compress(built.aterm).ok()),
+        packed: fits.then(|| packed::pack(built.aterm).ok()).flatten(),
     }
 }
 

@@ -40,6 +40,7 @@ mod logs;
 mod nar_in;
 mod objects;
 mod outputs;
+mod packed;
 mod place;
 mod process;
 mod remove;

@@ -1,7 +1,6 @@
 //! The files of sources with their digests. A source is collected long before the question comes which of its files changed.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 
 use sos_formats::hash::Blake3;
@@ -11,6 +10,7 @@ use crate::clock;
 use crate::db;
 use crate::error::Result;
 use crate::listing::{ItemKind, ListOptions, Listing};
+use crate::packed;
 use crate::store::Store;
 
 /// Entries of a source above which its files are not kept.
@@ -20,13 +20,11 @@ const READ_BYTES_MAX: u64 = 32 << 20;
 /// Entries of such a source.
 const READ_ENTRIES_MAX: usize = 5_000;
 /// Bytes that are unpacked.
-const UNPACKED_BYTES_MAX: u64 = 64 << 20;
+const UNPACKED_BYTES_MAX: usize = 64 << 20;
 /// Bytes of all that is kept: the oldest go first.
 pub(crate) const SOURCE_BYTES_KEPT: u64 = 128 << 20;
 /// Days after which the files of a source are forgotten.
 pub(crate) const SOURCE_DAYS: i64 = 400;
-
-const LEVEL: i32 = 1;
 
 /// What one name in a source is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,16 +143,11 @@ impl SourceFiles {
                 bytes.extend_from_slice(&digest);
             }
         }
-        zstd::bulk::compress(&bytes, LEVEL).ok()
+        packed::pack(&bytes).ok()
     }
 
     fn unpack(packed: &[u8]) -> Option<Self> {
-        let mut bytes = Vec::new();
-        zstd::stream::read::Decoder::new(packed)
-            .ok()?
-            .take(UNPACKED_BYTES_MAX)
-            .read_to_end(&mut bytes)
-            .ok()?;
+        let bytes = packed::unpack(packed, UNPACKED_BYTES_MAX).ok()?;
         let mut rest = bytes.as_slice();
         let mut entries = BTreeMap::new();
         while let Some((kind, tail)) = rest.split_first() {

@@ -1,13 +1,12 @@
 //! What every run did, derivation by derivation: the part of the journal that answers why something was built.
 
-use std::io::Read as _;
-
 use sos_formats::store_path::StorePath;
 
 use crate::clock;
 use crate::db;
 use crate::error::Result;
 use crate::journal::BuildId;
+use crate::packed;
 use crate::source_files::{SOURCE_BYTES_KEPT, SOURCE_DAYS};
 use crate::store::Store;
 
@@ -18,9 +17,7 @@ pub(crate) const STEPS_KEPT: u32 = 200_000;
 /// Steps of one name that are looked through.
 const NAMED_MAX: u32 = 10_000;
 /// Bytes of a detail that are unpacked.
-const DETAIL_BYTES_MAX: u64 = 64 << 20;
-
-const LEVEL: i32 = 1;
+const DETAIL_BYTES_MAX: usize = 64 << 20;
 
 /// What a run did with one derivation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,18 +77,15 @@ impl StepRow {
             outputs: step.outputs,
             detail: step
                 .detail
-                .and_then(|text| zstd::bulk::compress(text.as_bytes(), LEVEL).ok()),
+                .and_then(|text| packed::pack(text.as_bytes()).ok()),
         }
     }
 
     fn unpack(self) -> Step {
         // A detail that cannot be read any more is as good as none: it only explains.
-        let unpacked = |packed: Vec<u8>| -> std::io::Result<String> {
-            let mut text = String::new();
-            zstd::stream::read::Decoder::new(packed.as_slice())?
-                .take(DETAIL_BYTES_MAX)
-                .read_to_string(&mut text)?;
-            Ok(text)
+        let unpacked = |packed: Vec<u8>| {
+            let text = packed::unpack(&packed, DETAIL_BYTES_MAX).ok()?;
+            String::from_utf8(text).ok()
         };
         Step {
             build: BuildId(self.build),
@@ -104,7 +98,7 @@ impl StepRow {
             finished_ms: self.finished_ms,
             cause: self.cause,
             outputs: self.outputs,
-            detail: self.detail.and_then(|packed| unpacked(packed).ok()),
+            detail: self.detail.and_then(unpacked),
         }
     }
 }
