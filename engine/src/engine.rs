@@ -1,6 +1,7 @@
 //! The engine: a graph and wishes go in, outputs and events come out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -415,11 +416,16 @@ impl Engine {
         lease.hold(&hold).map_err(store_failed)?;
         source_drvs::add(&self.store, graph, &needed)?;
         self.still_valid(&needed)?;
-        self.keep_derivations(&needed)?;
-        if let Err(error) = self.store.note_sources(needed.sources.keys()) {
-            // A build is worth more than its journal.
-            tracing::warn!(%error, "the files of the sources are not noted");
-        }
+        // What is written down and what is looked up have nothing to do with each other.
+        let history = thread::scope(|scope| {
+            let kept = scope.spawn(|| self.keep_derivations(&needed));
+            let history = self
+                .store
+                .snapshot(|| self.history(&needed, graph, wanted))
+                .map_err(store_failed);
+            let kept = kept.join().unwrap_or_else(|panic| resume_unwind(panic));
+            kept.and(history?)
+        })?;
         let count = |pool| plans.iter().filter(|p| p.pool == pool).count();
         let critical = schedule(&needed, &plans, 1, 1)?.critical_path_ms();
         self.events.emit(Event::Plan {
@@ -438,10 +444,7 @@ impl Engine {
             runtime: runtime.clone(),
             clock: self.clock.clone(),
             lease,
-            history: self
-                .store
-                .snapshot(|| self.history(&needed, graph, wanted))
-                .map_err(store_failed)??,
+            history,
             flusher: Flusher::default(),
             found: Mutex::default(),
             prepared: Arc::new(crate::sandbox::PreparedSets::new(self.store.clone())),
@@ -450,8 +453,12 @@ impl Engine {
         Ok((needed, plans, worker))
     }
 
-    /// Writes down what is going to be built: logs, traces and later questions refer to it.
+    /// Writes down what is going to be built, and what its sources hold: logs, traces and later questions refer to it.
     fn keep_derivations(&self, needed: &Needed) -> Result<(), Box<Diagnostic>> {
+        if let Err(error) = self.store.note_sources(needed.sources.keys()) {
+            // A build is worth more than its journal.
+            tracing::warn!(%error, "the files of the sources are not noted");
+        }
         let dir = self.store.store_dir();
         let mut texts = Vec::with_capacity(needed.nodes.len());
         for node in &needed.nodes {
