@@ -74,6 +74,12 @@ impl Build for BuilderCtx<'_> {
     }
 }
 
+/// An attribute that must be there and be text.
+pub(crate) fn text_of<'a>(ctx: &'a BuilderCtx<'_>, name: &str) -> Result<&'a str, BuilderError> {
+    let text = ctx.attrs.get(name).and_then(serde_json::Value::as_str);
+    text.ok_or_else(|| BuilderError::failed(format!("`{}` has no attribute `{name}`", ctx.name)))
+}
+
 /// Reads an owner as `uid:gid`.
 pub(crate) fn parse_ids(text: &str) -> Option<(u32, u32)> {
     let (uid, gid) = text.split_once(':')?;

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 
 use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 
+use crate::build::text_of;
 use crate::fetch::archive;
 
 /// Unpacks `src` to `out/<channelName>`.
@@ -21,22 +22,14 @@ impl Builder for UnpackChannelBuilder {
         1
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
-        let text = |name: &str| {
-            ctx.attrs
-                .get(name)
-                .and_then(serde_json::Value::as_str)
-                .ok_or_else(|| {
-                    BuilderError::failed(format!("`{}` has no attribute `{name}`", ctx.name))
-                })
-        };
-        let channel = text("channelName")?;
+        let channel = text_of(ctx, "channelName")?;
         if channel.is_empty() || channel.contains('/') || matches!(channel, "." | "..") {
             return Err(BuilderError::failed(format!(
                 "`channelName` of `{}` is `{channel}`, which is no file name",
                 ctx.name
             )));
         }
-        let source = text("src")?;
+        let source = text_of(ctx, "src")?;
         let mut file = File::open(ctx.physical(source)?)
             .map_err(|e| BuilderError::io(format!("cannot read `{source}`"), e))?;
         let out = ctx.out_path("out");

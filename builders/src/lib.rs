@@ -12,6 +12,8 @@ pub mod mirror;
 pub mod mirrors;
 pub mod oci;
 pub mod ostree;
+#[cfg(test)]
+mod peers;
 pub mod rootfs_edit;
 pub mod tree;
 

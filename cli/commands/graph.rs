@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use sos_engine::{DagNode, DagState, EventSink, Wanted, load_derivation, present_output};
+use sos_engine::{DagNode, EventSink, Wanted, load_derivation, present_output};
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
@@ -150,15 +150,7 @@ fn made_of(
     let node = |one: &DagNode| Node {
         key: one.drv.absolute(&dir),
         name: Derivation::name_from_path(&one.drv).to_owned(),
-        state: match one.state {
-            DagState::Failed => State::Failed,
-            DagState::Running => State::Running,
-            DagState::ToBuild => State::ToBuild,
-            DagState::ToFetch => State::ToFetch,
-            DagState::Built => State::Built,
-            DagState::Cached => State::Cached,
-            DagState::Unneeded => State::Unneeded,
-        },
+        state: one.state,
         ms: one.took_ms.or(one.expected_ms),
         bytes: one.bytes,
         critical: false,
@@ -262,7 +254,7 @@ fn json(graph: &Graph) -> String {
         .map(|(node, needs)| {
             let keys: Vec<&str> = needs.iter().map(|n| graph.nodes[*n].key.as_str()).collect();
             serde_json::json!({
-                "path": node.key, "name": node.name, "state": node.state.key(), "ms": node.ms, "bytes": node.bytes,
+                "path": node.key, "name": node.name, "state": graph::key(node.state), "ms": node.ms, "bytes": node.bytes,
                 "critical": node.critical, "hidden": node.hidden, "needs": keys,
             })
         })

@@ -310,7 +310,8 @@ fn cat(session: &Session, text: &str) -> Result<(), Failure> {
     }
 }
 
-fn kind(info: &PathInfo) -> &'static str {
+/// The word for what an object is.
+pub(super) fn kind(info: &PathInfo) -> &'static str {
     match info.kind {
         ObjectKind::Tree => "tree",
         ObjectKind::Rootfs => "rootfs",

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Graph, Node, State};
+use super::{Graph, Node, State, word};
 
 /// The most nodes that are drawn one by one.
 pub(crate) const MAX_DRAWN: usize = 300;
@@ -63,7 +63,7 @@ pub(crate) fn fold(graph: &Graph) -> Graph {
         }
         let words: Vec<String> = counts
             .iter()
-            .map(|(state, count)| format!("{count} {}", state.word()))
+            .map(|(state, count)| format!("{count} {}", word(*state)))
             .collect();
         let group = &mut folded.nodes[*at];
         group.key = format!("group {}", number + 1);

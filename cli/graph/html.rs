@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::svg::{STYLE, class, draw, escaped};
-use super::{Graph, about};
+use super::svg::{STYLE, class, draw};
+use super::{Graph, about, word};
+use crate::render::markup::escaped;
 
 /// Names that are listed of a group.
 const LISTED: usize = 500;
@@ -33,7 +34,7 @@ pub(crate) fn html(drawn: &Graph, whole: &Graph) -> String {
         escaped(&whole.title)
     ));
     for (state, count) in whole.counts() {
-        put(&format!("<span>{count} {}</span>", state.word()));
+        put(&format!("<span>{count} {}</span>", word(state)));
     }
     put("</p>\n");
     if drawn.nodes.len() < whole.nodes.len() {

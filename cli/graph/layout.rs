@@ -63,24 +63,26 @@ pub(crate) fn layout(graph: &Graph, sizes: &[(f64, f64)]) -> Layout {
     }
     let columns = columns(graph);
     let count = columns.iter().max().map_or(1, |last| last + 1);
-    let mut vertices: Vec<Vertex> = columns
-        .iter()
-        .enumerate()
-        .map(|(node, column)| Vertex {
-            node,
-            is_lane: false,
-            column: *column,
-            height: sizes[node].1 + NODE_GAP,
-            left: Vec::new(),
-            right: Vec::new(),
-        })
-        .collect();
+    let mut vertices = vertices(&columns, sizes);
     let lanes = lanes(graph, &columns, &mut vertices);
     let mut order = first_order(&vertices, count);
     let effort = if vertices.len() > MANY { 3 } else { SWEEPS };
     uncross(&vertices, &mut order, effort);
     let y = straighten(&vertices, &order, effort);
     drawn(graph, sizes, &vertices, &lanes, &y, count)
+}
+
+/// One for each node, not joined yet.
+fn vertices(columns: &[usize], sizes: &[(f64, f64)]) -> Vec<Vertex> {
+    let of = |(node, column): (usize, &usize)| Vertex {
+        node,
+        is_lane: false,
+        column: *column,
+        height: sizes[node].1 + NODE_GAP,
+        left: Vec::new(),
+        right: Vec::new(),
+    };
+    columns.iter().enumerate().map(of).collect()
 }
 
 /// The column of each node: what was asked for is in the last one, everything else just left of the first that needs it.
@@ -480,18 +482,7 @@ mod tests {
         let graph = graph(&[&[1, 2], &[3], &[4], &[], &[]]);
         let columns = columns(&graph);
         assert_eq!(columns, [2, 1, 1, 0, 0]);
-        let mut vertices: Vec<Vertex> = columns
-            .iter()
-            .enumerate()
-            .map(|(node, column)| Vertex {
-                node,
-                is_lane: false,
-                column: *column,
-                height: 40.0,
-                left: Vec::new(),
-                right: Vec::new(),
-            })
-            .collect();
+        let mut vertices = vertices(&columns, &[(100.0, 40.0); 5]);
         lanes(&graph, &columns, &mut vertices);
         let mut order = vec![vec![4, 3], vec![1, 2], vec![0]];
         let places = |order: &[Vec<usize>]| {

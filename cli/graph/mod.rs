@@ -1,4 +1,4 @@
-//! Graphs for people: what is drawn, what is folded away, where everything lies. Nothing here knows the engine or the store.
+//! Graphs for people: what is drawn, what is folded away, where everything lies. Of the engine only the states are known here.
 
 pub(crate) mod dot;
 mod fold;
@@ -8,63 +8,29 @@ pub(crate) mod svg;
 
 pub(crate) use fold::{MAX_DRAWN, fold};
 
-/// What is known of a node. The order is that of how much a person wants to see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum State {
-    /// It failed the last time that it was tried.
-    Failed,
-    /// It is being built.
-    Running,
-    /// It would be built.
-    ToBuild,
-    /// It would be fetched.
-    ToFetch,
-    /// It is there, and was built here.
-    Built,
-    /// It is there.
-    Cached,
-    /// It is not there, and nothing that is to be done needs it.
-    Unneeded,
+/// What is known of a node.
+pub(crate) use sos_engine::DagState as State;
+
+/// The word for a state.
+pub(crate) fn word(state: State) -> &'static str {
+    match state {
+        State::Failed => "failed",
+        State::Running => "running",
+        State::ToBuild => "to build",
+        State::ToFetch => "to fetch",
+        State::Built => "built",
+        State::Cached => "cached",
+        State::Unneeded => "not needed",
+    }
 }
 
-impl State {
-    /// All of them, in their order.
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Failed,
-        Self::Running,
-        Self::ToBuild,
-        Self::ToFetch,
-        Self::Built,
-        Self::Cached,
-        Self::Unneeded,
-    ];
-
-    /// The word for it.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Failed => "failed",
-            Self::Running => "running",
-            Self::ToBuild => "to build",
-            Self::ToFetch => "to fetch",
-            Self::Built => "built",
-            Self::Cached => "cached",
-            Self::Unneeded => "not needed",
-        }
-    }
-
-    /// The word as a name in JSON and CSS.
-    pub(crate) fn key(self) -> &'static str {
-        match self {
-            Self::ToBuild => "to-build",
-            Self::ToFetch => "to-fetch",
-            Self::Unneeded => "not-needed",
-            other => other.word(),
-        }
-    }
-
-    /// Tells whether something is still to be done.
-    pub(crate) fn is_open(self) -> bool {
-        self <= Self::ToFetch
+/// The word as a name in JSON and CSS.
+pub(crate) fn key(state: State) -> &'static str {
+    match state {
+        State::ToBuild => "to-build",
+        State::ToFetch => "to-fetch",
+        State::Unneeded => "not-needed",
+        other => word(other),
     }
 }
 
@@ -185,7 +151,7 @@ impl Graph {
 pub(crate) fn about(node: &Node) -> String {
     let mut words = Vec::new();
     if node.members.is_empty() {
-        words.push(node.state.word().to_owned());
+        words.push(word(node.state).to_owned());
     }
     if let Some(ms) = node.ms {
         let time = crate::render::size::duration(std::time::Duration::from_millis(ms));

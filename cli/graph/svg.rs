@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use super::layout::{Layout, Piece, layout};
-use super::{Graph, Node, about};
+use super::{Graph, Node, about, key};
+use crate::render::markup::escaped;
 
 /// Columns of text in a node, at most.
 const NAME_COLUMNS: usize = 36;
@@ -94,7 +95,7 @@ pub(crate) fn draw(graph: &Graph, alone: bool, text: &mut String) {
 /// The class of a node in CSS.
 pub(crate) fn class(node: &Node) -> &'static str {
     if node.members.is_empty() {
-        node.state.key()
+        key(node.state)
     } else {
         "group"
     }
@@ -156,25 +157,6 @@ fn elided(name: &str) -> String {
     let mut tail = fits(NAME_COLUMNS - NAME_COLUMNS / 2 - 1, &mut name.chars().rev());
     tail.reverse();
     head.into_iter().chain(['…']).chain(tail).collect()
-}
-
-/// Text as XML and HTML may hold it, between tags and in quotes.
-pub(crate) fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            '\n' | '\t' => out.push(c),
-            // XML has no way to write these.
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ pub(crate) mod bar;
 pub(crate) mod diagnostic;
 pub(crate) mod difference;
 pub(crate) mod live;
+pub(crate) mod markup;
 mod narrow;
 pub(crate) mod output;
 pub(crate) mod progress;

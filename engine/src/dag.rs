@@ -22,7 +22,7 @@ const BUILDS: u32 = 20;
 /// Events of the journal that are looked through for failures.
 const EVENTS_MAX: usize = 200_000;
 
-/// What is known of a derivation in a graph.
+/// What is known of a derivation in a graph. The order is that of how much a person wants to see it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum DagState {
     /// It failed the last time that it was tried.
@@ -42,6 +42,23 @@ pub enum DagState {
 }
 
 impl DagState {
+    /// All of them, in their order.
+    pub const ALL: [Self; 7] = [
+        Self::Failed,
+        Self::Running,
+        Self::ToBuild,
+        Self::ToFetch,
+        Self::Built,
+        Self::Cached,
+        Self::Unneeded,
+    ];
+
+    /// Tells whether something is still to be done.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        self <= Self::ToFetch
+    }
+
     /// Tells whether its outputs are there.
     #[must_use]
     pub fn is_there(self) -> bool {

@@ -110,9 +110,8 @@ fn with_outputs(
 mod tests {
     use std::path::PathBuf;
 
-    use sos_store::{OpenOptions, Store};
-
     use super::*;
+    use crate::test_store::test_store;
 
     fn options() -> BuildOptions {
         let mut options = BuildOptions::new("x86_64-linux", PathBuf::from("/bin/sos"));
@@ -137,13 +136,7 @@ mod tests {
 
     #[track_caller]
     fn made(env: &[(&str, &str)]) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(OpenOptions {
-            root: dir.path().join("store"),
-            store_dir: StoreDir::default(),
-            read_only: false,
-        })
-        .unwrap();
+        let (_dir, store) = test_store();
         let references = References {
             store: &store,
             inputs: &BTreeSet::new(),

@@ -284,21 +284,8 @@ pub fn failed_named(store: &Store, name: &str) -> Option<StorePath> {
 
 #[cfg(test)]
 mod tests {
-    use sos_formats::store_path::StoreDir;
-    use sos_store::OpenOptions;
-
     use super::*;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(OpenOptions {
-            root: dir.path().join("store"),
-            store_dir: StoreDir::default(),
-            read_only: false,
-        })
-        .unwrap();
-        (dir, store)
-    }
+    use crate::test_store::test_store;
 
     fn add(store: &Store, place: &str, drv: char, name: &str, time_ms: u64, asked: bool) {
         let dir = store.root().join(DIR).join(place);
@@ -320,7 +307,7 @@ mod tests {
 
     #[test]
     fn the_newest_few_are_kept() {
-        let (_dir, store) = store();
+        let (_dir, store) = test_store();
         add(&store, "a", '1', "x-1.0", 1, false);
         add(&store, "b", '2', "y", 2, false);
         add(&store, "c", '1', "x-1.0", 3, false);
@@ -342,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_state_is_used_by_one_at_a_time() {
-        let (_dir, store) = store();
+        let (_dir, store) = test_store();
         add(&store, "a", '1', "x", 1, false);
         let drv = StorePath::from_base(&format!("{}-x.drv", "1".repeat(32))).unwrap();
         let first = take(&store, &drv).unwrap();
@@ -354,7 +341,7 @@ mod tests {
 
     #[test]
     fn names_with_and_without_version() {
-        let (_dir, store) = store();
+        let (_dir, store) = test_store();
         add(&store, "a", '1', "zlib-1.3", 1, false);
         add(&store, "b", '2', "zlib-ng-2", 2, false);
         let found = |name| failed_named(&store, name).map(|drv| drv.base());

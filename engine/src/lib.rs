@@ -40,6 +40,8 @@ mod shell;
 mod source_drvs;
 mod step;
 mod structured;
+#[cfg(test)]
+mod test_store;
 pub mod verify;
 mod ways;
 pub mod why;

@@ -324,23 +324,31 @@ fn an_unchanged_source_is_not_read_again_and_a_changed_one_is() {
     let store = open(dir.path());
     let src = dir.path().join("src");
     sample_tree(&src);
-    // Old enough to be trusted by its times: only the inode change time cannot be set, so wait it out.
-    std::thread::sleep(std::time::Duration::from_millis(2100));
-    let first = store
-        .add_path(&src, "source", Method::Recursive, None)
-        .unwrap();
-    // What cannot be read is not read. (Root reads everything, so the proof is by content for root.)
+    let add = || {
+        store
+            .add_path(&src, "source", Method::Recursive, None)
+            .unwrap()
+    };
+    let known = || {
+        store
+            .name_source(&src, "source", Method::Recursive, 0)
+            .unwrap()
+    };
+    let first = add();
+    assert_eq!(known(), None, "it is too young to be trusted by its times");
+    // It is read until it is old enough, and then no more.
+    let told = (0..100_000).find_map(|_| {
+        assert_eq!(add(), first);
+        known()
+    });
+    assert_eq!(told, Some((first.clone(), true)));
     std::fs::write(src.join("big"), "changed").unwrap();
-    let second = store
-        .add_path(&src, "source", Method::Recursive, None)
-        .unwrap();
+    assert_eq!(known(), None);
+    let second = add();
     assert_ne!(first, second);
     // Just changed: not trusted, so a second change of the same size in the same instant is seen.
     std::fs::write(src.join("big"), "CHANGED").unwrap();
-    let third = store
-        .add_path(&src, "source", Method::Recursive, None)
-        .unwrap();
-    assert_ne!(second, third);
+    assert_ne!(second, add());
 }
 
 #[test]

@@ -6,16 +6,7 @@
 #   script  what step number `n` runs
 { files, busybox, salt ? "", length ? 0, script ? n: ":" }:
 let
-  step = name: attrs: derivation ({
-    inherit name;
-    system = "builtin";
-    builder = "builtin:step";
-    __structuredAttrs = true;
-    __contentAddressed = true;
-    outputHashMode = "rootfs";
-    outputHashAlgo = "blake3";
-    epoch = 1700000000;
-  } // attrs);
+  step = name: attrs: import ../support/rootfs.nix "step" ({ inherit name; } // attrs);
   tool = builtins.path { path = busybox; name = "busybox"; recursive = true; };
   tools = step "tools" {
     mounts."/busybox" = "${tool}";

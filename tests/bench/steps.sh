@@ -21,11 +21,13 @@ if [ -n "${BENCH_USER:-}" ] && [ "$(id -u)" = 0 ]; then
   BENCH_USER= STEPS=$steps bash "$0"
   # The checkout and the program may lie where others cannot read.
   cp "$sos" "$work/sos"
-  cp "$here/steps.sh" "$here/steps.nix" "$work/"
+  mkdir "$work/bench" "$work/support"
+  cp "$here/steps.sh" "$here/steps.nix" "$work/bench/"
+  cp "$here/../support/rootfs.nix" "$work/support/"
   chmod 755 "$work"
   echo
   echo "as an ordinary user:"
-  su -s /bin/bash "$BENCH_USER" -c "SOS=$work/sos STEPS=$steps FILES='${FILES:-}' bash $work/steps.sh"
+  su -s /bin/bash "$BENCH_USER" -c "SOS=$work/sos STEPS=$steps FILES='${FILES:-}' bash $work/bench/steps.sh"
   exit
 fi
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::process::children_of;
+pub(super) use crate::support::world_with_busybox;
 use crate::support::{World, peer, run, shared, start};
 
 /// A recipe of one derivation whose builder is the static busybox, run with a script.
@@ -11,20 +12,6 @@ pub(super) fn recipe(name: &str, script: &str, more: &str) -> String {
     format!(
         "derivation {{ name = \"{name}\"; system = \"x86_64-linux\"; builder = \"/bin/busybox\"; args = [ \"sh\" \"-c\" ''{script}'' ]; {more} }}"
     )
-}
-
-/// A world whose builds see the machine's static busybox as `/bin/busybox`.
-pub(super) fn world_with_busybox() -> Option<World> {
-    let busybox = peer("busybox")?;
-    let w = World::new();
-    w.write(
-        "../home/.config/sos/config.toml",
-        &format!(
-            "[build]\nsandbox-paths = [\"/bin/busybox={}\"]\n",
-            busybox.display()
-        ),
-    );
-    Some(w)
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use super::builds::{recipe, world_with_busybox};
+use crate::support::process::wait_until;
 use crate::support::{Run, World, peer};
 
 /// What the log says of a hit.
@@ -48,9 +49,15 @@ fn sees(w: &World, args: &[&str], answer: &str) {
     assert_eq!(settled(w, args), answer);
 }
 
-/// Waits until files that are there are older than what counts as young.
-fn grow_old() {
-    std::thread::sleep(std::time::Duration::from_millis(2100));
+/// Waits until every file of the project is known by `stat`, by the program's own rule: nobody can set the time that it goes by.
+fn grow_old(w: &World) {
+    wait_until("the age of all files", || {
+        let now = sos_store::now_nanos();
+        walkdir::WalkDir::new(w.project()).into_iter().all(|entry| {
+            let meta = entry.expect("a file").metadata().expect("stat");
+            !sos_store::StatKey::of(&meta).is_racy(now)
+        })
+    });
 }
 
 #[test]
@@ -63,7 +70,7 @@ fn a_byte_of_a_file() {
     w.write("g.nix", "\"c\"");
     sees(&w, &["f.nix"], "\"cb\"");
     // The same size and the same modification time, when all files are old enough to be known by `stat`.
-    grow_old();
+    grow_old(&w);
     settled(&w, &["f.nix"]);
     let modified = text.metadata().expect("stat").modified().expect("a time");
     std::fs::write(&text, "d").expect("write");
@@ -258,7 +265,7 @@ fn small_sources_are_in_the_store_when_they_are_needed() {
         }
         w.sos(["gc"]).ok();
         w.sos(["store", "info", words[0]]).fails(1);
-        grow_old();
+        grow_old(&w);
         assert_eq!(eval(&w, &args).0, first, "{round}");
         assert_eq!(eval(&w, &args).0, first, "{round}, known");
     }
@@ -389,7 +396,7 @@ fn a_flake_in_a_directory() {
     let link = w.root().join("link");
     symlink(w.project(), &link).expect("link");
     let through = format!("path:{}#x", link.display());
-    grow_old();
+    grow_old(&w);
     assert_eq!(settled(&w, &[&through]), "2");
     w.write("x.nix", "3");
     sees(&w, &[&through], "3");
@@ -429,7 +436,7 @@ fn a_flake_in_a_repository() {
     sees(&w, &args, "\"1 clean\"");
     w.write("unrelated", "");
     assert!(eval(&w, &args).1, "a file that git does not track");
-    grow_old();
+    grow_old(&w);
     settled(&w, &args);
     w.write("x.nix", "\"2\"");
     sees(&w, &args, "\"2 dirty\"");

@@ -3,22 +3,14 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use crate::support::steps::ROOTFS;
 use crate::support::{World, is_root, peer, run as run_command};
 
 const RECIPE: &str = r##"{ sos, ... }: let
-  # From nothing, which no recipe can say.
-  edit = attrs: derivation ({
-    system = "builtin";
-    builder = "builtin:rootfs-edit";
-    __structuredAttrs = true;
-    __contentAddressed = true;
-    outputHashMode = "rootfs";
-    outputHashAlgo = "blake3";
-  } // attrs);
+  edit = import ./rootfs.nix "rootfs-edit";
 in rec {
   first = edit {
     name = "first";
-    epoch = 1700000000;
     files = [
       { path = "/etc/motd"; content = "hello\n"; mode = "0640"; }
       { path = "/usr/bin/tool"; content = "#!/bin/sh\n"; mode = "4755"; }
@@ -40,6 +32,7 @@ in rec {
 fn world() -> World {
     let w = World::new();
     w.write("sos.nix", RECIPE);
+    w.write("rootfs.nix", ROOTFS);
     w
 }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use blake3::Hasher;
 
 use super::builds::{recipe, world_with_busybox};
-use crate::support::{World, one_at_a_time, peer, run, start};
+use crate::support::{World, gate, one_at_a_time, peer, run, start};
 
 /// Bytes of the long line.
 const LINE: usize = 10 * 1024 * 1024;
@@ -147,13 +147,7 @@ fn a_running_build_is_followed_to_its_end() {
     let Some(w) = world_with_busybox() else {
         return;
     };
-    // The build waits for a pipe that only the follower's first line opens, so that nothing depends on time.
-    let pipe = w.project().join("go");
-    run(Command::new("mkfifo").arg(&pipe)).ok();
-    let config = w.root().join("home/.config/sos/config.toml");
-    let text = std::fs::read_to_string(&config).expect("a configuration");
-    let text = text.replace("\"]", &format!("\", \"/go={}\"]", pipe.display()));
-    std::fs::write(&config, text).expect("a configuration");
+    let pipe = gate(&w);
     w.write(
         "f.nix",
         &recipe(

@@ -1,10 +1,11 @@
 //! `sos repl`, without a terminal and on one.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use super::builds::{recipe, world_with_busybox};
-use crate::support::{World, peer};
+use crate::support::World;
+use crate::support::terminal::Terminal;
 
 /// What a conversation prints on both streams.
 fn talk(w: &World, args: &[&str], lines: &str) -> (String, String) {
@@ -96,46 +97,29 @@ fn files_are_loaded_and_derivations_built() {
 
 #[test]
 fn on_a_terminal_it_completes_and_remembers() {
-    let Some(script) = peer("script") else {
+    let mut w = World::new();
+    w.set("TERM", "xterm");
+    let Some(mut terminal) = Terminal::start(&w.command_of(&["repl"]), 24, 80) else {
         return;
     };
-    let w = World::new();
-    let mut command = Command::new(script);
-    command
-        .args([
-            "-qec",
-            &format!("{} repl", env!("CARGO_BIN_EXE_sos")),
-            "/dev/null",
-        ])
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", w.root().join("home"))
-        .env("TERM", "xterm")
-        .current_dir(w.project());
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("it starts");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    let mut stdout = child.stdout.take().expect("a pipe");
-    let mut out = String::new();
-    // The tabulator key completes the name of the attribute. What is typed before the prompt is there gets lost.
+    // The tabulator key completes the name of the attribute.
     for line in ["x = { attribute = 41; }\r", "x.attr\t + 1\r", ":q\r"] {
-        let mut shown = String::new();
-        while !shown.contains("sos> ") {
-            let mut chunk = [0; 1024];
-            let n = stdout.read(&mut chunk).expect("it writes");
-            assert!(n > 0, "no prompt after {out}{shown}");
-            shown.push_str(&String::from_utf8_lossy(&chunk[..n]));
-        }
-        out.push_str(&shown);
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        stdin.write_all(line.as_bytes()).expect("it reads");
+        // The prompt is drawn again with every key, so one with nothing behind it is a new one; the keys are read by then.
+        terminal.wait_for("a prompt", |screen| {
+            let (row, _) = screen.cursor_position();
+            let rows: Vec<String> = screen.rows(0, 80).collect();
+            rows[usize::from(row)].trim_end() == "sos>"
+        });
+        terminal.send(line.as_bytes());
+        terminal.wait_for("the line", |screen| {
+            screen
+                .contents()
+                .contains(line.split(['\t', '\r']).next().unwrap_or(line))
+        });
     }
-    stdout.read_to_string(&mut out).expect("it ends");
-    assert!(child.wait().expect("it ends").success());
-    assert!(out.contains("42"), "{out}");
+    assert_eq!(terminal.finish(), 0);
+    let rows = terminal.history();
+    assert!(rows.iter().any(|row| row == "42"), "{rows:#?}");
     let history = w.root().join("home/.local/state/sos/repl_history");
     let history = std::fs::read_to_string(history).expect("the history");
     assert!(history.contains("x.attribute + 1"), "{history}");

@@ -11,7 +11,7 @@ use crate::support::process::{all_gone, descendants, wait_until};
 use crate::support::terminal::Terminal;
 use crate::support::tiny::{self, Tiny};
 use crate::support::user::User;
-use crate::support::{World, is_root, left_nothing, run, store_is_clean};
+use crate::support::{World, left_nothing, run, store_is_clean};
 
 /// Says all that a process can find out about where it runs.
 const LOOK: &str = "cat /proc/$$/environ; echo; cat /proc/$$/mountinfo; \
@@ -562,19 +562,10 @@ fn an_ordinary_user_has_it_too() {
     let Some(mut w) = step("echo half > /etc/half; exit 1") else {
         return;
     };
-    if !is_root() {
-        return;
-    }
     let Some(user) = User::new("shell", true) else {
         return;
     };
-    let copy = tempfile::Builder::new()
-        .prefix("sos-bin-")
-        .tempdir()
-        .expect("a directory");
-    let sos = user.can_run(copy.path());
-    w.hand_over(&user);
-    w.use_program(&sos);
+    let _copy = w.with_program_for(&user);
     let as_user = |args: &[&str]| run(user.becomes(&mut w.command_of(args)));
     as_user(&["build", "--no-link", "f.nix"]).fails(100);
     let shell = as_user(&[

@@ -1,11 +1,9 @@
 //! `sos why` and `sos builds`: what the journal answers days later.
 
-use std::process::Command;
-
 use serde_json::Value;
 
 use super::builds::{recipe, world_with_busybox};
-use crate::support::{World, run, start};
+use crate::support::{World, gate, start};
 
 /// `image` is made of `layer`, that of `hello`, that of a source directory; `cut` gives the same whatever `hello` is.
 fn chain(flags: &str) -> String {
@@ -329,12 +327,7 @@ fn a_build_is_kept_with_all_that_it_did() {
 #[test]
 fn a_build_that_was_killed_is_told_from_one_that_runs() {
     let Some(w) = world() else { return };
-    let pipe = w.project().join("go");
-    run(Command::new("mkfifo").arg(&pipe)).ok();
-    let config = w.root().join("home/.config/sos/config.toml");
-    let text = std::fs::read_to_string(&config).expect("a configuration");
-    let text = text.replace("\"]", &format!("\", \"/go={}\"]", pipe.display()));
-    std::fs::write(&config, text).expect("a configuration");
+    gate(&w);
     w.write(
         "f.nix",
         &recipe("stuck", "read x < /go; echo $x > $out", ""),

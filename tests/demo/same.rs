@@ -75,14 +75,7 @@ pub(super) fn another_user_gets_the_same_image(demo: &Demo) {
     world.set("LANG", "tr_TR.UTF-8");
     world.set("LC_ALL", "tr_TR.UTF-8");
     world.set("SOURCE_DATE_EPOCH", "1");
-    let program = tempfile::Builder::new()
-        .prefix("sos-bin-")
-        .tempdir()
-        .expect("a directory");
-    if let Some(user) = &user {
-        world.use_program(&user.can_run(program.path()));
-        world.hand_over(user);
-    }
+    let _copy = user.as_ref().map(|user| world.with_program_for(user));
     let as_user = |arguments: &[&str]| {
         let sos = world.command();
         let mut command = Command::new("sh");

@@ -1,5 +1,6 @@
 //! Ctrl-C stops what runs and says how far it came.
 
+use std::process::Child;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -86,6 +87,16 @@ fn what_was_built_before_ctrl_c_is_kept() {
         .says(&["built 0"]);
 }
 
+/// Waits until a builder of one process runs. Returns all processes of the build, and the one of them that starts the others.
+fn running(child: &Child) -> (Vec<Process>, Process) {
+    // The launcher, the first process of the run, the builder.
+    wait_until("the builder", || descendants(pid(child)).len() >= 3);
+    let family = descendants(pid(child));
+    let launcher = family.iter().find(|p| p.is_child_of(pid(child)));
+    let launcher = launcher.expect("a launcher").clone();
+    (family, launcher)
+}
+
 /// Stops every process below the launcher, so that a run cannot end when it is asked to.
 fn freeze(family: &[Process], launcher: &Process) {
     for process in family.iter().filter(|p| *p != launcher) {
@@ -100,14 +111,8 @@ fn the_second_signal_ends_at_once() {
     };
     w.write("f.nix", &job("endless", "/bin/busybox sleep 500"));
     let child = start(w.command().args(["build", "--no-link", "f.nix"]));
-    // The launcher, the first process of the run, `sleep`.
-    wait_until("the builder", || descendants(pid(&child)).len() >= 3);
-    let family = descendants(pid(&child));
-    let launcher = family
-        .iter()
-        .find(|p| p.is_child_of(pid(&child)))
-        .expect("a launcher");
-    freeze(&family, launcher);
+    let (family, launcher) = running(&child);
+    freeze(&family, &launcher);
     signal(&child, Signal::INT);
     wait_until("the first signal", || pending(pid(&child)) == 0);
     signal(&child, Signal::TERM);
@@ -131,12 +136,7 @@ fn a_launcher_that_is_killed_takes_its_runs_along_and_is_replaced() {
         w.command()
             .args(["build", "--no-link", "-k", "-j", "1", "f.nix"]),
     );
-    wait_until("the builder", || descendants(pid(&child)).len() >= 3);
-    let family = descendants(pid(&child));
-    let launcher = family
-        .iter()
-        .find(|p| p.is_child_of(pid(&child)))
-        .expect("a launcher");
+    let (family, launcher) = running(&child);
     launcher.signal(Signal::KILL);
     let run = finish(child, Duration::from_secs(60));
     all_gone(&family, w.root());

@@ -10,21 +10,7 @@ mod together;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{World, peer, run, skip};
-
-/// A world whose builds see the machine's static busybox as `/bin/busybox`.
-fn world_with_busybox() -> Option<World> {
-    let busybox = peer("busybox")?;
-    let w = World::new();
-    w.write(
-        "../home/.config/sos/config.toml",
-        &format!(
-            "[build]\nsandbox-paths = [\"/bin/busybox={}\"]\n",
-            busybox.display()
-        ),
-    );
-    Some(w)
-}
+use crate::support::{World, peer, run, skip, world_with_busybox};
 
 /// A derivation that runs a script.
 fn job(name: &str, script: &str) -> String {

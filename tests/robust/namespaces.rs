@@ -48,13 +48,7 @@ fn an_ordinary_user_without_subordinate_ids() {
         let Some(user) = User::new("bare", false) else {
             return;
         };
-        let copy = tempfile::Builder::new()
-            .prefix("sos-bin-")
-            .tempdir()
-            .expect("a directory");
-        let sos = user.can_run(copy.path());
-        w.hand_over(&user);
-        w.use_program(&sos);
+        let _copy = w.with_program_for(&user);
         let mut command = w.command();
         run(user.becomes(command.args(["build", "--no-link", "tiny.rootfs.toml"])))
             .fails(4)

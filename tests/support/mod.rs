@@ -128,6 +128,16 @@ impl World {
         user.owns(self.root());
     }
 
+    /// The same, with a copy of the program that this user may run; it goes with the directory.
+    #[must_use]
+    pub(crate) fn with_program_for(&mut self, user: &user::User) -> tempfile::TempDir {
+        let copy = tempfile::Builder::new().prefix("sos-bin-").tempdir();
+        let copy = copy.expect("a directory");
+        self.use_program(&user.can_run(copy.path()));
+        self.hand_over(user);
+        copy
+    }
+
     /// Writes a file of the project and returns its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.project().join(name);
@@ -209,6 +219,31 @@ impl Drop for World {
                 .output(),
         );
     }
+}
+
+/// A world whose builds see the machine's static busybox as `/bin/busybox`.
+pub(crate) fn world_with_busybox() -> Option<World> {
+    let busybox = peer("busybox")?;
+    let w = World::new();
+    w.write(
+        "../home/.config/sos/config.toml",
+        &format!(
+            "[build]\nsandbox-paths = [\"/bin/busybox={}\"]\n",
+            busybox.display()
+        ),
+    );
+    Some(w)
+}
+
+/// A pipe of this world that its builds see as `/go`: a builder can wait for what is written there, so that nothing depends on time.
+pub(crate) fn gate(w: &World) -> PathBuf {
+    let pipe = w.project().join("go");
+    run(Command::new("mkfifo").arg(&pipe)).ok();
+    let config = w.root().join("home/.config/sos/config.toml");
+    let text = std::fs::read_to_string(&config).expect("a configuration");
+    let text = text.replace("\"]", &format!("\", \"/go={}\"]", pipe.display()));
+    std::fs::write(&config, text).expect("a configuration");
+    pipe
 }
 
 /// The events of one run.

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Timespec;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open};
 
 /// How long the kernel may take to end what was killed; generous, since the tests share the machine.
 const GRACE: Duration = Duration::from_secs(15);
@@ -28,9 +30,7 @@ impl Process {
 
     /// Sends it a signal; it may be gone already.
     pub(crate) fn signal(&self, signal: Signal) {
-        if let Some(pid) = Pid::from_raw(self.pid) {
-            let _ = kill_process(pid, signal);
-        }
+        let _ = kill_process(number(self.pid), signal);
     }
 }
 
@@ -62,6 +62,10 @@ pub(crate) fn pid(child: &Child) -> Pid {
 /// Sends a signal to a child, which may be gone already.
 pub(crate) fn signal(child: &Child, signal: Signal) {
     let _ = kill_process(pid(child), signal);
+}
+
+fn number(pid: i32) -> Pid {
+    Pid::from_raw(pid).expect("processes have numbers above 0")
 }
 
 fn read(pid: i32) -> Option<Process> {
@@ -170,14 +174,21 @@ pub(crate) fn all_gone(processes: &[Process], dir: &Path) {
     let until = Instant::now() + GRACE;
     loop {
         let (left, users) = (alive(processes), using(dir));
-        if left.is_empty() && users.is_empty() {
+        let Some(first) = left.first().copied().or(users.first()) else {
             return;
-        }
+        };
         assert!(
             Instant::now() < until,
             "processes survive: {left:?} {users:?}"
         );
-        std::thread::sleep(Duration::from_millis(20));
+        // One that is gone by now has no descriptor.
+        let Ok(process) = pidfd_open(number(first.pid), PidfdFlags::empty()) else {
+            continue;
+        };
+        let time = until.saturating_duration_since(Instant::now());
+        let time = Timespec::try_from(time).expect("a time");
+        poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&time))
+            .expect("it can be waited for");
     }
 }
 

@@ -2,18 +2,12 @@
 
 use super::{World, peer};
 
+/// A function in Nix: the builder and the attributes of a derivation that makes a root filesystem.
+pub(crate) const ROOTFS: &str = include_str!("rootfs.nix");
+
 /// Library text in Nix: `step name attrs`, and `base`, a root filesystem of busybox and `/usr` with 400 files, every tenth with two names.
 const LIBRARY: &str = r#"
-  step = name: attrs: derivation ({
-    inherit name;
-    system = "builtin";
-    builder = "builtin:step";
-    __structuredAttrs = true;
-    __contentAddressed = true;
-    outputHashMode = "rootfs";
-    outputHashAlgo = "blake3";
-    epoch = 1700000000;
-  } // attrs);
+  step = name: attrs: rootfs "step" ({ inherit name; } // attrs);
   tools = step "tools" {
     mounts."/busybox" = "${builtins.path { path = @busybox@; name = "busybox"; }}";
     shell = [ "/busybox" "sh" "-eu" ];
@@ -38,7 +32,7 @@ const LIBRARY: &str = r#"
 pub(crate) fn steps(body: &str) -> Option<String> {
     let busybox = peer("busybox")?;
     let library = LIBRARY.replace("@busybox@", &busybox.display().to_string());
-    Some(format!("let{library}in\n{body}\n"))
+    Some(format!("let\nrootfs = {ROOTFS};{library}in\n{body}\n"))
 }
 
 /// A chain of `length` steps on the base of `salt`; each changes files, names and directories that the one before left.

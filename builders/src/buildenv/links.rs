@@ -24,6 +24,12 @@ pub(super) enum Node {
     },
 }
 
+impl Node {
+    fn link(target: String, priority: i64) -> Self {
+        Self::Link { target, priority }
+    }
+}
+
 /// Files that every package has and no environment wants: how their paths end.
 const LEFT_OUT: [&str; 7] = [
     "/propagated-build-inputs",
@@ -158,13 +164,7 @@ impl<'a> Links<'a> {
     ) -> Result<(), BuilderError> {
         match into.get_mut(&name) {
             None => {
-                into.insert(
-                    name,
-                    Node::Link {
-                        target: source,
-                        priority,
-                    },
-                );
+                into.insert(name, Node::link(source, priority));
                 Ok(())
             }
             Some(Node::Dir(entries)) => self.merge(&source, entries, priority, depth + 1),
@@ -298,13 +298,7 @@ fn file_into(
         }
         None => {}
     }
-    into.insert(
-        name,
-        Node::Link {
-            target: source,
-            priority,
-        },
-    );
+    into.insert(name, Node::link(source, priority));
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 
-use crate::build::Build;
+use crate::build::{Build, text_of};
 use links::{Links, Node};
 use packages::{Package, packages};
 
@@ -29,20 +29,12 @@ impl Builder for BuildEnvBuilder {
         1
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
-        let text = |name: &str| {
-            ctx.attrs
-                .get(name)
-                .and_then(serde_json::Value::as_str)
-                .ok_or_else(|| {
-                    BuilderError::failed(format!("`{}` has no attribute `{name}`", ctx.name))
-                })
-        };
-        let list = packages(text("derivations")?).map_err(|what| {
+        let list = packages(text_of(ctx, "derivations")?).map_err(|what| {
             BuilderError::failed(format!("`derivations` of `{}` {what}", ctx.name))
         })?;
         let root = environment(ctx, list)?;
         let out = ctx.out_path("out");
-        let manifest = text("manifest")?.to_owned();
+        let manifest = text_of(ctx, "manifest")?.to_owned();
         write(&root, &out)
             .and_then(|()| symlink(manifest, out.join("manifest.nix")))
             .map_err(|e| BuilderError::io(format!("cannot write `{}`", out.display()), e))

@@ -1,12 +1,10 @@
 //! Layers and layouts, checked by reading them back, by an independent checker and by the tools in use.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::Diagnostic;
@@ -19,6 +17,7 @@ use super::compress::Compression;
 use super::layer::{LayerAttrs, LayerInfo, make_layer};
 use super::layout::{ImageAttrs, make_image};
 use crate::build::fake::Fake;
+use crate::peers::{peer, said};
 
 const EPOCH: i64 = 1_700_000_000;
 
@@ -677,38 +676,12 @@ fn images_that_make_no_sense() {
     }
 }
 
-/// Runs a peer; none when it is not installed, which `SOS_REQUIRE_PEERS=1` does not allow.
-fn peer<S: AsRef<OsStr>>(program: &str, args: &[S]) -> Option<(bool, String)> {
-    match Command::new(program).args(args).output() {
-        Ok(output) => {
-            let text = [output.stdout, output.stderr].concat();
-            Some((
-                output.status.success(),
-                String::from_utf8_lossy(&text).into_owned(),
-            ))
-        }
-        Err(error) => {
-            skip(&format!("no {program}: {error}"));
-            None
-        }
-    }
-}
-
-fn skip(why: &str) {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "a switch of the tests, never of the program"
-    )]
-    let required = std::env::var_os("SOS_REQUIRE_PEERS").is_some();
-    assert!(!required, "SOS_REQUIRE_PEERS is set, but {why}");
-    println!("skipped: {why}");
-}
-
 #[test]
 fn an_independent_checker_finds_nothing() {
     let checker = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/checks/oci_check.py");
     if !checker.exists() {
-        skip("there is no ../shared/checks/oci_check.py beside the repository");
+        // It is no program that could be installed.
+        println!("skipped: no ../shared/checks/oci_check.py");
         return;
     }
     for compression in [Compression::Gzip, Compression::Zstd, Compression::None] {
@@ -721,10 +694,11 @@ fn an_independent_checker_finds_nothing() {
             "--epoch".as_ref(),
         ];
         let epoch = EPOCH.to_string();
-        let Some((ok, text)) = peer("python3", &[&args[..], &[epoch.as_ref()]].concat()) else {
+        let Some(output) = peer("python3", &[&args[..], &[epoch.as_ref()]].concat()) else {
             return;
         };
-        assert!(ok, "{compression:?}: {text}");
+        let text = said(&output);
+        assert!(output.status.success(), "{compression:?}: {text}");
         assert!(
             text.contains("problems=0 repro=0 warnings=0 images=1 layers=3"),
             "{text}"
@@ -739,10 +713,10 @@ fn skopeo_copies_it() {
         let out = image(&mut fake, compression);
         let from = format!("oci:{}:v1", out.display());
         let to = format!("oci-archive:{}", fake.path("archive.tar").display());
-        let Some((ok, text)) = peer("skopeo", &["--insecure-policy", "copy", &from, &to]) else {
+        let Some(output) = peer("skopeo", &["--insecure-policy", "copy", &from, &to]) else {
             return;
         };
-        assert!(ok, "{text}");
+        assert!(output.status.success(), "{}", said(&output));
     }
 }
 
@@ -759,10 +733,10 @@ fn umoci_unpacks_it_to_the_same_tree() {
     }
     let target = bundle.display().to_string();
     args.push(&target);
-    let Some((ok, text)) = peer("umoci", &args) else {
+    let Some(output) = peer("umoci", &args) else {
         return;
     };
-    assert!(ok, "{text}");
+    assert!(output.status.success(), "{}", said(&output));
     let rootfs = bundle.join("rootfs");
     assert!(!rootfs.join("home").exists() && !rootfs.join("usr/bin/sudo").exists());
     assert_eq!(fs::read(rootfs.join("usr/lib")).expect("read"), b"file");
@@ -778,9 +752,9 @@ fn umoci_unpacks_it_to_the_same_tree() {
             "--tree".as_ref(),
             rootfs.as_os_str(),
         ];
-        let Some((ok, text)) = peer("python3", &args) else {
+        let Some(output) = peer("python3", &args) else {
             return;
         };
-        assert!(ok, "{text}");
+        assert!(output.status.success(), "{}", said(&output));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::process::Command;
 
 use sos_formats::manifest::Meta;
 use sos_store::rootfs::{FileSpec, RootTree, SpecKind};
@@ -10,6 +9,7 @@ use sos_store::rootfs::{FileSpec, RootTree, SpecKind};
 use super::*;
 use crate::build::fake::Fake;
 use crate::export::{Owners, add_to_repository, write_rootfs};
+use crate::peers::{peer, said};
 
 const EPOCH: i64 = 1_700_000_000;
 
@@ -134,29 +134,11 @@ fn attrs(mode: Mode) -> OstreeAttrs {
     }
 }
 
-/// Runs the peer; none when it is not installed, which `SOS_REQUIRE_PEERS=1` does not allow.
+/// Runs the peer, which must succeed; none where it is not installed.
 fn ostree<S: AsRef<OsStr>>(args: &[S]) -> Option<String> {
-    match Command::new("ostree").args(args).output() {
-        Ok(output) => {
-            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(output.status.success(), "{errors}");
-            Some(String::from_utf8_lossy(&output.stdout).into_owned())
-        }
-        Err(error) => {
-            skip(&format!("no ostree: {error}"));
-            None
-        }
-    }
-}
-
-fn skip(why: &str) {
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "a switch of the tests, never of the program"
-    )]
-    let required = std::env::var_os("SOS_REQUIRE_PEERS").is_some();
-    assert!(!required, "SOS_REQUIRE_PEERS is set, but {why}");
-    println!("skipped: {why}");
+    let output = peer("ostree", args)?;
+    assert!(output.status.success(), "{}", said(&output));
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn export(fake: &Fake, attrs: &OstreeAttrs, dest: &Path) -> String {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::{Value, json};
 use sos_engine::BuilderError;
@@ -14,6 +13,7 @@ use sos_store::rootfs::{FileSpec, KindView, RootTree, SpecKind};
 
 use super::edit;
 use crate::build::fake::Fake;
+use crate::peers::{peer, said};
 
 const EPOCH: i64 = 1_700_000_000;
 
@@ -776,32 +776,11 @@ fn systemctl_makes_the_same_links() {
     fake.roots.insert("base".into(), id);
     for (verb, names) in [("enable", &enable[..]), ("disable", &disable[..])] {
         let root = format!("--root={}", dir.path().display());
-        let output = match Command::new("systemctl")
-            .arg(root)
-            .arg(verb)
-            .args(names)
-            .output()
-        {
-            Ok(output) => output,
-            Err(error) => {
-                #[allow(
-                    clippy::disallowed_methods,
-                    reason = "a switch of the tests, never of the program"
-                )]
-                let required = std::env::var_os("SOS_REQUIRE_PEERS").is_some();
-                assert!(
-                    !required,
-                    "SOS_REQUIRE_PEERS is set, but there is no systemctl: {error}"
-                );
-                println!("skipped: no systemctl: {error}");
-                return;
-            }
+        let args = [&[root.as_str(), verb], names].concat();
+        let Some(output) = peer("systemctl", &args) else {
+            return;
         };
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", said(&output));
     }
     let mut theirs = BTreeMap::new();
     links(

@@ -1,27 +1,11 @@
 //! A difference as one page, without a script and without anything from elsewhere.
 
 use crate::render::difference;
+use crate::render::markup::escaped;
 
 use super::{Changed, Comparison, sizes};
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem}table{border-collapse:collapse;width:100%}td,th{text-align:left;vertical-align:top;padding:.2rem .6rem;border-bottom:1px solid #8884;overflow-wrap:anywhere}pre{overflow-x:auto;padding:.6rem;background:#8881}.add{color:#1a7f37}.del{color:#b42318}@media (prefers-color-scheme:dark){body{background:#16181d;color:#e6e6e6}.add{color:#7ee787}.del{color:#ff9b8f}}";
-
-/// Text as it stands in a page.
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c if c.is_control() && c != '\n' && c != '\t' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
-}
 
 /// The whole page.
 pub(super) fn page(comparison: &Comparison) -> String {

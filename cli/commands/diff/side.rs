@@ -189,12 +189,8 @@ fn of_object(store: &Store, name: &str, path: &StorePath) -> Result<Side, Failur
     let mut side = if info.kind == ObjectKind::Tree && oci::is_layout(&place) {
         of_image(store, name, &place, None)?
     } else {
-        let kind = match info.kind {
-            ObjectKind::Tree => "tree",
-            ObjectKind::Rootfs => "rootfs",
-        };
         let files = Snapshot::of_object(store, &info)?;
-        plain(store, name, kind, String::new(), files)?
+        plain(store, name, store_verb::kind(&info), String::new(), files)?
     };
     side.path = path.absolute(store.store_dir());
     side.drv = derivation_of(store, &info)?;

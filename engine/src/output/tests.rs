@@ -8,12 +8,12 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
 use sos_formats::derivation::Derivation;
-use sos_formats::store_path::StoreDir;
-use sos_store::{OpenOptions, TempDir};
+use sos_store::TempDir;
 
 use super::*;
 use crate::builder::Pool;
 use crate::resolve::{OutputPaths, resolve};
+use crate::test_store::test_store;
 
 struct Bench {
     store: Store,
@@ -22,13 +22,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(OpenOptions {
-            root: dir.path().join("store"),
-            store_dir: StoreDir::default(),
-            read_only: false,
-        })
-        .unwrap();
+        let (dir, store) = test_store();
         Self { store, _dir: dir }
     }
 

@@ -14,13 +14,13 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 
 use sos_formats::derivation::{Derivation, Output};
-use sos_store::{OpenOptions, Store};
 
 use super::*;
 use crate::builder::Registry;
 use crate::clock::SystemClock;
 use crate::graph::{Graph, Wanted};
 use crate::needed::find_needed;
+use crate::test_store::test_store;
 
 struct Counting;
 
@@ -148,13 +148,7 @@ fn a_node_weighs_less_than_a_kilobyte() {
     } else {
         100_000
     };
-    let place = tempfile::tempdir().unwrap();
-    let store = Store::open(OpenOptions {
-        root: place.path().join("store"),
-        store_dir: StoreDir::default(),
-        read_only: false,
-    })
-    .unwrap();
+    let (_dir, store) = test_store();
     let ((graph, wanted), given, _) = weighed(|| layers(COUNT, 250));
     let (needed, held, finding) =
         weighed(|| find_needed(&store, &Registry::new(), &graph, &wanted).unwrap());

@@ -6,9 +6,8 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::termios::Winsize;
 
@@ -187,14 +186,7 @@ enum Ready {
 
 impl Conversation<'_> {
     fn until_end(mut self) -> Result<Exit, SandboxError> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|e| SandboxError::io("make an event", e))?;
-        let wake = Arc::new(wake);
-        let waker = wake.clone();
-        let _subscription = self.control.cancel.on_cancel(move || {
-            // Fails only when the counter is full, and then it wakes as well.
-            let _full = rustix::io::write(&*waker, &1u64.to_ne_bytes());
-        });
+        let (wake, _subscription) = self.control.woken_by_cancel()?;
         loop {
             if self.control.cancel.is_cancelled() {
                 self.launched.stop();

@@ -1,15 +1,17 @@
 //! How a run is watched and how it ended.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{EventfdFlags, eventfd};
 use sos_formats::diagnostic::{Class, Diagnostic};
 
 use super::prepared::PreparedSets;
 use super::spec::Limits;
-use crate::cancel::Cancel;
+use crate::cancel::{Cancel, Subscription};
 
 /// Limits under which the caller watches a run. None of them can change what a successful run makes.
 #[derive(Clone, Default)]
@@ -28,6 +30,21 @@ pub struct Control {
     pub limits: Limits,
     /// Where runs with many inputs find them mounted.
     pub prepared: Option<Arc<PreparedSets>>,
+}
+
+impl Control {
+    /// A descriptor that becomes readable when the run is cancelled, while the subscription lives.
+    pub(super) fn woken_by_cancel(&self) -> Result<(Arc<OwnedFd>, Subscription), SandboxError> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|e| SandboxError::io("make an event", e))?;
+        let wake = Arc::new(wake);
+        let waker = wake.clone();
+        let subscription = self.cancel.on_cancel(move || {
+            // Fails only when the counter is full, and then it wakes as well.
+            let _full = rustix::io::write(&*waker, &1u64.to_ne_bytes());
+        });
+        Ok((wake, subscription))
+    }
 }
 
 /// What ended a run.

@@ -3,10 +3,9 @@
 use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 
 use super::cgroup::Group;
@@ -191,14 +190,7 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     fn until_end(&mut self) -> Result<Outcome, SandboxError> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|e| SandboxError::io("make an event", e))?;
-        let wake = Arc::new(wake);
-        let waker = wake.clone();
-        let _subscription = self.control.cancel.on_cancel(move || {
-            // Fails only when the counter is full, and then it wakes as well.
-            let _full = rustix::io::write(&*waker, &1u64.to_ne_bytes());
-        });
+        let (wake, _subscription) = self.control.woken_by_cancel()?;
         loop {
             if self.control.cancel.is_cancelled() {
                 return Ok(self.stop(Exit::Cancelled));

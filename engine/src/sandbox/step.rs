@@ -244,10 +244,7 @@ pub fn run_step(
     control: &Control,
 ) -> Result<StepOutcome, SandboxError> {
     let mut worker = Worker::start(control)?;
-    let root = match &spec.rootfs {
-        Some(root) => *root,
-        None => empty_root(store, spec.epoch)?,
-    };
+    let root = first_root(store, spec)?;
     let tree = tree::acquire(store, &root, &mut worker, control)?;
     let place = Place::new(store.temp_dir("step")?)?;
     let outcome = in_tree(store, spec, &root, &tree, &place, &mut worker, log, control);
@@ -311,11 +308,14 @@ pub fn reset_work_trees(store: &Store, control: &Control) -> Result<(), SandboxE
     remove_tree_with(&store.work_dir(), control)
 }
 
-/// The manifest of a root filesystem with nothing in it.
-fn empty_root(store: &Store, epoch: i64) -> Result<Blake3, SandboxError> {
+/// What a step begins with: its root filesystem, or one with nothing in it.
+fn first_root(store: &Store, spec: &StepSpec) -> Result<Blake3, SandboxError> {
+    if let Some(root) = spec.rootfs {
+        return Ok(root);
+    }
     let meta = Meta {
         mode: 0o755,
-        mtime_secs: epoch,
+        mtime_secs: spec.epoch,
         ..Meta::default()
     };
     Ok(RootTree::empty_in(store, meta).finish(store)?)
@@ -339,10 +339,7 @@ pub fn converse_in_step(
     control: &Control,
 ) -> Result<Exit, SandboxError> {
     let mut worker = Worker::start(control)?;
-    let root = match &spec.rootfs {
-        Some(root) => *root,
-        None => empty_root(store, spec.epoch)?,
-    };
+    let root = first_root(store, spec)?;
     let tree = tree::acquire(store, &root, &mut worker, control)?;
     let place = Place::with(store.temp_dir("shell")?, kept)?;
     let exit = prepare(spec, &tree, &place, &mut worker)

@@ -78,8 +78,7 @@ fn main() -> ExitCode {
         child_main();
     }
     let filter = first.filter(|a| !a.starts_with('-')).unwrap_or_default();
-    if !Path::new("/bin/sh").exists() {
-        println!("skipped: no /bin/sh");
+    if !has("/bin/sh") {
         return ExitCode::SUCCESS;
     }
     let mut failed = 0;
@@ -93,6 +92,21 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Whether this machine has a program; without it a test says so, or fails under `SOS_REQUIRE_PEERS=1`.
+fn has(program: &str) -> bool {
+    let found = Path::new(program).exists();
+    if !found {
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "a switch of the tests, never of the program"
+        )]
+        let required = std::env::var_os("SOS_REQUIRE_PEERS").is_some_and(|value| value == "1");
+        assert!(!required, "SOS_REQUIRE_PEERS=1, but: no {program}");
+        println!("skipped: no {program}");
+    }
+    found
 }
 
 /// A world whose sandboxes show the programs of this machine.
@@ -230,8 +244,7 @@ fn the_environment_is_that_of_nix() {
 }
 
 fn structured_attributes_are_files() {
-    if !Path::new("/bin/bash").exists() {
-        println!("skipped: no /bin/bash");
+    if !has("/bin/bash") {
         return;
     }
     let mut drv = shell("", &["out"], &Output::Deferred);
@@ -387,8 +400,7 @@ const BUSYBOX: &str = "/bin/busybox";
 
 /// A root with a shell, made by the test builder; none when this machine has no busybox.
 fn root_with_shell(maker: &mut Maker) -> Option<StorePath> {
-    if !Path::new(BUSYBOX).exists() {
-        println!("skipped: no busybox");
+    if !has(BUSYBOX) {
         return None;
     }
     let attrs = json!({"rootfs": {BUSYBOX: BUSYBOX}});

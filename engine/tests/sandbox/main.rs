@@ -50,19 +50,12 @@ fn main() {
         return;
     }
     if let Err(why) = support::possible() {
-        assert!(
-            std::env::var_os("SOS_REQUIRE_PEERS").is_none(),
-            "no sandbox: {why}"
-        );
-        println!("skipped: {why}");
+        support::skip(&format!("no sandbox: {why}"));
         return;
     }
     let no_steps = support::steps_possible().err();
     if let Some(why) = &no_steps {
-        assert!(
-            std::env::var_os("SOS_REQUIRE_PEERS").is_none(),
-            "no steps: {why}"
-        );
+        support::skip(&format!("no steps: {why}"));
     }
     let mut failed = 0;
     for (name, test) in &chosen {

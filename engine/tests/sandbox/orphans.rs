@@ -1,13 +1,19 @@
 //! `kill -9` at any moment leaves no process.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::Timespec;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sos_engine::sandbox::Control;
 
 use crate::support::{Lab, nix_plan};
+
+/// How long the kernel may take to end what was killed.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Makes the test program a `sos` that is to be killed.
 pub(crate) const ARGUMENT: &str = "__be_killed";
@@ -39,29 +45,29 @@ pub(crate) fn be_killed(arguments: &[String]) {
     }
 }
 
-/// Counts processes whose command line holds `mark`, besides zombies, which have none.
-fn alive(mark: &str) -> usize {
-    std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter(|entry| {
-            std::fs::read(entry.path().join("cmdline"))
-                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(mark))
-        })
-        .count()
+fn processes() -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir("/proc").unwrap();
+    entries.flatten().map(|entry| entry.path())
 }
 
-/// Counts helpers of the victim by their open working place.
-fn helpers_in(dir: &Path) -> usize {
-    std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter(|entry| {
-            std::fs::read(entry.path().join("cmdline"))
-                .is_ok_and(|line| line.ends_with(b"__sandbox\0"))
-                && std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == dir)
+/// Processes whose command line holds `mark`, besides zombies, which have none.
+fn alive(mark: &str) -> Vec<PathBuf> {
+    processes()
+        .filter(|process| {
+            std::fs::read(process.join("cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(mark))
         })
-        .count()
+        .collect()
+}
+
+/// Helpers of the victim, by their open working place.
+fn helpers_in(dir: &Path) -> Vec<PathBuf> {
+    processes()
+        .filter(|process| {
+            std::fs::read(process.join("cmdline")).is_ok_and(|line| line.ends_with(b"__sandbox\0"))
+                && std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == dir)
+        })
+        .collect()
 }
 
 fn victim(kind: &str, dir: &Path, mark: &str) -> std::process::Child {
@@ -78,13 +84,71 @@ fn victim(kind: &str, dir: &Path, mark: &str) -> std::process::Child {
 
 #[track_caller]
 fn gone_soon(dir: &Path, mark: &str) {
-    let begin = Instant::now();
-    while alive(mark) + helpers_in(dir) > 0 {
-        assert!(
-            begin.elapsed() < Duration::from_secs(20),
-            "processes are left"
+    let until = Instant::now() + LIMIT;
+    while let Some(left) = [alive(mark), helpers_in(dir)].concat().first() {
+        let number = left.file_name().unwrap().to_str().unwrap().parse();
+        let pid = Pid::from_raw(number.unwrap()).unwrap();
+        // One that is gone by now has no descriptor.
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
+        let time = until.saturating_duration_since(Instant::now());
+        let ended = poll(
+            &mut [PollFd::new(&process, PollFlags::IN)],
+            Some(&Timespec::try_from(time).unwrap()),
         );
-        std::thread::sleep(Duration::from_millis(10));
+        assert!(ended.unwrap() > 0, "processes are left");
+    }
+}
+
+/// How far a run has come: the pages that it and its descendants have touched for the first time.
+fn touched(process: &Path) -> u64 {
+    let Ok(stat) = std::fs::read_to_string(process.join("stat")) else {
+        return 0;
+    };
+    // Behind the name: state, parent, group, session, terminal, its group, flags, faults, faults of children that are gone.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let own: u64 = fields[7..9].iter().map(|n| n.parse::<u64>().unwrap()).sum();
+    let tasks = std::fs::read_dir(process.join("task"))
+        .into_iter()
+        .flatten();
+    let children = tasks.flatten().filter_map(|task| {
+        let numbers = std::fs::read_to_string(task.path().join("children")).ok()?;
+        let below = numbers.split_whitespace();
+        Some(
+            below
+                .map(|n| touched(&Path::new("/proc").join(n)))
+                .sum::<u64>(),
+        )
+    });
+    own + children.sum::<u64>()
+}
+
+/// Kills a victim when it has come this far, or else when its program runs. Returns how far it was.
+#[track_caller]
+fn kill_at(kind: &str, dir: &Path, mark: &str, far: u64) -> u64 {
+    let mut child = victim(kind, dir, mark);
+    let process = PathBuf::from(format!("/proc/{}", child.id()));
+    let output = child.stdout.take().unwrap();
+    let now = Timespec::default();
+    let runs = || poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&now)).unwrap() > 0;
+    while touched(&process) < far && !runs() {}
+    let reached = touched(&process);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    gone_soon(dir, mark);
+    reached
+}
+
+/// Kills a run in each of so many equal parts of its way to the program; the first one measures that.
+fn moments(kind: &str, mark: &str, count: u64, mut then: impl FnMut(&Path, u64)) {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = kill_at(kind, dir.path(), &format!("{mark}0"), u64::MAX);
+    assert!(whole > count, "{whole} pages");
+    for at in 0..count {
+        kill_at(kind, dir.path(), &format!("{mark}{at}"), whole * at / count);
+        then(dir.path(), at);
     }
 }
 
@@ -97,7 +161,7 @@ fn kill_running(kind: &str, mark: &str) {
         .read_line(&mut line)
         .unwrap();
     assert_eq!(line, "running\n");
-    assert!(alive(mark) > 0);
+    assert!(!alive(mark).is_empty());
     child.kill().unwrap();
     child.wait().unwrap();
     gone_soon(dir.path(), mark);
@@ -112,29 +176,15 @@ fn kill_step() {
 }
 
 fn kill_at_any_moment() {
-    for (at, kind) in (0..24).map(|n| (n, if n % 4 == 3 { "step" } else { "nix" })) {
-        let dir = tempfile::tempdir().unwrap();
-        let mark = format!("7413{at}");
-        let mut child = victim(kind, dir.path(), &mark);
-        std::thread::sleep(Duration::from_millis(at * 3));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        gone_soon(dir.path(), &mark);
-    }
+    moments("nix", "7413", 18, |_, _| {});
+    moments("step", "7415", 6, |_, _| {});
 }
 
 fn kill_and_go_on() {
-    let dir = tempfile::tempdir().unwrap();
     let mut expected = None;
-    for at in 0..16u64 {
-        let mark = format!("7414{at}");
-        let mut child = victim("step", dir.path(), &mark);
-        std::thread::sleep(Duration::from_millis(at * 5));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        gone_soon(dir.path(), &mark);
+    moments("step", "7414", 16, |dir, at| {
         if at % 4 == 3 {
-            let lab = Lab::at(dir.path());
+            let lab = Lab::at(dir);
             let (root, log) = lab.step(
                 lab.base,
                 "busybox cat /etc/a /etc/b /etc/c; busybox ls -R /bin /etc /home /var >/home/all",
@@ -142,13 +192,10 @@ fn kill_and_go_on() {
             assert_eq!(log, "abc");
             assert_eq!(*expected.get_or_insert(root), root);
         }
-    }
-    let lab = Lab::at(dir.path());
-    lab.store.sweep().unwrap();
-    let left = std::fs::read_dir(lab.store.root().join("tmp"))
-        .unwrap()
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().ends_with(".step"))
-        .count();
-    assert_eq!(left, 0);
+        if at == 15 {
+            let lab = Lab::at(dir);
+            lab.store.sweep().unwrap();
+            assert_eq!(lab.unfinished(), 0);
+        }
+    });
 }

@@ -24,6 +24,15 @@ pub(crate) fn busybox() -> PathBuf {
         .unwrap_or_default()
 }
 
+/// Says why something is skipped; fails instead under `SOS_REQUIRE_PEERS=1`.
+pub(crate) fn skip(why: &str) {
+    assert!(
+        std::env::var_os("SOS_REQUIRE_PEERS").is_none_or(|value| value != "1"),
+        "SOS_REQUIRE_PEERS=1, but: {why}"
+    );
+    println!("skipped: {why}");
+}
+
 /// Says why the tests cannot run here.
 pub(crate) fn possible() -> Result<(), String> {
     let busybox = busybox();
@@ -181,6 +190,14 @@ impl Lab {
         let (outcome, log) = self.run(&self.plan(root, script));
         assert!(outcome.exit.success(), "{:?}\n{log}", outcome.exit);
         (outcome.root.unwrap(), log)
+    }
+
+    /// How many directories of steps lie about.
+    pub(crate) fn unfinished(&self) -> usize {
+        let entries = std::fs::read_dir(self.store.root().join("tmp")).unwrap();
+        let names = entries.flatten().map(|entry| entry.file_name());
+        let steps = names.filter(|name| name.to_string_lossy().ends_with(".step"));
+        steps.count()
     }
 
     pub(crate) fn load(&self, root: &Blake3) -> RootTree {

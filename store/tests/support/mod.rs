@@ -116,18 +116,21 @@ pub(crate) fn object(
     path
 }
 
-/// Whether a peer tool is here; says so when not, and fails when peers are required.
+/// Says why a test is skipped; fails instead under `SOS_REQUIRE_PEERS=1`.
 #[allow(clippy::print_stdout, reason = "says what was not tested")]
 #[allow(clippy::disallowed_methods, reason = "the test's own switch")]
+pub(crate) fn skip(why: &str) {
+    let required = std::env::var_os("SOS_REQUIRE_PEERS").is_some_and(|value| value == "1");
+    assert!(!required, "SOS_REQUIRE_PEERS=1, but: {why}");
+    println!("skipped: {why}");
+}
+
+/// Whether a peer tool is here; a test that needs it is skipped where it is not.
 pub(crate) fn peer(tool: &str) -> bool {
     // Being there is enough: as an ordinary user some tools fail at their own set-up even for this.
     let found = Command::new(tool).arg("--version").output().is_ok();
     if !found {
-        assert!(
-            std::env::var_os("SOS_REQUIRE_PEERS").is_none_or(|value| value != "1"),
-            "{tool} is required"
-        );
-        println!("skipped: no {tool}");
+        skip(&format!("no {tool}"));
     }
     found
 }
