@@ -1,20 +1,22 @@
 //! What a mirror has: a Nix binary cache, asked for one path at a time.
 
-use std::io::{self, Cursor, Read};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek as _};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::{Signature, VerifyingKey};
 use sos_formats::deb::Codec;
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::{HashAlgo, Hasher, Sha256};
 use sos_formats::narinfo::{self, Compression, NarInfo};
 use sos_formats::store_path::{StoreDir, StorePath};
 use sos_store::{Ingested, Store};
 
 use crate::debian::codec;
-use crate::fetch::{Download as _, Fetcher};
+use crate::fetch::{Download as _, FetchError, Fetcher, FileSink, Quiet, Request};
 
-/// More than this of a compressed archive is not taken into memory.
+/// A larger compressed archive is not fetched.
 const MAX_FILE_BYTES: u64 = 4 << 30;
 
 /// A key whose signatures are believed.
@@ -89,7 +91,10 @@ impl Mirror {
     pub fn info(&self, dir: &StoreDir, path: &StorePath) -> Result<NarInfo, Box<Diagnostic>> {
         let url = format!("{}/{}.narinfo", self.url, path.hash_str());
         let limit = narinfo::MAX_LEN as u64;
-        let bytes = self.fetcher.bytes(&[url], limit, None)?;
+        let bytes = self
+            .fetcher
+            .bytes(&[url], limit, None)
+            .map_err(|why| self.not_there(dir, path, *why))?;
         let info = NarInfo::parse(&bytes, dir).map_err(|e| {
             self.problem(
                 "mirror-bad-narinfo",
@@ -163,28 +168,49 @@ impl Mirror {
         })
     }
 
+    /// Says why the cache said nothing of a path: it lacks it, or there is no cache.
+    fn not_there(&self, dir: &StoreDir, path: &StorePath, why: Diagnostic) -> Box<Diagnostic> {
+        if why.code != "fetch-failed" || !is_gone(&why) {
+            return Box::new(Diagnostic {
+                helps: vec![
+                    "the mirror may answer later; `curl -I URL/nix-cache-info` tries it".to_owned(),
+                ],
+                ..why
+            });
+        }
+        let about = format!("{}/nix-cache-info", self.url);
+        let limit = narinfo::MAX_LEN as u64;
+        match self.fetcher.bytes(&[about], limit, None) {
+            Ok(_) => Box::new(
+                Diagnostic::error(
+                    "verify-not-there",
+                    Class::Fetch,
+                    format!("{} does not have `{}`", self.url, path.absolute(dir)),
+                )
+                .help("ask a mirror that has it, or build it twice here with `--rounds 1`"),
+            ),
+            Err(why) => {
+                let missing = Diagnostic::error(
+                    "fetch-failed",
+                    Class::Fetch,
+                    format!("there is no binary cache at {}", self.url),
+                );
+                let missing = why.notes.into_iter().fold(missing, Diagnostic::note);
+                Box::new(missing.help(
+                    "correct the address: a binary cache has the file `nix-cache-info` at its top",
+                ))
+            }
+        }
+    }
+
     /// Fetches the archive of a path and unpacks it to a private place; nothing is registered.
     ///
     /// # Errors
     /// When it cannot be fetched, is malformed, or is not what the cache says.
     pub fn nar(&self, store: &Store, info: &NarInfo) -> Result<Ingested, Box<Diagnostic>> {
-        let url = format!("{}/{}", self.url, info.url);
-        let limit = info.file_size.unwrap_or(MAX_FILE_BYTES).min(MAX_FILE_BYTES);
-        let bytes = self.fetcher.bytes(&[url], limit, None)?;
-        let codec = match info.compression {
-            Compression::None => Codec::Plain,
-            Compression::Bzip2 => Codec::Bzip2,
-            Compression::Gzip => Codec::Gzip,
-            Compression::Xz => Codec::Xz,
-            Compression::Zstd => Codec::Zstd,
-        };
-        let failed = |e: &dyn std::fmt::Display| {
-            self.problem(
-                "mirror-bad-archive",
-                format!("its archive of `{}` cannot be read: {e}", info.path.name()),
-            )
-        };
-        let mut reader = codec::decoder(codec, Cursor::new(bytes)).map_err(|e| failed(&e))?;
+        let packed = self.packed(store, info)?;
+        let failed = |e: &dyn std::fmt::Display| self.unreadable(info, e);
+        let mut reader = decoder(info, packed).map_err(|e| failed(&e))?;
         let ingested = store
             .ingest_nar(&mut reader, info.nar_size)
             .map_err(|e| failed(&e))?;
@@ -192,18 +218,111 @@ impl Mirror {
         if more > 0 {
             return Err(failed(&io::Error::other("bytes after its end")));
         }
-        if ingested.nar_sha256 != info.nar_hash || ingested.nar_size != info.nar_size {
-            return Err(self.problem(
-                "mirror-wrong-archive",
-                format!(
-                    "its archive of `{}` is not the one that it describes: expected sha256:{}, found sha256:{}",
-                    info.path.name(),
-                    info.nar_hash,
-                    ingested.nar_sha256
-                ),
-            ));
-        }
+        self.right_hash(info, ingested.nar_sha256, ingested.nar_size)?;
         Ok(ingested)
+    }
+
+    /// Fetches the archive of a path, reads it to its end and keeps nothing: what the cache says of it is true, or an error.
+    ///
+    /// # Errors
+    /// As [`Mirror::nar`].
+    pub fn check(&self, store: &Store, info: &NarInfo) -> Result<(), Box<Diagnostic>> {
+        let packed = self.packed(store, info)?;
+        let failed = |e: &dyn std::fmt::Display| self.unreadable(info, e);
+        let reader = decoder(info, packed).map_err(|e| failed(&e))?;
+        let mut hasher = Hasher::new(HashAlgo::Sha256);
+        // One byte more shows that it is too long, whatever it would unpack to.
+        let size = io::copy(
+            &mut reader.take(info.nar_size.saturating_add(1)),
+            &mut hasher,
+        )
+        .map_err(|e| failed(&e))?;
+        if size > info.nar_size {
+            return Err(failed(&format_args!(
+                "longer than its {} bytes",
+                info.nar_size
+            )));
+        }
+        let found = hasher.finish().as_sha256();
+        let found = found.ok_or_else(|| failed(&"it has no SHA-256"))?;
+        self.right_hash(info, found, size)
+    }
+
+    /// The archive as it is transferred, in a file without a name.
+    fn packed(&self, store: &Store, info: &NarInfo) -> Result<File, Box<Diagnostic>> {
+        let urls = [format!("{}/{}", self.url, info.url)];
+        let name = info.path.name();
+        let unwritable = |e: io::Error| {
+            Box::new(Diagnostic::error(
+                "fetch-write",
+                Class::Machine,
+                format!("cannot write the download of `{name}`: {e}"),
+            ))
+        };
+        let request = Request {
+            name,
+            urls: &urls,
+            hash: None,
+            written: None,
+            size: info.file_size,
+            limit: info.file_size.unwrap_or(MAX_FILE_BYTES).min(MAX_FILE_BYTES),
+            fixed_output: false,
+            offline: false,
+        };
+        let dir = store
+            .temp_dir("nar")
+            .map_err(|e| Box::new(Diagnostic::from(e)))?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(dir.path().join("packed"))
+            .map_err(unwritable)?;
+        // The open file is all that is needed of it.
+        drop(dir);
+        let mut sink = FileSink::new(file);
+        match self.fetcher.fetch(&request, &mut sink, &Quiet) {
+            Ok(_) => {}
+            Err(FetchError::Failed(mut why)) => {
+                why.helps =
+                    vec!["the mirror says that it has this archive: tell who keeps it".to_owned()];
+                return Err(why);
+            }
+            Err(FetchError::Cancelled) => {
+                return Err(Box::new(Diagnostic::error(
+                    "fetch-failed",
+                    Class::Interrupted,
+                    format!("fetching `{name}` was interrupted"),
+                )));
+            }
+        }
+        let mut file = sink.into_file();
+        file.rewind().map_err(unwritable)?;
+        Ok(file)
+    }
+
+    fn unreadable(&self, info: &NarInfo, why: &dyn std::fmt::Display) -> Box<Diagnostic> {
+        self.problem(
+            "mirror-bad-archive",
+            format!(
+                "its archive of `{}` cannot be read: {why}",
+                info.path.name()
+            ),
+        )
+    }
+
+    fn right_hash(&self, info: &NarInfo, found: Sha256, size: u64) -> Result<(), Box<Diagnostic>> {
+        if found == info.nar_hash && size == info.nar_size {
+            return Ok(());
+        }
+        Err(self.problem(
+            "mirror-wrong-archive",
+            format!(
+                "its archive of `{}` is not the one that it describes: expected sha256:{}, found sha256:{found}",
+                info.path.name(),
+                info.nar_hash,
+            ),
+        ))
     }
 
     fn problem(&self, code: &'static str, message: impl std::fmt::Display) -> Box<Diagnostic> {
@@ -213,6 +332,26 @@ impl Mirror {
             format!("{}: {message}", self.url),
         ))
     }
+}
+
+/// Whether a server answered that it has no such file.
+fn is_gone(why: &Diagnostic) -> bool {
+    let signs = ["answered 404", "answered 410", "No such file"];
+    why.notes
+        .iter()
+        .any(|note| signs.iter().any(|sign| note.contains(sign)))
+}
+
+/// Streams the archive that a file holds.
+fn decoder(info: &NarInfo, packed: File) -> io::Result<Box<dyn Read + Send>> {
+    let codec = match info.compression {
+        Compression::None => Codec::Plain,
+        Compression::Bzip2 => Codec::Bzip2,
+        Compression::Gzip => Codec::Gzip,
+        Compression::Xz => Codec::Xz,
+        Compression::Zstd => Codec::Zstd,
+    };
+    codec::decoder(codec, BufReader::new(packed))
 }
 
 #[cfg(test)]

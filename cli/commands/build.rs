@@ -97,7 +97,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         max_log_bytes: args.max_log_size,
         offline: args.lock.offline,
         spent: stream.spent(),
-        command: format!("build {named}"),
+        command: format!("build{}", args.target.words()),
         project: target::project(&targets),
         attrs: target::attrs(&targets, &evaluated.values),
         // The targets of a file or an expression are named otherwise.

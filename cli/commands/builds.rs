@@ -93,7 +93,7 @@ pub(crate) fn find(store: &Store, number: i64) -> Result<BuildRecord, Failure> {
 }
 
 /// How a build ended, in one word.
-fn status(build: &BuildRecord) -> &str {
+pub(crate) fn status(build: &BuildRecord) -> &str {
     match &build.status {
         Some(status) => status,
         None if build.is_running() => "running",
@@ -123,7 +123,7 @@ fn row(build: &BuildRecord) -> [String; 5] {
 /// `14 built, 3 fetched, 204 cached`: what is zero is left out.
 fn counts(summary: &Value) -> String {
     let mut parts = Vec::new();
-    for key in ["built", "fetched", "cached", "failed", "skipped"] {
+    for key in ["built", "fetched", "cached", "failed", "stopped", "skipped"] {
         match summary[key].as_u64() {
             None | Some(0) => {}
             Some(n) => parts.push(format!("{n} {key}")),
@@ -160,6 +160,7 @@ fn summary(build: &BuildRecord) -> Value {
         "fetchedBytes": last["fetched_bytes"],
         "cached": last["cached"],
         "failed": last["failed"],
+        "stopped": last["stopped"],
         "skipped": last["skipped"],
         "outputs": last["outputs"],
     })

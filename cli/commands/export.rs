@@ -130,11 +130,10 @@ fn built(session: &Session, args: &TargetArgs, lock: LockFlags) -> Result<Vec<Pa
         Err(failure) => return Err(stream.fail(session, failure)),
     };
     let wanted = build::wanted(&evaluated.values);
-    let named: Vec<&str> = targets.iter().map(|t| t.text.as_str()).collect();
     let options = RunOptions {
         offline: lock.offline,
         spent: stream.spent(),
-        command: format!("export {}", named.join(" ")),
+        command: format!("export{}", args.words()),
         project: target::project(&targets),
         attrs: target::attrs(&targets, &evaluated.values),
         ..RunOptions::default()

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde_json::{Value, json};
 use sos_engine::verify::{
-    Condition, Culprit, Different, OutputDifference, Verdict, Verified, VerifyOptions,
+    Condition, Conditions, Culprit, Different, OutputDifference, Verdict, Verified, VerifyOptions,
     VerifyProgress,
 };
 use sos_engine::{Cancel, Engine, EventSink, Graph, Wanted};
@@ -19,12 +19,13 @@ use sos_formats::store_path::StorePath;
 use sos_store::Store;
 use sos_store::compare::{Difference, Snapshot};
 
-use crate::args::{LockFlags, TargetArgs};
+use crate::args::{LockFlags, ProgressMode, TargetArgs};
 use crate::commands::build;
 use crate::evaluate::{self, Item, Mode};
 use crate::failure::Failure;
 use crate::interrupt;
-use crate::render::{difference, output, size};
+use crate::render::live::{self, Frame};
+use crate::render::{difference, output, size, text};
 use crate::run::{self, RunOptions, Stream};
 use crate::session::Session;
 use crate::target;
@@ -107,7 +108,7 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
     }
     let options = RunOptions {
         offline: args.lock.offline,
-        command: "verify".to_owned(),
+        command: format!("verify{}", args.target.words()),
         project: target::project(&targets),
         ..RunOptions::default()
     };
@@ -268,6 +269,8 @@ fn verify(
         |_| {},
     ));
     let quiet = session.global.quiet || session.global.json;
+    let window = window(session);
+    let unicode = session.terminal.unicode;
     let mut result = Ok(());
     for drv in drvs {
         let options = VerifyOptions {
@@ -283,17 +286,32 @@ fn verify(
                 if quiet {
                     return;
                 }
-                output::message(&match progress {
+                let line = match progress {
                     VerifyProgress::Round(number, conditions) => {
-                        format!("{name}: round {number} of {rounds}, other: {conditions}")
+                        format!("{name}: round {number} of {rounds}, {}", varied(conditions))
                     }
-                    VerifyProgress::Narrowing(conditions) => {
-                        format!("{name}: looking for the reason, other: {conditions}")
-                    }
-                });
+                    VerifyProgress::Narrowing {
+                        conditions,
+                        number,
+                        expected,
+                    } => format!(
+                        "{name}: looking for the reason, build {number} of about {expected}, {}",
+                        varied(conditions)
+                    ),
+                };
+                match window {
+                    Some(columns) => live::draw(&Frame {
+                        rows: &[text::cut(&text::one_row(&line, unicode), columns).to_owned()],
+                        ..Frame::default()
+                    }),
+                    None => output::message(&line),
+                }
             };
             engine.verify(&handle, &graph, &drv, &options, &cancel, &mut progress)
         }));
+        if window.is_some() {
+            live::clear();
+        }
         let verified = match done {
             Ok(Ok(verified)) => verified,
             Ok(Err(diagnostic)) => {
@@ -319,6 +337,25 @@ fn verify(
         0 => result,
         signal => Err(Failure::interrupted(signal)),
     }
+}
+
+/// The width of the terminal, if there is one to draw on: what goes on then is one row, drawn again.
+fn window(session: &Session) -> Option<usize> {
+    if session.terminal.progress != ProgressMode::Tty {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(std::io::stderr()).ok();
+    let columns = size.map(|size| usize::from(size.ws_col));
+    columns.filter(|columns| *columns > 0)
+}
+
+/// `with other cores, directory order`: what is not as in the first build.
+fn varied(conditions: &Conditions) -> String {
+    if conditions.set.is_empty() {
+        return "with nothing varied but time and place".to_owned();
+    }
+    let words = conditions.set.iter().map(|c| c.word().replace('-', " "));
+    format!("with other {}", words.collect::<Vec<_>>().join(", "))
 }
 
 /// Says what became of one derivation.

@@ -1,6 +1,7 @@
 //! `sos why`: why something was built, or will be; what needs what.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde_json::{Value, json};
 use sos_engine::{Causes, EventSink, Graph, Text, rfc3339, why};
@@ -18,10 +19,13 @@ use crate::render::output;
 use crate::render::why::{moment, reasons_text};
 use crate::run::{self, RunOptions};
 use crate::session::Session;
-use crate::target;
+use crate::target::{self, Target};
 
 /// Changes that are shown of one build.
 const CHANGES: usize = 20;
+
+/// Names of what is needed that are listed in place of one that is not.
+const NAMES: usize = 10;
 
 /// Ways that are shown of one kind.
 const WAYS: usize = 10;
@@ -271,7 +275,7 @@ impl Answer {
         }
         let is_new = matches!(
             self.causes.as_ref().map(|causes| &causes.first),
-            Some(sos_engine::Cause::NeverBuilt)
+            Some(sos_engine::Cause::NeverBuilt | sos_engine::Cause::FailedBefore { .. })
         );
         let again = if is_new { "" } else { "re" };
         let name = name(&self.drv);
@@ -414,8 +418,21 @@ impl Needed {
             };
             return Ok(Self::Paths(maker.into_iter().chain([path]).collect()));
         }
-        if !text.contains(['#', '/']) {
+        let place = Path::new(text);
+        if !text.contains(['#', '/', '^']) && !place.exists() {
             return Ok(Self::Named(text.to_owned()));
+        }
+        // A file or directory that is no recipe is meant as a source, which has its name.
+        if !text.contains(['#', '^'])
+            && place.exists()
+            && Target::parse(text, store.store_dir().as_str()).is_err()
+            && let Some(name) = place
+                .canonicalize()
+                .ok()
+                .as_deref()
+                .and_then(Path::file_name)
+        {
+            return Ok(Self::Named(name.to_string_lossy().into_owned()));
         }
         let args = TargetArgs {
             targets: vec![text.to_owned()],
@@ -472,6 +489,20 @@ fn not_needed(
     let met = met.into_inner();
     let full: BTreeSet<String> = met.iter().map(name).collect();
     let short = full.iter().map(|name| find::short(name));
+    let listed: Vec<&str> = full.iter().take(NAMES).map(String::as_str).collect();
+    let dots = if full.len() > listed.len() {
+        ", …"
+    } else {
+        ""
+    };
+    let help = if listed.is_empty() {
+        "it needs nothing: ask for what needs it, the other way round".to_owned()
+    } else {
+        format!(
+            "ask for something that it needs: `{}`{dots}",
+            listed.join("`, `")
+        )
+    };
     let names: BTreeSet<&str> = short.chain(full.iter().map(String::as_str)).collect();
     Ok(Failure::new(
         Diagnostic::error(
@@ -483,6 +514,7 @@ fn not_needed(
             "neither to be built, from {} derivations and sources, nor to run",
             met.len()
         ))
-        .suggest(needed, names.into_iter()),
+        .suggest(needed, names.into_iter())
+        .help(help),
     ))
 }

@@ -21,15 +21,9 @@ pub(crate) fn bytes(n: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// `340ms`, `14.2s`, `2m 41s`, `1h 3m`.
+/// `340ms`, `14.2s`, `2m 41s`, `1h 3m`: as messages of the engine have it.
 pub(crate) fn duration(d: Duration) -> String {
-    let secs = d.as_secs();
-    match secs {
-        0 => format!("{}ms", d.as_millis()),
-        1..=59 => format!("{:.1}s", d.as_secs_f64()),
-        60..=3599 => format!("{}m {}s", secs / 60, secs % 60),
-        _ => format!("{}h {}m", secs / 3600, secs % 3600 / 60),
-    }
+    sos_engine::duration_text(d)
 }
 
 /// `11.2/18.0 MiB`: a part and the whole, in the unit of the whole.

@@ -37,6 +37,9 @@ pub(crate) fn cause_text(cause: &Cause, at: Option<&Text>) -> String {
     };
     match cause {
         Cause::NeverBuilt => "it had not been built before".to_owned(),
+        Cause::FailedBefore { build } => {
+            format!("it had not been built before; it failed in build {build}")
+        }
         Cause::BuilderChanged {
             old: Some(old),
             new: Some(new),

@@ -21,13 +21,13 @@ pub(crate) fn store_failed(error: StoreError) -> Box<Diagnostic> {
     Box::new(Diagnostic::from(error))
 }
 
-/// Formats a duration as people say it: `0.4s`, `14s`, `2m 41s`, `1h 3m`.
+/// Formats a duration as people say it: `340ms`, `14.2s`, `2m 41s`, `1h 3m`.
 #[must_use]
-pub(crate) fn duration_text(duration: Duration) -> String {
+pub fn duration_text(duration: Duration) -> String {
     let secs = duration.as_secs();
     match secs {
-        0..10 => format!("{secs}.{}s", duration.subsec_millis() / 100),
-        10..60 => format!("{secs}s"),
+        0 => format!("{}ms", duration.subsec_millis()),
+        1..60 => format!("{secs}.{}s", duration.subsec_millis() / 100),
         60..3600 => format!("{}m {}s", secs / 60, secs % 60),
         _ => format!("{}h {}m", secs / 3600, secs / 60 % 60),
     }
@@ -374,8 +374,8 @@ mod tests {
     #[test]
     fn durations() {
         let text = |ms| duration_text(Duration::from_millis(ms));
-        assert_eq!(text(420), "0.4s");
-        assert_eq!(text(14_900), "14s");
+        assert_eq!(text(420), "420ms");
+        assert_eq!(text(14_900), "14.9s");
         assert_eq!(text(161_000), "2m 41s");
         assert_eq!(text(3_780_000), "1h 3m");
     }

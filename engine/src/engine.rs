@@ -615,7 +615,7 @@ impl Engine {
         };
         // A stop that came when everything was done changes nothing.
         let counts = report.counts;
-        if report.failures.is_empty() && counts.skipped == 0 && counts.failed == 0 {
+        if report.failures.is_empty() && counts.skipped + counts.stopped + counts.failed == 0 {
             report.cancelled = false;
         }
         let dir = self.store.store_dir();
@@ -625,6 +625,7 @@ impl Engine {
             fetched_bytes: counts.fetched_bytes,
             cached: counts.cached,
             failed: counts.failed,
+            stopped: counts.stopped,
             skipped: counts.skipped,
             elapsed_ms: millis(report.elapsed),
             exit_code: report.exit_code(),

@@ -280,6 +280,8 @@ pub enum Event {
         cached: usize,
         /// Derivations that failed.
         failed: usize,
+        /// Derivations whose builder was running when the run was stopped.
+        stopped: usize,
         /// Derivations not tried because of a failure or a stop.
         skipped: usize,
         /// Milliseconds it took.
@@ -301,6 +303,7 @@ impl Event {
             fetched_bytes: 0,
             cached: 0,
             failed: 0,
+            stopped: 0,
             skipped: 0,
             elapsed_ms,
             exit_code,

@@ -171,6 +171,17 @@ fn note(attempt: &Attempt<'_>, dir: &Path, diagnostic: &Diagnostic) -> io::Resul
     Ok(())
 }
 
+/// The names of the derivations whose states are kept, newest first.
+pub(crate) fn names(store: &Store) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for (_, state) in states(store) {
+        if !names.contains(&state.name) {
+            names.push(state.name);
+        }
+    }
+    names
+}
+
 /// Lists the states, newest first.
 fn states(store: &Store) -> Vec<(PathBuf, State)> {
     let mut found: Vec<(PathBuf, State)> = fs::read_dir(store.root().join(DIR))

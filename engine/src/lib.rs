@@ -53,7 +53,7 @@ pub use cause::{Cause, Causes, ChangedFile, Only};
 pub use clock::{Clock, SystemClock, rfc3339};
 pub use context::BuilderCtx;
 pub use dag::{DagNode, DagState};
-pub use diagnose::{in_notation_of, written_hash};
+pub use diagnose::{duration_text, in_notation_of, written_hash};
 pub use engine::{BuildReport, Engine, Plan, Planned};
 pub use event::{EVENT_VERSION, Event, EventRecord, EventSink, Status, Text, Time, event_schema};
 pub use features::of_this_machine as features_of_this_machine;

@@ -202,11 +202,14 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
         Exit::TimedOut => {
             let (what, help) = match own_limit {
                 Some(secs) => (
-                    format!("took longer than the {secs} seconds of its own `timeout`"),
+                    format!(
+                        "took longer than the {} of its own `timeout`",
+                        seconds(Some(secs))
+                    ),
                     "raise `timeout` where the step is defined",
                 ),
                 None => (
-                    format!("took longer than {} seconds", limit(options.timeout_secs)),
+                    format!("took longer than {}", seconds(options.timeout_secs)),
                     "allow more with `--timeout SECONDS`",
                 ),
             };
@@ -214,15 +217,21 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
         }
         Exit::SilentTooLong => stop(build_timeout(
             name,
-            &format!(
-                "wrote nothing for {} seconds",
-                limit(options.silent_timeout_secs)
-            ),
+            &format!("wrote nothing for {}", seconds(options.silent_timeout_secs)),
             "allow more with `--silent-timeout SECONDS`, or the setting `build.silent-timeout`",
             &log,
         )),
         Exit::LogTooLong => stop(build_log_limit(name, &limit(options.max_log_bytes), &log)),
         Exit::Cancelled => Err(Stop::Cancelled),
+    }
+}
+
+/// `1 second`, `30 seconds`.
+fn seconds(limit: Option<u64>) -> String {
+    match limit {
+        None => "the allowed time".to_owned(),
+        Some(1) => "1 second".to_owned(),
+        Some(secs) => format!("{secs} seconds"),
     }
 }
 
@@ -267,9 +276,15 @@ fn check_wishes(attempt: &Attempt<'_>) -> Result<(), Stop> {
     match attributes.flag("__noChroot") {
         Err(e) => return refused(&e),
         Ok(true) => {
-            return refused(
+            let refused = refused(
                 "it asks for no sandbox with `__noChroot`, and sos builds nothing without one",
             );
+            return refused.map_err(|stop| match stop {
+                Stop::Problem(problem) => Stop::Problem(Box::new(problem.help(
+                    "remove it; `build.sandbox-paths` shows the build what it needs of this machine",
+                ))),
+                other => other,
+            });
         }
         Ok(false) => {}
     }

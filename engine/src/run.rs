@@ -39,6 +39,8 @@ pub struct Counts {
     pub cached: usize,
     /// Derivations that failed.
     pub failed: usize,
+    /// Derivations whose builder was running when the run was stopped.
+    pub stopped: usize,
     /// Derivations that were not tried, because of a failure or a stop.
     pub skipped: usize,
 }
@@ -446,7 +448,7 @@ impl Driver<'_> {
                     0,
                     &BTreeMap::new(),
                 );
-                self.done.counts.skipped += 1;
+                self.done.counts.stopped += 1;
                 self.schedule.fail(id);
                 self.schedule.narrow(Mode::Nothing);
             }

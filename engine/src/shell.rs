@@ -163,7 +163,7 @@ impl Engine {
             crate::probe::require_step_ids()?;
         }
         let kept = if wish.at_failure {
-            Some(kept::take(store, path)?.ok_or_else(|| nothing_kept(name))?)
+            Some(kept::take(store, path)?.ok_or_else(|| nothing_kept(store, name))?)
         } else {
             None
         };
@@ -359,13 +359,20 @@ fn no_shell(name: &str, note: &str, help: &str) -> Box<Diagnostic> {
     )
 }
 
-fn nothing_kept(name: &str) -> Box<Diagnostic> {
+fn nothing_kept(store: &Store, name: &str) -> Box<Diagnostic> {
+    let kept = kept::names(store);
+    let note = if kept.is_empty() {
+        "none is kept of any build".to_owned()
+    } else {
+        format!("kept are those of `{}`", kept.join("`, `"))
+    };
     Box::new(
         Diagnostic::error(
             "shell-no-state",
             Class::Other,
             format!("no state of a failed build of `{name}` is kept"),
         )
+        .note(note)
         .note("the states of the builds that failed last are kept, as many as `build.keep-failed-states` says, until `sos gc`")
         .help("build it, and when it has failed try again; without `--at-failure` the shell begins before the build"),
     )

@@ -374,6 +374,12 @@ impl Evaluator {
     }
 }
 
+/// Splits `a.b."c.d"` into names; nothing when it is malformed.
+#[must_use]
+pub fn attr_path(path: &str) -> Option<Vec<String>> {
+    split_attr_path(path).ok()
+}
+
 /// Splits `a.b."c.d"` into names.
 fn split_attr_path(path: &str) -> R<Vec<String>> {
     let mut out = Vec::new();

@@ -295,6 +295,8 @@ impl StoreError {
     fn class(&self) -> Class {
         match self {
             Self::HashMismatch { .. } => Class::HashMismatch,
+            // The builder wrote it so: Nix counts it as its failure, too.
+            Self::ReferenceCycle { .. } => Class::BuildFailed,
             Self::Io { .. }
             | Self::DiskFull { .. }
             | Self::Database { .. }
@@ -317,6 +319,9 @@ impl StoreError {
     /// What the person can do about it, if anything.
     fn advice(&self) -> Option<String> {
         Some(match self {
+            Self::ReferenceCycle { .. } => {
+                "let one output not name the other, or put both files into one output".to_owned()
+            }
             Self::DiskFull { .. } => "run `sos gc` to free what no root needs".to_owned(),
             Self::DatabaseCorrupt { .. }
             | Self::Corrupt { .. }

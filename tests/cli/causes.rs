@@ -280,3 +280,60 @@ fn another_project_is_no_earlier_build() {
     w.write("f.nix", &app("echo three > $out"));
     check(&w, &[("app", r#"{"kind":"recipe-changed"}"#)]);
 }
+
+#[test]
+fn a_variable_that_comes_or_goes_is_told_with_its_value() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let build = |more: &str, script: &str| {
+        w.write("f.nix", &recipe("app", script, more));
+        w.sos(["build", "--no-link", "f.nix"]).ok().stderr
+    };
+    build("A = \"1\";", "echo x > $out");
+    let line = build("A = \"2\";", "echo x > $out");
+    assert!(line.contains("(`A` changed: 1 -> 2)"), "{line}");
+    let line = build("", "echo x > $out");
+    assert!(line.contains("(`A` removed: 2)"), "{line}");
+    let line = build("B = \"3\";", "echo x > $out");
+    assert!(line.contains("(`B` added: 3)"), "{line}");
+    // Another set of outputs is told beside another script.
+    build(
+        "outputs = [ \"out\" \"two\" ];",
+        "echo x > $out; echo y > $two",
+    );
+    let why = w.sos(["why", "app"]).ok().stdout;
+    assert!(why.contains("`args`") && why.contains("`outputs`"), "{why}");
+}
+
+#[test]
+fn what_failed_before_is_not_told_as_new() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let fail = |script: &str| {
+        w.write("f.nix", &recipe("app", script, ""));
+        w.sos(["build", "--no-link", "f.nix"]).fails(100).stderr
+    };
+    assert!(fail("exit 1").contains("(never built)"));
+    let again = fail("exit 1");
+    assert!(
+        again.contains("(not built before; it failed in build 1)"),
+        "{again}"
+    );
+    // An attempt to mend it is an attempt of the same thing.
+    let edited = fail("exit 2");
+    assert!(edited.contains("it failed in build 2)"), "{edited}");
+    let plan = w.sos(["plan", "f.nix"]).ok().stdout;
+    assert!(plan.contains("it failed in build 3)"), "{plan}");
+    w.write("f.nix", &recipe("app", "echo x > $out", ""));
+    w.sos(["build", "--no-link", "f.nix"])
+        .ok()
+        .says(&["built app", "it failed in build 3)"]);
+    let why = w.sos(["why", "app"]).ok().stdout;
+    assert!(
+        why.starts_with("app was built in build 4 ")
+            && why.contains("it had not been built before; it failed in build 3"),
+        "{why}"
+    );
+}

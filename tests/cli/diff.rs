@@ -189,3 +189,23 @@ fn images_of_other_programs_are_compared_layer_by_layer() {
         .fails(1)
         .says(&["oci-bad-layout", "are others"]);
 }
+
+#[test]
+fn a_build_without_a_result_is_told_from_one_that_is_unknown() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("f.nix", &recipe("app", "echo x > $out", ""));
+    w.sos(["build", "--no-link", "f.nix"]).ok();
+    w.sos(["diff", "1", "99"]).fails(1).says(&[
+        "error[build-unknown]: there is no build 99 in the journal",
+        "the newest is build 1",
+        "help: `sos builds`",
+    ]);
+    w.write("f.nix", &recipe("app", "exit 1", ""));
+    w.sos(["build", "--no-link", "f.nix"]).fails(100);
+    w.sos(["diff", "1", "2"]).fails(1).says(&[
+        "error[diff-no-result]: build 2 gave nothing: it failed",
+        "help: `sos builds 2`",
+    ]);
+}

@@ -110,6 +110,39 @@ fn a_missing_attribute_names_its_neighbour() {
 }
 
 #[test]
+fn a_target_that_is_missing_names_what_is_there() {
+    let w = World::new();
+    let drv = |name: &str| {
+        format!("derivation {{ name = \"{name}\"; system = \"x86_64-linux\"; builder = \"b\"; }}")
+    };
+    let many: String = (0..12).map(|n| format!("n{n:02} = {n}; ")).collect();
+    w.write(
+        "sos.nix",
+        &format!(
+            "{{ zlib = {}; some.more = {{ {many} tool = {}; }}; none = {{ }}; }}",
+            drv("zlib"),
+            drv("tool")
+        ),
+    );
+    w.sos(["build", ".#zlb"]).fails(3).says(&[
+        "error[eval-attr-missing]: attribute `zlb` of `sos.nix` not found",
+        "note: it has `zlib`, `none`, `some`\n",
+        "did you mean `zlib`?",
+    ]);
+    w.sos(["build", ".#some.more.x"]).fails(3).says(&[
+        "attribute `x` of `some.more` in `sos.nix` not found",
+        "note: it has `tool`, `n00`, `n01`, ",
+        "`n08` and 3 more\n",
+    ]);
+    w.sos(["plan", ".#none.x"])
+        .fails(3)
+        .says(&["of `none` in `sos.nix`", "note: the set is empty"]);
+    w.sos(["build", "-E", "{ a = 1; }", "b"])
+        .fails(3)
+        .says(&["attribute `b` of the expression not found", "it has `a`"]);
+}
+
+#[test]
 fn a_syntax_error_has_a_place() {
     let w = World::new();
     w.write("bad.nix", "{ a = 1;\n  b = ; }\n");

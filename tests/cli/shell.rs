@@ -235,10 +235,16 @@ fn a_failed_build_can_be_entered() {
     let fail =
         "echo said; echo half > work; mkdir $out; echo part > $out/x; ln -s nowhere link; exit 3";
     w.write("f.nix", &recipe("bad-1.0", fail, ""));
-    w.sos(["shell", "f.nix", "--at-failure"])
-        .fails(1)
-        .says(&["error[shell-no-state]", "build.keep-failed-states"]);
+    w.sos(["shell", "f.nix", "--at-failure"]).fails(1).says(&[
+        "error[shell-no-state]",
+        "build.keep-failed-states",
+        "none is kept of any build",
+    ]);
     let failed = w.sos(["build", "--no-link", "f.nix"]).fails(100);
+    w.write("g.nix", &recipe("good", "echo x > $out", ""));
+    w.sos(["shell", "g.nix", "--at-failure"])
+        .fails(1)
+        .says(&["error[shell-no-state]", "kept are those of `bad-1.0`"]);
     // The very command of the message.
     let line = failed
         .stderr

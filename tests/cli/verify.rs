@@ -150,6 +150,16 @@ fn the_first_file_and_byte_are_shown() {
     w.sos(["verify", "f.nix", "--keep", kept.to_str().expect("text")])
         .fails(2)
         .says(&["verify-keep-exists"]);
+    // What goes on is told in words, with the number of builds to come.
+    w.sos(["verify", "f.nix"]).fails(104).says(&[
+        "files: round 1 of 1, with other cores, directory order, ",
+        "files: looking for the reason, build 1 of about 9, with nothing varied but time and place\n",
+    ]);
+    let listed = w.sos(["builds", "--json"]).ok().stdout;
+    assert!(
+        !listed.contains("\"verify\""),
+        "the targets are named: {listed}"
+    );
     w.sos(["verify", "f.nix", "--vary", "cores,umask"]).ok();
     w.sos(["verify", "f.nix", "--vary", "none"]).ok();
 }
@@ -328,10 +338,7 @@ fn a_mirror_of_nix_is_compared() {
         "dep",
     ]);
     let dep = w.sos(["verify", "f.nix#dep", "--against", &url]).ok();
-    assert_eq!(
-        dep.stdout,
-        format!("dep^out: equal by its record at {url}\n")
-    );
+    assert_eq!(dep.stdout, format!("dep^out: equal at {url}\n"));
     w.sos(["verify", "f.nix#named", "--against", &url])
         .fails(104)
         .says(&["it is `/nix/store/", "`named^out`"]);
@@ -345,10 +352,7 @@ fn a_mirror_of_nix_is_compared() {
             public.trim(),
         ])
         .ok();
-    assert_eq!(
-        equal.stdout,
-        format!("same^out: equal by its record at {url}\n")
-    );
+    assert_eq!(equal.stdout, format!("same^out: equal at {url}\n"));
     let other = w
         .sos(["verify", "f.nix#odd", "--against", &url])
         .fails(104)
@@ -364,14 +368,42 @@ fn a_mirror_of_nix_is_compared() {
         .ok();
     assert_eq!(
         http.stdout,
-        format!("same^out: equal by its record at {}\n", server.url())
+        format!("same^out: equal at {}\n", server.url())
     );
     let info = w.sos(["store", "info", paths[1].trim()]).ok().stdout;
     assert!(
         info.contains(&format!("on {url}, varied mirror: DIFFERENT: sha256:")),
         "{info}"
     );
-    // An archive that is not the one that was signed is not looked at.
+    // A mirror that lacks a path is told from an address without a mirror.
+    w.write("g.nix", &with("absent", "echo > $out"));
+    for (url, code, message) in [
+        (
+            url.clone(),
+            "verify-not-there",
+            "does not have `/nix/store/",
+        ),
+        (
+            server.url(),
+            "verify-not-there",
+            "does not have `/nix/store/",
+        ),
+        (
+            format!("file://{}", w.root().join("nowhere").display()),
+            "fetch-failed",
+            "there is no binary cache at file://",
+        ),
+        (
+            format!("{}/nar", server.url()),
+            "fetch-failed",
+            "there is no binary cache at http://",
+        ),
+    ] {
+        let run = w.sos(["verify", "g.nix", "--against", &url]).fails(5);
+        let run = run.says(&[code, message, "help: "]);
+        assert!(!run.stderr.contains("to `urls`"), "{}", run.stderr);
+    }
+    // An archive that is not the one that was signed is not looked at, however right its record is.
     for entry in std::fs::read_dir(cache.join("nar")).expect("archives") {
         let path = entry.expect("an archive").path();
         let length = std::fs::metadata(&path).expect("an archive").len();
@@ -382,6 +414,17 @@ fn a_mirror_of_nix_is_compared() {
         file.set_len(length / 2).expect("cut");
     }
     w.sos(["verify", "f.nix#odd", "--against", &url]).fails(5);
+    let cut = w.sos(["verify", "f.nix#same", "--against", &url]).fails(5);
+    assert!(!cut.stdout.contains("equal"), "{}", cut.stdout);
+    for entry in std::fs::read_dir(cache.join("nar")).expect("archives") {
+        let path = entry.expect("an archive").path();
+        let length = std::fs::metadata(&path).expect("an archive").len();
+        let junk = vec![b'x'; usize::try_from(length).expect("a small one")];
+        std::fs::write(&path, junk).expect("junk");
+    }
+    let junk = w.sos(["verify", "f.nix#same", "--against", &url]).fails(5);
+    assert!(!junk.stdout.contains("equal"), "{}", junk.stdout);
+    junk.says(&["its archive is not"]);
     let wrong = "other-1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
     w.sos([
         "verify",
@@ -393,6 +436,28 @@ fn a_mirror_of_nix_is_compared() {
     ])
     .fails(5)
     .says(&["trust-unsigned", "signatures found: test-1"]);
-    w.write("g.nix", &with("absent", "echo > $out"));
-    w.sos(["verify", "g.nix", "--against", &url]).fails(5);
+}
+
+#[test]
+fn the_journal_names_the_targets_of_every_verb() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("f.nix", &format!("{{ a = {}; }}", with("a", "echo > $out")));
+    w.sos(["verify", "-f", "f.nix", "a"]).ok();
+    w.write(
+        "f.nix",
+        &format!("{{ a = {}; }}", with("a", "echo x > $out")),
+    );
+    w.sos(["build", "--no-link", "-f", "f.nix", "-A", "a"]).ok();
+    let list = w.sos(["builds"]).ok().stdout;
+    let commands: Vec<&str> = list
+        .lines()
+        .map(|line| line.rsplit("  ").next().unwrap_or_default())
+        .collect();
+    assert_eq!(
+        commands,
+        ["build --file f.nix -A a", "verify --file f.nix a"],
+        "{list}"
+    );
 }

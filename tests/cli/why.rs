@@ -201,6 +201,15 @@ fn unknown_words_are_answered_with_near_ones() {
     w.sos(["why", "image", "--needs", "helo"])
         .fails(1)
         .says(&["error[why-not-needed]", "did you mean `hello`"]);
+    w.sos(["why", "hello", "--needs", ".#image"])
+        .fails(1)
+        .says(&[
+            "error[why-not-needed]: `hello-1.0` does not need `.#image`\n",
+            "help: ask for something that it needs: `",
+        ]);
+    w.sos(["why", ".#hello", "--needs", "./nowhere"])
+        .fails(3)
+        .says(&["error[target-not-found]"]);
     w.sos(["builds", "77"])
         .fails(1)
         .says(&["error[build-unknown]", "the newest is build 1"]);
@@ -261,14 +270,14 @@ fn a_build_is_kept_with_all_that_it_did() {
     let facts = |at: usize| {
         let one = &all[at];
         [
-            "build", "status", "exitCode", "built", "cached", "failed", "skipped",
+            "build", "status", "exitCode", "built", "cached", "failed", "stopped", "skipped",
         ]
         .map(|key| one[key].to_string())
         .join(" ")
     };
-    assert_eq!(facts(0), "3 \"failed\" 100 0 0 1 5");
-    assert_eq!(facts(1), "2 \"done\" 0 5 1 0 0");
-    assert_eq!(facts(2), "1 \"done\" 0 6 0 0 0");
+    assert_eq!(facts(0), "3 \"failed\" 100 0 0 1 0 5");
+    assert_eq!(facts(1), "2 \"done\" 0 5 1 0 0 0");
+    assert_eq!(facts(2), "1 \"done\" 0 6 0 0 0 0");
     assert_eq!(all[0]["command"], "build .#all");
     assert_eq!(
         all[0]["project"].as_str().map(std::path::PathBuf::from),

@@ -39,12 +39,21 @@ fn interrupted(by: Signal, code: i32) {
         .collect::<Vec<_>>()
         .join("\n");
     assert!(
-        run.stderr.contains("built 0") && run.stderr.contains("interrupted"),
+        run.stderr.contains("built 0, cached 0, stopped 1 in ")
+            && run.stderr.contains("interrupted"),
         "a summary and a reason: {}",
         run.stderr
     );
     assert!(last.contains("interrupted"), "the reason is last: {last}");
     left_nothing(&w, "endless");
+    let list = w.sos(["builds"]).ok().stdout;
+    assert!(
+        list.contains("1 stopped") && !list.contains("skipped"),
+        "{list}"
+    );
+    w.sos(["diff", "1", "1"])
+        .fails(1)
+        .says(&["error[diff-no-result]: build 1 gave nothing: it was interrupted"]);
     // Nothing is in the way of the next run.
     w.write("f.nix", &job("endless", "echo x > $out"));
     w.sos(["build", "--no-link", "f.nix"]).ok();

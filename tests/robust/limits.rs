@@ -48,7 +48,7 @@ fn a_build_that_says_nothing() {
     };
     let script = "echo first; /bin/busybox sleep 500";
     let why = [
-        "wrote nothing for 1 seconds",
+        "wrote nothing for 1 second,",
         "build.silent-timeout",
         "first",
     ];

@@ -57,6 +57,11 @@ impl FileSink {
     pub fn file_mut(&mut self) -> &mut File {
         &mut self.file
     }
+
+    /// Gives the file away.
+    pub fn into_file(self) -> File {
+        self.file
+    }
 }
 
 impl Sink for FileSink {

@@ -11,11 +11,11 @@ use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 use sos_store::compare::{ItemKind, Snapshot};
-use sos_store::{BuildId, ObjectKind, PathInfo, Store};
+use sos_store::{BuildId, BuildRecord, ObjectKind, PathInfo, Store};
 
 use super::target_args;
 use crate::args::LockFlags;
-use crate::commands::{build, store as store_verb};
+use crate::commands::{build, builds, store as store_verb};
 use crate::evaluate::{self, Item, Mode};
 use crate::failure::Failure;
 use crate::session::Session;
@@ -93,6 +93,7 @@ fn has_rootfs_recipe(dir: &Path) -> bool {
 /// What a build in the journal gave.
 fn of_build(store: &Store, number: &str) -> Result<StorePath, Failure> {
     let id = number.parse().unwrap_or(i64::MAX);
+    let record = builds::find(store, id)?;
     let events = store.build_events(BuildId(id))?;
     let outputs: Vec<String> = events
         .iter()
@@ -103,11 +104,14 @@ fn of_build(store: &Store, number: &str) -> Result<StorePath, Failure> {
         .unwrap_or_default();
     match outputs.as_slice() {
         [one] => Ok(StorePath::from_absolute(store.store_dir(), one)?),
-        [] => Err(Failure::new(Diagnostic::error(
-            "diff-no-result",
-            Class::Other,
-            format!("build {number} is not in the journal, or gave nothing"),
-        ))),
+        [] => Err(Failure::new(
+            Diagnostic::error(
+                "diff-no-result",
+                Class::Other,
+                format!("build {number} gave nothing: {}", ended(&record)),
+            )
+            .help(format!("`sos builds {number}` tells what became of it")),
+        )),
         several => Err(Failure::new(
             Diagnostic::error(
                 "diff-several-results",
@@ -117,6 +121,16 @@ fn of_build(store: &Store, number: &str) -> Result<StorePath, Failure> {
             .note(several.join("\n"))
             .help("name one of them"),
         )),
+    }
+}
+
+/// How a build without a result ended.
+fn ended(record: &BuildRecord) -> &'static str {
+    match builds::status(record) {
+        "running" => "it is still running",
+        "interrupted" | "killed" => "it was interrupted",
+        "failed" => "it failed",
+        _ => "it had nothing to make",
     }
 }
 

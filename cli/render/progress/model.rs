@@ -130,6 +130,7 @@ impl Model {
                 fetched_bytes,
                 cached,
                 failed,
+                stopped,
                 skipped,
                 elapsed_ms,
                 ..
@@ -139,8 +140,7 @@ impl Model {
                     fetched,
                     fetched_bytes,
                     cached,
-                    failed,
-                    skipped,
+                    [failed, stopped, skipped],
                     Duration::from_millis(elapsed_ms),
                 )));
             }
@@ -283,8 +283,7 @@ pub(super) fn summary(
     fetched: usize,
     bytes: u64,
     cached: usize,
-    failed: usize,
-    skipped: usize,
+    [failed, stopped, skipped]: [usize; 3],
     took: Duration,
 ) -> String {
     let mut parts = vec![format!("built {built}")];
@@ -294,6 +293,9 @@ pub(super) fn summary(
     parts.push(format!("cached {cached}"));
     if failed > 0 {
         parts.push(format!("failed {failed}"));
+    }
+    if stopped > 0 {
+        parts.push(format!("stopped {stopped}"));
     }
     if skipped > 0 {
         parts.push(format!("not tried {skipped}"));
@@ -404,11 +406,11 @@ mod tests {
     #[test]
     fn the_summary_leaves_out_what_did_not_happen() {
         assert_eq!(
-            summary(14, 3, 43_000_000, 204, 1, 0, secs(725)),
+            summary(14, 3, 43_000_000, 204, [1, 0, 0], secs(725)),
             "built 14, fetched 3 (41.0 MiB), cached 204, failed 1 in 12m 5s"
         );
         assert_eq!(
-            summary(0, 0, 0, 1, 0, 0, Duration::from_millis(9)),
+            summary(0, 0, 0, 1, [0; 3], Duration::from_millis(9)),
             "built 0, cached 1 in 9ms"
         );
     }

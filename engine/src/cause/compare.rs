@@ -109,10 +109,7 @@ pub(super) fn compare(dir: &StoreDir, old: &Side<'_>, new: &Side<'_>) -> Option<
         })
     }));
     let outputs = addresses(old.drv) != addresses(new.drv);
-    let told = found
-        .iter()
-        .any(|one| matches!(one.cause, Cause::RecipeChanged { .. }));
-    if (outputs || !address.is_empty()) && !told {
+    if outputs || !address.is_empty() {
         found.push(recipe("outputs"));
     }
     found.extend(inputs.added.iter().map(|path| input(None, Some(path))));

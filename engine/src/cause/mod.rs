@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sos_formats::derivation::Derivation;
 use sos_formats::store_path::{StoreDir, StorePath};
-use sos_store::{Built, Store, StoreError};
+use sos_store::{BuildId, Built, Step, Store, StoreError};
 
 use crate::event::Text;
 use crate::resolve::{OutputPaths, Resolved};
@@ -20,6 +20,9 @@ pub(crate) use history::{History, noted_name};
 
 /// Earlier builds of one name that are compared with; the closest one is taken.
 const COMPARED: u32 = 64;
+
+/// Runs that are looked at for a failure of one derivation.
+const TRIED: u32 = 16;
 
 /// Files of one source that are named; of more only the number is told.
 const FILES_NAMED: usize = 16;
@@ -31,6 +34,11 @@ const FILES_NAMED: usize = 16;
 pub enum Cause {
     /// No earlier build of that name is remembered.
     NeverBuilt,
+    /// No earlier build of it succeeded; it was tried.
+    FailedBefore {
+        /// The build in which it failed last.
+        build: i64,
+    },
     /// An input is another one than before, came new, or is no input any more.
     InputChanged {
         /// The name of its store path.
@@ -120,10 +128,45 @@ fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
+/// Characters of a value that is told in a line.
+const VALUE_SHOWN: usize = 32;
+
+impl Cause {
+    /// As [`fmt::Display`], with what was and what is where both are short: a line has little room.
+    fn fmt_with_values(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_short = |value: &&String| value.chars().count() <= VALUE_SHOWN;
+        let (Self::BuilderChanged { old, new } | Self::EnvChanged { old, new, .. }) = self else {
+            return fmt::Display::fmt(self, f);
+        };
+        let (old, new) = (old.as_ref().filter(is_short), new.as_ref().filter(is_short));
+        if let Self::EnvChanged {
+            name,
+            only: Some(only),
+            ..
+        } = self
+        {
+            let (did, value) = match only {
+                Only::Now => ("added", new),
+                Only::Before => ("removed", old),
+            };
+            write!(f, "`{name}` {did}")?;
+            return value.map_or(Ok(()), |value| write!(f, ": {value}"));
+        }
+        fmt::Display::fmt(self, f)?;
+        match (old, new) {
+            (Some(old), Some(new)) => write!(f, ": {old} -> {new}"),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NeverBuilt => f.write_str("never built"),
+            Self::FailedBefore { build } => {
+                write!(f, "not built before; it failed in build {build}")
+            }
             Self::InputChanged {
                 input, file: None, ..
             } => write!(f, "{input} changed"),
@@ -160,7 +203,7 @@ pub struct Causes {
 
 impl fmt::Display for Causes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.first.fmt(f)?;
+        self.first.fmt_with_values(f)?;
         match self.also.len() {
             0 => Ok(()),
             more => write!(f, ", {more} more"),
@@ -233,8 +276,31 @@ pub(crate) fn is_first(
     }
     Ok(Some(Causes {
         at: history.places.get(drv).cloned(),
-        ..Cause::NeverBuilt.into()
+        ..first_time(store, &history.project, drv)?.into()
     }))
+}
+
+/// The cause of what never succeeded: it may have been tried.
+fn first_time(store: &Store, project: &str, drv: &StorePath) -> Result<Cause, StoreError> {
+    let has_failed = |step: &Step| step.status == "failed";
+    let same = store.steps_of_drv(drv, BuildId(i64::MAX), TRIED)?;
+    if let Some(step) = same.into_iter().find(has_failed) {
+        return Ok(Cause::FailedBefore {
+            build: step.build.0,
+        });
+    }
+    // Its earlier form, which was corrected since; other projects have derivations of the same names.
+    let name = Derivation::name_from_path(drv);
+    let named = store.steps_named(name)?.into_iter();
+    for step in named.filter(|step| step.name == name && has_failed(step)) {
+        let run = store.build_record(step.build)?;
+        if run.is_some_and(|run| run.project == project) {
+            return Ok(Cause::FailedBefore {
+                build: step.build.0,
+            });
+        }
+    }
+    Ok(Cause::NeverBuilt)
 }
 
 /// Tells why a derivation is built, from what the store remembers.
@@ -267,7 +333,7 @@ fn causes_without_place(store: &Store, asked: &Asked<'_>) -> Result<Causes, Stor
         drv: &asked.resolved.drv,
     };
     let Some((was, found)) = closest(store, asked, &new)? else {
-        return Ok(Cause::NeverBuilt.into());
+        return Ok(first_time(store, &asked.history.project, asked.path)?.into());
     };
     let made: BTreeMap<&StorePath, &StorePath> = asked
         .inputs

@@ -135,7 +135,14 @@ pub enum VerifyProgress {
     /// A round begins: its number, from 1.
     Round(usize, Conditions),
     /// A build to find out what makes the difference.
-    Narrowing(Conditions),
+    Narrowing {
+        /// What is varied.
+        conditions: Conditions,
+        /// Which of these builds it is, from 1.
+        number: usize,
+        /// How many there are if one condition is at fault; at least `number`.
+        expected: usize,
+    },
 }
 
 /// What is known of a derivation that is verified.
@@ -310,13 +317,19 @@ impl Engine {
             if matches!(came, Came::Same) {
                 continue;
             }
+            let mut number = 0;
             let culprit = if options.bisect {
                 culprit::find(&all, &mut |set| {
                     let conditions = Conditions {
                         set: set.clone(),
                         round,
                     };
-                    progress(&VerifyProgress::Narrowing(conditions.clone()));
+                    number += 1;
+                    progress(&VerifyProgress::Narrowing {
+                        conditions: conditions.clone(),
+                        number,
+                        expected: culprit::builds(all.len()).max(number),
+                    });
                     Ok::<_, Box<Diagnostic>>(!matches!(build(&conditions)?, Came::Same))
                 })?
             } else {
