@@ -446,7 +446,7 @@ mod tests {
         );
         assert_eq!(
             shown.message,
-            "`zlib-1.3` failed with exit status 2 after 14s"
+            "`zlib-1.3` failed with exit status 2 after 14.0s"
         );
         assert_eq!(shown.notes, ["its log:\ncc: boom"]);
         assert_eq!(shown.helps, ["`sos log zlib-1.3` shows the whole log"]);

@@ -88,9 +88,11 @@ fn directories_and_their_programs_are_compared() {
         assert!(text.contains(part), "no `{part}` in:\n{text}");
     }
     w.sos(["diff", "a", "nowhere"]).fails(3);
-    w.sos(["diff", "a", "77"])
-        .fails(1)
-        .says(&["diff-no-result"]);
+    w.sos(["diff", "a", "77"]).fails(1).says(&[
+        "build-unknown",
+        "no build 77",
+        "nothing was built here yet",
+    ]);
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn a_build_that_takes_too_long() {
         &w,
         script,
         &["--timeout", "1"],
-        &["took longer than 1 seconds", "--timeout", "busy"],
+        &["took longer than 1 second,", "--timeout", "busy"],
     );
 }
 

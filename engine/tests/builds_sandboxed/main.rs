@@ -572,7 +572,7 @@ fn the_timeout_of_a_step_is_named() {
     let failure = &report.failures[0];
     assert_eq!(
         failure.message,
-        "`slow` took longer than the 1 seconds of its own `timeout`, and was stopped"
+        "`slow` took longer than the 1 second of its own `timeout`, and was stopped"
     );
     assert!(
         failure.helps.iter().all(|h| !h.contains("--timeout")),
@@ -582,7 +582,7 @@ fn the_timeout_of_a_step_is_named() {
     let failure = &report.failures[0];
     assert_eq!(
         failure.message,
-        "`slow` took longer than 1 seconds, and was stopped"
+        "`slow` took longer than 1 second, and was stopped"
     );
     // 0 is no limit.
     let report = build(Some(0), 0);
