@@ -16,6 +16,7 @@ pub mod ostree;
 mod peers;
 pub mod rootfs_edit;
 pub mod tree;
+mod walk;
 
 use sos_engine::Registry;
 
