@@ -8,6 +8,7 @@ pub mod channel;
 pub mod debian;
 pub mod export;
 pub mod fetch;
+pub mod filesystem;
 pub mod mirror;
 pub mod mirrors;
 pub mod oci;

@@ -1,0 +1,57 @@
+//! What every file system is told.
+
+/// The kinds of file systems that can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Can be written to and grown where it is used.
+    Ext4,
+    /// For reading only, as it is.
+    Erofs,
+    /// For reading only, compressed.
+    Squashfs,
+}
+
+impl Kind {
+    /// The name as in `mount -t`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Erofs => "erofs",
+            Self::Squashfs => "squashfs",
+        }
+    }
+
+    /// The longest label, in bytes of UTF-8.
+    #[must_use]
+    pub fn max_label_bytes(self) -> usize {
+        match self {
+            Self::Ext4 => 16,
+            Self::Erofs => 15,
+            Self::Squashfs => 0,
+        }
+    }
+}
+
+/// What a file system is told besides what is in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The UUID in its written order. Squashfs has none.
+    pub uuid: [u8; 16],
+    /// The label, possibly empty; see [`Kind::max_label_bytes`].
+    pub label: String,
+    /// Seconds since 1970. The file system was made then, and no file is younger.
+    pub epoch: i64,
+    /// The length in bytes, rounded down to whole blocks of 4096; without it the file system is as small as it can be.
+    pub size: Option<u64>,
+    /// Bytes that stay free where no size is given; only of file systems that can be written to.
+    pub free: u64,
+}
+
+/// A file system that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The length of the image in bytes, a multiple of 4096.
+    pub len: u64,
+}
