@@ -25,6 +25,7 @@ use crate::buildenv::BuildEnvBuilder;
 use crate::channel::UnpackChannelBuilder;
 use crate::debian::UnpackBuilder;
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
+use crate::filesystem::{FilesystemBuilder, VerityBuilder};
 use crate::mirrors::Mirrors;
 use crate::oci::{OciBuilder, OciLayerBuilder};
 use crate::ostree::OstreeBuilder;
@@ -60,6 +61,8 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(OciLayerBuilder)
         .register(OciBuilder)
         .register(OstreeBuilder)
+        .register(FilesystemBuilder)
+        .register(VerityBuilder)
         .register(RootfsEditBuilder)
         .register(UnpackBuilder)
         .register(BuildEnvBuilder)

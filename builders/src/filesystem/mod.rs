@@ -3,15 +3,28 @@
 //! [`write`] puts a root filesystem into an [`Image`], which is a file, or a part of a disk through a [`Window`]. It writes every
 //! byte that is not zero, and sets the length. The bytes follow from the manifest and the options alone.
 
+mod builder;
+mod data;
+mod erofs;
+mod ext4;
 mod image;
 mod options;
+mod parallel;
+mod squashfs;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod unfit;
+mod verity;
 
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
 
+pub use builder::{FilesystemBuilder, VerityBuilder};
 pub use image::{FileImage, Image, Window};
-pub use options::{Kind, Options, Written};
+pub use options::{Kind, Options, Written, derived_uuid, parse_size, parse_uuid};
+pub use verity::{Hashed, Verity};
 
 use crate::build::Build;
 
@@ -19,7 +32,6 @@ use crate::build::Build;
 ///
 /// # Errors
 /// When the tree has something that the file system cannot hold, when it does not fit, and when reading or writing fails.
-#[allow(dead_code, reason = "its caller comes with the first file system")]
 pub(crate) fn write(
     build: &dyn Build,
     kind: Kind,
@@ -27,7 +39,18 @@ pub(crate) fn write(
     options: &Options,
     image: &dyn Image,
 ) -> Result<Written, BuilderError> {
-    let _ = (build, root, options, image);
-    let message = format!("{} is not written yet", kind.name());
-    Err(Diagnostic::error("filesystem-kind", Class::Recipe, message).into())
+    if options.label.len() > kind.max_label_bytes() || options.label.contains('\0') {
+        let most = kind.max_label_bytes();
+        let message = format!(
+            "the label `{}` is too long: {} has {most} bytes for it",
+            options.label,
+            kind.name()
+        );
+        return Err(Diagnostic::error("filesystem-attrs", Class::Recipe, message).into());
+    }
+    match kind {
+        Kind::Ext4 => ext4::write(build, root, options, image),
+        Kind::Erofs => erofs::write(build, root, options, image),
+        Kind::Squashfs => squashfs::write(build, root, options, image),
+    }
 }
