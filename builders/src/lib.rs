@@ -8,6 +8,7 @@ pub mod channel;
 pub mod debian;
 pub mod export;
 pub mod fetch;
+pub mod filesystem;
 pub mod mirror;
 pub mod mirrors;
 pub mod oci;
@@ -16,6 +17,7 @@ pub mod ostree;
 mod peers;
 pub mod rootfs_edit;
 pub mod tree;
+mod walk;
 
 use sos_engine::Registry;
 
@@ -23,6 +25,7 @@ use crate::buildenv::BuildEnvBuilder;
 use crate::channel::UnpackChannelBuilder;
 use crate::debian::UnpackBuilder;
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
+use crate::filesystem::{FilesystemBuilder, VerityBuilder};
 use crate::mirrors::Mirrors;
 use crate::oci::{OciBuilder, OciLayerBuilder};
 use crate::ostree::OstreeBuilder;
@@ -58,6 +61,8 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(OciLayerBuilder)
         .register(OciBuilder)
         .register(OstreeBuilder)
+        .register(FilesystemBuilder)
+        .register(VerityBuilder)
         .register(RootfsEditBuilder)
         .register(UnpackBuilder)
         .register(BuildEnvBuilder)

@@ -9,11 +9,12 @@ use sos_engine::BuilderError;
 use sos_formats::Bytes;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
-use sos_formats::manifest::{Entry, Kind, Meta, Node};
+use sos_formats::manifest::{Entry, Kind, Meta};
 use sos_formats::tar::{self, EntryKind, TarError};
 use sos_store::Store;
 
 use crate::build::Build;
+use crate::walk::{join, walk};
 
 /// The prefix of names that mean something else in a layer.
 const WHITEOUT: &[u8] = b".wh.";
@@ -159,15 +160,6 @@ impl LayerEntry {
     }
 }
 
-/// Joins a directory, which may be the root, and a name.
-pub(super) fn join(dir: &[u8], name: &[u8]) -> Bytes {
-    if dir.is_empty() {
-        name.to_vec()
-    } else {
-        [dir, b"/", name].concat()
-    }
-}
-
 /// Gives every directory above a path, nearest last; the root is not among them.
 pub(super) fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.iter()
@@ -249,27 +241,6 @@ fn check_names(entry: &LayerEntry) -> Result<(), BuilderError> {
 /// Gives a path as text for people.
 pub(super) fn shown(path: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(path)
-}
-
-/// Visits everything below a directory, in no particular order.
-pub(super) fn walk(
-    store: &Store,
-    top: &[u8],
-    node: Blake3,
-    visit: &mut dyn FnMut(Bytes, &Entry),
-) -> Result<(), BuilderError> {
-    let mut todo = vec![(top.to_vec(), node)];
-    while let Some((dir, id)) = todo.pop() {
-        let Node { entries } = store.get_node(&id)?;
-        for entry in &entries {
-            let path = join(&dir, &entry.name);
-            if let Kind::Dir { node } = entry.kind {
-                todo.push((path.clone(), node));
-            }
-            visit(path, entry);
-        }
-    }
-    Ok(())
 }
 
 /// Lists a whole rootfs object.

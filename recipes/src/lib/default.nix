@@ -3,10 +3,11 @@
 let
   derive = import ./derive.nix;
   fetch = import ./fetch.nix derive;
+  filesystem = import ./filesystem.nix derive;
   oci = import ./oci.nix derive;
   ostree = import ./ostree.nix derive;
   rootfs = import ./rootfs.nix derive;
-  debian = import ./debian.nix { inherit derive fetch oci ostree rootfs; };
+  debian = import ./debian.nix { inherit derive fetch filesystem oci ostree rootfs; };
   run = import ./run.nix derive;
 in
 {
@@ -27,4 +28,8 @@ in
 
   # ostree { name, rootfs, ref?, version?, bootable?, parent?, mode? }: a commit in an OSTree repository of its own.
   inherit ostree;
+
+  # ext4 | erofs | squashfs { rootfs, name?, label?, uuid?, size?, free?, epoch? }: an image of a file system. verity { image, ... }:
+  # the hashes that protect one.
+  inherit (filesystem) ext4 erofs squashfs verity;
 }
