@@ -9,6 +9,7 @@ mod diff;
 mod eval_cache;
 mod events;
 mod export;
+mod export_image;
 mod fetchers;
 mod flags;
 mod flakes;

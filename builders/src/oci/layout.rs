@@ -11,7 +11,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 
 use super::documents::{
     CONFIG_TYPE, Config, Descriptor, Empty, History, INDEX_TYPE, Index, MANIFEST_TYPE, Manifest,
-    OCI_LAYOUT, Platform, REF_NAME, RootFs, Run, RunAttrs, Strings,
+    OCI_LAYOUT, Platform, REF_NAME, RootFs, Run, RunAttrs, Strings, is_hex,
 };
 use super::layer::LayerInfo;
 use super::names::{MAX_EPOCH, is_ref_name, platform, rfc3339};
@@ -119,9 +119,9 @@ pub(super) fn make_image(
     };
     let mut manifest = put(&blobs, MANIFEST_TYPE, &manifest)?;
     manifest.platform = Some(Platform {
-        architecture,
-        os: "linux",
-        variant,
+        architecture: architecture.to_owned(),
+        os: "linux".to_owned(),
+        variant: variant.map(str::to_owned),
     });
     manifest
         .annotations
@@ -234,7 +234,7 @@ fn take_layer(build: &dyn Build, layer: &str, blobs: &Path) -> Result<LayerInfo,
     let hex = info
         .digest
         .strip_prefix("sha256:")
-        .filter(|hex| is_sha256(hex));
+        .filter(|hex| is_hex(hex));
     let hex = hex.ok_or_else(|| not_a_layer(&"its digest is not SHA-256"))?;
     let blob = dir.join("blob");
     let size = fs::symlink_metadata(&blob)
@@ -253,13 +253,6 @@ fn take_layer(build: &dyn Build, layer: &str, blobs: &Path) -> Result<LayerInfo,
             .map_err(|error| BuilderError::io("cannot take the blob of a layer", error))?;
     }
     Ok(info)
-}
-
-fn is_sha256(hex: &str) -> bool {
-    hex.len() == 64
-        && hex
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// Makes `target` the same file as `source`: a hard link, else a clone, else a copy.

@@ -7,12 +7,14 @@ mod compress;
 mod contents;
 mod deflate;
 mod diff;
-mod documents;
+pub(crate) mod documents;
 mod layer;
 mod layout;
 mod names;
 mod placed;
 mod read;
+pub(crate) mod source;
+mod strict;
 
 #[cfg(test)]
 mod tests;
@@ -20,4 +22,5 @@ mod tests;
 pub use compress::Compression;
 pub use layer::OciLayerBuilder;
 pub use layout::OciBuilder;
+pub use names::is_ref_name;
 pub use read::{Image, is_layout, read};

@@ -1,0 +1,108 @@
+//! Images as layouts and archives.
+
+use std::path::{Path, PathBuf};
+
+use sos_builders::export::{self, ExportedImage};
+use sos_builders::oci;
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_store::{ObjectKind, PathInfo};
+
+use super::refused;
+use crate::failure::Failure;
+use crate::render::{output, size};
+use crate::session::Session;
+
+/// Where an image goes.
+pub(super) enum ImageDest {
+    Layout { dir: PathBuf, tag: Option<String> },
+    Archive { file: PathBuf, tag: Option<String> },
+}
+
+impl ImageDest {
+    /// Reads what stands behind the scheme, if it is one of images.
+    pub(super) fn parse(scheme: &str, rest: &str) -> Option<Self> {
+        let (place, tag) = match rest.split_once(':') {
+            Some((place, tag)) => (place.into(), Some(tag.to_owned())),
+            None => (rest.into(), None),
+        };
+        match scheme {
+            "oci" => Some(Self::Layout { dir: place, tag }),
+            "oci-archive" => Some(Self::Archive { file: place, tag }),
+            _ => None,
+        }
+    }
+
+    /// Looks before anything is built.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        let bad = |code, message: String| Diagnostic::error(code, Class::Usage, message);
+        let (Self::Layout { dir: place, tag } | Self::Archive { file: place, tag }) = self;
+        if let Some(tag) = tag.as_ref().filter(|tag| !oci::is_ref_name(tag)) {
+            return Err(Failure::new(
+                bad("export-destination", format!("`{tag}` is not a tag"))
+                    .help("write letters and digits joined by one of `-._:@/+`: `oci:DIR:latest`"),
+            ));
+        }
+        if let Self::Archive { file, .. } = self
+            && std::fs::symlink_metadata(file).is_ok()
+        {
+            return Err(Failure::new(
+                bad(
+                    "export-exists",
+                    format!("`{}` is there already", place.display()),
+                )
+                .help("name a file that is not there yet"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Writes an object of the store there.
+    pub(super) fn write(&self, session: &Session, info: &PathInfo) -> Result<(), Failure> {
+        let layout = layout_of(session, info)?;
+        let exported = match self {
+            Self::Layout { dir, tag } => export::add_to_layout(&layout, dir, tag.as_deref()),
+            Self::Archive { file, tag } => export::write_archive(&layout, file, tag.as_deref()),
+        };
+        told(session, &exported.map_err(refused)?)
+    }
+}
+
+/// Where the layout of an image object is.
+fn layout_of(session: &Session, info: &PathInfo) -> Result<PathBuf, Failure> {
+    let store = session.store()?;
+    let place = store.physical(&info.path);
+    if info.kind == ObjectKind::Tree && oci::is_layout(Path::new(&place)) {
+        return Ok(place);
+    }
+    Err(Failure::new(
+        Diagnostic::error(
+            "export-no-image",
+            Class::Usage,
+            format!("`{}` is no image", info.path.absolute(store.store_dir())),
+        )
+        .help("`sos.oci { name; rootfs; }` makes one of a root filesystem"),
+    ))
+}
+
+fn told(session: &Session, exported: &ExportedImage) -> Result<(), Failure> {
+    if session.global.json {
+        return output::json(&serde_json::json!({
+            "digest": exported.digest,
+            "name": exported.tag,
+            "blobs": exported.blobs,
+            "present": exported.present,
+        }));
+    }
+    if !session.global.quiet {
+        let blobs = usize::try_from(exported.blobs).unwrap_or(usize::MAX);
+        output::message(&format!(
+            "wrote {}, {} were there",
+            size::count(blobs, "blob"),
+            exported.present
+        ));
+    }
+    match &exported.tag {
+        Some(tag) => output::line(&format!("{} {tag}", exported.digest)),
+        None => output::line(&exported.digest),
+    }
+}
