@@ -5,5 +5,6 @@ mod image;
 mod repository;
 
 pub use directory::{LeftOut, Owners, write_rootfs, write_tree};
+pub(crate) use image::Exportable;
 pub use image::{ExportedImage, add_to_layout, write_archive};
 pub use repository::{Exported, add_to_repository};

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sos_formats::hash::Sha256;
 
 pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -76,13 +77,13 @@ pub(super) struct Empty {}
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Config {
     pub(super) created: String,
-    pub(super) architecture: &'static str,
+    pub(super) architecture: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) variant: Option<&'static str>,
+    pub(super) variant: Option<String>,
     pub(super) os: &'static str,
-    pub(super) config: Run,
+    pub(super) config: Value,
     pub(super) rootfs: RootFs,
-    pub(super) history: Vec<History>,
+    pub(super) history: Vec<Value>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -118,7 +119,7 @@ pub(super) struct RootFs {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct History {
     pub(super) created: String,
-    pub(super) created_by: &'static str,
+    pub(super) created_by: String,
 }
 
 /// The machine that an image is for, in Go's words.
@@ -176,8 +177,10 @@ pub(super) struct Manifest {
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Index {
-    pub(super) schema_version: u32,
-    pub(super) media_type: &'static str,
-    pub(super) manifests: Vec<Descriptor>,
+pub(crate) struct Index {
+    pub(crate) schema_version: u32,
+    pub(crate) media_type: &'static str,
+    pub(crate) manifests: Vec<Descriptor>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) annotations: Strings,
 }

@@ -17,14 +17,14 @@ use super::source::Layout;
 use crate::debian::codec;
 
 /// The most bytes of all layers, unpacked.
-const MAX_UNPACKED_BYTES: u64 = 256 << 30;
+pub(super) const MAX_UNPACKED_BYTES: u64 = 256 << 30;
 /// The most entries of all layers.
-const MAX_ENTRIES: usize = 10_000_000;
+pub(super) const MAX_ENTRIES: usize = 10_000_000;
 
 /// A name that takes an entry of lower layers away.
-const WHITEOUT: &[u8] = b".wh.";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
 /// A name that takes everything of lower layers in its directory away.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// An image as one tree.
 #[derive(Debug)]
@@ -83,8 +83,8 @@ struct Left {
     entries: usize,
 }
 
-/// Writes the archive of a layer without its compression.
-fn unpack(blob: &Path, to: &Path, left: &mut Left) -> io::Result<()> {
+/// Reads the archive of a layer without its compression, which its first bytes tell.
+pub(super) fn decoded(blob: &Path) -> io::Result<Box<dyn Read + Send>> {
     let mut magic = [0; 6];
     let n = File::open(blob)?.read(&mut magic)?;
     let codec = match &magic[..n] {
@@ -94,7 +94,12 @@ fn unpack(blob: &Path, to: &Path, left: &mut Left) -> io::Result<()> {
         [b'B', b'Z', b'h', ..] => Codec::Bzip2,
         _ => Codec::Plain,
     };
-    let mut reader = codec::decoder(codec, BufReader::new(File::open(blob)?))?;
+    codec::decoder(codec, BufReader::with_capacity(1 << 18, File::open(blob)?))
+}
+
+/// Writes the archive of a layer without its compression.
+fn unpack(blob: &Path, to: &Path, left: &mut Left) -> io::Result<()> {
+    let mut reader = decoded(blob)?;
     let mut writer = BufWriter::new(File::create_new(to)?);
     let written = io::copy(&mut reader.by_ref().take(left.bytes), &mut writer)?;
     writer.flush()?;
@@ -197,7 +202,7 @@ fn item(entry: &Entry, tar: &Path, at: u64) -> Item {
     }
 }
 
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (&[], path),

@@ -94,6 +94,12 @@ impl Layout {
         }
     }
 
+    /// The same, known to people under another name.
+    pub(crate) fn shown_as(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.shown);
+        self
+    }
+
     /// Makes the error for a layout that is not sound.
     pub(crate) fn bad(&self, what: &str) -> Box<Diagnostic> {
         let message = format!("the image in `{}` cannot be read: {what}", self.shown);
