@@ -17,6 +17,7 @@ mod graph;
 mod language;
 mod logs;
 mod order;
+mod registry;
 mod repl;
 mod screen;
 mod shell;

@@ -1,9 +1,11 @@
-//! Images as layouts and archives.
+//! Images as layouts and archives, and in registries.
 
 use std::path::{Path, PathBuf};
 
 use sos_builders::export::{self, ExportedImage};
+use sos_builders::fetch::Fetcher;
 use sos_builders::oci;
+use sos_builders::registry::{self, AuthFiles, Pushed, Reference};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::{ObjectKind, PathInfo};
 
@@ -12,22 +14,35 @@ use crate::failure::Failure;
 use crate::render::{output, size};
 use crate::session::Session;
 
+/// What else is said about an image that goes to a registry.
+pub(super) struct ImageFlags {
+    pub(super) offline: bool,
+    /// Repositories of the same registry that may have its layers.
+    pub(super) mount_from: Vec<String>,
+}
+
 /// Where an image goes.
 pub(super) enum ImageDest {
     Layout { dir: PathBuf, tag: Option<String> },
     Archive { file: PathBuf, tag: Option<String> },
+    Registry(Reference),
 }
 
 impl ImageDest {
     /// Reads what stands behind the scheme, if it is one of images.
-    pub(super) fn parse(scheme: &str, rest: &str) -> Option<Self> {
+    pub(super) fn parse(scheme: &str, rest: &str) -> Option<Result<Self, Failure>> {
+        if scheme == "docker" {
+            let name = rest.strip_prefix("//").unwrap_or(rest);
+            let read = Reference::parse(name).map_err(|problem| Failure::new(*problem));
+            return Some(read.map(Self::Registry));
+        }
         let (place, tag) = match rest.split_once(':') {
             Some((place, tag)) => (place.into(), Some(tag.to_owned())),
             None => (rest.into(), None),
         };
         match scheme {
-            "oci" => Some(Self::Layout { dir: place, tag }),
-            "oci-archive" => Some(Self::Archive { file: place, tag }),
+            "oci" => Some(Ok(Self::Layout { dir: place, tag })),
+            "oci-archive" => Some(Ok(Self::Archive { file: place, tag })),
             _ => None,
         }
     }
@@ -35,7 +50,9 @@ impl ImageDest {
     /// Looks before anything is built.
     pub(super) fn check(&self) -> Result<(), Failure> {
         let bad = |code, message: String| Diagnostic::error(code, Class::Usage, message);
-        let (Self::Layout { dir: place, tag } | Self::Archive { file: place, tag }) = self;
+        let (Self::Layout { dir: place, tag } | Self::Archive { file: place, tag }) = self else {
+            return Ok(());
+        };
         if let Some(tag) = tag.as_ref().filter(|tag| !oci::is_ref_name(tag)) {
             return Err(Failure::new(
                 bad("export-destination", format!("`{tag}` is not a tag"))
@@ -57,11 +74,22 @@ impl ImageDest {
     }
 
     /// Writes an object of the store there.
-    pub(super) fn write(&self, session: &Session, info: &PathInfo) -> Result<(), Failure> {
+    pub(super) fn write(
+        &self,
+        session: &Session,
+        info: &PathInfo,
+        args: &ImageFlags,
+    ) -> Result<(), Failure> {
         let layout = layout_of(session, info)?;
         let exported = match self {
             Self::Layout { dir, tag } => export::add_to_layout(&layout, dir, tag.as_deref()),
             Self::Archive { file, tag } => export::write_archive(&layout, file, tag.as_deref()),
+            Self::Registry(reference) => {
+                let fetcher = Fetcher::new(session.mirrors(), args.offline);
+                let auth = AuthFiles::new(session.env.auth_files.clone());
+                let pushed = registry::push(&fetcher, &auth, &layout, reference, &args.mount_from);
+                return sent(session, reference, &pushed.map_err(refused)?);
+            }
         };
         told(session, &exported.map_err(refused)?)
     }
@@ -105,4 +133,28 @@ fn told(session: &Session, exported: &ExportedImage) -> Result<(), Failure> {
         Some(tag) => output::line(&format!("{} {tag}", exported.digest)),
         None => output::line(&exported.digest),
     }
+}
+
+fn sent(session: &Session, reference: &Reference, pushed: &Pushed) -> Result<(), Failure> {
+    if session.global.json {
+        return output::json(&serde_json::json!({
+            "digest": pushed.digest,
+            "name": reference.to_string(),
+            "sent": pushed.sent,
+            "bytes": pushed.bytes,
+            "mounted": pushed.mounted,
+            "present": pushed.present,
+        }));
+    }
+    if !session.global.quiet {
+        let blobs = usize::try_from(pushed.sent).unwrap_or(usize::MAX);
+        output::message(&format!(
+            "sent {} ({}), {} were there, {} taken over from other repositories",
+            size::count(blobs, "blob"),
+            size::bytes(pushed.bytes),
+            pushed.present,
+            pushed.mounted
+        ));
+    }
+    output::line(&format!("{} {reference}", pushed.digest))
 }
