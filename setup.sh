@@ -20,8 +20,10 @@ test)
   needs="$needs apt:apt-get dpkg:dpkg-deb busybox-static:busybox nix-bin:nix-build skopeo:skopeo umoci:umoci podman:podman"
   needs="$needs python3:python3 python3-jsonschema:python3 passwd:useradd util-linux:unshare mount:mount systemd:systemctl git:git"
   needs="$needs bash:bash dash:dash tar:tar gzip:gzip bzip2:bzip2 xz-utils:xz zstd:zstd zip:zip ostree:ostree graphviz:dot"
+  # libostree is built in for the tests; gpg and openssl make and check signatures.
+  needs="$needs libostree-dev:pkg-config pkg-config:pkg-config gnupg:gpg openssl:openssl"
   ;;
-bench) needs="$needs busybox-static:busybox nix-bin:nix-build python3:python3" ;;
+bench) needs="$needs busybox-static:busybox nix-bin:nix-build python3:python3 ostree:ostree" ;;
 *)
   echo "setup.sh: unknown job '$job'; it is one of demo, test, check, bench" >&2
   exit 2

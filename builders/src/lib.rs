@@ -8,6 +8,8 @@ pub mod channel;
 pub mod debian;
 pub mod export;
 pub mod fetch;
+#[cfg(feature = "libostree")]
+pub mod libostree;
 pub mod mirror;
 pub mod mirrors;
 pub mod oci;
@@ -25,7 +27,9 @@ use crate::debian::UnpackBuilder;
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
 use crate::mirrors::Mirrors;
 use crate::oci::{OciBuilder, OciLayerBuilder};
-use crate::ostree::OstreeBuilder;
+use crate::ostree::{
+    OstreeBuilder, OstreeCheckoutBuilder, OstreeContainerBuilder, OstreePullBuilder,
+};
 use crate::rootfs_edit::RootfsEditBuilder;
 
 /// What the builders need to know of this machine and this run.
@@ -58,6 +62,9 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(OciLayerBuilder)
         .register(OciBuilder)
         .register(OstreeBuilder)
+        .register(OstreeCheckoutBuilder)
+        .register(OstreeContainerBuilder)
+        .register(OstreePullBuilder)
         .register(RootfsEditBuilder)
         .register(UnpackBuilder)
         .register(BuildEnvBuilder)

@@ -20,4 +20,5 @@ mod tests;
 pub use compress::Compression;
 pub use layer::OciLayerBuilder;
 pub use layout::OciBuilder;
+pub(crate) use names::{is_ref_name, platform, rfc3339};
 pub use read::{Image, is_layout, read};

@@ -26,5 +26,7 @@ in
   inherit (oci) oci ociLayer;
 
   # ostree { name, rootfs, ref?, version?, bootable?, parent?, mode? }: a commit in an OSTree repository of its own.
+  # Also ostree.checkout { repository, ref? | commit? }, ostree.pull { url, commit }: the root filesystem of a commit;
+  # ostree.container { repository }: an image that holds the commit as it is.
   inherit ostree;
 }
