@@ -2,6 +2,7 @@
 //!
 //! [`registry`] makes them known to an engine; each is named by the `builder` of a derivation, as in `builtin:fetch`.
 
+pub mod bootc;
 mod build;
 pub mod buildenv;
 pub mod channel;
@@ -21,6 +22,7 @@ pub mod tree;
 
 use sos_engine::Registry;
 
+use crate::bootc::BootcBuilder;
 use crate::buildenv::BuildEnvBuilder;
 use crate::channel::UnpackChannelBuilder;
 use crate::debian::UnpackBuilder;
@@ -62,6 +64,7 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(OciLayerBuilder)
         .register(OciBuilder)
         .register(OstreeBuilder)
+        .register(BootcBuilder)
         .register(OstreeCheckoutBuilder)
         .register(OstreeContainerBuilder)
         .register(OstreePullBuilder)

@@ -36,6 +36,7 @@ pub const ROOTFS_SUFFIX: &str = ".rootfs.toml";
 pub const ROOTFS_ATTRS: &[&str] = &[
     "oci",
     "ostree",
+    "bootc",
     "rootfs",
     "packages",
     "arch",

@@ -316,6 +316,15 @@ fn a_recipe_file_is_a_target() {
         p.graph(&format!("({expression}).ostree")).wanted[0].name(),
         "web-ostree.drv"
     );
+    for (attribute, name) in [
+        ("bootc", "web-bootc.drv"),
+        ("bootc.oci", "web-bootc.drv"),
+        ("bootc.ostree", "web-bootc-commit.drv"),
+        ("bootc.ostree.container", "web-bootc-commit-container.drv"),
+    ] {
+        let graph = p.graph(&format!("({expression}).{attribute}"));
+        assert_eq!(graph.wanted[0].name(), name, "{attribute}");
+    }
     assert_eq!(
         graph.wanted,
         p.graph("sos.debian.rootfs { name = \"web\"; suite = \"bookworm\"; epoch = 5; }")
@@ -521,6 +530,22 @@ fn problems_point_at_what_the_user_wrote() {
         (
             format!("sos.ostree {{ rootfs = {base}; name = \"o\"; bootable = 1; }}"),
             "bootable",
+        ),
+        (
+            format!("sos.bootc {{ rootfs = {base}; layout = \"disk\"; }}"),
+            "layout",
+        ),
+        (
+            format!("sos.bootc {{ rootfs = {base}; strict = \"yes\"; }}"),
+            "strict",
+        ),
+        (
+            format!("sos.ostree.container {{ repository = {base}; }}"),
+            "repository",
+        ),
+        (
+            "sos.ostree.pull { url = 5; commit = \"ab\"; }".to_owned(),
+            "url",
         ),
         (
             format!("sos.run {{ rootfs = {base}; name = \"r\"; }}"),

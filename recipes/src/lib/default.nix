@@ -6,7 +6,8 @@ let
   oci = import ./oci.nix derive;
   ostree = import ./ostree.nix derive;
   rootfs = import ./rootfs.nix derive;
-  debian = import ./debian.nix { inherit derive fetch oci ostree rootfs; };
+  bootc = import ./bootc.nix { inherit derive oci ostree; };
+  debian = import ./debian.nix { inherit bootc derive fetch oci ostree rootfs; };
   run = import ./run.nix derive;
 in
 {
@@ -29,4 +30,7 @@ in
   # Also ostree.checkout { repository, ref? | commit? }, ostree.pull { url, commit }: the root filesystem of a commit;
   # ostree.container { repository }: an image that holds the commit as it is.
   inherit ostree;
+
+  # bootc { rootfs, name?, layout?, strict? }: a root filesystem as hosts of bootc and OSTree boot it; also .oci and .ostree of it.
+  inherit bootc;
 }
