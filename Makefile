@@ -21,11 +21,11 @@ demo: build
 # What setup.sh installs must be there: a test that would skip for want of a peer fails.
 test:
 	@sh setup.sh test
-	SOS_REQUIRE_PEERS=$${SOS_REQUIRE_PEERS:-1} SOS_FUZZ_SECS=$${SOS_FUZZ_SECS:-60} $(CARGO) test --workspace --locked
+	SOS_REQUIRE_PEERS=$${SOS_REQUIRE_PEERS:-1} SOS_FUZZ_SECS=$${SOS_FUZZ_SECS:-60} $(CARGO) test --workspace --features libostree --locked
 
 test-slow:
 	@sh setup.sh test
-	SOS_REQUIRE_PEERS=$${SOS_REQUIRE_PEERS:-1} SOS_TEST_SLOW=1 $(CARGO) test --workspace --locked
+	SOS_REQUIRE_PEERS=$${SOS_REQUIRE_PEERS:-1} SOS_TEST_SLOW=1 $(CARGO) test --workspace --features libostree --locked
 
 check:
 	@sh setup.sh check

@@ -21,6 +21,8 @@ test)
   needs="$needs python3:python3 python3-jsonschema:python3 passwd:useradd util-linux:unshare mount:mount systemd:systemctl git:git"
   needs="$needs bash:bash dash:dash tar:tar gzip:gzip bzip2:bzip2 xz-utils:xz zstd:zstd zip:zip ostree:ostree graphviz:dot curl:curl"
   needs="$needs e2fsprogs:e2fsck erofs-utils:fsck.erofs squashfs-tools:unsquashfs cryptsetup-bin:veritysetup"
+  # libostree is built in for the tests; gpg and openssl make and check signatures.
+  needs="$needs libostree-dev:pkg-config pkg-config:pkg-config gnupg:gpg openssl:openssl"
   ;;
 bench)
   needs="$needs busybox-static:busybox nix-bin:nix-build python3:python3"

@@ -2,6 +2,7 @@
 //!
 //! [`registry`] makes them known to an engine; each is named by the `builder` of a derivation, as in `builtin:fetch`.
 
+pub mod bootc;
 mod build;
 pub mod buildenv;
 pub mod channel;
@@ -10,6 +11,8 @@ pub mod export;
 pub mod fetch;
 pub mod filesystem;
 pub(crate) mod fragments;
+#[cfg(feature = "libostree")]
+pub mod libostree;
 pub mod mirror;
 pub mod mirrors;
 pub mod oci;
@@ -23,6 +26,7 @@ mod walk;
 
 use sos_engine::Registry;
 
+use crate::bootc::BootcBuilder;
 use crate::buildenv::BuildEnvBuilder;
 use crate::channel::UnpackChannelBuilder;
 use crate::debian::UnpackBuilder;
@@ -32,7 +36,9 @@ use crate::mirrors::Mirrors;
 use crate::oci::{
     OciBuilder, OciChunksBuilder, OciIndexBuilder, OciLayerBuilder, OciRootfsBuilder,
 };
-use crate::ostree::OstreeBuilder;
+use crate::ostree::{
+    OstreeBuilder, OstreeCheckoutBuilder, OstreeContainerBuilder, OstreePullBuilder,
+};
 use crate::registry::{AuthFiles, OciPullBuilder};
 use crate::rootfs_edit::RootfsEditBuilder;
 
@@ -75,6 +81,10 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(OstreeBuilder)
         .register(FilesystemBuilder)
         .register(VerityBuilder)
+        .register(BootcBuilder)
+        .register(OstreeCheckoutBuilder)
+        .register(OstreeContainerBuilder)
+        .register(OstreePullBuilder)
         .register(RootfsEditBuilder)
         .register(UnpackBuilder)
         .register(BuildEnvBuilder)

@@ -4,9 +4,10 @@ mod image;
 
 use std::path::{Path, PathBuf};
 
-use sos_builders::export::{self, Owners};
+use sos_builders::export::{self, AddOptions, Owners, Signers};
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::Blake3;
 use sos_store::{ObjectKind, PathInfo, PlainRemover, Remover as _};
 
 use self::image::{ImageDest, ImageFlags};
@@ -22,7 +23,8 @@ use crate::target;
 /// Build a target and write it outside the store
 ///
 /// DEST is `dir:DIR`, a directory that is not there yet: of a root filesystem with its owners when root does it, else with yours. Or
-/// `ostree:REPO[:REF]`: the commits of a target made by `sos.ostree` go into the repository REPO, which is made when it is not there.
+/// `ostree:REPO[:REF]`: the commits of a target made by `sos.ostree` go into the repository REPO, which is made when it is not there. Or
+/// `sysroot:DIR[:OS]`: libostree deploys the commit into a system root, as the next one that boots; only root may do that.
 /// An image goes to `oci:DIR[:TAG]`, a layout to which it is added, to `oci-archive:FILE[:TAG]`, or to a registry: `docker://HOST/NAME[:TAG]`.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -37,6 +39,18 @@ pub(crate) struct ExportArgs {
     /// A repository of the same registry that may have layers of the image: they are taken over from there and not sent
     #[arg(long, value_name = "NAME")]
     mount_from: Vec<String>,
+    /// Sign commits and the summary with the OpenPGP secret key in FILE
+    #[arg(long, value_name = "FILE")]
+    sign_gpg: Vec<PathBuf>,
+    /// Sign commits and the summary with the Ed25519 secret key in FILE
+    #[arg(long, value_name = "FILE")]
+    sign_ed25519: Vec<PathBuf>,
+    /// Write static deltas of the commit too: from nothing, and from the one before
+    #[arg(long)]
+    deltas: bool,
+    /// Check every object of the repository with libostree afterwards
+    #[arg(long)]
+    fsck: bool,
 }
 
 /// Where results go.
@@ -47,6 +61,10 @@ enum Dest {
         branch: Option<String>,
     },
     Image(ImageDest),
+    Sysroot {
+        dir: PathBuf,
+        os: String,
+    },
 }
 
 /// Runs the verb.
@@ -57,6 +75,17 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
     let mut target = args.target.clone();
     let dest = Dest::parse(target.targets.pop().as_deref())?;
     dest.check()?;
+    let signers = signers(args)?;
+    if !matches!(dest, Dest::Ostree { .. }) && (args.deltas || args.fsck || !signers.is_empty()) {
+        return Err(Failure::new(
+            Diagnostic::error(
+                "export-destination",
+                Class::Usage,
+                "only a repository can be signed, packed and checked",
+            )
+            .help("write `ostree:REPO[:REF]` behind the target, or leave these options out"),
+        ));
+    }
     let built = built(session, &target, args.lock)?;
     let [info] = built.as_slice() else {
         return Err(Failure::new(
@@ -70,13 +99,27 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
     };
     match dest {
         Dest::Dir(dir) => to_dir(session, info, &dir),
-        Dest::Ostree { repo, branch } => to_ostree(session, info, &repo, branch.as_deref()),
         Dest::Image(image) => {
             let flags = ImageFlags {
                 offline: args.lock.offline,
                 mount_from: args.mount_from.clone(),
             };
             image.write(session, info, &flags)
+        }
+        Dest::Sysroot { dir, os } => to_sysroot(session, info, &dir, &os),
+        Dest::Ostree { repo, branch } => {
+            let options = AddOptions {
+                branch: branch.as_deref(),
+                signers,
+                deltas: args.deltas,
+                cores: std::thread::available_parallelism().map_or(1, usize::from),
+            };
+            to_ostree(session, info, &repo, &options)?;
+            if args.fsck {
+                check(session, &repo)
+            } else {
+                Ok(())
+            }
         }
     }
 }
@@ -86,7 +129,7 @@ impl Dest {
         let bad = |what: String| {
             Failure::new(
                 Diagnostic::error("export-destination", Class::Usage, what)
-                    .help("write `dir:DIR`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker://HOST/NAME[:TAG]` or `ostree:REPO[:REF]` behind the target"),
+                    .help("write `dir:DIR`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker://HOST/NAME[:TAG]`, `ostree:REPO[:REF]` or `sysroot:DIR[:OS]` behind the target"),
             )
         };
         let Some(text) = text else {
@@ -105,6 +148,16 @@ impl Dest {
                     branch: None,
                 },
             }),
+            Some(("sysroot", rest)) if !rest.is_empty() => {
+                let (dir, os) = rest.rsplit_once(':').unwrap_or((rest, "os"));
+                if dir.is_empty() || !sos_builders::ostree::is_ref(os) || os.contains('/') {
+                    return Err(bad(format!("`{text}` is no destination")));
+                }
+                Ok(Self::Sysroot {
+                    dir: dir.into(),
+                    os: os.to_owned(),
+                })
+            }
             Some((scheme, rest)) if !rest.is_empty() => ImageDest::parse(scheme, rest)
                 .ok_or_else(|| bad(format!("`{text}` is no destination")))?
                 .map(Self::Image),
@@ -200,23 +253,11 @@ fn to_ostree(
     session: &Session,
     info: &PathInfo,
     repo: &Path,
-    branch: Option<&str>,
+    options: &AddOptions<'_>,
 ) -> Result<(), Failure> {
     let store = session.store()?;
-    let Some(root) = &info.root else {
-        return Err(Failure::new(
-            Diagnostic::error(
-                "export-no-commit",
-                Class::Usage,
-                format!(
-                    "`{}` is no OSTree commit",
-                    info.path.absolute(store.store_dir())
-                ),
-            )
-            .help("`sos.ostree { name; rootfs; }` makes one of a root filesystem"),
-        ));
-    };
-    let exported = export::add_to_repository(store, root, repo, branch).map_err(refused)?;
+    let root = repository_of(session, info)?;
+    let exported = export::add_to_repository(store, root, repo, options).map_err(refused)?;
     if !session.global.quiet && !session.global.json {
         output::message(&format!(
             "wrote {}, {} were there",
@@ -226,6 +267,12 @@ fn to_ostree(
             ),
             exported.present
         ));
+        if options.deltas {
+            output::message(&format!(
+                "wrote static deltas of {}",
+                size::bytes(exported.deltas)
+            ));
+        }
     }
     if session.global.json {
         let refs: serde_json::Map<String, serde_json::Value> = exported
@@ -239,6 +286,81 @@ fn to_ostree(
         .refs
         .iter()
         .try_for_each(|(name, commit)| output::line(&format!("{commit} {name}")))
+}
+
+/// The manifest of a result that may hold a repository.
+fn repository_of<'a>(session: &Session, info: &'a PathInfo) -> Result<&'a Blake3, Failure> {
+    if let Some(root) = &info.root {
+        return Ok(root);
+    }
+    let path = info.path.absolute(session.store()?.store_dir());
+    Err(Failure::new(
+        Diagnostic::error(
+            "export-no-commit",
+            Class::Usage,
+            format!("`{path}` is no OSTree commit"),
+        )
+        .help("`sos.ostree { name; rootfs; }` makes one of a root filesystem"),
+    ))
+}
+
+/// Deploys a commit into a system root; by way of a repository of its own, since the one of a system root keeps files otherwise.
+#[cfg(feature = "libostree")]
+fn to_sysroot(session: &Session, info: &PathInfo, dir: &Path, os: &str) -> Result<(), Failure> {
+    let store = session.store()?;
+    let root = repository_of(session, info)?;
+    let staged = store.temp_dir("deploy")?;
+    let repo = staged.path().join("repo");
+    let exported = export::add_to_repository(store, root, &repo, &AddOptions::default());
+    let exported = exported.map_err(refused)?;
+    for name in exported.refs.keys() {
+        let commit = sos_builders::libostree::deploy(&repo, name, dir, os, &[]).map_err(refused)?;
+        output::line(&format!("{commit} {name}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "libostree"))]
+fn to_sysroot(_session: &Session, _info: &PathInfo, dir: &Path, _os: &str) -> Result<(), Failure> {
+    Err(not_built_in(&format!(
+        "cannot deploy into `{}`",
+        dir.display()
+    )))
+}
+
+/// Reads the keys, before anything is built.
+fn signers(args: &ExportArgs) -> Result<Signers, Failure> {
+    let mut signers = Signers::default();
+    for file in &args.sign_gpg {
+        signers.add_gpg(file).map_err(refused)?;
+    }
+    for file in &args.sign_ed25519 {
+        signers.add_ed25519(file).map_err(refused)?;
+    }
+    Ok(signers)
+}
+
+#[cfg(feature = "libostree")]
+fn check(session: &Session, repo: &Path) -> Result<(), Failure> {
+    let objects = sos_builders::libostree::fsck(repo).map_err(refused)?;
+    if !session.global.quiet && !session.global.json {
+        output::message(&format!("checked {objects} objects: all are sound"));
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "libostree"))]
+fn check(_session: &Session, repo: &Path) -> Result<(), Failure> {
+    Err(not_built_in(&format!("cannot check `{}`", repo.display())))
+}
+
+#[cfg(not(feature = "libostree"))]
+fn not_built_in(what: &str) -> Failure {
+    let message = format!("{what}: this sos was built without libostree");
+    Failure::new(
+        Diagnostic::error("export-not-built-in", Class::Machine, message)
+            .help("install libostree-dev and pkg-config, and build it with `cargo build --release --features libostree`"),
+    )
 }
 
 fn refused(error: BuilderError) -> Failure {

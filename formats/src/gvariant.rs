@@ -19,6 +19,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use crate::Bytes;
 
 /// Widths of offsets, in bytes.
@@ -70,6 +72,16 @@ impl Tuple {
     /// Appends a `t`, big-endian.
     pub fn u64_be(&mut self, value: u64) -> &mut Self {
         self.fixed(8, &value.to_be_bytes())
+    }
+
+    /// Appends a `u`, little-endian.
+    pub fn u32_le(&mut self, value: u32) -> &mut Self {
+        self.fixed(4, &value.to_le_bytes())
+    }
+
+    /// Appends a `t`, little-endian.
+    pub fn u64_le(&mut self, value: u64) -> &mut Self {
+        self.fixed(8, &value.to_le_bytes())
     }
 
     /// Appends a `y`.
@@ -177,6 +189,8 @@ impl Array {
 pub enum Variant {
     /// `b`
     Bool(bool),
+    /// `y`
+    Byte(u8),
     /// `t`, big-endian, as OSTree stores times and sizes in its metadata.
     U64Be(u64),
     /// `s`
@@ -204,6 +218,7 @@ impl Variant {
     fn signature(&self) -> &'static str {
         match self {
             Self::Bool(_) => "b",
+            Self::Byte(_) => "y",
             Self::U64Be(_) => "t",
             Self::Text(_) => "s",
             Self::Texts(_) => "as",
@@ -217,6 +232,7 @@ impl Variant {
         let text = |text: &String| [text.as_bytes(), b"\0"].concat();
         match self {
             Self::Bool(value) => vec![u8::from(*value)],
+            Self::Byte(value) => vec![*value],
             Self::U64Be(value) => value.to_be_bytes().to_vec(),
             Self::Text(value) => text(value),
             Self::Texts(values) => {
@@ -243,12 +259,26 @@ impl Variant {
 pub fn dict<'a>(entries: impl IntoIterator<Item = (&'a str, &'a Variant)>) -> Bytes {
     let mut array = Array::new(8);
     for (key, value) in entries {
-        let mut entry = Tuple::new();
-        entry.text(key);
-        entry.variable(8, &value.boxed());
-        array.push(&entry.finish());
+        array.push(&entry(key, &value.boxed()));
     }
     array.finish()
+}
+
+/// Writes an `a{sv}` of values that are written already, each as [`Variant::boxed`] gives it.
+#[must_use]
+pub fn dict_of_boxed(entries: &BTreeMap<String, Bytes>) -> Bytes {
+    let mut array = Array::new(8);
+    for (key, boxed) in entries {
+        array.push(&entry(key, boxed));
+    }
+    array.finish()
+}
+
+fn entry(key: &str, boxed: &[u8]) -> Bytes {
+    let mut entry = Tuple::new();
+    entry.text(key);
+    entry.variable(8, boxed);
+    entry.finish()
 }
 
 /// Reads the members of a tuple whose type the caller knows.

@@ -39,6 +39,7 @@ pub const ROOTFS_ATTRS: &[&str] = &[
     "ext4",
     "erofs",
     "squashfs",
+    "bootc",
     "rootfs",
     "packages",
     "arch",

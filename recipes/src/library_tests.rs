@@ -328,6 +328,15 @@ fn a_recipe_file_is_a_target() {
             format!("web.{kind}.drv")
         );
     }
+    for (attribute, name) in [
+        ("bootc", "web-bootc.drv"),
+        ("bootc.oci", "web-bootc.drv"),
+        ("bootc.ostree", "web-bootc-commit.drv"),
+        ("bootc.ostree.container", "web-bootc-commit-container.drv"),
+    ] {
+        let graph = p.graph(&format!("({expression}).{attribute}"));
+        assert_eq!(graph.wanted[0].name(), name, "{attribute}");
+    }
     assert_eq!(
         graph.wanted,
         p.graph("sos.debian.rootfs { name = \"web\"; suite = \"bookworm\"; epoch = 5; }")
@@ -549,6 +558,22 @@ fn problems_point_at_what_the_user_wrote() {
         (
             format!("sos.erofs {{ rootfs = {base}; uuid = 5; }}"),
             "uuid",
+        ),
+        (
+            format!("sos.bootc {{ rootfs = {base}; layout = \"disk\"; }}"),
+            "layout",
+        ),
+        (
+            format!("sos.bootc {{ rootfs = {base}; strict = \"yes\"; }}"),
+            "strict",
+        ),
+        (
+            format!("sos.ostree.container {{ repository = {base}; }}"),
+            "repository",
+        ),
+        (
+            "sos.ostree.pull { url = 5; commit = \"ab\"; }".to_owned(),
+            "url",
         ),
         (
             format!("sos.run {{ rootfs = {base}; name = \"r\"; }}"),

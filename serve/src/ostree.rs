@@ -149,6 +149,7 @@ impl Commits {
             .map(|(name, about)| (name.to_owned(), about.clone()));
         Summary {
             refs: refs.collect(),
+            ..Summary::default()
         }
         .encode()
     }

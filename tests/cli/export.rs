@@ -81,6 +81,114 @@ fn commits_go_into_a_repository_one_after_the_other() {
 }
 
 #[test]
+fn a_repository_leaves_signed_and_packed() {
+    let w = world();
+    let (Some(openssl), Some(_)) = (peer("openssl"), peer("ostree")) else {
+        return;
+    };
+    let key = w.project().join("key.pem");
+    let mut make = std::process::Command::new(openssl);
+    make.args(["genpkey", "-algorithm", "ed25519", "-out"])
+        .arg(&key);
+    run_command(&mut make).ok();
+    let sign = ["--sign-ed25519", "key.pem", "--deltas"];
+    w.sos([&["export", ".#one", "ostree:repo"][..], &sign].concat())
+        .ok();
+    let told = w
+        .sos([&["export", ".#two", "ostree:repo"][..], &sign].concat())
+        .ok();
+    told.says(&["wrote static deltas of"]);
+    let repo = w.project().join("repo");
+    let deltas = ostree(&repo, &["static-delta", "list"]).expect("installed");
+    // Both commits from nothing, and the way from one to the other.
+    assert_eq!(deltas.lines().count(), 3, "{deltas}");
+    let meta = ostree(
+        &repo,
+        &[
+            "show",
+            "--print-detached-metadata-key=ostree.sign.ed25519",
+            "os/main",
+        ],
+    );
+    assert!(meta.expect("installed").contains("0x"));
+    assert!(repo.join("summary.sig").exists());
+    ostree(&repo, &["fsck"]).expect("installed");
+    // The key went nowhere.
+    let secret = std::fs::read(&key).expect("the key");
+    for place in [w.store(), repo] {
+        for entry in walkdir::WalkDir::new(place) {
+            let entry = entry.expect("an entry");
+            if entry.file_type().is_file() {
+                let bytes = std::fs::read(entry.path()).unwrap_or_default();
+                assert!(!bytes.windows(secret.len()).any(|part| part == secret));
+            }
+        }
+    }
+    w.sos(["export", ".#one", "ostree:other", "--sign-gpg", "key.pem"])
+        .fails(2)
+        .says(&["error[export-key]", "`key.pem`"]);
+    w.sos(["export", ".#first", "dir:out", "--deltas"])
+        .fails(2)
+        .says(&["error[export-destination]"]);
+    let check = w.sos(["export", ".#one", "ostree:repo", "--fsck"]);
+    if cfg!(feature = "libostree") {
+        check.ok().says(&["all are sound"]);
+    } else {
+        check
+            .fails(4)
+            .says(&["error[export-not-built-in]", "libostree-dev"]);
+    }
+}
+
+#[test]
+fn a_commit_elsewhere_is_pulled_by_its_checksum() {
+    let w = world();
+    let told = w.sos(["export", ".#two", "ostree:repo"]).ok().stdout;
+    let commit = told.split_whitespace().next().expect("a commit").to_owned();
+    let repo = w.project().join("repo");
+    let recipe = |commit: &str| {
+        let url = format!("file://{}", repo.display());
+        w.write(
+            "pull.nix",
+            &format!("{{ sos, ... }}: {{ it = sos.ostree.pull {{ url = \"{url}\"; commit = \"{commit}\"; }}; }}"),
+        );
+    };
+    recipe(&commit);
+    let pulled = w.sos(["export", "./pull.nix#it", "dir:pulled"]);
+    if cfg!(not(feature = "libostree")) {
+        pulled
+            .fails(4)
+            .says(&["error[ostree-not-built-in]", "libostree-dev"]);
+        return;
+    }
+    pulled.ok();
+    let text = std::fs::read_to_string(w.project().join("pulled/etc/motd")).expect("a file");
+    assert_eq!(text, "goodbye\n");
+    recipe(&"0".repeat(64));
+    w.sos(["build", "--no-link", "./pull.nix#it"])
+        .fails(5)
+        .says(&["error[ostree-pull]", "ostree remote refs"]);
+    recipe("abc");
+    w.sos(["build", "--no-link", "./pull.nix#it"])
+        .fails(3)
+        .says(&["error[ostree-attrs]", "`abc` names no commit"]);
+}
+
+#[test]
+fn a_checkout_is_what_was_committed() {
+    let w = world();
+    w.write(
+        "back.nix",
+        "{ sos, ... }: { back = sos.ostree.checkout { repository = (import ./sos.nix { inherit sos; }).two; }; }",
+    );
+    w.sos(["export", "./back.nix#back", "dir:back"]).ok();
+    let text = std::fs::read_to_string(w.project().join("back/etc/motd")).expect("a file");
+    assert_eq!(text, "goodbye\n");
+    let mode = std::fs::metadata(w.project().join("back/etc")).expect("a directory");
+    assert_eq!(mode.permissions().mode() & 0o7777, 0o755);
+}
+
+#[test]
 fn what_does_not_fit_is_refused_and_leaves_nothing() {
     let w = world();
     w.sos(["export", ".#one", "ostree:repo"]).ok();

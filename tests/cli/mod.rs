@@ -1,6 +1,7 @@
 //! The verbs, one file a subject.
 
 mod bad_input;
+mod bootc;
 mod builds;
 mod causes;
 mod content_addressed;

@@ -17,7 +17,9 @@ use sos_formats::ostree::{
 };
 use sos_store::Store;
 
+use super::delta;
 use super::directory::{copy_blob, failed};
+use super::sign::Signers;
 
 /// What was added to a repository.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -28,10 +30,24 @@ pub struct Exported {
     pub present: u64,
     /// Refs with the commits that they name now.
     pub refs: BTreeMap<String, Sha256>,
+    /// Size of the static deltas that were written, in bytes.
+    pub deltas: u64,
 }
 
-/// Adds everything of the repository `root` of the store to the one in `dest`, which is made when it is not there. With
-/// `branch` the one ref is written under that name.
+/// What is done with a repository besides adding objects.
+#[derive(Debug, Default)]
+pub struct AddOptions<'a> {
+    /// The name of the one ref; else refs keep theirs.
+    pub branch: Option<&'a str>,
+    /// Who signs commits and the summary.
+    pub signers: Signers,
+    /// Whether static deltas are written: from nothing, and from the commit before.
+    pub deltas: bool,
+    /// How many threads may work.
+    pub cores: usize,
+}
+
+/// Adds everything of the repository `root` of the store to the one in `dest`, which is made when it is not there.
 ///
 /// Objects come before what names them and refs come last, after all is on the disk: whatever stops this, `dest` is sound.
 ///
@@ -41,7 +57,7 @@ pub fn add_to_repository(
     store: &Store,
     root: &Blake3,
     dest: &Path,
-    branch: Option<&str>,
+    options: &AddOptions<'_>,
 ) -> Result<Exported, BuilderError> {
     let top = store.get_node(&store.get_root(root)?.node)?;
     let config = match top.get(b"config").map(|entry| &entry.kind) {
@@ -93,8 +109,20 @@ pub fn add_to_repository(
         entries: children(store, &refs, b"heads")?,
     };
     collect_refs(store, &heads, "", &mut found)?;
+    for commit in found.values() {
+        if !options.signers.is_empty() {
+            writer.sign_commit(commit, &options.signers)?;
+        }
+        if options.deltas {
+            exported.deltas += delta::write(dest, None, commit, options.cores)?;
+            if let Some(parent) = read_commit(dest, commit)?.1.parent {
+                exported.deltas += delta::write(dest, Some(&parent), commit, options.cores)?;
+            }
+        }
+    }
+    sync(dest)?;
     for (name, commit) in found {
-        let name = branch.map_or(name, str::to_owned);
+        let name = options.branch.map_or(name, str::to_owned);
         writer.replace(
             &dest.join("refs/heads").join(&name),
             format!("{commit}\n").as_bytes(),
@@ -102,8 +130,7 @@ pub fn add_to_repository(
         exported.refs.insert(name, commit);
     }
     if top.get(b"summary").is_some() {
-        let summary = summarise(dest)?;
-        writer.replace(&dest.join("summary"), &summary.encode())?;
+        writer.summary(&options.signers)?;
     }
     sync(dest)?;
     Ok(exported)
@@ -199,6 +226,50 @@ impl Writer<'_> {
         Ok(true)
     }
 
+    /// Signs a commit, besides those who have signed it already.
+    fn sign_commit(&mut self, commit: &Sha256, signers: &Signers) -> Result<(), BuilderError> {
+        let (bytes, view) = read_commit(self.dest, commit)?;
+        let (dir, name) = object_name(commit, ObjectKind::Commit);
+        // Detached metadata has the name of the commit with `meta` at the end.
+        let path = self
+            .dest
+            .join("objects")
+            .join(dir)
+            .join(format!("{name}meta"));
+        let there = match fs::read(&path) {
+            Ok(bytes) => Some(bytes),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(failed("read", &path, e)),
+        };
+        let signed = signers.sign(&bytes, view.timestamp, there.as_deref())?;
+        if there.as_ref() != Some(&signed) {
+            self.replace(&path, &signed)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the summary, and its signatures when there is somebody to sign.
+    fn summary(&mut self, signers: &Signers) -> Result<(), BuilderError> {
+        let summary = summarise(self.dest)?;
+        let bytes = summary.encode();
+        let (file, signatures) = (self.dest.join("summary"), self.dest.join("summary.sig"));
+        if fs::read(&file).is_ok_and(|there| there == bytes) && signers.is_empty() {
+            return Ok(());
+        }
+        // A signature of another summary would make every reader refuse this one.
+        match fs::remove_file(&signatures) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(failed("remove", &signatures, e)),
+        }
+        self.replace(&file, &bytes)?;
+        if !signers.is_empty() {
+            let signed = signers.sign(&bytes, summary.modified(), None)?;
+            self.replace(&signatures, &signed)?;
+        }
+        Ok(())
+    }
+
     /// Replaces a file in one step.
     fn replace(&mut self, path: &Path, bytes: &[u8]) -> Result<(), BuilderError> {
         if let Some(parent) = path.parent() {
@@ -289,11 +360,7 @@ fn summarise(dest: &Path) -> Result<Summary, BuilderError> {
             .trim_end()
             .parse()
             .map_err(|e| broken(format!("names no commit: {e}")))?;
-        let (dir, file) = object_name(&commit, ObjectKind::Commit);
-        let object = dest.join("objects").join(dir).join(file);
-        let bytes = fs::read(&object).map_err(|e| failed("read", &object, e))?;
-        let view = CommitView::decode(&bytes)
-            .map_err(|e| broken(format!("names a commit that is damaged: {e}")))?;
+        let (bytes, view) = read_commit(dest, &commit)?;
         summary.refs.insert(
             name,
             SummaryRef {
@@ -304,7 +371,17 @@ fn summarise(dest: &Path) -> Result<Summary, BuilderError> {
             },
         );
     }
+    summary.deltas = delta::list(dest)?.into_iter().collect();
     Ok(summary)
+}
+
+fn read_commit(dest: &Path, commit: &Sha256) -> Result<(Vec<u8>, CommitView), BuilderError> {
+    let (dir, file) = object_name(commit, ObjectKind::Commit);
+    let object = dest.join("objects").join(dir).join(file);
+    let bytes = fs::read(&object).map_err(|e| failed("read", &object, e))?;
+    let view = CommitView::decode(&bytes)
+        .map_err(|e| BuilderError::failed(format!("the commit {commit} is damaged: {e}")))?;
+    Ok((bytes, view))
 }
 
 fn read_blob(store: &Store, blob: &Blake3) -> Result<Vec<u8>, BuilderError> {

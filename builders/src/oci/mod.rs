@@ -33,5 +33,6 @@ pub use index::OciIndexBuilder;
 pub use layer::OciLayerBuilder;
 pub use layout::OciBuilder;
 pub use names::is_ref_name;
+pub(crate) use names::{platform, rfc3339};
 pub use read::{Image, is_layout, read};
 pub use unpack::OciRootfsBuilder;

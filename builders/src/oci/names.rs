@@ -45,7 +45,7 @@ pub fn is_ref_name(tag: &str) -> bool {
 pub(super) const MAX_EPOCH: i64 = 253_402_300_799;
 
 /// Writes seconds since 1970 as RFC 3339 in UTC.
-pub(super) fn rfc3339(secs: i64) -> String {
+pub(crate) fn rfc3339(secs: i64) -> String {
     let secs = secs.clamp(0, MAX_EPOCH);
     let (days, time) = (secs / 86_400, secs % 86_400);
     // Days since 0000-03-01 in the proleptic Gregorian calendar; the leap day ends such a year.

@@ -188,7 +188,7 @@ impl Places<'_> {
             .known
             .entry(dir.to_vec())
             .or_insert_with(|| tree.resolve(dir).ok());
-        real.as_ref().map(|real| super::contents::join(real, name))
+        real.as_ref().map(|real| crate::walk::join(real, name))
     }
 }
 

@@ -17,12 +17,13 @@ use sos_formats::tar::{Entry, EntryKind, Reader};
 use sos_store::rootfs::{FileSpec, KindView, RootTree, SpecKind};
 
 use super::archive;
-use super::contents::{ancestors, is_kept, join};
+use super::contents::{ancestors, is_kept};
 use super::documents::Platform;
 use super::names::platform;
 use super::read::{MAX_ENTRIES, MAX_UNPACKED_BYTES, OPAQUE, WHITEOUT, decoded, split};
 use super::source::{Layout, ManifestDocument};
 use crate::build::Build;
+use crate::walk::join;
 
 /// No layer unpacks to more than this many times its size, once it is larger than [`FREE_BYTES`]: deflate cannot do more.
 const MAX_RATIO: u64 = 1100;

@@ -256,7 +256,11 @@ impl Work<'_> {
         let header = link.header();
         let (bytes, meta) = match self.mode {
             Mode::Archive => (header.framed_filez(0), None),
-            Mode::BareUser => (link.target.as_bytes().to_vec(), Some(bare_meta(link))),
+            // With NUL at the end, as libostree has it.
+            Mode::BareUser => {
+                let target = [link.target.as_bytes(), b"\0"].concat();
+                (target, Some(bare_meta(link)))
+            }
         };
         Ok(Content {
             checksum: Sha256::of(&header.framed()),

@@ -6,9 +6,15 @@
 //! by the store, and never worked out again.
 
 mod commit;
+mod container;
 mod content;
+#[cfg(test)]
+mod exchange_tests;
+mod import;
 mod problems;
+mod pull;
 mod repository;
+pub(crate) mod source;
 #[cfg(test)]
 mod tests;
 mod trees;
@@ -19,6 +25,9 @@ use sos_formats::hash::Blake3;
 use std::collections::BTreeMap;
 
 pub use commit::is_ref;
+pub use container::OstreeContainerBuilder;
+pub use import::OstreeCheckoutBuilder;
+pub use pull::OstreePullBuilder;
 
 use crate::build::Build;
 
@@ -47,7 +56,7 @@ impl Builder for OstreeBuilder {
 /// How a repository keeps its files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Mode {
+pub(crate) enum Mode {
     /// Compressed, to be served.
     #[default]
     Archive,
@@ -70,6 +79,19 @@ struct OstreeAttrs {
     bootable: bool,
     parent: Option<String>,
     epoch: i64,
+}
+
+/// Makes a commit that boots, for the tests of what comes before and after it.
+#[cfg(all(test, feature = "libostree"))]
+pub(crate) fn commit_for_tests(build: &dyn Build, rootfs: &str, epoch: i64) -> Blake3 {
+    let attrs = OstreeAttrs {
+        rootfs: rootfs.to_owned(),
+        branch: "os".into(),
+        bootable: true,
+        epoch,
+        ..OstreeAttrs::default()
+    };
+    make(build, &attrs).expect("a commit")
 }
 
 /// Makes the repository and gives its root id.

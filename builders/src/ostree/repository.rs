@@ -15,9 +15,8 @@ use sos_store::Store;
 
 use super::Mode;
 use super::content::Content;
+use super::source::OSTREE_META;
 
-/// The name of the xattr in which bare-user repositories keep owner, mode and xattrs.
-const OSTREE_META: &[u8] = b"user.ostreemeta";
 /// The largest ref that is read, in bytes: 64 digits and the end of the line.
 const MAX_REF_BYTES: u64 = 128;
 
@@ -178,6 +177,7 @@ impl<'a> Repository<'a> {
                         },
                     },
                 )]),
+                ..Summary::default()
             };
             top.push(self.bytes("summary", &summary.encode())?);
         }

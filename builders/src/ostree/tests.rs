@@ -8,10 +8,10 @@ use sos_store::rootfs::{FileSpec, RootTree, SpecKind};
 
 use super::*;
 use crate::build::fake::Fake;
-use crate::export::{Owners, add_to_repository, write_rootfs};
+use crate::export::{AddOptions, Owners, add_to_repository, write_rootfs};
 use crate::peers::{peer, said};
 
-const EPOCH: i64 = 1_700_000_000;
+pub(super) const EPOCH: i64 = 1_700_000_000;
 
 /// Numbers that follow from a seed.
 struct Random(u64);
@@ -42,7 +42,7 @@ fn meta(random: &mut Random, modes: &[u16]) -> Meta {
 }
 
 /// Inserts a random tree; `capabilities` are xattrs that only root can read back.
-fn plant(fake: &Fake, seed: u64, capabilities: bool) -> Blake3 {
+pub(super) fn plant(fake: &Fake, seed: u64, capabilities: bool) -> Blake3 {
     let mut random = Random(seed);
     let mut tree = RootTree::empty_in(
         &fake.store,
@@ -71,9 +71,14 @@ fn plant(fake: &Fake, seed: u64, capabilities: bool) -> Blake3 {
         dirs.push(path);
     }
     let mut last: Option<(Blake3, u64)> = None;
+    let mut linkable: Option<String> = None;
     for at in 0..200_u64 {
         let parent = &dirs[usize::try_from(random.next(dirs.len() as u64)).unwrap_or(0)];
         let path = format!("{parent}/f{at}");
+        if let Some(existing) = linkable.take_if(|_| at % 13 == 0) {
+            tree.link(&existing, &path).expect("a second name");
+            continue;
+        }
         let mut meta = meta(&mut random, &[0o644, 0o755, 0o4755, 0o600, 0o000, 0o2711]);
         let kind = match random.next(10) {
             0 => SpecKind::Symlink {
@@ -104,7 +109,7 @@ fn plant(fake: &Fake, seed: u64, capabilities: bool) -> Blake3 {
             }
         };
         if matches!(kind, SpecKind::File { .. }) && random.next(4) == 0 {
-            meta.xattrs.insert(b"user.z".to_vec(), b"a\0=b".to_vec());
+            meta.xattrs.insert(b"user.z=".to_vec(), b"a\0=b".to_vec());
             // libostree reads no empty values from a disk, though commits may hold them.
             meta.xattrs.insert(b"user.a".to_vec(), vec![0xff; 300]);
             if capabilities {
@@ -116,12 +121,15 @@ fn plant(fake: &Fake, seed: u64, capabilities: bool) -> Blake3 {
                     .insert(b"security.capability".to_vec(), value.to_vec());
             }
         }
+        if matches!(kind, SpecKind::File { .. }) {
+            linkable = Some(path.clone());
+        }
         tree.insert(&path, FileSpec { meta, kind }).expect("a file");
     }
     tree.finish(&fake.store).expect("a root filesystem")
 }
 
-fn attrs(mode: Mode) -> OstreeAttrs {
+pub(super) fn attrs(mode: Mode) -> OstreeAttrs {
     OstreeAttrs {
         rootfs: "root".into(),
         branch: "test/amd64/main".into(),
@@ -135,7 +143,7 @@ fn attrs(mode: Mode) -> OstreeAttrs {
 }
 
 /// Runs the peer, which must succeed; none where it is not installed.
-fn ostree<S: AsRef<OsStr>>(args: &[S]) -> Option<String> {
+pub(super) fn ostree<S: AsRef<OsStr>>(args: &[S]) -> Option<String> {
     let output = peer("ostree", args)?;
     assert!(output.status.success(), "{}", said(&output));
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -143,7 +151,8 @@ fn ostree<S: AsRef<OsStr>>(args: &[S]) -> Option<String> {
 
 fn export(fake: &Fake, attrs: &OstreeAttrs, dest: &Path) -> String {
     let root = make(fake, attrs).expect("a repository");
-    let exported = add_to_repository(&fake.store, &root, dest, None).expect("an export");
+    let exported =
+        add_to_repository(&fake.store, &root, dest, &AddOptions::default()).expect("an export");
     let mut refs = exported.refs.into_values();
     refs.next().expect("a ref").to_string()
 }

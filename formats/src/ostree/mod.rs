@@ -10,6 +10,8 @@
 //! Integers are big-endian, checksums SHA-256. No object has a time, except that a commit has one of its own.
 //! Source: `ostree-core.h` of libostree.
 
+mod delta;
+mod read;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -20,10 +22,17 @@ use crate::Bytes;
 use crate::gvariant::{self, Array, GVariantError, Tuple, TupleReader, Variant};
 use crate::hash::Sha256;
 
+pub use delta::{DeltaPart, Fallback, PartEntry, Superblock, delta_dir, parse_delta_dir};
+pub use read::{
+    Attributes, DirTreeView, FRAME_BYTES, FileView, MAX_HEADER_BYTES, read_byte_arrays, read_dict,
+    read_dirmeta, read_dirtree, read_filez_header, read_frame, read_header,
+};
 pub use summary::{Summary, SummaryRef};
 
 /// The largest metadata object that libostree reads, in bytes.
 pub const MAX_METADATA_BYTES: usize = 128 << 20;
+/// The bits of a mode that say what a file is.
+pub const TYPE_MASK: u32 = 0o170_000;
 /// The type bits of a directory.
 pub const TYPE_DIR: u32 = 0o040_000;
 /// The type bits of a regular file.
@@ -84,7 +93,9 @@ pub fn object_name(checksum: &Sha256, kind: ObjectKind) -> (String, String) {
 /// Extended attributes by name; names without the NUL that OSTree writes.
 pub type Xattrs = BTreeMap<Bytes, Bytes>;
 
-fn xattr_array(xattrs: &Xattrs) -> Bytes {
+/// Writes xattrs, `a(ayay)`, as headers and dirmetas hold them.
+#[must_use]
+pub fn xattr_bytes(xattrs: &Xattrs) -> Bytes {
     let mut array = Array::new(1);
     for (name, value) in xattrs {
         let mut pair = Tuple::new();
@@ -99,7 +110,7 @@ fn xattr_array(xattrs: &Xattrs) -> Bytes {
 pub fn dirmeta(uid: u32, gid: u32, mode: u32, xattrs: &Xattrs) -> Bytes {
     let mut tuple = Tuple::new();
     tuple.u32_be(uid).u32_be(gid).u32_be(mode);
-    tuple.variable(1, &xattr_array(xattrs));
+    tuple.variable(1, &xattr_bytes(xattrs));
     tuple.finish()
 }
 
@@ -139,7 +150,7 @@ impl FileHeader<'_> {
     fn members(&self, tuple: &mut Tuple) {
         tuple.u32_be(self.uid).u32_be(self.gid).u32_be(self.mode);
         tuple.u32_be(0).text(self.target);
-        tuple.variable(1, &xattr_array(self.xattrs));
+        tuple.variable(1, &xattr_bytes(self.xattrs));
     }
 }
 
@@ -251,6 +262,10 @@ pub struct CommitView {
     pub timestamp: u64,
     /// `version` of its metadata.
     pub version: Option<String>,
+    /// `ostree.linux` of its metadata: the version of its kernel.
+    pub linux: Option<String>,
+    /// `ostree.bootable` of its metadata.
+    pub bootable: bool,
     /// Dirtree of the top directory.
     pub tree: Sha256,
     /// Dirmeta of the top directory.
@@ -267,7 +282,10 @@ impl CommitView {
             return Err(GVariantError("it is larger than metadata may be"));
         }
         let mut reader = TupleReader::new(bytes);
-        let version = text_of(reader.variable(8)?, "version")?;
+        let metadata = reader.variable(8)?;
+        let version = text_of(metadata, "version")?;
+        let linux = text_of(metadata, "ostree.linux")?;
+        let bootable = boxed_of(metadata, "ostree.bootable")? == Some(b"\x01\0b");
         let parent = reader.variable(1)?;
         reader.variable(1)?;
         let subject = gvariant::text(reader.variable(1)?)?.to_owned();
@@ -284,25 +302,31 @@ impl CommitView {
             subject,
             timestamp,
             version,
+            linux,
+            bootable,
             tree,
             meta,
         })
     }
 }
 
-/// Finds a text in an `a{sv}`.
-fn text_of(dict: &[u8], key: &str) -> Result<Option<String>, GVariantError> {
+/// Finds a value in an `a{sv}`, as a `v` is written.
+fn boxed_of<'a>(dict: &'a [u8], key: &str) -> Result<Option<&'a [u8]>, GVariantError> {
     for entry in gvariant::elements(dict, 8)? {
         let mut reader = TupleReader::new(entry);
-        if gvariant::text(reader.variable(1)?)? != key {
-            continue;
+        if gvariant::text(reader.variable(1)?)? == key {
+            return Ok(Some(reader.last(8)?));
         }
-        return match reader.last(8)?.strip_suffix(b"\0s") {
-            Some(text) => Ok(Some(gvariant::text(text)?.to_owned())),
-            None => Ok(None),
-        };
     }
     Ok(None)
+}
+
+/// Finds a text in an `a{sv}`; nothing when the value is of another type.
+fn text_of(dict: &[u8], key: &str) -> Result<Option<String>, GVariantError> {
+    let boxed = boxed_of(dict, key)?;
+    let text = boxed.and_then(|boxed| boxed.strip_suffix(b"\0s"));
+    text.map(|text| gvariant::text(text).map(str::to_owned))
+        .transpose()
 }
 
 fn checksum(bytes: &[u8]) -> Result<Sha256, GVariantError> {

@@ -24,9 +24,18 @@ pub struct SummaryRef {
 pub struct Summary {
     /// The refs by name.
     pub refs: BTreeMap<String, SummaryRef>,
+    /// SHA-256 of the superblocks of static deltas, by the commit that they lead to, or `<from>-<to>`.
+    pub deltas: BTreeMap<String, Sha256>,
 }
 
 impl Summary {
+    /// Returns when the summary was last modified: the time of its newest commit, seconds since 1970.
+    #[must_use]
+    pub fn modified(&self) -> u64 {
+        let times = self.refs.values().map(|one| one.timestamp);
+        times.max().unwrap_or_default()
+    }
+
     /// Writes the summary. It was last modified when its newest commit was made: no clock is asked.
     #[must_use]
     pub fn encode(&self) -> Bytes {
@@ -44,19 +53,23 @@ impl Summary {
             entry.text(name).variable(8, &commit.finish());
             refs.push(&entry.finish());
         }
-        let newest = self.refs.values().map(|one| one.timestamp).max();
-        let (indexed, modified) = (
-            Variant::Bool(false),
-            Variant::U64Be(newest.unwrap_or_default()),
-        );
+        let (indexed, modified) = (Variant::Bool(false), Variant::U64Be(self.modified()));
+        let deltas = self.deltas.iter();
+        let deltas = deltas.map(|(name, sum)| (name.clone(), Variant::Bytes(sum.0.to_vec())));
+        let deltas = Variant::Dict(deltas.collect());
         let mode = Variant::Text("archive-z2".to_owned());
         let tombstones = Variant::Bool(false);
-        let global = gvariant::dict([
+        let mut global = Vec::new();
+        if !self.deltas.is_empty() {
+            global.push(("ostree.static-deltas", &deltas));
+        }
+        global.extend([
             ("ostree.summary.indexed-deltas", &indexed),
             ("ostree.summary.last-modified", &modified),
             ("ostree.summary.mode", &mode),
             ("ostree.summary.tombstone-commits", &tombstones),
         ]);
+        let global = gvariant::dict(global);
         let mut tuple = Tuple::new();
         tuple.variable(8, &refs.finish()).variable(8, &global);
         tuple.finish()

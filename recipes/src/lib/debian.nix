@@ -1,7 +1,7 @@
 # A Debian root filesystem, built as apt would: the essential packages are laid out so that their own dpkg can run, it installs
 # them, then the rest in the order of the lock. Each stage is a derivation, so that an edit to a file of the recipe repeats none of
 # the package work.
-{ derive, fetch, filesystem, oci, ostree, rootfs }:
+{ bootc, derive, fetch, filesystem, oci, ostree, rootfs }:
 let
   inherit (builtins) concatStringsSep elemAt foldl' genList length listToAttrs;
 
@@ -155,6 +155,10 @@ in
         };
         squashfs = filesystem.squashfs {
           name = "${plan.name}.squashfs";
+          rootfs = whole;
+        };
+        bootc = bootc {
+          name = "${plan.name}-bootc";
           rootfs = whole;
         };
       };

@@ -7,7 +7,8 @@ let
   oci = import ./oci.nix derive;
   ostree = import ./ostree.nix derive;
   rootfs = import ./rootfs.nix derive;
-  debian = import ./debian.nix { inherit derive fetch filesystem oci ostree rootfs; };
+  bootc = import ./bootc.nix { inherit derive oci ostree; };
+  debian = import ./debian.nix { inherit bootc derive fetch filesystem oci ostree rootfs; };
   run = import ./run.nix derive;
 in
 {
@@ -29,9 +30,13 @@ in
   inherit (oci) oci ociLayer;
 
   # ostree { name, rootfs, ref?, version?, bootable?, parent?, mode? }: a commit in an OSTree repository of its own.
+  # Also ostree.checkout { repository, ref? | commit? }, ostree.pull { url, commit }: the root filesystem of a commit;
+  # ostree.container { repository }: an image that holds the commit as it is.
   inherit ostree;
 
   # ext4 | erofs | squashfs { rootfs, name?, label?, uuid?, size?, free?, epoch? }: an image of a file system. verity { image, ... }:
   # the hashes that protect one.
   inherit (filesystem) ext4 erofs squashfs verity;
+  # bootc { rootfs, name?, layout?, strict? }: a root filesystem as hosts of bootc and OSTree boot it; also .oci and .ostree of it.
+  inherit bootc;
 }

@@ -177,7 +177,7 @@ impl Dice {
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
-    crate::oci::contents::join(dir, name)
+    crate::walk::join(dir, name)
 }
 
 fn seeds() -> std::ops::Range<u64> {
