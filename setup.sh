@@ -17,11 +17,15 @@ case $job in
 demo | check) ;;
 # The peers that the tests compare with.
 test)
-  needs="$needs apt:apt-get dpkg:dpkg-deb busybox-static:busybox nix-bin:nix-build skopeo:skopeo umoci:umoci podman:podman"
+  needs="$needs apt:apt-get dpkg:dpkg-deb busybox-static:busybox nix-bin:nix-build skopeo:skopeo umoci:umoci podman:podman docker-registry:docker-registry"
   needs="$needs python3:python3 python3-jsonschema:python3 passwd:useradd util-linux:unshare mount:mount systemd:systemctl git:git"
-  needs="$needs bash:bash dash:dash tar:tar gzip:gzip bzip2:bzip2 xz-utils:xz zstd:zstd zip:zip ostree:ostree graphviz:dot"
+  needs="$needs bash:bash dash:dash tar:tar gzip:gzip bzip2:bzip2 xz-utils:xz zstd:zstd zip:zip ostree:ostree graphviz:dot curl:curl"
+  needs="$needs e2fsprogs:e2fsck erofs-utils:fsck.erofs squashfs-tools:unsquashfs cryptsetup-bin:veritysetup"
   ;;
-bench) needs="$needs busybox-static:busybox nix-bin:nix-build python3:python3" ;;
+bench)
+  needs="$needs busybox-static:busybox nix-bin:nix-build python3:python3"
+  needs="$needs e2fsprogs:mke2fs erofs-utils:mkfs.erofs squashfs-tools:mksquashfs umoci:umoci ostree:ostree"
+  ;;
 *)
   echo "setup.sh: unknown job '$job'; it is one of demo, test, check, bench" >&2
   exit 2

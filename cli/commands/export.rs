@@ -1,5 +1,7 @@
 //! `sos export`: results outside the store, as other programs take them.
 
+mod image;
+
 use std::path::{Path, PathBuf};
 
 use sos_builders::export::{self, Owners};
@@ -7,6 +9,7 @@ use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::{ObjectKind, PathInfo, PlainRemover, Remover as _};
 
+use self::image::{ImageDest, ImageFlags};
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
 use crate::evaluate;
@@ -20,16 +23,20 @@ use crate::target;
 ///
 /// DEST is `dir:DIR`, a directory that is not there yet: of a root filesystem with its owners when root does it, else with yours. Or
 /// `ostree:REPO[:REF]`: the commits of a target made by `sos.ostree` go into the repository REPO, which is made when it is not there.
+/// An image goes to `oci:DIR[:TAG]`, a layout to which it is added, to `oci-archive:FILE[:TAG]`, or to a registry: `docker://HOST/NAME[:TAG]`.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "sos export [OPTIONS] [TARGET] DEST",
-    after_help = "Examples:\n  sos export .#web dir:web                            a root filesystem as a directory\n  sos export ./web.rootfs.toml#ostree ostree:repo     its commit, into a repository to be served\n  sos export .#commit ostree:/srv/repo:os/amd64/main  under another name"
+    after_help = "Examples:\n  sos export .#web dir:web                            a root filesystem as a directory\n  sos export ./web.rootfs.toml#ostree ostree:repo     its commit, into a repository to be served\n  sos export .#commit ostree:/srv/repo:os/amd64/main  under another name\n  sos export .#image oci:images:1.0                   an image, into a layout\n  sos export .#image oci-archive:image.tar            in one file\n  sos export .#image docker://registry.example/web:1  into a registry"
 )]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     target: TargetArgs,
     #[command(flatten)]
     lock: LockFlags,
+    /// A repository of the same registry that may have layers of the image: they are taken over from there and not sent
+    #[arg(long, value_name = "NAME")]
+    mount_from: Vec<String>,
 }
 
 /// Where results go.
@@ -39,6 +46,7 @@ enum Dest {
         repo: PathBuf,
         branch: Option<String>,
     },
+    Image(ImageDest),
 }
 
 /// Runs the verb.
@@ -63,6 +71,13 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
     match dest {
         Dest::Dir(dir) => to_dir(session, info, &dir),
         Dest::Ostree { repo, branch } => to_ostree(session, info, &repo, branch.as_deref()),
+        Dest::Image(image) => {
+            let flags = ImageFlags {
+                offline: args.lock.offline,
+                mount_from: args.mount_from.clone(),
+            };
+            image.write(session, info, &flags)
+        }
     }
 }
 
@@ -71,7 +86,7 @@ impl Dest {
         let bad = |what: String| {
             Failure::new(
                 Diagnostic::error("export-destination", Class::Usage, what)
-                    .help("write `dir:DIR` or `ostree:REPO[:REF]` behind the target"),
+                    .help("write `dir:DIR`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker://HOST/NAME[:TAG]` or `ostree:REPO[:REF]` behind the target"),
             )
         };
         let Some(text) = text else {
@@ -90,6 +105,9 @@ impl Dest {
                     branch: None,
                 },
             }),
+            Some((scheme, rest)) if !rest.is_empty() => ImageDest::parse(scheme, rest)
+                .ok_or_else(|| bad(format!("`{text}` is no destination")))?
+                .map(Self::Image),
             _ => Err(bad(format!("`{text}` is no destination"))),
         }
     }
@@ -116,6 +134,7 @@ impl Dest {
                 )
                 .help("write letters, digits, `.`, `_` and `-`, in parts joined by `/`: `os/amd64/main`"),
             )),
+            Self::Image(image) => image.check(),
             _ => Ok(()),
         }
     }

@@ -6,6 +6,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("debian.nix", include_str!("lib/debian.nix")),
     ("derive.nix", include_str!("lib/derive.nix")),
     ("fetch.nix", include_str!("lib/fetch.nix")),
+    ("filesystem.nix", include_str!("lib/filesystem.nix")),
     ("oci.nix", include_str!("lib/oci.nix")),
     ("ostree.nix", include_str!("lib/ostree.nix")),
     ("rootfs.nix", include_str!("lib/rootfs.nix")),

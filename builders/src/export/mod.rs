@@ -1,7 +1,10 @@
-//! Root filesystems and repositories outside the store, as other programs take them.
+//! Root filesystems, repositories and images outside the store, as other programs take them.
 
 mod directory;
+mod image;
 mod repository;
 
 pub use directory::{LeftOut, Owners, write_rootfs, write_tree};
+pub(crate) use image::Exportable;
+pub use image::{ExportedImage, add_to_layout, write_archive};
 pub use repository::{Exported, add_to_repository};

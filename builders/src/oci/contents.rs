@@ -9,11 +9,13 @@ use sos_engine::BuilderError;
 use sos_formats::Bytes;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
-use sos_formats::manifest::{Entry, Kind, Meta, Node};
+use sos_formats::manifest::{Entry, Kind, Meta};
 use sos_formats::tar::{self, EntryKind, TarError};
 use sos_store::Store;
 
+use super::compress::LayerWriter;
 use crate::build::Build;
+use crate::walk::{join, walk};
 
 /// The prefix of names that mean something else in a layer.
 const WHITEOUT: &[u8] = b".wh.";
@@ -31,11 +33,10 @@ pub(super) struct Attributes {
 impl Attributes {
     /// Takes what a layer can and should hold of a manifest's metadata.
     pub(super) fn of(meta: &Meta, epoch: i64) -> Self {
-        let kept = |key: &[u8]| key != b"security.selinux" && !key.starts_with(b"trusted.overlay.");
         let xattrs = meta
             .xattrs
             .iter()
-            .filter(|(key, _)| kept(key))
+            .filter(|(key, _)| is_kept(key))
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect();
         Self {
@@ -63,6 +64,11 @@ impl Attributes {
     pub(super) fn is_usual_root(&self) -> bool {
         self.mode == 0o755 && self.uid == 0 && self.gid == 0 && self.xattrs.is_empty()
     }
+}
+
+/// Whether an xattr belongs into a layer: labels are set anew by runtimes, and marks of overlays mean something else there.
+pub(super) fn is_kept(key: &[u8]) -> bool {
+    key != b"security.selinux" && !key.starts_with(b"trusted.overlay.")
 }
 
 /// What an entry is, and where its bytes come from.
@@ -159,15 +165,6 @@ impl LayerEntry {
     }
 }
 
-/// Joins a directory, which may be the root, and a name.
-pub(super) fn join(dir: &[u8], name: &[u8]) -> Bytes {
-    if dir.is_empty() {
-        name.to_vec()
-    } else {
-        [dir, b"/", name].concat()
-    }
-}
-
 /// Gives every directory above a path, nearest last; the root is not among them.
 pub(super) fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
     path.iter()
@@ -251,27 +248,6 @@ pub(super) fn shown(path: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(path)
 }
 
-/// Visits everything below a directory, in no particular order.
-pub(super) fn walk(
-    store: &Store,
-    top: &[u8],
-    node: Blake3,
-    visit: &mut dyn FnMut(Bytes, &Entry),
-) -> Result<(), BuilderError> {
-    let mut todo = vec![(top.to_vec(), node)];
-    while let Some((dir, id)) = todo.pop() {
-        let Node { entries } = store.get_node(&id)?;
-        for entry in &entries {
-            let path = join(&dir, &entry.name);
-            if let Kind::Dir { node } = entry.kind {
-                todo.push((path.clone(), node));
-            }
-            visit(path, entry);
-        }
-    }
-    Ok(())
-}
-
 /// Lists a whole rootfs object.
 pub(super) fn whole(
     store: &Store,
@@ -306,11 +282,11 @@ pub(super) fn missing_parents(entries: &[LayerEntry]) -> BTreeSet<Bytes> {
 }
 
 /// Writes arranged entries as a tar stream into `out`.
-pub(super) fn write<W: Write>(
+pub(super) fn write<'s, W: Write>(
     build: &dyn Build,
     entries: &[LayerEntry],
-    out: W,
-) -> Result<W, BuilderError> {
+    out: LayerWriter<'s, W>,
+) -> Result<LayerWriter<'s, W>, BuilderError> {
     let total: u64 = entries.iter().map(LayerEntry::size).sum();
     let mut done = 0;
     let mut tar = tar::Writer::new(out);
@@ -321,7 +297,13 @@ pub(super) fn write<W: Write>(
             done,
             total,
         };
-        tar.append(&header(entry), &mut data).map_err(|error| {
+        let written = match &entry.data {
+            Data::Blob { id, size, .. } => tar.append_with(&header(entry), |out| {
+                out.file(id, *size, &mut data).map_err(TarError::Write)
+            }),
+            _ => tar.append(&header(entry), &mut data),
+        };
+        written.map_err(|error| {
             if build.cancelled() {
                 BuilderError::Cancelled
             } else {

@@ -8,7 +8,8 @@ use sos_formats::hash::Blake3;
 use sos_formats::manifest::{Entry, Kind};
 use sos_store::Store;
 
-use super::contents::{Attributes, Data, LayerEntry, ancestors, join, walk};
+use super::contents::{Attributes, Data, LayerEntry, ancestors};
+use crate::walk::{join, walk};
 
 /// Lists what must be laid over `base` to get `root`.
 pub(super) fn difference(

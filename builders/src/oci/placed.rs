@@ -16,7 +16,8 @@ use sos_formats::hash::Blake3;
 use sos_formats::manifest::{Entry, Kind};
 use sos_store::Store;
 
-use super::contents::{Attributes, Data, LayerEntry, join, missing_parents, shown};
+use super::contents::{Attributes, Data, LayerEntry, missing_parents, shown};
+use crate::walk::join;
 
 /// Links followed on the way to one directory.
 const MAX_LINKS: usize = 40;

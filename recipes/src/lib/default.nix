@@ -3,10 +3,11 @@
 let
   derive = import ./derive.nix;
   fetch = import ./fetch.nix derive;
+  filesystem = import ./filesystem.nix derive;
   oci = import ./oci.nix derive;
   ostree = import ./ostree.nix derive;
   rootfs = import ./rootfs.nix derive;
-  debian = import ./debian.nix { inherit derive fetch oci ostree rootfs; };
+  debian = import ./debian.nix { inherit derive fetch filesystem oci ostree rootfs; };
   run = import ./run.nix derive;
 in
 {
@@ -22,9 +23,15 @@ in
   # run { name, rootfs, script | command, mounts?, env?, cwd?, result? }: a command in a root filesystem.
   inherit run;
 
-  # oci { name, rootfs, layers?, config?, tag? }: an OCI image layout; ociLayer { name, files | tree | rootfs }: one layer of it.
+  # oci { name, rootfs | from, layers?, layering?, config?, tag? }: an OCI image layout; ociLayer { name, files | tree | rootfs }: one
+  # layer of it. oci.pull { ref, digest }: an image of a registry; oci.rootfs { image }: its files; oci.index { name, images }: images
+  # for several machines.
   inherit (oci) oci ociLayer;
 
   # ostree { name, rootfs, ref?, version?, bootable?, parent?, mode? }: a commit in an OSTree repository of its own.
   inherit ostree;
+
+  # ext4 | erofs | squashfs { rootfs, name?, label?, uuid?, size?, free?, epoch? }: an image of a file system. verity { image, ... }:
+  # the hashes that protect one.
+  inherit (filesystem) ext4 erofs squashfs verity;
 }
