@@ -1,6 +1,6 @@
 //! Attribute sets.
 
-use super::{Prim, p};
+use super::{FUNCTION_FIRST, Prim, p};
 use crate::error::{R, Traced};
 use crate::eval::Vm;
 use crate::heap::{Attrs, Shape, Sym, Value};
@@ -73,7 +73,7 @@ pub(super) static TABLE: &[Prim] = &[
     p(
         "zipAttrsWith",
         2,
-        2,
+        3 | FUNCTION_FIRST,
         zip_attrs_with,
         "Merges a list of sets; a function gets each name with the list of its values.",
     ),
@@ -102,7 +102,7 @@ fn attr_values(vm: &Vm, a: &[Value], pos: Pos) -> R {
 }
 
 fn get_attr(vm: &Vm, a: &[Value], pos: Pos) -> R {
-    let name = Sym::new(vm.force_str_no_ctx(a[0], pos)?);
+    let name = Sym::of(vm.force_str_no_ctx(a[0], pos)?);
     let set = vm.force_attrs(a[1], pos)?;
     match set.get(name) {
         Some(v) => vm.force(v),
@@ -111,7 +111,7 @@ fn get_attr(vm: &Vm, a: &[Value], pos: Pos) -> R {
 }
 
 fn has_attr(vm: &Vm, a: &[Value], pos: Pos) -> R {
-    let name = Sym::find(vm.force_str_no_ctx(a[0], pos)?);
+    let name = Sym::known(vm.force_str_no_ctx(a[0], pos)?);
     let set = vm.force_attrs(a[1], pos)?;
     Ok(Value::bool(name.is_some_and(|n| set.get(n).is_some())))
 }
@@ -136,7 +136,7 @@ fn remove_attrs(vm: &Vm, a: &[Value], pos: Pos) -> R {
             },
             pos,
         )?;
-        if let Some(i) = Sym::find(n).and_then(|s| set.shape().find(s)) {
+        if let Some(i) = Sym::known(n).and_then(|s| set.shape().find(s)) {
             gone.push(i);
         }
     }
@@ -164,7 +164,7 @@ fn list_to_attrs(vm: &Vm, a: &[Value], pos: Pos) -> R {
         let Some(n) = shape.find(vm.s.name) else {
             return Err(in_item(vm.missing(item, vm.s.name, pos)));
         };
-        let name = Sym::new(
+        let name = Sym::of(
             vm.force_str_no_ctx(item.values()[n], pos)
                 .traced(|| "while evaluating the `name` attribute of an element of the list passed to builtins.listToAttrs".into(), pos)?,
         );
@@ -215,7 +215,7 @@ fn map_attrs(vm: &Vm, a: &[Value], pos: Pos) -> R {
 }
 
 fn cat_attrs(vm: &Vm, a: &[Value], pos: Pos) -> R {
-    let name = Sym::new(vm.force_str_no_ctx(a[0], pos)?);
+    let name = Sym::of(vm.force_str_no_ctx(a[0], pos)?);
     let mut out = Vec::new();
     for x in vm.force_list(a[1], pos)? {
         let set = vm.force_attrs(*x, pos).traced(|| "while evaluating an element in the list passed as second argument to builtins.catAttrs".into(), pos)?;
@@ -253,7 +253,7 @@ fn zip_attrs_with(vm: &Vm, a: &[Value], pos: Pos) -> R {
 }
 
 fn attr_pos(vm: &Vm, a: &[Value], pos: Pos) -> R {
-    let name = Sym::new(vm.force_str_no_ctx(a[0], pos)?);
+    let name = Sym::of(vm.force_str_no_ctx(a[0], pos)?);
     let set = vm.force_attrs(a[1], pos)?;
     Ok(match set.shape().find(name) {
         Some(i) => vm.pos_value(set.shape().pos_at(i)),

@@ -69,13 +69,16 @@ pub(super) static TABLE: &[Prim] = &[
         warn,
         "Shows a warning, then returns the second argument.",
     ),
-    p(
-        "addErrorContext",
-        2,
-        0,
-        add_error_context,
-        "Adds a line to the errors of the second argument.",
-    ),
+    Prim {
+        on_error: Some(with_context),
+        ..p(
+            "addErrorContext",
+            2,
+            0,
+            |vm, a, pos| vm.force(a[1]).map_err(|e| with_context(vm, e, a[0], pos)),
+            "Adds a line to the errors of the second argument.",
+        )
+    },
     p(
         "break",
         1,
@@ -130,15 +133,14 @@ fn warn(vm: &Vm, a: &[Value], pos: Pos) -> R {
     vm.force(a[1])
 }
 
-fn add_error_context(vm: &Vm, a: &[Value], pos: Pos) -> R {
-    match vm.force(a[1]) {
-        Ok(v) => Ok(v),
-        Err(e) => {
-            let m = message(vm, a[0], pos).traced(
-                || "while evaluating the error message passed to builtins.addErrorContext".into(),
-                pos,
-            )?;
-            Err(e.frame(m, Pos::NONE))
-        }
+#[cold]
+fn with_context(vm: &Vm, e: Box<Error>, context: Value, pos: Pos) -> Box<Error> {
+    let m = message(vm, context, pos).traced(
+        || "while evaluating the error message passed to builtins.addErrorContext".into(),
+        pos,
+    );
+    match m {
+        Ok(m) => e.frame(m, Pos::NONE),
+        Err(e) => e,
     }
 }

@@ -1,6 +1,6 @@
 //! Lists.
 
-use super::{Prim, p};
+use super::{FUNCTION_FIRST, Prim, p};
 use crate::error::{Error, Kind, R, Traced};
 use crate::eval::Vm;
 use crate::heap::{Attrs, Fun, Sym, Value};
@@ -53,21 +53,21 @@ pub(super) static TABLE: &[Prim] = &[
     p(
         "foldl'",
         3,
-        4,
+        5 | FUNCTION_FIRST,
         foldl,
         "Folds a list from the left, forcing each intermediate result.",
     ),
     p(
         "any",
         2,
-        2,
+        3 | FUNCTION_FIRST,
         |vm, a, pos| some(vm, a, pos, true),
         "Says whether a function is true for any element of a list.",
     ),
     p(
         "all",
         2,
-        2,
+        3 | FUNCTION_FIRST,
         |vm, a, pos| some(vm, a, pos, false),
         "Says whether a function is true for all elements of a list.",
     ),
@@ -82,21 +82,21 @@ pub(super) static TABLE: &[Prim] = &[
     p(
         "concatMap",
         2,
-        2,
+        3 | FUNCTION_FIRST,
         concat_map,
         "Applies a function that gives lists to each element and joins the results.",
     ),
     p(
         "partition",
         2,
-        2,
+        3 | FUNCTION_FIRST,
         partition,
         "Splits a list into the elements for which a function is true and the others.",
     ),
     p(
         "groupBy",
         2,
-        2,
+        3 | FUNCTION_FIRST,
         group_by,
         "Groups the elements of a list by the string that a function gives for each.",
     ),
@@ -239,15 +239,29 @@ fn gen_list(vm: &Vm, a: &[Value], pos: Pos) -> R {
 }
 
 fn concat(vm: &Vm, lists: impl Iterator<Item = R>, pos: Pos, what: &str) -> R {
+    // Most results have one part, or none.
+    let mut only: &'static [Value] = &[];
     let mut parts: Vec<&'static [Value]> = Vec::new();
+    let left = lists.size_hint().0;
     for l in lists {
         let l = vm.force(l?)?;
-        parts.push(
-            l.as_list()
-                .ok_or_else(|| vm.type_error("a list", l, pos).frame(what, pos))?,
-        );
+        let Some(items) = l.as_list() else {
+            return Err(vm.type_error("a list", l, pos).frame(what, pos));
+        };
+        if !parts.is_empty() {
+            parts.push(items);
+        } else if only.is_empty() {
+            only = items;
+        } else if !items.is_empty() {
+            parts.reserve(left);
+            parts.extend([only, items]);
+        }
     }
-    Ok(Value::list_concat(&parts))
+    Ok(if parts.is_empty() && !only.is_empty() {
+        Value::list_tail(only, 0)
+    } else {
+        Value::list_concat(&parts)
+    })
 }
 
 fn concat_lists(vm: &Vm, a: &[Value], pos: Pos) -> R {

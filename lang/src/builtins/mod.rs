@@ -23,14 +23,17 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 
 use self::derivation::place;
-use crate::error::R;
+use crate::error::{Error, R};
 use crate::eval::Vm;
-use crate::heap::{Attrs, Sym, Value};
-use crate::ir::Pos;
+use crate::heap::{Attrs, Env, Sym, Value};
+use crate::ir::{E, Pos};
 
 pub(crate) use json::to_json;
 pub(crate) use types::type_name;
 pub(crate) use xml::to_xml;
+
+/// Says more about an error, given a value of the program.
+type Explain = fn(&Vm, Box<Error>, Value, Pos) -> Box<Error>;
 
 /// A builtin function.
 pub(crate) struct Prim {
@@ -38,19 +41,57 @@ pub(crate) struct Prim {
     pub(crate) name: &'static str,
     /// How many arguments it takes.
     pub(crate) arity: u32,
-    /// Bit n: argument n is always forced, and nothing can be seen before that; callers may evaluate it at once.
+    /// Bit n: argument n is always forced, and nothing can be seen before that; callers may evaluate it at once. See `FUNCTION_FIRST`.
     strict: u8,
+    /// For what returns its second argument, and otherwise only says more about an error of that: given the error and the first.
+    pub(crate) on_error: Option<Explain>,
     /// What it does.
     pub(crate) doc: &'static str,
     /// The code.
     pub(crate) run: fn(&Vm, &[Value], Pos) -> R,
 }
 
+/// Among the bits of `strict`: the first argument must be a function, and that is found out before the next one is forced.
+const FUNCTION_FIRST: u8 = 1 << 7;
+
 impl Prim {
     /// Whether callers may evaluate an argument at once.
     #[inline(always)]
     pub(crate) fn is_strict(&self, arg: usize) -> bool {
         self.strict >> arg & 1 != 0
+    }
+}
+
+impl Vm {
+    /// The arguments of a builtin, as early as it allows. `late`: the builtin turned out to be one only when it was called, so that an
+    /// error of an argument is one of the call.
+    #[inline(always)]
+    pub(crate) fn prim_args(
+        &self,
+        prim: &'static Prim,
+        args: &'static [E],
+        pos: Pos,
+        env: Env,
+        late: bool,
+    ) -> R<[Value; 3]> {
+        let mut out = [Value::NULL; 3];
+        for (i, a) in args.iter().enumerate() {
+            if !prim.is_strict(i) {
+                out[i] = self.delay(a, env);
+                continue;
+            }
+            let function = i == 0 && prim.strict & FUNCTION_FIRST != 0;
+            let mut r = self.eval(a, env);
+            if function {
+                r = r.and_then(|f| self.force_fun(f, pos));
+            }
+            out[i] = match r {
+                Ok(v) => v,
+                Err(e) if late || function => return Err(crate::eval::in_prim(e, prim, pos)),
+                Err(e) => return Err(e),
+            };
+        }
+        Ok(out)
     }
 }
 
@@ -66,6 +107,7 @@ const fn p(
         name,
         arity,
         strict,
+        on_error: None,
         doc,
         run,
     }

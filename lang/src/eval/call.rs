@@ -78,13 +78,7 @@ impl Vm {
         rest: &[Value],
         pos: Pos,
     ) -> R {
-        let frame = Env::new(env, l.slots, l.arity);
-        for (i, a) in first.iter().enumerate() {
-            frame.set(i as u32, *a);
-        }
-        for (i, a) in rest.iter().enumerate() {
-            frame.set((first.len() + i) as u32, *a);
-        }
+        let frame = Env::filled(env, l.slots, first, rest);
         if let Some(formals) = &l.formals {
             self.bind_formals(l, formals, frame, pos)?;
         }
@@ -286,7 +280,7 @@ fn misspelt(e: Box<Error>, wanted: &str, f: &Formals, set: Attrs) -> Box<Error> 
 }
 
 #[cold]
-pub(super) fn in_prim(e: Box<Error>, p: &Prim, pos: Pos) -> Box<Error> {
+pub(crate) fn in_prim(e: Box<Error>, p: &Prim, pos: Pos) -> Box<Error> {
     // Errors that the program itself raises need no frame for the builtin that raises them.
     if e.trace.is_empty() && matches!(p.name, "throw" | "abort" | "addErrorContext") {
         return e.at(pos);

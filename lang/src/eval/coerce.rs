@@ -152,7 +152,9 @@ impl Vm {
     }
 
     /// A string of several parts.
+    #[inline(never)]
     pub(crate) fn interpolate(&self, parts: &'static [(E, Pos)], env: Env, _pos: Pos) -> R {
+        self.check_stack()?;
         let mut buf: [&[u8]; 12] = [b""; 12];
         let mut many: Vec<&[u8]> = Vec::new();
         let mut ctx = 0;
@@ -178,7 +180,9 @@ impl Vm {
     }
 
     /// A path of several parts.
+    #[inline(never)]
     pub(crate) fn interpolate_path(&self, parts: &'static [(E, Pos)], env: Env, pos: Pos) -> R {
+        self.check_stack()?;
         let mut out = Vec::new();
         for (e, pos) in parts {
             let v = self.eval(e, env)?;

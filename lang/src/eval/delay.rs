@@ -31,7 +31,9 @@ impl Vm {
     }
 
     /// A value for later: known ones at once, else a thunk.
-    #[inline]
+    ///
+    /// Most are variables, thunks and functions; what needs more room on the stack has code of its own.
+    #[inline(never)]
     pub(crate) fn delay(&self, e: E, env: Env) -> Value {
         let v = match e {
             Expr::Const(v) => return *v,
@@ -39,15 +41,28 @@ impl Vm {
             Expr::Up1(i, ..) => env.up(1).get(*i),
             Expr::Up(n, i, ..) => env.up(*n).get(*i),
             Expr::Lambda(l) => return Value::closure(l, env),
+            Expr::Select { .. }
+            | Expr::BinConst { cheap: true, .. }
+            | Expr::Bin { cheap: true, .. }
+            | Expr::Attrs(_)
+            | Expr::List(_) => return self.delay_known(e, env),
+            _ => None,
+        };
+        match v {
+            Some(v) => v.peel(),
+            None => Value::thunk(e, env),
+        }
+    }
+
+    #[inline(never)]
+    fn delay_known(&self, e: E, env: Env) -> Value {
+        let v = match e {
             Expr::Select {
                 base, sym, cache, ..
             } => {
                 // Two functions are equal only when they are the same object, and each selection is one of its own.
                 let known = self.known_attr(base, *sym, cache, env).map(Value::peel);
                 known.filter(|v| v.tag() != Tag::Fun)
-            }
-            Expr::BinConst { cheap: true, .. } | Expr::Bin { cheap: true, .. } => {
-                self.speculate(e, env)
             }
             // No bigger than a thunk, or not much, and it keeps no frame.
             Expr::Attrs(lit) if lit.is_small() => {
@@ -60,12 +75,9 @@ impl Vm {
                     Ok(v) => v,
                 };
             }
-            _ => None,
+            _ => self.speculate(e, env),
         };
-        match v {
-            Some(v) => v.peel(),
-            None => Value::thunk(e, env),
-        }
+        v.map_or_else(|| Value::thunk(e, env), Value::peel)
     }
 
     /// An attribute of a set that is evaluated already: the attribute itself needs no thunk around it.

@@ -20,11 +20,12 @@ impl Vm {
 
     #[inline(never)]
     fn force_thunk(&self, t: Thunk) -> R {
+        self.check_stack()?;
         let Some(code) = t.start() else {
             return Err(cycle::infinite(t));
         };
         let r = match code {
-            Code::Expr(e, env) => self.eval(e, env),
+            Code::Expr(e, env) => self.eval_node(e, env),
             Code::App(f, x) => self.call(f, &[x], Pos::NONE),
             Code::App2(f, x, y) => self.call(f, &[x, y], Pos::NONE),
             Code::Native(n, a, b) => (n.run)(self, &[a, b]),

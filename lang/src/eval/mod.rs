@@ -10,6 +10,7 @@ mod delay;
 mod explain;
 mod files;
 mod force;
+mod nodes;
 mod run;
 mod select;
 mod sources;
@@ -17,6 +18,7 @@ pub(crate) mod stack;
 mod update;
 mod vm;
 
+pub(crate) use call::in_prim;
 pub(crate) use coerce::{Coerce, canon_path, int_text};
 pub(crate) use cycle::Cycle;
 pub(crate) use delay::named;

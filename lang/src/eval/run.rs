@@ -13,37 +13,61 @@ impl Vm {
             Expr::Const(v) if v.as_thunk().is_none() => Ok(*v),
             Expr::Local(i, ..) => match env.get(*i) {
                 Some(v) if v.as_thunk().is_none() => Ok(v),
-                _ => self.eval_known(e, env),
+                _ => self.eval_node(e, env),
             },
-            _ => self.eval_known(e, env),
+            _ => self.eval_node(e, env),
         }
     }
 
-    /// Variables, and attributes of sets that are evaluated, need none of what running code needs.
+    /// Hands a node to the code for its kind. Kinds that neither branch nor call need not pay for what that needs.
     #[inline(never)]
-    fn eval_known(&self, e: E, env: Env) -> R {
+    pub(super) fn eval_node(&self, e: E, env: Env) -> R {
         match e {
-            Expr::Local(i, s, pos) => self.variable(env.get(*i), *s, *pos),
-            Expr::Up1(i, s, pos) => self.variable(env.up(1).get(*i), *s, *pos),
-            Expr::Up(n, i, s, pos) => self.variable(env.up(*n).get(*i), *s, *pos),
+            Expr::Local(i, s, pos) => self.variable(env, *i, *s, *pos),
+            Expr::Up1(i, s, pos) => self.variable(env.up(1), *i, *s, *pos),
+            Expr::Up(n, i, s, pos) => self.variable(env.up(*n), *i, *s, *pos),
             Expr::Select {
-                base, sym, cache, ..
-            } => match self.known_attr(base, *sym, cache, env).map(Value::peel) {
-                Some(v) if v.as_thunk().is_none() => Ok(v),
-                _ => self.eval_slow(e, env),
+                base,
+                sym,
+                cache,
+                pos,
+            } => self.select(base, *sym, cache, *pos, env),
+            Expr::Prim { prim, args, pos } => self.prim(prim, args, *pos, env),
+            Expr::Bin {
+                op,
+                a,
+                b,
+                pos,
+                cheap,
+            } => match cheap.then(|| self.speculate(e, env)).flatten() {
+                Some(v) => Ok(v),
+                None => self.bin(*op, a, b, *pos, env),
             },
-            Expr::BinConst { cheap: true, .. } | Expr::Bin { cheap: true, .. } => {
-                match self.speculate(e, env) {
-                    Some(v) => Ok(v),
-                    None => self.eval_slow(e, env),
-                }
-            }
-            _ => self.eval_slow(e, env),
+            Expr::BinConst { op, a, b, pos, .. } => self.bin_const(*op, a, *b, *pos, env),
+            Expr::HasAttr { base, path, .. } => self.has_attr(base, path, env),
+            Expr::SelectPath {
+                base,
+                path,
+                default: Some(default),
+                pos,
+            } => self.select_else(base, path, default, *pos, env),
+            Expr::And(a, b, pos) => self.shortcut(a, b, true, *pos, env),
+            Expr::Or(a, b, pos) => self.shortcut(a, b, false, *pos, env),
+            Expr::Not(x, pos) => self.not(x, *pos, env),
+            Expr::Concat(a, b, pos) => self.concat(a, b, *pos, env),
+            Expr::Update(a, b, pos) => self.update(a, b, *pos, env),
+            Expr::Lambda(l) => self.closure(l, env),
+            Expr::Attrs(lit) => self.attrs_literal(lit, env),
+            Expr::List(items) => self.list_literal(items, env),
+            Expr::WithVar { sym, pos, scopes } => self.with_variable(*sym, *pos, scopes, env),
+            Expr::Interp(parts, pos) => self.interpolate(parts, env, *pos),
+            Expr::PathInterp(parts, pos) => self.interpolate_path(parts, env, *pos),
+            _ => self.eval_code(e, env),
         }
     }
 
     #[inline(never)]
-    fn eval_slow(&self, e: E, env: Env) -> R {
+    fn eval_code(&self, e: E, env: Env) -> R {
         self.check_stack()?;
         let depth = self.depth();
         let mut made = Env::NONE;
@@ -73,22 +97,41 @@ impl Vm {
     }
 
     #[inline(always)]
-    fn variable(&self, v: Option<Value>, s: Sym, pos: Pos) -> R {
-        match v {
-            Some(v) => match self.force(v) {
-                Ok(v) => Ok(v),
-                Err(e) => Err(variable_error(e, s, pos)),
-            },
-            None => Err(Error::new(
+    fn variable(&self, frame: Env, slot: u32, s: Sym, pos: Pos) -> R {
+        match frame.get(slot) {
+            Some(v) => {
+                let v = v.peel();
+                if v.as_thunk().is_some() {
+                    return self.variable_forced(Some(v), frame, slot, s, pos);
+                }
+                // The next one need not go through the thunk.
+                frame.set(slot, v);
+                Ok(v)
+            }
+            None => self.variable_forced(None, frame, slot, s, pos),
+        }
+    }
+
+    #[inline(never)]
+    fn variable_forced(&self, v: Option<Value>, frame: Env, slot: u32, s: Sym, pos: Pos) -> R {
+        let Some(v) = v else {
+            return Err(Error::new(
                 Kind::Cycle,
                 pos,
                 "infinite recursion encountered",
-            )),
+            ));
+        };
+        match self.force(v) {
+            Ok(v) => {
+                frame.set(slot, v);
+                Ok(v)
+            }
+            Err(e) => Err(variable_error(e, s, pos)),
         }
     }
 
     #[inline(always)]
-    fn condition(&self, e: E, env: Env, pos: Pos) -> R<bool> {
+    pub(super) fn condition(&self, e: E, env: Env, pos: Pos) -> R<bool> {
         let v = self.eval(e, env)?;
         match v.as_bool() {
             Some(b) => Ok(b),
@@ -101,10 +144,6 @@ impl Vm {
     fn run(&self, mut e: E, mut env: Env, made: &mut Env) -> R {
         loop {
             match e {
-                Expr::Const(v) => return self.force(*v),
-                Expr::Local(i, s, pos) => return self.variable(env.get(*i), *s, *pos),
-                Expr::Up1(i, s, pos) => return self.variable(env.up(1).get(*i), *s, *pos),
-                Expr::Up(n, i, s, pos) => return self.variable(env.up(*n).get(*i), *s, *pos),
                 Expr::If(c, t, f) => {
                     e = if self.condition(c, env, Pos::NONE)? {
                         t
@@ -134,56 +173,13 @@ impl Vm {
                         env = frame;
                         continue;
                     }
+                    if let Some(Fun::Prim(p)) = f.as_fun()
+                        && p.arity as usize == args.len()
+                    {
+                        self.enter(*pos)?;
+                        return self.call_prim_on(p, args, *pos, env);
+                    }
                     return self.call_general(f, args, env, *pos);
-                }
-                Expr::Prim { prim, args, pos } => {
-                    let mut buf = [Value::NULL; 3];
-                    for (i, a) in args.iter().enumerate() {
-                        buf[i] = if prim.is_strict(i) {
-                            self.eval(a, env)?
-                        } else {
-                            self.delay(a, env)
-                        };
-                    }
-                    return self.call_prim(prim, &buf[..args.len()], *pos);
-                }
-                Expr::BinConst { op, a, b, pos, .. } => {
-                    let a = self.eval(a, env)?;
-                    if let Some(a) = a.small_int()
-                        && let Some(v) = int_op(*op, a, *b)
-                    {
-                        return Ok(v);
-                    }
-                    return self.binary(*op, a, Value::int(*b), *pos);
-                }
-                Expr::Bin { op, a, b, pos, .. } => {
-                    let a = self.eval(a, env)?;
-                    let b = self.eval(b, env)?;
-                    if let (Some(x), Some(y)) = (a.small_int(), b.small_int())
-                        && let Some(v) = int_op(*op, x, y)
-                    {
-                        return Ok(v);
-                    }
-                    return self.binary(*op, a, b, *pos);
-                }
-                Expr::Select {
-                    base,
-                    sym,
-                    cache,
-                    pos,
-                } => {
-                    let b = self.eval(base, env)?;
-                    let Some(set) = b.as_attrs() else {
-                        return Err(self.type_error("a set", b, *pos));
-                    };
-                    let Some(i) = cache.find(set.shape(), *sym) else {
-                        return Err(self.missing(set, *sym, *pos));
-                    };
-                    let v = set.values()[i];
-                    return match self.force(v) {
-                        Ok(v) => Ok(v),
-                        Err(x) => Err(in_attr(x, *sym, set.shape().pos_at(i), *pos)),
-                    };
                 }
                 Expr::Let(binds, body) => {
                     for (slot, x) in binds {
@@ -201,81 +197,18 @@ impl Vm {
                     env.set(*slot, self.delay(set, env));
                     e = body;
                 }
-                Expr::WithVar { sym, pos, scopes } => {
-                    return self.with_variable(*sym, *pos, scopes, env);
-                }
-                Expr::Lambda(l) => return Ok(Value::closure(l, env)),
-                Expr::Attrs(lit) => return self.attrs_literal(lit, env),
-                Expr::List(items) => {
-                    return Value::list_build(items.len(), |i| Ok(self.delay(items[i], env)));
-                }
                 Expr::SelectPath {
                     base,
                     path,
-                    default,
+                    default: Some(default),
                     pos,
-                } => match (self.select_path(base, path, env, *pos)?, default) {
-                    (Ok(v), _) => return Ok(v),
-                    (Err(_), Some(d)) => e = d,
-                    (Err((v, s)), None) => {
-                        return Err(match v.as_attrs() {
-                            Some(set) => self.missing(set, s, *pos),
-                            None => self.type_error("a set", v, *pos),
-                        });
-                    }
+                } => match self.select_or(base, path, env, *pos)? {
+                    Some(v) => return Ok(v),
+                    None => e = default,
                 },
-                Expr::HasAttr { base, path, .. } => return self.has_attr(base, path, env),
-                Expr::And(a, b, pos) => {
-                    if !self.condition(a, env, Pos::NONE)? {
-                        return Ok(Value::FALSE);
-                    }
-                    return Ok(Value::bool(self.condition(b, env, *pos)?));
-                }
-                Expr::Or(a, b, pos) => {
-                    if self.condition(a, env, Pos::NONE)? {
-                        return Ok(Value::TRUE);
-                    }
-                    return Ok(Value::bool(self.condition(b, env, *pos)?));
-                }
-                Expr::Implies(a, b, pos) => {
-                    if !self.condition(a, env, Pos::NONE)? {
-                        return Ok(Value::TRUE);
-                    }
-                    return Ok(Value::bool(self.condition(b, env, *pos)?));
-                }
-                Expr::Not(x, pos) => return Ok(Value::bool(!self.condition(x, env, *pos)?)),
-                Expr::Neg(x, pos) => {
-                    let v = self.eval(x, env)?;
-                    return self.binary(BinOp::Sub, Value::int(0), v, *pos);
-                }
-                Expr::Concat(a, b, pos) => {
-                    let a = self.eval(a, env)?;
-                    let x = a
-                        .as_list()
-                        .ok_or_else(|| self.type_error("a list", a, *pos))?;
-                    let b = self.eval(b, env)?;
-                    let y = b
-                        .as_list()
-                        .ok_or_else(|| self.type_error("a list", b, *pos))?;
-                    return Ok(if x.is_empty() {
-                        b
-                    } else if y.is_empty() {
-                        a
-                    } else {
-                        Value::list_concat(&[x, y])
-                    });
-                }
-                Expr::Update(a, b, pos) => {
-                    let a = self.eval(a, env)?;
-                    let x = a
-                        .as_attrs()
-                        .ok_or_else(|| self.type_error("a set", a, *pos))?;
-                    let b = self.eval(b, env)?;
-                    let y = b
-                        .as_attrs()
-                        .ok_or_else(|| self.type_error("a set", b, *pos))?;
-                    return Ok(Value::attrs(self.updates.update(x, y)));
-                }
+                Expr::SelectPath {
+                    base, path, pos, ..
+                } => return self.select_path(base, path, env, *pos),
                 Expr::Assert {
                     cond,
                     body,
@@ -285,8 +218,18 @@ impl Vm {
                     self.assert(cond, env, *pos, *end)?;
                     e = body;
                 }
-                Expr::Interp(parts, pos) => return self.interpolate(parts, env, *pos),
-                Expr::PathInterp(parts, pos) => return self.interpolate_path(parts, env, *pos),
+                Expr::Const(v) => return self.force(*v),
+                Expr::Implies(a, b, pos) => {
+                    if !self.condition(a, env, Pos::NONE)? {
+                        return Ok(Value::TRUE);
+                    }
+                    return Ok(Value::bool(self.condition(b, env, *pos)?));
+                }
+                Expr::Neg(x, pos) => {
+                    let v = self.eval(x, env)?;
+                    return self.binary(BinOp::Sub, Value::int(0), v, *pos);
+                }
+                _ => return self.eval_node(e, env),
             }
         }
     }
@@ -366,7 +309,7 @@ impl Vm {
     }
 
     #[inline(never)]
-    fn attrs_literal(&self, lit: &'static AttrsLit, env: Env) -> R {
+    pub(super) fn attrs_literal(&self, lit: &'static AttrsLit, env: Env) -> R {
         let set = if lit.overrides {
             self.attrs_overridden(lit, env)?
         } else {
@@ -385,7 +328,7 @@ impl Vm {
             if n == Value::NULL {
                 continue;
             }
-            let s = Sym::new(self.force_str_no_ctx(n, pos_of(name).or(*pos))?);
+            let s = Sym::of(self.force_str_no_ctx(n, pos_of(name).or(*pos))?);
             let old = all[..fixed]
                 .binary_search_by_key(&s, |x| x.0)
                 .ok()

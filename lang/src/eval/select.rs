@@ -6,61 +6,92 @@ use crate::error::{Error, Kind};
 use crate::heap::{Attrs, Env, Sym, Value};
 use crate::ir::{E, Name, Pos};
 
+/// What a path component leads to.
+enum Component {
+    /// Its name, the set, and the index in it.
+    Found(Sym, Attrs, usize),
+    /// Its name.
+    Missing(Sym),
+}
+
 impl Vm {
-    /// The name of a path component.
-    fn name(&self, n: &'static Name, env: Env) -> R<Sym> {
-        match n {
-            Name::Static(s, _) => Ok(*s),
+    /// The value of a path component in a set, not evaluated.
+    #[inline(always)]
+    fn component(&self, set: Option<Attrs>, n: &'static Name, env: Env) -> R<Component> {
+        let (s, i) = match n {
+            Name::Static(s, cache) => (*s, set.and_then(|set| cache.find(set.shape(), *s))),
             Name::Dynamic(e) => {
                 let v = self.eval(e, env)?;
-                Ok(Sym::new(self.force_str_no_ctx(v, pos_of(e))?))
+                let s = Sym::of(self.force_str_no_ctx(v, pos_of(e))?);
+                (s, set.and_then(|set| set.shape().find(s)))
             }
+        };
+        Ok(match (set, i) {
+            (Some(set), Some(i)) => Component::Found(s, set, i),
+            _ => Component::Missing(s),
+        })
+    }
+
+    #[inline(always)]
+    fn force_component(&self, s: Sym, set: Attrs, i: usize, pos: Pos) -> R {
+        match self.force(set.values()[i]) {
+            Ok(v) => Ok(v),
+            Err(e) => Err(in_attr(e, s, set.shape().pos_at(i), pos)),
         }
     }
 
-    /// Walks a path. The inner error is what `or` is for: the value that has no such attribute.
-    pub(super) fn select_path(
+    /// Walks a path that must be there.
+    #[inline(never)]
+    pub(super) fn select_path(&self, base: E, path: &'static [Name], env: Env, pos: Pos) -> R {
+        let mut v = self.eval(base, env)?;
+        for n in path {
+            v = match self.component(v.as_attrs(), n, env)? {
+                Component::Found(s, set, i) => self.force_component(s, set, i, pos)?,
+                Component::Missing(s) => {
+                    return Err(match v.as_attrs() {
+                        Some(set) => self.missing(set, s, pos),
+                        None => self.type_error("a set", v, pos),
+                    });
+                }
+            };
+        }
+        Ok(v)
+    }
+
+    /// Walks a path; `None` is what `or` is for.
+    #[inline(never)]
+    pub(super) fn select_or(
         &self,
         base: E,
         path: &'static [Name],
         env: Env,
         pos: Pos,
-    ) -> R<Result<Value, (Value, Sym)>> {
+    ) -> R<Option<Value>> {
         let mut v = self.eval(base, env)?;
         for n in path {
-            let s = self.name(n, env)?;
-            let Some(set) = v.as_attrs() else {
-                return Ok(Err((v, s)));
+            v = match self.component(v.as_attrs(), n, env)? {
+                Component::Found(s, set, i) => self.force_component(s, set, i, pos)?,
+                Component::Missing(_) => return Ok(None),
             };
-            let i = match n {
-                Name::Static(_, cache) => cache.find(set.shape(), s),
-                Name::Dynamic(_) => set.shape().find(s),
-            };
-            let Some(i) = i else { return Ok(Err((v, s))) };
-            v = self
-                .force(set.values()[i])
-                .map_err(|e| in_attr(e, s, set.shape().pos_at(i), pos))?;
         }
-        Ok(Ok(v))
+        Ok(Some(v))
     }
 
+    #[inline(never)]
     pub(super) fn has_attr(&self, base: E, path: &'static [Name], env: Env) -> R {
+        self.check_stack()?;
         let mut v = self.eval(base, env)?;
-        for (k, n) in path.iter().enumerate() {
-            let s = self.name(n, env)?;
-            let Some(set) = v.as_attrs() else {
-                return Ok(Value::FALSE);
+        let Some((last, first)) = path.split_last() else {
+            return Ok(Value::TRUE);
+        };
+        for n in first {
+            v = match self.component(v.as_attrs(), n, env)? {
+                Component::Found(_, set, i) => self.force(set.values()[i])?,
+                Component::Missing(_) => return Ok(Value::FALSE),
             };
-            let i = match n {
-                Name::Static(_, cache) => cache.find(set.shape(), s),
-                Name::Dynamic(_) => set.shape().find(s),
-            };
-            let Some(i) = i else { return Ok(Value::FALSE) };
-            if k + 1 < path.len() {
-                v = self.force(set.values()[i])?;
-            }
         }
-        Ok(Value::TRUE)
+        let found = self.component(v.as_attrs(), last, env)?;
+        Ok(Value::bool(matches!(found, Component::Found(..))))
     }
 
     #[cold]

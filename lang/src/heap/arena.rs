@@ -18,6 +18,9 @@ const SLOW: i64 = 700_000;
 /// How many steps with small pages follow a slow huge page: doubled each time, up to the second number.
 const PATIENCE: (u32, u32) = (16, 64);
 
+/// Objects of fewer words can be given back.
+pub(super) const SIZES: usize = 25;
+
 struct Arena {
     next: Cell<usize>,
     /// End of what is opened.
@@ -28,6 +31,8 @@ struct Arena {
     /// Parts to come that get small pages. Those of the first step do: most programs need little.
     small: Cell<usize>,
     patience: Cell<u32>,
+    /// What was given back, by number of words: the first word of each holds the next.
+    free: [Cell<usize>; SIZES],
 }
 
 thread_local! {
@@ -39,6 +44,7 @@ thread_local! {
             total: Cell::new(0),
             small: Cell::new(STEP / PART),
             patience: Cell::new(PATIENCE.0),
+            free: [const { Cell::new(0) }; SIZES],
         }
     };
 }
@@ -56,6 +62,55 @@ pub(super) fn words(n: usize) -> *mut u64 {
             grow(a, size)
         }
     })
+}
+
+/// The next `n` words, if they are at hand; else null.
+#[inline(always)]
+pub(super) fn words_at_hand(n: usize) -> *mut u64 {
+    ARENA.with(|a| {
+        let next = a.next.get();
+        if a.end.get() - next < n * 8 {
+            return std::ptr::null_mut();
+        }
+        a.next.set(next + n * 8);
+        next as *mut u64
+    })
+}
+
+/// Returns `n` words, zeroed only from the word `set` on: those before it must be written. The memory may be some that was given back.
+#[inline(always)]
+pub(super) fn words_again(n: usize, set: usize) -> *mut u64 {
+    ARENA.with(|a| {
+        if let Some(first) = a.free.get(n) {
+            let p = first.get() as *mut u64;
+            if !p.is_null() {
+                // SAFETY: n words that were given back: the first holds the next, none is in use.
+                unsafe {
+                    first.set(*p as usize);
+                    for i in set..n {
+                        *p.add(i) = 0;
+                    }
+                }
+                return p;
+            }
+        }
+        words(n)
+    })
+}
+
+/// Gives back `n` words from `words` or `words_again`.
+///
+/// # Safety
+/// Nothing may use them any more.
+#[inline(always)]
+pub(super) unsafe fn give_back(p: *mut u64, n: usize) {
+    ARENA.with(|a| {
+        if let Some(first) = a.free.get(n) {
+            // SAFETY: the caller says that the words are ours alone.
+            unsafe { *p = first.get() as u64 };
+            first.set(p as usize);
+        }
+    });
 }
 
 #[cold]

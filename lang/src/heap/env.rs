@@ -1,7 +1,5 @@
 //! Environments: frames of slots, each with a pointer to the frame around it.
 
-use std::cell::Cell;
-
 use super::arena;
 use super::value::Value;
 
@@ -16,13 +14,6 @@ pub(crate) struct Env(usize);
 
 const PTR: u64 = (1 << 48) - 8;
 const KEPT: u64 = 1;
-/// Frames with fewer slots are used again.
-const SIZES: usize = 24;
-
-thread_local! {
-    /// The frames given back, by number of slots: the first word of each holds the next.
-    static FREE: [Cell<usize>; SIZES] = const { [const { Cell::new(0) }; SIZES] };
-}
 
 impl Env {
     /// What stands for a number of slots that 16 bits do not hold.
@@ -37,22 +28,27 @@ impl Env {
         if slots >= Self::LARGE {
             return Self::large(parent, slots);
         }
-        let n = slots as usize;
-        let head = (parent.0 as u64 & PTR) | ((n as u64) << 48);
-        let free = if n < SIZES { take(n) } else { 0 };
-        let p = if free != 0 {
-            let p = free as *mut u64;
-            for i in set as usize..n {
-                // SAFETY: a frame of n slots that was given back.
-                unsafe { *p.add(1 + i) = 0 };
-            }
-            p
-        } else {
-            arena::words(n + 1)
-        };
-        // SAFETY: `p` has n + 1 words of our own.
-        unsafe { *p = head };
+        let p = arena::words_again(slots as usize + 1, set as usize + 1);
+        // SAFETY: `p` has a word for the header, and the slots, all our own.
+        unsafe { *p = (parent.0 as u64 & PTR) | (u64::from(slots) << 48) };
         Env(p as usize)
+    }
+
+    /// Makes a frame whose first slots hold values, given in two parts.
+    #[inline(always)]
+    pub(crate) fn filled(parent: Env, slots: u32, first: &[Value], rest: &[Value]) -> Env {
+        let set = first.len() + rest.len();
+        assert!(set <= slots as usize, "slots within the frame");
+        let env = Env::new(parent, slots, set as u32);
+        let mut p = (env.0 + 8) as *mut u64;
+        for v in first.iter().chain(rest) {
+            // SAFETY: the frame has a header word and at least `set` slots.
+            unsafe {
+                *p = v.word();
+                p = p.add(1);
+            }
+        }
+        env
     }
 
     #[cold]
@@ -93,13 +89,9 @@ impl Env {
         let p = self.0 as *mut u64;
         // SAFETY: a frame that is not `NONE` points to its header word.
         let head = unsafe { *p };
-        let n = (head >> 48) as usize;
-        if head & KEPT == 0 && n < SIZES {
-            FREE.with(|free| {
-                // SAFETY: the header of a frame that nobody uses; with the next one in it, it has no slots.
-                unsafe { *p = free[n].get() as u64 & PTR };
-                free[n].set(self.0);
-            });
+        if head & KEPT == 0 {
+            // SAFETY: a frame that nobody uses; with the address of another one in its header, it has no slots.
+            unsafe { arena::give_back(p, (head >> 48) as usize + 1) };
         }
     }
 
@@ -154,17 +146,4 @@ impl Env {
     pub(super) unsafe fn from_raw(w: u64) -> Env {
         Env(w as usize)
     }
-}
-
-/// A frame of `n` slots that was given back, or zero.
-#[inline(always)]
-fn take(n: usize) -> usize {
-    FREE.with(|free| {
-        let p = free[n].get();
-        if p != 0 {
-            // SAFETY: the header of a frame that was given back holds the next one.
-            free[n].set(unsafe { *(p as *const usize) });
-        }
-        p
-    })
 }

@@ -17,6 +17,8 @@ pub(crate) struct Shape {
     pub(crate) syms: Kept<Sym>,
     /// Either empty (nothing known) or as long as `syms`.
     pub(crate) pos: Kept<Pos>,
+    /// A bit per symbol, by its number modulo 64: most names that are not there are known to be so by this.
+    mask: u64,
     order: OnceCell<Kept<u32>>,
     bare: OnceCell<&'static Shape>,
 }
@@ -51,6 +53,7 @@ impl Shape {
         debug_assert!(syms.windows(2).all(|w| w[0] < w[1]));
         debug_assert!(pos.is_empty() || pos.len() == syms.len());
         keep(Shape {
+            mask: syms.iter().fold(0, |m, s| m | s.bit()),
             syms,
             pos,
             order: OnceCell::new(),
@@ -67,6 +70,9 @@ impl Shape {
     /// Index of a name.
     #[inline]
     pub(crate) fn find(&self, s: Sym) -> Option<usize> {
+        if self.mask & s.bit() == 0 {
+            return None;
+        }
         let syms = &*self.syms;
         if syms.len() <= 8 {
             return syms.iter().position(|&x| x == s);

@@ -1,6 +1,6 @@
 //! Interned names.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hash::{Hash, Hasher};
 
 use hashbrown::HashTable;
@@ -18,7 +18,22 @@ struct Table {
     names: Vec<(Str, u64)>,
 }
 
+/// Entries of the table of recent texts.
+const RECENT: usize = 256;
+
+/// A text by its address and length, and its symbol.
+#[derive(Clone, Copy)]
+struct Recent {
+    address: usize,
+    len: usize,
+    sym: Sym,
+}
+
 thread_local! {
+    /// The texts that became symbols lately, by address: the same few strings of the program come again and again.
+    static RECENTLY: [Cell<Recent>; RECENT] = const {
+        [const { Cell::new(Recent { address: 0, len: 0, sym: Sym(0) }) }; RECENT]
+    };
     static TABLE: RefCell<Table> = const { RefCell::new(Table { map: HashTable::new(), names: Vec::new() }) };
 }
 
@@ -46,6 +61,33 @@ impl Sym {
         })
     }
 
+    /// Interns a text that lives, unchanged, as long as the process.
+    #[inline]
+    pub(crate) fn of(name: &'static [u8]) -> Sym {
+        Self::recent(name, |name| Some(Self::new(name))).unwrap_or_else(|| Self::new(name))
+    }
+
+    /// The same for a text that may never have been interned.
+    #[inline]
+    pub(crate) fn known(name: &'static [u8]) -> Option<Sym> {
+        Self::recent(name, Self::find)
+    }
+
+    #[inline]
+    fn recent(name: &'static [u8], look: impl FnOnce(&[u8]) -> Option<Sym>) -> Option<Sym> {
+        let (address, len) = (name.as_ptr().addr(), name.len());
+        RECENTLY.with(|table| {
+            let entry = &table[address / 8 % RECENT];
+            let seen = entry.get();
+            if seen.address == address && seen.len == len {
+                return Some(seen.sym);
+            }
+            let sym = look(name)?;
+            entry.set(Recent { address, len, sym });
+            Some(sym)
+        })
+    }
+
     /// Looks a name up that may never have been interned.
     pub(crate) fn find(name: &[u8]) -> Option<Sym> {
         let h = hash(name);
@@ -56,6 +98,12 @@ impl Sym {
                 })
                 .map(|&i| Sym(i))
         })
+    }
+
+    /// A bit that this symbol shares with every sixty-fourth.
+    #[inline(always)]
+    pub(super) fn bit(self) -> u64 {
+        1 << (self.0 % 64)
     }
 
     /// A small number of its own, for tables.

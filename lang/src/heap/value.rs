@@ -53,6 +53,9 @@ const BOX_FLOAT: u64 = 0;
 const BOX_INT: u64 = 1;
 const BOX_PATH: u64 = 2;
 
+/// A list whose items lie in another one.
+const LIST_PART: u64 = 1;
+
 const FUN_CLOSURE: u64 = 0;
 const FUN_PAPP: u64 = 1;
 const FUN_PRIM: u64 = 2;
@@ -129,7 +132,7 @@ impl Thunk {
                 TH_EXPR => Code::Expr(&*(p as *const Expr), Env::from_raw(*self.0.add(1))),
                 TH_APP => Code::App(Value::raw(p | T_FUN), Value::raw(*self.0.add(1))),
                 TH_APP2 => Code::App2(
-                    Value::raw(*self.0.add(3)),
+                    Value::raw(if p == 0 { *self.0.add(3) } else { p | T_FUN }),
                     Value::raw(*self.0.add(1)),
                     Value::raw(*self.0.add(2)),
                 ),
@@ -153,6 +156,7 @@ impl Thunk {
             *self.0 = match code {
                 Code::Expr(e, _) => std::ptr::from_ref(e) as u64 | TH_EXPR,
                 Code::App(f, _) => (f.word() & !7) | TH_APP,
+                Code::App2(f, ..) if f.tag() == Tag::Fun => (f.word() & !7) | TH_APP2,
                 Code::App2(..) => TH_APP2,
                 Code::Native(n, ..) => std::ptr::from_ref(n) as u64 | TH_NATIVE,
             };
@@ -283,25 +287,17 @@ impl Value {
 
     /// A list.
     pub(crate) fn list(items: &[Value]) -> Value {
-        let p = arena::words(2 + items.len());
-        // SAFETY: room for two header words and the items.
-        unsafe {
-            *p = p.add(2) as u64;
-            *p.add(1) = items.len() as u64;
-            std::ptr::copy_nonoverlapping(items.as_ptr().cast::<u64>(), p.add(2), items.len());
-        }
-        Value::ptr(p, T_LIST)
+        Self::list_concat(&[items])
     }
 
     /// A list of several parts.
     pub(crate) fn list_concat(parts: &[&[Value]]) -> Value {
         let n: usize = parts.iter().map(|p| p.len()).sum();
-        let p = arena::words(2 + n);
-        // SAFETY: room for two header words and all parts.
+        let p = arena::words(1 + n);
+        // SAFETY: room for the header word and all parts.
         unsafe {
-            *p = p.add(2) as u64;
-            *p.add(1) = n as u64;
-            let mut at = p.add(2);
+            *p = (n as u64) << 1;
+            let mut at = p.add(1);
             for x in parts {
                 std::ptr::copy_nonoverlapping(x.as_ptr().cast::<u64>(), at, x.len());
                 at = at.add(x.len());
@@ -316,13 +312,12 @@ impl Value {
         n: usize,
         mut f: impl FnMut(usize) -> Result<Value, E>,
     ) -> Result<Value, E> {
-        let p = arena::words(2 + n);
-        // SAFETY: room for two header words and the items; nobody sees the list before it is complete.
+        let p = arena::words(1 + n);
+        // SAFETY: room for the header word and the items; nobody sees the list before it is complete.
         unsafe {
-            *p = p.add(2) as u64;
-            *p.add(1) = n as u64;
+            *p = (n as u64) << 1;
             for i in 0..n {
-                *p.add(2 + i) = f(i)?.word();
+                *p.add(1 + i) = f(i)?.word();
             }
         }
         Ok(Value::ptr(p, T_LIST))
@@ -335,8 +330,8 @@ impl Value {
         // SAFETY: two words of our own; the items are never written again nor freed (only this module can make such slices of
         // values with static life, apart from leaked ones).
         unsafe {
-            *p = items.as_ptr() as u64;
-            *p.add(1) = items.len() as u64;
+            *p = (items.len() as u64) << 1 | LIST_PART;
+            *p.add(1) = items.as_ptr() as u64;
         }
         Value::ptr(p, T_LIST)
     }
@@ -345,13 +340,7 @@ impl Value {
     #[inline(always)]
     pub(crate) fn closure(l: &'static Lambda, env: Env) -> Value {
         env.keep();
-        let p = arena::words(2);
-        // SAFETY: two words of our own.
-        unsafe {
-            *p = std::ptr::from_ref(l) as u64 | FUN_CLOSURE;
-            *p.add(1) = env.raw();
-        }
-        Value::ptr(p, T_FUN)
+        Self::pair::<T_FUN>(std::ptr::from_ref(l) as u64 | FUN_CLOSURE, env.raw())
     }
 
     /// A function with some of its arguments.
@@ -381,13 +370,34 @@ impl Value {
 
     #[inline(always)]
     fn thunk2(w0: u64, w1: u64) -> Value {
+        Self::pair::<0>(w0, w1)
+    }
+
+    /// An object of two words. Where new memory is needed, code apart does it all: the usual way needs no room on the stack.
+    #[inline(always)]
+    fn pair<const TAG: u64>(w0: u64, w1: u64) -> Value {
+        let p = arena::words_at_hand(2);
+        if p.is_null() {
+            return Self::pair_in_new_memory::<TAG>(w0, w1);
+        }
+        // SAFETY: two words of our own.
+        unsafe {
+            *p = w0;
+            *p.add(1) = w1;
+        }
+        Value::ptr(p, TAG)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn pair_in_new_memory<const TAG: u64>(w0: u64, w1: u64) -> Value {
         let p = arena::words(2);
         // SAFETY: two words of our own.
         unsafe {
             *p = w0;
             *p.add(1) = w1;
         }
-        Value::ptr(p, 0)
+        Value::ptr(p, TAG)
     }
 
     fn thunk4(w: [u64; 4]) -> Value {
@@ -417,9 +427,18 @@ impl Value {
         }
     }
 
-    /// A thunk that calls `f` on `x` and `y`.
+    /// A thunk that calls `f` on `x` and `y`. The fourth word is there only when the first cannot hold `f`.
     pub(crate) fn thunk_app2(f: Value, x: Value, y: Value) -> Value {
-        Self::thunk4([TH_APP2, x.word(), y.word(), f.word()])
+        if f.tag() != Tag::Fun {
+            return Self::thunk4([TH_APP2, x.word(), y.word(), f.word()]);
+        }
+        let p = arena::words(3);
+        // SAFETY: three words of our own.
+        unsafe {
+            p.cast::<[u64; 3]>()
+                .write([(f.word() & !7) | TH_APP2, x.word(), y.word()]);
+        }
+        Value::ptr(p, 0)
     }
 
     /// A thunk that runs Rust code.
@@ -542,12 +561,15 @@ impl Value {
         if self.word() & 7 != T_LIST {
             return None;
         }
-        // SAFETY: a list has two words: where the items are and how many; they are never written again.
+        // SAFETY: a list has a word with the number of items, then the items, or where they are; they are never written again.
         unsafe {
-            Some(std::slice::from_raw_parts(
-                *self.addr() as *const Value,
-                *self.addr().add(1) as usize,
-            ))
+            let p = self.addr();
+            let items = if *p & LIST_PART == 0 {
+                p.add(1).cast::<Value>().cast_const()
+            } else {
+                *p.add(1) as *const Value
+            };
+            Some(std::slice::from_raw_parts(items, (*p >> 1) as usize))
         }
     }
 

@@ -1,0 +1,1 @@
+let inherit (builtins) any; in any 5 (throw "list")
