@@ -156,7 +156,7 @@ impl World {
 
     fn build(&self, graph: &Graph, drv: &StorePath) -> BuildReport {
         let builders = registry(Config {
-            auth: AuthFiles::default(),
+            auth: registry::AuthFiles::default(),
             mirrors: Mirrors::default(),
             offline: false,
             relock: String::new(),
