@@ -1,6 +1,7 @@
 //! Machines that lack something, and runs that meet each other or a person at the keyboard.
 
 mod disk;
+mod groups;
 mod interrupt;
 mod limits;
 mod namespaces;
