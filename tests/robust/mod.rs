@@ -3,6 +3,7 @@
 mod disk;
 mod groups;
 mod interrupt;
+mod large;
 mod limits;
 mod namespaces;
 mod steps;
