@@ -29,9 +29,9 @@ fn families(explained: &BTreeSet<String>) -> BTreeSet<String> {
 
 fn explained() -> BTreeSet<String> {
     let told = World::new().sos(["explain", "--json"]).ok().stdout;
-    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
-    let all = told.as_array().unwrap().iter();
-    all.map(|one| one["code"].as_str().unwrap().to_owned())
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    let all = told.as_array().expect("a list").iter();
+    all.map(|one| one["code"].as_str().expect("a code").to_owned())
         .collect()
 }
 
@@ -65,7 +65,7 @@ fn used(families: &BTreeSet<String>) -> BTreeMap<String, String> {
         .current_dir(root)
         .output()
         .expect("git runs");
-    let listed = String::from_utf8(out.stdout).unwrap();
+    let listed = String::from_utf8(out.stdout).expect("names of files");
     let mut used = BTreeMap::new();
     for name in listed.split('\0').filter(|name| !name.is_empty()) {
         if name.starts_with("tests/") || name.contains("/tests") || name.contains("_tests") {
