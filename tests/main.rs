@@ -12,5 +12,6 @@ mod debian;
 mod demo;
 mod nix;
 mod robust;
+mod serve;
 mod structure;
 mod support;

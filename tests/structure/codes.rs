@@ -15,9 +15,10 @@ const NO_CODES: &[&str] = &[
     "export-ignore",
     "fetch-closure",
     "parse-toml-timestamps",
-    // A package of Debian, a file of an image, a state in a graph.
+    // A package of Debian, a file of an image, a header of registries, a state in a graph.
     "build-essential",
     "oci-layout",
+    "oci-filters-applied",
     "not-needed",
 ];
 
