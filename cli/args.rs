@@ -99,6 +99,9 @@ pub(crate) enum Command {
     Doctor(commands::doctor::DoctorArgs),
     Init(commands::init::InitArgs),
     Completions(commands::completions::CompletionsArgs),
+    Explain(commands::explain::ExplainArgs),
+    #[command(hide = true)]
+    Man(commands::man::ManArgs),
     #[command(hide = true)]
     Schema(commands::schema::SchemaArgs),
 }

@@ -11,6 +11,7 @@ mod console;
 mod derivation_file;
 mod environment;
 mod evaluate;
+mod explain;
 mod failure;
 mod find;
 mod flake;
@@ -115,6 +116,12 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
     if let Command::Schema(args) = &cli.command {
         return commands::schema::run(args);
     }
+    if let Command::Man(args) = &cli.command {
+        return commands::man::run(args);
+    }
+    if let Command::Explain(args) = &cli.command {
+        return commands::explain::run(args, cli.global.json);
+    }
     let session = Session::new(cli.global, env)?;
     (look.style, look.terminal) = (session.style(), session.terminal);
     match cli.command {
@@ -139,6 +146,8 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Doctor(args) => commands::doctor::run(&session, &args),
         Command::Init(args) => commands::init::run(&args),
         Command::Completions(args) => commands::completions::run(&args),
+        Command::Explain(args) => commands::explain::run(&args, session.global.json),
+        Command::Man(args) => commands::man::run(&args),
         Command::Schema(args) => commands::schema::run(&args),
     }
 }

@@ -29,6 +29,7 @@ const MAX_UNPINNED_BYTES: u64 = 1 << 30;
 pub(crate) struct RunOptions {
     pub(crate) jobs: Option<usize>,
     pub(crate) keep_going: bool,
+    pub(crate) rebuild: bool,
     pub(crate) keep_failed: bool,
     pub(crate) timeout_secs: Option<u64>,
     pub(crate) silent_timeout_secs: Option<u64>,
@@ -69,6 +70,7 @@ pub(crate) fn engine(
     build.jobs = options.jobs.unwrap_or(config.jobs);
     build.cores = config.cores;
     build.keep_going = options.keep_going;
+    build.rebuild = options.rebuild;
     build.keep_failed = options.keep_failed;
     build.keep_failed_states = config.keep_failed_states;
     build.timeout_secs = options.timeout_secs.or(config.timeout_secs);
@@ -182,7 +184,7 @@ impl Stream {
 /// `interrupted` after a signal; the problems of the build stand in the report and were shown already.
 pub(crate) fn build(
     session: &Session,
-    graph: &Graph,
+    graph: Graph,
     wanted: &[Wanted],
     options: &RunOptions,
     stream: Stream,
@@ -247,7 +249,7 @@ pub(crate) fn realise(
                 outputs: vec![output.clone()],
             })
             .collect();
-        Ok(runtime()?.block_on(engine.build(graph, &asked, Cancel::new())))
+        Ok(runtime()?.block_on(engine.build(graph.clone(), &asked, Cancel::new())))
     };
     let report = run().map_err(Failure::into_first)?;
     if let Some(first) = report.failures.into_iter().next() {

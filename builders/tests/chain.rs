@@ -171,7 +171,7 @@ impl World {
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(engine.build(graph, &wanted, Cancel::new()))
+        runtime.block_on(engine.build(graph.clone(), &wanted, Cancel::new()))
     }
 }
 

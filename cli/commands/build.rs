@@ -33,6 +33,9 @@ pub(crate) struct BuildArgs {
     /// After a failure, build what does not depend on it
     #[arg(short, long)]
     keep_going: bool,
+    /// Build the targets even if they are there, and say so if they come out otherwise; `sos verify` looks for the reason
+    #[arg(long)]
+    rebuild: bool,
     /// Builds at once [default: the number of cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -65,20 +68,27 @@ pub(crate) struct BuildArgs {
 /// Problems of the recipe, of fetching, of building.
 pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
     let targets = evaluate::targets(session, &args.target)?;
+    // The cache leaves out what something is made from that is there.
+    let no_eval_cache = args.target.no_eval_cache || args.rebuild;
+    let target_args = TargetArgs {
+        no_eval_cache,
+        ..args.target.clone()
+    };
     if args.dry_run {
         return plan::show(
             session,
-            &args.target,
+            &target_args,
             &targets,
             args.lock,
             plan::Format::Text,
+            args.rebuild,
         );
     }
     if let Some(link) = args.out_link.as_deref().filter(|_| !args.no_link) {
         place_of_link(link)?;
     }
     let stream = Stream::start(session, args.logs);
-    let evaluated = match evaluated(session, &args.target, args.lock, &targets, &stream) {
+    let evaluated = match evaluated(session, &target_args, args.lock, &targets, &stream) {
         Ok(evaluated) => evaluated,
         Err(failure) => return Err(stream.fail(session, failure)),
     };
@@ -91,6 +101,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
     let options = RunOptions {
         jobs: args.jobs.map(usize::from),
         keep_going: args.keep_going,
+        rebuild: args.rebuild,
         keep_failed: args.keep_failed,
         timeout_secs: args.timeout,
         silent_timeout_secs: args.silent_timeout,
@@ -107,7 +118,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
             String::new()
         },
     };
-    let report = run::build(session, &evaluated.graph, &wanted, &options, stream)?;
+    let report = run::build(session, evaluated.graph, &wanted, &options, stream)?;
     let paths = paths(&evaluated.values, &report);
     if !args.no_link {
         link(session, args.out_link.as_deref(), &paths)?;

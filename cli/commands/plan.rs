@@ -49,7 +49,7 @@ pub(crate) fn run(session: &Session, args: &PlanArgs) -> Result<(), Failure> {
     } else {
         args.format
     };
-    show(session, &args.target, &targets, args.lock, format)
+    show(session, &args.target, &targets, args.lock, format, false)
 }
 
 /// Prints the plan of `targets`.
@@ -59,12 +59,14 @@ pub(super) fn show(
     targets: &[Target],
     lock: LockFlags,
     format: Format,
+    rebuild: bool,
 ) -> Result<(), Failure> {
     let evaluated = build::resolve(session, args, targets, &Mode::planning(lock))?;
     let engine = run::engine(
         session,
         &RunOptions {
             offline: lock.offline,
+            rebuild,
             project: target::project(targets),
             attrs: target::attrs(targets, &evaluated.values),
             ..RunOptions::default()

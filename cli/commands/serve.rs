@@ -211,7 +211,7 @@ fn built(session: &Session, args: &TargetArgs, lock: LockFlags) -> Result<Built,
         attrs: target::attrs(&targets, &evaluated.values),
         ..RunOptions::default()
     };
-    let report = run::build(session, &evaluated.graph, &wanted, &options, stream)?;
+    let report = run::build(session, evaluated.graph.clone(), &wanted, &options, stream)?;
     if !report.success() {
         return Err(Failure::shown(report.failures.clone(), report.exit_code()));
     }

@@ -90,11 +90,11 @@ fn inputs(
     let wanted = engine.shell_inputs(graph, drv)?;
     // What is there already is no news, and its paths are answered without a run that the journal would keep.
     let report = if all_there(session.store()?, graph, &wanted)? {
-        run::runtime()?.block_on(engine.build(graph, &wanted, Cancel::new()))
+        run::runtime()?.block_on(engine.build(graph.clone(), &wanted, Cancel::new()))
     } else {
         run::build(
             session,
-            graph,
+            graph.clone(),
             &wanted,
             options,
             Stream::start(session, false),

@@ -233,7 +233,7 @@ fn make_present(
         }
     }
     let stream = Stream::start(session, false);
-    let report = run::build(session, graph, &wanted, options, stream)?;
+    let report = run::build(session, graph.clone(), &wanted, options, stream)?;
     if report.success() {
         return Ok(());
     }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
-use crate::cause::{Asked, Causes, History, causes, is_first};
+use crate::cause::{Asked, Causes, History, causes, forced, is_first};
 use crate::clock::{Clock, SystemClock, millis};
 use crate::diagnose::{store_failed, wrong_system};
 use crate::event::{Event, EventSink};
@@ -186,7 +186,13 @@ impl Engine {
     }
 
     fn plan_at_once(&self, graph: &Graph, wanted: &[Wanted]) -> Result<Plan, Box<Diagnostic>> {
-        let needed = find_needed(&self.store, &self.builders, graph, wanted)?;
+        let needed = find_needed(
+            &self.store,
+            &self.builders,
+            graph,
+            wanted,
+            self.options.rebuild,
+        )?;
         let plans = self.node_plans(&needed)?;
         let schedule = schedule(&needed, &plans, self.options.jobs, self.options.io_jobs)?;
         let history = self.history(&needed, graph, wanted)?;
@@ -241,6 +247,9 @@ impl Engine {
         node: &Node,
         drv: &Derivation,
     ) -> Result<Causes, Box<Diagnostic>> {
+        if node.forced {
+            return Ok(forced(&self.store, history, &node.path));
+        }
         if let Some(first) = is_first(&self.store, history, &node.path).map_err(store_failed)? {
             return Ok(first);
         }
@@ -265,12 +274,18 @@ impl Engine {
         causes(&self.store, &asked).map_err(store_failed)
     }
 
-    /// Builds what is wanted. Wishes that are there are answered at once, with nothing else touched.
+    /// Builds what is wanted. Wishes that are there are answered at once, with nothing else touched. The graph is taken, so that
+    /// the texts in it can go once they are in the store.
     ///
     /// In-process builders get the runtime that this is awaited on.
-    pub async fn build(&self, graph: &Graph, wanted: &[Wanted], cancel: Cancel) -> BuildReport {
+    pub async fn build(&self, graph: Graph, wanted: &[Wanted], cancel: Cancel) -> BuildReport {
         let since = self.clock.monotonic();
-        match answer_at_once(&self.store, graph, wanted) {
+        let there = if self.options.rebuild {
+            Ok(None)
+        } else {
+            answer_at_once(&self.store, &graph, wanted)
+        };
+        match there {
             Ok(None) => {}
             Ok(Some(paths)) => {
                 let mut done = Done {
@@ -278,17 +293,17 @@ impl Engine {
                     ..Done::default()
                 };
                 done.counts.cached = done.paths.len();
-                return self.report(graph, wanted, done, since, None);
+                return self.report(&graph, wanted, done, since, None);
             }
-            Err(diagnostic) => return self.failed(graph, wanted, *diagnostic, since),
+            Err(diagnostic) => return self.failed(&graph, wanted, *diagnostic, since),
         }
         let (sender, receiver) = oneshot::channel();
-        let (engine, graph, wanted) = (self.clone(), graph.clone(), wanted.to_vec());
+        let (engine, wanted) = (self.clone(), wanted.to_vec());
         let runtime = Handle::current();
         let spawned = thread::Builder::new()
             .name("scheduler".to_owned())
             .spawn(move || {
-                let report = engine.build_on(&runtime, &graph, &wanted, &cancel, since);
+                let report = engine.build_on(&runtime, graph, &wanted, &cancel, since);
                 // Whoever gets the report may end the program: the store must be closed by then, if this was its last user.
                 drop(engine);
                 let _gone = sender.send(report).is_err();
@@ -317,7 +332,7 @@ impl Engine {
     fn build_on(
         &self,
         runtime: &Handle,
-        graph: &Graph,
+        graph: Graph,
         wanted: &[Wanted],
         cancel: &Cancel,
         since: Duration,
@@ -333,7 +348,7 @@ impl Engine {
                 build,
                 self.options.attrs.clone(),
             )),
-            Err(e) => return self.failed(graph, wanted, *store_failed(e), since),
+            Err(e) => return self.failed(&graph, wanted, *store_failed(e), since),
         };
         let mut engine = self.clone();
         engine.events = self.events.with_journal(journal.clone());
@@ -352,14 +367,18 @@ impl Engine {
     fn build_journaled(
         &self,
         runtime: &Handle,
-        graph: &Graph,
+        mut graph: Graph,
         wanted: &[Wanted],
         cancel: &Cancel,
         since: Duration,
     ) -> BuildReport {
-        match self.prepare(runtime, graph, wanted, cancel) {
-            Err(diagnostic) => self.failed(graph, wanted, *diagnostic, since),
-            Ok((needed, plans, worker)) => {
+        match self.prepare(runtime, &graph, wanted, cancel) {
+            Err(diagnostic) => self.failed(&graph, wanted, *diagnostic, since),
+            Ok((mut needed, plans, worker)) => {
+                needed.are_kept(&self.store);
+                graph.drvs.clear();
+                graph.texts.clear();
+                let graph = &graph;
                 let mut done = drive(&Run {
                     dir: self.store.store_dir(),
                     graph,
@@ -390,7 +409,13 @@ impl Engine {
         // The lease comes before the look at what is there: what is found must not be collected meanwhile.
         let lease = self.store.lease().map_err(store_failed)?;
         let found = || {
-            let needed = find_needed(&self.store, &self.builders, graph, wanted)?;
+            let needed = find_needed(
+                &self.store,
+                &self.builders,
+                graph,
+                wanted,
+                self.options.rebuild,
+            )?;
             let plans = self.node_plans(&needed)?;
             Ok::<_, Box<Diagnostic>>((needed, plans))
         };
@@ -461,7 +486,7 @@ impl Engine {
         }
         let dir = self.store.store_dir();
         let mut texts = Vec::with_capacity(needed.nodes.len());
-        for node in &needed.nodes {
+        for node in needed.nodes.iter().filter(|node| !node.is_kept()) {
             texts.push((&node.path, node.text(dir)?));
         }
         self.store

@@ -30,6 +30,8 @@ pub(crate) struct Job {
     pub(crate) pool: Pool,
     /// Milliseconds expected, if the past tells.
     pub(crate) expected_ms: Option<u64>,
+    /// It is there, and is built all the same.
+    pub(crate) forced: bool,
 }
 
 /// What came of a job.

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use serde::{Deserialize, Serialize};
+use sos_formats::derivation::Derivation;
 use sos_formats::store_path::StorePath;
 use sos_store::{BuildId, Step, Store};
 
@@ -16,6 +17,10 @@ use crate::resolve::{OutputPaths, Resolved};
 
 /// Events that are written at once: a transaction for each would cost more than trivial builds do.
 const BATCH_EVENTS: usize = 64;
+/// Derivations that are noted as seen at once.
+const BATCH_SEEN: usize = 4096;
+/// Derivations whose steps are written at once when a build ends before they do.
+const BATCH_LEFT: usize = 1024;
 /// Parts of the journal that wait to be written before builds wait too.
 const WAITING_PARTS: usize = 16;
 /// Milliseconds after which what happened is written with the next thing that happens: somebody may be looking.
@@ -90,12 +95,18 @@ struct Scribe {
 #[derive(Default)]
 struct State {
     events: Vec<String>,
-    steps: BTreeMap<Text, Open>,
+    steps: BTreeMap<Text, Entry>,
     /// Steps with news.
     changed: BTreeSet<Text>,
     seen: Vec<StorePath>,
     summary: Option<String>,
     written_ms: u64,
+}
+
+/// What is known of a derivation. There may be 100,000 that wait: of those only what nobody else knows is kept.
+enum Entry {
+    Waiting { needs: Box<[Text]>, since_ms: u64 },
+    Open(Box<Open>),
 }
 
 /// A derivation of which more may come.
@@ -143,9 +154,7 @@ impl Journal {
     /// Notes what an event says about a derivation.
     pub(crate) fn note(&self, event: &Event, now_ms: u64) {
         match event {
-            Event::BuildQueued {
-                drv, name, needs, ..
-            } => self.queued(drv, name, needs, now_ms),
+            Event::BuildQueued { drv, needs, .. } => self.queued(drv, needs, now_ms),
             Event::BuildWaiting { drv, pid, .. } => {
                 self.change(drv, now_ms, |open| {
                     open.detail.waited_for.push(pid.unwrap_or(0));
@@ -210,7 +219,7 @@ impl Journal {
         let sources = resolved.drv.input_srcs.iter();
         let sources = sources.filter(|path| !made.contains_key(path)).cloned();
         state.seen.extend(sources);
-        if let Some(open) = state.steps.get_mut(drv) {
+        if let Some(open) = self.open(&mut state, drv) {
             open.detail.identity = Some(resolved.identity.as_str().to_owned());
             open.detail.inputs = listed;
         }
@@ -219,21 +228,23 @@ impl Journal {
     /// Writes what is left and how it ended.
     pub(crate) fn end(&self, status: &str) {
         let mut state = self.lock();
-        let left: Vec<Text> = state
-            .steps
-            .iter_mut()
-            .filter(|(_, open)| !open.is_over)
-            .map(|(drv, open)| {
-                let never = if open.step.started_ms.is_none() {
-                    "skipped"
-                } else {
-                    "cancelled"
-                };
-                never.clone_into(&mut open.step.status);
-                drv.clone()
-            })
-            .collect();
-        state.changed.extend(left);
+        // Those that wait become steps a few at a time.
+        let left: Vec<Text> = state.steps.keys().cloned().collect();
+        for part in left.chunks(BATCH_LEFT) {
+            for drv in part {
+                if let Some(open) = self.open(&mut state, drv).filter(|open| !open.is_over) {
+                    let never = if open.step.started_ms.is_none() {
+                        "skipped"
+                    } else {
+                        "cancelled"
+                    };
+                    never.clone_into(&mut open.step.status);
+                    open.is_over = true;
+                    state.changed.insert(drv.clone());
+                }
+            }
+            self.write(&mut state);
+        }
         self.write(&mut state);
         if let Some(scribe) = lock(&self.scribe).take() {
             drop(scribe.parts);
@@ -248,38 +259,59 @@ impl Journal {
         }
     }
 
-    fn queued(&self, drv: &Text, name: &Text, needs: &[Text], now_ms: u64) {
+    fn queued(&self, drv: &Text, needs: &[Text], now_ms: u64) {
         let Ok(path) = StorePath::from_absolute(self.store.store_dir(), drv.as_str()) else {
             return;
         };
-        let open = Open {
-            step: Step {
+        let waiting = Entry::Waiting {
+            needs: needs.into(),
+            since_ms: now_ms,
+        };
+        let mut state = self.lock();
+        state.seen.push(path);
+        state.steps.insert(drv.clone(), waiting);
+        if state.seen.len() >= BATCH_SEEN {
+            self.write(&mut state);
+        }
+    }
+
+    /// The step of a derivation that was queued.
+    fn open<'a>(&self, state: &'a mut State, drv: &Text) -> Option<&'a mut Open> {
+        let entry = state.steps.get_mut(drv)?;
+        if let Entry::Waiting { needs, since_ms } = entry {
+            let path = StorePath::from_absolute(self.store.store_dir(), drv.as_str()).ok()?;
+            let detail = StepDetail {
+                needs: needs.iter().map(|need| base(need.as_str())).collect(),
+                ..StepDetail::default()
+            };
+            let step = Step {
                 build: self.build,
-                name: name.to_string(),
+                name: Derivation::name_from_path(&path).to_owned(),
                 attr: self.attrs.get(&path).cloned(),
                 status: "queued".to_owned(),
-                queued_ms: now_ms,
+                queued_ms: *since_ms,
                 started_ms: None,
                 finished_ms: None,
                 cause: None,
                 outputs: None,
                 detail: None,
                 drv: path,
-            },
-            detail: StepDetail {
-                needs: needs.iter().map(|need| base(need.as_str())).collect(),
-                ..StepDetail::default()
-            },
-            is_over: false,
-        };
-        let mut state = self.lock();
-        state.seen.push(open.step.drv.clone());
-        state.steps.insert(drv.clone(), open);
+            };
+            *entry = Entry::Open(Box::new(Open {
+                step,
+                detail,
+                is_over: false,
+            }));
+        }
+        match entry {
+            Entry::Open(open) => Some(open),
+            Entry::Waiting { .. } => None,
+        }
     }
 
     fn change(&self, drv: &Text, now_ms: u64, change: impl FnOnce(&mut Open)) {
         let mut state = self.lock();
-        let Some(open) = state.steps.get_mut(drv) else {
+        let Some(open) = self.open(&mut state, drv) else {
             return;
         };
         change(open);
@@ -325,7 +357,7 @@ impl Journal {
         let seen = mem::take(&mut state.seen);
         let mut steps = Vec::new();
         for drv in mem::take(&mut state.changed) {
-            let Some(open) = state.steps.get(&drv) else {
+            let Some(Entry::Open(open)) = state.steps.get(&drv) else {
                 continue;
             };
             steps.push(Step {

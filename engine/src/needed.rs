@@ -16,11 +16,13 @@ use crate::features;
 use crate::graph::{Graph, Wanted, wanted_outputs};
 use crate::resolve::{OutputPaths, is_dynamic};
 
-/// A derivation as it was given. Large graphs are kept as texts, which take a fraction of the memory.
+/// A derivation as it was given, or where it is. Large graphs are given as texts, which take a fraction of the memory, and are
+/// only in the store while they are built.
 #[derive(Clone)]
 pub(crate) enum Held {
     Parsed(Arc<Derivation>),
     Text(Arc<[u8]>),
+    Kept(Store),
 }
 
 /// Names of outputs, each once, in order.
@@ -47,6 +49,8 @@ pub(crate) struct Node {
     pub(crate) dynamic: bool,
     /// It asks for features of the machine.
     pub(crate) demanding: bool,
+    /// It is there, and is built all the same.
+    pub(crate) forced: bool,
 }
 
 impl Node {
@@ -55,7 +59,13 @@ impl Node {
         match &self.held {
             Held::Parsed(drv) => Ok(drv.clone()),
             Held::Text(text) => parse(dir, &self.path, text).map(Arc::new),
+            Held::Kept(store) => parse(dir, &self.path, &kept(store, &self.path)?).map(Arc::new),
         }
+    }
+
+    /// Tells whether the store has it.
+    pub(crate) fn is_kept(&self) -> bool {
+        matches!(self.held, Held::Kept(_))
     }
 
     /// Returns its text.
@@ -63,6 +73,7 @@ impl Node {
         let name = Derivation::name_from_path(&self.path);
         match &self.held {
             Held::Text(text) => Ok(Cow::Borrowed(text)),
+            Held::Kept(store) => kept(store, &self.path).map(Cow::Owned),
             Held::Parsed(drv) => drv.to_aterm(dir, name).map(Cow::Owned).map_err(|e| {
                 Box::new(Diagnostic::error(
                     "drv-malformed",
@@ -111,6 +122,13 @@ impl Needed {
     pub(crate) fn only_known(&self) -> impl Iterator<Item = &StorePath> {
         let nodes: BTreeSet<&StorePath> = self.nodes.iter().map(|n| &n.path).collect();
         self.known.keys().filter(move |p| !nodes.contains(p))
+    }
+
+    /// Lets go of the derivations, which were written to the store: each is read there when its turn comes.
+    pub(crate) fn are_kept(&mut self, store: &Store) {
+        for node in &mut self.nodes {
+            node.held = Held::Kept(store.clone());
+        }
     }
 
     /// Returns every derivation that was met.
@@ -215,28 +233,30 @@ fn load_held(
     if let Some(drv) = graph.drvs.get(path) {
         return Ok((drv.clone(), Held::Parsed(drv.clone())));
     }
-    let text: Arc<[u8]> = if let Some(text) = graph.texts.get(path) {
-        text.clone()
-    } else {
-        let Some(text) = store.get_drv(path).map_err(store_failed)? else {
-            return Err(Box::new(
-                Diagnostic::error(
-                    "graph-missing-derivation",
-                    Class::Other,
-                    format!(
-                        "derivation `{}` is neither in the graph nor in the store",
-                        path.absolute(store.store_dir())
-                    ),
-                )
-                .help(
-                    "evaluate the recipe again: `sos build` writes the derivations that it needs",
+    let dir = store.store_dir();
+    if let Some(text) = graph.texts.get(path) {
+        let drv = parse(dir, path, text)?;
+        return Ok((Arc::new(drv), Held::Text(text.clone())));
+    }
+    let drv = parse(dir, path, &kept(store, path)?)?;
+    Ok((Arc::new(drv), Held::Kept(store.clone())))
+}
+
+/// Reads a derivation that the store has.
+fn kept(store: &Store, path: &StorePath) -> Result<Vec<u8>, Box<Diagnostic>> {
+    store.get_drv(path).map_err(store_failed)?.ok_or_else(|| {
+        Box::new(
+            Diagnostic::error(
+                "graph-missing-derivation",
+                Class::Other,
+                format!(
+                    "derivation `{}` is neither in the graph nor in the store",
+                    path.absolute(store.store_dir())
                 ),
-            ));
-        };
-        text.into()
-    };
-    let drv = parse(store.store_dir(), path, &text)?;
-    Ok((Arc::new(drv), Held::Text(text)))
+            )
+            .help("evaluate the recipe again: `sos build` writes the derivations that it needs"),
+        )
+    })
 }
 
 fn parse(dir: &StoreDir, path: &StorePath, text: &[u8]) -> Result<Derivation, Box<Diagnostic>> {
@@ -327,129 +347,201 @@ pub fn all_there(store: &Store, graph: &Graph, wanted: &[Wanted]) -> Result<bool
     Ok(true)
 }
 
-/// Walks from the wanted outputs to everything that must be done for them.
+/// Walks from the wanted outputs to everything that must be done for them. With `rebuild`, what is wanted is done even if it is
+/// there.
 pub(crate) fn find_needed(
     store: &Store,
     builders: &Registry,
     graph: &Graph,
     wanted: &[Wanted],
+    rebuild: bool,
 ) -> Result<Needed, Box<Diagnostic>> {
     let mut walk = Walk::default();
-    let mut todo: Vec<(StorePath, BTreeSet<String>)> = Vec::new();
+    let mut todo: Vec<Asked> = Vec::new();
     for want in wanted.iter().rev() {
         let drv = load(store, graph, &want.drv)?;
-        todo.push((want.drv.clone(), wanted_outputs(want, &drv)));
+        let asked = walk.asked(&want.drv, &wanted_outputs(want, &drv))?;
+        walk.met[asked.of as usize].forced = rebuild;
+        todo.push(asked);
     }
-    while let Some((path, mut outputs)) = todo.pop() {
-        outputs.retain(|output| !walk.met(&path, output));
+    while let Some(asked) = todo.pop() {
+        let path = walk.met[asked.of as usize].path.clone();
+        let mut outputs: Vec<Arc<str>> = asked.outputs.to_vec();
+        outputs.retain(|output| !walk.was_looked_at(asked.of, output));
         if outputs.is_empty() {
             continue;
         }
         let (drv, held) = load_held(store, graph, &path)?;
         for output in outputs {
             check_output(store, &path, &drv, &output)?;
-            let output = walk.names.get(&output);
-            if let Some(found) = present_output(store, &path, &drv, &output)? {
+            let found = present_output(store, &path, &drv, &output)?;
+            let forced = found.is_some() && walk.met[asked.of as usize].forced;
+            if let Some(found) = found.filter(|_| !forced) {
                 add(
                     walk.needed.known.entry(path.clone()).or_default(),
                     [(output, found)],
                 );
                 continue;
             }
-            if let Some(id) = walk.node_of.get(&path) {
-                let node = &mut walk.needed.nodes[*id as usize];
+            if let Some(id) = walk.met[asked.of as usize].node {
+                let node = &mut walk.needed.nodes[id as usize];
+                node.forced &= forced;
                 let mut all: BTreeSet<Arc<str>> = node.outputs.iter().cloned().collect();
                 all.insert(output);
                 node.outputs = all.into_iter().collect();
                 continue;
             }
-            walk.add(builders, &path, &drv, held.clone(), output)?;
+            walk.add(builders, asked.of, &drv, held.clone(), output)?;
+            if let Some(node) = walk.needed.nodes.last_mut() {
+                node.forced = forced;
+            }
+            let first = walk.edges.len();
+            for (input, outputs) in &drv.input_drvs {
+                let edge = walk.asked(input, outputs)?;
+                walk.edges.push(edge);
+            }
+            walk.begins.push(first);
             // The first input is looked at first.
-            let inputs = drv.input_drvs.iter().rev();
-            todo.extend(inputs.map(|(input, outputs)| (input.clone(), outputs.clone())));
+            todo.extend(walk.edges[first..].iter().rev().cloned());
         }
     }
-    walk.connect(store.store_dir())?;
+    walk.connect();
     Ok(walk.needed)
+}
+
+/// Outputs of a derivation that was met, by its number.
+#[derive(Clone)]
+struct Asked {
+    of: u32,
+    outputs: Arc<[Arc<str>]>,
+}
+
+/// A derivation that was met.
+struct Met {
+    path: StorePath,
+    /// The number of its node, if it has one.
+    node: Option<u32>,
+    /// It is built even if it is there.
+    forced: bool,
 }
 
 #[derive(Default)]
 struct Walk {
     needed: Needed,
-    node_of: BTreeMap<StorePath, u32>,
+    met: Vec<Met>,
+    number_of: BTreeMap<StorePath, u32>,
+    /// What nodes ask of others, in one list: the part of a node begins where `begins` says.
+    edges: Vec<Asked>,
+    begins: Vec<usize>,
     names: Names,
+    /// One list for each set of outputs, however often it is met: nearly always only `out`.
+    lists: BTreeMap<OutputNames, Arc<[Arc<str>]>>,
 }
 
 impl Walk {
+    fn asked(
+        &mut self,
+        path: &StorePath,
+        outputs: &BTreeSet<String>,
+    ) -> Result<Asked, Box<Diagnostic>> {
+        let of = match self.number_of.get(path) {
+            Some(number) => *number,
+            None => {
+                let number = number(self.met.len())?;
+                self.number_of.insert(path.clone(), number);
+                self.met.push(Met {
+                    path: path.clone(),
+                    node: None,
+                    forced: false,
+                });
+                number
+            }
+        };
+        let names: Box<[Arc<str>]> = outputs.iter().map(|name| self.names.get(name)).collect();
+        let outputs = match self.lists.get(&names) {
+            Some(list) => list.clone(),
+            None => {
+                let list: Arc<[Arc<str>]> = names.to_vec().into();
+                self.lists.insert(names, list.clone());
+                list
+            }
+        };
+        Ok(Asked { of, outputs })
+    }
+
     /// Tells whether an output was looked at.
-    fn met(&self, path: &StorePath, output: &str) -> bool {
-        let node = self.node_of.get(path);
-        let to_do = node.is_some_and(|id| {
-            let outputs = &self.needed.nodes[*id as usize].outputs;
+    fn was_looked_at(&self, of: u32, output: &str) -> bool {
+        let met = &self.met[of as usize];
+        let to_do = met.node.is_some_and(|id| {
+            let outputs = &self.needed.nodes[id as usize].outputs;
             outputs.iter().any(|one| &**one == output)
         });
         to_do
             || self
                 .needed
                 .known
-                .get(path)
+                .get(&met.path)
                 .is_some_and(|made| find(made, output).is_some())
     }
 
     fn add(
         &mut self,
         builders: &Registry,
-        path: &StorePath,
+        of: u32,
         drv: &Derivation,
         held: Held,
         output: Arc<str>,
     ) -> Result<(), Box<Diagnostic>> {
-        let Ok(id) = u32::try_from(self.needed.nodes.len()) else {
-            return Err(Box::new(Diagnostic::error(
-                "graph-too-large",
-                Class::Other,
-                "the graph has more than four thousand million derivations",
-            )));
-        };
-        self.node_of.insert(path.clone(), id);
+        let id = number(self.needed.nodes.len())?;
+        let met = &mut self.met[of as usize];
+        met.node = Some(id);
         for source in &drv.input_srcs {
             self.needed.sources.entry(source.clone()).or_insert(id);
         }
         self.needed.has_step |= drv.builder == b"builtin:step";
         self.needed.has_program |= !drv.builder.starts_with(b"builtin:");
         self.needed.nodes.push(Node {
-            path: path.clone(),
+            path: met.path.clone(),
             held,
             outputs: [output].into(),
             needs: Box::default(),
             system: self.names.get(&drv.system),
-            pool: pool_of(builders, drv, Derivation::name_from_path(path)),
+            pool: pool_of(builders, drv, Derivation::name_from_path(&met.path)),
             fixed: drv.is_fixed(),
             dynamic: is_dynamic(drv),
             demanding: !features::required(drv).is_empty(),
+            forced: false,
         });
         Ok(())
     }
 
     /// Tells every node which others it needs.
-    fn connect(&mut self, dir: &StoreDir) -> Result<(), Box<Diagnostic>> {
-        for id in 0..self.needed.nodes.len() {
-            let drv = self.needed.nodes[id].drv(dir)?;
-            let mut needs = Vec::with_capacity(drv.input_drvs.len());
-            for (input, outputs) in &drv.input_drvs {
-                if let Some(need) = self.node_of.get(input)
-                    && self.needed.nodes[*need as usize]
-                        .outputs
-                        .iter()
-                        .any(|one| outputs.contains(&**one))
-                {
-                    needs.push(*need);
-                }
-            }
-            self.needed.nodes[id].needs = needs.into();
+    fn connect(&mut self) {
+        for (id, first) in self.begins.iter().enumerate() {
+            let end = self.begins.get(id + 1).copied();
+            let edges = &self.edges[*first..end.unwrap_or(self.edges.len())];
+            let nodes = &self.needed.nodes;
+            let needs = edges.iter().filter_map(|edge| {
+                let need = self.met[edge.of as usize].node?;
+                let mut to_make = nodes[need as usize].outputs.iter();
+                to_make
+                    .any(|one| edge.outputs.contains(one))
+                    .then_some(need)
+            });
+            let needs: Box<[u32]> = needs.collect();
+            self.needed.nodes[id].needs = needs;
         }
-        Ok(())
     }
+}
+
+fn number(of: usize) -> Result<u32, Box<Diagnostic>> {
+    u32::try_from(of).map_err(|_too_many| {
+        Box::new(Diagnostic::error(
+            "graph-too-large",
+            Class::Other,
+            "the graph has more than four thousand million derivations",
+        ))
+    })
 }
 
 fn check_output(

@@ -18,6 +18,8 @@ pub struct BuildOptions {
     pub io_jobs: usize,
     /// After a failure, go on with what does not depend on it.
     pub keep_going: bool,
+    /// Build what is wanted even if it is there; what that is made from is built only if it is missing.
+    pub rebuild: bool,
     /// Keep what a failed build has left until the next garbage collection, and say where.
     pub keep_failed: bool,
     /// Builds that failed last and whose state is kept for a shell.
@@ -67,6 +69,7 @@ impl BuildOptions {
             cores: 1,
             io_jobs: 16,
             keep_going: false,
+            rebuild: false,
             keep_failed: false,
             keep_failed_states: 0,
             timeout_secs: None,

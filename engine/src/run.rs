@@ -381,6 +381,7 @@ impl Driver<'_> {
             name: node.name().into(),
             pool: plan.pool,
             expected_ms: plan.expected_ms,
+            forced: node.forced,
             drv,
         })
     }

@@ -201,6 +201,7 @@ impl Engine {
             name: text.clone(),
             pool: Pool::Build,
             expected_ms: None,
+            forced: false,
         };
         let reporter = Reporter::new(
             store.clone(),

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
-use crate::cause::{Asked, History, causes, noted_name};
+use crate::cause::{Asked, History, causes, forced, noted_name};
 use crate::choice::{Chosen, choose};
 use crate::clock::{Clock, millis};
 use crate::diagnose::{build_no_output, store_failed, wrong_system};
@@ -126,6 +126,9 @@ impl Executor for Worker {
     }
 
     fn look(&self, job: &Job) -> Option<Outcome> {
+        if job.forced {
+            return None;
+        }
         // What fails here fails again, and is told, when the job runs.
         let dir = self.store.store_dir();
         let resolved = resolve(dir, &job.path, &job.drv, &job.inputs).ok()?;
@@ -277,6 +280,9 @@ impl Worker {
         resolved: &Resolved,
         key: &[u8; 32],
     ) -> Result<Option<BTreeMap<String, StorePath>>, Box<Diagnostic>> {
+        if job.forced {
+            return Ok(None);
+        }
         let Some(outputs) = self.find(job, resolved, key)? else {
             return Ok(None);
         };
@@ -505,7 +511,11 @@ impl Worker {
             outputs: &job.outputs,
             history: &self.history,
         };
-        let cause = causes(&self.store, &asked).map_err(store_failed)?;
+        let cause = if job.forced {
+            forced(&self.store, &self.history, &job.path)
+        } else {
+            causes(&self.store, &asked).map_err(store_failed)?
+        };
         let (drv, name) = (job.shown.clone(), job.name.clone());
         self.events.emit(match job.pool {
             Pool::Build => Event::BuildStarted {

@@ -312,7 +312,8 @@ pub fn make_text<'a>(
 ///
 /// # Format
 /// `Recursive` with SHA-256: type `source`, inner hash = the NAR hash. `Text`: as [`make_text`]. All others:
-/// type `output:out`, inner hash = SHA-256 of `fixed:out:<method prefix><algo>:<hex>:`.
+/// type `output:out`, inner hash = SHA-256 of `fixed:out:<method prefix><algo>:<hex>:`; such a name does not tell whether the
+/// object refers to itself, as in Nix 2.8.
 ///
 /// # Errors
 /// When the name is not legal, when references are given to a method that cannot hold them, or when `Text` comes
@@ -338,7 +339,8 @@ pub fn make_fixed(
         }
         (Method::Text, Some(_)) if self_ref => Err(not_allowed()),
         (Method::Text, Some(contents)) => make_text(dir, name, &contents, refs),
-        _ if self_ref || !refs.is_empty() => Err(not_allowed()),
+        (Method::Rootfs, _) if self_ref => Err(not_allowed()),
+        _ if !refs.is_empty() => Err(not_allowed()),
         _ => {
             let inner = format!("fixed:out:{}{hash}:", method.prefix());
             make(dir, "output:out", &Sha256::of(inner.as_bytes()), name)
@@ -621,13 +623,14 @@ mod tests {
         assert!(make(Method::Recursive, &blake, &no_refs(), false).is_ok());
         assert!(make(Method::Recursive, &sha, &one, true).is_ok());
         assert!(make(Method::Text, &sha, &one, false).is_ok());
+        assert!(make(Method::Flat, &sha, &no_refs(), true).is_ok());
         for (method, hash, refs, own) in [
             (Method::Rootfs, &sha, &no_refs(), false),
             (Method::Rootfs, &blake, &one, false),
             (Method::Text, &blake, &no_refs(), false),
             (Method::Text, &sha, &no_refs(), true),
             (Method::Flat, &sha, &one, false),
-            (Method::Flat, &sha, &no_refs(), true),
+            (Method::Rootfs, &blake, &no_refs(), true),
             (Method::Recursive, &blake, &one, false),
         ] {
             assert!(make(method, hash, refs, own).is_err(), "{method:?} {hash}");

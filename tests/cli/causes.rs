@@ -337,3 +337,49 @@ fn what_failed_before_is_not_told_as_new() {
         "{why}"
     );
 }
+
+#[test]
+fn what_is_built_again_on_request_says_so() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("src/sub/main.c", "one");
+    w.write("f.nix", &two("1", "a", ""));
+    // Nothing is there yet: that is the cause, whatever was asked.
+    let first = w.events(&["--rebuild", "f.nix#app"]);
+    assert_eq!(kinds(&first), ["tool-1.0 never-built", "app never-built"]);
+    assert_eq!(kinds(&w.events(&["f.nix#app"])), [""; 0]);
+    // Only what is asked for is built again.
+    let again = w.events(&["--rebuild", "f.nix#app"]);
+    assert_eq!(kinds(&again), ["app forced"]);
+    let plan = w.sos(["build", "-n", "--rebuild", "f.nix#app"]).ok().stdout;
+    assert!(
+        plan.contains("(asked to build again)") && plan.contains("1 to build"),
+        "{plan}"
+    );
+    assert!(w.sos(["why", "app"]).ok().stdout.contains("--rebuild"));
+    // Equal bytes are no news; others are, and what is there stays.
+    let text = recipe(
+        "odd",
+        "read a < /proc/sys/kernel/random/uuid; echo $a > $out",
+        "",
+    );
+    w.write("f.nix", &text);
+    let was = w.sos(["build", "--no-link", "f.nix"]).ok().stdout;
+    let is = w.sos(["build", "--no-link", "--rebuild", "f.nix"]).ok();
+    assert_eq!(was, is.stdout);
+    assert!(
+        is.stderr.contains("warning[build-not-reproducible]"),
+        "{}",
+        is.stderr
+    );
+}
+
+/// What was built, each with the kind of its cause.
+fn kinds(events: &crate::support::Events) -> Vec<String> {
+    let started = events.0.iter().filter(|e| e["type"] == "build.started");
+    let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    started
+        .map(|e| format!("{} {}", word(&e["name"]), word(&e["cause"]["kind"])))
+        .collect()
+}

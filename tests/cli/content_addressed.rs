@@ -3,8 +3,11 @@
 use super::builds::{recipe, world_with_busybox};
 use crate::support::{World, peer};
 
+/// A tree that holds its own name.
+const OWN: &str = "BB mkdir $out; echo $out > $out/self; BB ln -s $out/self $out/l";
+
 /// Every kind of output, by name: how it is hashed, and a script with `BB` for busybox.
-const KINDS: [(&str, &str, &str, &str); 15] = [
+const KINDS: [(&str, &str, &str, &str); 20] = [
     (
         "tree",
         "recursive",
@@ -55,6 +58,11 @@ const KINDS: [(&str, &str, &str, &str); 15] = [
         "sha512",
         "BB mkdir $out; echo hi > $out/a",
     ),
+    ("own1", "recursive", "sha1", OWN),
+    ("ownmd5", "recursive", "md5", OWN),
+    ("own512", "recursive", "sha512", OWN),
+    ("ownflat", "flat", "sha256", "echo $out > $out"),
+    ("ownflat1", "flat", "sha1", "echo $out > $out"),
 ];
 
 fn addressed(name: &str, mode: &str, algo: &str, script: &str, more: &str) -> String {

@@ -1,7 +1,7 @@
 //! What holds for every verb, and the small ones.
 
 use super::builds::{recipe, world_with_busybox};
-use crate::support::World;
+use crate::support::{World, peer, skip};
 
 #[test]
 fn an_unknown_verb_suggests_the_nearest() {
@@ -25,6 +25,7 @@ fn every_verb_has_help_and_an_example_of_use() {
         "gc",
         "serve",
         "doctor",
+        "explain",
         "init",
         "completions",
     ] {
@@ -44,6 +45,55 @@ fn completions_name_the_verbs() {
             w.sos(["completions", shell]).ok().stdout.contains("doctor"),
             "{shell}"
         );
+    }
+}
+
+#[test]
+fn a_code_is_explained_as_it_is_copied() {
+    let w = World::new();
+    for code in ["env-disk-full", "error[env-disk-full]:", "[env-disk-full]"] {
+        let told = w.sos(["explain", code]).ok().stdout;
+        assert!(
+            told.starts_with("env-disk-full: ")
+                && told.contains("\ncause: ")
+                && told.contains("\nhelp: "),
+            "{told}"
+        );
+    }
+    assert!(w.sos(["explain"]).ok().stdout.contains("\nbuild-timeout  "));
+    w.sos(["explain", "env-disk-ful"])
+        .fails(2)
+        .says(&["explain-unknown", "env-disk-full"]);
+}
+
+#[test]
+fn every_verb_has_a_manual_page_that_man_accepts() {
+    let w = World::new();
+    w.sos(["man", "--out", "pages"]).ok();
+    let pages: Vec<_> = std::fs::read_dir(w.project().join("pages"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    for name in ["sos.1", "sos-build.1", "sos-store-ls.1", "sos-explain.1"] {
+        assert!(pages.iter().any(|p| p.ends_with(name)), "{name}: {pages:?}");
+    }
+    let one = w.sos(["man", "store", "ls"]).ok().stdout;
+    assert!(one.contains(".TH sos-store-ls 1"), "{one}");
+    w.sos(["man", "stroe"])
+        .fails(2)
+        .says(&["man-unknown", "store"]);
+    // What formats pages for people says nothing about them.
+    let Some(groff) = peer("groff") else {
+        return skip("groff is not installed");
+    };
+    for page in pages {
+        let out = std::process::Command::new(&groff)
+            .args(["-man", "-Tutf8", "-wall", "-z"])
+            .arg(&page)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success() && said.is_empty(), "{page:?}: {said}");
     }
 }
 

@@ -1,7 +1,9 @@
 //! Machines that lack something, and runs that meet each other or a person at the keyboard.
 
 mod disk;
+mod groups;
 mod interrupt;
+mod large;
 mod limits;
 mod namespaces;
 mod steps;

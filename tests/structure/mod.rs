@@ -1,6 +1,7 @@
-//! What holds for the tree itself: arrows between crates, licences, words that must not stand in it.
+//! What holds for the tree itself: arrows between crates, codes of problems, licences, words that must not stand in it.
 
 mod arrows;
+mod codes;
 mod licences;
 mod words;
 

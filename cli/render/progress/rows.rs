@@ -250,13 +250,12 @@ fn row(
 
 /// The last row: `next: image waits for 3 · rootfs waits for 1 · 38 more`; none when nothing waits.
 fn next(model: &Model, window: Window, width: usize) -> Option<String> {
-    let waiting = model.work.next();
-    if waiting.is_empty() {
+    let (first, waiting) = model.work.next(NEXT_SHOWN);
+    if waiting == 0 {
         return None;
     }
-    let mut parts: Vec<String> = waiting
+    let mut parts: Vec<String> = first
         .iter()
-        .take(NEXT_SHOWN)
         .map(|(name, needs)| {
             let name = pad(name, columns(name).min(NAME_COLUMNS));
             match needs {
@@ -265,8 +264,8 @@ fn next(model: &Model, window: Window, width: usize) -> Option<String> {
             }
         })
         .collect();
-    if waiting.len() > NEXT_SHOWN {
-        parts.push(format!("{} more", waiting.len() - NEXT_SHOWN));
+    if waiting > first.len() {
+        parts.push(format!("{} more", waiting - first.len()));
     }
     let text = format!("   next: {}", parts.join(window.dot()));
     Some(cut(&text, width).to_owned())

@@ -10,6 +10,9 @@ const DOUBT_FACTOR: u64 = 10;
 const DOUBT_AFTER: Duration = Duration::from_secs(15);
 const DOUBT_DONE_PERCENT: usize = 5;
 
+/// Those that wait for one that are counted: it is done for each frame, and a person sees no difference above.
+const COUNTED: usize = 5000;
+
 /// How far a derivation is.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -22,13 +25,14 @@ enum State {
     Over,
 }
 
-#[derive(Debug, Default)]
+/// There may be 100,000 of them: each is small.
+#[derive(Debug)]
 struct Node {
-    name: String,
+    name: Text,
     state: State,
     /// How many others must end before.
-    needs: usize,
-    needed_by: Vec<usize>,
+    needs: u32,
+    needed_by: Vec<u32>,
     expected_ms: Option<u64>,
 }
 
@@ -47,10 +51,10 @@ pub(super) enum Left {
 #[derive(Debug, Default)]
 pub(super) struct Work {
     jobs: u64,
-    ids: BTreeMap<Text, usize>,
+    ids: BTreeMap<Text, u32>,
     nodes: Vec<Node>,
     /// What each of them needs comes before it; made when it is first asked for.
-    order: Vec<usize>,
+    order: Vec<u32>,
     announced: usize,
     ended: usize,
     /// Sums over what has ended and had an expected duration: how many, expected, and found.
@@ -65,10 +69,16 @@ impl Work {
 
     fn id(&mut self, drv: &Text) -> usize {
         if let Some(id) = self.ids.get(drv) {
-            return *id;
+            return *id as usize;
         }
-        self.ids.insert(drv.clone(), self.nodes.len());
-        self.nodes.push(Node::default());
+        self.ids.insert(drv.clone(), small(self.nodes.len()));
+        self.nodes.push(Node {
+            name: drv.clone(),
+            state: State::default(),
+            needs: 0,
+            needed_by: Vec::new(),
+            expected_ms: None,
+        });
         self.nodes.len() - 1
     }
 
@@ -77,11 +87,11 @@ impl Work {
         let id = self.id(drv);
         for need in needs {
             let need = self.id(need);
-            self.nodes[need].needed_by.push(id);
+            self.nodes[need].needed_by.push(small(id));
         }
         let node = &mut self.nodes[id];
-        node.name = name.to_string();
-        node.needs = needs.len();
+        node.name = name.clone();
+        node.needs = small(needs.len());
         node.expected_ms = expected;
         node.state = State::Waiting;
         self.announced += 1;
@@ -107,14 +117,16 @@ impl Work {
             self.compared = (count + 1, before + expected, found + took);
         }
         if well {
-            for by in self.nodes[id].needed_by.clone() {
-                let node = &mut self.nodes[by];
+            // It is not asked for again: of what has ended, as little as possible is kept.
+            for by in std::mem::take(&mut self.nodes[id].needed_by) {
+                let node = &mut self.nodes[by as usize];
                 node.needs = node.needs.saturating_sub(1);
             }
         } else {
             let mut open = vec![id];
             while let Some(id) = open.pop() {
                 for by in self.nodes[id].needed_by.clone() {
+                    let by = by as usize;
                     if self.nodes[by].state == State::Waiting {
                         self.nodes[by].state = State::Over;
                         self.ended += 1;
@@ -125,35 +137,44 @@ impl Work {
         }
     }
 
-    /// How many of those that wait cannot start before this one has ended.
+    /// How many of those that wait cannot start before this one has ended, as far as it is counted.
     pub(super) fn waits_for(&self, drv: &Text) -> usize {
         let Some(id) = self.ids.get(drv) else {
             return 0;
         };
         let mut seen = vec![false; self.nodes.len()];
-        let (mut open, mut count) = (vec![*id], 0);
+        let (mut open, mut count) = (vec![*id as usize], 0);
         while let Some(id) = open.pop() {
-            for by in &self.nodes[id].needed_by {
-                if !seen[*by] && self.nodes[*by].state == State::Waiting {
-                    seen[*by] = true;
+            for by in self.nodes[id].needed_by.iter().map(|by| *by as usize) {
+                if !seen[by] && self.nodes[by].state == State::Waiting {
+                    seen[by] = true;
                     count += 1;
-                    open.push(*by);
+                    if count == COUNTED {
+                        return count;
+                    }
+                    open.push(by);
                 }
             }
         }
         count
     }
 
-    /// Those that wait, by name and how many others they wait for: the next one first.
-    pub(super) fn next(&self) -> Vec<(&str, usize)> {
-        let mut waiting: Vec<(&str, usize)> = self
-            .nodes
-            .iter()
-            .filter(|node| node.state == State::Waiting)
-            .map(|node| (node.name.as_str(), node.needs))
-            .collect();
-        waiting.sort_by_key(|(name, needs)| (*needs, *name));
-        waiting
+    /// The first of those that wait, by name and how many others they wait for, the next one first; and how many wait in all.
+    pub(super) fn next(&self, at_most: usize) -> (Vec<(&str, u32)>, usize) {
+        let mut first: Vec<(u32, &str)> = Vec::with_capacity(at_most + 1);
+        let mut all = 0;
+        let waiting = self.nodes.iter().filter(|n| n.state == State::Waiting);
+        for one in waiting.map(|node| (node.needs, node.name.as_str())) {
+            all += 1;
+            // Nearly all of them come after those that are shown.
+            if first.len() < at_most || first.last().is_some_and(|last| one < *last) {
+                let at = first.partition_point(|before| *before <= one);
+                first.insert(at, one);
+                first.truncate(at_most);
+            }
+        }
+        let named = first.into_iter().map(|(needs, name)| (name, needs));
+        (named.collect(), all)
     }
 
     /// The time until everything is done: that of the longest way, or of all work by the slots, whichever is longer. What runs has
@@ -182,7 +203,8 @@ impl Work {
         self.sort();
         let mut ways = vec![0u64; self.nodes.len()];
         for id in self.order.iter().rev() {
-            let node = &self.nodes[*id];
+            let id = *id as usize;
+            let node = &self.nodes[id];
             let whole = match doubted {
                 Some(usual) => usual,
                 None => node.expected_ms.unwrap_or(usual),
@@ -192,9 +214,9 @@ impl Work {
                 State::Waiting => whole,
                 State::Running(since) => whole.saturating_sub(millis(now.saturating_sub(since))),
             };
-            let behind = node.needed_by.iter().map(|by| ways[*by]).max();
-            ways[*id] = cost + behind.unwrap_or(0);
-            longest = longest.max(ways[*id]);
+            let behind = node.needed_by.iter().map(|by| ways[*by as usize]).max();
+            ways[id] = cost + behind.unwrap_or(0);
+            longest = longest.max(ways[id]);
             all += cost;
         }
         Left::About(Duration::from_millis(longest.max(all / self.jobs.max(1))))
@@ -216,24 +238,29 @@ impl Work {
         if self.order.len() == self.nodes.len() {
             return;
         }
-        let mut left = vec![0usize; self.nodes.len()];
-        for node in &self.nodes {
-            for by in &node.needed_by {
-                left[*by] += 1;
-            }
+        let mut left = vec![0u32; self.nodes.len()];
+        for by in self.nodes.iter().flat_map(|node| &node.needed_by) {
+            left[*by as usize] += 1;
         }
-        self.order = (0..left.len()).filter(|id| left[*id] == 0).collect();
+        self.order = (0..small(left.len()))
+            .filter(|id| left[*id as usize] == 0)
+            .collect();
         let mut at = 0;
         while let Some(id) = self.order.get(at).copied() {
             at += 1;
-            for by in &self.nodes[id].needed_by {
-                left[*by] -= 1;
-                if left[*by] == 0 {
+            for by in &self.nodes[id as usize].needed_by {
+                left[*by as usize] -= 1;
+                if left[*by as usize] == 0 {
                     self.order.push(*by);
                 }
             }
         }
     }
+}
+
+/// The engine gives its nodes numbers of this size, too.
+fn small(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn millis(d: Duration) -> u64 {
@@ -350,10 +377,11 @@ mod tests {
         );
         w.start(&text("a"), secs(0));
         assert_eq!(w.waits_for(&text("a")), 2);
-        assert_eq!(w.next(), [("d", 0), ("b", 1), ("c", 1)]);
+        assert_eq!(w.next(9).0, [("d", 0), ("b", 1), ("c", 1)]);
+        assert_eq!(w.next(2), (vec![("d", 0), ("b", 1)], 3));
         w.end(&text("a"), false, None);
         assert_eq!(w.left(secs(1)), Left::About(secs(7)));
-        assert_eq!(w.next(), [("d", 0)]);
+        assert_eq!(w.next(9).0, [("d", 0)]);
     }
 
     #[test]
@@ -368,12 +396,12 @@ mod tests {
             ],
         );
         w.start(&text("a"), secs(0));
-        assert_eq!(w.next(), [("b", 1), ("d", 1), ("c", 2)]);
+        assert_eq!(w.next(9).0, [("b", 1), ("d", 1), ("c", 2)]);
         w.end(&text("a"), true, Some(1));
-        assert_eq!(w.next(), [("b", 0), ("c", 1), ("d", 1)]);
+        assert_eq!(w.next(9).0, [("b", 0), ("c", 1), ("d", 1)]);
         for drv in ["b", "c", "d"] {
             w.start(&text(drv), secs(1));
         }
-        assert_eq!(w.next(), []);
+        assert_eq!(w.next(9).0, []);
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct History {
     /// Names without version of everything that was ever built.
     names: BTreeSet<String>,
     /// Where derivations are written.
-    pub(super) places: BTreeMap<StorePath, Text>,
+    places: Places,
 }
 
 impl History {
@@ -50,11 +50,6 @@ impl History {
         wanted: &[Wanted],
         attrs: &BTreeMap<StorePath, String>,
     ) -> Result<Self, StoreError> {
-        let mut lines = Lines::default();
-        let mut place = |node: &Node| {
-            let label = graph.places.get(&node.path)?;
-            Some((node.path.clone(), lines.place(label)))
-        };
         let before = before(store, project, needed, wanted, attrs)?;
         Ok(Self {
             project: project.to_owned(),
@@ -66,8 +61,40 @@ impl History {
                 .iter()
                 .map(|name| history_key(name).to_owned())
                 .collect(),
-            places: needed.nodes.iter().filter_map(&mut place).collect(),
+            places: Places::of(needed.nodes.iter().filter_map(|node| {
+                let label = graph.places.get(&node.path)?;
+                Some((node.path.clone(), label))
+            })),
         })
+    }
+}
+
+/// Where derivations are written. There may be 100,000, in one file: a text for each would be most of what is remembered.
+#[derive(Default)]
+struct Places {
+    files: Vec<String>,
+    /// Number of the file, line and column, both counted from 1.
+    at: BTreeMap<StorePath, (u32, u32, u32)>,
+}
+
+impl Places {
+    fn of<'a>(labels: impl Iterator<Item = (StorePath, &'a Label)>) -> Self {
+        let mut lines = Lines::default();
+        let at = labels
+            .map(|(drv, label)| (drv, lines.place(label)))
+            .collect();
+        let files = lines.files.iter().map(|(file, _)| file.name.clone());
+        Self {
+            files: files.collect(),
+            at,
+        }
+    }
+
+    /// A place as file, line and column.
+    fn get(&self, drv: &StorePath) -> Option<Text> {
+        let (file, line, column) = self.at.get(drv)?;
+        let file = self.files.get(*file as usize)?;
+        Some(Text::from(format!("{file}:{line}:{column}")))
     }
 }
 
@@ -78,12 +105,12 @@ struct Lines {
 }
 
 impl Lines {
-    /// A place as file, line and column, both counted from 1.
-    fn place(&mut self, label: &Label) -> Text {
+    /// A place as the number of its file, line and column, both counted from 1.
+    fn place(&mut self, label: &Label) -> (u32, u32, u32) {
         let known = self
             .files
             .iter()
-            .position(|(file, _)| Arc::ptr_eq(file, &label.file));
+            .rposition(|(file, _)| Arc::ptr_eq(file, &label.file));
         let at = known.unwrap_or_else(|| {
             let ends = label.file.text.match_indices('\n');
             let starts = std::iter::once(0).chain(ends.map(|(at, _)| at + 1));
@@ -94,11 +121,15 @@ impl Lines {
         let line = starts.partition_point(|start| *start <= label.span.start);
         let start = starts.get(line.saturating_sub(1)).copied().unwrap_or(0);
         let before = file.text.get(start..label.span.start).unwrap_or_default();
-        Text::from(format!(
-            "{}:{line}:{}",
-            file.name,
-            before.chars().count() + 1
-        ))
+        let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        (small(at), small(line), small(before.chars().count() + 1))
+    }
+}
+
+impl History {
+    /// Where a derivation is written: file, line and column.
+    pub(super) fn place(&self, drv: &StorePath) -> Option<Text> {
+        self.places.get(drv)
     }
 }
 
@@ -222,10 +253,12 @@ mod tests {
     #[test]
     fn places_are_those_of_the_file() {
         let file = SourceFile::new("f.nix", "ab\né x\n");
-        let mut lines = Lines::default();
+        let drv = path('1', "x.drv");
         for offset in [0, 1, 3, 6, 7] {
             let (line, column) = file.line_column(offset);
-            let place = lines.place(&Label::new(&file, offset..offset, ""));
+            let label = Label::new(&file, offset..offset, "");
+            let places = Places::of([(drv.clone(), &label)].into_iter());
+            let place = places.get(&drv).unwrap();
             assert_eq!(place.as_str(), format!("f.nix:{line}:{column}"), "{offset}");
         }
     }

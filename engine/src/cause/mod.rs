@@ -95,6 +95,8 @@ pub enum Cause {
     OutputMissing,
     /// It was built before as it is, and a garbage collection took it.
     GcEd,
+    /// It is there, and was asked to be built all the same.
+    Forced,
 }
 
 /// The side of a comparison that alone has something.
@@ -180,6 +182,7 @@ impl fmt::Display for Cause {
             Self::RecipeChanged { .. } => f.write_str("recipe changed"),
             Self::OutputMissing => f.write_str("output missing"),
             Self::GcEd => f.write_str("garbage-collected"),
+            Self::Forced => f.write_str("asked to build again"),
         }
     }
 }
@@ -275,7 +278,7 @@ pub(crate) fn is_first(
         return Ok(None);
     }
     Ok(Some(Causes {
-        at: history.places.get(drv).cloned(),
+        at: history.place(drv),
         ..first_time(store, &history.project, drv)?.into()
     }))
 }
@@ -303,11 +306,20 @@ fn first_time(store: &Store, project: &str, drv: &StorePath) -> Result<Cause, St
     Ok(Cause::NeverBuilt)
 }
 
+/// The cause of what is there and built all the same, because somebody asked for it.
+pub(crate) fn forced(store: &Store, history: &History, drv: &StorePath) -> Causes {
+    Causes {
+        at: history.place(drv),
+        was: Some(Text::from(drv.absolute(store.store_dir()))),
+        ..Cause::Forced.into()
+    }
+}
+
 /// Tells why a derivation is built, from what the store remembers.
 pub(crate) fn causes(store: &Store, asked: &Asked<'_>) -> Result<Causes, StoreError> {
     let found = causes_without_place(store, asked)?;
     Ok(Causes {
-        at: asked.history.places.get(asked.path).cloned(),
+        at: asked.history.place(asked.path),
         ..found
     })
 }

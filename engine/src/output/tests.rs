@@ -60,6 +60,7 @@ impl Bench {
             name: name.into(),
             pool: Pool::Build,
             expected_ms: None,
+            forced: false,
         };
         let made = outputs
             .iter()

@@ -151,7 +151,7 @@ fn a_node_weighs_less_than_a_kilobyte() {
     let (_dir, store) = test_store();
     let ((graph, wanted), given, _) = weighed(|| layers(COUNT, 250));
     let (needed, held, finding) =
-        weighed(|| find_needed(&store, &Registry::new(), &graph, &wanted).unwrap());
+        weighed(|| find_needed(&store, &Registry::new(), &graph, &wanted, false).unwrap());
     let met: BTreeSet<&StorePath> = needed.nodes.iter().map(|node| &node.path).collect();
     assert!(met.len() > COUNT * 9 / 10, "{}", met.len());
     let count = signed(met.len());

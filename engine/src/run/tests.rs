@@ -172,6 +172,7 @@ fn graph(nodes: &[(&str, &[&str])]) -> Needed {
             pool: Pool::Build,
             dynamic: name.starts_with('d'),
             demanding: false,
+            forced: false,
         });
     }
     needed

@@ -415,6 +415,7 @@ impl Engine {
             name: name.into(),
             pool: pool_of(self.builders(), &drv, name),
             expected_ms: None,
+            forced: false,
             drv,
         };
         Ok(Subject {

@@ -238,7 +238,7 @@ pub(crate) fn run(
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(engine.build(graph, &wanted, cancel))
+    runtime.block_on(engine.build(graph.clone(), &wanted, cancel))
 }
 
 /// How the outputs of a test derivation are addressed.

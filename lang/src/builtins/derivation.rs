@@ -57,7 +57,7 @@ fn placeholder(vm: &Vm, a: &[Value], pos: Pos) -> R {
 
 static STRICT: Native = Native {
     run: |vm, a| {
-        strict(vm, a, Pos::NONE).map_err(|e| {
+        make(vm, a[0], Pos::NONE, place::Call::unpack(a[1])).map_err(|e| {
             let name = a[0]
                 .peel()
                 .as_attrs()
@@ -90,9 +90,13 @@ static SELECT: Native = Native {
 
 /// The wrapper: `attrs // outputs // { all; drvAttrs; }`, and per output its path; nothing is computed before it is needed.
 fn derivation(vm: &Vm, a: &[Value], pos: Pos) -> R {
+    let call = place::Call {
+        pos,
+        site: vm.site.get(),
+    };
     let attrs = vm.force_attrs(a[0], pos)?;
     let drv_attrs = Value::attrs(attrs);
-    let made = Value::thunk_native(&STRICT, drv_attrs, Value::NULL);
+    let made = Value::thunk_native(&STRICT, drv_attrs, call.pack());
     let names: Vec<&'static [u8]> = match attrs.get(vm.s.outputs) {
         None => vec![b"out"],
         Some(o) => {
@@ -187,7 +191,15 @@ fn flag(vm: &Vm, set: Attrs, name: Sym, pos: Pos) -> R<bool> {
 }
 
 fn strict(vm: &Vm, a: &[Value], pos: Pos) -> R {
-    let set = vm.force_attrs(a[0], pos)?;
+    let call = place::Call {
+        pos,
+        site: vm.site.get(),
+    };
+    make(vm, a[0], pos, call)
+}
+
+fn make(vm: &Vm, attrs: Value, pos: Pos, call: place::Call) -> R {
+    let set = vm.force_attrs(attrs, pos)?;
     let Some(name_at) = set.shape().find(vm.s.name) else {
         return Err(vm.missing(set, vm.s.name, pos).frame(
             "in the attrset passed as argument to builtins.derivationStrict",
@@ -201,7 +213,10 @@ fn strict(vm: &Vm, a: &[Value], pos: Pos) -> R {
     )?;
     let name = String::from_utf8_lossy(name).into_owned();
     let given = place::given(vm, set)?;
-    let place = place::find(vm, given.unwrap_or(set));
+    let place = match given {
+        Some(given) => place::find(vm, given),
+        None => place::of_call(vm, set, call),
+    };
     // What a library gives a derivation is shown where the user called the library.
     let pos = if given.is_some() { place.or(pos) } else { pos };
     if let Some(why) = super::name_problem(&name) {

@@ -24,12 +24,15 @@ impl Vm {
         let Some(code) = t.start() else {
             return Err(cycle::infinite(t));
         };
+        // Whoever needs the value did not write it.
+        let site = self.site.replace(Pos::NONE);
         let r = match code {
             Code::Expr(e, env) => self.eval_node(e, env),
             Code::App(f, x) => self.call(f, &[x], Pos::NONE),
             Code::App2(f, x, y) => self.call(f, &[x, y], Pos::NONE),
             Code::Native(n, a, b) => (n.run)(self, &[a, b]),
         };
+        self.site.set(site);
         match r {
             Ok(v) => {
                 t.finish(v);

@@ -5,6 +5,22 @@ use crate::error::{Error, Kind};
 use crate::heap::{Attrs, Env, Fun, Sym, Value};
 use crate::ir::{AttrsLit, BinOp, E, Expr, Pos, ShapeCache};
 
+/// Whether a call is of a function that has a name, and not of what a file holds: `make "x"`, but neither `import ./x.nix { }` nor
+/// `callPackage ./x.nix { }`, whose user wrote what is in the file.
+fn is_helper(fun: E, args: &[E]) -> bool {
+    let named = matches!(
+        fun,
+        Expr::Local(..)
+            | Expr::Up1(..)
+            | Expr::Up(..)
+            | Expr::Select { .. }
+            | Expr::SelectPath { .. }
+            | Expr::WithVar { .. }
+    );
+    let is_file = |arg: &E| matches!(arg, Expr::Const(v) if v.as_path().is_some());
+    named && !args.first().is_some_and(is_file)
+}
+
 impl Vm {
     /// Evaluates an expression.
     #[inline(always)]
@@ -74,6 +90,9 @@ impl Vm {
         let r = self.run(e, env, &mut made);
         made.release();
         self.set_depth(depth);
+        if depth == 0 {
+            self.site.set(Pos::NONE);
+        }
         match r {
             Ok(v) => Ok(v),
             Err(error) => Err(self.called_from(error, e)),
@@ -164,6 +183,9 @@ impl Vm {
                             frame.set(i, self.delay(args[i as usize], env));
                         }
                         self.enter(*pos)?;
+                        if self.site.get() == Pos::NONE && is_helper(fun, args) {
+                            self.site.set(*pos);
+                        }
                         if let Some(formals) = &l.formals {
                             self.bind_formals(l, formals, frame, *pos)?;
                         }

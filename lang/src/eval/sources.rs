@@ -118,6 +118,13 @@ impl Vm {
         found.is_some_and(|(s, _)| is_library_file(&s.file))
     }
 
+    /// Whether two places are in one text.
+    pub(crate) fn is_same_file(&self, a: Pos, b: Pos) -> bool {
+        let sources = self.sources.borrow();
+        let base = |pos| sources.find(pos).map(|(source, _)| source.base);
+        base(a) == base(b)
+    }
+
     /// Whether there is a place, and the user wrote it.
     pub(crate) fn is_outside(&self, pos: Pos) -> bool {
         pos != Pos::NONE && !self.is_library(pos)

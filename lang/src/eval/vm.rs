@@ -45,6 +45,8 @@ pub(crate) struct Vm {
     pub(crate) options: Options,
     pub(crate) s: Syms,
     depth: Cell<u32>,
+    /// The outermost call of a named function in what is being evaluated, which somebody wrote as one expression.
+    pub(crate) site: Cell<Pos>,
     stack_limit: usize,
     pub(crate) sources: RefCell<Sources>,
     pub(crate) contexts: RefCell<Contexts>,
@@ -84,6 +86,7 @@ impl Vm {
             options,
             s: Syms::new(),
             depth: Cell::new(0),
+            site: Cell::new(Pos::NONE),
             stack_limit: stack::limit(),
             sources: RefCell::default(),
             contexts: RefCell::default(),

@@ -211,9 +211,54 @@ fn a_derivation_knows_where_it_was_written() {
             .map(|d| e.drv_position(&d.drv_path).unwrap())
             .map(|l| l.file.line_column(l.span.start))
             .collect();
-        assert_eq!(places, [(2, 9), (3, 60)]);
+        assert_eq!(places, [(2, 2), (3, 60)]);
         // To anybody but the library it is an attribute like all others.
         let aterm = e.print(e.select(v, "1.drvAttrs").unwrap());
         assert!(aterm.contains("__place"));
+    });
+}
+
+#[test]
+fn a_derivation_made_by_a_function_is_where_that_was_called() {
+    with_big_stack(|| {
+        let files = [
+            // Takes a set and adds to it, as wrappers do.
+            (
+                "/wrap.nix",
+                "args: derivation (args // { name = \"${args.pname}-1\"; system = \"s\"; builder = \"/b\"; })",
+            ),
+            // Takes words.
+            (
+                "/words.nix",
+                "name: x: let all = { inherit name x; system = \"s\"; builder = \"/b\"; }; in derivation all",
+            ),
+            // A recipe of its own, in a file of its own.
+            (
+                "/own.nix",
+                "{ }: derivation {\n name = \"own\"; system = \"s\"; builder = \"/b\"; }",
+            ),
+            (
+                "/all.nix",
+                "let wrap = import ./wrap.nix; words = import ./words.nix; call = f: a: import f a;\n\
+                here = n: derivation { name = n; system = \"s\"; builder = \"/b\"; };\nin [\n\
+                (wrap { pname = \"wrapped\"; })\n\
+                (words \"worded\" 1)\n\
+                (import ./own.nix { })\n\
+                (call ./own.nix { })\n\
+                (here \"beside\") ]",
+            ),
+        ];
+        let e = Evaluator::new(MemoryHost::new(&files), Options::default());
+        let v = e.eval_file(Path::new("/all.nix")).unwrap();
+        let places: Vec<_> = e
+            .derivations(v)
+            .unwrap()
+            .iter()
+            .map(|d| e.drv_position(&d.drv_path).unwrap())
+            .map(|l| (l.file.name.clone(), l.file.line_column(l.span.start).0))
+            .collect();
+        let all = |line| ("/all.nix".to_owned(), line);
+        let own = ("/own.nix".to_owned(), 2);
+        assert_eq!(places, [all(4), all(5), own.clone(), own, all(8)]);
     });
 }

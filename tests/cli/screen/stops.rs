@@ -1,10 +1,13 @@
 //! Builds that are stopped, put aside or killed while they draw.
 
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
 use super::{Stage, WAIT, check_end, check_frame};
+use crate::support::peer;
+use crate::support::process::{all_gone, descendants};
 use crate::support::terminal::Terminal;
 
 /// Stops a build by its keyboard or by a signal.
@@ -41,6 +44,56 @@ fn stopped(stop: impl FnOnce(&mut Terminal), code: i32, word: &str) {
 #[test]
 fn ctrl_c_leaves_a_clean_screen() {
     stopped(|terminal| terminal.send(b"\x03"), 130, "interrupted");
+}
+
+/// A build that is told to stop waits for the database, which somebody else holds: the second Ctrl-C does not.
+#[test]
+fn a_second_ctrl_c_ends_at_once_and_leaves_a_clean_screen() {
+    let (Some(stage), Some(python)) = (Stage::new(), peer("python3")) else {
+        return;
+    };
+    stage.jobs(3, &format!("echo line @; {WAIT}; echo x > $out"));
+    let Some(mut terminal) = Terminal::start(&stage.build(&["-j", "2"]), 24, 80) else {
+        return;
+    };
+    terminal.at_every_frame(check_frame);
+    terminal.wait_for_text("next: ");
+    let database = stage.world.store().join("db/sos.sqlite");
+    assert!(database.exists(), "{}", database.display());
+    let hold = "import sqlite3, sys\n\
+        db = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)\n\
+        db.execute('BEGIN IMMEDIATE')\n\
+        print('held', flush=True)\n\
+        sys.stdin.read()\n";
+    let mut holder = Command::new(python)
+        .args(["-c", hold])
+        .arg(&database)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python runs");
+    let mut said = String::new();
+    let stdout = holder.stdout.take().expect("a pipe");
+    BufReader::new(stdout).read_line(&mut said).expect("a line");
+    assert_eq!(said, "held\n");
+    let family = descendants(terminal.pid());
+    assert!(family.len() > 1, "{family:?}");
+    terminal.send(b"\x03");
+    terminal.wait_for_text("stopping; a second signal stops at once");
+    terminal.send(b"\x03");
+    assert_eq!(terminal.finish(), 130);
+    let rows = terminal.history();
+    // No summary, and nothing of what was drawn.
+    for text in ["built 0", "next: ", "done", "line "] {
+        assert!(
+            !rows.iter().any(|row| row.contains(text)),
+            "`{text}` in {rows:#?}"
+        );
+    }
+    drop(holder.stdin.take());
+    holder.wait().expect("python ends");
+    all_gone(&family, stage.world.root());
+    stage.world.sos(["store", "check"]).ok();
 }
 
 #[test]
