@@ -8,6 +8,7 @@ pub mod channel;
 pub mod debian;
 pub mod export;
 pub mod fetch;
+pub mod media;
 pub mod mirror;
 pub mod mirrors;
 pub mod oci;
@@ -23,6 +24,7 @@ use crate::buildenv::BuildEnvBuilder;
 use crate::channel::UnpackChannelBuilder;
 use crate::debian::UnpackBuilder;
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
+use crate::media::{BuilderHex0Builder, PayloadBuilder, RootfsFileBuilder};
 use crate::mirrors::Mirrors;
 use crate::oci::{OciBuilder, OciLayerBuilder};
 use crate::ostree::OstreeBuilder;
@@ -60,6 +62,9 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(OstreeBuilder)
         .register(RootfsEditBuilder)
         .register(UnpackBuilder)
+        .register(BuilderHex0Builder)
+        .register(PayloadBuilder)
+        .register(RootfsFileBuilder)
         .register(BuildEnvBuilder)
         .register(UnpackChannelBuilder);
     registry
