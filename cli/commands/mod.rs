@@ -16,6 +16,7 @@ pub(crate) mod lock;
 pub(crate) mod log;
 pub(crate) mod parse;
 pub(crate) mod plan;
+pub(crate) mod recipe;
 pub(crate) mod repl;
 pub(crate) mod schema;
 pub(crate) mod shell;

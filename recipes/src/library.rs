@@ -3,6 +3,7 @@
 /// Name and text of each file.
 pub const LIBRARY: &[(&str, &str)] = &[
     ("default.nix", include_str!("lib/default.nix")),
+    ("bootstrap.nix", include_str!("lib/bootstrap.nix")),
     ("debian.nix", include_str!("lib/debian.nix")),
     ("derive.nix", include_str!("lib/derive.nix")),
     ("fetch.nix", include_str!("lib/fetch.nix")),

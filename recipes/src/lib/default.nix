@@ -8,6 +8,7 @@ let
   rootfs = import ./rootfs.nix derive;
   debian = import ./debian.nix { inherit derive fetch oci ostree rootfs; };
   run = import ./run.nix derive;
+  bootstrap = import ./bootstrap.nix { inherit derive oci ostree; };
 in
 {
   # fetchurl { url | urls, sha256 | hash, name?, executable?, unpack? }: a file, pinned by its hash or else by sos.lock.
@@ -21,6 +22,9 @@ in
 
   # run { name, rootfs, script | command, mounts?, env?, cwd?, result? }: a command in a root filesystem.
   inherit run;
+
+  # bootstrap { tree, settings?, extraDistfiles?, start?, name? }: a tree of bootstrap steps, one derivation for each.
+  inherit bootstrap;
 
   # oci { name, rootfs, layers?, config?, tag? }: an OCI image layout; ociLayer { name, files | tree | rootfs }: one layer of it.
   inherit (oci) oci ociLayer;
