@@ -96,6 +96,7 @@ pub(crate) enum Command {
     Store(commands::store::StoreArgs),
     Gc(commands::gc::GcArgs),
     Recipe(commands::recipe::RecipeArgs),
+    Serve(commands::serve::ServeArgs),
     Doctor(commands::doctor::DoctorArgs),
     Init(commands::init::InitArgs),
     Completions(commands::completions::CompletionsArgs),

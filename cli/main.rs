@@ -137,6 +137,7 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Store(args) => commands::store::run(&session, &args),
         Command::Gc(args) => commands::gc::run(&session, &args),
         Command::Recipe(args) => commands::recipe::run(&session, &args),
+        Command::Serve(args) => commands::serve::run(&session, &args),
         Command::Doctor(args) => commands::doctor::run(&session, &args),
         Command::Init(args) => commands::init::run(&args),
         Command::Completions(args) => commands::completions::run(&args),

@@ -19,6 +19,7 @@ pub(crate) mod plan;
 pub(crate) mod recipe;
 pub(crate) mod repl;
 pub(crate) mod schema;
+pub(crate) mod serve;
 pub(crate) mod shell;
 pub(crate) mod store;
 pub(crate) mod verify;

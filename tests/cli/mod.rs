@@ -7,6 +7,7 @@ mod content_addressed;
 mod damage;
 mod diff;
 mod eval_cache;
+mod eval_cache_sources;
 mod events;
 mod export;
 mod fetchers;
