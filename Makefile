@@ -1,6 +1,7 @@
 # The front door. Every job does its own set-up; see setup.sh for what it installs.
 #
 #   make demo       build sos, then examples/web: a Debian image with a program compiled from C inside
+#   make demo-bootstrap   build sos, then steps/: our own bootstrap steps over binary seeds of Debian
 #   make test       everything: unit tests, black-box tests, tests against real peers
 #   make check      formatting, lints, documentation, licences
 #   make bench      ratios against the real peers (writes nothing; see BENCHMARKS.md)
@@ -9,7 +10,7 @@
 CARGO ?= cargo
 SOS = $(or $(CARGO_TARGET_DIR),target)/release/sos
 
-.PHONY: demo test test-slow check bench build clean
+.PHONY: demo demo-bootstrap test test-slow check bench build clean
 
 build:
 	@sh setup.sh demo
@@ -17,6 +18,10 @@ build:
 
 demo: build
 	@SOS="$(SOS)" sh examples/demo.sh
+
+demo-bootstrap: build
+	@"$(SOS)" build steps#rootfs.oci -o steps/result
+	@"$(SOS)" recipe pins steps
 
 # What setup.sh installs must be there: a test that would skip for want of a peer fails.
 test:

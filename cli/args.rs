@@ -95,6 +95,7 @@ pub(crate) enum Command {
     Diff(commands::diff::DiffArgs),
     Store(commands::store::StoreArgs),
     Gc(commands::gc::GcArgs),
+    Recipe(commands::recipe::RecipeArgs),
     Serve(commands::serve::ServeArgs),
     Doctor(commands::doctor::DoctorArgs),
     Init(commands::init::InitArgs),
@@ -129,6 +130,9 @@ pub(crate) struct TargetArgs {
     /// Pass the string STRING as argument NAME to a recipe that is a function
     #[arg(long, num_args = 2, value_names = ["NAME", "STRING"], allow_hyphen_values = true)]
     pub(crate) argstr: Vec<String>,
+    /// Give a variable of a tree of bootstrap steps a value, as in `--set ARCH=amd64`
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) set: Vec<String>,
     /// Add a place for `<...>` look-ups: PATH or PREFIX=PATH
     #[arg(short = 'I', long = "include", value_name = "PATH")]
     pub(crate) include: Vec<String>,
@@ -157,6 +161,7 @@ impl TargetArgs {
         for (flag, values, count) in [
             ("--arg", &self.arg, 2),
             ("--argstr", &self.argstr, 2),
+            ("--set", &self.set, 1),
             ("-I", &self.include, 1),
             ("-A", &self.attr, 1),
         ] {

@@ -665,6 +665,7 @@ impl<'a> Job<'a> {
                 let expression = sos_recipes::entry_expression(file).unwrap_or_default();
                 evaluator.eval_str(&expression, sos_recipes::ENTRY_NAME, &self.here)?
             }
+            Source::Bootstrap(dir) => return self.bootstrap(evaluator, dir, target),
             Source::Flake(reference) => {
                 return flake::value(&self.session, evaluator, reference, target, self.mode);
             }
@@ -691,6 +692,40 @@ impl<'a> Job<'a> {
         }
         evaluator
             .select_with(whole, &target.attr, &arguments)
+            .map_err(|why| match why.code {
+                "eval-attr-missing" => missing(evaluator, whole, target, &arguments).unwrap_or(why),
+                _ => why,
+            })
+    }
+
+    /// The value of a target in a tree of bootstrap steps.
+    fn bootstrap(
+        &self,
+        evaluator: &Evaluator,
+        dir: &Path,
+        target: &Target,
+    ) -> Result<Value, Box<Diagnostic>> {
+        let settings = &self.args.set;
+        let expression = sos_recipes::bootstrap_expression(dir, settings).unwrap_or_default();
+        let whole = evaluator.eval_str(&expression, sos_recipes::ENTRY_NAME, &self.here)?;
+        if target.attr.is_empty() {
+            return Ok(whole);
+        }
+        let names = |set: &str| -> Result<Vec<String>, Box<Diagnostic>> {
+            match evaluator.attr(whole, set)? {
+                Some(value) => evaluator.attr_names(value),
+                None => Ok(Vec::new()),
+            }
+        };
+        let commands = if target.attr.starts_with("stage0.") {
+            names("stage0")?
+        } else {
+            Vec::new()
+        };
+        let attr = sos_recipes::bootstrap::attr_path(&target.attr, &names("steps")?, &commands);
+        let arguments = BTreeMap::new();
+        evaluator
+            .select_with(whole, &attr, &arguments)
             .map_err(|why| match why.code {
                 "eval-attr-missing" => missing(evaluator, whole, target, &arguments).unwrap_or(why),
                 _ => why,

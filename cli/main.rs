@@ -26,6 +26,7 @@ mod search_path;
 mod session;
 mod sources;
 mod target;
+mod undeclared;
 
 use std::process::ExitCode;
 
@@ -142,6 +143,7 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Verify(args) => commands::verify::run(&session, &args),
         Command::Store(args) => commands::store::run(&session, &args),
         Command::Gc(args) => commands::gc::run(&session, &args),
+        Command::Recipe(args) => commands::recipe::run(&session, &args),
         Command::Serve(args) => commands::serve::run(&session, &args),
         Command::Doctor(args) => commands::doctor::run(&session, &args),
         Command::Init(args) => commands::init::run(&args),

@@ -30,6 +30,8 @@ pub(crate) enum Source {
     Nix(PathBuf),
     /// A Debian rootfs recipe: `*.rootfs.toml`.
     Rootfs(PathBuf),
+    /// A tree of bootstrap steps: a directory with `steps/manifest`.
+    Bootstrap(PathBuf),
     /// A flake: a directory with `flake.nix`, or a URL such as `github:owner/repo`.
     Flake(FlakeRef),
     /// An expression given with `-E`.
@@ -166,6 +168,9 @@ impl Target {
         if place.join("flake.nix").is_file() {
             return Ok(Source::Flake(flake::of_directory(place)?));
         }
+        if place.join("steps/manifest").is_file() {
+            return Ok(Source::Bootstrap(absolute(place)));
+        }
         let entries = std::fs::read_dir(place).map_err(|e| {
             Box::new(
                 Diagnostic::error(
@@ -194,7 +199,7 @@ impl Target {
                     Class::Recipe,
                     format!("no recipe in `{}`", place.display()),
                 )
-                .note("looked for `sos.nix`, `flake.nix` and `*.rootfs.toml`")
+                .note("looked for `sos.nix`, `flake.nix`, `steps/manifest` and `*.rootfs.toml`")
                 .help(format!(
                     "`sos init {}` makes a small working project",
                     place.display()
@@ -239,7 +244,8 @@ impl Target {
     pub(crate) fn file(&self) -> Option<&Path> {
         match &self.source {
             Source::Nix(f) | Source::Rootfs(f) => Some(f),
-            Source::Flake(_)
+            Source::Bootstrap(_)
+            | Source::Flake(_)
             | Source::Expression(_)
             | Source::StorePath(_)
             | Source::Derivation(_) => None,
@@ -250,6 +256,7 @@ impl Target {
     pub(crate) fn directory(&self) -> Option<PathBuf> {
         match &self.source {
             Source::Nix(f) | Source::Rootfs(f) => f.parent().map(Path::to_path_buf),
+            Source::Bootstrap(dir) => Some(dir.clone()),
             Source::Flake(_)
             | Source::Expression(_)
             | Source::StorePath(_)
@@ -278,7 +285,7 @@ pub(crate) fn attrs(targets: &[Target], values: &[Vec<Item>]) -> BTreeMap<StoreP
             continue;
         };
         let key = match &target.source {
-            Source::Nix(file) | Source::Rootfs(file) => {
+            Source::Nix(file) | Source::Rootfs(file) | Source::Bootstrap(file) => {
                 let whole = std::fs::canonicalize(file).unwrap_or_else(|_| file.clone());
                 let below = whole.strip_prefix(&project).unwrap_or(&whole);
                 format!("{}#{}", below.display(), target.attr)

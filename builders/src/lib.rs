@@ -13,6 +13,7 @@ pub mod filesystem;
 pub(crate) mod fragments;
 #[cfg(feature = "libostree")]
 pub mod libostree;
+pub mod media;
 pub mod mirror;
 pub mod mirrors;
 pub mod oci;
@@ -32,6 +33,7 @@ use crate::channel::UnpackChannelBuilder;
 use crate::debian::UnpackBuilder;
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
 use crate::filesystem::{FilesystemBuilder, VerityBuilder};
+use crate::media::{BuilderHex0Builder, PayloadBuilder, RootfsFileBuilder};
 use crate::mirrors::Mirrors;
 use crate::oci::{
     OciBuilder, OciChunksBuilder, OciIndexBuilder, OciLayerBuilder, OciRootfsBuilder,
@@ -87,6 +89,9 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(OstreePullBuilder)
         .register(RootfsEditBuilder)
         .register(UnpackBuilder)
+        .register(BuilderHex0Builder)
+        .register(PayloadBuilder)
+        .register(RootfsFileBuilder)
         .register(BuildEnvBuilder)
         .register(UnpackChannelBuilder);
     registry

@@ -16,6 +16,7 @@ use crate::render::output;
 use crate::run::{self, RunOptions, Stream};
 use crate::session::Session;
 use crate::target::{self, Source, Target};
+use crate::undeclared;
 
 /// Build targets; print the paths of their outputs, in the order of the arguments
 #[derive(Debug, clap::Args)]
@@ -118,6 +119,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
             String::new()
         },
     };
+    let steps = undeclared::steps(&evaluated.graph);
     let report = run::build(session, evaluated.graph, &wanted, &options, stream)?;
     let paths = paths(&evaluated.values, &report);
     if !args.no_link {
@@ -127,6 +129,12 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
     if report.success() {
         Ok(())
     } else {
+        if !session.global.quiet && !session.global.json {
+            let dir = session.store_dir()?;
+            for note in undeclared::notes(&steps, &dir, &report.failures) {
+                output::message(&note);
+            }
+        }
         Err(Failure::shown(report.failures.clone(), report.exit_code()))
     }
 }

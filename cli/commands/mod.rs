@@ -18,6 +18,7 @@ pub(crate) mod log;
 pub(crate) mod man;
 pub(crate) mod parse;
 pub(crate) mod plan;
+pub(crate) mod recipe;
 pub(crate) mod repl;
 pub(crate) mod schema;
 pub(crate) mod serve;

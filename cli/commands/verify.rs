@@ -2,7 +2,7 @@
 
 mod mirror;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -46,9 +46,13 @@ pub(crate) struct VerifyArgs {
     /// How often each is built again [default: 1; 0 with --against]
     #[arg(long, value_name = "N")]
     rounds: Option<u16>,
-    /// Everything that the targets are built from as well
+    /// Everything that the targets are built from as well; of a tree of bootstrap steps that is what is meant, as far as it was
+    /// built
     #[arg(long)]
     all: bool,
+    /// How many are built again at the same time
+    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: u16,
     /// Vary only these; `none` leaves all as it is
     #[arg(long, value_name = "CONDITION,..", value_delimiter = ',', value_parser = condition_words())]
     vary: Option<Vec<String>>,
@@ -113,8 +117,19 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
         ..RunOptions::default()
     };
     let engine = run::engine(session, &options, EventSink::null())?;
-    if args.all {
+    // A tree of steps is verified step by step: each from the root that the one before has left.
+    let steps = |target: &target::Target| matches!(target.source, target::Source::Bootstrap(_));
+    let tree = targets.iter().any(steps);
+    if args.all || tree {
         drvs = engine.derivations(&evaluated.graph, &drvs)?;
+    }
+    if tree && !args.all {
+        let (built, missing) = only_built(store, drvs)?;
+        drvs = built;
+        if missing > 0 && !session.global.quiet && !session.global.json {
+            let missing = size::count(missing, "derivation");
+            output::message(&format!("left out: {missing} that were not built yet"));
+        }
     }
     make_present(session, &engine, &evaluated.graph, &drvs, &options)?;
     let rounds = args
@@ -204,6 +219,19 @@ fn deriver(store: &Store, path: &StorePath) -> Result<StorePath, Failure> {
     ))
 }
 
+/// Those of `drvs` that were built here and whose results are there, and how many others there are.
+fn only_built(store: &Store, drvs: Vec<StorePath>) -> Result<(Vec<StorePath>, usize), Failure> {
+    let total = drvs.len();
+    let mut built = Vec::new();
+    for drv in drvs {
+        if !store.drv_outputs(&drv)?.is_empty() {
+            built.push(drv);
+        }
+    }
+    let missing = total - built.len();
+    Ok((built, missing))
+}
+
 /// Builds what is not there yet: what is to be compared, and what it is built from.
 fn make_present(
     session: &Session,
@@ -271,71 +299,101 @@ fn verify(
     let quiet = session.global.quiet || session.global.json;
     let window = window(session);
     let unicode = session.terminal.unicode;
+    let jobs = usize::from(args.jobs);
+    let mut running = tokio::task::JoinSet::new();
+    let mut waiting = drvs.iter().enumerate();
+    // What is done is told in the order in which it was asked for.
+    let mut done = BTreeMap::new();
+    let mut next = 0;
     let mut result = Ok(());
-    for drv in drvs {
-        let options = VerifyOptions {
-            rounds,
-            vary: wishes(args),
-            bisect: !args.no_bisect,
-        };
-        let (engine, graph, drv) = (engine.clone(), graph.clone(), drv.clone());
-        let (cancel, handle) = (cancel.clone(), runtime.handle().clone());
-        let name = Derivation::name_from_path(&drv).to_owned();
-        let done = runtime.block_on(runtime.spawn_blocking(move || {
-            let mut progress = |progress: &VerifyProgress| {
-                if quiet {
-                    return;
-                }
-                let line = match progress {
-                    VerifyProgress::Round(number, conditions) => {
-                        format!("{name}: round {number} of {rounds}, {}", varied(conditions))
-                    }
-                    VerifyProgress::Narrowing {
-                        conditions,
-                        number,
-                        expected,
-                    } => format!(
-                        "{name}: looking for the reason, build {number} of about {expected}, {}",
-                        varied(conditions)
-                    ),
-                };
-                match window {
-                    Some(columns) => live::draw(&Frame {
-                        rows: &[text::cut(&text::one_row(&line, unicode), columns).to_owned()],
-                        ..Frame::default()
-                    }),
-                    None => output::message(&line),
-                }
+    loop {
+        while running.len() < jobs
+            && result.is_ok()
+            && let Some((index, drv)) = waiting.next()
+        {
+            let options = VerifyOptions {
+                rounds,
+                vary: wishes(args),
+                bisect: !args.no_bisect,
             };
-            engine.verify(&handle, &graph, &drv, &options, &cancel, &mut progress)
-        }));
+            let (engine, graph, drv) = (engine.clone(), graph.clone(), drv.clone());
+            let (cancel, handle) = (cancel.clone(), runtime.handle().clone());
+            let name = Derivation::name_from_path(&drv).to_owned();
+            running.spawn_blocking_on(
+                move || {
+                    let mut progress = |progress: &VerifyProgress| {
+                        if quiet {
+                            return;
+                        }
+                        let line = line_of(&name, rounds, progress);
+                        match window {
+                            Some(columns) => live::draw(&Frame {
+                                rows: &[
+                                    text::cut(&text::one_row(&line, unicode), columns).to_owned()
+                                ],
+                                ..Frame::default()
+                            }),
+                            None => output::message(&line),
+                        }
+                    };
+                    let verified =
+                        engine.verify(&handle, &graph, &drv, &options, &cancel, &mut progress);
+                    (index, verified)
+                },
+                runtime.handle(),
+            );
+        }
+        let Some(ended) = runtime.block_on(running.join_next()) else {
+            break;
+        };
+        let problem = match ended {
+            Ok((index, Ok(verified))) => {
+                done.insert(index, verified);
+                None
+            }
+            Ok((_, Err(diagnostic))) => Some(Failure::from(diagnostic)),
+            Err(panicked) => Some(Failure::new(Diagnostic::error(
+                "bug-panic",
+                Class::Bug,
+                format!("a build again panicked: {panicked}"),
+            ))),
+        };
+        if let Some(problem) = problem {
+            // The others stop; the first reason is the one that counts.
+            cancel.cancel();
+            result = result.and(Err(problem));
+        }
         if window.is_some() {
             live::clear();
         }
-        let verified = match done {
-            Ok(Ok(verified)) => verified,
-            Ok(Err(diagnostic)) => {
-                result = Err(Failure::from(diagnostic));
-                break;
-            }
-            Err(panicked) => {
-                result = Err(Failure::new(Diagnostic::error(
-                    "bug-panic",
-                    Class::Bug,
-                    format!("a build again panicked: {panicked}"),
-                )));
-                break;
-            }
-        };
-        if let Err(failure) = tell(session, args, &verified, all) {
-            result = Err(failure);
-            break;
+        while result.is_ok()
+            && let Some(verified) = done.remove(&next)
+        {
+            next += 1;
+            result = tell(session, args, &verified, all);
         }
     }
     watch.abort();
     match seen.load(Ordering::SeqCst) {
         0 => result,
         signal => Err(Failure::interrupted(signal)),
+    }
+}
+
+/// What one derivation is at.
+fn line_of(name: &str, rounds: usize, progress: &VerifyProgress) -> String {
+    match progress {
+        VerifyProgress::Round(number, conditions) => {
+            format!("{name}: round {number} of {rounds}, {}", varied(conditions))
+        }
+        VerifyProgress::Narrowing {
+            conditions,
+            number,
+            expected,
+        } => format!(
+            "{name}: looking for the reason, build {number} of about {expected}, {}",
+            varied(conditions)
+        ),
     }
 }
 

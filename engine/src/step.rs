@@ -1,7 +1,7 @@
 //! `builtin:step`: a command in a root filesystem. The result is the changed root, or a tree that the command wrote.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -36,6 +36,10 @@ struct StepAttrs {
     env: BTreeMap<String, String>,
     #[serde(default)]
     mounts: BTreeMap<String, String>,
+    #[serde(default)]
+    layers: BTreeMap<String, String>,
+    #[serde(default)]
+    bare: bool,
     cwd: Option<String>,
     user: Option<String>,
     #[serde(default)]
@@ -173,15 +177,28 @@ fn plan(attempt: &Attempt<'_>, attrs: StepAttrs) -> Result<StepSpec, Stop> {
         .into_iter()
         .map(|(name, value)| (name.into_bytes(), value.into_bytes()))
         .collect();
-    for (inside, source) in &attrs.mounts {
-        if !inside.starts_with('/') {
-            return Err(bad(&format!("the mount point `{inside}` is not absolute")));
-        }
-        spec.mounts.push(StepMount {
-            inside: PathBuf::from(inside),
-            outside: physical(attempt, source)?,
-        });
-    }
+    let shown = |all: &BTreeMap<String, String>| {
+        let mount = |(inside, source): (&String, &String)| {
+            // The place is made by hand for a layer, and must not lead out of it.
+            let parts = Path::new(inside).components();
+            let is_plain = parts
+                .skip(1)
+                .all(|part| matches!(part, Component::Normal(_)));
+            if !inside.starts_with('/') || !is_plain {
+                let message =
+                    format!("the mount point `{inside}` is not absolute, or has `..` in it");
+                return Err(bad(&message));
+            }
+            Ok(StepMount {
+                inside: PathBuf::from(inside),
+                outside: physical(attempt, source)?,
+            })
+        };
+        all.iter().map(mount).collect::<Result<Vec<_>, _>>()
+    };
+    spec.mounts = shown(&attrs.mounts)?;
+    spec.layers = shown(&attrs.layers)?;
+    spec.bare = attrs.bare;
     if let Some(cwd) = attrs.cwd {
         spec.cwd = PathBuf::from(cwd);
     }

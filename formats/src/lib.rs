@@ -4,6 +4,7 @@
 //! taken, depth is limited, nothing recurses on input depth) and answers with an error, never with a panic.
 #![forbid(unsafe_code)]
 
+pub mod builder_hex0;
 pub mod crc32c;
 pub mod deb;
 pub mod derivation;
@@ -18,6 +19,7 @@ pub mod nar;
 pub mod narinfo;
 pub mod nix32;
 pub mod ostree;
+pub mod payload;
 pub mod store_path;
 pub mod tar;
 

@@ -4,6 +4,7 @@
 //! makes derivations of that data. What a recipe leaves open (which packages, which content) is answered from `sos.lock`.
 #![forbid(unsafe_code)]
 
+pub mod bootstrap;
 #[cfg(test)]
 mod example_tests;
 mod library;
@@ -56,6 +57,39 @@ pub const ROOTFS_ATTRS: &[&str] = &[
     "all",
 ];
 
+/// Returns the expression that a tree of bootstrap steps stands for, with variables as `NAME=value`.
+///
+/// # Example
+/// ```
+/// # use std::path::Path;
+/// let text = sos_recipes::bootstrap_expression(Path::new("/p"), &["ARCH=amd64".to_owned()]);
+/// assert_eq!(
+///     text.as_deref(),
+///     Some(r#"(import <sos>).bootstrap { tree = /. + "/p"; settings = [ "ARCH=amd64" ]; }"#)
+/// );
+/// ```
+pub fn bootstrap_expression(tree: &Path, settings: &[String]) -> Option<String> {
+    let tree = quoted(tree.to_str()?);
+    let settings: String = settings.iter().map(|s| format!("{} ", quoted(s))).collect();
+    Some(format!(
+        "(import <sos>).bootstrap {{ tree = /. + {tree}; settings = [ {settings}]; }}"
+    ))
+}
+
+/// A string of the language. Not a path literal: a name may hold characters that a literal cannot.
+fn quoted(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        if matches!(c, '"' | '\\' | '$') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out.push('"');
+    out
+}
+
 /// What the text of [`entry_expression`] is to be called: like a file of the library, so that no message points into it.
 pub const ENTRY_NAME: &str = "/.sos-builtin/recipe";
 
@@ -73,13 +107,8 @@ pub fn entry_expression(file: &Path) -> Option<String> {
     if !name.ends_with(ROOTFS_SUFFIX) {
         return None;
     }
-    // A string, not a path literal: a name may hold characters that a literal cannot.
-    let mut quoted = String::with_capacity(name.len() + 2);
-    for c in name.chars() {
-        if matches!(c, '"' | '\\' | '$') {
-            quoted.push('\\');
-        }
-        quoted.push(c);
-    }
-    Some(format!("(import <sos>).debian.rootfs (/. + \"{quoted}\")"))
+    Some(format!(
+        "(import <sos>).debian.rootfs (/. + {})",
+        quoted(name)
+    ))
 }

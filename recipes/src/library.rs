@@ -4,6 +4,7 @@
 pub const LIBRARY: &[(&str, &str)] = &[
     ("default.nix", include_str!("lib/default.nix")),
     ("bootc.nix", include_str!("lib/bootc.nix")),
+    ("bootstrap.nix", include_str!("lib/bootstrap.nix")),
     ("debian.nix", include_str!("lib/debian.nix")),
     ("derive.nix", include_str!("lib/derive.nix")),
     ("fetch.nix", include_str!("lib/fetch.nix")),

@@ -158,3 +158,19 @@ pub(crate) fn list<'a>(words: impl Iterator<Item = &'a str>) -> String {
         .collect::<Vec<_>>()
         .join(", ")
 }
+
+/// The error of a recipe that is no text, with the place of the first byte that is none.
+pub(crate) fn not_utf8(name: &str, error: &std::string::FromUtf8Error) -> Box<Diagnostic> {
+    let at = error.utf8_error().valid_up_to();
+    let byte = error.as_bytes().get(at).copied().unwrap_or_default();
+    let text = String::from_utf8_lossy(error.as_bytes());
+    let file = SourceFile::new(name, text);
+    let message = format!("`{name}` is not UTF-8: byte 0x{byte:02x}");
+    Box::new(
+        Diagnostic::error("recipe-not-utf8", Class::Recipe, message)
+            .label(&file, at..at + 3, "here")
+            .help(format!(
+                "`iconv -f LATIN1 -t UTF-8 {name}` prints it anew, if it is Latin-1"
+            )),
+    )
+}

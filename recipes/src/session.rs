@@ -10,10 +10,11 @@ use sos_formats::hash::{Hash, HashAlgo};
 use sos_formats::lock::Variant;
 use sos_lang::{ExtBuiltin, ExtCall, Extension, Plain};
 
+use crate::bootstrap;
 use crate::library::LIBRARY;
 use crate::locks::{LockMode, Locks, Pins};
 use crate::plain::{Set, int, text};
-use crate::problems::Problems;
+use crate::problems::{Problems, not_utf8};
 use crate::report::LockReport;
 use crate::rootfs;
 use crate::tree::{self, Places};
@@ -101,6 +102,16 @@ impl Session {
                     "__sosRootfsEdit",
                     "Checks an edit of a root filesystem; returns it as the builder takes it.",
                     Inner::rootfs_edit,
+                ),
+                builtin(
+                    "__sosBootstrapPlan",
+                    "Reads a tree of bootstrap steps; returns what the library builds it from.",
+                    Inner::bootstrap_plan,
+                ),
+                builtin(
+                    "__sosBootstrapMedia",
+                    "Reads a tree of bootstrap steps; returns what is on the media that a machine without a kernel boots.",
+                    Inner::bootstrap_media,
                 ),
                 builtin(
                     "__sosPinUrl",
@@ -270,6 +281,106 @@ impl Inner {
         problems.add(problem);
     }
 
+    fn bootstrap_plan(
+        &self,
+        call: &ExtCall<'_>,
+        argument: Plain,
+    ) -> Result<Plain, Box<Diagnostic>> {
+        self.bootstrap(call, argument, |checkout, settings, extra| {
+            let plan = bootstrap::of_checkout(checkout, settings)?;
+            bootstrap::lower(checkout, &plan, extra)
+        })
+    }
+
+    fn bootstrap_media(
+        &self,
+        call: &ExtCall<'_>,
+        argument: Plain,
+    ) -> Result<Plain, Box<Diagnostic>> {
+        self.bootstrap(call, argument, |checkout, settings, _| {
+            bootstrap::media(checkout, settings)
+        })
+    }
+
+    /// Opens the tree that a call names, with the settings that it gives.
+    fn bootstrap(
+        &self,
+        call: &ExtCall<'_>,
+        argument: Plain,
+        read: impl FnOnce(
+            &bootstrap::Checkout<'_>,
+            &bootstrap::Settings,
+            &bootstrap::Extra,
+        ) -> Result<Plain, Vec<Diagnostic>>,
+    ) -> Result<Plain, Box<Diagnostic>> {
+        let Plain::Attrs(mut argument) = argument else {
+            return Err(misuse(call));
+        };
+        let tree = match argument.remove("tree") {
+            Some(Plain::Path(tree)) => tree,
+            Some(Plain::Str { s, .. }) => PathBuf::from(String::from_utf8_lossy(&s).into_owned()),
+            _ => return Err(misuse(call)),
+        };
+        let texts = |list: Option<Plain>| -> Option<Vec<String>> {
+            let Some(Plain::List(list)) = list else {
+                return None;
+            };
+            let text = |one| match one {
+                Plain::Str { s, .. } => String::from_utf8(s).ok(),
+                _ => None,
+            };
+            list.into_iter().map(text).collect()
+        };
+        let bad = |message: String| {
+            Box::new(
+                Diagnostic::error("recipe-wrong-type", Class::Recipe, message)
+                    .with_labels(call.label.clone()),
+            )
+        };
+        let words = texts(argument.remove("settings")).ok_or_else(|| {
+            bad(
+                "`settings` of sos.bootstrap must be a list of strings such as \"ARCH=amd64\""
+                    .to_owned(),
+            )
+        })?;
+        let mut settings = bootstrap::Settings {
+            bash: argument.remove("bash") == Some(Plain::Bool(true)),
+            ..bootstrap::Settings::default()
+        };
+        for word in words {
+            let Some((name, value)) = word.split_once('=').filter(|(name, _)| !name.is_empty())
+            else {
+                return Err(bad(format!(
+                    "`{word}` in `settings` of sos.bootstrap is not `NAME=value`"
+                )));
+            };
+            settings.set.push((name.to_owned(), value.to_owned()));
+        }
+        let mut extra = bootstrap::Extra::new();
+        if let Some(Plain::Attrs(all)) = argument.remove("extraDistfiles") {
+            for (step, names) in all {
+                let names = texts(Some(names)).ok_or_else(|| {
+                    bad(format!(
+                        "`extraDistfiles.\"{step}\"` must be a list of names of files"
+                    ))
+                })?;
+                extra.insert(step, names);
+            }
+        }
+        let shown = self.shown(&tree);
+        let shown = if shown.is_empty() {
+            ".".to_owned()
+        } else {
+            shown
+        };
+        let checkout = bootstrap::Checkout::open(call.host, &tree, &shown)
+            .map_err(|e| Box::new(placed(*e, call)))?;
+        read(&checkout, &settings, &extra).or_else(|found| {
+            let found = found.into_iter().map(|d| placed(d, call)).collect();
+            self.accept(None, found)
+        })
+    }
+
     fn rootfs_edit(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
         let places = Places::below(&call.places, &[]);
         let problems = || Problems::in_call(call.label.clone(), &places);
@@ -424,26 +535,18 @@ fn with_places(answer: Plain, places: Plain) -> Plain {
     }
 }
 
+/// A problem without a place of its own is shown at the call.
+fn placed(problem: Diagnostic, call: &ExtCall<'_>) -> Diagnostic {
+    match problem.labels.as_slice() {
+        [] => problem.with_labels(call.label.clone()),
+        _ => problem,
+    }
+}
+
 fn misuse(call: &ExtCall<'_>) -> Box<Diagnostic> {
     let message = "a builtin of the sos library was called with something that it does not take";
     Box::new(
         Diagnostic::error("recipe-bad-call", Class::Recipe, message)
             .with_labels(call.label.clone()),
-    )
-}
-
-/// The error of a recipe that is no text, with the place of the first byte that is none.
-fn not_utf8(name: &str, error: &std::string::FromUtf8Error) -> Box<Diagnostic> {
-    let at = error.utf8_error().valid_up_to();
-    let byte = error.as_bytes().get(at).copied().unwrap_or_default();
-    let text = String::from_utf8_lossy(error.as_bytes());
-    let file = SourceFile::new(name, text);
-    let message = format!("`{name}` is not UTF-8: byte 0x{byte:02x}");
-    Box::new(
-        Diagnostic::error("recipe-not-utf8", Class::Recipe, message)
-            .label(&file, at..at + 3, "here")
-            .help(format!(
-                "`iconv -f LATIN1 -t UTF-8 {name}` prints it anew, if it is Latin-1"
-            )),
     )
 }

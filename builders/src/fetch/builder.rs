@@ -50,6 +50,8 @@ struct FetchAttrs {
     size: Option<u64>,
     /// Name and version of the package that this is, when a lock names it.
     package: Option<String>,
+    /// The bootstrap step that needs it: then the first address is a mirror, which nobody needs to have named.
+    distfile: Option<String>,
 }
 
 impl Builder for FetchBuilder {
@@ -63,7 +65,10 @@ impl Builder for FetchBuilder {
         1
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
-        let attrs: FetchAttrs = ctx.attrs_as()?;
+        let mut attrs: FetchAttrs = ctx.attrs_as()?;
+        if attrs.distfile.is_some() {
+            attrs.urls.retain(|url| self.fetcher.is_known(url));
+        }
         let unpack = if attrs.unpack {
             Unpack::Archive
         } else {
@@ -82,6 +87,13 @@ impl Builder for FetchBuilder {
                 let output = ctx.drv.outputs.get("out");
                 Err(of_package(package, output, *why, &self.relock).into())
             }
+            (Err(BuilderError::Diagnostic(why)), None) => match &attrs.distfile {
+                Some(step) => {
+                    let output = ctx.drv.outputs.get("out");
+                    Err(of_step(step, ctx.name, output, &attrs.urls, *why).into())
+                }
+                None => Err(why.into()),
+            },
             (done, _) => done,
         }
     }
@@ -112,6 +124,37 @@ fn of_package(
         }
         _ => why,
     }
+}
+
+/// Says of a file from outside which step needs it, and exactly what it is.
+fn of_step(
+    step: &str,
+    name: &str,
+    output: Option<&Output>,
+    urls: &[String],
+    why: Diagnostic,
+) -> Diagnostic {
+    if why.code == "fetch-hash-mismatch" {
+        return why;
+    }
+    let message = format!("the file `{name}`, which `{step}` needs, cannot be fetched");
+    let mut diagnostic = Diagnostic::error("bootstrap-distfile-missing", Class::Fetch, message);
+    if let Some(Output::Fixed { hash, .. }) = output {
+        diagnostic = diagnostic.note(format!("{} {}", hash.algo(), hash.to_hex()));
+    }
+    for source in &why.notes {
+        diagnostic = diagnostic.note(source.clone());
+    }
+    // An address that was not tried is still where the file may be had.
+    for url in urls {
+        if !why.notes.iter().any(|note| note.contains(url.as_str())) && !url.starts_with("mirror:")
+        {
+            diagnostic = diagnostic.note(url.clone());
+        }
+    }
+    diagnostic.help(format!(
+        "name a mirror that has it as `<mirror>/{name}`: `SOS_MIRRORS_DISTFILES=http://mirror.example`, or `mirrors.distfiles` in the configuration"
+    ))
 }
 
 /// Says of a package what the failure of its download does not: that a lock asks for it, for exactly what, and the way out.

@@ -191,6 +191,11 @@ impl Fetcher {
         ))))
     }
 
+    /// Tells whether something is known to serve a `mirror://` URL; any other URL is known.
+    pub fn is_known(&self, url: &str) -> bool {
+        self.expand(url).is_ok()
+    }
+
     /// Gives the places that a `mirror://` URL stands for; any other URL stands for itself.
     fn expand(&self, url: &str) -> Result<Vec<String>, Box<Diagnostic>> {
         if url.starts_with("mirror://") {

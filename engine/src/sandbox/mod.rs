@@ -18,6 +18,7 @@ mod helper;
 pub(crate) mod ids;
 mod init;
 mod launcher;
+mod layer;
 mod namespaces;
 mod network;
 mod outcome;

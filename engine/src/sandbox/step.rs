@@ -17,6 +17,7 @@ use crate::clock::{Clock, SystemClock};
 
 use super::capture::{self, Times};
 use super::converse::{Streams, converse};
+use super::layer;
 use super::outcome::{Control, Exit, SandboxError};
 use super::protocol::Op;
 use super::run::run;
@@ -69,6 +70,10 @@ pub struct StepSpec {
     pub env: BTreeMap<Vec<u8>, Vec<u8>>,
     /// What is shown.
     pub mounts: Vec<StepMount>,
+    /// What lies below the root filesystem and can be changed: what the step leaves as it is, is no part of the result.
+    pub layers: Vec<StepMount>,
+    /// The variables of `env` are all that there are.
+    pub bare: bool,
     /// Working directory.
     pub cwd: PathBuf,
     /// User and group id.
@@ -103,6 +108,8 @@ impl StepSpec {
             script: None,
             env: BTreeMap::new(),
             mounts: Vec::new(),
+            layers: Vec::new(),
+            bare: false,
             cwd: PathBuf::from("/"),
             user: (0, 0),
             epoch,
@@ -132,6 +139,9 @@ impl StepSpec {
         ]
         .map(|(name, value)| (name.into(), value.into()))
         .into();
+        if self.bare {
+            env.clear();
+        }
         if let Some(cores) = self.cores {
             env.push((b"SOS_CORES".to_vec(), cores.to_string().into()));
         }
@@ -370,7 +380,12 @@ impl Place {
             overlay,
             kept: kept.map(Path::to_owned),
         };
-        let mut own = vec![place.overlay.clone(), place.stubs(), place.work()];
+        let mut own = vec![
+            place.overlay.clone(),
+            place.stubs(),
+            place.layer(),
+            place.work(),
+        ];
         if kept.is_none() {
             own.extend([place.upper(), place.private()]);
         }
@@ -388,7 +403,7 @@ impl Place {
 
     /// Moves what the step has written to a lasting place. The files keep their owners in the namespace of steps.
     fn keep(&self, to: &Path, worker: &mut Worker) -> Result<(), SandboxError> {
-        for path in [self.stubs(), self.work()] {
+        for path in [self.stubs(), self.layer(), self.work()] {
             worker.remove_tree(&path)?;
         }
         fs::rename(&self.overlay, to)
@@ -397,6 +412,10 @@ impl Place {
 
     fn stubs(&self) -> PathBuf {
         self.overlay.join("stubs")
+    }
+
+    fn layer(&self) -> PathBuf {
+        self.overlay.join("layer")
     }
 
     fn upper(&self) -> PathBuf {
@@ -435,8 +454,15 @@ fn prepare(
     };
     fs::set_permissions(place.private(), fs::Permissions::from_mode(mode))
         .map_err(|e| SandboxError::io("set up the directory of the output", e))?;
+    let mut lower = vec![place.stubs(), tree.path()];
+    if !spec.layers.is_empty() {
+        // Below the root, so that what an earlier step made of such a file is what the next one finds, and so that directories
+        // have the owners and modes of the root.
+        layer::fill(worker, &place.layer(), &spec.layers, spec.epoch)?;
+        lower.push(place.layer());
+    }
     let shape = Shape::Step {
-        lower: vec![place.stubs(), tree.path()],
+        lower,
         upper: place.upper(),
         work: place.work(),
         writable: vec![(PathBuf::from(STEP_DIR), place.private())],

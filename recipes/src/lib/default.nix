@@ -10,6 +10,7 @@ let
   bootc = import ./bootc.nix { inherit derive oci ostree; };
   debian = import ./debian.nix { inherit bootc derive fetch filesystem oci ostree rootfs; };
   run = import ./run.nix derive;
+  bootstrap = import ./bootstrap.nix { inherit derive oci ostree; };
 in
 {
   # fetchurl { url | urls, sha256 | hash, name?, executable?, unpack? }: a file, pinned by its hash or else by sos.lock.
@@ -23,6 +24,9 @@ in
 
   # run { name, rootfs, script | command, mounts?, env?, cwd?, result? }: a command in a root filesystem.
   inherit run;
+
+  # bootstrap { tree, settings?, extraDistfiles?, start?, name? }: a tree of bootstrap steps, one derivation for each.
+  inherit bootstrap;
 
   # oci { name, rootfs | from, layers?, layering?, config?, tag? }: an OCI image layout; ociLayer { name, files | tree | rootfs }: one
   # layer of it. oci.pull { ref, digest }: an image of a registry; oci.rootfs { image }: its files; oci.index { name, images }: images

@@ -72,7 +72,8 @@ let
             help = "known here: ${builtins.concatStringsSep ", " (builtins.attrNames systems)}";
           } [ "arch" ]
           args);
-        rootfs = "${rootfs}";
+        # Without one the step begins with nothing but what is mounted.
+        rootfs = if rootfs == null then null else "${rootfs}";
         mounts = derive.sources mounts;
         # Booleans are written as a shell would test them.
         env = builtins.mapAttrs (_: value: if value == true then "1" else if value == false then "" else toString value) env;

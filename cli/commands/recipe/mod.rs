@@ -1,0 +1,112 @@
+//! `sos recipe`: what a recipe says, without building anything.
+
+mod payload;
+mod pins;
+
+use std::path::{Path, PathBuf};
+
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_recipes::bootstrap::{self, Mode, Plan, Settings};
+
+use crate::failure::Failure;
+use crate::host::StoreHost;
+use crate::render::output;
+use crate::session::Session;
+
+/// Show what a recipe says
+#[derive(Debug, clap::Args)]
+pub(crate) struct RecipeArgs {
+    #[command(subcommand)]
+    command: RecipeCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum RecipeCommand {
+    Show(ShowArgs),
+    Pins(Box<pins::PinsArgs>),
+    Payload(payload::PayloadArgs),
+}
+
+/// Print the steps of a tree of bootstrap steps: scripts, files from outside, pins
+#[derive(Debug, clap::Args)]
+struct ShowArgs {
+    /// The directory that holds `steps/manifest`
+    #[arg(value_name = "TREE", default_value = ".")]
+    tree: PathBuf,
+    /// Give a variable a value, as in `--set ARCH=amd64`
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    /// Start with the variables of this way to run [default: steps/bootstrap.cfg, or else chroot]
+    #[arg(long, value_name = "MODE", value_parser = Mode::NAMES)]
+    mode: Option<String>,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Problems of the recipe.
+pub(crate) fn run(session: &Session, args: &RecipeArgs) -> Result<(), Failure> {
+    match &args.command {
+        RecipeCommand::Show(args) => show(session, args),
+        RecipeCommand::Pins(args) => pins::run(session, args),
+        RecipeCommand::Payload(args) => payload::run(session, args),
+    }
+}
+
+fn show(session: &Session, args: &ShowArgs) -> Result<(), Failure> {
+    let settings = Settings {
+        mode: args.mode.as_deref().and_then(Mode::parse),
+        arch: None,
+        set: pairs(&args.set)?,
+        bash: false,
+    };
+    let plan = plan(session, &args.tree, &settings)?;
+    if session.global.json {
+        return output::json(&plan.to_json());
+    }
+    let text: String = plan.steps.iter().map(line).collect();
+    output::bytes(text.as_bytes())
+}
+
+/// Reads the plan of a tree.
+fn plan(session: &Session, tree: &Path, settings: &Settings) -> Result<Plan, Failure> {
+    let here = std::env::current_dir()
+        .map_err(|e| Failure::io("cannot tell the current directory", &e))?;
+    let host = StoreHost::pure(session.store()?.clone(), session);
+    let shown = tree.display().to_string();
+    bootstrap::plan(&host, &here.join(tree), &shown, settings).map_err(Failure::from)
+}
+
+/// Reads `NAME=VALUE` words.
+///
+/// # Errors
+/// `usage-bad-value` for a word without `=`.
+pub(crate) fn pairs(words: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let pair = |word: &String| {
+        let pair = word.split_once('=').filter(|(name, _)| !name.is_empty());
+        pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .ok_or_else(|| {
+                let message = format!("`--set {word}` is not `NAME=VALUE`");
+                Failure::new(Diagnostic::error("usage-bad-value", Class::Usage, message))
+            })
+    };
+    words.iter().map(pair).collect()
+}
+
+fn line(step: &bootstrap::Step) -> String {
+    let pass = step
+        .pass
+        .map_or(String::new(), |pass| format!(" pass {pass}"));
+    let package = match &step.package {
+        Some(package) if package.sha256.is_some() => format!(" -> {}", package.file),
+        Some(package) => format!(" -> {} (no pin)", package.file),
+        None => String::new(),
+    };
+    format!(
+        "{:>4} {:4} {:9} {}{pass}{package}\n",
+        step.index + 1,
+        step.shell(),
+        step.kind.as_str(),
+        step.name
+    )
+}

@@ -1,0 +1,45 @@
+//! Attribute paths of a tree of steps, whose names have dots in them.
+
+/// Returns the attribute path that `attr` means, with names quoted as the language needs it. `steps` and `commands` are the names
+/// below `steps` and `stage0`.
+///
+/// `steps.mes-0.27.1.1` is pass 1 of `mes-0.27.1`, and `bash-2.05b` is short for `steps.bash-2.05b`: the longest name wins.
+///
+/// # Example
+/// ```
+/// use sos_recipes::bootstrap::attr_path;
+/// let steps = ["mes-0.27.1", "mes-0.27"].map(str::to_owned);
+/// assert_eq!(attr_path("steps.mes-0.27.1.1", &steps, &[]), r#"steps."mes-0.27.1"."1""#);
+/// assert_eq!(attr_path("mes-0.27.oci", &steps, &[]), r#"steps."mes-0.27".oci"#);
+/// assert_eq!(attr_path("rootfs.oci", &steps, &[]), "rootfs.oci");
+/// ```
+pub fn attr_path(attr: &str, steps: &[String], commands: &[String]) -> String {
+    let (set, names, rest) = if let Some(rest) = attr.strip_prefix("steps.") {
+        ("steps", steps, rest)
+    } else if let Some(rest) = attr.strip_prefix("stage0.") {
+        ("stage0", commands, rest)
+    } else {
+        ("steps", steps, attr)
+    };
+    let is_it = |name: &&String| {
+        let rest = rest.strip_prefix(name.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let Some(name) = names.iter().filter(is_it).max_by_key(|name| name.len()) else {
+        return attr.to_owned();
+    };
+    let mut out = format!("{set}.\"{name}\"");
+    for part in rest[name.len()..]
+        .split('.')
+        .filter(|part| !part.is_empty())
+    {
+        let is_number = part.bytes().all(|b| b.is_ascii_digit());
+        out.push('.');
+        out.push_str(&if is_number {
+            format!("\"{part}\"")
+        } else {
+            part.to_owned()
+        });
+    }
+    out
+}

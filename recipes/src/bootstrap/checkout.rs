@@ -1,0 +1,167 @@
+//! The files of a checkout, read through the host of an evaluation, with symbolic links followed inside the checkout only.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sos_formats::diagnostic::{Class, Diagnostic, SourceFile};
+use sos_lang::{FileType, Host};
+
+/// The largest file that is read as a text.
+const MAX_TEXT_BYTES: usize = 4 << 20;
+
+/// A problem, boxed: it is large, and rare.
+pub(crate) type Result<T> = std::result::Result<T, Box<Diagnostic>>;
+
+/// A directory with `steps/manifest` in it.
+pub(crate) struct Checkout<'h> {
+    host: &'h dyn Host,
+    root: PathBuf,
+    /// How messages name the directory.
+    shown: String,
+}
+
+impl<'h> Checkout<'h> {
+    /// Opens the checkout at `root`, which messages call `shown`.
+    ///
+    /// # Errors
+    /// `bootstrap-missing` when there is no `steps/manifest`.
+    pub(crate) fn open(host: &'h dyn Host, root: &Path, shown: &str) -> Result<Self> {
+        let canonical = host.canonicalize(root).unwrap_or_else(|_| root.to_owned());
+        let found = Self {
+            host,
+            root: canonical,
+            shown: shown.trim_end_matches('/').to_owned(),
+        };
+        match found.resolve("steps/manifest")? {
+            Some(_) => Ok(found),
+            None => Err(Box::new(found.missing("steps/manifest").help(
+                "a tree of bootstrap steps has its list of steps there; name the directory that holds `steps`",
+            ))),
+        }
+    }
+
+    /// How messages name a file of the checkout.
+    pub(crate) fn shown(&self, path: &str) -> String {
+        match self.shown.as_str() {
+            "" | "." => path.to_owned(),
+            shown => format!("{shown}/{path}"),
+        }
+    }
+
+    /// The absolute path of a file of the checkout.
+    pub(crate) fn absolute(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// A problem with a file that has to be there.
+    pub(crate) fn missing(&self, path: &str) -> Diagnostic {
+        let message = format!("there is no `{}`", self.shown(path));
+        Diagnostic::error("bootstrap-missing", Class::Recipe, message)
+    }
+
+    /// Returns the path, inside the checkout, of what `path` leads to; nothing when there is nothing.
+    ///
+    /// # Errors
+    /// `bootstrap-bad-link` when links go in a circle or out of the checkout.
+    pub(crate) fn resolve(&self, path: &str) -> Result<Option<String>> {
+        let bad = |what: &str| {
+            let message = format!("`{}` {what}", self.shown(path));
+            Err(Box::new(
+                Diagnostic::error("bootstrap-bad-link", Class::Recipe, message)
+                    .help("a step may only use files of its own tree: make the link lead to one"),
+            ))
+        };
+        let real = match self.host.canonicalize(&self.root.join(path)) {
+            Ok(real) => real,
+            Err(e) if is_absent(&e) => return Ok(None),
+            // Only a circle of links is told apart by its number alone.
+            Err(e) if e.raw_os_error() == Some(40) => return bad("is a circle of links"),
+            Err(e) => return Err(Box::new(self.unreadable(path, &e))),
+        };
+        match real.strip_prefix(&self.root) {
+            Ok(inside) => Ok(inside.to_str().map(str::to_owned)),
+            Err(_) => bad("leads out of the tree"),
+        }
+    }
+
+    /// Returns the text of a file, or nothing when there is none.
+    ///
+    /// # Errors
+    /// As [`Checkout::resolve`]; `recipe-not-utf8`, and `bootstrap-unreadable` for a directory or a file that is too large.
+    pub(crate) fn text(&self, path: &str) -> Result<Option<Arc<SourceFile>>> {
+        let Some(real) = self.resolve(path)? else {
+            return Ok(None);
+        };
+        let bytes = match self.host.read_file(&self.root.join(&real)) {
+            Ok(bytes) => bytes,
+            Err(e) => return Err(Box::new(self.unreadable(path, &e))),
+        };
+        if bytes.len() > MAX_TEXT_BYTES {
+            let why = format!(
+                "it has {} bytes, the limit is {MAX_TEXT_BYTES}",
+                bytes.len()
+            );
+            return Err(Box::new(self.unreadable(path, &why)));
+        }
+        let shown = self.shown(path);
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Some(SourceFile::new(shown, text))),
+            Err(e) => Err(crate::problems::not_utf8(&shown, &e)),
+        }
+    }
+
+    /// The same for a file that has to be there.
+    ///
+    /// # Errors
+    /// As [`Checkout::text`], and `bootstrap-missing`.
+    pub(crate) fn need_text(&self, path: &str) -> Result<Arc<SourceFile>> {
+        self.text(path)?.ok_or_else(|| Box::new(self.missing(path)))
+    }
+
+    /// Lists a directory, sorted by name; nothing when there is none. Links in it are not followed.
+    ///
+    /// # Errors
+    /// As [`Checkout::resolve`]; `bootstrap-unreadable`, also for a name that is not UTF-8.
+    pub(crate) fn list(&self, path: &str) -> Result<Vec<(String, FileType)>> {
+        let Some(real) = self.resolve(path)? else {
+            return Ok(Vec::new());
+        };
+        let entries = self.host.read_dir(&self.root.join(&real));
+        let entries = entries.map_err(|e| Box::new(self.unreadable(path, &e)))?;
+        let mut out = Vec::with_capacity(entries.len());
+        for (name, kind) in entries {
+            let Ok(name) = String::from_utf8(name) else {
+                let why = "it holds a name that is not UTF-8";
+                return Err(Box::new(self.unreadable(path, &why)));
+            };
+            out.push((name, kind));
+        }
+        out.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(out)
+    }
+
+    /// What is at a path, without following a link at its end; nothing when there is nothing.
+    ///
+    /// # Errors
+    /// `bootstrap-unreadable`.
+    pub(crate) fn kind(&self, path: &str) -> Result<Option<FileType>> {
+        match self.host.file_type(&self.root.join(path)) {
+            Ok(kind) => Ok(kind),
+            Err(e) if is_absent(&e) => Ok(None),
+            Err(e) => Err(Box::new(self.unreadable(path, &e))),
+        }
+    }
+
+    fn unreadable(&self, path: &str, why: &dyn std::fmt::Display) -> Diagnostic {
+        let message = format!("`{}` cannot be read: {why}", self.shown(path));
+        Diagnostic::error("bootstrap-unreadable", Class::Recipe, message)
+    }
+}
+
+fn is_absent(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}

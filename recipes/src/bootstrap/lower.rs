@@ -1,0 +1,479 @@
+//! The plan as what the library builds it from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sos_formats::diagnostic::{Class, Diagnostic, SourceFile};
+use sos_lang::{FileType, Plain};
+
+use super::checkout::{Checkout, Result};
+use super::files::{Files, at_source, at_text};
+use super::kaem::{Reader, Shell};
+use super::manifest::Kind;
+use super::plan::{Plan, Step};
+use super::sources::Distfile;
+use super::stage0::{self, Input, Made, Stage0};
+use super::variables::Variables;
+use crate::plain::{Set, text, texts};
+
+/// Where distfiles are, for steps.
+const DISTFILES: &str = "/external/distfiles";
+/// Scripts of steps run with these names, and no others, from outside.
+const KAEM: &str = "/usr/bin/kaem";
+const BASH: &str = "/usr/bin/bash";
+
+/// Distfiles that a step opens although it does not declare them, by name of the step.
+pub(crate) type Extra = BTreeMap<String, Vec<String>>;
+
+/// Returns what `bootstrap.nix` takes.
+///
+/// # Errors
+/// Problems of stage0's scripts and of links in steps.
+pub(crate) fn lower(
+    checkout: &Checkout<'_>,
+    plan: &Plan,
+    extra: &Extra,
+) -> std::result::Result<Plain, Vec<Diagnostic>> {
+    let one = |e: Box<Diagnostic>| vec![*e];
+    let arch = plan.settings.get("ARCH").to_owned();
+    let arch_dir = plan.settings.get("ARCH_DIR").to_owned();
+    let seeded = checkout.kind("seed/seed.kaem").map_err(one)?.is_some();
+    let lowerer = Lowerer {
+        checkout,
+        plan,
+        extra,
+        pins: of_packages(plan),
+    };
+    let mut set = Set::new()
+        .with("arch", text(&arch))
+        .with("system", text(system(&arch).map_err(one)?));
+    let kaem = if seeded {
+        let stage0 = stage0::read(checkout, &arch, &arch_dir).map_err(one)?;
+        let (seed, variables) = lowerer.seed(&stage0, &arch_dir).map_err(one)?;
+        set = set
+            .with(
+                "stage0",
+                lowerer.stage0(&stage0, &arch, &arch_dir).map_err(one)?,
+            )
+            .with("seed", seed);
+        variables
+    } else {
+        BTreeMap::new()
+    };
+    let mut steps = Vec::new();
+    let mut problems = Vec::new();
+    for step in &plan.steps {
+        match lowerer.step(step, &kaem) {
+            Ok(step) => steps.push(step),
+            Err(problem) => problems.push(*problem),
+        }
+    }
+    if problems.is_empty() {
+        let pins = lowerer.pins(&arch, seeded)?;
+        let config = lowerer.config().map_err(one)?;
+        Ok(set
+            .with("config", Plain::List(config))
+            .with("steps", Plain::List(steps))
+            .with("pins", Plain::List(pins))
+            .done())
+    } else {
+        Err(problems)
+    }
+}
+
+/// The system whose programs the steps of an architecture are.
+fn system(arch: &str) -> Result<&'static str> {
+    match arch {
+        "x86" => Ok("i686-linux"),
+        "amd64" => Ok("x86_64-linux"),
+        "aarch64" => Ok("aarch64-linux"),
+        "riscv64" => Ok("riscv64-linux"),
+        _ => {
+            let message = format!("ARCH is `{arch}`, which no system runs");
+            let problem = Diagnostic::error("bootstrap-arch", Class::Recipe, message)
+                .note("known are `x86`, `amd64`, `aarch64` and `riscv64`");
+            Err(Box::new(problem))
+        }
+    }
+}
+
+/// The line for each package in the list of pins that its step sees: a step must not depend on the pins of others.
+fn of_packages(plan: &Plan) -> BTreeMap<usize, String> {
+    let pinned = plan.steps.iter().filter_map(|step| {
+        let package = step.package.as_ref()?;
+        let digest = package.sha256.as_ref()?;
+        Some((step.index, format!("{digest}  {}\n", package.file)))
+    });
+    pinned.collect()
+}
+
+struct Lowerer<'a> {
+    checkout: &'a Checkout<'a>,
+    plan: &'a Plan,
+    extra: &'a Extra,
+    pins: BTreeMap<usize, String>,
+}
+
+fn variables_of(all: &BTreeMap<String, String>) -> Plain {
+    let set = all.iter();
+    Plain::Attrs(set.map(|(n, v)| (n.clone(), text(v))).collect())
+}
+
+impl Lowerer<'_> {
+    fn path(&self, path: &str) -> Plain {
+        Plain::Path(self.checkout.absolute(path))
+    }
+
+    /// A file or directory of the checkout at an absolute path.
+    fn at(&self, at: &str, source: &str) -> Plain {
+        at_source(self.checkout, at, source)
+    }
+
+    fn stage0(&self, stage0: &Stage0, arch: &str, arch_dir: &str) -> Result<Plain> {
+        let commands = stage0.commands.iter().map(|made| self.command(made));
+        let entries = self.checkout.list(stage0::DIR)?;
+        let entries = entries.iter().filter(|(name, _)| !name.starts_with(".git"));
+        let entries = entries
+            .map(|(name, _)| self.at(&format!("/{name}"), &format!("{}/{name}", stage0::DIR)));
+        let whole = [
+            format!("/bootstrap-seeds/POSIX/{arch_dir}/kaem-optional-seed"),
+            format!("/kaem.{arch}"),
+        ];
+        let check = stage0.answers.iter().map(|path| {
+            Set::new()
+                .with("name", text(path))
+                .with("source", self.path(&format!("{}/{path}", stage0::DIR)))
+                .done()
+        });
+        Ok(Set::new()
+            .with("commands", Plain::List(commands.collect()))
+            .with("entries", Plain::List(entries.collect()))
+            .with("whole", texts(whole))
+            .with("check", Plain::List(check.collect()))
+            .with("sha256sum", text(format!("/{arch_dir}/bin/sha256sum")))
+            .done())
+    }
+
+    fn command(&self, made: &Made) -> Plain {
+        let inputs = made.inputs.iter().map(|(at, input)| match input {
+            Input::Made(index) => Set::new()
+                .with("at", text(at))
+                .with("made", crate::plain::int(*index))
+                .done(),
+            Input::Source(path) => self.at(at, path),
+        });
+        Set::new()
+            .with("name", text(&made.name))
+            .with("path", text(format!("/{}", made.path)))
+            .with("command", texts(&made.argv))
+            .with("cwd", text(&made.cwd))
+            .with("env", variables_of(&made.variables))
+            .with("tmpfs", texts(&made.scratch))
+            .with("inputs", Plain::List(inputs.collect()))
+            .done()
+    }
+
+    /// The root that steps begin with, and the run of the seed in it; also the variables that it hands on.
+    fn seed(&self, stage0: &Stage0, arch_dir: &str) -> Result<(Plain, BTreeMap<String, String>)> {
+        let mut files: Vec<Plain> = stage0
+            .bin
+            .iter()
+            .map(|(path, index)| {
+                Set::new()
+                    .with("path", text(format!("/{path}")))
+                    .with("made", crate::plain::int(*index))
+                    .with("mode", text("0700"))
+                    .done()
+            })
+            .collect();
+        let placed = |path: &str, source: &str| {
+            Set::new()
+                .with("path", text(path))
+                .with("source", self.path(source))
+                .done()
+        };
+        for (name, kind) in self.checkout.list("seed")? {
+            if kind == FileType::Regular {
+                files.push(placed(&format!("/{name}"), &format!("seed/{name}")));
+            }
+        }
+        // What the compiler of the seed and of the first steps is told of, beside the programs.
+        files.push(placed("/M2libc", &format!("{}/M2libc", stage0::DIR)));
+        files.push(placed(
+            "/init",
+            &format!(
+                "{}/bootstrap-seeds/POSIX/{arch_dir}/kaem-optional-seed",
+                stage0::DIR
+            ),
+        ));
+        files.extend(self.config()?);
+        let mut layers = vec![
+            // The seed runs what it generates. With nothing in the manifest that is nothing, and every step is a run of its own.
+            at_text("/steps/manifest", "\n"),
+        ];
+        if self.checkout.resolve("steps/configurator")?.is_some() {
+            layers.push(self.at("/steps/configurator", "steps/configurator"));
+        }
+        let run = Set::new()
+            .with(
+                "command",
+                texts([
+                    &format!("/{arch_dir}/bin/kaem"),
+                    "--verbose",
+                    "--strict",
+                    "--file",
+                    "/after.kaem",
+                ]),
+            )
+            .with("env", variables_of(&stage0.variables))
+            .with("layers", Plain::List(layers))
+            .with("files", Plain::List(files))
+            .done();
+        // What the seed sets, steps inherit.
+        let seed = self.checkout.need_text("seed/seed.kaem")?;
+        let env = self.checkout.need_text("steps/env")?;
+        let whole = format!("{}{}{}", self.plan.variables.to_cfg(), env.text, seed.text);
+        let mut reader = Reader {
+            checkout: self.checkout,
+            root: "seed",
+            commands: Vec::new(),
+            stop: &["0.sh"],
+        };
+        let mut shell = Shell::with(stage0.variables.clone());
+        reader.text(
+            "seed.kaem",
+            &SourceFile::new(&seed.name, whole),
+            &mut shell,
+            0,
+        )?;
+        Ok((run, shell.variables))
+    }
+
+    /// What steps read before they begin, and may change for those after them.
+    fn config(&self) -> Result<Vec<Plain>> {
+        let env = self.checkout.need_text("steps/env")?;
+        let cfg = self.plan.variables.to_cfg();
+        let file = |path: &str, content: &str| {
+            Set::new()
+                .with("path", text(path))
+                .with("content", text(content))
+                .done()
+        };
+        Ok(vec![
+            file("/steps/bootstrap.cfg", &cfg),
+            file("/steps/env", &env.text),
+        ])
+    }
+
+    fn step(&self, step: &Step, kaem: &BTreeMap<String, String>) -> Result<Plain> {
+        let tree = format!("/{}", step.tree);
+        let bash = step.generation > 0;
+        let mut layers = Vec::new();
+        if bash {
+            layers.push(self.at(&format!("{tree}/helpers.sh"), "steps/helpers.sh"));
+            let pin = self.pins.get(&step.index).map_or("", String::as_str);
+            layers.push(at_text(&format!("{tree}/SHA256SUMS.pkgs"), pin));
+        }
+        match step.kind {
+            Kind::Build => {
+                let dir = format!("{}/{}", step.tree, step.name);
+                let mut files = Files::new(self.checkout);
+                files.dir(&format!("/{dir}"), &dir, 0)?;
+                layers.extend(files.found);
+            }
+            Kind::Improve | Kind::Jump => {
+                if let (Some(script), Some(real)) = (&step.script, &step.script_real) {
+                    layers.push(self.at(&format!("{tree}/{script}"), real));
+                }
+                // It runs the generator again, which must not find the steps after it.
+                if step.name == "reconfigure" {
+                    layers.push(at_text(&format!("{tree}/manifest"), "\n"));
+                    if self.checkout.resolve("steps/configurator")?.is_some() {
+                        layers.push(self.at(&format!("{tree}/configurator"), "steps/configurator"));
+                    }
+                }
+            }
+            Kind::Uninstall => {}
+        }
+        let env = self.checkout.need_text("steps/env")?;
+        let script = if bash {
+            bash_script(step)
+        } else {
+            kaem_script(step, &self.plan.variables, &env.text)
+        };
+        let mut environment = BTreeMap::new();
+        if bash {
+            environment.insert("PATH".to_owned(), "/usr/bin".to_owned());
+        } else {
+            environment.clone_from(kaem);
+        }
+        let shell = if bash {
+            texts([BASH])
+        } else {
+            texts([KAEM, "--verbose", "--strict", "--file"])
+        };
+        let name = match step.kind {
+            Kind::Build => format!("{}-pass{}", step.name, step.pass.unwrap_or(1)),
+            Kind::Improve | Kind::Jump => format!("{}-{}", step.kind.as_str(), step.name),
+            Kind::Uninstall => format!("uninstall-{}", step.name.split(' ').next().unwrap_or("")),
+        };
+        let distfiles = self.distfiles(step)?;
+        Ok(Set::new()
+            .with("name", text(name))
+            .with("target", text(target(step)))
+            .with("pass", text(key(step, self.plan)))
+            .with("line", crate::plain::int(step.line))
+            .with("script", text(script))
+            .with("shell", shell)
+            .with("env", variables_of(&environment))
+            .with("parallel", Plain::Bool(bash && step.kind == Kind::Build))
+            .with("layers", Plain::List(layers))
+            .with(
+                "distfiles",
+                Plain::List(distfiles.iter().map(distfile).collect()),
+            )
+            .with_some(
+                "package",
+                step.package
+                    .as_ref()
+                    .map(|p| text(format!("/external/repo/{}", p.file))),
+            )
+            .done())
+    }
+
+    /// Every digest that the checkout says a result has; `step` is the number of the step that makes it, `seed` says that the
+    /// seed does, and what has neither is of stage0.
+    fn pins(&self, arch: &str, seeded: bool) -> std::result::Result<Vec<Plain>, Vec<Diagnostic>> {
+        let mut out = Vec::new();
+        let pin = |kind: &str, path: &str, sha256: &str| {
+            let path = format!("/{}", path.trim_start_matches('/'));
+            Set::new()
+                .with("kind", text(kind))
+                .with("path", text(path))
+                .with("sha256", text(sha256))
+        };
+        let read = |path: &str| -> std::result::Result<_, Vec<Diagnostic>> {
+            match self.checkout.text(path).map_err(|e| vec![*e])? {
+                Some(file) => super::pins::read(&file),
+                None => Ok(BTreeMap::new()),
+            }
+        };
+        if seeded {
+            for (path, digest) in read(&format!("{}/{arch}.answers", stage0::DIR))? {
+                out.push(pin("stage0", &path, &digest).done());
+            }
+            for tool in ["configurator", "script-generator"] {
+                for (path, digest) in read(&format!("seed/{tool}.{arch}.checksums"))? {
+                    out.push(pin("seed", &path, &digest).done());
+                }
+            }
+        }
+        for step in &self.plan.steps {
+            let index = || crate::plain::int(step.index);
+            let installed = step.outputs.iter().flatten();
+            for (path, digest) in installed {
+                out.push(pin("file", path, digest).with("step", index()).done());
+            }
+            let package = step.package.as_ref();
+            if let Some((package, digest)) = package.and_then(|p| Some((p, p.sha256.as_ref()?))) {
+                let path = format!("/external/repo/{}", package.file);
+                out.push(pin("package", &path, digest).with("step", index()).done());
+            }
+        }
+        Ok(out)
+    }
+
+    /// The files from outside that a step sees: its own, and those that it was given.
+    fn distfiles(&self, step: &Step) -> Result<Vec<Distfile>> {
+        let mut all = step.distfiles.clone();
+        for name in self.extra.get(&step.name).into_iter().flatten() {
+            let mut known = self.plan.steps.iter().flat_map(|s| &s.distfiles);
+            match known.find(|d| d.name == *name) {
+                Some(found) if !all.contains(found) => all.push(found.clone()),
+                Some(_) => {}
+                None => {
+                    let message = format!(
+                        "`extraDistfiles` gives `{}` the file `{name}`, which no step declares",
+                        step.name
+                    );
+                    let names = self.plan.steps.iter().flat_map(|s| &s.distfiles);
+                    let names: BTreeSet<&str> = names.map(|d| d.name.as_str()).collect();
+                    let problem = Diagnostic::error("bootstrap-missing", Class::Recipe, message)
+                        .suggest(name, names.into_iter());
+                    return Err(Box::new(problem));
+                }
+            }
+        }
+        Ok(all)
+    }
+}
+
+pub(super) fn distfile(file: &Distfile) -> Plain {
+    Set::new()
+        .with("name", text(&file.name))
+        .with("at", text(format!("{DISTFILES}/{}", file.name)))
+        .with("sha256", text(&file.sha256))
+        .with("urls", texts(&file.urls))
+        .done()
+}
+
+/// The name below `steps` by which a step is asked for.
+fn target(step: &Step) -> String {
+    match step.kind {
+        Kind::Build => step.name.clone(),
+        Kind::Improve | Kind::Jump => format!("{}-{}", step.kind.as_str(), step.name),
+        Kind::Uninstall => format!("uninstall-{}", step.name.replace([' ', '/'], "-")),
+    }
+}
+
+/// Which of the steps of one target it is: builds by their pass, others by how often they came.
+fn key(step: &Step, plan: &Plan) -> String {
+    match step.pass {
+        Some(pass) => pass.to_string(),
+        None => {
+            let same = plan.steps[..step.index].iter();
+            let same = same.filter(|s| s.kind == step.kind && s.name == step.name);
+            (same.count() + 1).to_string()
+        }
+    }
+}
+
+/// What a step in kaem runs: the beginning of the script that upstream generates, and its own lines of it.
+fn kaem_script(step: &Step, variables: &Variables, env: &str) -> String {
+    let header = format!("set -ex\ncd /{}\n{}{env}", step.tree, variables.to_cfg());
+    let body = match step.kind {
+        Kind::Build => format!(
+            "pkg={}\ncd ${{pkg}}\nkaem --file {}\ncd ..\n",
+            step.name,
+            step.script.as_deref().unwrap_or_default()
+        ),
+        Kind::Improve | Kind::Jump => format!(
+            "kaem --file /{}/{}\n",
+            step.tree,
+            step.script.as_deref().unwrap_or_default()
+        ),
+        Kind::Uninstall => format!("uninstall {}\n", step.name),
+    };
+    header + &body
+}
+
+/// The same for bash. The number of jobs is set between what is read: it is of this machine, and in no file.
+fn bash_script(step: &Step) -> String {
+    let header = format!(
+        "#!/bin/bash\nset -e\ncd /{}\n. ./bootstrap.cfg\n[ -z \"${{SOS_CORES}}\" ] || JOBS=${{SOS_CORES}}\nunset SOS_CORES\n. ./env\n. ./helpers.sh\n",
+        step.tree
+    );
+    let body = match step.kind {
+        Kind::Build => format!(
+            "build {} {}\n",
+            step.name,
+            step.script.as_deref().unwrap_or_default()
+        ),
+        Kind::Improve | Kind::Jump => format!(
+            ". /{}/{}\n",
+            step.tree,
+            step.script.as_deref().unwrap_or_default()
+        ),
+        Kind::Uninstall => format!("uninstall {}\n", step.name),
+    };
+    header + &body
+}

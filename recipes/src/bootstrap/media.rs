@@ -1,0 +1,177 @@
+//! What the media of a bootstrap without a kernel hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_lang::{FileType, Plain};
+
+use super::checkout::{Checkout, Result};
+use super::files::{Files, at_source, at_text};
+use super::lower::distfile;
+use super::plan::{Settings, starting_variables};
+use super::sources::{self, Distfile};
+use super::stage0;
+use super::variables::Mode;
+use crate::plain::{Set, text, texts};
+use crate::problems::Problems;
+
+/// The directive behind which files come from the payload.
+const IMPORT: &str = "import_payload";
+/// Where the boot loader is in a checkout.
+const LOADER: &str = "builder-hex0/builder-hex0-x86";
+
+/// Returns what `bootstrap.nix` makes media of: the files and commands of the image, and the files of the payload.
+///
+/// # Errors
+/// Problems of what the checkout says; an architecture that the boot loader is not for.
+pub(crate) fn media(
+    checkout: &Checkout<'_>,
+    settings: &Settings,
+) -> std::result::Result<Plain, Vec<Diagnostic>> {
+    let kernel = Settings {
+        mode: Some(settings.mode.unwrap_or(Mode::Kernel)),
+        ..settings.clone()
+    };
+    let variables = starting_variables(checkout, &kernel)?;
+    let arch = variables.get("ARCH");
+    if arch != "x86" {
+        let message = format!("builder-hex0 boots x86 alone, and ARCH is `{arch}`");
+        let problem = Diagnostic::error("bootstrap-arch", Class::Recipe, message)
+            .help("leave `--set ARCH` out: x86 is what a tree is for without it");
+        return Err(vec![problem]);
+    }
+    let one = |e: Box<Diagnostic>| vec![*e];
+    let mut files = files(checkout).map_err(one)?;
+    files.push(at_text("/steps/bootstrap.cfg", &variables.to_cfg()));
+    let split = split(checkout)?;
+    let all = |list: &[Distfile]| Plain::List(list.iter().map(distfile).collect());
+    let stage = |n: u8| {
+        let path = format!("{LOADER}-stage{n}.hex0");
+        match checkout.resolve(&path)? {
+            Some(real) => Ok(Plain::Path(checkout.absolute(&real))),
+            None => Err(Box::new(checkout.missing(&path).help(
+                "the boot loader is a submodule: `git submodule update --init builder-hex0` fetches it",
+            ))),
+        }
+    };
+    Ok(Set::new()
+        .with("stage1", stage(1).map_err(one)?)
+        .with("stage2", stage(2).map_err(one)?)
+        .with("files", Plain::List(files))
+        .with("commands", texts(COMMANDS))
+        .with("distfiles", all(&split.image))
+        .with_some("payload", split.payload.as_deref().map(all))
+        .with("manifest", text(checkout.shown("steps/manifest")))
+        .done())
+}
+
+/// What makes the seeds from their sources, and begins: there are no programs on the medium but the boot sector.
+const COMMANDS: [&str; 7] = [
+    "src 0 /bootstrap-seeds",
+    "src 0 /bootstrap-seeds/POSIX",
+    "src 0 /bootstrap-seeds/POSIX/x86",
+    "hex0 /x86/hex0_x86.hex0 /bootstrap-seeds/POSIX/x86/hex0-seed",
+    "hex0 /x86/kaem-minimal.hex0 /bootstrap-seeds/POSIX/x86/kaem-optional-seed",
+    "hex0 /x86/kaem-minimal.hex0 /init",
+    "/bootstrap-seeds/POSIX/x86/kaem-optional-seed /kaem.x86",
+];
+
+/// stage0 without its programs, the files of the seed over it, and the steps.
+fn files(checkout: &Checkout<'_>) -> Result<Vec<Plain>> {
+    let mut placed: BTreeMap<String, Plain> = BTreeMap::new();
+    for (name, _) in checkout.list(stage0::DIR)? {
+        if name != "bootstrap-seeds" && !name.contains(".git") {
+            let at = format!("/{name}");
+            placed.insert(
+                name.clone(),
+                at_source(checkout, &at, &format!("{}/{name}", stage0::DIR)),
+            );
+        }
+    }
+    for (name, kind) in checkout.list("seed")? {
+        if kind == FileType::Regular {
+            let at = format!("/{name}");
+            placed.insert(
+                name.clone(),
+                at_source(checkout, &at, &format!("seed/{name}")),
+            );
+        }
+    }
+    let mut steps = Files::new(checkout);
+    steps.dir("/steps", "steps", 0)?;
+    Ok(placed.into_values().chain(steps.found).collect())
+}
+
+struct Split {
+    image: Vec<Distfile>,
+    /// None when the manifest has no place where a payload is imported.
+    payload: Option<Vec<Distfile>>,
+}
+
+/// Tells which files from outside go where. Predicates do not count, as upstream has it: a medium is made before they are known.
+fn split(checkout: &Checkout<'_>) -> std::result::Result<Split, Vec<Diagnostic>> {
+    let manifest = checkout.need_text("steps/manifest").map_err(|e| vec![*e])?;
+    let mut found = Split {
+        image: Vec::new(),
+        payload: None,
+    };
+    let words = |line: &str| -> Vec<String> {
+        let line = line.split('#').next().unwrap_or_default();
+        line.split(' ').map(str::to_owned).collect()
+    };
+    let lines: Vec<Vec<String>> = manifest.text.lines().map(words).collect();
+    let is = |line: &[String], kind: &str| line.first().is_some_and(|word| word == kind);
+    let imports = lines
+        .iter()
+        .any(|line| is(line, "improve:") && line.get(1).is_some_and(|name| name == IMPORT));
+    let mut seen: BTreeMap<String, Distfile> = BTreeMap::new();
+    let mut steps = BTreeSet::new();
+    let mut online = false;
+    for line in &lines {
+        let Some(name) = line.get(1) else { continue };
+        if is(line, "improve:") {
+            if imports && name == IMPORT {
+                found.payload.get_or_insert_default();
+            }
+            online |= !imports && name.contains("network");
+        }
+        if !is(line, "build:") || online || !steps.insert(name.clone()) {
+            continue;
+        }
+        let Some(file) = checkout
+            .text(&format!("steps/{name}/sources"))
+            .map_err(|e| vec![*e])?
+        else {
+            continue;
+        };
+        let mut problems = Problems::in_file(&file);
+        let files = sources::read(&file, &mut problems);
+        let problems = problems.finish();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        for file in files {
+            match seen.get(&file.name) {
+                Some(known) if known.sha256 != file.sha256 => {
+                    let message = format!(
+                        "`{}` has two digests: that of `steps/{name}` is {}, and an earlier step has {}",
+                        file.name, file.sha256, known.sha256
+                    );
+                    let problem =
+                        Diagnostic::error("bootstrap-two-digests", Class::Recipe, message);
+                    return Err(vec![problem]);
+                }
+                Some(_) => {}
+                None => {
+                    seen.insert(file.name.clone(), file.clone());
+                    found
+                        .payload
+                        .as_mut()
+                        .unwrap_or(&mut found.image)
+                        .push(file);
+                }
+            }
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,30 @@
+//! Bootstrap steps: a tree in the format of live-bootstrap, read as it is.
+//!
+//! `steps/manifest` lists what is done, `steps/NAME` says how, and `seed` is what everything grows from.
+
+mod attr;
+mod checkout;
+mod files;
+mod json;
+mod kaem;
+mod lex;
+mod lower;
+mod manifest;
+mod media;
+mod pins;
+mod plan;
+mod sources;
+mod stage0;
+#[cfg(test)]
+mod tests;
+mod variables;
+
+pub use attr::attr_path;
+pub(crate) use checkout::Checkout;
+pub(crate) use lower::{Extra, lower};
+pub use manifest::Kind;
+pub(crate) use media::media;
+pub(crate) use plan::of_checkout;
+pub use plan::{Package, Plan, Settings, Step, plan};
+pub use sources::Distfile;
+pub use variables::{Mode, Variables};

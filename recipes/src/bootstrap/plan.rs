@@ -1,0 +1,384 @@
+//! The plan of a run: which steps there are, in which shell, with which script, files from outside and pins.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_lang::Host;
+
+use super::checkout::Checkout;
+use super::manifest::{self, Directive, Kind};
+use super::pins;
+use super::sources::{self, Distfile};
+use super::variables::{self, Mode, Variables};
+use crate::problems::Problems;
+
+/// The settings of a plan, beyond what the checkout says.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Whose default variables are taken when the checkout has no `steps/bootstrap.cfg`; none is the chroot.
+    pub mode: Option<Mode>,
+    /// The architecture, as upstream names it; none is that of `bootstrap.cfg`, or else x86.
+    pub arch: Option<String>,
+    /// Variables in place of the defaults, in order.
+    pub set: Vec<(String, String)>,
+    /// The first step is run by bash, in a root that brings it.
+    pub bash: bool,
+}
+
+/// The plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The variables before the manifest.
+    pub settings: Variables,
+    /// The variables after the manifest: what is in `bootstrap.cfg` while steps run.
+    pub variables: Variables,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Where it comes in the order, from 0.
+    pub index: usize,
+    /// Directory of the manifest: `steps`, or that of an extension.
+    pub tree: String,
+    /// Line of the manifest, from 1.
+    pub line: usize,
+    /// What it does.
+    pub kind: Kind,
+    /// The argument of the directive.
+    pub name: String,
+    /// Number of the generated script that it is in.
+    pub script_index: usize,
+    /// 0 while kaem runs the steps; then the number of the bash that does.
+    pub generation: usize,
+    /// How often this name has come, this time included; for builds.
+    pub pass: Option<usize>,
+    /// File name of the script; of an `improve` and a `jump` with its directory.
+    pub script: Option<String>,
+    /// Path of that script in the checkout, links followed; none where the default stages of the helpers do all.
+    pub script_real: Option<String>,
+    /// Files from outside.
+    pub distfiles: Vec<Distfile>,
+    /// What bash packs: file name, revision and digest.
+    pub package: Option<Package>,
+    /// The directory of patches, links followed.
+    pub patch_dir: Option<String>,
+    /// What kaem installs: digests by absolute path, as `*.checksums` has them.
+    pub outputs: Option<BTreeMap<String, String>>,
+}
+
+/// The package that a step in bash makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    /// How many packages there were before whose names begin alike.
+    pub revision: usize,
+    /// The file name.
+    pub file: String,
+    /// The digest that it has to have; none when there is no line for it.
+    pub sha256: Option<String>,
+}
+
+impl Step {
+    /// The shell that runs it.
+    pub fn shell(&self) -> &'static str {
+        if self.generation == 0 { "kaem" } else { "bash" }
+    }
+}
+
+/// Reads the plan of the checkout at `root`, which messages call `shown`.
+///
+/// # Errors
+/// Every problem of the files that the plan comes from, each with its place.
+pub fn plan(
+    host: &dyn Host,
+    root: &Path,
+    shown: &str,
+    settings: &Settings,
+) -> Result<Plan, Vec<Diagnostic>> {
+    let checkout = Checkout::open(host, root, shown).map_err(|e| vec![*e])?;
+    of_checkout(&checkout, settings)
+}
+
+/// The same for a checkout that is open.
+pub(crate) fn of_checkout(
+    checkout: &Checkout<'_>,
+    settings: &Settings,
+) -> Result<Plan, Vec<Diagnostic>> {
+    let start = starting_variables(checkout, settings)?;
+    let mut planner = Planner {
+        checkout,
+        variables: start.clone(),
+        found: Vec::new(),
+        steps: Vec::new(),
+        packages: Vec::new(),
+        generation: usize::from(settings.bash),
+    };
+    planner.tree("steps");
+    for extension in extensions(&planner.variables) {
+        planner.tree(&extension);
+    }
+    if planner.found.is_empty() {
+        Ok(Plan {
+            settings: start,
+            variables: planner.variables,
+            steps: planner.steps,
+        })
+    } else {
+        Err(planner.found)
+    }
+}
+
+/// Manifests that run after the main one: `EXTRA_BUILDS` has the names, separated by commas.
+fn extensions(variables: &Variables) -> Vec<String> {
+    let mut names: Vec<&str> = variables
+        .get("EXTRA_BUILDS")
+        .split([',', ' '])
+        .filter(|name| !name.is_empty())
+        .collect();
+    if variables.get("BUILD_GUIX_ALSO") == "True" && !names.contains(&"guix") {
+        names.push("guix");
+    }
+    names.iter().map(|name| format!("steps-{name}")).collect()
+}
+
+pub(super) fn starting_variables(
+    checkout: &Checkout<'_>,
+    settings: &Settings,
+) -> Result<Variables, Vec<Diagnostic>> {
+    let of_settings = || {
+        let arch = settings.set.iter().rev().find(|(name, _)| name == "ARCH");
+        let arch = arch.map(|(_, value)| value).or(settings.arch.as_ref());
+        let arch = arch.map_or("x86", String::as_str);
+        variables::defaults(settings.mode.unwrap_or_default(), arch)
+    };
+    let file = checkout.text("steps/bootstrap.cfg").map_err(|e| vec![*e])?;
+    let mut start = match file {
+        Some(file) if settings.mode.is_none() => {
+            let mut problems = Problems::in_file(&file);
+            let mut read = variables::read_cfg(&file, &mut problems);
+            let found = problems.finish();
+            if !found.is_empty() {
+                return Err(found);
+            }
+            if let Some(arch) = &settings.arch {
+                read.set("ARCH", arch);
+                read.set("ARCH_DIR", variables::arch_dir(arch));
+            }
+            read
+        }
+        _ => of_settings(),
+    };
+    for (name, value) in &settings.set {
+        start.set(name, value);
+        // The directory goes with the architecture unless it is given, too.
+        if name == "ARCH" && !settings.set.iter().any(|(name, _)| name == "ARCH_DIR") {
+            start.set("ARCH_DIR", variables::arch_dir(value));
+        }
+    }
+    if !matches!(start.get("CONFIGURATOR"), "" | "False") {
+        let message = "CONFIGURATOR is not False: the configurator would ask for values while the system is built";
+        let problem = Diagnostic::error("bootstrap-configurator", Class::Recipe, message)
+            .help("give the values with `--set NAME=VALUE`, and leave CONFIGURATOR as it is");
+        return Err(vec![problem]);
+    }
+    Ok(start)
+}
+
+struct Planner<'a> {
+    checkout: &'a Checkout<'a>,
+    variables: Variables,
+    found: Vec<Diagnostic>,
+    steps: Vec<Step>,
+    /// File names of the packages so far.
+    packages: Vec<String>,
+    generation: usize,
+}
+
+impl Planner<'_> {
+    /// Plans what one manifest says. Passes are counted anew for each.
+    fn tree(&mut self, tree: &str) {
+        let manifest = match self.checkout.need_text(&format!("{tree}/manifest")) {
+            Ok(manifest) => manifest,
+            Err(problem) => return self.found.push(*problem),
+        };
+        let pins = match pins::packages(self.checkout, tree) {
+            Ok(pins) => pins,
+            Err(problems) => {
+                self.found.extend(problems);
+                BTreeMap::new()
+            }
+        };
+        let mut problems = Problems::in_file(&manifest);
+        let directives = manifest::interpret(&manifest.text, &mut self.variables, &mut problems);
+        let mut passes: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut sources: BTreeMap<&str, Vec<Distfile>> = BTreeMap::new();
+        let mut script_index = 0;
+        for directive in &directives {
+            // Every directive counts, of whatever kind.
+            let pass = passes.entry(&directive.argument).or_insert(0);
+            *pass += 1;
+            let mut step = Step {
+                index: self.steps.len(),
+                tree: tree.to_owned(),
+                line: directive.line,
+                kind: directive.kind,
+                name: directive.argument.clone(),
+                script_index,
+                generation: self.generation,
+                pass: None,
+                script: None,
+                script_real: None,
+                distfiles: Vec::new(),
+                package: None,
+                patch_dir: None,
+                outputs: None,
+            };
+            let done = match directive.kind {
+                Kind::Build => {
+                    let known = sources.get(directive.argument.as_str()).cloned();
+                    let done = self.build(&mut step, *pass, known, &pins, directive, &mut problems);
+                    sources.insert(&directive.argument, step.distfiles.clone());
+                    done
+                }
+                Kind::Improve | Kind::Jump => self.script(&mut step, directive, &mut problems),
+                Kind::Uninstall => Ok(()),
+            };
+            if let Err(problem) = done {
+                problems.add(located(*problem, directive, &problems));
+            }
+            self.steps.push(step);
+            if directive.kind == Kind::Build && directive.argument.starts_with("bash-") {
+                self.generation += 1;
+                script_index += 1;
+            }
+            if directive.kind == Kind::Jump {
+                script_index += 1;
+            }
+        }
+        self.found.extend(problems.finish());
+    }
+
+    fn build(
+        &mut self,
+        step: &mut Step,
+        pass: usize,
+        sources: Option<Vec<Distfile>>,
+        pins: &BTreeMap<String, String>,
+        directive: &Directive,
+        problems: &mut Problems,
+    ) -> super::checkout::Result<()> {
+        let dir = format!("{}/{}", step.tree, step.name);
+        // A name that leads elsewhere would be looked for there.
+        if step.name.contains('/') || matches!(step.name.as_str(), "." | "..") {
+            let message = format!("`{}` cannot be the name of a step", step.name);
+            let problem = problems.error("bootstrap-syntax", message, &directive.place, "no name");
+            return Err(Box::new(problem));
+        }
+        if self.checkout.resolve(&dir)?.is_none() {
+            return Err(Box::new(self.checkout.missing(&dir)));
+        }
+        let script = format!(
+            "pass{pass}.{}",
+            if self.generation == 0 { "kaem" } else { "sh" }
+        );
+        let path = format!("{dir}/{script}");
+        step.script_real = self.checkout.resolve(&path)?;
+        step.pass = Some(pass);
+        step.script = Some(script);
+        if self.generation == 0 && step.script_real.is_none() {
+            return Err(Box::new(self.checkout.missing(&path).note(format!(
+                "this is pass {pass} of `{}`: every earlier directive of that name counts, and kaem has no default for a pass",
+                step.name
+            ))));
+        }
+        step.distfiles = match sources {
+            Some(known) => known,
+            None => self.sources(&dir)?,
+        };
+        if self.generation == 0 {
+            let arch = self.variables.get("ARCH");
+            step.outputs = pins::outputs(self.checkout, &dir, &step.name, arch).map_err(first)?;
+        } else {
+            // By the beginning of the name, as the helpers count.
+            let alike = self.packages.iter().filter(|p| p.starts_with(&step.name));
+            let revision = alike.count();
+            let file = format!("{}_{revision}.tar.bz2", step.name);
+            self.packages.push(file.clone());
+            step.package = Some(Package {
+                revision,
+                sha256: pins.get(&file).cloned(),
+                file,
+            });
+            let own = self
+                .checkout
+                .resolve(&format!("{dir}/patches-pass{pass}"))?;
+            step.patch_dir = match own {
+                Some(own) => Some(own),
+                None => self.checkout.resolve(&format!("{dir}/patches"))?,
+            };
+        }
+        Ok(())
+    }
+
+    fn sources(&mut self, dir: &str) -> super::checkout::Result<Vec<Distfile>> {
+        let Some(file) = self.checkout.text(&format!("{dir}/sources"))? else {
+            return Ok(Vec::new());
+        };
+        let mut problems = Problems::in_file(&file);
+        let read = sources::read(&file, &mut problems);
+        self.found.extend(problems.finish());
+        Ok(read)
+    }
+
+    fn script(
+        &mut self,
+        step: &mut Step,
+        directive: &Directive,
+        problems: &mut Problems,
+    ) -> super::checkout::Result<()> {
+        let script = format!("{}/{}.sh", step.kind.as_str(), step.name);
+        let path = format!("{}/{script}", step.tree);
+        // Extensions use the scripts of the main tree, too.
+        let shared = format!("steps/{script}");
+        step.script_real = match self.checkout.resolve(&path)? {
+            Some(real) => Some(real),
+            None => self.checkout.resolve(&shared)?,
+        };
+        step.script = Some(script);
+        if step.script_real.is_none() {
+            let message = format!("there is no `{}`", self.checkout.shown(&path));
+            let problem = problems.error(
+                "bootstrap-missing",
+                message,
+                &directive.place,
+                "needed here",
+            );
+            return Err(Box::new(problem));
+        }
+        Ok(())
+    }
+}
+
+fn first(mut problems: Vec<Diagnostic>) -> Box<Diagnostic> {
+    let problem = problems.drain(..).next();
+    Box::new(problem.unwrap_or_else(|| {
+        Diagnostic::error(
+            "recipe-failed",
+            Class::Bug,
+            "a file was refused without a reason",
+        )
+    }))
+}
+
+/// Shows a problem at its directive, unless it has a place of its own.
+fn located(problem: Diagnostic, directive: &Directive, problems: &Problems) -> Diagnostic {
+    if problem.labels.is_empty() {
+        let label = problems.label(&directive.place, "needed here");
+        problem.with_labels(label)
+    } else {
+        problem
+    }
+}

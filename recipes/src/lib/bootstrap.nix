@@ -1,0 +1,246 @@
+# Bootstrap steps: a tree in the format of live-bootstrap. What the tree says comes from `__sosBootstrapPlan`; here it becomes one
+# derivation for each command of stage0, and one for each step, over the root that the step before has left.
+{ derive, oci, ostree }:
+{ tree
+, settings ? [ ]
+, extraDistfiles ? { }
+, name ? "bootstrap"
+, start ? null
+  # What runs scripts, in a root that is no seed of upstream's; the first step is run by it then, and not by kaem.
+, shell ? null
+}@args:
+let
+  inherit (builtins) elemAt foldl' genList length listToAttrs map;
+
+  plan = builtins.__sosBootstrapPlan {
+    inherit tree settings extraDistfiles;
+    bash = shell != null;
+  };
+  inherit (plan) system;
+  # As upstream leaves its files.
+  epoch = 0;
+
+  # A directory comes without its links: what they lead to is placed for itself, so that a link and a copy are the same.
+  source = path:
+    if builtins.readFileType path == "directory" then
+      "${builtins.path {
+        inherit path;
+        name = derive.storeName (baseNameOf path);
+        filter = file: type: type != "symlink" && baseNameOf file != ".git";
+      }}"
+    else
+      "${builtins.path { inherit path; name = derive.storeName (baseNameOf path); }}";
+  shown = part:
+    if part ? text then
+      "${builtins.toFile (derive.storeName (baseNameOf part.at)) part.text}"
+    else
+      source part.source;
+  places = parts: listToAttrs (map (part: { name = part.at; value = shown part; }) parts);
+
+  step = attrs:
+    {
+      inherit system epoch;
+      builder = "builtin:step";
+      __place = args;
+      bare = true;
+    } // attrs;
+
+  edit = attrs:
+    derive.rootfs ({
+      builder = "builtin:rootfs-edit";
+      __place = args;
+      inherit epoch;
+    } // attrs);
+
+  # stage0, one derivation for each command.
+  commands = map
+    (one:
+      derive.tree (step {
+        name = derive.storeName "stage0-${one.name}";
+        inherit (one) command cwd env tmpfs;
+        mounts = listToAttrs (map
+          (input: {
+            name = input.at;
+            value = if input ? made then "${elemAt commands input.made}" else source input.source;
+          })
+          one.inputs);
+      }))
+    plan.stage0.commands;
+
+  # stage0 as upstream runs it: the seed reads one script, and everything follows.
+  whole = derive.rootfs (step {
+    name = "stage0-${plan.arch}";
+    rootfs = "${edit {
+      name = "stage0-${plan.arch}-sources";
+      files = map (entry: { path = entry.at; source = source entry.source; }) plan.stage0.entries;
+    }}";
+    command = plan.stage0.whole;
+    env.PATH = "/bin";
+    tmpfs = [ ];
+  }) // { inherit epoch; };
+
+  stage0 = whole // listToAttrs (genList
+    (n: { inherit ((elemAt plan.stage0.commands n)) name; value = elemAt commands n; })
+    (length commands));
+
+  # The root that steps begin with: the programs of stage0, and the files of the seed.
+  base = edit {
+    name = "${name}-base";
+    files = map
+      (file:
+        removeAttrs file [ "made" ]
+        // (if file ? made then { source = "${elemAt commands file.made}"; } else { })
+        // (if file ? source then { source = source file.source; } else { }))
+      plan.seed.files;
+  };
+  # The digests of stage0, looked at by the program that it ends with.
+  checked = foldl'
+    (root: check:
+      derive.rootfs (step {
+        name = derive.storeName "stage0-${check.name}";
+        rootfs = "${root}";
+        command = [ plan.stage0.sha256sum "-c" "/${check.name}" ];
+        env = { };
+        layers."/${check.name}" = source check.source;
+      }))
+    base
+    plan.stage0.check;
+  seed = derive.rootfs (step {
+    name = "${name}-seed";
+    rootfs = "${checked}";
+    inherit (plan.seed) command env;
+    layers = places plan.seed.layers;
+  });
+
+  # Files from outside. `after` is what has to be there first: nothing is fetched for a step before the step before it is done,
+  # so that a run stops where something is missing, and not before it began.
+  fetched = after: step: file:
+    derive.fixed {
+      name = derive.storeName file.name;
+      __place = args;
+      builder = "builtin:fetch";
+      # For the message when nobody has it.
+      distfile = step;
+      urls = [ "mirror://distfiles/${file.name}" ] ++ file.urls;
+      outputHash = file.sha256;
+      inherit after;
+    };
+  inOrder = root: step: files:
+    (foldl'
+      (done: file:
+        let one = "${fetched done.after step file}";
+        in {
+          after = one;
+          all = done.all // { ${file.at} = one; };
+        })
+      { after = "${root}"; all = { }; }
+      files).all;
+
+  run = root: one:
+    let
+      ran = derive.rootfs (step {
+        name = derive.storeName one.name;
+        rootfs = "${root}";
+        inherit (one) script env;
+        shell = if shell != null then shell else one.shell;
+        parallel = if one.parallel then true else null;
+        layers = places one.layers;
+        mounts = inOrder root one.name one.distfiles;
+      });
+      # What the step packed, as it wrote it.
+      package = derive.tree {
+        name = derive.storeName (baseNameOf one.package);
+        __place = args;
+        builder = "builtin:rootfs-file";
+        rootfs = "${ran}";
+        path = one.package;
+      };
+    in
+    ran
+    // { inherit epoch; inherit (one) target pass; }
+    // (if one ? package then { inherit package; } else { });
+
+  # A root of somebody else's gets what steps read before they begin.
+  started = edit {
+    name = "${name}-start";
+    rootfs = "${start}";
+    files = plan.config;
+  };
+  first = if start != null then started else if plan ? seed then seed else
+  derive.refuse
+    {
+      message = "sos.bootstrap has no `start`, and its tree has no `seed`";
+    } [ "tree" ]
+    args;
+
+  # Every step, in order: its root, and what was asked of it.
+  chain = foldl'
+    (done: one:
+      let root = run done.root one;
+      in {
+        inherit root;
+        all = done.all ++ [ root ];
+      })
+    { root = first; all = [ ]; }
+    plan.steps;
+
+  # The disk that a machine without a kernel boots, and what it imports later. Only these need every file at once.
+  media = builtins.__sosBootstrapMedia { inherit tree settings; };
+  all = files: listToAttrs (map (file: { name = file.at; value = "${fetched null "the image" file}"; }) files);
+  hex0Image = files:
+    derive.tree {
+      name = "init.img";
+      __place = args;
+      builder = "builtin:builder-hex0-image";
+      stage1 = source media.stage1;
+      stage2 = source media.stage2;
+      files = places media.files // all files;
+      inherit (media) commands;
+    };
+  payloadImage = wide:
+    if media ? payload then
+      derive.tree
+        {
+          name = "payload.img";
+          __place = args;
+          builder = "builtin:payload-image";
+          files = listToAttrs (map (file: { inherit (file) name; value = "${fetched null "the payload" file}"; }) media.payload);
+          inherit wide;
+        }
+    else
+      derive.refuse
+        {
+          message = "`${media.manifest}` has no `improve: import_payload`, and without it nothing reads a payload";
+        } [ "tree" ]
+        args;
+
+  withImages = root:
+    root // {
+      oci = oci.oci { inherit name epoch; rootfs = root; };
+      ostree = ostree { inherit name epoch; rootfs = root; };
+    };
+
+  # steps.NAME.PASS; steps.NAME is the last pass.
+  steps = builtins.mapAttrs
+    (_: roots:
+      (withImages (elemAt roots (length roots - 1)))
+      // listToAttrs (map (root: { name = root.pass; value = withImages root; }) roots))
+    (builtins.groupBy (root: root.target) chain.all);
+in
+withImages chain.root // {
+  inherit steps stage0 seed;
+  # Every digest that the tree says a result has, with the root that it is in.
+  pins = map
+    (pin: pin // {
+      root = if pin ? step then elemAt chain.all pin.step else if pin.kind == "seed" then seed else checked;
+      target = if pin ? step then (elemAt plan.steps pin.step).name else pin.kind;
+    })
+    plan.pins;
+  # `bare` is without files from outside: it boots, and ends where the first one is needed.
+  builder-hex0-image = hex0Image media.distfiles // { bare = hex0Image [ ]; };
+  payload-image = payloadImage false // { wide = payloadImage true; };
+  rootfs = withImages chain.root;
+  distfiles = listToAttrs (builtins.concatLists (map
+    (one: map (file: { inherit (file) name; value = fetched null one.name file; }) one.distfiles)
+    plan.steps));
+}

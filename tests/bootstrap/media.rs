@@ -1,0 +1,207 @@
+//! The media that a machine without a kernel boots.
+
+use std::process::Command;
+
+use super::{upstream, write_tree};
+use crate::support::{World, peer};
+
+const DIGEST: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+const OTHER: &str = "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752";
+
+/// A tree with a boot loader and two files from outside, the second of which is for the payload.
+fn world() -> World {
+    let mut w = World::new();
+    let manifest = "build: a\nimprove: import_payload\nbuild: b\nbuild: a\n";
+    let early = format!("f http://127.0.0.1:9/x.txt {DIGEST}\n");
+    let late = format!("{early}f http://127.0.0.1:9/y.txt {OTHER}\n");
+    write_tree(
+        &w,
+        &[
+            ("steps/manifest", manifest),
+            ("steps/a/pass1.kaem", ""),
+            ("steps/a/pass2.kaem", ""),
+            ("steps/a/sources", &early),
+            ("steps/b/pass1.kaem", ""),
+            ("steps/b/sources", &late),
+            ("steps/improve/import_payload.sh", ""),
+            ("steps/env", ""),
+            ("seed/seed.kaem", "set -ex\n"),
+            ("seed/stage0-posix/kaem.x86", "echo\n"),
+            ("seed/stage0-posix/kaem.amd64", "echo\n"),
+            ("seed/stage0-posix/x86/hex0_x86.hex0", "00\n"),
+            ("seed/stage0-posix/M2libc/x.h", ""),
+            ("seed/stage0-posix/bootstrap-seeds/POSIX/x86/hex0-seed", "x"),
+            (
+                "seed/stage0-posix/bootstrap-seeds/POSIX/x86/kaem-optional-seed",
+                "x",
+            ),
+            (
+                "seed/stage0-posix/bootstrap-seeds/POSIX/AMD64/kaem-optional-seed",
+                "x",
+            ),
+            (
+                "builder-hex0/builder-hex0-x86-stage1.hex0",
+                &"00 ".repeat(512),
+            ),
+            ("builder-hex0/builder-hex0-x86-stage2.hex0", "stage 2\n"),
+        ],
+    );
+    w.write("mirror/x.txt", "test");
+    w.write("mirror/y.txt", "test2");
+    w.set(
+        "SOS_MIRRORS_DISTFILES",
+        &format!("file://{}", w.project().join("mirror").display()),
+    );
+    w
+}
+
+/// The content of a result.
+#[track_caller]
+fn built(w: &World, target: &str) -> Vec<u8> {
+    let path = w.sos(["build", "--no-link", target]).ok().stdout;
+    let path = path
+        .trim()
+        .replace("/nix/store", &w.store().join("tree").display().to_string());
+    std::fs::read(path).expect("as the test has it")
+}
+
+fn position(image: &[u8], part: &str) -> Option<usize> {
+    image.windows(part.len()).position(|w| w == part.as_bytes())
+}
+
+#[test]
+fn the_image_has_what_comes_before_the_payload_and_the_payload_the_rest() {
+    let w = world();
+    let image = built(&w, "tree#builder-hex0-image");
+    assert_eq!(image.len(), 1 << 20);
+    assert!(position(&image, "src 4 ./external/distfiles/x.txt\ntest").is_some());
+    assert!(position(&image, "y.txt\n").is_none());
+    assert!(position(&image, "KERNEL_BOOTSTRAP=True\n").is_some());
+    assert!(position(&image, "src 0 ./bootstrap-seeds").is_none());
+    let bare = built(&w, "tree#builder-hex0-image.bare");
+    assert!(position(&bare, "x.txt\n").is_none());
+    let payload = built(&w, "tree#payload-image");
+    assert_eq!(payload, b"LBPAYLD1\x01\0\0\0\x05\0\0\0\x05\0\0\0y.txttest2");
+    w.write("payload.img", "");
+    std::fs::write(w.project().join("payload.img"), &payload).expect("as the test has it");
+    assert_eq!(
+        w.sos(["recipe", "payload", "ls", "payload.img"])
+            .ok()
+            .stdout,
+        "           5 y.txt\n"
+    );
+    let check = [
+        "recipe",
+        "payload",
+        "check",
+        "payload.img",
+        "--tree",
+        "tree",
+    ];
+    assert_eq!(w.sos(check).ok().stdout, "1 files, numbers of 32 bits\n");
+    // One byte of the content is another one.
+    let mut wrong = payload.clone();
+    *wrong.last_mut().expect("as the test has it") = b'3';
+    std::fs::write(w.project().join("payload.img"), &wrong).expect("as the test has it");
+    w.sos(check)
+        .fails(102)
+        .says(&["`y.txt`: expected sha256", OTHER]);
+    let wide = built(&w, "tree#payload-image.wide");
+    std::fs::write(w.project().join("payload.img"), &wide).expect("as the test has it");
+    assert_eq!(w.sos(check).ok().stdout, "1 files, numbers of 64 bits\n");
+    std::fs::write(w.project().join("payload.img"), b"something else").expect("as the test has it");
+    w.sos(check)
+        .fails(3)
+        .says(&["payload-bad", "does not begin with"]);
+}
+
+#[test]
+fn without_its_directive_there_is_no_payload() {
+    let w = world();
+    w.write("tree/steps/manifest", "build: a\n");
+    w.sos(["build", "--no-link", "tree#payload-image"])
+        .fails(3)
+        .says(&["import_payload"]);
+    w.sos([
+        "build",
+        "--no-link",
+        "--set",
+        "ARCH=amd64",
+        "tree#builder-hex0-image",
+    ])
+    .fails(3)
+    .says(&["builder-hex0 boots x86 alone"]);
+}
+
+/// Has upstream's own code write the image, and prints both as sorted records: order is that of the directory there.
+const PEER: &str = r#"
+import os, shutil, sys, types
+tree, ours, work = sys.argv[1:4]
+sys.modules["requests"] = types.ModuleType("requests")
+sys.path.insert(0, tree)
+os.chdir(tree)
+from lib.generator import Generator
+g = Generator.__new__(Generator)
+g.arch, g.target_dir = "x86", os.path.join(work, "init")
+os.makedirs(g.target_dir)
+g.stage0_posix(True)
+g.seed()
+shutil.copytree(os.path.join(g.git_dir, "steps"), os.path.join(g.target_dir, "steps"))
+def records(data):
+    at = len(data[:512]) + size
+    at += -at % 512
+    out = [data[:at]]
+    while data[at:at + 1] not in (b"\0", b""):
+        end = data.index(b"\n", at)
+        line = data[at:end]
+        at = end + 1
+        words = line.split(b" ", 2)
+        if words[0] == b"src" and int(words[1]) > 0:
+            line += b"\n" + data[at:at + int(words[1])]
+            at += int(words[1])
+        out.append(line)
+    assert not data[at:].strip(b"\0")
+    return out
+size = os.path.getsize("builder-hex0/builder-hex0-x86-stage2.hex0")
+mine = open(ours, "rb").read()
+cfg = [r for r in records(mine) if b"./steps/bootstrap.cfg\n" in r][0]
+open(os.path.join(g.target_dir, "steps/bootstrap.cfg"), "wb").write(cfg.split(b"\n", 1)[1])
+g.create_builder_hex0_disk_image(os.path.join(work, "init.img"), 0)
+theirs = open(os.path.join(work, "init.img"), "rb").read()
+a, b = records(mine), records(theirs)
+# Upstream makes a place for files from outside, which there are none of.
+assert a[-7:] == b[-7:], "the commands"
+assert sorted(a) == sorted(b), [x[:80] for x in set(a) ^ set(b)][:5]
+assert len(mine) == len(theirs)
+print(len(a))
+"#;
+
+#[test]
+fn the_image_of_upstream_has_the_records_that_upstream_writes() {
+    let Some(tree) = upstream() else { return };
+    let Some(python) = peer("python3") else {
+        return;
+    };
+    let w = World::new();
+    let target = format!("{}#builder-hex0-image.bare", tree.display());
+    let image = built(&w, &target);
+    std::fs::write(w.root().join("ours.img"), &image).expect("as the test has it");
+    std::fs::create_dir(w.root().join("work")).expect("as the test has it");
+    let run = Command::new(python)
+        .args(["-B", "-c", PEER])
+        .arg(&tree)
+        .arg(w.root().join("ours.img"))
+        .arg(w.root().join("work"))
+        .output()
+        .expect("as the test has it");
+    assert!(
+        run.status.success(),
+        "{}",
+        String::from_utf8_lossy(&run.stderr)
+    );
+    let records: usize = String::from_utf8_lossy(&run.stdout)
+        .trim()
+        .parse()
+        .expect("as the test has it");
+    assert!(records > 500, "{records}");
+}

@@ -1,0 +1,243 @@
+//! Steps of our own writing, in a root of busybox.
+
+use super::write_tree;
+use crate::support::{World, peer, steps};
+
+/// What our steps are run by, in a few lines: each has a script, which finds itself in its own directory.
+const HELPERS: &str = r#"
+build() {
+  cd "/steps/$1"
+  . "./$2"
+  mkdir -p /external/repo
+  echo "$1 $JOBS_SEEN" > "/external/repo/$1_0.tar.bz2"
+  cd /steps
+}
+uninstall() { rm -rf "$@"; }
+"#;
+
+fn recipe() -> Option<String> {
+    let busybox = peer("busybox")?;
+    Some(format!(
+        r#"{{ sos, extra ? {{ }} }}:
+let
+  busybox = builtins.path {{ path = {}; name = "busybox"; }};
+in
+sos.bootstrap {{
+  tree = ./tree;
+  shell = [ "/bin/sh" ];
+  extraDistfiles = extra;
+  start = sos.run {{
+    name = "start";
+    rootfs = null;
+    result = "rootfs";
+    epoch = 0;
+    mounts."/busybox" = busybox;
+    shell = [ "/busybox" "sh" "-eu" ];
+    script = ''
+      /busybox mkdir -p /bin /usr/bin /external/distfiles
+      /busybox cp /busybox /bin/busybox
+      /bin/busybox --install -s /bin
+      /bin/ln -s /bin/busybox /usr/bin/sh
+    '';
+  }};
+}}
+"#,
+        busybox.display()
+    ))
+}
+
+/// A world with the recipe and a tree of two builds, an improvement and a removal.
+fn world() -> Option<World> {
+    let w = World::new();
+    steps::possible(&w)?;
+    w.write("sos.nix", &recipe()?);
+    write_tree(
+        &w,
+        &[
+            (
+                "steps/manifest",
+                "build: a\nbuild: b-1.0\nimprove: x\nbuild: a\nuninstall: /usr/b\n",
+            ),
+            ("steps/bootstrap.cfg", "ARCH=amd64\nJOBS=1\n"),
+            ("steps/env", "PREFIX=/usr\nexport PATH=/bin\n"),
+            ("steps/helpers.sh", HELPERS),
+            (
+                "steps/a/pass1.sh",
+                "cp files/a ${PREFIX}/a; echo changed >> files/a; mkdir build; echo left > build/x\n",
+            ),
+            (
+                "steps/a/pass2.sh",
+                "cat build/x files/a > ${PREFIX}/a2; ls /steps > ${PREFIX}/seen; ls /external/distfiles >> ${PREFIX}/seen\n",
+            ),
+            ("steps/a/files/a", "one\n"),
+            (
+                "steps/b-1.0/pass1.sh",
+                "ls -l run > ${PREFIX}/b; cat linked >> ${PREFIX}/b\n",
+            ),
+            ("steps/b-1.0/run", "#!/bin/sh\n"),
+            ("steps/improve/x.sh", "echo x > ${PREFIX}/x\n"),
+        ],
+    );
+    std::os::unix::fs::symlink("../a/files/a", w.project().join("tree/steps/b-1.0/linked")).ok()?;
+    Some(w)
+}
+
+/// What a root has at a path.
+#[track_caller]
+fn content(w: &World, root: &str, path: &str) -> String {
+    w.sos(["store", "cat", &format!("{root}/{path}")])
+        .ok()
+        .stdout
+}
+
+#[test]
+fn steps_run_one_after_the_other_and_see_only_what_is_theirs() {
+    let Some(w) = world() else { return };
+    let root = w
+        .sos(["build", "--no-link", ".#rootfs"])
+        .ok()
+        .stdout
+        .trim()
+        .to_owned();
+    assert_eq!(content(&w, &root, "usr/a"), "one\n");
+    assert_eq!(content(&w, &root, "usr/x"), "x\n");
+    // What a pass leaves in its directory is there in the next one, as it left it.
+    assert_eq!(content(&w, &root, "usr/a2"), "left\none\nchanged\n");
+    // Other steps are not to be seen.
+    let seen = content(&w, &root, "usr/seen");
+    assert!(
+        seen.contains("a\n") && seen.contains("helpers.sh"),
+        "{seen}"
+    );
+    assert!(!seen.contains("b-1.0"), "{seen}");
+    // It was removed by the last step, and is there after the step that made it.
+    let gone = w.sos(["store", "cat", &format!("{root}/usr/b")]);
+    assert_ne!(gone.code, 0, "{}", gone.stdout);
+    let before = w
+        .sos(["build", "--no-link", ".#steps.\"b-1.0\".\"1\""])
+        .ok()
+        .stdout;
+    let before = content(&w, before.trim(), "usr/b");
+    assert!(
+        before.starts_with("-rw-r--r--") && before.ends_with("one\n"),
+        "{before}"
+    );
+}
+
+#[test]
+fn an_edit_to_one_step_leaves_those_before_it_alone() {
+    let Some(w) = world() else { return };
+    w.sos(["build", "--no-link", ".#rootfs"]).ok();
+    let built = |w: &World| {
+        let plan = w.sos(["plan", "--format", "json", ".#rootfs"]).ok().stdout;
+        let plan: serde_json::Value = serde_json::from_str(&plan).expect("as the test has it");
+        let names = plan["build"].as_array().expect("a list").iter();
+        names
+            .map(|d| d["name"].as_str().expect("as the test has it").to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(built(&w), Vec::<String>::new());
+    // A comment: the step is done again, and its layer is the same.
+    w.write("tree/steps/improve/x.sh", "# why\necho x > ${PREFIX}/x\n");
+    let run = w.sos(["build", "--no-link", ".#rootfs"]).ok();
+    assert!(run.stderr.contains("built 1,"), "{}", run.stderr);
+    // Other content: the steps after it are done again, those before it are not.
+    w.write("tree/steps/improve/x.sh", "echo y > ${PREFIX}/x\n");
+    let run = w.sos(["build", "--no-link", ".#rootfs"]).ok();
+    assert!(run.stderr.contains("built 3,"), "{}", run.stderr);
+}
+
+#[test]
+fn a_failing_step_is_where_the_next_run_begins() {
+    let Some(w) = world() else { return };
+    w.write("tree/steps/b-1.0/pass1.sh", "echo the last words\nfalse\n");
+    w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
+        "b-1.0-pass1",
+        "the last words",
+        "--at-failure",
+    ]);
+    w.write("tree/steps/b-1.0/pass1.sh", "echo > ${PREFIX}/b\n");
+    let run = w.sos(["build", "--no-link", ".#rootfs"]).ok();
+    assert!(run.stderr.contains("built 4,"), "{}", run.stderr);
+}
+
+#[test]
+fn a_missing_file_is_named_with_its_digest_and_addresses() {
+    let Some(w) = world() else { return };
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let sources = format!(
+        "f http://127.0.0.1:9/x.tar.gz {digest}\nf http://127.0.0.1:9/second.tar.gz {digest}\n"
+    );
+    w.write("tree/steps/b-1.0/sources", &sources);
+    let run = w.sos(["build", "--no-link", ".#rootfs"]);
+    assert_eq!(run.code, 5, "{}", run.stderr);
+    let run = run.says(&[
+        "`x.tar.gz`",
+        "b-1.0-pass1",
+        digest,
+        "http://127.0.0.1:9/x.tar.gz",
+        "SOS_MIRRORS_DISTFILES",
+    ]);
+    assert!(
+        !run.stderr.contains("second.tar.gz`, which"),
+        "{}",
+        run.stderr
+    );
+    // What comes before it was built.
+    w.sos(["build", "--no-link", "--offline", ".#steps.a.\"1\""])
+        .ok()
+        .says(&["built 0,"]);
+}
+
+#[test]
+fn files_come_from_a_flat_mirror_and_only_those_that_are_declared() {
+    let Some(mut w) = world() else { return };
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    w.write("mirror/x.txt", "test");
+    w.set(
+        "SOS_MIRRORS_DISTFILES",
+        &format!("file://{}", w.project().join("mirror").display()),
+    );
+    w.write(
+        "tree/steps/b-1.0/sources",
+        &format!("f http://127.0.0.1:9/x.txt {digest}\n"),
+    );
+    w.write(
+        "tree/steps/b-1.0/pass1.sh",
+        "cat /external/distfiles/x.txt > ${PREFIX}/b\n",
+    );
+    let root = w
+        .sos(["build", "--no-link", ".#steps.\"b-1.0\""])
+        .ok()
+        .stdout;
+    assert_eq!(content(&w, root.trim(), "usr/b"), "test");
+    let root = w.sos(["build", "--no-link", ".#rootfs"]).ok().stdout;
+    assert!(!content(&w, root.trim(), "usr/seen").contains("x.txt"));
+    // Who looks for it without declaring it is told by name.
+    let looks = "cat /external/distfiles/x.txt\n";
+    w.write("tree/steps/a/pass2.sh", looks);
+    w.sos(["build", "--no-link", ".#rootfs"])
+        .fails(100)
+        .says(&["`a-pass2` names `/external/distfiles/x.txt`, which it does not declare and `b-1.0-pass1` does"]);
+    w.write(
+        "tree/steps/a/pass2.sh",
+        "ls /external/distfiles > ${PREFIX}/seen\n",
+    );
+    let extra = r#"{ a = [ "x.txt" ]; }"#;
+    let root = w
+        .sos(["build", "--no-link", "--arg", "extra", extra, ".#rootfs"])
+        .ok()
+        .stdout;
+    assert!(content(&w, root.trim(), "usr/seen").contains("x.txt"));
+}
+
+#[test]
+fn packages_are_taken_as_the_step_wrote_them() {
+    let Some(w) = world() else { return };
+    let package = w
+        .sos(["build", "--no-link", ".#steps.a.\"1\".package"])
+        .ok()
+        .stdout;
+    assert_eq!(w.sos(["store", "cat", package.trim()]).ok().stdout, "a \n");
+    w.sos(["build", "--no-link", ".#rootfs.oci"]).ok();
+}

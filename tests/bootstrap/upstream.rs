@@ -1,0 +1,119 @@
+//! live-bootstrap as it is, as far as it goes without a file from outside: stage0, the seed and the first two steps.
+
+use std::path::Path;
+use std::time::Instant;
+
+use super::upstream;
+use crate::support::{World, steps};
+
+fn files(path: &Path) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(path).expect("as the test has it");
+    let pair = |line: &str| {
+        let (digest, name) = line.split_once("  ").expect("as the test has it");
+        (name.trim_start_matches('/').to_owned(), digest.to_owned())
+    };
+    text.lines().map(pair).collect()
+}
+
+/// The digest of a file of a root, computed by coreutils.
+fn digest(w: &World, root: &str, path: &str) -> String {
+    let out = w.root().join("digested");
+    let place = format!("{root}/{path}");
+    let cat = w
+        .command()
+        .args(["store", "cat", place.trim_end_matches('/')])
+        .output()
+        .expect("as the test has it");
+    assert!(
+        cat.status.success(),
+        "{}",
+        String::from_utf8_lossy(&cat.stderr)
+    );
+    std::fs::write(&out, cat.stdout).expect("as the test has it");
+    let sum = std::process::Command::new("sha256sum")
+        .arg(&out)
+        .output()
+        .expect("as the test has it");
+    String::from_utf8(sum.stdout)
+        .expect("as the test has it")
+        .split(' ')
+        .next()
+        .expect("as the test has it")
+        .to_owned()
+}
+
+#[test]
+fn it_runs_to_the_first_file_that_is_missing() {
+    let Some(tree) = upstream() else { return };
+    let mut w = World::new();
+    if steps::possible(&w).is_none() {
+        return;
+    }
+    // Nothing may be asked of the network.
+    w.set("SOS_MIRRORS_DISTFILES", "file:///nonexistent");
+    let target = tree.display().to_string();
+    let build = [
+        "build",
+        "--no-link",
+        "--offline",
+        "--set",
+        "ARCH=amd64",
+        target.as_str(),
+    ];
+    let missing = [
+        "mes-0.27.1.tar.gz",
+        "mes-0.27.1-pass1",
+        "183a40ea47ea49f8a1e3bd1b9d12e676374d64d63bc79e7bc1ae7d673dfdf25d",
+        "https://",
+    ];
+    w.sos(build).fails(5).says(&missing);
+    let again = Instant::now();
+    w.sos(build).fails(5).says(&missing);
+    eprintln!("the same again took {:?}", again.elapsed());
+
+    // Every command of stage0 for itself gives what upstream says, and so does the whole.
+    let whole = format!("{target}#stage0");
+    let whole = w
+        .sos(["build", "--no-link", "--set", "ARCH=amd64", &whole])
+        .ok()
+        .stdout;
+    let answers = files(&tree.join("seed/stage0-posix/amd64.answers"));
+    assert_eq!(answers.len(), 19);
+    for (path, expect) in &answers {
+        assert_eq!(&digest(&w, whole.trim(), path), expect, "{path}");
+        let name = path.rsplit('/').next().expect("as the test has it");
+        let one = format!("{target}#stage0.{name}");
+        let one = w
+            .sos(["build", "--no-link", "--set", "ARCH=amd64", &one])
+            .ok()
+            .stdout;
+        assert_eq!(&digest(&w, one.trim(), ""), expect, "{path}");
+    }
+    let last = format!("{target}#simple-patch-1.0");
+    let root = w
+        .sos([
+            "build",
+            "--no-link",
+            "--offline",
+            "--set",
+            "ARCH=amd64",
+            &last,
+        ])
+        .ok()
+        .stdout;
+    for (step, path) in [
+        ("checksum-transcriber-1.0", "usr/bin/checksum-transcriber"),
+        ("simple-patch-1.0", "usr/bin/simple-patch"),
+    ] {
+        let pins = files(&tree.join(format!("steps/{step}/{step}.amd64.checksums")));
+        let expect = pins
+            .iter()
+            .find(|(name, _)| name == path)
+            .expect("as the test has it");
+        assert_eq!(digest(&w, root.trim(), path), expect.1);
+    }
+    for tool in ["configurator", "script-generator"] {
+        let pins = files(&tree.join(format!("seed/{tool}.amd64.checksums")));
+        assert_eq!(digest(&w, root.trim(), tool), pins[0].1);
+    }
+}
