@@ -1,4 +1,4 @@
-//! Builtin builders: fetch, Debian, rootfs edits, OCI.
+//! Builtin builders: fetch, Debian, rootfs edits, OCI, OSTree, disks.
 //!
 //! [`registry`] makes them known to an engine; each is named by the `builder` of a derivation, as in `builtin:fetch`.
 
@@ -6,6 +6,7 @@ mod build;
 pub mod buildenv;
 pub mod channel;
 pub mod debian;
+pub mod disk;
 pub mod export;
 pub mod fetch;
 pub mod filesystem;
@@ -24,11 +25,14 @@ use sos_engine::Registry;
 use crate::buildenv::BuildEnvBuilder;
 use crate::channel::UnpackChannelBuilder;
 use crate::debian::UnpackBuilder;
+use crate::disk::{
+    DiskBuilder, InitrdBuilder, NetbootBuilder, ProvisionBuilder, Qcow2Builder, UkiBuilder,
+};
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
 use crate::filesystem::{FilesystemBuilder, VerityBuilder};
 use crate::mirrors::Mirrors;
 use crate::oci::{OciBuilder, OciLayerBuilder};
-use crate::ostree::OstreeBuilder;
+use crate::ostree::{OstreeBuilder, SysrootBuilder};
 use crate::rootfs_edit::RootfsEditBuilder;
 
 /// What the builders need to know of this machine and this run.
@@ -61,6 +65,13 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(OciLayerBuilder)
         .register(OciBuilder)
         .register(OstreeBuilder)
+        .register(SysrootBuilder)
+        .register(DiskBuilder)
+        .register(InitrdBuilder)
+        .register(NetbootBuilder)
+        .register(ProvisionBuilder)
+        .register(Qcow2Builder)
+        .register(UkiBuilder)
         .register(FilesystemBuilder)
         .register(VerityBuilder)
         .register(RootfsEditBuilder)

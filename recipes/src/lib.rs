@@ -32,10 +32,15 @@ use std::path::Path;
 /// Suffix of the recipe files of Debian root filesystems.
 pub const ROOTFS_SUFFIX: &str = ".rootfs.toml";
 
-/// The attributes of what a rootfs recipe stands for: its image, its commit, itself, its packages, and those of every derivation.
+/// The attributes of what a rootfs recipe stands for: its image, its commit, its disk, itself, its packages, and those of every derivation.
 pub const ROOTFS_ATTRS: &[&str] = &[
     "oci",
     "ostree",
+    "disk",
+    "qcow2",
+    "uki",
+    "netboot",
+    "provision",
     "rootfs",
     "packages",
     "arch",

@@ -5,6 +5,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("default.nix", include_str!("lib/default.nix")),
     ("debian.nix", include_str!("lib/debian.nix")),
     ("derive.nix", include_str!("lib/derive.nix")),
+    ("disk.nix", include_str!("lib/disk.nix")),
     ("fetch.nix", include_str!("lib/fetch.nix")),
     ("oci.nix", include_str!("lib/oci.nix")),
     ("ostree.nix", include_str!("lib/ostree.nix")),

@@ -2,6 +2,8 @@
 
 mod directory;
 mod repository;
+mod sparse;
 
 pub use directory::{LeftOut, Owners, write_rootfs, write_tree};
 pub use repository::{Exported, add_to_repository};
+pub use sparse::write_sparse;

@@ -9,6 +9,7 @@ mod commit;
 mod content;
 mod problems;
 mod repository;
+mod sysroot;
 #[cfg(test)]
 mod tests;
 mod trees;
@@ -19,6 +20,7 @@ use sos_formats::hash::Blake3;
 use std::collections::BTreeMap;
 
 pub use commit::is_ref;
+pub use sysroot::SysrootBuilder;
 
 use crate::build::Build;
 

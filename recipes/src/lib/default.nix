@@ -5,8 +5,9 @@ let
   fetch = import ./fetch.nix derive;
   oci = import ./oci.nix derive;
   ostree = import ./ostree.nix derive;
+  disk = import ./disk.nix derive;
   rootfs = import ./rootfs.nix derive;
-  debian = import ./debian.nix { inherit derive fetch oci ostree rootfs; };
+  debian = import ./debian.nix { inherit derive disk fetch oci ostree rootfs; };
   run = import ./run.nix derive;
 in
 {
@@ -27,4 +28,11 @@ in
 
   # ostree { name, rootfs, ref?, version?, bootable?, parent?, mode? }: a commit in an OSTree repository of its own.
   inherit ostree;
+
+  # disk { name, rootfs, boot?, initrd?, cmdline?, size?, slots?, partitions?, ... }: a bootable disk; its attributes qcow2, uki,
+  # netboot and provision are other forms of it.
+  disk = disk.disk;
+
+  # ostreeDisk { name, deployments = [ { rootfs, commit } ... ], os?, ... }: a disk with OSTree systems, of which the first one starts.
+  ostreeDisk = disk.ofCommits;
 }
