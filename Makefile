@@ -4,12 +4,13 @@
 #   make test       everything: unit tests, black-box tests, tests against real peers
 #   make check      formatting, lints, documentation, licences
 #   make bench      ratios against the real peers (writes nothing; see BENCHMARKS.md)
+#   make test-boot  every boot of what was built, in emulated machines: many minutes
 #   make test-slow  the rounds that take long
 
 CARGO ?= cargo
 SOS = $(or $(CARGO_TARGET_DIR),target)/release/sos
 
-.PHONY: demo test test-slow check bench build clean
+.PHONY: demo test test-boot test-slow check bench build clean
 
 build:
 	@sh setup.sh demo
@@ -22,6 +23,10 @@ demo: build
 test:
 	@sh setup.sh test
 	SOS_REQUIRE_PEERS=$${SOS_REQUIRE_PEERS:-1} SOS_FUZZ_SECS=$${SOS_FUZZ_SECS:-60} $(CARGO) test --workspace --locked
+
+test-boot:
+	@sh setup.sh test
+	SOS_REQUIRE_PEERS=$${SOS_REQUIRE_PEERS:-1} SOS_TEST_BOOT=1 $(CARGO) test --locked --test sos -- boot:: --test-threads 1
 
 test-slow:
 	@sh setup.sh test

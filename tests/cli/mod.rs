@@ -6,6 +6,7 @@ mod causes;
 mod content_addressed;
 mod damage;
 mod diff;
+mod disk;
 mod eval_cache;
 mod events;
 mod export;
