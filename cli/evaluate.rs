@@ -368,7 +368,9 @@ fn known_attribute(target: &Target) -> Result<(), Box<Diagnostic>> {
     if first.is_empty() || sos_recipes::ROOTFS_ATTRS.contains(&first) {
         return Ok(());
     }
-    let shown = ["rootfs", "oci", "ostree", "disk", "packages"];
+    let shown = [
+        "rootfs", "oci", "ostree", "disk", "ext4", "erofs", "squashfs", "packages",
+    ];
     let problem = Diagnostic::error(
         "eval-attr-missing",
         Class::Recipe,

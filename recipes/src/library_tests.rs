@@ -326,6 +326,12 @@ fn a_recipe_file_is_a_target() {
         let found = p.graph(&format!("({expression}).{form}"));
         assert_eq!(found.wanted[0].name(), name);
     }
+    for kind in ["ext4", "erofs", "squashfs"] {
+        assert_eq!(
+            p.graph(&format!("({expression}).{kind}")).wanted[0].name(),
+            format!("web.{kind}.drv")
+        );
+    }
     assert_eq!(
         graph.wanted,
         p.graph("sos.debian.rootfs { name = \"web\"; suite = \"bookworm\"; epoch = 5; }")
@@ -531,6 +537,22 @@ fn problems_point_at_what_the_user_wrote() {
         (
             format!("sos.ostree {{ rootfs = {base}; name = \"o\"; bootable = 1; }}"),
             "bootable",
+        ),
+        (
+            format!("sos.ext4 {{ rootfs = {base}; labl = \"x\"; }}"),
+            "labl",
+        ),
+        (
+            format!("sos.ext4 {{ rootfs = {base}; size = \"2 GB\"; }}"),
+            "size",
+        ),
+        (
+            format!("sos.squashfs {{ rootfs = {base}; label = \"x\"; }}"),
+            "label",
+        ),
+        (
+            format!("sos.erofs {{ rootfs = {base}; uuid = 5; }}"),
+            "uuid",
         ),
         (
             format!("sos.run {{ rootfs = {base}; name = \"r\"; }}"),

@@ -11,6 +11,7 @@ mod eval_cache;
 mod events;
 mod export;
 mod fetchers;
+mod filesystem;
 mod flags;
 mod flakes;
 mod graph;

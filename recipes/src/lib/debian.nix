@@ -1,7 +1,7 @@
 # A Debian root filesystem, built as apt would: the essential packages are laid out so that their own dpkg can run, it installs
 # them, then the rest in the order of the lock. Each stage is a derivation, so that an edit to a file of the recipe repeats none of
 # the package work.
-{ derive, disk, fetch, oci, ostree, rootfs }:
+{ derive, disk, fetch, filesystem, oci, ostree, rootfs }:
 let
   inherit (builtins) concatStringsSep elemAt foldl' genList length listToAttrs;
 
@@ -149,6 +149,20 @@ in
           rootfs = whole;
         };
         inherit (whole.disk) qcow2 uki netboot provision;
+        # Room for what the system writes.
+        ext4 = filesystem.ext4 {
+          name = "${plan.name}.ext4";
+          rootfs = whole;
+          free = "256M";
+        };
+        erofs = filesystem.erofs {
+          name = "${plan.name}.erofs";
+          rootfs = whole;
+        };
+        squashfs = filesystem.squashfs {
+          name = "${plan.name}.squashfs";
+          rootfs = whole;
+        };
       };
     in
     whole;

@@ -3,11 +3,12 @@
 let
   derive = import ./derive.nix;
   fetch = import ./fetch.nix derive;
+  filesystem = import ./filesystem.nix derive;
   oci = import ./oci.nix derive;
   ostree = import ./ostree.nix derive;
   disk = import ./disk.nix derive;
   rootfs = import ./rootfs.nix derive;
-  debian = import ./debian.nix { inherit derive disk fetch oci ostree rootfs; };
+  debian = import ./debian.nix { inherit derive disk fetch filesystem oci ostree rootfs; };
   run = import ./run.nix derive;
 in
 {
@@ -35,4 +36,8 @@ in
 
   # ostreeDisk { name, deployments = [ { rootfs, commit } ... ], os?, ... }: a disk with OSTree systems, of which the first one starts.
   ostreeDisk = disk.ofCommits;
+
+  # ext4 | erofs | squashfs { rootfs, name?, label?, uuid?, size?, free?, epoch? }: an image of a file system. verity { image, ... }:
+  # the hashes that protect one.
+  inherit (filesystem) ext4 erofs squashfs verity;
 }

@@ -1,0 +1,65 @@
+derive:
+# Images of file systems are single files. UUIDs that are not given follow from what is in the file system.
+let
+  filesystem = type: options:
+    { rootfs
+    , name ? "${rootfs.name or "root"}.${type}"
+    , size ? null
+    , epoch ? rootfs.epoch or 1
+    , ...
+    }@args:
+    let
+      unknown = builtins.attrNames (removeAttrs args ([ "rootfs" "name" "size" "epoch" ] ++ options));
+      isSize = value:
+        value == null || builtins.isInt value && value >= 0
+        || builtins.isString value && builtins.match "[0-9]+[KMGT]?" value != null;
+      badSizes = builtins.filter (one: !(isSize (args.${one} or null))) [ "size" "free" ];
+      first = builtins.head (unknown ++ badSizes);
+    in
+    if unknown != [ ] then
+      derive.refuse
+        {
+          message = "sos.${type} has no attribute `${first}`; it knows ${builtins.concatStringsSep ", " ([ "rootfs" "name" "size" "epoch" ] ++ options)}";
+        } [ first ]
+        args
+    else if badSizes != [ ] then
+      derive.refuse
+        {
+          message = "`${first}` of sos.${type} must be a number of bytes, or a string such as \"512M\" or \"2G\"";
+        } [ first ]
+        args
+    else
+      derive.tree (derive.typed "sos.${type}" {
+        name = "text";
+        label = "text";
+        uuid = "text";
+        epoch = "int";
+      } args {
+        inherit name size epoch;
+        filesystem = type;
+        builder = "builtin:filesystem";
+        __place = args;
+        rootfs = "${rootfs}";
+        label = args.label or null;
+        uuid = args.uuid or null;
+        free = args.free or null;
+      }) // { inherit epoch; };
+in
+{
+  ext4 = filesystem "ext4" [ "label" "uuid" "free" ];
+  erofs = filesystem "erofs" [ "label" "uuid" ];
+  squashfs = filesystem "squashfs" [ ];
+
+  # Two files: `hashes`, which goes beside the image, and `roothash`, which the kernel is told.
+  verity = { image, name ? "${image.name or "image"}-verity", salt ? null, uuid ? null }@args:
+    derive.tree (derive.typed "sos.verity" {
+      name = "text";
+      salt = "text";
+      uuid = "text";
+    } args {
+      inherit name salt uuid;
+      builder = "builtin:verity";
+      __place = args;
+      image = "${image}";
+    });
+}
