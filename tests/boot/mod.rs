@@ -15,17 +15,53 @@ struct Machine {
     world: World,
 }
 
-static SHARED: Mutex<Option<Machine>> = Mutex::new(None);
+/// The tests that share it, the quick one first; the last one removes it.
+const TESTS: [&str; 5] = [
+    "boot::disk::the_disk_of_the_example_starts",
+    "boot::disk::an_initrd_of_our_own_finds_the_root",
+    "boot::disk::a_bad_slot_falls_back",
+    "boot::disk::the_network_is_enough",
+    "boot::disk::ostree_systems_start_from_one_disk",
+];
+
+/// How many of [`TESTS`] this run is asked for.
+fn asked_for() -> usize {
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with('-'))
+        .collect();
+    let wanted = |test: &&&str| words.is_empty() || words.iter().any(|w| test.contains(w.as_str()));
+    let run = if all_wanted() { TESTS.len() } else { 1 };
+    TESTS[..run].iter().filter(wanted).count()
+}
+
+static SHARED: Mutex<State> = Mutex::new(State {
+    machine: None,
+    served: 0,
+});
+
+struct State {
+    machine: Option<Machine>,
+    served: usize,
+}
 
 /// Calls `test` with the example; nothing where no mirror can be reached or no QEMU is installed.
 fn with_machine(test: impl FnOnce(&Machine)) {
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut state = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     let _alone = one_at_a_time();
-    if shared.is_none() {
-        *shared = Machine::prepare();
+    if state.machine.is_none() {
+        state.machine = Machine::prepare();
     }
-    if let Some(machine) = &*shared {
-        test(machine);
+    state.served += 1;
+    if let Some(machine) = &state.machine {
+        // A failing test must not keep the gigabytes of the build.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(machine)));
+        if state.served >= asked_for() {
+            state.machine = None;
+        }
+        if let Err(reason) = result {
+            std::panic::resume_unwind(reason);
+        }
     }
 }
 

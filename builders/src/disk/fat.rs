@@ -360,7 +360,7 @@ impl Volume<'_> {
             shifted_month - 9
         };
         let year = era * 400 + year_of_era + i64::from(month <= 2);
-        let time = rest / 3600 << 11 | rest % 3600 / 60 << 5 | rest % 60 / 2;
+        let time = (rest / 3600) << 11 | (rest % 3600 / 60) << 5 | (rest % 60 / 2);
         let date = (year - 1980) << 9 | month << 5 | day;
         let short = |value: i64| u16::try_from(value).unwrap_or_default();
         (short(time), short(date))
@@ -471,7 +471,7 @@ fn entry(
 fn long_entries(long: &str, short: &[u8; 11]) -> Vec<u8> {
     let mut units: Vec<u16> = long.encode_utf16().collect();
     let count = units.len().div_ceil(UNITS);
-    if units.len() % UNITS != 0 {
+    if !units.len().is_multiple_of(UNITS) {
         units.push(0);
     }
     units.resize(count * UNITS, 0xffff);

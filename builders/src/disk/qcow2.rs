@@ -99,11 +99,11 @@ pub(super) fn write(
             l1.extend_from_slice(&[0; 8]);
             continue;
         }
-        l1.extend_from_slice(&(l2_at * CLUSTER | COPIED).to_be_bytes());
+        l1.extend_from_slice(&((l2_at * CLUSTER) | COPIED).to_be_bytes());
         let mut l2 = vec![0; usize::try_from(CLUSTER).unwrap_or(0)];
         while let Some(cluster) = pieces.next_if(|cluster| cluster / PER_TABLE == table) {
             let at = usize::try_from(cluster % PER_TABLE * 8).unwrap_or(0);
-            l2[at..at + 8].copy_from_slice(&(data * CLUSTER | COPIED).to_be_bytes());
+            l2[at..at + 8].copy_from_slice(&((data * CLUSTER) | COPIED).to_be_bytes());
             let piece = cluster_of(&source, cluster, size).map_err(read)?;
             file.write_all_at(&piece, data * CLUSTER).map_err(put)?;
             data += 1;
@@ -136,7 +136,7 @@ fn used_clusters(
             .min(size);
         let first = (data / CLUSTER).max(at.div_ceil(CLUSTER));
         for cluster in first..hole.div_ceil(CLUSTER) {
-            if cluster % 1024 == 0 && !go_on(cluster * CLUSTER, size) {
+            if cluster.is_multiple_of(1024) && !go_on(cluster * CLUSTER, size) {
                 return Err(BuilderError::Cancelled);
             }
             let piece = cluster_of(source, cluster, size).map_err(failed)?;

@@ -89,13 +89,13 @@ struct Sysroot<'a> {
 pub(super) fn make(build: &dyn Build, attrs: &SysrootAttrs) -> Result<Blake3, BuilderError> {
     let is_name = is_ref(&attrs.os) && !attrs.os.contains('/');
     if !is_name {
-        return Err(wrong(format!(
+        return Err(wrong(&format!(
             "`{}` is no name of a system; write letters, digits, `.`, `_` and `-`",
             attrs.os
         )));
     }
     if attrs.deployments.is_empty() || attrs.deployments.len() > MAX_DEPLOYMENTS {
-        return Err(wrong(format!(
+        return Err(wrong(&format!(
             "it has {} systems; a disk has 1 to {MAX_DEPLOYMENTS}",
             attrs.deployments.len()
         )));
@@ -151,7 +151,9 @@ impl Sysroot<'_> {
         let root = build.rootfs(&deployment.rootfs)?;
         let tree = RootTree::load(build.store(), &root)?;
         if tree.get("usr/etc")?.is_none() || tree.get("etc")?.is_some() {
-            return Err(wrong("a root filesystem that is deployed has its configuration in `/usr/etc`, and no `/etc`".to_owned()));
+            return Err(wrong(
+                "a root filesystem that is deployed has its configuration in `/usr/etc`, and no `/etc`",
+            ));
         }
         let found = trees::read(build, &build.store().get_root(&root)?)?;
         let contents = content::describe(build, &found.files, Mode::BareUser)?;
@@ -253,7 +255,7 @@ impl Sysroot<'_> {
         let repository = RootTree::load(store, &self.build.rootfs(&deployment.repository)?)?;
         let path = format!("refs/heads/{}", deployment.branch);
         let none = || {
-            wrong(format!(
+            wrong(&format!(
                 "`{}` has no ref `{}`",
                 deployment.repository, deployment.branch
             ))
@@ -337,7 +339,7 @@ impl Sysroot<'_> {
             }
         }
         let [version] = with_kernel[..] else {
-            return Err(wrong(format!(
+            return Err(wrong(&format!(
                 "a system that starts has one kernel, `/usr/lib/modules/<version>/vmlinuz`, and this one has {}",
                 with_kernel.len()
             )));
@@ -353,7 +355,7 @@ impl Sysroot<'_> {
                     .map_err(|e| BuilderError::io(format!("cannot read `{path}`"), e))?
             }
             (None, None) => {
-                return Err(wrong(format!(
+                return Err(wrong(&format!(
                     "there is no `/{inside}` and no `initrd`, so nothing would find the system"
                 )));
             }
@@ -463,7 +465,7 @@ fn file_meta() -> Meta {
     }
 }
 
-fn wrong(what: String) -> BuilderError {
+fn wrong(what: &str) -> BuilderError {
     Diagnostic::error(
         "ostree-sysroot",
         Class::Recipe,
