@@ -97,6 +97,7 @@ pub(crate) enum Command {
     Diff(commands::diff::DiffArgs),
     Store(commands::store::StoreArgs),
     Gc(commands::gc::GcArgs),
+    Serve(commands::serve::ServeArgs),
     Doctor(commands::doctor::DoctorArgs),
     Init(commands::init::InitArgs),
     Completions(commands::completions::CompletionsArgs),

@@ -117,6 +117,11 @@ impl StoreHost {
         })
     }
 
+    /// The files that git tracks in a working tree, each with a NUL after it; nothing when git cannot say.
+    pub(crate) fn tracked(&self, place: &Path) -> Option<Vec<u8>> {
+        self.trees.as_ref()?.tracked(place).ok()
+    }
+
     /// Fetches a tree; what a person should know of it comes back and is not shown.
     pub(crate) fn fetch_tree_silently(
         &self,

@@ -13,5 +13,6 @@ mod debian;
 mod demo;
 mod nix;
 mod robust;
+mod serve;
 mod structure;
 mod support;

@@ -10,6 +10,7 @@ use sos_store::Store;
 use super::inputs::{Asked, Inputs, Seen, Tree};
 use super::local;
 use super::look::{self, Same};
+use super::walk;
 use crate::environment::Environment;
 use crate::host::StoreHost;
 
@@ -132,7 +133,13 @@ fn check_tree(tree: &mut Tree, store: &Store, now_nanos: i128) -> Result<bool, S
             .filter(|(was, _)| *was == kind)
             .map(|(_, taken)| *taken),
     };
-    let print = look::print(&tree.path, now_nanos, &taken);
+    let how = walk::Look {
+        now_nanos,
+        taken: Some(&taken),
+        directory_times: false,
+        skip: None,
+    };
+    let print = walk::tree(&tree.path, how).and_then(walk::Print::finish);
     if print.is_some() && print == tree.print {
         return Ok(false);
     }

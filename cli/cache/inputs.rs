@@ -76,6 +76,11 @@ pub(super) struct Local {
     pub(super) answer: String,
     /// What `stat` says about everything that the answer may depend on, as for [`Tree`].
     pub(super) print: Option<Blake3>,
+    /// The files that git tracks, each with a NUL after it.
+    pub(super) tracked: Vec<u8>,
+    /// Whether the evaluation has seen the name of the object, or anything else that depends on all of it. If not, the files that
+    /// it read are noted one by one, and that is all that counts.
+    pub(super) named: bool,
 }
 
 /// An output that was built.
@@ -133,6 +138,8 @@ impl Inputs {
             w.object(&local.path);
             w.text(&local.answer);
             w.option(local.print.as_ref(), Writer::digest);
+            w.bytes(&local.tracked);
+            w.byte(u8::from(local.named));
         });
         w.list(self.built.iter(), |w, built| {
             w.object(&built.drv);
@@ -188,6 +195,8 @@ impl Inputs {
                     path: r.object()?,
                     answer: r.text()?,
                     print: r.option(Reader::digest)?,
+                    tracked: r.bytes()?.to_vec(),
+                    named: r.flag()?,
                 })
             })?,
             built: r.list(|r| {

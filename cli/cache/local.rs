@@ -7,11 +7,8 @@ use sos_formats::hash::Blake3;
 use sos_lang::TreeRequest;
 
 use super::inputs::Local;
-use super::look;
+use super::walk::{self, Look, Print};
 use crate::host::StoreHost;
-
-/// Entries of a tree that are looked at to spare fetching it again.
-const MAX_ENTRIES: usize = 20_000;
 
 /// How a fetched tree can be told to be the same later.
 pub(super) enum Kind {
@@ -45,42 +42,80 @@ pub(super) fn kind(request: &TreeRequest) -> Kind {
     }
 }
 
-/// Takes the print of everything that fetching may look at: all files, directories with their times, and of a repository
-/// what says which commit and which files are meant. Nothing when that is too much, or not to be told by looking.
-pub(super) fn print(place: &Path, attrs: &Attrs, now_nanos: i128) -> Option<Blake3> {
+/// Takes the print of everything that fetching may look at: all files, directories with their times; of a repository what says which
+/// commit and which files are meant, and the files that it tracks. Nothing when that is not to be told by looking.
+pub(super) fn print(
+    place: &Path,
+    attrs: &Attrs,
+    tracked: &[u8],
+    now_nanos: i128,
+) -> Option<Blake3> {
     if flake_ref::flag(attrs, "submodules") {
         return None;
     }
     // Links on the way lead to the tree; those in it are part of it.
     let place = std::fs::canonicalize(place).ok()?;
-    let place = place.as_path();
-    let mut skip = None;
-    let mut print = look::Print::new(place, now_nanos)?;
-    if flake_ref::kind(attrs) == "git" {
-        let dot = place.join(".git");
-        // Elsewhere, or a repository without a working tree.
-        if !std::fs::symlink_metadata(&dot).ok()?.is_dir() {
-            return None;
-        }
-        for name in [
-            "HEAD",
-            "index",
-            "config",
-            "packed-refs",
-            "shallow",
-            "refs",
-            "info",
-        ] {
-            print.add_all(&dot.join(name), None, MAX_ENTRIES)?;
-        }
-        skip = Some(dot);
+    let look = Look {
+        now_nanos,
+        taken: None,
+        directory_times: true,
+        skip: None,
+    };
+    if flake_ref::kind(attrs) != "git" {
+        return walk::tree(&place, look)?.finish();
     }
-    print.add_all(place, skip.as_deref(), MAX_ENTRIES)?;
+    let (own, common) = git_dirs(&place)?;
+    let mut print = Print::default();
+    for (dir, name) in [
+        (&own, "HEAD"),
+        (&own, "index"),
+        (&common, "config"),
+        (&common, "packed-refs"),
+        (&common, "shallow"),
+        (&common, "refs"),
+        (&common, "info"),
+    ] {
+        match walk::tree(&dir.join(name), look) {
+            Some(seen) => print.merge(&seen),
+            // What is not there shows as that; the parts are told apart by their place in the sum.
+            None => print.add(Path::new(name), sos_lang::FileType::Unknown, None, false),
+        }
+    }
+    let names: Vec<&[u8]> = tracked
+        .split(|b| *b == 0)
+        .filter(|n| !n.is_empty())
+        .collect();
+    print.merge(&walk::files(&place, &names, now_nanos)?);
     print.finish()
+}
+
+/// Where a working tree has its own state, and where what it shares with others is. Nothing for a repository without one.
+fn git_dirs(place: &Path) -> Option<(PathBuf, PathBuf)> {
+    let dot = place.join(".git");
+    if std::fs::symlink_metadata(&dot).ok()?.is_dir() {
+        return Some((dot.clone(), dot));
+    }
+    let text = std::fs::read_to_string(&dot).ok()?;
+    let own = place.join(text.strip_prefix("gitdir: ")?.trim_end_matches('\n'));
+    let common = std::fs::read_to_string(own.join("commondir")).ok()?;
+    let common = own.join(common.trim_end_matches('\n'));
+    Some((own, common))
+}
+
+/// What a request says that git tracks, for [`print`]; of other trees nothing.
+pub(super) fn tracked(place: &Path, attrs: &Attrs, host: &StoreHost) -> Vec<u8> {
+    if flake_ref::kind(attrs) == "git" {
+        host.tracked(place).unwrap_or_default()
+    } else {
+        Vec::new()
+    }
 }
 
 /// Whether a fetched tree is still the same, fetching it again if looking does not tell. Says whether there is news.
 pub(super) fn check(local: &mut Local, host: &StoreHost, now_nanos: i128) -> Result<bool, String> {
+    if !local.named {
+        return Ok(false);
+    }
     let changed = || local.attrs.clone();
     let attrs = serde_json::from_str(&local.attrs).ok();
     let attrs = attrs.and_then(|json| flake_ref::from_json(&json).ok());
@@ -89,21 +124,24 @@ pub(super) fn check(local: &mut Local, host: &StoreHost, now_nanos: i128) -> Res
         name: local.name.clone(),
         base: None,
     };
-    let print = match kind(&request) {
-        Kind::Local(place) => print(&place, &request.attrs, now_nanos),
-        _ => None,
+    let Kind::Local(place) = kind(&request) else {
+        return Err(changed());
     };
-    if print.is_some() && print == local.print {
+    let found = print(&place, &request.attrs, &local.tracked, now_nanos);
+    if found.is_some() && found == local.print {
         return Ok(false);
     }
-    let (found, _) = host
+    let names = tracked(&place, &request.attrs, host);
+    let found = print(&place, &request.attrs, &names, now_nanos);
+    let (tree, _) = host
         .fetch_tree_silently(&request)
         .map_err(|_error| changed())?;
-    let answer = flake_ref::to_json(&found.attrs).to_string();
-    if found.path != local.path || answer != local.answer {
+    let answer = flake_ref::to_json(&tree.attrs).to_string();
+    if tree.path != local.path || answer != local.answer {
         return Err(changed());
     }
-    let news = print.is_some();
-    local.print = print;
+    local.tracked = names;
+    let news = found.is_some();
+    local.print = found;
     Ok(news)
 }

@@ -1,9 +1,8 @@
 //! How paths are looked at, for recording and for checking alike.
 
-use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sos_formats::Bytes;
 use sos_formats::hash::Blake3;
@@ -12,6 +11,7 @@ use sos_store::StatKey;
 
 use super::bytes::Writer;
 use super::inputs::{Asked, Seen, type_byte};
+use super::walk::kind_of_std;
 
 /// What `stat` says of a path, links followed; none when it says nothing.
 pub(super) fn stat(path: &Path) -> Option<StatKey> {
@@ -58,7 +58,7 @@ fn list(path: &Path) -> io::Result<Vec<(Bytes, FileType)>> {
     let mut entries = Vec::new();
     for entry in std::fs::read_dir(path)? {
         let entry = entry?;
-        let kind = file_type(entry.file_type()?);
+        let kind = kind_of_std(entry.file_type()?);
         entries.push((entry.file_name().as_bytes().to_vec(), kind));
     }
     entries.sort_by(|a: &(Bytes, FileType), b| a.0.cmp(&b.0));
@@ -78,7 +78,7 @@ pub(super) fn listing_digest(entries: &[(Bytes, FileType)]) -> Blake3 {
 /// The digest of what a path is; none when that cannot be told.
 fn type_digest(found: io::Result<std::fs::Metadata>) -> Option<Blake3> {
     match found {
-        Ok(meta) => Some(known_type_digest(file_type(meta.file_type()))),
+        Ok(meta) => Some(known_type_digest(kind_of_std(meta.file_type()))),
         Err(e) if is_missing(&e) => Some(nothing_digest()),
         Err(_) => None,
     }
@@ -93,7 +93,7 @@ pub(super) fn nothing_digest() -> Blake3 {
 }
 
 /// The digest of where a path leads.
-fn target_digest(target: &Path) -> Blake3 {
+pub(super) fn target_digest(target: &Path) -> Blake3 {
     Blake3::of(target.as_os_str().as_bytes())
 }
 
@@ -102,119 +102,4 @@ fn is_missing(e: &io::Error) -> bool {
         e.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
-}
-
-fn file_type(t: std::fs::FileType) -> FileType {
-    if t.is_dir() {
-        FileType::Directory
-    } else if t.is_symlink() {
-        FileType::Symlink
-    } else if t.is_file() {
-        FileType::Regular
-    } else {
-        FileType::Unknown
-    }
-}
-
-/// A digest of what `stat` says about a whole source, fed in the order in which the store lists it: a directory before what is
-/// in it, in order of names.
-pub(super) struct Print {
-    writer: Writer,
-    now_nanos: i128,
-    racy: bool,
-}
-
-impl Print {
-    /// Begins with the source itself. `now_nanos` is a time before anything was read.
-    pub(super) fn new(root: &Path, now_nanos: i128) -> Option<Self> {
-        let mut print = Self {
-            writer: Writer::default(),
-            now_nanos,
-            racy: false,
-        };
-        let meta = std::fs::symlink_metadata(root).ok()?;
-        print.add(Path::new(""), &meta, true);
-        Some(print)
-    }
-
-    /// Adds what is below; for what is left out only that it is there counts.
-    pub(super) fn add(&mut self, below: &Path, meta: &std::fs::Metadata, taken: bool) {
-        let kind = file_type(meta.file_type());
-        self.writer.path(below);
-        self.writer.byte(type_byte(kind));
-        self.writer.byte(u8::from(taken));
-        if taken && kind != FileType::Directory {
-            self.key(meta);
-        }
-    }
-
-    /// Adds a tree with the times of its directories, in order of names; what is not there counts as that. Nothing when there are
-    /// more entries than `limit`.
-    pub(super) fn add_all(&mut self, root: &Path, skip: Option<&Path>, limit: usize) -> Option<()> {
-        let mut pending = vec![root.to_owned()];
-        let mut left = limit;
-        while let Some(place) = pending.pop() {
-            if skip == Some(&place) {
-                continue;
-            }
-            left = left.checked_sub(1)?;
-            self.writer.path(&place);
-            let Ok(meta) = std::fs::symlink_metadata(&place) else {
-                self.writer.byte(0);
-                continue;
-            };
-            self.writer.byte(type_byte(file_type(meta.file_type())));
-            self.key(&meta);
-            if meta.is_dir() {
-                push_names(&place, &mut pending, |name| place.join(name));
-            }
-        }
-        Some(())
-    }
-
-    fn key(&mut self, meta: &std::fs::Metadata) {
-        let key = StatKey::of(meta);
-        self.racy |= key.is_racy(self.now_nanos);
-        for number in [key.dev, key.ino, key.size, key.mtime_ns, key.ctime_ns] {
-            self.writer.signed(number);
-        }
-    }
-
-    /// The digest, unless something is so young that it may change unseen.
-    pub(super) fn finish(self) -> Option<Blake3> {
-        (!self.racy).then(|| Blake3::of(&self.writer.0))
-    }
-}
-
-/// Takes the print of a source as it is now. `taken` says what of it counts; nothing when it does not know a path.
-pub(super) fn print(
-    root: &Path,
-    now_nanos: i128,
-    taken: &dyn Fn(&Path, FileType) -> Option<bool>,
-) -> Option<Blake3> {
-    let mut print = Print::new(root, now_nanos)?;
-    let mut pending: Vec<PathBuf> = Vec::new();
-    // A link is a source of its own: it is not followed.
-    if std::fs::symlink_metadata(root).is_ok_and(|meta| meta.is_dir()) {
-        push_names(root, &mut pending, PathBuf::from);
-    }
-    while let Some(below) = pending.pop() {
-        let place = root.join(&below);
-        let meta = std::fs::symlink_metadata(&place).ok()?;
-        let kind = file_type(meta.file_type());
-        let taken = taken(&below, kind)?;
-        print.add(&below, &meta, taken);
-        if taken && kind == FileType::Directory {
-            push_names(&place, &mut pending, |name| below.join(name));
-        }
-    }
-    print.finish()
-}
-
-/// Puts the names in a directory on the stack, the last first.
-fn push_names(dir: &Path, pending: &mut Vec<PathBuf>, place: impl Fn(OsString) -> PathBuf) {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut names: Vec<OsString> = entries.map(|entry| entry.file_name()).collect();
-    names.sort();
-    pending.extend(names.into_iter().rev().map(place));
 }

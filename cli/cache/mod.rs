@@ -14,6 +14,8 @@ mod inputs;
 mod local;
 mod look;
 mod recorder;
+mod sources;
+mod walk;
 
 use std::collections::BTreeMap;
 use std::path::Path;

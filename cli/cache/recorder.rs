@@ -16,7 +16,9 @@ use sos_store::{StatKey, Store};
 
 use super::inputs::{Asked, Built, Inputs, Local, Message, Seen, Tree};
 use super::local::{self, Kind};
-use super::look::{self, Print};
+use super::look;
+use super::sources::Sources;
+use super::walk::{self, Print};
 use crate::host::StoreHost;
 
 /// Messages that are kept for the next time; an evaluation that says more is not cached.
@@ -27,6 +29,8 @@ pub(crate) struct Recorder {
     inner: Rc<StoreHost>,
     store: Store,
     inputs: RefCell<Inputs>,
+    /// Directories of this machine that were copied to the store.
+    sources: RefCell<Sources>,
     /// Why the result cannot be used again.
     refused: Cell<Option<&'static str>>,
     /// Before anything was read.
@@ -39,6 +43,7 @@ impl Recorder {
             inner,
             store,
             inputs: RefCell::default(),
+            sources: RefCell::default(),
             refused: Cell::new(None),
             since_nanos: sos_store::now_nanos(),
         }
@@ -61,7 +66,34 @@ impl Recorder {
             tracing::debug!(why, "evaluation is not cached");
             return None;
         }
-        Some(self.inputs.take())
+        let mut inputs = self.inputs.take();
+        let sources = self.sources.borrow();
+        for local in &mut inputs.locals {
+            local.named = !sources.is_open(&local.path);
+        }
+        Some(inputs)
+    }
+
+    /// Where a path in an object has come from, as long as only what is read of the object counts.
+    fn origin(&self, path: &Path) -> Option<PathBuf> {
+        self.sources.borrow().origin(self.inner.store_dir(), path)
+    }
+
+    /// Notes an answer about a path in an object for the place where it has come from, if the answer is the same there. If it is not,
+    /// all of the object counts.
+    fn note_origin(&self, path: &Path, asked: Asked, answer: Option<Blake3>) {
+        let Some(origin) = self.origin(path) else {
+            return;
+        };
+        let stat = match asked {
+            Asked::Content | Asked::Listing => look::stat(&origin),
+            Asked::Type | Asked::Target => None,
+        };
+        if look::ask(&origin, asked) == answer {
+            self.note(&origin, asked, answer, stat);
+        } else {
+            self.object_named(path);
+        }
     }
 
     fn note(&self, path: &Path, asked: Asked, answer: Option<Blake3>, stat: Option<StatKey>) {
@@ -133,7 +165,9 @@ impl Recorder {
 impl Host for Recorder {
     fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
         if !self.outside(path) {
-            return self.inner.read_file(path);
+            let read = self.inner.read_file(path);
+            self.note_origin(path, Asked::Content, read.as_deref().ok().map(Blake3::of));
+            return read;
         }
         // Before the bytes: a change in between shows as a change.
         let stat = look::stat(path);
@@ -145,7 +179,13 @@ impl Host for Recorder {
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<(Bytes, FileType)>> {
         if !self.outside(path) {
-            return self.inner.read_dir(path);
+            let mut read = self.inner.read_dir(path);
+            if let Ok(entries) = &mut read {
+                entries.sort_by(|a, b| a.0.cmp(&b.0));
+            }
+            let answer = read.as_deref().ok().map(look::listing_digest);
+            self.note_origin(path, Asked::Listing, answer);
+            return read;
         }
         let stat = look::stat(path);
         let mut read = self.inner.read_dir(path);
@@ -159,13 +199,15 @@ impl Host for Recorder {
 
     fn file_type(&self, path: &Path) -> io::Result<Option<FileType>> {
         let found = self.inner.file_type(path);
+        let answer = match &found {
+            Ok(Some(kind)) => Some(look::known_type_digest(*kind)),
+            Ok(None) => Some(look::nothing_digest()),
+            Err(_) => None,
+        };
         if self.outside(path) {
-            let answer = match &found {
-                Ok(Some(kind)) => Some(look::known_type_digest(*kind)),
-                Ok(None) => Some(look::nothing_digest()),
-                Err(_) => None,
-            };
             self.note(path, Asked::Type, answer, None);
+        } else {
+            self.note_origin(path, Asked::Type, answer);
         }
         found
     }
@@ -174,6 +216,17 @@ impl Host for Recorder {
         let found = self.inner.canonicalize(path);
         if self.outside(path) {
             self.note(path, Asked::Target, look::ask(path, Asked::Target), None);
+        } else {
+            let target = found.as_deref().ok();
+            match target.map(|target| self.origin(target)) {
+                None => self.note_origin(path, Asked::Target, None),
+                Some(Some(origin)) => {
+                    let answer = Some(look::target_digest(&origin));
+                    self.note_origin(path, Asked::Target, answer);
+                }
+                // It leads out of the object.
+                Some(None) => self.object_named(path),
+            }
         }
         found
     }
@@ -188,11 +241,31 @@ impl Host for Recorder {
     ) -> Result<StorePath, HostError> {
         if !self.outside(path) {
             // An object, or a part of one, and whatever the filter takes of it.
+            let filtered = filter.is_some();
             let added = self.inner.add_path(path, name, method, filter, expected)?;
             self.inputs.borrow_mut().added.insert(added.clone());
+            if let Some(origin) = self.origin(path) {
+                let how = walk::Look {
+                    now_nanos: self.since_nanos,
+                    taken: None,
+                    directory_times: false,
+                    skip: None,
+                };
+                let print = walk::tree(&origin, how).and_then(Print::finish);
+                let same = || self.store.compute_path(&origin, name, method, None);
+                if !filtered && same().is_ok_and(|path| path == added) {
+                    self.note_tree(&origin, name, method, &added, None, print);
+                } else {
+                    self.object_named(path);
+                }
+            }
             return Ok(added);
         }
-        let mut print = Print::new(path, self.since_nanos);
+        let mut print = std::fs::symlink_metadata(path).ok().map(|meta| {
+            let mut print = Print::default();
+            print.add_met(Path::new(""), &meta, true, self.since_nanos);
+            print
+        });
         let mut chosen = filter.is_some().then(BTreeMap::new);
         let mut filter = filter;
         let mut asked = |file: &Path, kind: FileType| {
@@ -202,7 +275,7 @@ impl Host for Recorder {
             };
             let below = file.strip_prefix(path).unwrap_or(file);
             match (std::fs::symlink_metadata(file), print.as_mut()) {
-                (Ok(meta), Some(print)) => print.add(below, &meta, taken),
+                (Ok(meta), Some(print)) => print.add_met(below, &meta, taken, self.since_nanos),
                 _ => print = None,
             }
             if let Some(chosen) = &mut chosen {
@@ -277,28 +350,54 @@ impl Host for Recorder {
 
     fn fetch_tree(&self, request: &TreeRequest) -> Result<FetchedTree, HostError> {
         let kind = local::kind(request);
-        let print = match &kind {
-            Kind::Local(place) => local::print(place, &request.attrs, self.since_nanos),
-            _ => None,
-        };
+        let mut tracked = Vec::new();
+        let mut print = None;
+        if let Kind::Local(place) = &kind {
+            tracked = local::tracked(place, &request.attrs, &self.inner);
+            print = local::print(place, &request.attrs, &tracked, self.since_nanos);
+        }
         let (tree, warnings) = self.inner.fetch_tree_silently(request)?;
         for warning in &warnings {
             self.warn(warning);
         }
         let mut inputs = self.inputs.borrow_mut();
         inputs.added.insert(tree.path.clone());
+        let mut leads = None;
         match kind {
             Kind::Pinned => {}
-            Kind::Local(_) => inputs.locals.push(Local {
-                attrs: flake_ref::to_json(&request.attrs).to_string(),
-                name: request.name.clone(),
-                path: tree.path.clone(),
-                answer: flake_ref::to_json(&tree.attrs).to_string(),
-                print,
-            }),
+            Kind::Local(place) => {
+                // What is known about a directory always has the same attributes; about a repository it has others when
+                // a file was edited, and a program can ask for that without a look at any.
+                if flake_ref::kind(&request.attrs) == "path" {
+                    self.sources.borrow_mut().add(&tree.path, &place);
+                    leads = Some((look::ask(&place, Asked::Target), place));
+                } else {
+                    self.sources.borrow_mut().name(&tree.path);
+                }
+                inputs.locals.push(Local {
+                    attrs: flake_ref::to_json(&request.attrs).to_string(),
+                    name: request.name.clone(),
+                    path: tree.path.clone(),
+                    answer: flake_ref::to_json(&tree.attrs).to_string(),
+                    print,
+                    tracked,
+                    named: true,
+                });
+            }
             Kind::Open => self.refuse("it fetches a tree that nothing pins"),
         }
+        drop(inputs);
+        if let Some((target, place)) = leads {
+            self.note(&place, Asked::Target, target, None);
+        }
         Ok(tree)
+    }
+
+    fn object_named(&self, path: &Path) {
+        let text = path.to_str().unwrap_or_default();
+        if let Ok((object, _)) = StorePath::split_absolute(self.inner.store_dir(), text) {
+            self.sources.borrow_mut().name(&object);
+        }
     }
 
     fn write_flake_lock(&self, path: &Path, text: &str) -> Result<(), HostError> {

@@ -20,6 +20,7 @@ pub(crate) mod plan;
 pub(crate) mod provision;
 pub(crate) mod repl;
 pub(crate) mod schema;
+pub(crate) mod serve;
 pub(crate) mod shell;
 pub(crate) mod store;
 pub(crate) mod verify;

@@ -93,7 +93,90 @@ pub enum NarInfoError {
     Bad(&'static str, usize),
 }
 
+impl Compression {
+    /// Returns the word of the document.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Bzip2 => "bzip2",
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// Returns the end of the name of an archive, behind `.nar`.
+    #[must_use]
+    pub fn suffix(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Bzip2 => ".bz2",
+            Self::Gzip => ".gz",
+            Self::Xz => ".xz",
+            Self::Zstd => ".zst",
+        }
+    }
+}
+
+impl Signature {
+    /// Reads `NAME:BASE64`; none when it has no name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (key, base64) = text.split_once(':').filter(|(key, _)| !key.is_empty())?;
+        Some(Self {
+            key: key.to_owned(),
+            base64: base64.to_owned(),
+        })
+    }
+}
+
+impl std::fmt::Display for Signature {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.key, self.base64)
+    }
+}
+
 impl NarInfo {
+    /// Writes the document, in the order in which Nix does.
+    #[must_use]
+    pub fn to_text(&self, dir: &StoreDir) -> String {
+        let mut text = String::new();
+        let mut line = |key: &str, value: &str| {
+            text.push_str(key);
+            text.push_str(": ");
+            text.push_str(value);
+            text.push('\n');
+        };
+        line("StorePath", &self.path.absolute(dir));
+        line("URL", &self.url);
+        line("Compression", self.compression.as_str());
+        if let Some(hash) = &self.file_hash {
+            line(
+                "FileHash",
+                &format!("{}:{}", hash.algo().as_str(), hash.to_nix32()),
+            );
+        }
+        if let Some(size) = self.file_size {
+            line("FileSize", &size.to_string());
+        }
+        let hash = Hash::from(self.nar_hash).to_nix32();
+        line("NarHash", &format!("sha256:{hash}"));
+        line("NarSize", &self.nar_size.to_string());
+        let references: Vec<&str> = self.references.iter().map(StorePath::as_str).collect();
+        line("References", &references.join(" "));
+        if let Some(deriver) = &self.deriver {
+            line("Deriver", deriver.as_str());
+        }
+        for signature in &self.signatures {
+            line("Sig", &signature.to_string());
+        }
+        if let Some(ca) = &self.ca {
+            line("CA", ca);
+        }
+        text
+    }
+
     /// Reads a document; keys that are not known are skipped.
     ///
     /// # Errors
@@ -216,14 +299,11 @@ impl Fields {
                 once(&mut self.deriver, base("Deriver", value)?, "Deriver", at)?;
             }
             "Sig" => {
-                let (key, base64) = value.split_once(':').ok_or_else(|| bad("Sig"))?;
-                if key.is_empty() || self.signatures.len() >= MAX_SIGNATURES {
+                let signature = Signature::parse(value).ok_or_else(|| bad("Sig"))?;
+                if self.signatures.len() >= MAX_SIGNATURES {
                     return Err(bad("Sig"));
                 }
-                self.signatures.push(Signature {
-                    key: key.to_owned(),
-                    base64: base64.to_owned(),
-                });
+                self.signatures.push(signature);
             }
             "CA" if !value.is_empty() => once(&mut self.ca, value.to_owned(), "CA", at)?,
             _ => {}
@@ -273,6 +353,33 @@ mod tests {
             "References: ",
         );
         assert!(parse(&empty).unwrap().references.is_empty());
+    }
+
+    #[test]
+    fn what_is_written_is_what_was_read() {
+        let info = parse(TEXT).unwrap();
+        let written = info.to_text(&StoreDir::default());
+        // Sorted, as Nix writes them, and without what nobody knows.
+        let references =
+            "References: 11111111111111111111111111111111-x 22222222222222222222222222222222-b";
+        let expected = TEXT.replace(
+            "References: 22222222222222222222222222222222-b 11111111111111111111111111111111-x",
+            references,
+        );
+        assert_eq!(written, expected.replace("New: thing\n", ""));
+        assert_eq!(parse(&written).unwrap(), info);
+        let bare = NarInfo {
+            file_hash: None,
+            file_size: None,
+            references: BTreeSet::new(),
+            deriver: None,
+            signatures: Vec::new(),
+            ca: Some("text:sha256:x".to_owned()),
+            ..info
+        };
+        let written = bare.to_text(&StoreDir::default());
+        assert!(written.contains("\nReferences: \nCA: text:sha256:x\n"));
+        assert_eq!(parse(&written).unwrap(), bare);
     }
 
     #[test]

@@ -467,7 +467,10 @@ impl Vm {
             Tag::Int | Tag::Boxed => match (v.as_int(), v.as_float(), v.as_path()) {
                 (Some(i), ..) => Plain::Int(i),
                 (_, Some(f), _) => Plain::Float(f),
-                (.., Some(p)) => Plain::Path(crate::eval::os_path(p)),
+                (.., Some(p)) => {
+                    self.path_named(p);
+                    Plain::Path(crate::eval::os_path(p))
+                }
                 _ => Plain::Null,
             },
         })

@@ -153,6 +153,9 @@ pub trait Host {
             sos_formats::flake_ref::to_json(&request.attrs)
         )))
     }
+    /// Says that the evaluation has seen the name of the store object that holds this path: what it gives may depend on all of the
+    /// object. Until then it depends only on what was read of it.
+    fn object_named(&self, _path: &Path) {}
     /// Writes the lock of a local flake; in a git repository it becomes part of what the repository lists.
     fn write_flake_lock(&self, path: &Path, _text: &str) -> Result<(), HostError> {
         Err(HostError::Message(format!(

@@ -49,6 +49,7 @@ pub mod rootfs;
 mod roots;
 mod scan;
 mod session;
+mod signatures;
 mod source_files;
 mod sources;
 mod statcache;

@@ -69,6 +69,22 @@ impl Store {
             .read(|db| Ok(db::find_path(db, path)?.map(|row| row.info)))
     }
 
+    /// Looks an object up by the digest in its path, which no two have in common.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn query_digest(&self, digest: &[u8; 20]) -> Result<Option<PathInfo>> {
+        self.db().read(|db| db::find_digest(db, digest))
+    }
+
+    /// Lists the objects of a name in order; the references are left empty.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn query_name(&self, name: &str) -> Result<Vec<PathInfo>> {
+        self.db().read(|db| db::find_named(db, name))
+    }
+
     /// Whether an object is valid.
     ///
     /// # Errors

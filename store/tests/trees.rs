@@ -500,3 +500,49 @@ fn a_content_with_all_the_names_it_can_have_gets_a_second_inode() {
             .is_empty()
     );
 }
+
+#[test]
+fn objects_are_found_by_digest_and_by_name() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let dep = object(&store, dir.path(), "dep", "d", &[]);
+    let one = object(&store, dir.path(), "one", "1", std::slice::from_ref(&dep));
+    let found = store.query_digest(&one.hash_bytes()).unwrap();
+    assert_eq!(found, store.query(&one).unwrap());
+    assert_eq!(found.unwrap().references, BTreeSet::from([dep]));
+    assert_eq!(store.query_digest(&[7; 20]).unwrap(), None);
+    let named = store.query_name("one").unwrap();
+    assert_eq!(named.len(), 1);
+    assert_eq!(named[0].path, one);
+    assert!(store.query_name("on").unwrap().is_empty());
+}
+
+#[test]
+fn signatures_are_kept_once_each_and_go_with_the_object() {
+    use sos_formats::narinfo::{MAX_SIGNATURES, Signature};
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let one = object(&store, dir.path(), "one", "1", &[]);
+    let sign = |text: &str| Signature::parse(text).unwrap();
+    assert!(store.signatures(&one).unwrap().is_empty());
+    store
+        .add_signatures(&one, &[sign("a-1:AA=="), sign("b-1:BB==")])
+        .unwrap();
+    store
+        .add_signatures(
+            &one,
+            &[sign("b-1:BB=="), sign("a-1:CC=="), sign("a-1:D\nD")],
+        )
+        .unwrap();
+    let all = ["a-1:AA==", "b-1:BB==", "a-1:CC=="].map(sign);
+    assert_eq!(store.signatures(&one).unwrap(), all);
+    let many: Vec<Signature> = (0..100).map(|n| sign(&format!("k:{n}"))).collect();
+    store.add_signatures(&one, &many).unwrap();
+    assert_eq!(store.signatures(&one).unwrap().len(), MAX_SIGNATURES);
+    let absent = some_path("absent");
+    assert!(store.signatures(&absent).unwrap().is_empty());
+    assert!(matches!(
+        store.add_signatures(&absent, &all),
+        Err(StoreError::NotValid { .. })
+    ));
+}

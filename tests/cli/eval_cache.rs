@@ -12,7 +12,7 @@ use crate::support::{Run, World, peer};
 const HIT: &str = "the evaluation is that of before";
 
 /// A world whose runs say whether they evaluated.
-fn world() -> World {
+pub(super) fn world() -> World {
     let mut w = World::new();
     w.set("SOS_LOG", "sos=debug");
     w
@@ -20,7 +20,7 @@ fn world() -> World {
 
 /// Runs `sos eval` and tells what it printed and whether it was a hit.
 #[track_caller]
-fn eval(w: &World, args: &[&str]) -> (String, bool) {
+pub(super) fn eval(w: &World, args: &[&str]) -> (String, bool) {
     let run = w.sos([&["eval"], args].concat()).ok();
     (run.stdout.trim_end().to_owned(), is_hit(&run))
 }
@@ -31,7 +31,7 @@ fn is_hit(run: &Run) -> bool {
 
 /// Evaluates twice, and checks that the second time is a hit with the same answer.
 #[track_caller]
-fn settled(w: &World, args: &[&str]) -> String {
+pub(super) fn settled(w: &World, args: &[&str]) -> String {
     eval(w, args);
     let (before, _) = eval(w, args);
     let (again, hit) = eval(w, args);
@@ -42,7 +42,7 @@ fn settled(w: &World, args: &[&str]) -> String {
 
 /// Checks that a change is seen: the answer is another one, and it is evaluated.
 #[track_caller]
-fn sees(w: &World, args: &[&str], answer: &str) {
+pub(super) fn sees(w: &World, args: &[&str], answer: &str) {
     let (found, hit) = eval(w, args);
     assert_eq!(found, answer);
     assert!(!hit, "the answer is right, but comes from the cache");
@@ -50,7 +50,7 @@ fn sees(w: &World, args: &[&str], answer: &str) {
 }
 
 /// Waits until every file of the project is known by `stat`, by the program's own rule: nobody can set the time that it goes by.
-fn grow_old(w: &World) {
+pub(super) fn grow_old(w: &World) {
     wait_until("the age of all files", || {
         let now = sos_store::now_nanos();
         walkdir::WalkDir::new(w.project()).into_iter().all(|entry| {

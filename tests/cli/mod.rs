@@ -8,6 +8,7 @@ mod damage;
 mod diff;
 mod disk;
 mod eval_cache;
+mod eval_cache_sources;
 mod events;
 mod export;
 mod fetchers;

@@ -23,6 +23,7 @@ fn every_verb_has_help_and_an_example_of_use() {
         "plan",
         "store",
         "gc",
+        "serve",
         "doctor",
         "init",
         "completions",

@@ -13,6 +13,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "sos-engine",
             "sos-builders",
             "sos-recipes",
+            "sos-serve",
         ],
     ),
     ("sos-formats", &[]),
@@ -21,6 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("sos-engine", &["sos-formats", "sos-store"]),
     ("sos-builders", &["sos-formats", "sos-store", "sos-engine"]),
     ("sos-recipes", &["sos-formats", "sos-lang"]),
+    ("sos-serve", &["sos-formats", "sos-store"]),
 ];
 
 /// Crates whose bytes are the identity stay free of async and of databases.
@@ -32,7 +34,11 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
     ("sos-lang", &["tokio", "rusqlite", "rustix", "walkdir"]),
     ("sos-recipes", &["tokio", "rusqlite"]),
     ("sos-store", &["tokio", "reqwest"]),
-    ("sos-engine", &["reqwest", "pgp", "oci-spec", "rnix"]),
+    (
+        "sos-engine",
+        &["reqwest", "pgp", "oci-spec", "rnix", "hyper"],
+    ),
+    ("sos-serve", &["reqwest", "rusqlite"]),
 ];
 
 fn edges() -> BTreeMap<String, BTreeSet<String>> {

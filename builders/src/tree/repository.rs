@@ -512,6 +512,15 @@ impl super::Trees {
         let url = format!("file://{}", top.display());
         Repository::local(top, &url, &self.settings)?.intend_to_add(file)
     }
+
+    /// The files that git tracks in a working tree, each with a NUL after it.
+    ///
+    /// # Errors
+    /// When there is no repository there, or git fails.
+    pub fn tracked(&self, place: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
+        let url = format!("file://{}", place.display());
+        Repository::local(place, &url, &self.settings)?.run(["ls-files", "-z"])
+    }
 }
 
 /// `refs/heads/main` as people write it.

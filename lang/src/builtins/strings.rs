@@ -196,7 +196,12 @@ fn replace_strings(vm: &Vm, a: &[Value], pos: Pos) -> R {
 }
 
 fn base_name_of(vm: &Vm, a: &[Value], pos: Pos) -> R {
-    let s = vm.coerce(a[0], Coerce::PLAIN, pos)?;
+    let v = vm.force(a[0])?;
+    // The last part of a path says nothing of the object that it is in, unless it is the object.
+    let s = match v.as_path() {
+        Some(p) if !vm.is_store_object(p) => Str::new(p, 0),
+        _ => vm.coerce(v, Coerce::PLAIN, pos)?,
+    };
     let b = s.bytes();
     let end = if b.ends_with(b"/") {
         b.len() - 1

@@ -143,6 +143,7 @@ impl Writer<'_> {
                 if let Some(f) = v.as_float() {
                     self.empty("float", &[("value", crate::print::general(f).into_bytes())]);
                 } else if let Some(p) = v.as_path() {
+                    self.vm.path_named(p);
                     self.empty("path", &[("value", p.to_vec())]);
                 } else {
                     self.int(v);

@@ -90,6 +90,7 @@ impl Vm {
     fn coerce_other(&self, v: Value, how: Coerce, pos: Pos) -> R<Str> {
         if let Some(p) = v.as_path() {
             if !how.copy {
+                self.path_named(p);
                 return Ok(Str::new(p, 0));
             }
             let sp = self.copy_to_store(p, pos)?;

@@ -54,6 +54,7 @@ impl Vm {
             _ => {}
         }
         if let (Some(x), Some(y)) = (a.as_path(), b.as_path()) {
+            self.paths_compared(x, y);
             return Ok(x == y);
         }
         Ok(match (a.as_int(), b.as_int()) {
@@ -112,6 +113,7 @@ impl Vm {
             return Ok(x < y);
         }
         if let (Some(x), Some(y)) = (a.as_path(), b.as_path()) {
+            self.paths_compared(x, y);
             return Ok(x < y);
         }
         if let (Some(x), Some(y)) = (a.as_list(), b.as_list()) {

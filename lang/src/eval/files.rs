@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use sos_formats::diagnostic::SourceFile;
 use sos_formats::store_path::StorePath;
 
+use super::delay::named;
 use super::{Coerce, R, Vm, canon_path};
 use crate::error::{Error, Kind};
 use crate::heap::{Attrs, Env, Native, Str, Value};
@@ -322,7 +323,11 @@ impl Vm {
         let at = Value::int(i64::from(p.0));
         let later = |what| Value::thunk_native(what, at, Value::NULL);
         Value::attrs(Attrs::from_pairs(vec![
-            (self.s.file, Value::string(&file), Pos::NONE),
+            (
+                self.s.file,
+                named(Value::string(&file), Value::string(&file)),
+                Pos::NONE,
+            ),
             (self.s.line, later(&LINE), Pos::NONE),
             (self.s.column, later(&COLUMN), Pos::NONE),
         ]))

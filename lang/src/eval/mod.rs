@@ -19,6 +19,7 @@ mod vm;
 
 pub(crate) use coerce::{Coerce, canon_path, int_text};
 pub(crate) use cycle::Cycle;
+pub(crate) use delay::named;
 pub(crate) use files::{Surroundings, Text, os_path, path_bytes, virtual_root};
 pub(crate) use stack::on_big_stack;
 pub(crate) use vm::{Vm, suggest};

@@ -194,6 +194,34 @@ impl Vm {
         p.absolute(self.host.store_dir())
     }
 
+    /// Whether a path is a store object, and not below one.
+    pub(crate) fn is_store_object(&self, path: &[u8]) -> bool {
+        let dir = self.host.store_dir().as_str().as_bytes();
+        path.strip_prefix(dir)
+            .is_some_and(|rest| memchr::memrchr(b'/', rest).is_none_or(|at| at == 0))
+    }
+
+    /// Tells the host that the program has seen the name of the object that a path is in, if it is in one.
+    pub(crate) fn path_named(&self, path: &[u8]) {
+        if path.starts_with(self.host.store_dir().as_str().as_bytes()) {
+            self.host.object_named(&super::files::os_path(path));
+        }
+    }
+
+    /// The same for a comparison: two paths in one object are told apart without its name.
+    pub(crate) fn paths_compared(&self, a: &[u8], b: &[u8]) {
+        let dir = self.host.store_dir().as_str().len() + 1;
+        let object = |p: &[u8]| {
+            let rest = p.get(dir..).unwrap_or_default();
+            let end = memchr::memchr(b'/', rest).map_or(p.len(), |at| dir + at);
+            p[..end].to_vec()
+        };
+        if object(a) != object(b) {
+            self.path_named(a);
+            self.path_named(b);
+        }
+    }
+
     /// Copies a source into the store, once, and returns its store path.
     pub(crate) fn copy_to_store(&self, path: &[u8], pos: Pos) -> R<StorePath> {
         if let Some(p) = self.copied.borrow().get(path) {

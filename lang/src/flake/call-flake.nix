@@ -3,10 +3,11 @@
 {
   # The lock as JSON. Each node but the root has `owner`, the key of the node that lists it.
   lock,
-  # The source of the flake itself, and the directory in it.
+  # The source of the flake itself, where it is, and the directory in it.
   root,
+  rootPlace,
   rootDir,
-  # Fetches: where relative paths start, what is locked.
+  # Fetches: where relative paths start, what is locked. Gives what is known about the source, and its place.
   fetch,
 }:
 let
@@ -23,20 +24,29 @@ let
       locked = node.locked;
       relative = locked.type or "" == "path" && builtins.substring 0 1 locked.path != "/";
       # A path inside the tree of another input, without a source of its own.
-      inside = relative && node ? parent;
+      inside = key != data.root && relative && node ? parent;
       around = nodes.${follow node.parent};
+
+      fetched = fetch (if relative then nodes.${node.owner}.place else "") (removeAttrs locked [ "dir" ]);
 
       sourceInfo =
         if key == data.root then root
         else if inside then around.sourceInfo
-        else fetch (if relative then nodes.${node.owner}.outPath else "") (removeAttrs locked [ "dir" ]);
+        else fetched.info;
 
-      outPath =
-        if key == data.root then below sourceInfo.outPath rootDir
-        else if inside then below around.outPath (below locked.path (locked.dir or ""))
-        else below sourceInfo.outPath (locked.dir or "");
+      dir =
+        if key == data.root then rootDir
+        else if inside then below locked.path (locked.dir or "")
+        else locked.dir or "";
 
-      flake = import (outPath + "/flake.nix");
+      outPath = below (if inside then around.outPath else sourceInfo.outPath) dir;
+
+      # The same for the code here: looking at `outPath` would say that the program depends on the whole source.
+      place = below
+        (if key == data.root then rootPlace else if inside then around.place else fetched.place)
+        dir;
+
+      flake = import (place + "/flake.nix");
 
       inputs = builtins.mapAttrs (_: input: nodes.${target input}.value) (node.inputs or { });
 
@@ -51,7 +61,7 @@ let
         else
           sourceInfo // { inherit sourceInfo outPath; };
     in
-    { inherit value sourceInfo outPath; };
+    { inherit value sourceInfo outPath place; };
 
   nodes = builtins.mapAttrs make data.nodes;
 in

@@ -66,7 +66,12 @@ fn fetch_final(vm: &Vm, a: &[Value], pos: Pos) -> R {
         ..Wants::default()
     };
     let tree = vm.fetch_tree(&attrs, &wants, pos)?;
-    Ok(vm.tree_value(&tree, false, false))
+    let both = [
+        ("info", vm.tree_value(&tree, false, false)),
+        ("place", vm.tree_place(&tree)),
+    ];
+    let both = both.map(|(k, v)| (Sym::new(k.as_bytes()), v, Pos::NONE));
+    Ok(Value::attrs(Set::from_pairs(both.into())))
 }
 
 impl Vm {
@@ -172,6 +177,7 @@ impl Vm {
         let args = [
             ("lock", Value::string(text.to_string().as_bytes())),
             ("root", root),
+            ("rootPlace", self.tree_place(&flake.tree)),
             ("rootDir", Value::string(flake.locked.dir.as_bytes())),
             ("fetch", Value::prim(&FETCH_FINAL)),
         ];

@@ -6,7 +6,7 @@ use sos_formats::flake_ref::{self, Attr, Attrs, FlakeRef};
 
 use super::{fail, shown};
 use crate::error::{Error, Kind, R};
-use crate::eval::{Coerce, Vm, os_path};
+use crate::eval::{Coerce, Vm, named, os_path};
 use crate::heap::{Attrs as Set, Sym, Value};
 use crate::host::{ContextElem, FetchedTree, TreeRequest};
 use crate::ir::Pos;
@@ -29,6 +29,13 @@ impl Default for Wants<'_> {
 }
 
 impl Vm {
+    /// Where a tree is, for the code that calls flakes: the program has not seen it yet.
+    pub(super) fn tree_place(&self, tree: &FetchedTree) -> Value {
+        let path = self.absolute(&tree.path);
+        let ctx = self.ctx_of([ContextElem::Opaque(tree.path.clone())]);
+        Value::string_ctx(path.as_bytes(), ctx)
+    }
+
     /// Fetches a tree, once.
     pub(crate) fn fetch_tree(
         &self,
@@ -102,8 +109,13 @@ impl Vm {
     pub(crate) fn tree_value(&self, tree: &FetchedTree, fallback: bool, dirty: bool) -> Value {
         let attrs = &tree.attrs;
         let mut out: Vec<(Sym, Value, Pos)> = Vec::new();
-        let mut add = |name: &str, v: Value| out.push((Sym::new(name.as_bytes()), v, Pos::NONE));
         let path = self.absolute(&tree.path);
+        let place = Value::string(path.as_bytes());
+        // Whoever looks at one of these depends on all of the tree; before that, on the files that were read.
+        let mut add = |name: &str, v: Value| {
+            let v = named(place, v);
+            out.push((Sym::new(name.as_bytes()), v, Pos::NONE));
+        };
         let ctx = self.ctx_of([ContextElem::Opaque(tree.path.clone())]);
         add("outPath", Value::string_ctx(path.as_bytes(), ctx));
         let text = |name| flake_ref::text(attrs, name);

@@ -103,6 +103,21 @@ impl Thunk {
         }
     }
 
+    /// The native code of a thunk that nobody has forced, with its arguments.
+    pub(crate) fn native(self) -> Option<(*const Native, Value, Value)> {
+        // SAFETY: the tag in the first word says how many words there are and what they hold.
+        unsafe {
+            let w = *self.0;
+            (w & 7 == TH_NATIVE).then(|| {
+                (
+                    (w & !7) as *const Native,
+                    Value::raw(*self.0.add(1)),
+                    Value::raw(*self.0.add(2)),
+                )
+            })
+        }
+    }
+
     /// Takes the code out and marks the thunk as being evaluated. `None` when there is none to take.
     #[inline(always)]
     pub(crate) fn start(self) -> Option<Code> {

@@ -101,7 +101,12 @@ impl Printer<'_> {
     }
 
     fn value(&mut self, word: Value, depth: u32) {
-        let v = word.peel();
+        let mut v = word.peel();
+        if !self.style.short
+            && let Some(known) = self.vm.look_at_named(v)
+        {
+            v = known;
+        }
         if self.vm.check_stack().is_err() {
             self.text("«too deep»");
             return;
@@ -123,6 +128,10 @@ impl Printer<'_> {
                 if let Some(f) = v.as_float() {
                     self.text(&super::general(f));
                 } else if let Some(p) = v.as_path() {
+                    // A short form stands in errors only, and nothing depends on these.
+                    if !self.style.short {
+                        self.vm.path_named(p);
+                    }
                     self.out.extend_from_slice(p);
                 } else {
                     self.int(v);

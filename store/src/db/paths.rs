@@ -38,6 +38,54 @@ pub(crate) fn find_alone(db: &Connection, path: &StorePath) -> Result<Option<Pat
     rows.next()?.map(read_row).transpose()
 }
 
+/// Finds the object with a digest; the references are filled in.
+pub(crate) fn find_digest(db: &Connection, digest: &[u8; 20]) -> Result<Option<PathInfo>> {
+    let sql =
+        "SELECT id, hash20, name, kind, nar_sha256, nar_size, root_blake3, ca, deriver, registered
+               FROM path WHERE hash20 = ?1";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query([digest])?;
+    let Some(mut found) = rows.next()?.map(read_row).transpose()? else {
+        return Ok(None);
+    };
+    found.info.references = references(db, found.id)?;
+    Ok(Some(found.info))
+}
+
+/// Lists the objects of a name; references are left empty.
+pub(crate) fn find_named(db: &Connection, name: &str) -> Result<Vec<PathInfo>> {
+    let sql =
+        "SELECT id, hash20, name, kind, nar_sha256, nar_size, root_blake3, ca, deriver, registered
+               FROM path WHERE name = ?1";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query([name])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(read_row(row)?.info);
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+/// The signatures of an object, one a line; none of one that is not valid.
+pub(crate) fn signatures(db: &Connection, path: &StorePath) -> Result<Option<String>> {
+    let sql = "SELECT sigs FROM path WHERE hash20 = ?1 AND name = ?2";
+    let mut statement = db.prepare_cached(sql)?;
+    Ok(statement
+        .query_row(params![path.hash_bytes(), path.name()], |row| {
+            row.get::<_, Option<String>>(0)
+        })
+        .optional()?
+        .map(Option::unwrap_or_default))
+}
+
+/// Replaces the signatures of an object.
+pub(crate) fn set_signatures(db: &Connection, path: &StorePath, lines: &str) -> Result<()> {
+    db.prepare_cached("UPDATE path SET sigs = ?3 WHERE hash20 = ?1 AND name = ?2")?
+        .execute(params![path.hash_bytes(), path.name(), lines])?;
+    Ok(())
+}
+
 /// Finds the number of an object without reading the rest.
 pub(crate) fn path_id(db: &Connection, path: &StorePath) -> Result<Option<i64>> {
     let mut statement = db.prepare_cached("SELECT id FROM path WHERE hash20 = ?1 AND name = ?2")?;
@@ -149,11 +197,11 @@ pub(crate) fn insert_refs(db: &Connection, id: i64, info: &PathInfo) -> Result<(
     Ok(())
 }
 
-/// Replaces what is known of the content of an object that was made anew; its references follow with [`insert_refs`].
+/// Replaces what is known of the content of an object that was made anew, which nobody has signed yet; its references follow with [`insert_refs`].
 pub(crate) fn renew_path(db: &Connection, id: i64, info: &PathInfo) -> Result<()> {
     db.prepare_cached("DELETE FROM ref WHERE src = ?1")?
         .execute([id])?;
-    db.prepare_cached("UPDATE path SET nar_sha256 = ?2, nar_size = ?3 WHERE id = ?1")?
+    db.prepare_cached("UPDATE path SET nar_sha256 = ?2, nar_size = ?3, sigs = NULL WHERE id = ?1")?
         .execute(params![
             id,
             info.nar_sha256.map(|hash| hash.0),

@@ -1,0 +1,78 @@
+//! Files by name, as `download-distfiles.sh` and the like ask for them.
+
+use std::process::Command;
+
+use super::Serving;
+use crate::support::server::Server;
+use crate::support::{World, peer, run};
+
+#[test]
+fn curl_takes_a_file_and_goes_on_where_it_stopped() {
+    let w = World::new();
+    let content: Vec<u8> = (0..3_000_000u32).flat_map(|n| n.to_le_bytes()).collect();
+    std::fs::write(w.project().join("bash-5.2.tar"), &content).expect("a file");
+    w.sos(["store", "add", "--flat", "bash-5.2.tar"]).ok();
+    w.write("notes+1?.txt", "notes\n");
+    w.sos(["store", "add", "--flat", "notes+1?.txt"]).ok();
+    w.write("tree/x", "");
+    w.sos(["store", "add", "tree"]).ok();
+    let serving = Serving::start(&w, &[]);
+    let odd = serving.get("/notes+1%3F.txt", &[]).is(200);
+    assert_eq!(odd.text(), "notes\n");
+    let whole = serving.get("/bash-5.2.tar", &[]).is(200);
+    assert!(whole.body == content, "the bytes of the file");
+    // A tree is no file, whatever its name.
+    serving.get("/tree", &[]).is(404);
+    serving.get("/absent.tar", &[]).is(404);
+    let tag = whole.header("etag").expect("a tag").to_owned();
+    let same = format!("If-Range: {tag}");
+    let part = serving
+        .get("/bash-5.2.tar", &["Range: bytes=-4", &same])
+        .is(206);
+    assert_eq!(part.body, content[content.len() - 4..]);
+    // The rest of another file would not fit.
+    serving
+        .get("/bash-5.2.tar", &["Range: bytes=-4", "If-Range: \"x\""])
+        .is(200);
+    let Some(curl) = peer("curl") else { return };
+    let file = w.project().join("got");
+    // Of a whole file there is no rest: then 416 is what tells so, which only newer versions take for success under `--fail`.
+    for (start, fail) in [(content.len() / 3, Some("--fail")), (content.len(), None)] {
+        std::fs::write(&file, &content[..start]).expect("a beginning");
+        let mut command = Command::new(&curl);
+        command.args(["--silent", "--show-error", "-C", "-", "-o"]);
+        command.arg(&file).args(fail);
+        command.arg(format!("{}/bash-5.2.tar", serving.url));
+        run(&mut command).ok();
+        assert!(
+            std::fs::read(&file).expect("a file") == content,
+            "from {start}"
+        );
+    }
+}
+
+#[test]
+fn a_name_with_two_hashes_is_refused_unless_a_recipe_says_which() {
+    let w = World::new();
+    w.write("files/a.tar", "one");
+    let mirror = Server::start(&w.project().join("files"));
+    w.write(
+        "sos.nix",
+        &format!(
+            "{{ sos, ... }}: sos.fetchurl {{ url = \"{}/a.tar\"; sha256 = builtins.hashString \"sha256\" \"one\"; }}",
+            mirror.url()
+        ),
+    );
+    w.write("two", "two");
+    w.sos(["store", "add", "--flat", "two", "--name", "a.tar"])
+        .ok();
+    let first = Serving::start(&w, &[]);
+    assert_eq!(first.get("/a.tar", &[]).is(200).text(), "two");
+    w.sos(["build", "--no-link"]).ok();
+    let both = first.get("/a.tar", &[]).is(409).text();
+    assert!(both.contains("2 files with different content"), "{both}");
+    assert_eq!(both.matches("sha256:").count(), 2, "{both}");
+    drop(first);
+    let second = Serving::start(&w, &["."]);
+    assert_eq!(second.get("/a.tar", &[]).is(200).text(), "one");
+}
