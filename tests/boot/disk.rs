@@ -114,25 +114,33 @@ in
 }
 "#;
 
-/// Everything over the network: kernel, initrd and a compressed root that stays in memory.
+/// Everything over the network: kernel, initrd and a compressed root that stays in memory; and all of it as one EFI program, which
+/// firmware loads by HTTP.
 #[test]
 fn the_network_is_enough() {
     if !all_wanted() {
         return;
     }
     with_machine(|machine| {
-        let run = machine.world.sos([
-            "boot",
-            "run",
-            ".#netboot",
-            "--memory",
-            "2048",
-            "--expect",
-            RUNNING,
-            "--timeout",
-            "600",
-        ]);
-        run.ok();
+        let start = |what: &str| {
+            machine
+                .world
+                .sos([
+                    "boot",
+                    "run",
+                    what,
+                    "--memory",
+                    "2560",
+                    "--expect",
+                    RUNNING,
+                    "--timeout",
+                    "600",
+                ])
+                .ok();
+        };
+        start(".#netboot");
+        let directory = machine.world.physical(&machine.build(".#netboot"));
+        start(directory.join("web_1.efi").to_str().expect("plain"));
     });
 }
 

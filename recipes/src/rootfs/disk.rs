@@ -501,4 +501,63 @@ mod tests {
             assert_eq!(bytes(text), expected, "{text}");
         }
     }
+
+    fn parse(text: &str) -> (Option<Plain>, Vec<String>) {
+        let file = sos_formats::diagnostic::SourceFile::new("x.rootfs.toml", text);
+        let (recipe, found) = super::super::schema::parse_file(&file, "x");
+        let disk = recipe.map(|recipe| lower(&recipe.disk, Path::new("/recipe")));
+        (
+            disk,
+            found.into_iter().map(|problem| problem.message).collect(),
+        )
+    }
+
+    #[test]
+    fn a_layout_is_read() {
+        let (disk, problems) = parse(
+            "suite = \"bookworm\"\n[disk]\nsize = \"4G\"\ncmdline = [\"quiet\"]\ninitrd = \"own\"\nslots = 2\n\
+             [[partition]]\nname = \"esp\"\ntype = \"esp\"\n\
+             [[partition]]\nname = \"data\"\nfilesystem = \"ext4\"\nrest = true\nimage = \"data.img\"\n",
+        );
+        assert_eq!(problems, Vec::<String>::new());
+        let Some(Plain::Attrs(disk)) = disk else {
+            panic!("a set")
+        };
+        assert_eq!(disk["size"], Plain::Int(4 << 30));
+        assert_eq!(disk["slots"], Plain::Int(2));
+        let Plain::List(partitions) = &disk["partitions"] else {
+            panic!("a list")
+        };
+        let Plain::Attrs(data) = &partitions[1] else {
+            panic!("a set")
+        };
+        assert_eq!(data["rest"], Plain::Bool(true));
+        assert_eq!(data["image"], Plain::Path("/recipe/data.img".into()));
+    }
+
+    #[test]
+    fn every_wrong_value_is_told() {
+        let (disk, problems) = parse(
+            "suite = \"bookworm\"\n[disk]\nboot = \"lilo\"\ncmdline = [\"a b\"]\ntries = 0\nsiez = 1\n\
+             [[partition]]\nname = \"a\"\ntype = \"rot\"\nuuid = \"x\"\nattributes = [\"read\"]\n\
+             [[partition]]\nname = \"a\"\n[[partition]]\ntype = \"esp\"\n",
+        );
+        assert!(disk.is_none());
+        for part in [
+            "unknown field `siez`",
+            "unknown boot `lilo`",
+            "bad `tries`",
+            "bad `cmdline`",
+            "unknown type `rot`",
+            "bad `uuid`",
+            "unknown attribute `read`",
+            "two partitions are called `a`",
+            "needs the field `name`",
+        ] {
+            assert!(
+                problems.iter().any(|p| p.contains(part)),
+                "{part}: {problems:?}"
+            );
+        }
+    }
 }

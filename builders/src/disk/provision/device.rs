@@ -53,7 +53,7 @@ impl Device {
         if writable && let Some(by) = in_use(path, &meta) {
             let message = format!("`{}` is in use: {by}", path.display());
             return Err(refused("provision-in-use", message)
-                .help("unmount it first; a running system is updated on its own disk only while its other slot is free")
+                .help("unmount it, or take it away from what uses it, and try again")
                 .into());
         }
         let mut file = File::options()
