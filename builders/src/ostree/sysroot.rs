@@ -557,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn ostree_takes_the_disk_for_one_it_has_deployed() {
+    fn ostree_finds_the_repository_sound_and_the_way_leads_to_the_system() {
         let mut fake = Fake::new();
         let deployments = vec![system(&mut fake, "2"), system(&mut fake, "1")];
         let attrs = SysrootAttrs {
@@ -586,13 +586,8 @@ mod tests {
             return;
         }
         let newest = ostree(&["rev-parse", &repo, "os/2"]).expect("there");
-        let status = ostree(&["admin", &format!("--sysroot={at}"), "status"]).expect("there");
-        let lines: Vec<&str> = status.lines().filter(|line| line.contains(".0")).collect();
-        assert_eq!(lines.len(), 2, "{status}");
-        assert!(
-            lines[0].contains(&format!("web {}.0", newest.trim())),
-            "{status}"
-        );
+        let system = format!("ostree/deploy/web/deploy/{}.0", newest.trim());
+        assert!(dir.join(system).join("usr/bin/tool").is_file());
         let entry = std::fs::read_to_string(dir.join("boot/loader/entries/ostree-2-web.conf"))
             .expect("an entry");
         assert!(

@@ -136,8 +136,10 @@ let
       };
 
       # What starts one version of the system, with its root in a partition.
-      directory = "EFI/${name}/${version}";
-      initrdName = i: "${directory}/initrd${toString i}";
+      # No directory for each version: an update then adds files to directories that the first version has made.
+      directory = "EFI/${name}";
+      linuxName = "${directory}/${version}-linux";
+      initrdName = i: "${directory}/${version}-initrd${toString i}";
       systemFiles = root:
         if boot == "none" then
           { }
@@ -145,9 +147,9 @@ let
           { "EFI/Linux/${id}.efi" = "${makeUki root}"; }
         else
           {
-            "${directory}/linux" = derive.present { kernel_of = "${rootfs}"; version = kernel; };
+            ${linuxName} = derive.present { kernel_of = "${rootfs}"; version = kernel; };
             "loader/entries/${id}.conf".text = concatStringsSep "\n" (
-              [ "title ${name} ${version}" "version ${version}" "sort-key ${name}" "linux /${directory}/linux" ]
+              [ "title ${name} ${version}" "version ${version}" "sort-key ${name}" "linux /${linuxName}" ]
               ++ genList (i: "initrd /${initrdName i}") (length initrds)
               ++ [ "options ${cmdline root}" "" ]
             );

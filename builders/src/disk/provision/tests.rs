@@ -37,11 +37,11 @@ fn spec(version: &str) -> Spec {
         let root = Uuid::derived("test", slot);
         let mut files = BTreeMap::new();
         let body = format!(
-            "title t\nversion {version}\nlinux /EFI/t/{version}/linux\noptions root=PARTUUID={root} ro\n"
+            "title t\nversion {version}\nlinux /EFI/t/{version}-linux\noptions root=PARTUUID={root} ro\n"
         );
         files.insert(format!("loader/entries/t_{version}.conf"), text(&body));
         files.insert(
-            format!("EFI/t/{version}/linux"),
+            format!("EFI/t/{version}-linux"),
             text(&format!("kernel {version}")),
         );
         files
@@ -201,7 +201,7 @@ fn an_empty_device_gets_the_layout_and_then_versions_in_turn() {
     assert_eq!(third.slot.as_deref(), Some("root-a"));
     assert!(
         third.steps.contains(&Step::Remove {
-            path: "EFI/t/1/linux".to_owned()
+            path: "EFI/t/1-linux".to_owned()
         }),
         "{third:?}"
     );
