@@ -17,7 +17,7 @@ case $job in
 demo | check) ;;
 # The peers that the tests compare with.
 test)
-  needs="$needs apt:apt-get dpkg:dpkg-deb busybox-static:busybox nix-bin:nix-build skopeo:skopeo umoci:umoci podman:podman"
+  needs="$needs apt:apt-get dpkg:dpkg-deb busybox-static:busybox nix-bin:nix-build skopeo:skopeo umoci:umoci podman:podman docker-registry:docker-registry"
   needs="$needs python3:python3 python3-jsonschema:python3 passwd:useradd util-linux:unshare mount:mount systemd:systemctl git:git"
   needs="$needs qemu-system-x86:qemu-system-x86_64 qemu-utils:qemu-img ovmf:qemu-system-x86_64 ipxe-qemu:qemu-system-x86_64"
   needs="$needs systemd-boot-efi:qemu-system-x86_64 sbsigntool:sbverify gdisk:sgdisk fdisk:sfdisk dosfstools:fsck.vfat mtools:mcopy"
@@ -27,7 +27,7 @@ test)
   ;;
 bench)
   needs="$needs busybox-static:busybox nix-bin:nix-build python3:python3"
-  needs="$needs e2fsprogs:mke2fs erofs-utils:mkfs.erofs squashfs-tools:mksquashfs"
+  needs="$needs e2fsprogs:mke2fs erofs-utils:mkfs.erofs squashfs-tools:mksquashfs umoci:umoci ostree:ostree"
   ;;
 *)
   echo "setup.sh: unknown job '$job'; it is one of demo, test, check, bench" >&2

@@ -24,6 +24,8 @@ pub(crate) struct Environment {
     pub(crate) progress: Option<String>,
     /// `SOS_JOBS`.
     pub(crate) jobs: Option<String>,
+    /// Files that may hold credentials for registries, in the order in which container tools ask them.
+    pub(crate) auth_files: Vec<PathBuf>,
     /// `NIX_PATH`.
     pub(crate) nix_path: Option<String>,
     /// `NO_COLOR` is set and not empty.
@@ -63,6 +65,17 @@ impl Environment {
                 (!v.is_empty()).then(|| (name.to_lowercase().replace('_', "-"), v.clone()))
             })
             .collect();
+        let home = path("HOME");
+        let config_home =
+            path("XDG_CONFIG_HOME").or(home.as_ref().map(|home| home.join(".config")));
+        let auth_files = [
+            get("REGISTRY_AUTH_FILE").map(PathBuf::from),
+            path("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")),
+            config_home.map(|dir| dir.join("containers/auth.json")),
+            path("DOCKER_CONFIG")
+                .or(home.map(|home| home.join(".docker")))
+                .map(|dir| dir.join("config.json")),
+        ];
         let locale = get("LC_ALL")
             .or_else(|| get("LC_CTYPE"))
             .or_else(|| get("LANG"));
@@ -76,6 +89,7 @@ impl Environment {
             log: get("SOS_LOG"),
             progress: get("SOS_PROGRESS"),
             jobs: get("SOS_JOBS"),
+            auth_files: auth_files.into_iter().flatten().collect(),
             nix_path: get("NIX_PATH"),
             no_color: get("NO_COLOR").is_some(),
             force_color: get("CLICOLOR_FORCE").is_some_and(|v| v != "0"),

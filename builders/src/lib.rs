@@ -10,12 +10,14 @@ pub mod disk;
 pub mod export;
 pub mod fetch;
 pub mod filesystem;
+pub(crate) mod fragments;
 pub mod mirror;
 pub mod mirrors;
 pub mod oci;
 pub mod ostree;
 #[cfg(test)]
 mod peers;
+pub mod registry;
 pub mod rootfs_edit;
 pub mod tree;
 mod walk;
@@ -31,8 +33,11 @@ use crate::disk::{
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
 use crate::filesystem::{FilesystemBuilder, VerityBuilder};
 use crate::mirrors::Mirrors;
-use crate::oci::{OciBuilder, OciLayerBuilder};
+use crate::oci::{
+    OciBuilder, OciChunksBuilder, OciIndexBuilder, OciLayerBuilder, OciRootfsBuilder,
+};
 use crate::ostree::{OstreeBuilder, SysrootBuilder};
+use crate::registry::{AuthFiles, OciPullBuilder};
 use crate::rootfs_edit::RootfsEditBuilder;
 
 /// What the builders need to know of this machine and this run.
@@ -42,6 +47,8 @@ pub struct Config {
     pub mirrors: Mirrors,
     /// Whether the network may not be used.
     pub offline: bool,
+    /// The files that may hold credentials for registries.
+    pub auth: AuthFiles,
     /// The command that pins anew what is built, for advice; empty for the one without a target.
     pub relock: String,
 }
@@ -51,6 +58,7 @@ pub struct Config {
 pub fn registry(config: Config) -> Registry {
     let fetcher = Fetcher::new(config.mirrors, config.offline);
     let mut registry = registry_with(&fetcher);
+    registry.register(OciPullBuilder::new(fetcher.clone(), config.auth));
     registry.register(FetchBuilder::advising(fetcher, config.relock));
     registry
 }
@@ -63,7 +71,11 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(FetchBuilder::new(fetcher.clone()))
         .register(FetchUrlBuilder::new(fetcher.clone()))
         .register(OciLayerBuilder)
+        .register(OciPullBuilder::new(fetcher.clone(), AuthFiles::default()))
         .register(OciBuilder)
+        .register(OciChunksBuilder)
+        .register(OciIndexBuilder)
+        .register(OciRootfsBuilder)
         .register(OstreeBuilder)
         .register(SysrootBuilder)
         .register(DiskBuilder)

@@ -156,6 +156,7 @@ impl World {
 
     fn build(&self, graph: &Graph, drv: &StorePath) -> BuildReport {
         let builders = registry(Config {
+            auth: sos_builders::registry::AuthFiles::default(),
             mirrors: Mirrors::default(),
             offline: false,
             relock: String::new(),

@@ -102,7 +102,7 @@ fn git_dirs(place: &Path) -> Option<(PathBuf, PathBuf)> {
     Some((own, common))
 }
 
-/// What a request says that git tracks, for [`print`]; of other trees nothing.
+/// What a request says that git tracks, for [`print()`]; of other trees nothing.
 pub(super) fn tracked(place: &Path, attrs: &Attrs, host: &StoreHost) -> Vec<u8> {
     if flake_ref::kind(attrs) == "git" {
         host.tracked(place).unwrap_or_default()

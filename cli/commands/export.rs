@@ -1,5 +1,7 @@
 //! `sos export`: results outside the store, as other programs take them.
 
+mod image;
+
 use std::path::{Path, PathBuf};
 
 use sos_builders::disk::provision::Device;
@@ -9,6 +11,7 @@ use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::{ObjectKind, PathInfo, PlainRemover, Remover as _};
 
+use self::image::{ImageDest, ImageFlags};
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
 use crate::evaluate;
@@ -23,10 +26,11 @@ use crate::target;
 /// DEST is `dir:DIR`, a directory that is not there yet: of a root filesystem with its owners when root does it, else with yours. Or
 /// `disk:FILE`: a disk image or another single file, with its holes. Or
 /// `ostree:REPO[:REF]`: the commits of a target made by `sos.ostree` go into the repository REPO, which is made when it is not there.
+/// An image goes to `oci:DIR[:TAG]`, a layout to which it is added, to `oci-archive:FILE[:TAG]`, or to a registry: `docker://HOST/NAME[:TAG]`.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "sos export [OPTIONS] [TARGET] DEST",
-    after_help = "Examples:\n  sos export .#web dir:web                            a root filesystem as a directory\n  sos export ./web.rootfs.toml#ostree ostree:repo     its commit, into a repository to be served\n  sos export .#commit ostree:/srv/repo:os/amd64/main  under another name"
+    after_help = "Examples:\n  sos export .#web dir:web                            a root filesystem as a directory\n  sos export ./web.rootfs.toml#ostree ostree:repo     its commit, into a repository to be served\n  sos export .#commit ostree:/srv/repo:os/amd64/main  under another name\n  sos export .#image oci:images:1.0                   an image, into a layout\n  sos export .#image oci-archive:image.tar            in one file\n  sos export .#image docker://registry.example/web:1  into a registry"
 )]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
@@ -39,6 +43,9 @@ pub(crate) struct ExportArgs {
     /// The certificate of that key, which the firmware knows
     #[arg(long, value_name = "PEM", requires = "secure_boot_key")]
     secure_boot_cert: Option<PathBuf>,
+    /// A repository of the same registry that may have layers of the image: they are taken over from there and not sent
+    #[arg(long, value_name = "NAME")]
+    mount_from: Vec<String>,
 }
 
 /// Where results go.
@@ -49,6 +56,7 @@ enum Dest {
         repo: PathBuf,
         branch: Option<String>,
     },
+    Image(ImageDest),
 }
 
 /// Runs the verb.
@@ -88,6 +96,13 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
         Dest::Dir(dir) => to_dir(session, info, &dir),
         Dest::Disk(file) => to_file(session, info, &file, signer.as_ref()),
         Dest::Ostree { repo, branch } => to_ostree(session, info, &repo, branch.as_deref()),
+        Dest::Image(image) => {
+            let flags = ImageFlags {
+                offline: args.lock.offline,
+                mount_from: args.mount_from.clone(),
+            };
+            image.write(session, info, &flags)
+        }
     }
 }
 
@@ -96,7 +111,7 @@ impl Dest {
         let bad = |what: String| {
             Failure::new(
                 Diagnostic::error("export-destination", Class::Usage, what)
-                    .help("write `dir:DIR`, `disk:FILE` or `ostree:REPO[:REF]` behind the target"),
+                    .help("write `dir:DIR`, `disk:FILE`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker://HOST/NAME[:TAG]` or `ostree:REPO[:REF]` behind the target"),
             )
         };
         let Some(text) = text else {
@@ -116,6 +131,9 @@ impl Dest {
                     branch: None,
                 },
             }),
+            Some((scheme, rest)) if !rest.is_empty() => ImageDest::parse(scheme, rest)
+                .ok_or_else(|| bad(format!("`{text}` is no destination")))?
+                .map(Self::Image),
             _ => Err(bad(format!("`{text}` is no destination"))),
         }
     }
@@ -145,6 +163,7 @@ impl Dest {
                 )
                 .help("write letters, digits, `.`, `_` and `-`, in parts joined by `/`: `os/amd64/main`"),
             )),
+            Self::Image(image) => image.check(),
             _ => Ok(()),
         }
     }

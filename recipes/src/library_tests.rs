@@ -77,6 +77,11 @@ impl Project {
 
     /// Evaluates an expression in which `sos` is the library and `project` is `sos.nix`, called.
     fn evaluate(&self, expression: &str) -> Result<Graph, Box<Diagnostic>> {
+        self.evaluate_all(expression).0
+    }
+
+    /// The same, with the problems behind the first one.
+    fn evaluate_all(&self, expression: &str) -> (Result<Graph, Box<Diagnostic>>, Vec<Diagnostic>) {
         let dir = self.dir.path().canonicalize().unwrap();
         let pins = Arc::new(TestPins::at("1.0"));
         let session = Session::new(Context {
@@ -112,8 +117,9 @@ impl Project {
                 places,
             })
         });
+        let further = session.take_further_problems();
         session.finish().unwrap();
-        result
+        (result, further)
     }
 
     #[track_caller]
@@ -653,6 +659,107 @@ fn oci() {
         ))
         .contains("entrypont")
     );
+}
+
+/// All wrong types of an image are told at once, each where it was written.
+#[test]
+fn oci_problems_are_told_at_once() {
+    let p = Project::new(&[("sos.nix", "{ ... }: null")]);
+    let base = "sos.debian.rootfs { name = \"base\"; suite = \"bookworm\"; epoch = 9; }";
+    let text = format!(
+        "sos.oci {{ name = \"i\"; rootfs = {base}; tag = 7; level = \"x\"; layering = \"odd\"; layers = [ 3 ]; config = {{ user = 8; env = \"x\"; }}; }}"
+    );
+    let (result, further) = p.evaluate_all(&text);
+    let Err(first) = result else {
+        panic!("it evaluates");
+    };
+    let mut places: Vec<&str> = Vec::new();
+    for one in std::iter::once(&*first).chain(&further) {
+        let place = one.labels.first().expect("a place");
+        places.push(&place.file.text[place.span.clone()]);
+    }
+    places.sort_unstable();
+    assert_eq!(
+        places,
+        ["env", "layering", "layers", "level", "tag", "user"]
+    );
+    for (expression, part) in [
+        (
+            "sos.oci { name = \"i\"; }".to_owned(),
+            "needs `rootfs` or `from`",
+        ),
+        (
+            "sos.oci.pull { ref = \"r.example/x\"; digest = \"sha256:1\"; }".to_owned(),
+            "64 digits",
+        ),
+        (
+            "sos.oci.pull { ref = 3; digest = \"x\"; }".to_owned(),
+            "`ref`",
+        ),
+        (
+            "sos.oci.index { name = \"n\"; images = 3; }".to_owned(),
+            "`images`",
+        ),
+        (
+            format!(
+                "sos.oci {{ name = \"i\"; rootfs = {base}; from = ./x; layering = \"packages\"; }}"
+            ),
+            "does not go with `from`",
+        ),
+    ] {
+        let said = p.fails(&expression);
+        assert!(said.contains(part), "{expression}: {said}");
+    }
+}
+
+#[test]
+fn layers_of_an_image_follow_steps_packages_or_the_image_below() {
+    let p = Project::new(&[("sos.nix", "{ ... }: null")]);
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let chain = "rec { base = sos.debian.rootfs { name = \"base\"; suite = \"bookworm\"; epoch = 9; }; \
+         one = sos.rootfs.edit { rootfs = base; name = \"one\"; hostname = \"h\"; }; \
+         two = sos.run { name = \"two\"; rootfs = one; script = \"\"; result = \"rootfs\"; }; }";
+    let steps = p.graph(&format!(
+        "let c = {chain}; in sos.oci {{ name = \"i\"; rootfs = c.two; layering = \"steps\"; }}"
+    ));
+    let image = json(&steps.all[&steps.wanted[0]]);
+    assert_eq!(image["layers"].as_array().map(Vec::len), Some(3));
+    let layer = json(&steps.all[&steps.closure()["i-layer-2.drv"]]);
+    assert_eq!(layer["diff"], true);
+    let packages = p.graph(&format!(
+        "let c = {chain}; in sos.oci {{ name = \"i\"; rootfs = c.two; layering = \"packages\"; maxLayers = 20; }}"
+    ));
+    let image = json(&packages.all[&packages.wanted[0]]);
+    assert_eq!(image["layers"].as_array().map(Vec::len), Some(1));
+    let chunks = json(&packages.all[&packages.closure()["i-layers.drv"]]);
+    assert_eq!(
+        (&chunks["builder"], &chunks["maxLayers"]),
+        (&"builtin:oci-chunks".into(), &20.into())
+    );
+    // Over an image of a registry: only what was done since is a layer.
+    let above = p.graph(&format!(
+        "let pulled = sos.oci.pull {{ ref = \"r.example/os/web:1\"; digest = \"{digest}\"; }}; files = sos.oci.rootfs {{ image = pulled; }}; \
+         in sos.oci {{ name = \"i\"; from = pulled; layering = \"steps\"; \
+         rootfs = sos.rootfs.edit {{ rootfs = sos.rootfs.edit {{ rootfs = files; name = \"a\"; hostname = \"h\"; }}; name = \"b\"; hostname = \"i\"; }}; }}"
+    ));
+    let image = json(&above.all[&above.wanted[0]]);
+    assert_eq!(image["layers"].as_array().map(Vec::len), Some(2));
+    assert_eq!(
+        image["annotations"]["org.opencontainers.image.base.digest"],
+        digest.as_str()
+    );
+    let names: Vec<String> = above.closure().into_keys().collect();
+    assert!(names.contains(&"web.drv".to_owned()), "{names:?}");
+    let alone = p.graph(&format!(
+        "sos.oci {{ name = \"i\"; from = sos.oci.pull {{ ref = \"r.example/web\"; digest = \"{digest}\"; }}; config.cmd = [ \"x\" ]; }}"
+    ));
+    let image = json(&alone.all[&alone.wanted[0]]);
+    assert_eq!(image["layers"].as_array().map(Vec::len), Some(0));
+    let index = p.graph(&format!(
+        "let c = {chain}; in sos.oci.index {{ name = \"all\"; images = [ (sos.oci {{ name = \"i\"; rootfs = c.two; }}) ]; }}"
+    ));
+    let all = json(&index.all[&index.wanted[0]]);
+    assert_eq!(all["images"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Ratios of sos against real Nix, alternated in one run, medians; prints a table for BENCHMARKS.md.
 #
-#   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [demo|log|steps|lang|engine]
+#   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [demo|log|steps|filesystem|image|lang|engine]
 #
 # First, without a peer: how long the demo takes when there is nothing to do, beside its limit, what a busy log costs, and what a step
 # costs (steps.sh). The inputs of the rest are those of ../shared/bench; without that folder there is no more to measure.
@@ -53,6 +53,19 @@ fi
 # Steps do not depend on ../shared/bench either.
 if [ "$only" = all ] || [ "$only" = steps ]; then
   SOS=$sos bash "$here/tests/bench/steps.sh"
+  echo
+  [ "$only" = all ] || exit 0
+fi
+
+if [ "$only" = all ] || [ "$only" = filesystem ]; then
+  SOS=$sos bash "$here/tests/bench/filesystem.sh"
+  echo
+  [ "$only" = all ] || exit 0
+fi
+
+# Nor do images.
+if [ "$only" = all ] || [ "$only" = image ]; then
+  SOS=$sos bash "$here/tests/bench/image.sh"
   echo
   [ "$only" = all ] || exit 0
 fi

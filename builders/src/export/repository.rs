@@ -227,7 +227,7 @@ impl Writer<'_> {
     }
 }
 
-fn sync(dest: &Path) -> Result<(), BuilderError> {
+pub(super) fn sync(dest: &Path) -> Result<(), BuilderError> {
     let dir = File::open(dest).map_err(|e| failed("open", dest, e))?;
     rustix::fs::syncfs(&dir).map_err(|e| failed("write to the disk of", dest, e.into()))
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use reqwest::header::HeaderValue;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 use sos_formats::diagnostic::{Class, Diagnostic};
@@ -127,6 +128,17 @@ impl Fetcher {
         sink: &mut dyn Sink,
         observer: &dyn Observer,
     ) -> Result<Fetched, FetchError> {
+        self.fetch_as(request, None, sink, observer)
+    }
+
+    /// The same, showing who asks; a server that redirects to another one does not pass that on.
+    pub(crate) fn fetch_as(
+        &self,
+        request: &Request<'_>,
+        authorization: Option<&HeaderValue>,
+        sink: &mut dyn Sink,
+        observer: &dyn Observer,
+    ) -> Result<Fetched, FetchError> {
         let mut attempts: Vec<Attempt> = Vec::new();
         let mut seen: Vec<String> = Vec::new();
         for listed in request.urls {
@@ -149,7 +161,7 @@ impl Fetcher {
                 if seen.contains(&url) || seen.len() >= MAX_SOURCES {
                     continue;
                 }
-                match self.source(&url, request, sink, observer) {
+                match self.source(&url, request, authorization, sink, observer) {
                     Ok(size) => {
                         let given_up = attempts.iter().map(ToString::to_string).collect();
                         return Ok(Fetched {
@@ -193,6 +205,7 @@ impl Fetcher {
         &self,
         url: &str,
         request: &Request<'_>,
+        authorization: Option<&HeaderValue>,
         sink: &mut dyn Sink,
         observer: &dyn Observer,
     ) -> Result<u64, Failure> {
@@ -232,7 +245,10 @@ impl Fetcher {
         }
         let (client, runtime) = shared.network()?;
         let result = match Transfer::begin(&shared.limits, expected, sink, observer) {
-            Ok(transfer) => runtime.block_on(transfer.http(&client, &url)),
+            Ok(transfer) => {
+                let transfer = transfer.shown_as(authorization);
+                runtime.block_on(transfer.http(&client, &url))
+            }
             Err(failure) => Err(failure),
         };
         match &result {
@@ -245,6 +261,17 @@ impl Fetcher {
             _ => shared.health.answered(&server),
         }
         result
+    }
+}
+
+impl Fetcher {
+    /// What else speaks with servers, in its own way, runs on this, and keeps to these limits.
+    pub(crate) fn runtime(&self) -> Result<(Handle, Limits), Failure> {
+        if self.shared.offline {
+            return Err(Failure::Offline);
+        }
+        let (_, runtime) = self.shared.network()?;
+        Ok((runtime, self.shared.limits.clone()))
     }
 }
 

@@ -35,3 +35,4 @@ pub use fetcher::{FetchError, Fetched, Fetcher, Request};
 pub use limits::Limits;
 pub use observer::{Observer, Quiet};
 pub use sink::{FileSink, MemorySink, Sink};
+pub(crate) use transfer::send_failure;

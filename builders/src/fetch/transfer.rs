@@ -39,6 +39,7 @@ pub(super) struct Transfer<'a> {
     validator: Option<String>,
     /// Whether the bytes so far come from more than one answer.
     stitched: bool,
+    authorization: Option<&'a header::HeaderValue>,
 }
 
 impl<'a> Transfer<'a> {
@@ -61,9 +62,16 @@ impl<'a> Transfer<'a> {
             total: None,
             validator: None,
             stitched: false,
+            authorization: None,
         };
         transfer.restart()?;
         Ok(transfer)
+    }
+
+    /// Shows who asks.
+    pub(super) fn shown_as(mut self, authorization: Option<&'a header::HeaderValue>) -> Self {
+        self.authorization = authorization;
+        self
     }
 
     /// Reads a local file; gives its size.
@@ -153,6 +161,9 @@ impl<'a> Transfer<'a> {
         let mut request = client
             .get(url.clone())
             .header(header::ACCEPT_ENCODING, "identity");
+        if let Some(value) = self.authorization {
+            request = request.header(header::AUTHORIZATION, value);
+        }
         if from > 0 {
             request = request.header(header::RANGE, format!("bytes={from}-"));
             if let Some(validator) = &self.validator {
@@ -162,7 +173,7 @@ impl<'a> Transfer<'a> {
         let answer = self.limits.connect.saturating_add(self.limits.answer);
         let response = match self.wait(timeout(answer, request.send())).await? {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.send_failure(&error)),
+            Ok(Err(error)) => return Err(send_failure(&error, self.limits, self.received)),
             Err(_elapsed) => {
                 return Err(Failure::NoAnswer {
                     after: self.limits.answer,
@@ -368,33 +379,33 @@ impl<'a> Transfer<'a> {
             }
         }
     }
+}
 
-    /// Sorts the errors that can happen before there is an answer.
-    fn send_failure(&self, error: &reqwest::Error) -> Failure {
-        if error.is_redirect() {
-            return Failure::Redirect {
-                reason: innermost(error),
-            };
-        }
-        if error.is_timeout() && error.is_connect() {
-            return Failure::ConnectTimeout {
-                after: self.limits.connect,
-            };
-        }
-        if error.is_connect() {
-            return Failure::Connect {
-                reason: innermost(error),
-            };
-        }
-        if error.is_builder() {
-            return Failure::Url {
-                reason: innermost(error),
-            };
-        }
-        Failure::Broken {
-            received: self.received,
+/// Sorts the errors that can happen before there is an answer, or while it arrives.
+pub(crate) fn send_failure(error: &reqwest::Error, limits: &Limits, received: u64) -> Failure {
+    if error.is_redirect() {
+        return Failure::Redirect {
             reason: innermost(error),
-        }
+        };
+    }
+    if error.is_timeout() && error.is_connect() {
+        return Failure::ConnectTimeout {
+            after: limits.connect,
+        };
+    }
+    if error.is_connect() {
+        return Failure::Connect {
+            reason: innermost(error),
+        };
+    }
+    if error.is_builder() {
+        return Failure::Url {
+            reason: innermost(error),
+        };
+    }
+    Failure::Broken {
+        received,
+        reason: innermost(error),
     }
 }
 

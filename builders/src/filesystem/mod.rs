@@ -1,6 +1,6 @@
 //! File systems, written straight out of the store: no mount, no temporary tree, no root.
 //!
-//! [`write`] puts a root filesystem into an [`Image`], which is a file, or a part of a disk through a [`Window`]. It writes every
+//! `write` puts a root filesystem into an [`Image`], which is a file, or a part of a disk through a [`Window`]. It writes every
 //! byte that is not zero, and sets the length. The bytes follow from the manifest and the options alone.
 
 mod builder;

@@ -1,11 +1,13 @@
 //! One pass from the tar stream to the blob: both digests, both sizes, compression.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use serde::Deserialize;
-use sos_formats::hash::{HashAlgo, Hasher, Sha256};
+use sos_formats::hash::{Blake3, HashAlgo, Hasher, Sha256};
+use sos_store::{Derived, Store};
 
-use super::deflate::ParallelGzip;
+use super::deflate::{Made, ParallelGzip};
+use crate::fragments::MIN_BYTES;
 
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -54,6 +56,8 @@ impl Compression {
 struct Digesting<W> {
     out: W,
     hasher: Hasher,
+    /// The name of the blob in the store.
+    blob: Hasher,
     size: u64,
 }
 
@@ -62,6 +66,7 @@ impl<W> Digesting<W> {
         Self {
             out,
             hasher: Hasher::new(HashAlgo::Sha256),
+            blob: Hasher::new(HashAlgo::Blake3),
             size: 0,
         }
     }
@@ -71,6 +76,7 @@ impl<W: Write> Write for Digesting<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.out.write(bytes)?;
         self.hasher.update(&bytes[..n]);
+        self.blob.update(&bytes[..n]);
         self.size += n as u64;
         Ok(n)
     }
@@ -79,22 +85,23 @@ impl<W: Write> Write for Digesting<W> {
     }
 }
 
-enum Coder<W: Write> {
-    Gzip(ParallelGzip<Digesting<W>>),
+enum Coder<'s, W: Write> {
+    Gzip(ParallelGzip<'s, Digesting<W>>),
     Zstd(zstd::stream::write::Encoder<'static, Digesting<W>>),
     None(Digesting<W>),
 }
 
 /// Takes the tar stream of a layer.
-pub(super) struct LayerWriter<W: Write> {
-    coder: Coder<W>,
+pub(super) struct LayerWriter<'s, W: Write> {
+    coder: Coder<'s, W>,
+    level: u32,
     hasher: Hasher,
     /// Encoders see pieces of one size only, whatever the writes were.
     buffer: Vec<u8>,
 }
 
 /// What became of a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Written {
     /// SHA-256 of the blob.
     pub(super) digest: Sha256,
@@ -102,26 +109,29 @@ pub(super) struct Written {
     pub(super) size: u64,
     /// SHA-256 of the plain tar.
     pub(super) diff_id: Sha256,
+    /// The name of the blob in the store.
+    pub(super) blob: Blake3,
+    /// What the store can keep of it.
+    pub(super) fragments: Vec<Derived>,
 }
 
 /// How many bytes are handed on at once.
 const PIECE_BYTES: usize = 256 * 1024;
 
-impl<W: Write> LayerWriter<W> {
-    /// Begins a blob; `tar_size` is the exact size of the stream to come.
+impl<'s, W: Write> LayerWriter<'s, W> {
+    /// Begins a blob; `tar_size` is the exact size of the stream to come. What was compressed before is found in `store`.
     pub(super) fn new(
         out: W,
         compression: Compression,
         level: i32,
         tar_size: u64,
         cores: usize,
+        store: Option<&'s Store>,
     ) -> io::Result<Self> {
         let out = Digesting::new(out);
+        let unsigned = u32::try_from(level).map_err(io::Error::other)?;
         let coder = match compression {
-            Compression::Gzip => {
-                let level = u32::try_from(level).map_err(io::Error::other)?;
-                Coder::Gzip(ParallelGzip::new(out, level, cores)?)
-            }
+            Compression::Gzip => Coder::Gzip(ParallelGzip::new(out, unsigned, cores, store)?),
             Compression::Zstd => {
                 // One thread: zstd's own threads change the bytes with their number.
                 let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
@@ -133,29 +143,51 @@ impl<W: Write> LayerWriter<W> {
         };
         Ok(Self {
             coder,
+            level: unsigned,
             hasher: Hasher::new(HashAlgo::Sha256),
             buffer: Vec::with_capacity(PIECE_BYTES),
         })
     }
 
+    /// Takes a file out of the store, which has this name and size there.
+    pub(super) fn file(
+        &mut self,
+        blob: &Blake3,
+        size: u64,
+        data: &mut dyn Read,
+    ) -> io::Result<u64> {
+        if size < MIN_BYTES || !matches!(self.coder, Coder::Gzip(_)) {
+            return io::copy(data, self);
+        }
+        self.hand_on()?;
+        let Self { coder, hasher, .. } = self;
+        if let Coder::Gzip(gzip) = coder {
+            gzip.file(blob, size, data, &mut |bytes| hasher.update(bytes))?;
+        }
+        Ok(size)
+    }
+
     /// Ends the blob.
     pub(super) fn finish(mut self) -> io::Result<Written> {
         self.hand_on()?;
-        let mut out = match self.coder {
+        let (mut out, made) = match self.coder {
             Coder::Gzip(gzip) => gzip.finish()?,
-            Coder::Zstd(encoder) => encoder.finish()?,
-            Coder::None(out) => out,
+            Coder::Zstd(encoder) => (encoder.finish()?, Made::default()),
+            Coder::None(out) => (out, Made::default()),
         };
         out.flush()?;
         let digest = out.hasher.finish().as_sha256();
         let diff_id = self.hasher.finish().as_sha256();
-        match (digest, diff_id) {
-            (Some(digest), Some(diff_id)) => Ok(Written {
+        let blob = out.blob.finish().as_blake3();
+        match (digest, diff_id, blob) {
+            (Some(digest), Some(diff_id), Some(blob)) => Ok(Written {
                 digest,
                 size: out.size,
                 diff_id,
+                blob,
+                fragments: made.derived(self.level, blob),
             }),
-            _ => Err(io::Error::other("a SHA-256 hasher gave another hash")),
+            _ => Err(io::Error::other("a hasher gave another hash")),
         }
     }
 
@@ -171,7 +203,7 @@ impl<W: Write> LayerWriter<W> {
     }
 }
 
-impl<W: Write> Write for LayerWriter<W> {
+impl<W: Write> Write for LayerWriter<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = bytes.len().min(PIECE_BYTES - self.buffer.len());
         self.buffer.extend_from_slice(&bytes[..n]);
@@ -197,6 +229,7 @@ mod tests {
             compression.default_level(),
             data.len() as u64,
             2,
+            None,
         )
         .expect("start");
         for chunk in data.chunks(piece) {
@@ -239,7 +272,8 @@ mod tests {
 
     #[test]
     fn a_wrong_pledge_is_an_error() {
-        let mut writer = LayerWriter::new(Vec::new(), Compression::Zstd, 3, 5, 1).expect("start");
+        let mut writer =
+            LayerWriter::new(Vec::new(), Compression::Zstd, 3, 5, 1, None).expect("start");
         writer.write_all(b"123456").expect("buffered");
         assert!(writer.finish().is_err());
     }

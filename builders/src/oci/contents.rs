@@ -13,6 +13,7 @@ use sos_formats::manifest::{Entry, Kind, Meta};
 use sos_formats::tar::{self, EntryKind, TarError};
 use sos_store::Store;
 
+use super::compress::LayerWriter;
 use crate::build::Build;
 use crate::walk::{join, walk};
 
@@ -32,11 +33,10 @@ pub(super) struct Attributes {
 impl Attributes {
     /// Takes what a layer can and should hold of a manifest's metadata.
     pub(super) fn of(meta: &Meta, epoch: i64) -> Self {
-        let kept = |key: &[u8]| key != b"security.selinux" && !key.starts_with(b"trusted.overlay.");
         let xattrs = meta
             .xattrs
             .iter()
-            .filter(|(key, _)| kept(key))
+            .filter(|(key, _)| is_kept(key))
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect();
         Self {
@@ -64,6 +64,11 @@ impl Attributes {
     pub(super) fn is_usual_root(&self) -> bool {
         self.mode == 0o755 && self.uid == 0 && self.gid == 0 && self.xattrs.is_empty()
     }
+}
+
+/// Whether an xattr belongs into a layer: labels are set anew by runtimes, and marks of overlays mean something else there.
+pub(super) fn is_kept(key: &[u8]) -> bool {
+    key != b"security.selinux" && !key.starts_with(b"trusted.overlay.")
 }
 
 /// What an entry is, and where its bytes come from.
@@ -277,11 +282,11 @@ pub(super) fn missing_parents(entries: &[LayerEntry]) -> BTreeSet<Bytes> {
 }
 
 /// Writes arranged entries as a tar stream into `out`.
-pub(super) fn write<W: Write>(
+pub(super) fn write<'s, W: Write>(
     build: &dyn Build,
     entries: &[LayerEntry],
-    out: W,
-) -> Result<W, BuilderError> {
+    out: LayerWriter<'s, W>,
+) -> Result<LayerWriter<'s, W>, BuilderError> {
     let total: u64 = entries.iter().map(LayerEntry::size).sum();
     let mut done = 0;
     let mut tar = tar::Writer::new(out);
@@ -292,7 +297,13 @@ pub(super) fn write<W: Write>(
             done,
             total,
         };
-        tar.append(&header(entry), &mut data).map_err(|error| {
+        let written = match &entry.data {
+            Data::Blob { id, size, .. } => tar.append_with(&header(entry), |out| {
+                out.file(id, *size, &mut data).map_err(TarError::Write)
+            }),
+            _ => tar.append(&header(entry), &mut data),
+        };
+        written.map_err(|error| {
             if build.cancelled() {
                 BuilderError::Cancelled
             } else {

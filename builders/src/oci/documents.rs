@@ -6,18 +6,27 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sos_formats::hash::Sha256;
 
-pub(super) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(super) const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
-pub(super) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 /// The whole file `oci-layout`.
-pub(super) const OCI_LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(crate) const OCI_LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 /// The annotation that holds the tag.
-pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
+
+/// Tells whether a text is a SHA-256 in lower case.
+pub(crate) fn is_hex(text: &str) -> bool {
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
 
 /// A sorted map of strings.
-pub(super) type Strings = BTreeMap<String, String>;
+pub(crate) type Strings = BTreeMap<String, String>;
 
 /// What an image runs, as a recipe says it.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -68,13 +77,13 @@ pub(super) struct Empty {}
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Config {
     pub(super) created: String,
-    pub(super) architecture: &'static str,
+    pub(super) architecture: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) variant: Option<&'static str>,
+    pub(super) variant: Option<String>,
     pub(super) os: &'static str,
-    pub(super) config: Run,
+    pub(super) config: Value,
     pub(super) rootfs: RootFs,
-    pub(super) history: Vec<History>,
+    pub(super) history: Vec<Value>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -110,32 +119,41 @@ pub(super) struct RootFs {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct History {
     pub(super) created: String,
-    pub(super) created_by: &'static str,
+    pub(super) created_by: String,
 }
 
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Platform {
-    pub(super) architecture: &'static str,
-    pub(super) os: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) variant: Option<&'static str>,
+/// The machine that an image is for, in Go's words.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Platform {
+    pub(crate) architecture: String,
+    pub(crate) os: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) variant: Option<String>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+/// Names a blob or a document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Descriptor {
-    pub(super) media_type: String,
-    pub(super) digest: String,
-    pub(super) size: u64,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(super) annotations: Strings,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) platform: Option<Platform>,
+pub(crate) struct Descriptor {
+    #[serde(default)]
+    pub(crate) media_type: String,
+    pub(crate) digest: String,
+    pub(crate) size: u64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) annotations: Strings,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) platform: Option<Platform>,
 }
 
 impl Descriptor {
+    /// Gives the name of the blob in a layout: 64 digits. Only SHA-256 is understood.
+    pub(crate) fn hex(&self) -> Option<&str> {
+        let hex = self.digest.strip_prefix("sha256:")?;
+        is_hex(hex).then_some(hex)
+    }
+
     /// Describes bytes at hand.
-    pub(super) fn of(media_type: &str, bytes: &[u8]) -> Self {
+    pub(crate) fn of(media_type: &str, bytes: &[u8]) -> Self {
         Self {
             media_type: media_type.to_owned(),
             digest: format!("sha256:{}", Sha256::of(bytes)),
@@ -159,8 +177,10 @@ pub(super) struct Manifest {
 
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Index {
-    pub(super) schema_version: u32,
-    pub(super) media_type: &'static str,
-    pub(super) manifests: Vec<Descriptor>,
+pub(crate) struct Index {
+    pub(crate) schema_version: u32,
+    pub(crate) media_type: &'static str,
+    pub(crate) manifests: Vec<Descriptor>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) annotations: Strings,
 }

@@ -1,23 +1,20 @@
 //! `builtin:oci-layer`: one layer, as a blob and what is known about it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::BufWriter;
+use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 use sos_formats::diagnostic::{Class, Diagnostic};
 
-use super::compress::{Compression, LayerWriter};
-use super::contents::{arrange, measure, whole, write};
+use super::compress::Compression;
+use super::contents::{arrange, whole};
 use super::diff::difference;
+use super::kept::{Form, write_layer};
 use super::names::MAX_EPOCH;
 use super::placed::{Placed, Style};
 use crate::build::{Build, parse_ids};
-
-/// Buffer before the file of the blob.
-const FILE_BUFFER_BYTES: usize = 1 << 20;
 
 /// Makes one layer of an OCI image.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,7 +28,7 @@ impl Builder for OciLayerBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: LayerAttrs = ctx.attrs_as()?;
@@ -66,6 +63,9 @@ pub(super) struct LayerInfo {
     pub(super) diff_id: String,
     /// The number of entries.
     pub(super) files: u64,
+    /// What is in it, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) holds: Option<String>,
 }
 
 /// Writes `blob` and `layer.json` into the directory `out`.
@@ -81,15 +81,7 @@ pub(super) fn make_layer(
             &format!("`epoch` is {epoch}; it must be within 0..{MAX_EPOCH}"),
         ));
     }
-    let level = attrs.level.unwrap_or(attrs.compression.default_level());
-    let levels = attrs.compression.levels();
-    if !levels.contains(&level) {
-        let (low, high) = (levels.start(), levels.end());
-        return Err(wrong(
-            build,
-            &format!("`level` is {level}; this compression has {low} to {high}"),
-        ));
-    }
+    let form = Form::new(build, attrs.compression, attrs.level)?;
     let base = attrs
         .base
         .as_deref()
@@ -133,25 +125,8 @@ pub(super) fn make_layer(
     };
     let entries = arrange(entries)?;
     let io = |what: &'static str| move |error| BuilderError::io(what, error);
-    let tar_size = match attrs.compression {
-        Compression::Zstd => measure(&entries)?,
-        _ => 0,
-    };
     fs::create_dir(out).map_err(io("cannot create the output of the layer"))?;
-    let file = File::create(out.join("blob")).map_err(io("cannot create the blob of the layer"))?;
-    let file = BufWriter::with_capacity(FILE_BUFFER_BYTES, file);
-    let writer = LayerWriter::new(file, attrs.compression, level, tar_size, build.cores())
-        .map_err(io("cannot begin the layer"))?;
-    let written = write(build, &entries, writer)?
-        .finish()
-        .map_err(io("cannot end the layer"))?;
-    let info = LayerInfo {
-        media_type: attrs.compression.media_type().to_owned(),
-        digest: format!("sha256:{}", written.digest),
-        size: written.size,
-        diff_id: format!("sha256:{}", written.diff_id),
-        files: entries.len() as u64,
-    };
+    let info = write_layer(build, &entries, form, &out.join("blob"))?;
     let json =
         serde_json::to_vec(&info).map_err(|error| BuilderError::failed(error.to_string()))?;
     fs::write(out.join("layer.json"), json).map_err(io("cannot write `layer.json`"))?;
@@ -162,7 +137,7 @@ pub(super) fn make_layer(
     Ok(info)
 }
 
-fn wrong(build: &dyn Build, what: &str) -> BuilderError {
+pub(super) fn wrong(build: &dyn Build, what: &str) -> BuilderError {
     let message = format!(
         "the image layer `{}` is not well described: {what}",
         build.name()

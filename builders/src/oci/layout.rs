@@ -3,18 +3,21 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json as value};
 use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 use sos_formats::diagnostic::{Class, Diagnostic};
 
+use super::archive;
 use super::documents::{
     CONFIG_TYPE, Config, Descriptor, Empty, History, INDEX_TYPE, Index, MANIFEST_TYPE, Manifest,
-    OCI_LAYOUT, Platform, REF_NAME, RootFs, Run, RunAttrs, Strings,
+    OCI_LAYOUT, REF_NAME, RootFs, Run, RunAttrs, Strings, is_hex,
 };
 use super::layer::LayerInfo;
-use super::names::{MAX_EPOCH, is_ref_name, platform, rfc3339};
+use super::names::{MAX_EPOCH, is_ref_name, rfc3339};
+use super::unpack::{manifest_of, wanted};
 use crate::build::Build;
 
 /// Layers of one image: overlayfs refuses more than 500.
@@ -32,7 +35,7 @@ impl Builder for OciBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: ImageAttrs = ctx.attrs_as()?;
@@ -43,7 +46,7 @@ impl Builder for OciBuilder {
 
 /// What a recipe says about an image.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub(super) struct ImageAttrs {
     pub(super) layers: Vec<String>,
     pub(super) config: RunAttrs,
@@ -51,6 +54,9 @@ pub(super) struct ImageAttrs {
     pub(super) arch: String,
     pub(super) epoch: i64,
     pub(super) annotations: Strings,
+    /// An image whose layers lie below, as they are, and whose configuration is taken over.
+    pub(super) from: Option<String>,
+    pub(super) from_tag: Option<String>,
 }
 
 /// Writes the layout into the directory `out`.
@@ -60,49 +66,59 @@ pub(super) fn make_image(
     out: &Path,
 ) -> Result<(), BuilderError> {
     check(build, &attrs)?;
-    let (architecture, variant) = platform(&attrs.arch).ok_or_else(|| {
-        let known = [
-            "amd64", "arm64", "i386", "armhf", "armel", "riscv64", "ppc64el", "s390x", "mips64el",
-            "loong64",
-        ];
-        let message = format!("images have no name for the architecture `{}`", attrs.arch);
-        Diagnostic::error("oci-arch", Class::Recipe, message)
-            .suggest(&attrs.arch, known.into_iter())
-    })?;
+    let mut platform = wanted(&attrs.arch)?;
     let io = |what: &'static str| move |error| BuilderError::io(what, error);
     let blobs = out.join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(io("cannot create the image layout"))?;
     let created = rfc3339(attrs.epoch);
-    let mut layers = Vec::new();
-    let mut diff_ids = Vec::new();
+    let below = match &attrs.from {
+        Some(from) => Below::take(build, from, &attrs, &blobs)?,
+        None => Below::default(),
+    };
+    if let Some(variant) = below.variant {
+        platform.variant = Some(variant);
+    }
+    let (mut layers, mut diff_ids, mut history) = (below.layers, below.diff_ids, below.history);
     for (done, layer) in attrs.layers.iter().enumerate() {
         if build.cancelled() {
             return Err(BuilderError::Cancelled);
         }
-        let info = take_layer(build, layer, &blobs)?;
-        layers.push(Descriptor {
-            media_type: info.media_type,
-            digest: info.digest,
-            size: info.size,
-            annotations: Strings::new(),
-            platform: None,
-        });
-        diff_ids.push(info.diff_id);
+        for info in take_layers(build, layer, &blobs, attrs.from.is_some())? {
+            let created_by = match info.holds {
+                Some(holds) => format!("sos: {holds}"),
+                None => "sos".to_owned(),
+            };
+            let step = History {
+                created: created.clone(),
+                created_by,
+            };
+            history
+                .push(serde_json::to_value(step).map_err(|e| BuilderError::failed(e.to_string()))?);
+            layers.push(Descriptor {
+                media_type: info.media_type,
+                digest: info.digest,
+                size: info.size,
+                annotations: Strings::new(),
+                platform: None,
+            });
+            diff_ids.push(info.diff_id);
+        }
         build.progress(done as u64 + 1, attrs.layers.len() as u64);
     }
-    let history = vec![
-        History {
-            created: created.clone(),
-            created_by: "sos"
-        };
-        layers.len()
-    ];
+    if layers.len() > MAX_LAYERS {
+        let message = format!(
+            "the image `{}` has {} layers; no runtime takes more than {MAX_LAYERS}",
+            build.name(),
+            layers.len()
+        );
+        return Err(Diagnostic::error("oci-attrs", Class::Recipe, message).into());
+    }
     let config = Config {
         created,
-        architecture,
-        variant,
+        architecture: platform.architecture.clone(),
+        variant: platform.variant.clone(),
         os: "linux",
-        config: run(attrs.config),
+        config: over(below.config, run(attrs.config))?,
         rootfs: RootFs {
             kind: "layers",
             diff_ids,
@@ -118,22 +134,210 @@ pub(super) fn make_image(
         annotations: attrs.annotations,
     };
     let mut manifest = put(&blobs, MANIFEST_TYPE, &manifest)?;
-    manifest.platform = Some(Platform {
-        architecture,
-        os: "linux",
-        variant,
-    });
+    manifest.platform = Some(platform);
     manifest
         .annotations
         .extend(attrs.tag.map(|tag| (REF_NAME.to_owned(), tag)));
     build.log(&format!("image manifest {}", manifest.digest));
+    finish(out, manifest)
+}
+
+/// Writes what makes a directory of blobs a layout with one image.
+pub(super) fn finish(out: &Path, top: Descriptor) -> Result<(), BuilderError> {
+    let io = |what: &'static str| move |error| BuilderError::io(what, error);
     let index = Index {
         schema_version: 2,
         media_type: INDEX_TYPE,
-        manifests: vec![manifest],
+        manifests: vec![top],
+        annotations: Strings::new(),
     };
     fs::write(out.join("index.json"), json(&index)?).map_err(io("cannot write `index.json`"))?;
     fs::write(out.join("oci-layout"), OCI_LAYOUT).map_err(io("cannot write `oci-layout`"))
+}
+
+/// What an image takes over from the one below it.
+#[derive(Default)]
+struct Below {
+    layers: Vec<Descriptor>,
+    diff_ids: Vec<String>,
+    history: Vec<Value>,
+    config: Value,
+    variant: Option<String>,
+}
+
+impl Below {
+    fn take(
+        build: &dyn Build,
+        from: &str,
+        attrs: &ImageAttrs,
+        blobs: &Path,
+    ) -> Result<Self, BuilderError> {
+        let opened = archive::open(build.store(), &build.tree(from)?, from)?;
+        let layout = &opened.layout;
+        let manifest = manifest_of(layout, attrs.from_tag.as_deref(), Some(&attrs.arch))?;
+        let config = layout.json(&manifest.config)?;
+        let architecture = config["architecture"].as_str().unwrap_or_default();
+        let wanted = wanted(&attrs.arch)?.architecture;
+        if architecture != wanted {
+            let message = format!(
+                "the image `{}` is for {wanted}, and the one below it for {architecture}",
+                build.name()
+            );
+            return Err(Diagnostic::error("oci-arch", Class::Recipe, message)
+                .help("write the same `arch` for both")
+                .into());
+        }
+        let mut layers = Vec::new();
+        for layer in &manifest.layers {
+            let blob = layout.checked(layer)?;
+            take_blob(&blob, &blobs.join(layer.hex().unwrap_or_default()))?;
+            let media_type = oci_type(&layer.media_type).ok_or_else(|| {
+                let kind = &layer.media_type;
+                layout.bad(&format!(
+                    "its layer {} is of the kind `{kind}`",
+                    layer.digest
+                ))
+            })?;
+            layers.push(Descriptor {
+                media_type: media_type.to_owned(),
+                platform: None,
+                ..layer.clone()
+            });
+        }
+        let ids = config["rootfs"]["diff_ids"].as_array();
+        let diff_ids: Vec<String> = ids
+            .into_iter()
+            .flatten()
+            .filter_map(|id| id.as_str().map(str::to_owned))
+            .collect();
+        if diff_ids.len() != layers.len() {
+            return Err(layout
+                .bad("its configuration names another number of layers")
+                .into());
+        }
+        let mut history = config["history"].as_array().cloned().unwrap_or_default();
+        let told = history.iter().filter(|step| step["empty_layer"] != true);
+        if told.count() != layers.len() {
+            history = vec![value!({ "created_by": "base image" }); layers.len()];
+        }
+        Ok(Self {
+            layers,
+            diff_ids,
+            history,
+            variant: config["variant"].as_str().map(str::to_owned),
+            config: config["config"].clone(),
+        })
+    }
+}
+
+/// Gives the kind of a layer in OCI's words; nothing for one that may not be copied.
+fn oci_type(kind: &str) -> Option<&str> {
+    Some(match kind {
+        "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
+            "application/vnd.oci.image.layer.v1.tar+gzip"
+        }
+        "application/vnd.docker.image.rootfs.diff.tar" => "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.v1.tar"
+        | "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.oci.image.layer.v1.tar+zstd" => kind,
+        _ => return None,
+    })
+}
+
+/// Lays what a recipe says over the configuration of the image below: a new entrypoint takes the old command away, variables and
+/// labels are added by name.
+fn over(below: Value, run: Run) -> Result<Value, BuilderError> {
+    let own = serde_json::to_value(run).map_err(|error| BuilderError::failed(error.to_string()))?;
+    let (Value::Object(mut all), Value::Object(own)) = (below, own.clone()) else {
+        return Ok(own);
+    };
+    if own.contains_key("Entrypoint") && !own.contains_key("Cmd") {
+        all.remove("Cmd");
+    }
+    for (key, new) in own {
+        let old = all.remove(&key).unwrap_or_default();
+        let joined = match (key.as_str(), old, new) {
+            ("Env", Value::Array(old), Value::Array(new)) => {
+                let name = |one: &Value| {
+                    let text = one.as_str().unwrap_or_default();
+                    text.split('=').next().unwrap_or_default().to_owned()
+                };
+                let names: BTreeSet<String> = new.iter().map(name).collect();
+                let kept = old.into_iter().filter(|one| !names.contains(&name(one)));
+                Value::Array(kept.chain(new).collect())
+            }
+            ("Labels" | "Volumes" | "ExposedPorts", Value::Object(old), Value::Object(new)) => {
+                let mut members: std::collections::BTreeMap<String, Value> =
+                    old.into_iter().collect();
+                members.extend(new);
+                Value::Object(members.into_iter().collect())
+            }
+            (_, _, new) => new,
+        };
+        all.insert(key, joined);
+    }
+    Ok(Value::Object(all))
+}
+
+/// Reads what is known about the layers of one derivation and puts their blobs into the layout. Over another image a layer without
+/// entries is left out.
+fn take_layers(
+    build: &dyn Build,
+    layer: &str,
+    blobs: &Path,
+    over_another: bool,
+) -> Result<Vec<LayerInfo>, BuilderError> {
+    let dir = build.tree(layer)?;
+    let not_a_layer = |what: &dyn std::fmt::Display| {
+        BuilderError::failed(format!("`{layer}` is not a layer: {what}"))
+    };
+    let several = dir.join("layers.json");
+    let found: Vec<(LayerInfo, PathBuf)> = if several.is_file() {
+        let json = fs::read(several).map_err(|error| not_a_layer(&error))?;
+        let all: Vec<LayerInfo> =
+            serde_json::from_slice(&json).map_err(|error| not_a_layer(&error))?;
+        let blob = |number| dir.join(format!("{number}.blob"));
+        all.into_iter()
+            .enumerate()
+            .map(|(number, info)| (info, blob(number)))
+            .collect()
+    } else {
+        let json = fs::read(dir.join("layer.json")).map_err(|error| not_a_layer(&error))?;
+        let info = serde_json::from_slice(&json).map_err(|error| not_a_layer(&error))?;
+        vec![(info, dir.join("blob"))]
+    };
+    let mut layers = Vec::new();
+    for (info, blob) in found {
+        if over_another && info.files == 0 {
+            continue;
+        }
+        let hex = info
+            .digest
+            .strip_prefix("sha256:")
+            .filter(|hex| is_hex(hex));
+        let hex = hex.ok_or_else(|| not_a_layer(&"its digest is not SHA-256"))?;
+        let size = fs::symlink_metadata(&blob)
+            .map_err(|error| not_a_layer(&error))?
+            .len();
+        if size != info.size {
+            return Err(not_a_layer(&format!(
+                "its blob has {size} bytes, not {}",
+                info.size
+            )));
+        }
+        take_blob(&blob, &blobs.join(hex))?;
+        layers.push(info);
+    }
+    Ok(layers)
+}
+
+/// Puts a blob into a layout; the same one may be there already.
+pub(super) fn take_blob(blob: &Path, target: &Path) -> Result<(), BuilderError> {
+    if target.exists() {
+        return Ok(());
+    }
+    link_or_copy(blob, target)
+        .map_err(|error| BuilderError::io("cannot take the blob of a layer", error))
 }
 
 /// Checks what can be checked before any work.
@@ -142,7 +346,7 @@ fn check(build: &dyn Build, attrs: &ImageAttrs) -> Result<(), BuilderError> {
         let message = format!("the image `{}` is not well described: {what}", build.name());
         Err(Diagnostic::error("oci-attrs", Class::Recipe, message).into())
     };
-    if attrs.layers.is_empty() {
+    if attrs.layers.is_empty() && attrs.from.is_none() {
         return wrong("it has no layers".into());
     }
     if attrs.layers.len() > MAX_LAYERS {
@@ -223,47 +427,8 @@ fn run(attrs: RunAttrs) -> Run {
     }
 }
 
-/// Reads what is known about a layer and puts its blob into the layout, without copying where that is possible.
-fn take_layer(build: &dyn Build, layer: &str, blobs: &Path) -> Result<LayerInfo, BuilderError> {
-    let dir = build.tree(layer)?;
-    let not_a_layer = |what: &dyn std::fmt::Display| {
-        BuilderError::failed(format!("`{layer}` is not a layer: {what}"))
-    };
-    let json = fs::read(dir.join("layer.json")).map_err(|error| not_a_layer(&error))?;
-    let info: LayerInfo = serde_json::from_slice(&json).map_err(|error| not_a_layer(&error))?;
-    let hex = info
-        .digest
-        .strip_prefix("sha256:")
-        .filter(|hex| is_sha256(hex));
-    let hex = hex.ok_or_else(|| not_a_layer(&"its digest is not SHA-256"))?;
-    let blob = dir.join("blob");
-    let size = fs::symlink_metadata(&blob)
-        .map_err(|error| not_a_layer(&error))?
-        .len();
-    if size != info.size {
-        return Err(not_a_layer(&format!(
-            "its blob has {size} bytes, not {}",
-            info.size
-        )));
-    }
-    let target = blobs.join(hex);
-    // The same layer may be there twice; it is one blob.
-    if !target.exists() {
-        link_or_copy(&blob, &target)
-            .map_err(|error| BuilderError::io("cannot take the blob of a layer", error))?;
-    }
-    Ok(info)
-}
-
-fn is_sha256(hex: &str) -> bool {
-    hex.len() == 64
-        && hex
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
 /// Makes `target` the same file as `source`: a hard link, else a clone, else a copy.
-fn link_or_copy(source: &Path, target: &Path) -> io::Result<()> {
+pub(super) fn link_or_copy(source: &Path, target: &Path) -> io::Result<()> {
     if fs::hard_link(source, target).is_ok() {
         return Ok(());
     }
@@ -277,7 +442,7 @@ fn link_or_copy(source: &Path, target: &Path) -> io::Result<()> {
 }
 
 /// Writes a document as a blob.
-fn put<T: Serialize>(
+pub(super) fn put<T: Serialize>(
     blobs: &Path,
     media_type: &str,
     document: &T,
@@ -290,7 +455,7 @@ fn put<T: Serialize>(
     Ok(descriptor)
 }
 
-fn json<T: Serialize>(document: &T) -> Result<Vec<u8>, BuilderError> {
+pub(super) fn json<T: Serialize>(document: &T) -> Result<Vec<u8>, BuilderError> {
     serde_json::to_vec(document)
         .map_err(|error| BuilderError::failed(format!("cannot write JSON: {error}")))
 }

@@ -1,23 +1,37 @@
 //! OCI images: layers as tar streams out of the store, and the layout that names them.
 //!
-//! `builtin:oci-layer` makes one layer (`blob` and `layer.json`), `builtin:oci` makes the image layout of any number
-//! of them. Layers are derivations of their own, so that an image whose last layer changed compresses one layer only.
+//! `builtin:oci-layer` makes one layer (`blob` and `layer.json`), `builtin:oci-chunks` those of the packages of a root
+//! filesystem, `builtin:oci` makes the image layout of any number of them, `builtin:oci-index` one layout of images for several
+//! machines. Layers are derivations of their own, so that an image whose last layer changed compresses one layer only.
+//! `builtin:oci-rootfs` goes the other way, from an image to a root filesystem.
 
+pub(crate) mod archive;
+mod chunks;
 mod compress;
 mod contents;
 mod deflate;
 mod diff;
-mod documents;
+pub(crate) mod documents;
+mod index;
+mod kept;
 mod layer;
 mod layout;
-mod names;
+pub(crate) mod names;
+mod packages;
 mod placed;
 mod read;
+pub(crate) mod source;
+mod strict;
+mod unpack;
 
 #[cfg(test)]
 mod tests;
 
+pub use chunks::OciChunksBuilder;
 pub use compress::Compression;
+pub use index::OciIndexBuilder;
 pub use layer::OciLayerBuilder;
 pub use layout::OciBuilder;
+pub use names::is_ref_name;
 pub use read::{Image, is_layout, read};
+pub use unpack::OciRootfsBuilder;

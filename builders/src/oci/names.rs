@@ -1,7 +1,7 @@
 //! Tags, architectures and times as images write them.
 
 /// Gives Go's name and variant of an architecture named in Go's, Debian's, the kernel's or Nix's way.
-pub(super) fn platform(arch: &str) -> Option<(&'static str, Option<&'static str>)> {
+pub(crate) fn platform(arch: &str) -> Option<(&'static str, Option<&'static str>)> {
     let arch = arch.strip_suffix("-linux").unwrap_or(arch);
     Some(match arch {
         "amd64" | "x86_64" => ("amd64", None),
@@ -20,7 +20,7 @@ pub(super) fn platform(arch: &str) -> Option<(&'static str, Option<&'static str>
 }
 
 /// Tells whether a tag fits the grammar of `org.opencontainers.image.ref.name`.
-pub(super) fn is_ref_name(tag: &str) -> bool {
+pub fn is_ref_name(tag: &str) -> bool {
     // component ::= alphanumeric (separator alphanumeric)*, separators `-._:@/+` or `--`.
     let mut rest = tag.as_bytes();
     loop {

@@ -3,35 +3,28 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
 use sos_formats::Bytes;
 use sos_formats::deb::Codec;
-use sos_formats::diagnostic::{Class, Diagnostic};
-use sos_formats::hash::{Hash, HashAlgo, Hasher};
+use sos_formats::diagnostic::Diagnostic;
 use sos_formats::tar::{Entry, EntryKind, Reader};
 use sos_store::compare::{Content, Item, ItemKind, Snapshot};
 use sos_store::{Store, TempDir};
 
-use super::documents::REF_NAME;
+use super::source::Layout;
 use crate::debian::codec;
 
-/// The most bytes of an index, a manifest or a configuration.
-const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
-/// The most layers.
-const MAX_LAYERS: usize = 4096;
 /// The most bytes of all layers, unpacked.
-const MAX_UNPACKED_BYTES: u64 = 256 << 30;
+pub(super) const MAX_UNPACKED_BYTES: u64 = 256 << 30;
 /// The most entries of all layers.
-const MAX_ENTRIES: usize = 10_000_000;
-/// How deep indexes may lie in indexes.
-const MAX_INDEXES: usize = 4;
+pub(super) const MAX_ENTRIES: usize = 10_000_000;
 
 /// A name that takes an entry of lower layers away.
-const WHITEOUT: &[u8] = b".wh.";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
 /// A name that takes everything of lower layers in its directory away.
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 
 /// An image as one tree.
 #[derive(Debug)]
@@ -58,23 +51,17 @@ pub fn is_layout(dir: &Path) -> bool {
 /// `oci-bad-layout` when something in it is missing, malformed or not what its digest says; what the store fails with.
 pub fn read(store: &Store, dir: &Path, tag: Option<&str>) -> Result<Image, Box<Diagnostic>> {
     let unpacked = store.temp_dir("image").map_err(|e| Box::new(e.into()))?;
-    let layout = Layout { dir };
-    let manifest = layout.manifest(tag)?;
-    let config = layout.document(&manifest["config"])?;
-    let list = manifest["layers"]
-        .as_array()
-        .ok_or_else(|| layout.bad("its manifest has no layers"))?;
-    if list.len() > MAX_LAYERS {
-        return Err(layout.bad("it has too many layers"));
-    }
+    let layout = Layout::at(dir);
+    let (_, manifest) = layout.manifest(tag, None)?;
+    let config = layout.json(&manifest.config)?;
     let mut files = Snapshot::default();
     let mut layers = Vec::new();
     let mut left = Left {
         bytes: MAX_UNPACKED_BYTES,
         entries: MAX_ENTRIES,
     };
-    for (number, layer) in list.iter().enumerate() {
-        let (blob, digest) = layout.checked_blob(layer)?;
+    for (number, layer) in manifest.layers.iter().enumerate() {
+        let (blob, digest) = (layout.checked(layer)?, layer.digest.clone());
         let tar = unpacked.path().join(number.to_string());
         let mut apply = || -> io::Result<()> {
             unpack(&blob, &tar, &mut left)?;
@@ -96,109 +83,8 @@ struct Left {
     entries: usize,
 }
 
-struct Layout<'a> {
-    dir: &'a Path,
-}
-
-impl Layout<'_> {
-    fn bad(&self, what: &str) -> Box<Diagnostic> {
-        Box::new(Diagnostic::error(
-            "oci-bad-layout",
-            Class::Other,
-            format!(
-                "the image in `{}` cannot be read: {what}",
-                self.dir.display()
-            ),
-        ))
-    }
-
-    fn json(&self, path: &Path) -> Result<Value, Box<Diagnostic>> {
-        let mut bytes = Vec::new();
-        let read =
-            File::open(path).and_then(|file| file.take(MAX_DOCUMENT_BYTES).read_to_end(&mut bytes));
-        let shown = path.strip_prefix(self.dir).unwrap_or(path).display();
-        read.map_err(|e| self.bad(&format!("{shown}: {e}")))?;
-        serde_json::from_slice(&bytes).map_err(|e| self.bad(&format!("{shown}: {e}")))
-    }
-
-    /// Where the blob of a descriptor is.
-    fn blob(&self, descriptor: &Value) -> Result<(PathBuf, String), Box<Diagnostic>> {
-        let digest = descriptor["digest"].as_str().unwrap_or_default();
-        let hex = digest.strip_prefix("sha256:").unwrap_or_default();
-        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(self.bad(&format!("`{digest}` is not a digest that it can have")));
-        }
-        Ok((self.dir.join("blobs/sha256").join(hex), digest.to_owned()))
-    }
-
-    /// The same, after looking whether the bytes are those of the digest.
-    fn checked_blob(&self, descriptor: &Value) -> Result<(PathBuf, String), Box<Diagnostic>> {
-        let (path, digest) = self.blob(descriptor)?;
-        let hash = || -> io::Result<Hash> {
-            let mut file = File::open(&path)?;
-            let mut hasher = Hasher::new(HashAlgo::Sha256);
-            let mut chunk = vec![0; 1 << 20];
-            loop {
-                let n = file.read(&mut chunk)?;
-                if n == 0 {
-                    return Ok(hasher.finish());
-                }
-                hasher.update(&chunk[..n]);
-            }
-        };
-        let hash = hash().map_err(|e| self.bad(&format!("{digest}: {e}")))?;
-        if format!("sha256:{}", hash.to_hex()) != digest {
-            return Err(self.bad(&format!("the bytes of {digest} are others")));
-        }
-        Ok((path, digest))
-    }
-
-    fn document(&self, descriptor: &Value) -> Result<Value, Box<Diagnostic>> {
-        let (path, _) = self.checked_blob(descriptor)?;
-        self.json(&path)
-    }
-
-    fn manifest(&self, tag: Option<&str>) -> Result<Value, Box<Diagnostic>> {
-        let mut index = self.json(&self.dir.join("index.json"))?;
-        let mut tag = tag;
-        for _ in 0..MAX_INDEXES {
-            let all = index["manifests"].as_array().cloned().unwrap_or_default();
-            let named = |m: &&Value| tag.is_none_or(|tag| m["annotations"][REF_NAME] == tag);
-            let found: Vec<&Value> = all.iter().filter(named).collect();
-            let chosen = match found.as_slice() {
-                [one] => *one,
-                [] => return Err(self.bad("it has no image of that tag")),
-                several => {
-                    let tags: Vec<&str> = several
-                        .iter()
-                        .filter_map(|m| m["annotations"][REF_NAME].as_str())
-                        .collect();
-                    return Err(Box::new(
-                        self.bad("it has several images")
-                            .as_ref()
-                            .clone()
-                            .help(format!(
-                                "name one as `{}:TAG`; tags are: {}",
-                                self.dir.display(),
-                                tags.join(", ")
-                            )),
-                    ));
-                }
-            };
-            let document = self.document(chosen)?;
-            if document["layers"].is_array() {
-                return Ok(document);
-            }
-            // An index in an index is of several machines; the tag was that of the outer one.
-            index = document;
-            tag = None;
-        }
-        Err(self.bad("its indexes lead nowhere"))
-    }
-}
-
-/// Writes the archive of a layer without its compression.
-fn unpack(blob: &Path, to: &Path, left: &mut Left) -> io::Result<()> {
+/// Reads the archive of a layer without its compression, which its first bytes tell.
+pub(super) fn decoded(blob: &Path) -> io::Result<Box<dyn Read + Send>> {
     let mut magic = [0; 6];
     let n = File::open(blob)?.read(&mut magic)?;
     let codec = match &magic[..n] {
@@ -208,7 +94,12 @@ fn unpack(blob: &Path, to: &Path, left: &mut Left) -> io::Result<()> {
         [b'B', b'Z', b'h', ..] => Codec::Bzip2,
         _ => Codec::Plain,
     };
-    let mut reader = codec::decoder(codec, BufReader::new(File::open(blob)?))?;
+    codec::decoder(codec, BufReader::with_capacity(1 << 18, File::open(blob)?))
+}
+
+/// Writes the archive of a layer without its compression.
+fn unpack(blob: &Path, to: &Path, left: &mut Left) -> io::Result<()> {
+    let mut reader = decoded(blob)?;
     let mut writer = BufWriter::new(File::create_new(to)?);
     let written = io::copy(&mut reader.by_ref().take(left.bytes), &mut writer)?;
     writer.flush()?;
@@ -311,7 +202,7 @@ fn item(entry: &Entry, tar: &Path, at: u64) -> Item {
     }
 }
 
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|b| *b == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),
         None => (&[], path),
@@ -355,6 +246,7 @@ fn remove(files: &mut Snapshot, path: &[u8]) {
 mod tests {
     use super::*;
     use std::fs;
+    use std::path::PathBuf;
 
     use sos_formats::tar::Writer;
 

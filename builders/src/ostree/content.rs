@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use flate2::{Compress, Compression, FlushCompress, Status};
 use sos_engine::BuilderError;
 use sos_formats::hash::{Blake3, HashAlgo, Hasher, Sha256};
 use sos_formats::ostree::{FileHeader, Xattrs, dirmeta};
@@ -12,6 +11,7 @@ use sos_store::{Derived, Store};
 
 use super::Mode;
 use crate::build::Build;
+use crate::fragments::{self, Deflater, FINAL, Fragment, MIN_BYTES, read_block};
 
 /// The level that files are compressed with; what is kept of a file names it.
 const LEVEL: u32 = 6;
@@ -46,7 +46,7 @@ impl FileKey {
     /// What is known of this file is kept under this.
     fn kept_under(&self, mode: Mode) -> Blake3 {
         let what = match mode {
-            Mode::Archive => format!("ostree filez {LEVEL}\0"),
+            Mode::Archive => format!("ostree filez {LEVEL} of fragments\0"),
             Mode::BareUser => "ostree file\0".to_owned(),
         };
         let blob = self.blob.map(|(blob, _)| blob.0).unwrap_or_default();
@@ -137,7 +137,7 @@ struct Work<'a> {
 impl Work<'_> {
     /// Takes one file after the other while `go_on` says so.
     fn run(&self, go_on: &dyn Fn(usize) -> bool) {
-        let mut deflate = Compress::new(Compression::new(LEVEL), false);
+        let mut deflate = Deflater::new(LEVEL);
         loop {
             let at = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(file) = self.files.get(at) else {
@@ -163,7 +163,7 @@ impl Work<'_> {
         &self,
         at: usize,
         file: &FileKey,
-        deflate: &mut Compress,
+        deflate: &mut Deflater,
     ) -> Result<Content, BuilderError> {
         let known = self.known[at].as_deref();
         let Some((blob, size)) = file.blob else {
@@ -200,11 +200,56 @@ impl Work<'_> {
                 {
                     return Ok(Content::compressed(checksum, filez, size));
                 }
-                let (checksum, filez, stored) = compress(self.store, file, &blob, size, deflate)?;
+                let (checksum, filez, stored) = self.compress(file, &blob, size, deflate)?;
                 keep([&checksum.0[..], &filez.0, &stored.to_le_bytes()].concat());
                 Ok(Content::compressed(checksum, filez, stored))
             }
         }
+    }
+
+    /// Works out the checksum of a file and stores its compressed form; gives that blob and its size too.
+    fn compress(
+        &self,
+        file: &FileKey,
+        blob: &Blake3,
+        size: u64,
+        deflate: &mut Deflater,
+    ) -> Result<(Sha256, Blake3, u64), BuilderError> {
+        let store = self.store;
+        let header = file.header();
+        let prefix = header.framed_filez(size);
+        // Layers of images share what is worth it.
+        let shared = size >= MIN_BYTES;
+        if shared && let Some(known) = fragments::find(store, LEVEL, blob)? {
+            let checksum = checksum(store, file, blob)?;
+            let mut stream = prefix.chain(known.open(store)?).chain(&FINAL[..]);
+            let (filez, stored) = store.put_blob(&mut stream)?;
+            return Ok((checksum, filez, stored));
+        }
+        let mut hasher = Hasher::new(HashAlgo::Sha256);
+        hasher.update(&header.framed());
+        let offset = prefix.len() as u64;
+        let mut stream = Compressing {
+            source: store.open_blob(blob)?,
+            hasher,
+            crc: crc32fast::Hasher::new(),
+            out: prefix,
+            given: 0,
+            deflate,
+            ended: false,
+            block: Vec::new(),
+        };
+        let (filez, stored) = store.put_blob(&mut stream)?;
+        if shared {
+            let fragment = Fragment {
+                container: filez,
+                offset,
+                len: stored - offset - FINAL.len() as u64,
+                crc: stream.crc.finalize(),
+            };
+            lock(&self.new).push(fragment.derived(LEVEL, blob, *blob));
+        }
+        Ok((sha256(stream.hasher)?, filez, stored))
     }
 
     fn link(&self, link: &FileKey) -> Result<Content, BuilderError> {
@@ -255,31 +300,6 @@ fn checksum(store: &Store, file: &FileKey, blob: &Blake3) -> Result<Sha256, Buil
     }
 }
 
-/// Works out the checksum of a file and stores its compressed form; gives that blob and its size too.
-fn compress(
-    store: &Store,
-    file: &FileKey,
-    blob: &Blake3,
-    size: u64,
-    deflate: &mut Compress,
-) -> Result<(Sha256, Blake3, u64), BuilderError> {
-    let header = file.header();
-    let mut hasher = Hasher::new(HashAlgo::Sha256);
-    hasher.update(&header.framed());
-    deflate.reset();
-    let mut stream = Compressing {
-        source: store.open_blob(blob)?,
-        hasher,
-        out: header.framed_filez(size),
-        given: 0,
-        deflate,
-        ended: false,
-        piece: vec![0; PIECE_BYTES.min(usize::try_from(size).unwrap_or(PIECE_BYTES).max(1))],
-    };
-    let (filez, stored) = store.put_blob(&mut stream)?;
-    Ok((sha256(stream.hasher)?, filez, stored))
-}
-
 fn unpacked(value: &[u8]) -> Option<(Sha256, Blake3, u64)> {
     let (checksum, rest) = value.split_first_chunk::<32>()?;
     let (filez, rest) = rest.split_first_chunk::<32>()?;
@@ -296,12 +316,13 @@ fn sha256(hasher: Hasher) -> Result<Sha256, BuilderError> {
 struct Compressing<'a, R> {
     source: R,
     hasher: Hasher,
+    crc: crc32fast::Hasher,
     /// Made and not yet taken, from `given` on.
     out: Vec<u8>,
     given: usize,
-    deflate: &'a mut Compress,
+    deflate: &'a mut Deflater,
     ended: bool,
-    piece: Vec<u8>,
+    block: Vec<u8>,
 }
 
 impl<R: Read> Compressing<'_, R> {
@@ -309,30 +330,15 @@ impl<R: Read> Compressing<'_, R> {
     fn step(&mut self) -> io::Result<()> {
         self.out.clear();
         self.given = 0;
-        let n = self.source.read(&mut self.piece)?;
-        let (bytes, flush) = match n {
-            0 => (&[][..], FlushCompress::Finish),
-            n => (&self.piece[..n], FlushCompress::None),
-        };
-        self.hasher.update(bytes);
-        let start = self.deflate.total_in();
-        loop {
-            let taken =
-                usize::try_from(self.deflate.total_in() - start).map_err(io::Error::other)?;
-            self.out.reserve(PIECE_BYTES);
-            let status = self
-                .deflate
-                .compress_vec(&bytes[taken..], &mut self.out, flush)
-                .map_err(io::Error::other)?;
-            let all = self.deflate.total_in() - start == bytes.len() as u64;
-            if status == Status::StreamEnd {
-                self.ended = true;
-                return Ok(());
-            }
-            if all && n > 0 && self.out.len() < self.out.capacity() {
-                return Ok(());
-            }
+        read_block(&mut self.source, &mut self.block)?;
+        if self.block.is_empty() {
+            self.out.extend_from_slice(&FINAL);
+            self.ended = true;
+            return Ok(());
         }
+        self.hasher.update(&self.block);
+        self.crc.update(&self.block);
+        self.deflate.block(&self.block, &mut self.out)
     }
 }
 

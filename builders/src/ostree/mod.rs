@@ -36,7 +36,7 @@ impl Builder for OstreeBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: OstreeAttrs = ctx.attrs_as()?;

@@ -49,6 +49,32 @@ impl<W: Write> Writer<W> {
         entry: &Entry,
         data: &mut (impl Read + ?Sized),
     ) -> Result<(), TarError> {
+        self.head(entry)?;
+        self.copy(entry, data)?;
+        self.pad(entry.size)
+    }
+
+    /// Writes an entry whose data `write` puts into the stream itself; it gives the number of bytes.
+    ///
+    /// # Errors
+    /// As [`Writer::append`], and those of `write`.
+    pub fn append_with(
+        &mut self,
+        entry: &Entry,
+        write: impl FnOnce(&mut W) -> Result<u64, TarError>,
+    ) -> Result<(), TarError> {
+        self.head(entry)?;
+        if write(&mut self.out)? != entry.size {
+            return Err(TarError::SizeChanged {
+                path: entry.path.clone(),
+                expected: entry.size,
+            });
+        }
+        self.pad(entry.size)
+    }
+
+    /// Writes all that comes before the data.
+    fn head(&mut self, entry: &Entry) -> Result<(), TarError> {
         let unwritable = |problem| TarError::Unwritable {
             path: entry.path.clone(),
             problem,
@@ -67,9 +93,7 @@ impl<W: Write> Writer<W> {
             self.raw(&records)?;
             self.pad(size)?;
         }
-        self.raw(&header)?;
-        self.copy(entry, data)?;
-        self.pad(entry.size)
+        self.raw(&header)
     }
 
     /// Writes an entry that has no data.

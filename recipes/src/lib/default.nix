@@ -24,7 +24,9 @@ in
   # run { name, rootfs, script | command, mounts?, env?, cwd?, result? }: a command in a root filesystem.
   inherit run;
 
-  # oci { name, rootfs, layers?, config?, tag? }: an OCI image layout; ociLayer { name, files | tree | rootfs }: one layer of it.
+  # oci { name, rootfs | from, layers?, layering?, config?, tag? }: an OCI image layout; ociLayer { name, files | tree | rootfs }: one
+  # layer of it. oci.pull { ref, digest }: an image of a registry; oci.rootfs { image }: its files; oci.index { name, images }: images
+  # for several machines.
   inherit (oci) oci ociLayer;
 
   # ostree { name, rootfs, ref?, version?, bootable?, parent?, mode? }: a commit in an OSTree repository of its own.

@@ -27,22 +27,40 @@ rec {
   inherit present;
 
   # Ends the evaluation with a problem that is shown where the user wrote the attribute `names` of `given`, or else the whole.
-  # `more` are further problems of the same kind, each with a `message` and a `name`.
+  # `more` are further problems of the same kind, each with a `message`, a `name` and perhaps another `given`.
   refuse = { code ? "recipe-bad-value", message, help ? null, more ? [ ] }: names: given:
     let
-      place = names:
+      place = names: given:
         let at = builtins.intersectAttrs (builtins.listToAttrs (map (name: { inherit name; value = null; }) names)) given;
         in if at == { } then given else at;
     in
     builtins.__sosRefuse {
       inherit code message help;
-      __place = place names;
-      more = map (one: { inherit (one) message; __place = place [ one.name ]; }) more;
+      __place = place names given;
+      more = map (one: { inherit (one) message; __place = place [ one.name ] (one.given or given); }) more;
     };
 
   # Refuses while evaluating what a builder would refuse only when it runs: `types` names the kind of each attribute, `given` is
   # what the user wrote, for the place.
-  typed = what: types: given: attrs:
+  typed = what: types: given: attrs: sound (problems what types given attrs) attrs;
+
+  # Gives the attributes when there are no problems, else tells all of them.
+  sound = problems: attrs:
+    let first = builtins.head problems;
+    in
+    if problems == [ ] then
+      attrs
+    else
+      refuse
+        {
+          code = "recipe-wrong-type";
+          inherit (first) message;
+          more = builtins.tail problems;
+        } [ first.name ]
+        first.given;
+
+  # Lists what `typed` refuses.
+  problems = what: types: given: attrs:
     let
       isText = value: builtins.isString value || builtins.isPath value || value ? outPath;
       isPrintable = value: isText value || builtins.isInt value || builtins.isBool value || value == null;
@@ -75,30 +93,19 @@ rec {
           words = "one of \"gzip\", \"zstd\", \"none\"";
         };
       };
-      # What is no set cannot become what the builder is given of one, so it is looked at as it was written.
-      isSet = name: builtins.elem types.${name} [ "set" "variables" "textSet" ];
+      # What is no set or list cannot become what the builder is given of one, so it is looked at as it was written.
+      isSet = name: builtins.elem types.${name} [ "set" "list" "variables" "textSet" ];
       value = name:
         let raw = given.${name} or null;
         in if isSet name && raw != null && !(builtins.isAttrs raw) then raw else attrs.${name} or null;
       bad = name: value name != null && !(kinds.${types.${name}}.test (value name));
       wrong = builtins.filter bad (builtins.attrNames types);
       problem = name: {
-        inherit name;
+        inherit name given;
         message = "`${name}` of ${what} must be ${kinds.${types.${name}}.words}, and is a ${builtins.typeOf (value name)}";
       };
-      problems = map problem wrong;
-      first = builtins.head problems;
     in
-    if wrong == [ ] then
-      attrs
-    else
-      refuse
-        {
-          code = "recipe-wrong-type";
-          inherit (first) message;
-          more = builtins.tail problems;
-        } [ first.name ]
-        given;
+    map problem wrong;
 
   # The output is a tree of files.
   tree = floating "recursive" "sha256";

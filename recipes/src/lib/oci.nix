@@ -1,7 +1,7 @@
 derive:
 let
   # A function for its argument names: a misspelt one is an error of the language, with a place.
-  checkedConfig =
+  known =
     { entrypoint ? null
     , cmd ? null
     , env ? null
@@ -12,17 +12,28 @@ let
     , volumes ? null
     , stopSignal ? null
     }@config:
-    derive.present (derive.typed "the `config` of sos.oci" {
-      entrypoint = "texts";
-      cmd = "texts";
-      user = "text";
-      workdir = "text";
-      env = "environment";
-      labels = "textSet";
-      exposedPorts = "texts";
-      volumes = "texts";
-      stopSignal = "text";
-    } config config);
+    derive.present config;
+
+  configProblems = config: given:
+    if builtins.isAttrs config then
+      derive.problems "the `config` of sos.oci"
+        {
+          entrypoint = "texts";
+          cmd = "texts";
+          user = "text";
+          workdir = "text";
+          env = "environment";
+          labels = "textSet";
+          exposedPorts = "texts";
+          volumes = "texts";
+          stopSignal = "text";
+        }
+        config
+        config
+    else
+      derive.problems "sos.oci" { config = "set"; } given given;
+
+  path = args: name: value: if value == null then null else derive.sourceAt args name value;
 
   ociLayer =
     { name ? "layer"
@@ -37,9 +48,6 @@ let
     , compression ? null
     , level ? null
     }@args:
-    let
-      path = name: value: if value == null then null else derive.sourceAt args name value;
-    in
     derive.tree (derive.typed "the layer `${name}`" {
       name = "text";
       at = "text";
@@ -53,66 +61,220 @@ let
       builder = "builtin:oci-layer";
       __place = args;
       files = if files == null then null else derive.sources files;
-      tree = path "tree" tree;
-      rootfs = path "rootfs" rootfs;
-      base = path "base" base;
+      tree = path args "tree" tree;
+      rootfs = path args "rootfs" rootfs;
+      base = path args "base" base;
     });
-in
-{
-  inherit ociLayer;
 
-  oci =
+  # The root filesystem of an image: its layers on top of each other.
+  rootfs =
+    { image
+    , name ? "${image.name or "image"}-rootfs"
+    , tag ? null
+    , arch ? image.arch or "amd64"
+    , epoch ? image.epoch or 1
+    }@args:
+    derive.rootfs (derive.typed "sos.oci.rootfs" {
+      name = "text";
+      tag = "text";
+      arch = "text";
+    } args {
+      inherit name tag arch;
+      builder = "builtin:oci-rootfs";
+      __place = args;
+      image = path args "image" image;
+    }) // { inherit arch epoch image; };
+
+  # An image of a registry, pinned by the digest of its manifest or index.
+  pull =
+    { ref
+    , digest
+    , arch ? "amd64"
+    , name ? derive.storeName (baseNameOf (builtins.head (builtins.split "[:@]" (baseNameOf ref))))
+    }@args:
+    let
+      types = {
+        ref = "text";
+        digest = "text";
+        arch = "text";
+      };
+      checked = derive.typed "sos.oci.pull" types args { inherit ref digest arch; };
+      sound =
+        if builtins.match "sha256:[0-9a-f]{64}" checked.digest != null then
+          true
+        else
+          derive.refuse
+            {
+              message = "`${checked.digest}` is not the digest of an image; it must be `sha256:` and 64 digits";
+              help = "`skopeo inspect docker://${checked.ref}` tells the digest of what the registry has now";
+            } [ "digest" ]
+            args;
+    in
+    assert sound;
+    derive.tree {
+      inherit name;
+      inherit (checked) ref digest arch;
+      builder = "builtin:oci-pull";
+      __place = args;
+    } // { inherit arch ref digest; };
+
+  # Images for several machines under one name.
+  index =
     { name
-    , rootfs
+    , images
+    , tag ? "latest"
+    , annotations ? null
+    }@args:
+    let
+      types = {
+        name = "text";
+        images = "list";
+        tag = "text";
+        annotations = "textSet";
+      };
+    in
+    derive.tree (derive.typed "sos.oci.index" types args {
+      inherit name tag annotations;
+      builder = "builtin:oci-index";
+      __place = args;
+      images = map (derive.sourceAt args "images") images;
+    });
+
+  layerings = [ "whole" "steps" "packages" ];
+
+  image =
+    { name
+    , rootfs ? null
+    , from ? null
+    , fromTag ? null
     , layers ? [ ]
+    , layering ? "whole"
+    , maxLayers ? null
     , config ? { }
     , tag ? "latest"
-    , epoch ? rootfs.epoch or 1
-    , arch ? rootfs.arch or "amd64"
+    , epoch ? rootfs.epoch or from.epoch or 1
+    , arch ? rootfs.arch or from.arch or "amd64"
     , compression ? null
     , level ? null
     , annotations ? null
     }@args:
     let
+      isLayer = value: (value.type or null) == "derivation";
+      elementProblem = i:
+        let given = builtins.elemAt layers i;
+        in
+        if isLayer given || builtins.isAttrs given then
+          [ ]
+        else
+          [{
+            name = "layers";
+            given = args;
+            message = "element ${toString i} of `layers` of sos.oci must be a set or a layer, and is a ${builtins.typeOf given}";
+          }];
+      say = name: message: [{ inherit name message; given = args; }];
+      problems =
+        derive.problems "sos.oci" {
+          name = "text";
+          tag = "text";
+          fromTag = "text";
+          epoch = "int";
+          arch = "text";
+          compression = "compression";
+          level = "int";
+          layers = "list";
+          maxLayers = "int";
+          annotations = "textSet";
+        } args args
+        ++ configProblems config args
+        ++ (if builtins.isList layers then builtins.concatLists (builtins.genList elementProblem (builtins.length layers)) else [ ])
+        ++ (if builtins.elem layering layerings then [ ] else
+        say "layering" "`layering` of sos.oci must be one of \"whole\", \"steps\", \"packages\"")
+        ++ (if rootfs == null && from == null then say "name" "sos.oci { name = \"${toString name}\"; } needs `rootfs` or `from`" else [ ])
+        ++ (if from != null && layering == "packages" then
+          say "layering" "`layering = \"packages\"` does not go with `from`: the layers of that image stay as they are"
+        else [ ]);
+
       shared = { inherit epoch compression level; };
+      below = rootfsOf ({ image = from; inherit arch; } // (if fromTag == null then { } else { tag = fromTag; }));
+      # What placed files lie on.
+      top = if rootfs == null then below else rootfs;
+      same = a: b: "${a}" == "${b}";
+      # The root filesystems that this one was made of, one after the other.
+      chain = one: (if one ? below then chain one.below else [ ]) ++ [ one ];
+      difference = number: base: over:
+        ociLayer (shared // {
+          name = "${name}-layer-${toString number}";
+          inherit base;
+          rootfs = over;
+          diff = true;
+        });
       bottom = ociLayer (shared // {
         name = "${name}-layer-0";
-        inherit rootfs;
+        rootfs = builtins.head steps;
       });
-      isLayer = value: (value.type or null) == "derivation";
+      # From the last one that is the image below.
+      after = list:
+        let
+          length = builtins.length list;
+          found = builtins.filter (i: same (builtins.elemAt list i) below) (builtins.genList (i: i) length);
+          first = if found == [ ] then 0 else builtins.elemAt found (builtins.length found - 1) + 1;
+        in
+        builtins.genList (i: builtins.elemAt list (first + i)) (length - first);
+      all = if layering == "steps" then chain top else [ top ];
+      steps = if from == null then all else [ below ] ++ after all;
+      differences = builtins.genList (i: difference (i + 1) (builtins.elemAt steps i) (builtins.elemAt steps (i + 1))) (builtins.length steps - 1);
+      chunks = derive.tree (derive.present {
+        name = "${name}-layers";
+        builder = "builtin:oci-chunks";
+        __place = args;
+        rootfs = "${rootfs}";
+        inherit maxLayers epoch compression level;
+      });
+      ground =
+        if layering == "packages" then [ chunks ]
+        else if from == null then [ bottom ] ++ differences
+        else differences;
       # Each layer is a derivation of its own: a change rebuilds only the layer that holds it.
       layer = i:
         let given = builtins.elemAt layers i;
         in
         if isLayer given then
           given
-        else if !(builtins.isAttrs given) then
-          derive.refuse
-            {
-              code = "recipe-wrong-type";
-              message = "element ${toString i} of `layers` of sos.oci must be a set or a layer, and is a ${builtins.typeOf given}";
-            } [ "layers" ]
-            args
         else
           ociLayer (shared // {
-            name = "${name}-layer-${toString (i + 1)}";
+            name = "${name}-layer-${toString (i + builtins.length ground)}";
             # Parents of placed files take their owner and mode from the image below; of a root filesystem only the
             # difference to it is stored.
-            base = rootfs;
+            base = top;
             diff = if given ? rootfs then true else null;
           } // given);
-      all = [ bottom ] ++ builtins.genList layer (builtins.length layers);
+      every = ground ++ builtins.genList layer (builtins.length layers);
+      # What is known of the image below, under the names that tools look for.
+      based =
+        if from ? ref && from ? digest then {
+          "org.opencontainers.image.base.name" = from.ref;
+          "org.opencontainers.image.base.digest" = from.digest;
+        } else { };
+      notes = based // (if annotations == null then { } else annotations);
     in
-    derive.tree (derive.typed "sos.oci" {
-      name = "text";
-      tag = "text";
-      epoch = "int";
-      annotations = "textSet";
-    } args {
-      inherit name tag epoch arch annotations;
+    derive.tree (derive.sound problems {
+      inherit name tag epoch arch fromTag;
+      annotations = if notes == { } then null else notes;
       builder = "builtin:oci";
       __place = args;
-      layers = map (one: "${one}") all;
-      config = checkedConfig config;
-    }) // { layers = all; inherit rootfs; };
+      from = path args "from" from;
+      layers = map (one: "${one}") every;
+      config = known config;
+    }) // { layers = every; rootfs = top; inherit arch epoch; };
+
+  rootfsOf = rootfs;
+in
+{
+  inherit ociLayer;
+
+  # A function that has further ones.
+  oci = {
+    __functor = _: image;
+    inherit index pull rootfs;
+  };
 }

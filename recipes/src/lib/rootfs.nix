@@ -21,5 +21,6 @@ in
     }) // {
       inherit epoch;
       arch = rootfs.arch or "amd64";
+      below = rootfs;
     };
 }

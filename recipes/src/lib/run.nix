@@ -80,6 +80,6 @@ let
       });
     in
     assert one;
-    drv // (if result == "rootfs" then { inherit epoch arch; } else { });
+    drv // (if result == "rootfs" then { inherit epoch arch; below = rootfs; } else { });
 in
 run

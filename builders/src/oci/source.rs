@@ -1,0 +1,335 @@
+//! Image layouts as anybody wrote them: documents are read with limits, blobs are checked against their digests.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::{HashAlgo, Hasher, Sha256};
+
+use super::documents::{Descriptor, Platform, REF_NAME};
+use super::strict;
+
+/// The most bytes of an index, a manifest or a configuration.
+pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+/// The most layers of one image.
+pub(crate) const MAX_LAYERS: usize = 4096;
+/// How deep indexes may lie in indexes.
+const MAX_INDEXES: usize = 4;
+/// The most documents that one name may lead to.
+const MAX_DOCUMENTS: usize = 4096;
+
+/// A manifest.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct ManifestDocument {
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<Descriptor>,
+}
+
+/// An index.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct IndexDocument {
+    pub(crate) manifests: Vec<Descriptor>,
+}
+
+/// What a descriptor can lead to.
+#[derive(Clone, Debug)]
+pub(crate) enum Document {
+    /// One image.
+    Manifest(ManifestDocument),
+    /// Several images.
+    Index(IndexDocument),
+}
+
+impl Document {
+    /// Reads a manifest or an index, in OCI's form or in Docker's, which have the same members.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let value = strict::parse(bytes).map_err(|error| error.to_string())?;
+        // What is both would be one image for one reader and another for the next.
+        match (value.get("layers"), value.get("manifests")) {
+            (Some(_), None) => {
+                let manifest: ManifestDocument =
+                    serde_json::from_value(value).map_err(|error| error.to_string())?;
+                if manifest.layers.len() > MAX_LAYERS {
+                    return Err("it has too many layers".to_owned());
+                }
+                Ok(Self::Manifest(manifest))
+            }
+            (None, Some(_)) => serde_json::from_value(value)
+                .map(Self::Index)
+                .map_err(|error| error.to_string()),
+            _ => Err("it is neither a manifest nor an index".to_owned()),
+        }
+    }
+}
+
+/// Everything that a name leads to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Closure {
+    /// Layers and configurations, each once.
+    pub(crate) blobs: Vec<Descriptor>,
+    /// Manifests and indexes with their bytes, what is named before what names it.
+    pub(crate) documents: Vec<(Descriptor, Vec<u8>)>,
+}
+
+/// A layout in a directory.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    dir: PathBuf,
+    shown: String,
+}
+
+impl Layout {
+    /// Looks at a directory; nothing is read yet.
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            shown: dir.display().to_string(),
+        }
+    }
+
+    /// The same, known to people under another name.
+    pub(crate) fn shown_as(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.shown);
+        self
+    }
+
+    /// Makes the error for a layout that is not sound.
+    pub(crate) fn bad(&self, what: &str) -> Box<Diagnostic> {
+        let message = format!("the image in `{}` cannot be read: {what}", self.shown);
+        Box::new(Diagnostic::error("oci-bad-layout", Class::Other, message))
+    }
+
+    fn read(&self, path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
+        let mut bytes = Vec::new();
+        let read = File::open(path)
+            .and_then(|file| file.take(MAX_DOCUMENT_BYTES + 1).read_to_end(&mut bytes));
+        let shown = path.strip_prefix(&self.dir).unwrap_or(path).display();
+        read.map_err(|e| self.bad(&format!("{shown}: {e}")))?;
+        if bytes.len() as u64 > MAX_DOCUMENT_BYTES {
+            return Err(self.bad(&format!("{shown} is larger than 4 MiB")));
+        }
+        Ok(bytes)
+    }
+
+    /// The whole `index.json`.
+    pub(crate) fn index(&self) -> Result<Value, Box<Diagnostic>> {
+        let bytes = self.read(&self.dir.join("index.json"))?;
+        let index = strict::parse(&bytes).map_err(|e| self.bad(&format!("index.json: {e}")))?;
+        if !index["manifests"].is_array() {
+            return Err(self.bad("index.json names no images"));
+        }
+        Ok(index)
+    }
+
+    /// Where the blob of a descriptor is.
+    pub(crate) fn path(&self, descriptor: &Descriptor) -> Result<PathBuf, Box<Diagnostic>> {
+        let hex = descriptor.hex().ok_or_else(|| {
+            self.bad(&format!(
+                "`{}` is no digest that is understood; it must be `sha256:` and 64 digits",
+                descriptor.digest
+            ))
+        })?;
+        Ok(self.dir.join("blobs/sha256").join(hex))
+    }
+
+    /// The same, after looking whether the bytes are those of the digest.
+    pub(crate) fn checked(&self, descriptor: &Descriptor) -> Result<PathBuf, Box<Diagnostic>> {
+        let path = self.path(descriptor)?;
+        let digest = &descriptor.digest;
+        let (found, size) =
+            hash_file(&path).map_err(|error| self.bad(&format!("{digest}: {error}")))?;
+        if format!("sha256:{found}") != *digest {
+            return Err(self.bad(&format!("the bytes of {digest} are others")));
+        }
+        if size != descriptor.size {
+            let stated = descriptor.size;
+            return Err(self.bad(&format!("{digest} has {size} bytes and not {stated}")));
+        }
+        Ok(path)
+    }
+
+    /// The bytes of a document.
+    pub(crate) fn bytes(&self, descriptor: &Descriptor) -> Result<Vec<u8>, Box<Diagnostic>> {
+        let bytes = self.read(&self.path(descriptor)?)?;
+        let digest = &descriptor.digest;
+        if format!("sha256:{}", Sha256::of(&bytes)) != *digest {
+            return Err(self.bad(&format!("the bytes of {digest} are others")));
+        }
+        if bytes.len() as u64 != descriptor.size {
+            let (found, stated) = (bytes.len(), descriptor.size);
+            return Err(self.bad(&format!("{digest} has {found} bytes and not {stated}")));
+        }
+        Ok(bytes)
+    }
+
+    /// A document as JSON.
+    pub(crate) fn json(&self, descriptor: &Descriptor) -> Result<Value, Box<Diagnostic>> {
+        strict::parse(&self.bytes(descriptor)?)
+            .map_err(|e| self.bad(&format!("{}: {e}", descriptor.digest)))
+    }
+
+    fn document(&self, descriptor: &Descriptor) -> Result<(Document, Vec<u8>), Box<Diagnostic>> {
+        let bytes = self.bytes(descriptor)?;
+        let document = Document::parse(&bytes)
+            .map_err(|what| self.bad(&format!("{}: {what}", descriptor.digest)))?;
+        Ok((document, bytes))
+    }
+
+    /// Finds what a tag names, or the only image that is there, as `index.json` has it.
+    pub(crate) fn find(&self, tag: Option<&str>) -> Result<Value, Box<Diagnostic>> {
+        let index = self.index()?;
+        let all = index["manifests"].as_array().cloned().unwrap_or_default();
+        let named = |m: &Value| tag.is_none_or(|tag| m["annotations"][REF_NAME] == tag);
+        let tags: Vec<&str> = all
+            .iter()
+            .filter_map(|m| m["annotations"][REF_NAME].as_str())
+            .collect();
+        let found: Vec<&Value> = all.iter().filter(|m| named(m)).collect();
+        match found.as_slice() {
+            [one] => Ok((*one).clone()),
+            [] => Err(Box::new(
+                self.bad("it has no image of that tag")
+                    .note(format!("its tags are: {}", tags.join(", "))),
+            )),
+            _ => Err(Box::new(self.bad("it has several images").help(format!(
+                "name one as `{}:TAG`; tags are: {}",
+                self.shown,
+                tags.join(", ")
+            )))),
+        }
+    }
+
+    /// Reads a descriptor out of JSON.
+    pub(crate) fn descriptor(&self, value: &Value) -> Result<Descriptor, Box<Diagnostic>> {
+        Descriptor::deserialize(value).map_err(|e| self.bad(&format!("a descriptor: {e}")))
+    }
+
+    /// Finds the manifest of one image: that of `tag`, and of `platform` where there are several machines.
+    pub(crate) fn manifest(
+        &self,
+        tag: Option<&str>,
+        platform: Option<&Platform>,
+    ) -> Result<(Descriptor, ManifestDocument), Box<Diagnostic>> {
+        let mut chosen = self.descriptor(&self.find(tag)?)?;
+        for _ in 0..MAX_INDEXES {
+            match self.document(&chosen)?.0 {
+                Document::Manifest(manifest) => return Ok((chosen, manifest)),
+                Document::Index(index) => {
+                    chosen = choose(&index, platform).map_err(|what| self.bad(&what))?;
+                }
+            }
+        }
+        Err(self.bad("its indexes lead nowhere"))
+    }
+
+    /// Lists everything that a descriptor leads to.
+    pub(crate) fn closure(&self, top: &Descriptor) -> Result<Closure, Box<Diagnostic>> {
+        let mut closure = Closure::default();
+        let mut seen = BTreeSet::new();
+        let mut levels = vec![vec![top.clone()]];
+        let mut found = Vec::new();
+        while let Some(level) = levels.pop() {
+            let mut below = Vec::new();
+            for descriptor in level {
+                if !seen.insert(descriptor.digest.clone()) {
+                    continue;
+                }
+                if seen.len() > MAX_DOCUMENTS {
+                    return Err(self.bad("it names too many documents"));
+                }
+                let (document, bytes) = self.document(&descriptor)?;
+                match document {
+                    Document::Manifest(manifest) => {
+                        closure.blobs.extend(manifest.layers);
+                        closure.blobs.push(manifest.config);
+                    }
+                    Document::Index(index) => below.extend(index.manifests),
+                }
+                found.push((descriptor, bytes));
+            }
+            if !below.is_empty() {
+                levels.push(below);
+            }
+        }
+        found.reverse();
+        closure.documents = found;
+        let mut once = BTreeSet::new();
+        closure
+            .blobs
+            .retain(|blob| once.insert(blob.digest.clone()));
+        Ok(closure)
+    }
+}
+
+/// Finds the image of a machine in an index; the first that fits wins.
+pub(crate) fn choose(
+    index: &IndexDocument,
+    platform: Option<&Platform>,
+) -> Result<Descriptor, String> {
+    let shown = |found: &Descriptor| match &found.platform {
+        Some(Platform {
+            architecture,
+            os,
+            variant,
+        }) => {
+            let variant = variant.as_ref().map(|v| format!("/{v}"));
+            format!("{os}/{architecture}{}", variant.unwrap_or_default())
+        }
+        None => "unknown".to_owned(),
+    };
+    let there = || index.manifests.iter().map(shown).collect::<Vec<_>>();
+    match (platform, index.manifests.as_slice()) {
+        (None, [one]) => Ok(one.clone()),
+        (None, _) => Err(format!(
+            "it is for several machines, and none is named: {}",
+            there().join(", ")
+        )),
+        (Some(wanted), all) => {
+            let fits = |found: &&Descriptor| {
+                found.platform.as_ref().is_some_and(|platform| {
+                    platform.os == wanted.os
+                        && platform.architecture == wanted.architecture
+                        // An image without a variant is for all of them.
+                        && (wanted.variant.is_none()
+                            || platform.variant.is_none()
+                            || platform.variant == wanted.variant)
+                })
+            };
+            all.iter().find(fits).cloned().ok_or_else(|| {
+                format!(
+                    "it has no image for {}/{}; it has {}",
+                    wanted.os,
+                    wanted.architecture,
+                    there().join(", ")
+                )
+            })
+        }
+    }
+}
+
+/// Gives SHA-256 and size of a file.
+pub(crate) fn hash_file(path: &Path) -> io::Result<(Sha256, u64)> {
+    let mut file = File::open(path)?;
+    let mut hasher = Hasher::new(HashAlgo::Sha256);
+    let mut size = 0;
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => break,
+            n => {
+                hasher.update(&chunk[..n]);
+                size += n as u64;
+            }
+        }
+    }
+    let hash = hasher.finish().as_sha256();
+    hash.map(|hash| (hash, size))
+        .ok_or_else(|| io::Error::other("a SHA-256 hasher gave another hash"))
+}

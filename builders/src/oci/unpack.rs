@@ -1,0 +1,370 @@
+//! `builtin:oci-rootfs`: the layers of an image as a root filesystem.
+//!
+//! What an unpacker with all rights would leave on disk is what the object holds: owners, modes, xattrs, hard links, devices.
+//! Labels of SELinux and marks of overlays are left out, as they are when layers are written.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use serde::Deserialize;
+use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
+use sos_formats::Bytes;
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::{Blake3, HashAlgo, Hasher};
+use sos_formats::manifest::Meta;
+use sos_formats::tar::{Entry, EntryKind, Reader};
+use sos_store::rootfs::{FileSpec, KindView, RootTree, SpecKind};
+
+use super::archive;
+use super::contents::{ancestors, is_kept, join};
+use super::documents::Platform;
+use super::names::platform;
+use super::read::{MAX_ENTRIES, MAX_UNPACKED_BYTES, OPAQUE, WHITEOUT, decoded, split};
+use super::source::{Layout, ManifestDocument};
+use crate::build::Build;
+
+/// No layer unpacks to more than this many times its size, once it is larger than [`FREE_BYTES`]: deflate cannot do more.
+const MAX_RATIO: u64 = 1100;
+/// Where the ratio begins to count: zeros compress well.
+const FREE_BYTES: u64 = 1 << 30;
+
+/// Makes a root filesystem of an image.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OciRootfsBuilder;
+
+impl Builder for OciRootfsBuilder {
+    fn name(&self) -> &'static str {
+        "builtin:oci-rootfs"
+    }
+    fn pool(&self) -> Pool {
+        Pool::Build
+    }
+    fn revision(&self) -> u32 {
+        1
+    }
+    fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
+        let attrs: RootfsAttrs = ctx.attrs_as()?;
+        let root = make_rootfs(ctx, &attrs)?;
+        ctx.set_rootfs("out", root);
+        Ok(())
+    }
+}
+
+/// What a recipe says about the image.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RootfsAttrs {
+    pub(super) image: String,
+    pub(super) tag: Option<String>,
+    pub(super) arch: Option<String>,
+}
+
+/// Gives the platform that a recipe names.
+pub(super) fn wanted(arch: &str) -> Result<Platform, BuilderError> {
+    let (architecture, variant) = platform(arch).ok_or_else(|| unknown_arch(arch))?;
+    Ok(Platform {
+        architecture: architecture.to_owned(),
+        os: "linux".to_owned(),
+        variant: variant.map(str::to_owned),
+    })
+}
+
+/// The error for an architecture that has no name in images.
+pub(super) fn unknown_arch(arch: &str) -> Diagnostic {
+    let known = [
+        "amd64", "arm64", "i386", "armhf", "armel", "riscv64", "ppc64el", "s390x", "mips64el",
+        "loong64",
+    ];
+    let message = format!("images have no name for the architecture `{arch}`");
+    Diagnostic::error("oci-arch", Class::Recipe, message).suggest(arch, known.into_iter())
+}
+
+/// Finds the manifest that is meant: of several machines that of `arch`.
+pub(super) fn manifest_of(
+    layout: &Layout,
+    tag: Option<&str>,
+    arch: Option<&str>,
+) -> Result<ManifestDocument, BuilderError> {
+    let platform = arch.map(wanted).transpose()?;
+    Ok(layout.manifest(tag, platform.as_ref())?.1)
+}
+
+/// Makes the root filesystem and gives its root id.
+pub(super) fn make_rootfs(build: &dyn Build, attrs: &RootfsAttrs) -> Result<Blake3, BuilderError> {
+    let store = build.store();
+    let place = build.tree(&attrs.image)?;
+    let opened = archive::open(store, &place, &attrs.image)?;
+    let layout = &opened.layout;
+    let manifest = manifest_of(layout, attrs.tag.as_deref(), attrs.arch.as_deref())?;
+    let config = layout.json(&manifest.config)?;
+    let diff_ids = config["rootfs"]["diff_ids"].as_array();
+    let diff_ids: Vec<&str> = diff_ids
+        .into_iter()
+        .flatten()
+        .filter_map(|id| id.as_str())
+        .collect();
+    if diff_ids.len() != manifest.layers.len() {
+        let (layers, ids) = (manifest.layers.len(), diff_ids.len());
+        return Err(layout
+            .bad(&format!(
+                "it has {layers} layers, and its configuration names {ids}"
+            ))
+            .into());
+    }
+    let mut unpacker = Unpacker {
+        build,
+        tree: RootTree::empty_in(store, parent_meta()),
+        bytes_left: MAX_UNPACKED_BYTES,
+        entries_left: MAX_ENTRIES,
+    };
+    for (number, (layer, diff_id)) in manifest.layers.iter().zip(diff_ids).enumerate() {
+        let blob = layout.checked(layer)?;
+        let found = unpacker
+            .layer(&blob, layer.size)
+            .map_err(|error| match error {
+                BuilderError::Io { .. } | BuilderError::Failed { .. } => layout
+                    .bad(&format!("its layer {}: {error}", layer.digest))
+                    .into(),
+                other => other,
+            })?;
+        if found != diff_id {
+            let what = format!(
+                "the layer {} unpacks to {found}, and its configuration says {diff_id}",
+                layer.digest
+            );
+            return Err(layout.bad(&what).into());
+        }
+        build.progress(number as u64 + 1, manifest.layers.len() as u64);
+    }
+    Ok(unpacker.tree.finish(store)?)
+}
+
+/// What directories get that no layer describes.
+fn parent_meta() -> Meta {
+    Meta {
+        mode: 0o755,
+        ..Meta::default()
+    }
+}
+
+struct Unpacker<'a> {
+    build: &'a dyn Build,
+    tree: RootTree,
+    bytes_left: u64,
+    entries_left: usize,
+}
+
+/// Hashes what passes, and lets only so much pass.
+struct Bounded<R> {
+    inner: R,
+    hasher: Hasher,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.left = self
+            .left
+            .checked_sub(n as u64)
+            .ok_or_else(|| io::Error::other("it unpacks to too much"))?;
+        self.hasher.update(&buffer[..n]);
+        Ok(n)
+    }
+}
+
+impl Unpacker<'_> {
+    /// Puts a layer on top; gives the digest of its archive.
+    fn layer(&mut self, blob: &Path, size: u64) -> Result<String, BuilderError> {
+        let io = |error| BuilderError::io("cannot be read", error);
+        let most = size.saturating_mul(MAX_RATIO).saturating_add(FREE_BYTES);
+        let bounded = Bounded {
+            inner: decoded(blob).map_err(io)?,
+            hasher: Hasher::new(HashAlgo::Sha256),
+            left: self.bytes_left.min(most),
+        };
+        let allowed = bounded.left;
+        let mut reader = Reader::new(BufReader::with_capacity(1 << 20, bounded));
+        // What this layer has: its whiteouts do not act on that, wherever they stand.
+        let mut added: BTreeSet<Bytes> = BTreeSet::new();
+        while let Some(entry) = reader.next_entry().map_err(|e| io(e.into()))? {
+            if self.build.cancelled() {
+                return Err(BuilderError::Cancelled);
+            }
+            self.entries_left = self
+                .entries_left
+                .checked_sub(1)
+                .ok_or_else(|| BuilderError::failed("it has too many entries"))?;
+            let (dir, name) = split(&entry.path);
+            if name == OPAQUE {
+                self.prune(dir, &added)?;
+            } else if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+                if matches!(hidden, b"" | b"." | b"..") {
+                    return Err(BuilderError::failed("it has a whiteout of nothing"));
+                }
+                self.hide(&join(dir, hidden), &added)?;
+            } else {
+                self.entry(&entry, &mut reader)?;
+                added.insert(entry.path);
+            }
+        }
+        let mut bounded = reader.into_inner().into_inner();
+        // The digest is of everything; the reader has seen that only zeros follow, as far as it looked.
+        let mut rest = [0; 16 * 1024];
+        loop {
+            let n = bounded.read(&mut rest).map_err(io)?;
+            if n == 0 {
+                break;
+            }
+            if rest[..n].iter().any(|byte| *byte != 0) {
+                return Err(BuilderError::failed("data follows the end of the archive"));
+            }
+        }
+        self.bytes_left -= allowed - bounded.left;
+        Ok(format!("sha256:{}", bounded.hasher.finish().to_hex()))
+    }
+
+    fn entry(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(), BuilderError> {
+        let mut xattrs = entry.xattrs.clone();
+        xattrs.retain(|key, _| is_kept(key));
+        let meta = Meta {
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime_secs: entry.mtime_secs,
+            mtime_nsecs: 0,
+            xattrs,
+        };
+        if entry.path.is_empty() {
+            if entry.kind != EntryKind::Dir {
+                return Err(BuilderError::failed("its root is no directory"));
+            }
+            let spec = FileSpec {
+                meta,
+                kind: SpecKind::Dir,
+            };
+            return Ok(self.tree.insert("", spec)?);
+        }
+        self.parents(&entry.path)?;
+        let kind = match entry.kind {
+            EntryKind::Hardlink => return self.link(entry),
+            EntryKind::File => {
+                let (blob, size) = self.build.store().put_blob(data)?;
+                SpecKind::File {
+                    size,
+                    blob,
+                    hardlink: None,
+                }
+            }
+            EntryKind::Dir => SpecKind::Dir,
+            EntryKind::Symlink => SpecKind::Symlink {
+                target: entry.link.clone(),
+            },
+            EntryKind::Fifo => SpecKind::Fifo,
+            EntryKind::CharDev => SpecKind::CharDev {
+                major: entry.major,
+                minor: entry.minor,
+            },
+            EntryKind::BlockDev => SpecKind::BlockDev {
+                major: entry.major,
+                minor: entry.minor,
+            },
+        };
+        Ok(self.tree.insert(&entry.path, FileSpec { meta, kind })?)
+    }
+
+    fn link(&mut self, entry: &Entry) -> Result<(), BuilderError> {
+        if entry.link == entry.path {
+            return Ok(());
+        }
+        let found = self.tree.get(&entry.link)?.map(|there| there.kind);
+        if !matches!(found, Some(KindView::File { .. })) {
+            let shown = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
+            return Err(BuilderError::failed(format!(
+                "the hard link `/{}` is to `/{}`, which is no file",
+                shown(&entry.path),
+                shown(&entry.link)
+            )));
+        }
+        self.tree.remove(&entry.path)?;
+        Ok(self.tree.link(&entry.link, &entry.path)?)
+    }
+
+    /// Makes the directories above a path; what is none gives way.
+    fn parents(&mut self, path: &[u8]) -> Result<(), BuilderError> {
+        for dir in ancestors(path) {
+            match self.tree.get(dir)?.map(|there| there.kind) {
+                Some(KindView::Dir) => {}
+                found => {
+                    if found.is_some() {
+                        self.tree.remove(dir)?;
+                    }
+                    let spec = FileSpec {
+                        meta: parent_meta(),
+                        kind: SpecKind::Dir,
+                    };
+                    self.tree.insert(dir, spec)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what lower layers have at a path.
+    fn hide(&mut self, path: &[u8], added: &BTreeSet<Bytes>) -> Result<(), BuilderError> {
+        match self.there(path)? {
+            None => Ok(()),
+            Some(is_dir) if is_from(path, added) => {
+                if is_dir {
+                    self.prune(path, added)?;
+                }
+                Ok(())
+            }
+            Some(_) => Ok(self.tree.remove(path).map(|_| ())?),
+        }
+    }
+
+    /// Takes away what lower layers have in a directory.
+    fn prune(&mut self, dir: &[u8], added: &BTreeSet<Bytes>) -> Result<(), BuilderError> {
+        let mut todo = vec![dir.to_vec()];
+        while let Some(dir) = todo.pop() {
+            if self.there(&dir)? != Some(true) {
+                continue;
+            }
+            for name in self.tree.list(&dir)? {
+                let path = join(&dir, &name);
+                if is_from(&path, added) {
+                    todo.push(path);
+                } else {
+                    self.tree.remove(&path)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of what is at a path whether it is a directory. Nothing is there where something on the way is none.
+    fn there(&self, path: &[u8]) -> Result<Option<bool>, BuilderError> {
+        for dir in ancestors(path) {
+            if !matches!(self.tree.get(dir)?.map(|e| e.kind), Some(KindView::Dir)) {
+                return Ok(None);
+            }
+        }
+        if path.is_empty() {
+            return Ok(Some(true));
+        }
+        let found = self.tree.get(path)?.map(|entry| entry.kind);
+        Ok(found.map(|kind| matches!(kind, KindView::Dir)))
+    }
+}
+
+/// Whether a layer has a path, or something below it.
+fn is_from(path: &[u8], added: &BTreeSet<Bytes>) -> bool {
+    let below = [path, b"/"].concat();
+    added.contains(path)
+        || added
+            .range(below.clone()..)
+            .next()
+            .is_some_and(|next| next.starts_with(&below))
+}

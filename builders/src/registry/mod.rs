@@ -1,0 +1,19 @@
+//! Registries that speak the distribution protocol of OCI: images go there and come from there.
+//!
+//! Plain http is spoken on this machine only. Credentials are read when a registry asks for them, and go to no other host.
+
+mod auth;
+mod challenge;
+mod client;
+mod pull;
+mod push;
+mod reference;
+#[cfg(test)]
+mod test_registry;
+#[cfg(test)]
+mod tests;
+
+pub use auth::AuthFiles;
+pub use pull::OciPullBuilder;
+pub use push::{Pushed, push};
+pub use reference::Reference;

@@ -1,0 +1,303 @@
+//! `builtin:oci-pull`: an image of a registry as a layout, pinned by its digest.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use bytes::Bytes;
+use reqwest::Method;
+use reqwest::header;
+use serde::Deserialize;
+use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
+use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::{Hash, HashAlgo, Sha256};
+
+use super::auth::AuthFiles;
+use super::client::{Ask, Client};
+use super::reference::Reference;
+use crate::build::Build;
+use crate::fetch::{FetchError, Fetcher, FileSink, Observer, Request};
+use crate::oci::documents::{
+    Descriptor, INDEX_TYPE, Index, MANIFEST_TYPE, OCI_LAYOUT, Platform, Strings, is_hex,
+};
+use crate::oci::names::platform;
+use crate::oci::source::{Document, ManifestDocument, choose};
+
+/// Every kind of document that an image can begin with.
+const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
+/// How deep indexes may lie in indexes.
+const MAX_INDEXES: usize = 4;
+/// The most bytes of one layer.
+const MAX_BLOB_BYTES: u64 = 64 << 30;
+
+/// Fetches images.
+#[derive(Clone, Debug)]
+pub struct OciPullBuilder {
+    fetcher: Fetcher,
+    auth: AuthFiles,
+}
+
+impl OciPullBuilder {
+    /// Makes the builder around the run's fetcher, with the files that hold credentials.
+    #[must_use]
+    pub fn new(fetcher: Fetcher, auth: AuthFiles) -> Self {
+        Self { fetcher, auth }
+    }
+}
+
+/// What a recipe says about the image.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PullAttrs {
+    #[serde(rename = "ref")]
+    pub(super) reference: String,
+    pub(super) digest: String,
+    pub(super) arch: String,
+}
+
+impl Builder for OciPullBuilder {
+    fn name(&self) -> &'static str {
+        "builtin:oci-pull"
+    }
+    fn pool(&self) -> Pool {
+        Pool::Io
+    }
+    fn revision(&self) -> u32 {
+        1
+    }
+    fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
+        let attrs: PullAttrs = ctx.attrs_as()?;
+        if ctx.options.offline {
+            let message = format!(
+                "`{}` is not in the store, and sos is offline",
+                attrs.reference
+            );
+            return Err(Diagnostic::error("fetch-offline", Class::Fetch, message)
+                .help("run the same command once without `--offline`; what it fetches stays in the store")
+                .into());
+        }
+        let out = ctx.out_path("out");
+        pull(ctx, &self.fetcher, &self.auth, &attrs, &out)
+    }
+}
+
+/// Tells a build how far all blobs together are.
+struct OfBlobs<'a> {
+    build: &'a dyn Build,
+    done: u64,
+    total: u64,
+}
+
+impl Observer for OfBlobs<'_> {
+    fn progress(&self, done: u64, _total: Option<u64>) {
+        self.build.progress(self.done + done, self.total);
+    }
+    fn note(&self, text: &str) {
+        self.build.log(text);
+    }
+    fn cancelled(&self) -> bool {
+        self.build.cancelled()
+    }
+}
+
+/// Makes the layout `out`, of the one image that is meant.
+pub(super) fn pull(
+    build: &dyn Build,
+    fetcher: &Fetcher,
+    auth: &AuthFiles,
+    attrs: &PullAttrs,
+    out: &Path,
+) -> Result<(), BuilderError> {
+    let mut reference = Reference::parse(&attrs.reference)?;
+    reference.digest = None;
+    if !attrs.digest.strip_prefix("sha256:").is_some_and(is_hex) {
+        let message = format!("`{}` is not the digest of an image", attrs.digest);
+        return Err(Diagnostic::error("oci-attrs", Class::Recipe, message).into());
+    }
+    let (architecture, variant) = platform(&attrs.arch).ok_or_else(|| {
+        let message = format!("images have no name for the architecture `{}`", attrs.arch);
+        Diagnostic::error("oci-arch", Class::Recipe, message)
+    })?;
+    let wanted = Platform {
+        architecture: architecture.to_owned(),
+        os: "linux".to_owned(),
+        variant: variant.map(str::to_owned),
+    };
+    let pull = Pull {
+        build,
+        fetcher,
+        client: Client::new(fetcher, auth, &reference)?,
+        scope: format!("repository:{}:pull", reference.name),
+    };
+    let (descriptor, manifest, bytes) = pull.manifest(&attrs.digest, &wanted)?;
+    let blobs = out.join("blobs/sha256");
+    let io = |what: &'static str| move |error| BuilderError::io(what, error);
+    fs::create_dir_all(&blobs).map_err(io("cannot create the image layout"))?;
+    let mut all: Vec<&Descriptor> = vec![&manifest.config];
+    all.extend(&manifest.layers);
+    let total = all.iter().map(|blob| blob.size).sum();
+    let mut done = 0;
+    for blob in all {
+        pull.blob(blob, &blobs, &OfBlobs { build, done, total })?;
+        done += blob.size;
+    }
+    let name = descriptor.hex().unwrap_or_default();
+    fs::write(blobs.join(name), bytes).map_err(io("cannot write the manifest"))?;
+    let index = Index {
+        schema_version: 2,
+        media_type: INDEX_TYPE,
+        manifests: vec![descriptor],
+        annotations: Strings::new(),
+    };
+    let json =
+        serde_json::to_vec(&index).map_err(|error| BuilderError::failed(error.to_string()))?;
+    fs::write(out.join("index.json"), json).map_err(io("cannot write `index.json`"))?;
+    fs::write(out.join("oci-layout"), OCI_LAYOUT).map_err(io("cannot write `oci-layout`"))
+}
+
+struct Pull<'a> {
+    build: &'a dyn Build,
+    fetcher: &'a Fetcher,
+    client: Client<'a>,
+    scope: String,
+}
+
+impl Pull<'_> {
+    fn bad(&self, what: &str) -> BuilderError {
+        let message = format!(
+            "the image `{}` cannot be used: {what}",
+            self.client.reference
+        );
+        Diagnostic::error("oci-bad-image", Class::Fetch, message).into()
+    }
+
+    /// Gets the manifest that the digest names, or that an index of that digest has for the machine.
+    fn manifest(
+        &self,
+        digest: &str,
+        wanted: &Platform,
+    ) -> Result<(Descriptor, ManifestDocument, Vec<u8>), BuilderError> {
+        let mut digest = digest.to_owned();
+        for _ in 0..MAX_INDEXES {
+            let answer = self.client.ask(&Ask {
+                method: Method::GET,
+                url: self.client.url(&format!("manifests/{digest}"))?,
+                headers: &[(header::ACCEPT, ACCEPT)],
+                body: Bytes::new(),
+                scope: &self.scope,
+                again: true,
+            })?;
+            if answer.status != 200 {
+                return Err(self.client.unexpected("give the manifest", &answer).into());
+            }
+            let found = format!("sha256:{}", Sha256::of(&answer.body));
+            if found != digest {
+                return Err(self.bad(&format!(
+                    "the registry gave {found} for the manifest {digest}"
+                )));
+            }
+            let kind = answer.header("content-type").map(str::to_owned);
+            let bytes = answer.body;
+            match Document::parse(&bytes).map_err(|what| self.bad(&format!("{digest}: {what}")))? {
+                Document::Manifest(manifest) => {
+                    let descriptor = Descriptor {
+                        media_type: stated(&bytes, kind),
+                        platform: Some(wanted.clone()),
+                        ..Descriptor::of("", &bytes)
+                    };
+                    self.build.log(&format!("manifest {digest}"));
+                    return Ok((descriptor, manifest, bytes));
+                }
+                Document::Index(index) => {
+                    let chosen = choose(&index, Some(wanted)).map_err(|what| self.bad(&what))?;
+                    if chosen.hex().is_none() {
+                        return Err(self.bad(&format!("it names `{}`", chosen.digest)));
+                    }
+                    digest = chosen.digest;
+                }
+            }
+        }
+        Err(self.bad("its indexes lead nowhere"))
+    }
+
+    /// Gets one blob, checked while it arrives and resumed when it is cut.
+    fn blob(
+        &self,
+        blob: &Descriptor,
+        blobs: &Path,
+        observer: &OfBlobs<'_>,
+    ) -> Result<(), BuilderError> {
+        let hex = blob
+            .hex()
+            .ok_or_else(|| self.bad(&format!("it names `{}`", blob.digest)))?;
+        let place = blobs.join(hex);
+        if place.exists() {
+            return Ok(());
+        }
+        let digest = sos_formats::hash::decode_hex(hex).unwrap_or_default();
+        let hash = Hash::new(HashAlgo::Sha256, &digest)
+            .map_err(|error| self.bad(&format!("it names `{}`: {error}", blob.digest)))?;
+        let urls = [self
+            .client
+            .url(&format!("blobs/{}", blob.digest))?
+            .to_string()];
+        let name = format!("{} of {}", blob.digest, self.client.reference);
+        let request = Request {
+            name: &name,
+            urls: &urls,
+            hash: Some(&hash),
+            written: None,
+            size: Some(blob.size),
+            limit: MAX_BLOB_BYTES,
+            fixed_output: false,
+            offline: false,
+        };
+        let mut again = true;
+        loop {
+            let file = File::create(&place)
+                .map_err(|error| BuilderError::io("cannot create a blob", error))?;
+            let authorization = self.client.authorization(&self.scope);
+            let mut sink = FileSink::new(file);
+            let fetched =
+                self.fetcher
+                    .fetch_as(&request, authorization.as_ref(), &mut sink, observer);
+            match fetched {
+                Ok(_) => return Ok(()),
+                // A token may have run out meanwhile: once more with a new one.
+                Err(FetchError::Failed(why))
+                    if again && why.notes.iter().any(|note| note.contains("answered 401")) =>
+                {
+                    again = false;
+                    self.introduce(blob)?;
+                }
+                Err(other) => return Err(other.into()),
+            }
+        }
+    }
+
+    /// Asks for a blob without taking it, so that the registry says who may.
+    fn introduce(&self, blob: &Descriptor) -> Result<(), BuilderError> {
+        self.client.forget(&self.scope);
+        let answer = self.client.ask(&Ask {
+            method: Method::HEAD,
+            url: self.client.url(&format!("blobs/{}", blob.digest))?,
+            headers: &[],
+            body: Bytes::new(),
+            scope: &self.scope,
+            again: true,
+        })?;
+        if answer.status == 200 {
+            return Ok(());
+        }
+        Err(self.client.unexpected("give a blob", &answer).into())
+    }
+}
+
+/// The kind that a document states, else the one that it came as.
+fn stated(bytes: &[u8], came_as: Option<String>) -> String {
+    let stated: Option<serde_json::Value> = serde_json::from_slice(bytes).ok();
+    let stated = stated.and_then(|value| value["mediaType"].as_str().map(str::to_owned));
+    stated
+        .or(came_as)
+        .unwrap_or_else(|| MANIFEST_TYPE.to_owned())
+}

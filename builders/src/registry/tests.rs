@@ -1,0 +1,304 @@
+//! Pushes and pulls against a registry that breaks, forgets and lies.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sos_engine::BuilderError;
+use sos_formats::diagnostic::Diagnostic;
+use sos_formats::hash::Sha256;
+
+use super::auth::AuthFiles;
+use super::pull::{PullAttrs, pull};
+use super::push::{Pushed, push};
+use super::reference::Reference;
+use super::test_registry::{Registry, State};
+use crate::build::fake::Fake;
+use crate::fetch::{Fetcher, Limits};
+use crate::mirrors::Mirrors;
+
+/// base64 of user:secret.
+const BASIC: &str = "Basic dXNlcjpzZWNyZXQ=";
+
+fn fetcher() -> Fetcher {
+    let limits = Limits {
+        backoff: Duration::from_millis(1),
+        max_backoff: Duration::from_millis(5),
+        ..Limits::default()
+    };
+    Fetcher::with_limits(Mirrors::default(), false, limits)
+}
+
+/// A layout of layers that need not be any; gives its place and the digest of the manifest.
+fn layout(dir: &Path, layers: &[Vec<u8>], base: Option<&str>) -> (PathBuf, String) {
+    let place = dir.join("image");
+    let blobs = place.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("a directory");
+    let put = |kind: &str, bytes: &[u8]| {
+        let hex = Sha256::of(bytes).to_string();
+        fs::write(blobs.join(&hex), bytes).expect("write");
+        serde_json::json!({ "mediaType": kind, "digest": format!("sha256:{hex}"), "size": bytes.len() })
+    };
+    let layers: Vec<serde_json::Value> = layers
+        .iter()
+        .map(|bytes| put("application/vnd.oci.image.layer.v1.tar", bytes))
+        .collect();
+    let config = put(
+        "application/vnd.oci.image.config.v1+json",
+        br#"{"os":"linux"}"#,
+    );
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let mut manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers,
+    });
+    if let Some(base) = base {
+        manifest["annotations"] = serde_json::json!({ "org.opencontainers.image.base.name": base });
+    }
+    let top = put(kind, &serde_json::to_vec(&manifest).expect("memory"));
+    let digest = top["digest"].as_str().expect("a digest").to_owned();
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [top] });
+    fs::write(place.join("index.json"), index.to_string()).expect("write");
+    fs::write(
+        place.join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )
+    .expect("write");
+    (place, digest)
+}
+
+fn noise(len: usize, seed: u8) -> Vec<u8> {
+    let mut state = u32::from(seed) + 1;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state.to_le_bytes()[3]
+        })
+        .collect()
+}
+
+fn auth(dir: &Path, registry: &Registry) -> AuthFiles {
+    let file = dir.join("auth.json");
+    let auth = BASIC.trim_start_matches("Basic ");
+    let json = serde_json::json!({ "auths": { &registry.host: { "auth": auth } } });
+    fs::write(&file, json.to_string()).expect("write");
+    AuthFiles::new(vec![file])
+}
+
+fn to(registry: &Registry) -> Reference {
+    Reference::parse(&format!("{}/os/web:1.0", registry.host)).expect("a name")
+}
+
+fn sent(registry: &Registry, place: &Path, auth: &AuthFiles) -> Result<Pushed, BuilderError> {
+    push(&fetcher(), auth, place, &to(registry), &[])
+}
+
+fn why<T>(result: Result<T, BuilderError>) -> Diagnostic {
+    match result.err().expect("refused") {
+        BuilderError::Diagnostic(why) => *why,
+        other => panic!("no words for the user: {other:?}"),
+    }
+}
+
+fn pulled(registry: &Registry, auth: &AuthFiles, digest: &str) -> Result<Fake, BuilderError> {
+    let fake = Fake::new();
+    let attrs = PullAttrs {
+        reference: to(registry).to_string(),
+        digest: digest.to_owned(),
+        arch: "amd64".to_owned(),
+    };
+    let out = fake.path("out");
+    pull(&fake, &fetcher(), auth, &attrs, &out).map(|()| fake)
+}
+
+#[test]
+fn an_image_goes_there_and_comes_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (place, digest) = layout(dir.path(), &[noise(3000, 1), noise(9 << 20, 2)], None);
+    let registry = Registry::start(State {
+        bearer: Some(BASIC.to_owned()),
+        ..State::default()
+    });
+    let auth = auth(dir.path(), &registry);
+    let done = sent(&registry, &place, &auth).expect("pushed");
+    assert_eq!(
+        (done.sent, done.present, done.digest.as_str()),
+        (4, 0, digest.as_str())
+    );
+    // The manifest is the last thing that is sent.
+    let last = registry.with(|state| state.seen.last().map(|(line, _)| line.clone()));
+    assert_eq!(last.as_deref(), Some("PUT /v2/os/web/manifests/1.0"));
+    let again = sent(&registry, &place, &auth).expect("pushed");
+    assert_eq!((again.sent, again.present), (0, 4));
+    // A new tag needs no blob.
+    registry.with(|state| state.manifests.clear());
+    let manifest = sent(&registry, &place, &auth).expect("pushed");
+    assert_eq!((manifest.sent, manifest.present), (1, 3));
+
+    let fake = pulled(&registry, &auth, &digest).expect("pulled");
+    for blob in fs::read_dir(place.join("blobs/sha256")).expect("a directory") {
+        let blob = blob.expect("a blob");
+        let came = fake.path("out/blobs/sha256").join(blob.file_name());
+        assert_eq!(
+            fs::read(came).expect("a blob"),
+            fs::read(blob.path()).expect("a blob")
+        );
+    }
+}
+
+#[test]
+fn who_is_not_known_is_told_so() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (place, digest) = layout(dir.path(), &[noise(10, 1)], None);
+    let registry = Registry::start(State {
+        bearer: Some(BASIC.to_owned()),
+        ..State::default()
+    });
+    let none = AuthFiles::new(vec![dir.path().join("none.json")]);
+    let refused = why(sent(&registry, &place, &none));
+    assert_eq!(refused.code, "registry-denied");
+    assert!(refused.helps[0].contains("podman login"), "{refused:?}");
+    assert!(refused.notes.iter().any(|note| note.contains("none.json")));
+    assert_eq!(
+        why(pulled(&registry, &none, &digest)).code,
+        "registry-denied"
+    );
+    // With anonymous tokens nobody needs to be known.
+    registry.with(|state| state.bearer = Some(String::new()));
+    sent(&registry, &place, &none).expect("pushed");
+}
+
+#[test]
+fn tokens_that_run_out_are_renewed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let layers: Vec<Vec<u8>> = (0..6).map(|seed| noise(4000, seed)).collect();
+    let (place, digest) = layout(dir.path(), &layers, None);
+    let registry = Registry::start(State {
+        bearer: Some(BASIC.to_owned()),
+        token_lasts: Some(5),
+        ..State::default()
+    });
+    let auth = auth(dir.path(), &registry);
+    sent(&registry, &place, &auth).expect("pushed");
+    pulled(&registry, &auth, &digest).expect("pulled");
+    assert!(registry.count("GET /token") > 3);
+}
+
+#[test]
+fn broken_uploads_go_on_where_they_stood() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (place, _) = layout(dir.path(), &[noise(30 << 20, 1)], None);
+    let registry = Registry::start(State {
+        cut: 2,
+        ..State::default()
+    });
+    let none = AuthFiles::default();
+    sent(&registry, &place, &none).expect("pushed");
+    // One upload for the layer, one for the configuration, none begun anew.
+    assert_eq!(registry.count("POST /v2/os/web/blobs/uploads/"), 2);
+    let there = registry.with(|state| state.blobs.values().map(Vec::len).max());
+    assert_eq!(there, Some(30 << 20));
+}
+
+#[test]
+fn forgotten_uploads_begin_anew() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (place, _) = layout(dir.path(), &[noise(20 << 20, 1)], None);
+    let registry = Registry::start(State {
+        forget: true,
+        ..State::default()
+    });
+    sent(&registry, &place, &AuthFiles::default()).expect("pushed");
+    assert!(registry.count("POST /v2/os/web/blobs/uploads/") >= 3);
+}
+
+#[test]
+fn an_upload_that_never_ends_is_given_up() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (place, _) = layout(dir.path(), &[noise(2, 1)], None);
+    let registry = Registry::start(State {
+        cut: usize::MAX,
+        ..State::default()
+    });
+    let problem = why(sent(&registry, &place, &AuthFiles::default()));
+    assert_eq!(problem.code, "registry-failed");
+    assert_eq!(registry.count("PUT /v2/os/web/manifests"), 0);
+}
+
+#[test]
+fn a_registry_that_lies_is_found_out() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (place, digest) = layout(dir.path(), &[noise(5000, 1)], None);
+    let registry = Registry::start(State {
+        lie: true,
+        ..State::default()
+    });
+    let none = AuthFiles::default();
+    let problem = why(sent(&registry, &place, &none));
+    assert_eq!(problem.code, "registry-failed");
+    assert!(problem.message.contains("another manifest"), "{problem:?}");
+    // Another manifest under the digest, then another blob.
+    registry.with(|state| {
+        let (kind, bytes) = state.manifests[&digest].clone();
+        let other = [&bytes[..], b"\n"].concat();
+        state.manifests.insert(digest.clone(), (kind, other));
+    });
+    let problem = why(pulled(&registry, &none, &digest));
+    assert_eq!(problem.code, "oci-bad-image");
+    registry.with(|state| {
+        let (kind, bytes) = state.manifests[&digest].clone();
+        let whole = bytes[..bytes.len() - 1].to_vec();
+        state.manifests.insert(digest.clone(), (kind, whole));
+        for bytes in state.blobs.values_mut() {
+            bytes[0] ^= 1;
+        }
+    });
+    let problem = why(pulled(&registry, &none, &digest));
+    assert_eq!(problem.code, "fetch-hash-mismatch");
+}
+
+#[test]
+fn layers_of_the_image_below_are_taken_over() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let registry = Registry::start(State {
+        mountable: ["os/base".to_owned()].into(),
+        ..State::default()
+    });
+    let base = format!("{}/os/base:1", registry.host);
+    let (place, _) = layout(dir.path(), &[noise(5000, 1)], Some(&base));
+    let done = sent(&registry, &place, &AuthFiles::default()).expect("pushed");
+    assert_eq!((done.mounted, done.sent), (2, 1));
+    assert_eq!(registry.count("PATCH"), 0);
+}
+
+#[test]
+fn another_host_never_learns_who_asks() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (place, digest) = layout(dir.path(), &[noise(5000, 1)], None);
+    let registry = Registry::start(State {
+        bearer: Some(BASIC.to_owned()),
+        ..State::default()
+    });
+    let auth = auth(dir.path(), &registry);
+    sent(&registry, &place, &auth).expect("pushed");
+    let blobs = registry.with(|state| state.blobs.clone());
+    let other = Registry::start(State {
+        blobs,
+        ..State::default()
+    });
+    registry.with(|state| state.redirect = Some(format!("{}/v2/x/blobs", other.host)));
+    pulled(&registry, &auth, &digest).expect("pulled");
+    assert_eq!(other.count("GET /v2/x/blobs/"), 2);
+    assert!(other.with(|state| state.seen.iter().all(|(_, who)| who.is_none())));
+    assert!(registry.with(|state| state.seen.iter().any(|(_, who)| who.is_some())));
+}
+
+#[test]
+fn offline_nothing_is_asked() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (place, _) = layout(dir.path(), &[noise(10, 1)], None);
+    let registry = Registry::start(State::default());
+    let fetcher = Fetcher::new(Mirrors::default(), true);
+    let result = push(&fetcher, &AuthFiles::default(), &place, &to(&registry), &[]);
+    assert_eq!(why(result).code, "fetch-offline");
+    assert_eq!(registry.count(""), 0);
+}

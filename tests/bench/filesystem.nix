@@ -1,0 +1,16 @@
+# What is measured: each kind of the same root filesystem, and ext4 of one in which one file differs.
+{ sos, ... }: rec {
+  # Squashfs has no access control lists, and the journal's directory comes with one.
+  os = sos.rootfs.edit {
+    rootfs = sos.debian.rootfs ./os.rootfs.toml;
+    cleanup.paths = [ "/var/log/journal" ];
+  };
+  changed = sos.rootfs.edit {
+    rootfs = os;
+    files = [ { path = "/etc/motd"; content = "changed\n"; } ];
+  };
+  ext4 = sos.ext4 { name = "os.ext4"; rootfs = os; size = "512M"; };
+  next = sos.ext4 { name = "os.ext4"; rootfs = changed; size = "512M"; };
+  erofs = sos.erofs { name = "os.erofs"; rootfs = os; };
+  squashfs = sos.squashfs { name = "os.squashfs"; rootfs = os; };
+}

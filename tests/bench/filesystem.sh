@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Images of a Debian of about 350 MB by sos and by mke2fs -d, mkfs.erofs and mksquashfs, alternated: wall and CPU time, medians. The
+# goal is 0.6 of mke2fs -d.
+#
+#   SOS=path/of/sos [ROUNDS=3] bash tests/bench/filesystem.sh
+#
+# Each round has a store of its own in which no image is known, on a copy of the one with the root filesystem. What sos takes is the
+# whole command: looking the recipe up, the image, its hashes, its place in the store. Needs root, for owners.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+sos=$(realpath "${SOS:?"set SOS to a release build of sos; make bench does"}")
+rounds=${ROUNDS:-3}
+command -v mke2fs >/dev/null || { echo "skipped: no mke2fs"; exit 0; }
+[ "$(id -u)" = 0 ] || { echo "skipped: only root can check a root filesystem out with its owners"; exit 0; }
+work=$(mktemp -d)
+trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
+export HOME=$work/home XDG_CONFIG_HOME=$work/none
+mkdir -p "$HOME" "$work/recipe"
+cp "$here/filesystem.nix" "$work/recipe/sos.nix"
+cp "$here/os.rootfs.toml" "$work/recipe/"
+run() { "$sos" --store "$1" "${@:2}" --quiet >/dev/null 2>"$work/said"; }
+
+run "$work/base" build --no-link "$work/recipe#os" || { echo "skipped: the root filesystem does not build here: $(head -n 1 "$work/said")"; exit 0; }
+run "$work/base" export "$work/recipe#os" "dir:$work/tree"
+echo "root filesystem: $(find "$work/tree" | wc -l) entries, $(du -sm "$work/tree" | cut -f 1) MB"
+
+usage() { python3 "$here/usage.py" "$@"; }
+column() { cut -d ' ' -f "$1" "$2" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+kinds=ext4
+command -v mkfs.erofs >/dev/null && kinds="$kinds erofs"
+command -v mksquashfs >/dev/null && kinds="$kinds squashfs"
+# The same with the program that others use.
+peer() {
+  rm -f "$work/peer.image"
+  case $1 in
+  ext4) usage mke2fs -q -F -t ext4 -d "$work/tree" "$work/peer.image" 512M ;;
+  erofs) usage mkfs.erofs --quiet -T1 "$work/peer.image" "$work/tree" ;;
+  # The level that sos has.
+  squashfs) usage mksquashfs "$work/tree" "$work/peer.image" -quiet -no-progress -comp zstd -Xcompression-level 15 ;;
+  esac 2>>"$work/said"
+}
+for ((i = 1; i <= rounds; i++)); do
+  rm -rf "$work/store"
+  cp -a --reflink=auto "$work/base" "$work/store"
+  sync
+  for kind in $kinds; do
+    peer "$kind" >>"$work/$kind.peer"
+    usage "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#$kind" >>"$work/$kind.sos"
+  done
+  usage "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#next" >>"$work/next.sos"
+  usage "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#ext4" >>"$work/none.sos"
+done
+
+echo
+echo "| image | peer ms | sos ms | ratio |"
+echo "|---|---|---|---|"
+row() { awk -v n="$1" -v a="$2" -v b="$3" 'BEGIN { printf "| %s | %.0f | %.0f | %.2f |\n", n, a / 1000, b / 1000, b / a }'; }
+for kind in $kinds; do
+  row "$kind, wall time" "$(column 2 "$work/$kind.peer")" "$(column 2 "$work/$kind.sos")"
+  row "$kind, CPU time" "$(column 1 "$work/$kind.peer")" "$(column 1 "$work/$kind.sos")"
+done
+echo
+printf 'ext4 with one file changed: %d ms; nothing to do: %d ms; peak memory of ext4: %d MiB\n' \
+  $(($(column 2 "$work/next.sos") / 1000)) $(($(column 2 "$work/none.sos") / 1000)) $(($(column 3 "$work/ext4.sos") / 1024))

@@ -1,0 +1,145 @@
+//! `sos export` of images: layouts, archives, and what the tools in use make of them.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::steps::ROOTFS;
+use crate::support::{World, peer, run as run_command, shared};
+
+const RECIPE: &str = r##"{ sos, ... }: let
+  edit = import ./rootfs.nix "rootfs-edit";
+in rec {
+  base = edit {
+    name = "base";
+    files = [
+      { path = "/etc/motd"; content = "hello\n"; mode = "0640"; }
+      { path = "/usr/bin/tool"; content = "#!/bin/sh\n"; mode = "4755"; }
+    ];
+  };
+  image = sos.oci { name = "image"; rootfs = base; epoch = 1700000000; tag = "1.0"; config.cmd = [ "/bin/sh" ]; };
+  other = sos.oci { name = "other"; rootfs = base; epoch = 1700000000; config.env.A = "b"; };
+}
+"##;
+
+pub(super) fn world() -> World {
+    let w = World::new();
+    w.write("sos.nix", RECIPE);
+    w.write("rootfs.nix", ROOTFS);
+    w
+}
+
+/// An independent checker finds nothing in a layout or an archive.
+fn check(place: &Path) {
+    let (Some(python), Some(checker)) = (peer("python3"), shared("checks/oci_check.py")) else {
+        return;
+    };
+    let found = run_command(
+        Command::new(python)
+            .arg(checker)
+            .args(["--strict", "--epoch", "1700000000"])
+            .arg(place),
+    )
+    .ok();
+    assert!(
+        found.stdout.contains("problems=0 repro=0"),
+        "{}",
+        found.stdout
+    );
+}
+
+fn skopeo(args: &[&str], dir: &Path) -> Option<String> {
+    let mut command = Command::new(peer("skopeo")?);
+    command.arg("--insecure-policy").args(args).current_dir(dir);
+    Some(run_command(&mut command).ok().stdout)
+}
+
+#[test]
+fn images_are_added_to_a_layout() {
+    let w = world();
+    let layout = w.project().join("images");
+    let first = w.sos(["export", ".#image", "oci:images"]).ok().stdout;
+    let digest = first
+        .split_whitespace()
+        .next()
+        .expect("a digest")
+        .to_owned();
+    assert_eq!(first, format!("{digest} 1.0\n"));
+    let index = std::fs::read(layout.join("index.json")).expect("an index");
+    w.sos(["export", ".#image", "oci:images"])
+        .ok()
+        .says(&["wrote 0 blobs, 3 were there"]);
+    let again = std::fs::read(layout.join("index.json")).expect("an index");
+    assert_eq!(again, index);
+    // Under a second name, and another image under the first one.
+    w.sos(["export", ".#image", "oci:images:old"]).ok();
+    w.sos(["export", ".#other", "oci:images:1.0"]).ok();
+    check(&layout);
+    let Some(old) = skopeo(&["inspect", "oci:images:old"], &w.project()) else {
+        return;
+    };
+    assert!(old.contains(&digest), "{old}");
+    let new = skopeo(&["inspect", "--config", "oci:images:1.0"], &w.project());
+    assert!(new.is_some_and(|new| new.contains("A=b")));
+    // What sos copied out is the user's to change.
+    let blob = layout
+        .join("blobs/sha256")
+        .join(digest.trim_start_matches("sha256:"));
+    std::fs::write(&blob, "x").expect("a file of the user");
+    w.sos(["export", ".#image", "oci:images"]).ok();
+    assert_ne!(std::fs::read(&blob).expect("a blob"), b"x");
+}
+
+#[test]
+fn an_archive_is_the_same_each_time() {
+    let w = world();
+    w.sos(["export", ".#image", "oci-archive:one.tar"]).ok();
+    let told = w
+        .sos(["--json", "export", ".#image", "oci-archive:two.tar:1.0"])
+        .ok()
+        .stdout;
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    let read = |name: &str| std::fs::read(w.project().join(name)).expect("an archive");
+    assert_eq!(read("one.tar"), read("two.tar"));
+    w.sos(["export", ".#image", "oci-archive:two.tar"])
+        .fails(2)
+        .says(&["error[export-exists]"]);
+    check(&w.project().join("one.tar"));
+    if skopeo(
+        &["copy", "oci-archive:one.tar", "oci:copied:x"],
+        &w.project(),
+    )
+    .is_none()
+    {
+        return;
+    }
+    let copied = skopeo(&["inspect", "oci:copied:x"], &w.project()).expect("installed");
+    let digest = told["digest"].as_str().expect("a digest");
+    assert!(copied.contains(digest), "{copied}");
+    let Some(umoci) = peer("umoci") else { return };
+    let mut command = Command::new(umoci);
+    command
+        .args(["unpack", "--rootless", "--image", "copied:x", "bundle"])
+        .current_dir(w.project());
+    run_command(&mut command).ok();
+    let motd = std::fs::read_to_string(w.project().join("bundle/rootfs/etc/motd"));
+    assert_eq!(motd.expect("unpacked"), "hello\n");
+}
+
+#[test]
+fn what_is_no_image_or_no_place_for_one_is_refused() {
+    let w = world();
+    w.write("dir/file", "");
+    w.sos(["export", ".#base", "oci:new"])
+        .fails(2)
+        .says(&["error[export-no-image]", "`sos.oci"]);
+    w.sos(["export", ".#image", "oci:dir"])
+        .fails(2)
+        .says(&["error[export-not-a-layout]"]);
+    w.sos(["export", ".#image", "oci:new:a b"])
+        .fails(2)
+        .says(&["error[export-destination]", "`a b` is not a tag"]);
+    w.sos(["export", ".#image", "oci:"])
+        .fails(2)
+        .says(&["error[export-destination]", "`oci:DIR[:TAG]`"]);
+    assert!(!w.project().join("new").exists());
+}

@@ -1,0 +1,239 @@
+//! Images go to a registry that others wrote, and come from it.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use super::export_image;
+use crate::support::{World, is_root, left_to_root, peer, run as run_command};
+
+/// `user:secret`, as `htpasswd -B` writes it.
+const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+/// base64 of `user:secret`.
+const AUTH: &str = "dXNlcjpzZWNyZXQ=";
+
+/// docker's own registry on a port of its own.
+struct Registry {
+    child: Child,
+    host: String,
+}
+
+impl Registry {
+    fn start(w: &World, with_password: bool) -> Option<Self> {
+        let program = peer("docker-registry")?;
+        let data = w.root().join("registry");
+        std::fs::create_dir_all(&data).expect("a directory");
+        let mut config = format!(
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: \"127.0.0.1:0\"}}\n",
+            data.join("data").display()
+        );
+        if with_password {
+            let file = data.join("htpasswd");
+            std::fs::write(&file, HTPASSWD).expect("write");
+            config.push_str(&format!(
+                "auth: {{htpasswd: {{realm: sos, path: {}}}}}\n",
+                file.display()
+            ));
+        }
+        let file = data.join("config.yml");
+        std::fs::write(&file, config).expect("write");
+        let mut child = Command::new(program)
+            .arg("serve")
+            .arg(file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a registry");
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let host = lines.by_ref().map_while(Result::ok).find_map(|line| {
+            let rest = line.split("listening on ").nth(1)?;
+            Some(rest.trim_end_matches('"').split('"').next()?.to_owned())
+        });
+        // What it says later goes nowhere, but must go.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Some(Self {
+            child,
+            host: host.expect("it listens"),
+        })
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("docker://{}/{name}", self.host)
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn skopeo(w: &World, args: &[&str]) -> Option<String> {
+    let mut command = Command::new(peer("skopeo")?);
+    command
+        .arg("--insecure-policy")
+        .args(args)
+        .current_dir(w.project());
+    Some(run_command(&mut command).ok().stdout)
+}
+
+fn add(w: &World, text: &str) {
+    let old = std::fs::read_to_string(w.project().join("sos.nix")).expect("the recipe");
+    let end = old.rfind('}').expect("a set");
+    w.write("sos.nix", &format!("{}{text}}}\n", &old[..end]));
+}
+
+#[test]
+fn images_go_to_a_registry_and_come_from_it() {
+    let w = export_image::world();
+    let Some(registry) = Registry::start(&w, false) else {
+        return;
+    };
+    let to = registry.name("os/web:1.0");
+    let told = w
+        .sos(["export", ".#image", &to])
+        .ok()
+        .says(&["sent 3 blobs"]);
+    let digest = told
+        .stdout
+        .split_whitespace()
+        .next()
+        .expect("a digest")
+        .to_owned();
+    w.sos(["export", ".#image", &to])
+        .ok()
+        .says(&["sent 0 blobs", "3 were there"]);
+    // Into another repository, from where it is.
+    let again = w.sos([
+        "export",
+        ".#image",
+        &registry.name("os/copy"),
+        "--mount-from",
+        "os/web",
+    ]);
+    again.ok().says(&["sent 1 blob", "2 taken over"]);
+    if let Some(found) = skopeo(&w, &["inspect", "--tls-verify=false", &to]) {
+        assert!(found.contains(&digest), "{found}");
+        skopeo(&w, &["copy", "--src-tls-verify=false", &to, "oci:copied:x"]);
+        assert!(w.project().join("copied/index.json").exists());
+    }
+    let reference = to.trim_start_matches("docker://").to_owned();
+    add(
+        &w,
+        &format!(
+            r#"
+  pulled = sos.oci.pull {{ ref = "{reference}"; digest = "{digest}"; }};
+  files = sos.oci.rootfs {{ image = pulled; }};
+  above = sos.oci {{ name = "above"; from = pulled; layers = [ {{ files."/etc/new" = ./rootfs.nix; }} ]; }};
+  wrong = sos.oci.pull {{ ref = "{reference}"; digest = "sha256:{}"; }};
+"#,
+            "0".repeat(64)
+        ),
+    );
+    // What came back is what was sent.
+    let files = w
+        .sos(["build", "--no-link", ".#files", ".#base"])
+        .ok()
+        .stdout;
+    let mut paths = files.lines();
+    let (a, b) = (paths.next().expect("a path"), paths.next().expect("a path"));
+    w.sos(["diff", a, b]);
+    let cat = w
+        .sos(["store", "cat", &format!("{a}/etc/motd")])
+        .ok()
+        .stdout;
+    assert_eq!(cat, "hello\n");
+    // One layer more than below, which the registry has.
+    let above = w
+        .sos(["export", ".#above", &registry.name("os/above:1")])
+        .ok();
+    above.says(&["1 taken over"]);
+    w.sos(["build", "--no-link", ".#wrong"])
+        .fails(5)
+        .says(&["error[registry-failed]", "did not give the manifest"]);
+    if let (Some(podman), true) = (peer("podman"), is_root()) {
+        let place = |name: &str| w.root().join(name).display().to_string();
+        let mut command = Command::new(podman);
+        command.args([
+            "--storage-driver",
+            "vfs",
+            "--root",
+            &place("root"),
+            "--runroot",
+            &place("run"),
+        ]);
+        command.args(["--tmpdir", &place("tmp"), "pull", "--tls-verify=false"]);
+        let pulled = run_command(
+            command
+                .arg(registry.name("os/above:1"))
+                .env("TMPDIR", w.root()),
+        )
+        .ok();
+        assert_eq!(pulled.stdout.trim().len(), 64, "{}", pulled.stdout);
+    } else {
+        left_to_root("podman needs a set-up of its own");
+    }
+}
+
+#[test]
+fn a_registry_with_a_password_wants_it() {
+    let mut w = export_image::world();
+    let Some(registry) = Registry::start(&w, true) else {
+        return;
+    };
+    let to = registry.name("os/web:1.0");
+    w.sos(["export", ".#image", &to]).fails(5).says(&[
+        "error[registry-denied]",
+        "podman login",
+        "without credentials",
+    ]);
+    let host = &registry.host;
+    let file = w.write(
+        "auth.json",
+        &format!(r#"{{"auths":{{"{host}":{{"auth":"{AUTH}"}}}}}}"#),
+    );
+    w.set("REGISTRY_AUTH_FILE", &file.display().to_string());
+    let told = w.sos(["export", ".#image", &to]).ok();
+    let digest = told
+        .stdout
+        .split_whitespace()
+        .next()
+        .expect("a digest")
+        .to_owned();
+    let reference = to.trim_start_matches("docker://").to_owned();
+    add(
+        &w,
+        &format!(
+            "\n  pulled = sos.oci.pull {{ ref = \"{reference}\"; digest = \"{digest}\"; }};\n"
+        ),
+    );
+    w.sos(["build", "--no-link", ".#pulled"]).ok();
+    let wrong = w.write(
+        "wrong.json",
+        &format!(r#"{{"auths":{{"{host}":{{"auth":"dXNlcjp3cm9uZw=="}}}}}}"#),
+    );
+    w.set("REGISTRY_AUTH_FILE", &wrong.display().to_string());
+    w.sos(["export", ".#image", &registry.name("os/x")])
+        .fails(5)
+        .says(&[
+            "error[registry-denied]",
+            "with the credentials that are there",
+        ]);
+}
+
+#[test]
+fn names_that_are_none_are_refused_before_anything_is_built() {
+    let w = export_image::world();
+    for (name, what) in [
+        ("docker://web", "no host"),
+        ("docker://os/web", "must begin with the host"),
+        ("docker://registry.example/Web", "lower case"),
+        ("docker://registry.example/web:a b", "a tag is"),
+    ] {
+        w.sos(["export", ".#image", name]).fails(2).says(&[
+            "error[registry-reference]",
+            what,
+            "registry.example:5000",
+        ]);
+    }
+}
