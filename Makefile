@@ -5,12 +5,13 @@
 #   make test       everything: unit tests, black-box tests, tests against real peers
 #   make check      formatting, lints, documentation, licences
 #   make bench      ratios against the real peers (writes nothing; see BENCHMARKS.md)
+#   make test-boot  every boot of what was built, in emulated machines: many minutes
 #   make test-slow  the rounds that take long
 
 CARGO ?= cargo
 SOS = $(or $(CARGO_TARGET_DIR),target)/release/sos
 
-.PHONY: demo demo-bootstrap test test-slow check bench build clean
+.PHONY: demo demo-bootstrap test test-boot test-slow check bench build clean
 
 build:
 	@sh setup.sh demo
@@ -27,6 +28,10 @@ demo-bootstrap: build
 test:
 	@sh setup.sh test
 	SOS_REQUIRE_PEERS=$${SOS_REQUIRE_PEERS:-1} SOS_FUZZ_SECS=$${SOS_FUZZ_SECS:-60} $(CARGO) test --workspace --features libostree --locked
+
+test-boot:
+	@sh setup.sh test
+	SOS_REQUIRE_PEERS=$${SOS_REQUIRE_PEERS:-1} SOS_TEST_BOOT=1 $(CARGO) test --locked --test sos -- boot:: --test-threads 1
 
 test-slow:
 	@sh setup.sh test

@@ -82,6 +82,8 @@ pub(crate) enum Command {
     Check(commands::check::CheckArgs),
     Eval(commands::eval::EvalArgs),
     Export(commands::export::ExportArgs),
+    Boot(commands::boot::BootArgs),
+    Provision(commands::provision::ProvisionArgs),
     Repl(commands::repl::ReplArgs),
     Parse(commands::parse::ParseArgs),
     Lock(commands::lock::LockArgs),

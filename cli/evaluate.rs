@@ -369,7 +369,7 @@ fn known_attribute(target: &Target) -> Result<(), Box<Diagnostic>> {
         return Ok(());
     }
     let shown = [
-        "rootfs", "oci", "ostree", "bootc", "ext4", "erofs", "squashfs", "packages",
+        "rootfs", "oci", "ostree", "bootc", "disk", "ext4", "erofs", "squashfs", "packages",
     ];
     let problem = Diagnostic::error(
         "eval-attr-missing",

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod boot;
 mod bug;
 mod cache;
 mod commands;
@@ -126,6 +127,7 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
     let session = Session::new(cli.global, env)?;
     (look.style, look.terminal) = (session.style(), session.terminal);
     match cli.command {
+        Command::Boot(args) => commands::boot::run(&session, &args),
         Command::Build(args) => commands::build::run(&session, &args),
         Command::Check(args) => commands::check::run(&session, &args),
         Command::Eval(args) => commands::eval::run(&session, &args),
@@ -134,6 +136,7 @@ fn dispatch(cli: Cli, env: Environment, look: &mut Look) -> Result<(), Failure> 
         Command::Parse(args) => commands::parse::run(&session, &args),
         Command::Lock(args) => commands::lock::run(&session, &args),
         Command::Plan(args) => commands::plan::run(&session, &args),
+        Command::Provision(args) => commands::provision::run(&session, &args),
         Command::Graph(args) => commands::graph::run(&session, &args),
         Command::Why(args) => commands::why::run(&session, &args),
         Command::Builds(args) => commands::builds::run(&session, &args),

@@ -6,6 +6,7 @@
     reason = "tests read the environment and measure time; no output depends on it"
 )]
 
+mod boot;
 mod bootstrap;
 mod cli;
 mod crash;

@@ -1,4 +1,4 @@
-//! Builtin builders: fetch, Debian, rootfs edits, OCI.
+//! Builtin builders: fetch, Debian, rootfs edits, OCI, OSTree, disks.
 //!
 //! [`registry`] makes them known to an engine; each is named by the `builder` of a derivation, as in `builtin:fetch`.
 
@@ -7,6 +7,7 @@ mod build;
 pub mod buildenv;
 pub mod channel;
 pub mod debian;
+pub mod disk;
 pub mod export;
 pub mod fetch;
 pub mod filesystem;
@@ -31,6 +32,9 @@ use crate::bootc::BootcBuilder;
 use crate::buildenv::BuildEnvBuilder;
 use crate::channel::UnpackChannelBuilder;
 use crate::debian::UnpackBuilder;
+use crate::disk::{
+    DiskBuilder, InitrdBuilder, NetbootBuilder, ProvisionBuilder, Qcow2Builder, UkiBuilder,
+};
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
 use crate::filesystem::{FilesystemBuilder, VerityBuilder};
 use crate::media::{BuilderHex0Builder, PayloadBuilder, RootfsFileBuilder};
@@ -39,7 +43,7 @@ use crate::oci::{
     OciBuilder, OciChunksBuilder, OciIndexBuilder, OciLayerBuilder, OciRootfsBuilder,
 };
 use crate::ostree::{
-    OstreeBuilder, OstreeCheckoutBuilder, OstreeContainerBuilder, OstreePullBuilder,
+    OstreeBuilder, OstreeCheckoutBuilder, OstreeContainerBuilder, OstreePullBuilder, SysrootBuilder,
 };
 use crate::registry::{AuthFiles, OciPullBuilder};
 use crate::rootfs_edit::RootfsEditBuilder;
@@ -81,6 +85,13 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(OciIndexBuilder)
         .register(OciRootfsBuilder)
         .register(OstreeBuilder)
+        .register(SysrootBuilder)
+        .register(DiskBuilder)
+        .register(InitrdBuilder)
+        .register(NetbootBuilder)
+        .register(ProvisionBuilder)
+        .register(Qcow2Builder)
+        .register(UkiBuilder)
         .register(FilesystemBuilder)
         .register(VerityBuilder)
         .register(BootcBuilder)

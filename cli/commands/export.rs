@@ -4,6 +4,8 @@ mod image;
 
 use std::path::{Path, PathBuf};
 
+use sos_builders::disk::provision::Device;
+use sos_builders::disk::sign::{Signer, sign_disk};
 use sos_builders::export::{self, AddOptions, Owners, Signers};
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
@@ -23,6 +25,7 @@ use crate::target;
 /// Build a target and write it outside the store
 ///
 /// DEST is `dir:DIR`, a directory that is not there yet: of a root filesystem with its owners when root does it, else with yours. Or
+/// `disk:FILE`: a disk image or another single file, with its holes.
 /// `ostree:REPO[:REF]`: the commits of a target made by `sos.ostree` go into the repository REPO, which is made when it is not there. Or
 /// `sysroot:DIR[:OS]`: libostree deploys the commit into a system root, as the next one that boots; only root may do that.
 /// An image goes to `oci:DIR[:TAG]`, a layout to which it is added, to `oci-archive:FILE[:TAG]`, or to a registry: `docker://HOST/NAME[:TAG]`.
@@ -36,6 +39,12 @@ pub(crate) struct ExportArgs {
     target: TargetArgs,
     #[command(flatten)]
     lock: LockFlags,
+    /// Sign the EFI programs of a disk, or an EFI program, with this RSA key; it is read now and never gets into the store
+    #[arg(long, value_name = "PEM", requires = "secure_boot_cert")]
+    secure_boot_key: Option<PathBuf>,
+    /// The certificate of that key, which the firmware knows
+    #[arg(long, value_name = "PEM", requires = "secure_boot_key")]
+    secure_boot_cert: Option<PathBuf>,
     /// A repository of the same registry that may have layers of the image: they are taken over from there and not sent
     #[arg(long, value_name = "NAME")]
     mount_from: Vec<String>,
@@ -56,6 +65,7 @@ pub(crate) struct ExportArgs {
 /// Where results go.
 enum Dest {
     Dir(PathBuf),
+    Disk(PathBuf),
     Ostree {
         repo: PathBuf,
         branch: Option<String>,
@@ -86,7 +96,21 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
             .help("write `ostree:REPO[:REF]` behind the target, or leave these options out"),
         ));
     }
-    let built = built(session, &target, args.lock)?;
+    let signer = match (&args.secure_boot_key, &args.secure_boot_cert) {
+        (Some(key), Some(cert)) => Some(Signer::read(key, cert).map_err(refused)?),
+        _ => None,
+    };
+    if signer.is_some() && !matches!(dest, Dest::Disk(_)) {
+        return Err(Failure::new(
+            Diagnostic::error(
+                "export-sign",
+                Class::Usage,
+                "only disks and EFI programs are signed for Secure Boot",
+            )
+            .help("write `disk:FILE` behind the target"),
+        ));
+    }
+    let built = built(session, &target, args.lock, "export")?;
     let [info] = built.as_slice() else {
         return Err(Failure::new(
             Diagnostic::error(
@@ -99,6 +123,7 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
     };
     match dest {
         Dest::Dir(dir) => to_dir(session, info, &dir),
+        Dest::Disk(file) => to_file(session, info, &file, signer.as_ref()),
         Dest::Image(image) => {
             let flags = ImageFlags {
                 offline: args.lock.offline,
@@ -129,7 +154,7 @@ impl Dest {
         let bad = |what: String| {
             Failure::new(
                 Diagnostic::error("export-destination", Class::Usage, what)
-                    .help("write `dir:DIR`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker://HOST/NAME[:TAG]`, `ostree:REPO[:REF]` or `sysroot:DIR[:OS]` behind the target"),
+                    .help("write `dir:DIR`, `disk:FILE`, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker://HOST/NAME[:TAG]`, `ostree:REPO[:REF]` or `sysroot:DIR[:OS]` behind the target"),
             )
         };
         let Some(text) = text else {
@@ -137,6 +162,7 @@ impl Dest {
         };
         match text.split_once(':') {
             Some(("dir", dir)) if !dir.is_empty() => Ok(Self::Dir(dir.into())),
+            Some(("disk", file)) if !file.is_empty() => Ok(Self::Disk(file.into())),
             Some(("ostree", rest)) if !rest.is_empty() => Ok(match rest.split_once(':') {
                 Some((repo, branch)) if !repo.is_empty() && !branch.is_empty() => Self::Ostree {
                     repo: repo.into(),
@@ -168,13 +194,16 @@ impl Dest {
     /// Looks before anything is built.
     fn check(&self) -> Result<(), Failure> {
         match self {
-            Self::Dir(dir) if std::fs::symlink_metadata(dir).is_ok() => Err(Failure::new(
+            Self::Dir(dir) | Self::Disk(dir) if std::fs::symlink_metadata(dir).is_ok() => Err(Failure::new(
                 Diagnostic::error(
                     "export-exists",
                     Class::Usage,
                     format!("`{}` is there already", dir.display()),
                 )
-                .help("name a directory that is not there yet"),
+                .help(match self {
+                    Self::Disk(_) => "name a file that is not there yet",
+                    _ => "name a directory that is not there yet",
+                }),
             )),
             Self::Ostree {
                 branch: Some(branch),
@@ -194,7 +223,12 @@ impl Dest {
 }
 
 /// Builds the targets; tells of the results.
-fn built(session: &Session, args: &TargetArgs, lock: LockFlags) -> Result<Vec<PathInfo>, Failure> {
+pub(super) fn built(
+    session: &Session,
+    args: &TargetArgs,
+    lock: LockFlags,
+    verb: &str,
+) -> Result<Vec<PathInfo>, Failure> {
     let targets = evaluate::targets(session, args)?;
     let stream = Stream::start(session, false);
     let evaluated = match build::evaluated(session, args, lock, &targets, &stream) {
@@ -205,7 +239,7 @@ fn built(session: &Session, args: &TargetArgs, lock: LockFlags) -> Result<Vec<Pa
     let options = RunOptions {
         offline: lock.offline,
         spent: stream.spent(),
-        command: format!("export{}", args.words()),
+        command: format!("{verb}{}", args.words()),
         project: target::project(&targets),
         attrs: target::attrs(&targets, &evaluated.values),
         ..RunOptions::default()
@@ -247,6 +281,54 @@ fn to_dir(session: &Session, info: &PathInfo, dir: &Path) -> Result<(), Failure>
         ));
     }
     Ok(())
+}
+
+fn to_file(
+    session: &Session,
+    info: &PathInfo,
+    file: &Path,
+    signer: Option<&Signer>,
+) -> Result<(), Failure> {
+    let store = session.store()?;
+    let place = store.physical(&info.path);
+    if info.root.is_some() || !place.is_file() {
+        let path = info.path.absolute(store.store_dir());
+        return Err(Failure::new(
+            Diagnostic::error(
+                "export-no-file",
+                Class::Usage,
+                format!("`{path}` is not one file"),
+            )
+            .help("name a disk, as in `.#disk` or `.#qcow2`; a directory goes to `dir:DIR`"),
+        ));
+    }
+    let written = export::write_sparse(&place, file);
+    let written =
+        written.and_then(|()| signer.map_or(Ok(Vec::new()), |signer| signed(file, signer)));
+    let signed = written.map_err(|error| {
+        let _left = std::fs::remove_file(file).is_err();
+        refused(error)
+    })?;
+    if !session.global.quiet {
+        signed
+            .iter()
+            .for_each(|path| output::message(&format!("signed `{path}`")));
+    }
+    Ok(())
+}
+
+/// Signs the EFI programs of a disk, or the one that the file is.
+fn signed(file: &Path, signer: &Signer) -> Result<Vec<String>, BuilderError> {
+    let io = |e| BuilderError::io(format!("cannot sign `{}`", file.display()), e);
+    let mut magic = [0; 2];
+    std::io::Read::read_exact(&mut std::fs::File::open(file).map_err(io)?, &mut magic)
+        .map_err(io)?;
+    if magic == *b"MZ" {
+        let program = std::fs::read(file).map_err(io)?;
+        std::fs::write(file, signer.sign(&program)?).map_err(io)?;
+        return Ok(vec![file.display().to_string()]);
+    }
+    sign_disk(&Device::open(file, true)?, signer)
 }
 
 fn to_ostree(

@@ -1,5 +1,6 @@
 //! The verbs, one file each: its options and what it does.
 
+pub(crate) mod boot;
 pub(crate) mod build;
 pub(crate) mod builds;
 pub(crate) mod check;
@@ -18,6 +19,7 @@ pub(crate) mod log;
 pub(crate) mod man;
 pub(crate) mod parse;
 pub(crate) mod plan;
+pub(crate) mod provision;
 pub(crate) mod recipe;
 pub(crate) mod repl;
 pub(crate) mod schema;

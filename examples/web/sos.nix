@@ -1,4 +1,4 @@
-# Two root filesystems, a program compiled in one of them, and an image of the other with the program in it.
+# Root filesystems, a program compiled in one of them, and what the others become with the program in it: an image and a disk.
 { sos, ... }:
 let
   toolchain = sos.debian.rootfs ./toolchain.rootfs.toml;
@@ -27,7 +27,35 @@ let
       labels."org.opencontainers.image.title" = "web";
     };
   };
+
+  # The same as a machine that starts by itself: `sos boot run .#disk`.
+  machine = sos.rootfs.edit {
+    name = "machine-rootfs";
+    rootfs = sos.debian.rootfs ./machine.rootfs.toml;
+    file = [
+      { path = "/usr/local/bin/hello"; source = "${hello}/bin/hello"; mode = "0755"; }
+    ];
+  };
+  # NVMe and ext4 are built into this kernel: it needs no initrd to find its root.
+  disk = sos.disk {
+    name = "web";
+    rootfs = machine;
+    cmdline = [ "quiet" "mitigations=off" ];
+  };
+  # Over the network the root is a squashfs, which has no place for the ACL of the journal's directory: without it the journal
+  # is in memory, where everything else that this machine writes is too.
+  diskless = sos.disk {
+    name = "web";
+    rootfs = sos.rootfs.edit {
+      name = "diskless-rootfs";
+      rootfs = machine;
+      cleanup.paths = [ "/var/log/journal" ];
+    };
+    cmdline = [ "quiet" "mitigations=off" ];
+  };
 in
 {
-  inherit toolchain web hello image;
+  inherit toolchain web hello image machine disk;
+  inherit (disk) qcow2 uki;
+  inherit (diskless) netboot;
 }

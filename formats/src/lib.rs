@@ -11,6 +11,7 @@ pub mod derivation;
 pub mod diagnostic;
 pub mod flake_lock;
 pub mod flake_ref;
+pub mod gpt;
 pub mod gvariant;
 pub mod hash;
 pub mod lock;
@@ -22,6 +23,7 @@ pub mod ostree;
 pub mod payload;
 pub mod store_path;
 pub mod tar;
+pub mod uuid;
 
 /// A byte string that need not be UTF-8: names, link targets, environment values.
 pub type Bytes = Vec<u8>;

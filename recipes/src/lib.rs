@@ -33,10 +33,16 @@ use std::path::Path;
 /// Suffix of the recipe files of Debian root filesystems.
 pub const ROOTFS_SUFFIX: &str = ".rootfs.toml";
 
-/// The attributes of what a rootfs recipe stands for: its image, its commit, its file systems, itself, its packages, and those of every derivation.
+/// The attributes of what a rootfs recipe stands for: its image, its commit, its disk, its file systems, itself, its packages, and those
+/// of every derivation.
 pub const ROOTFS_ATTRS: &[&str] = &[
     "oci",
     "ostree",
+    "disk",
+    "qcow2",
+    "uki",
+    "netboot",
+    "provision",
     "ext4",
     "erofs",
     "squashfs",

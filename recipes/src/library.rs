@@ -7,6 +7,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("bootstrap.nix", include_str!("lib/bootstrap.nix")),
     ("debian.nix", include_str!("lib/debian.nix")),
     ("derive.nix", include_str!("lib/derive.nix")),
+    ("disk.nix", include_str!("lib/disk.nix")),
     ("fetch.nix", include_str!("lib/fetch.nix")),
     ("filesystem.nix", include_str!("lib/filesystem.nix")),
     ("oci.nix", include_str!("lib/oci.nix")),

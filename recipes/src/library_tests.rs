@@ -322,6 +322,16 @@ fn a_recipe_file_is_a_target() {
         p.graph(&format!("({expression}).ostree")).wanted[0].name(),
         "web-ostree.drv"
     );
+    for (form, name) in [
+        ("disk", "web.raw.drv"),
+        ("qcow2", "web.qcow2.drv"),
+        ("uki", "web_1.efi.drv"),
+        ("netboot", "web-netboot.drv"),
+        ("provision", "web-provision.drv"),
+    ] {
+        let found = p.graph(&format!("({expression}).{form}"));
+        assert_eq!(found.wanted[0].name(), name);
+    }
     for kind in ["ext4", "erofs", "squashfs"] {
         assert_eq!(
             p.graph(&format!("({expression}).{kind}")).wanted[0].name(),

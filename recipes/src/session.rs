@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sos_formats::diagnostic::{Class, Diagnostic, SourceFile};
 use sos_formats::hash::{Hash, HashAlgo};
 use sos_formats::lock::Variant;
+use sos_formats::uuid::Uuid;
 use sos_lang::{ExtBuiltin, ExtCall, Extension, Plain};
 
 use crate::bootstrap;
@@ -122,6 +123,16 @@ impl Session {
                     "__sosCheckHash",
                     "Returns `hash` when it is one of SHA-256, in any notation.",
                     Inner::check_hash,
+                ),
+                builtin(
+                    "__sosDisk",
+                    "Checks the description of a disk; returns it with sizes in bytes.",
+                    Inner::disk,
+                ),
+                builtin(
+                    "__sosUuid",
+                    "Returns the UUID of the `role` of a part of what `seed` names.",
+                    Inner::uuid,
                 ),
                 builtin(
                     "__sosRefuse",
@@ -402,6 +413,31 @@ impl Inner {
             rootfs::edit(&edit, &self.context.project_dir),
             places,
         ))
+    }
+
+    fn disk(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
+        let places = Places::below(&call.places, &[]);
+        let problems = Problems::in_call(call.label.clone(), &places);
+        let (disk, found) = rootfs::parse_disk(&tree::from_plain(argument, &places), problems);
+        let disk = self.accept(disk, found)?;
+        Ok(rootfs::lower_disk(&disk, &self.context.project_dir))
+    }
+
+    #[allow(clippy::unused_self, reason = "as the table of builtins calls it")]
+    fn uuid(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
+        let Plain::Attrs(mut argument) = argument else {
+            return Err(misuse(call));
+        };
+        let (Some(Plain::Str { s: seed, .. }), Some(Plain::Str { s: role, .. })) =
+            (argument.remove("seed"), argument.remove("role"))
+        else {
+            return Err(misuse(call));
+        };
+        let (seed, role) = (
+            String::from_utf8_lossy(&seed),
+            String::from_utf8_lossy(&role),
+        );
+        Ok(text(Uuid::derived(&seed, &role).to_string()))
     }
 
     fn pin_url(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {

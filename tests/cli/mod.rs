@@ -7,6 +7,7 @@ mod causes;
 mod content_addressed;
 mod damage;
 mod diff;
+mod disk;
 mod eval_cache;
 mod eval_cache_sources;
 mod events;

@@ -69,7 +69,7 @@ fn with_demo(test: impl FnOnce(&mut Demo)) {
 }
 
 /// Copies the example as git has it: without locks and links that a build left there.
-fn copy_example(to: &Path) {
+pub(crate) fn copy_example(to: &Path) {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/web");
     for entry in walkdir::WalkDir::new(&from).into_iter().flatten() {
         let relative = entry.path().strip_prefix(&from).expect("below the example");

@@ -15,7 +15,8 @@ use sos_store::Store;
 
 use super::compress::LayerWriter;
 use crate::build::Build;
-use crate::walk::{join, walk};
+pub(super) use crate::walk::join;
+use crate::walk::walk;
 
 /// The prefix of names that mean something else in a layer.
 const WHITEOUT: &[u8] = b".wh.";

@@ -15,6 +15,7 @@ mod problems;
 mod pull;
 mod repository;
 pub(crate) mod source;
+mod sysroot;
 #[cfg(test)]
 mod tests;
 mod trees;
@@ -28,6 +29,7 @@ pub use commit::is_ref;
 pub use container::OstreeContainerBuilder;
 pub use import::OstreeCheckoutBuilder;
 pub use pull::OstreePullBuilder;
+pub use sysroot::SysrootBuilder;
 
 use crate::build::Build;
 

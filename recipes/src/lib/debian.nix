@@ -1,7 +1,7 @@
 # A Debian root filesystem, built as apt would: the essential packages are laid out so that their own dpkg can run, it installs
 # them, then the rest in the order of the lock. Each stage is a derivation, so that an edit to a file of the recipe repeats none of
 # the package work.
-{ bootc, derive, fetch, filesystem, oci, ostree, rootfs }:
+{ bootc, derive, disk, fetch, filesystem, oci, ostree, rootfs }:
 let
   inherit (builtins) concatStringsSep elemAt foldl' genList length listToAttrs;
 
@@ -143,6 +143,12 @@ in
           ref = plan.name;
           rootfs = whole;
         };
+        disk = disk.ofRecipe plan.places.recipe plan.disk {
+          inherit (plan) name arch;
+          inherit epoch;
+          rootfs = whole;
+        };
+        inherit (whole.disk) qcow2 uki netboot provision;
         # Room for what the system writes.
         ext4 = filesystem.ext4 {
           name = "${plan.name}.ext4";

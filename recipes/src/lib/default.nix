@@ -6,9 +6,10 @@ let
   filesystem = import ./filesystem.nix derive;
   oci = import ./oci.nix derive;
   ostree = import ./ostree.nix derive;
+  disk = import ./disk.nix derive;
   rootfs = import ./rootfs.nix derive;
   bootc = import ./bootc.nix { inherit derive oci ostree; };
-  debian = import ./debian.nix { inherit bootc derive fetch filesystem oci ostree rootfs; };
+  debian = import ./debian.nix { inherit bootc derive disk fetch filesystem oci ostree rootfs; };
   run = import ./run.nix derive;
   bootstrap = import ./bootstrap.nix { inherit derive oci ostree; };
 in
@@ -37,6 +38,13 @@ in
   # Also ostree.checkout { repository, ref? | commit? }, ostree.pull { url, commit }: the root filesystem of a commit;
   # ostree.container { repository }: an image that holds the commit as it is.
   inherit ostree;
+
+  # disk { name, rootfs, boot?, initrd?, cmdline?, size?, slots?, partitions?, ... }: a bootable disk; its attributes qcow2, uki,
+  # netboot and provision are other forms of it.
+  disk = disk.disk;
+
+  # ostreeDisk { name, deployments = [ { rootfs, commit } ... ], os?, ... }: a disk with OSTree systems, of which the first one starts.
+  ostreeDisk = disk.ofCommits;
 
   # ext4 | erofs | squashfs { rootfs, name?, label?, uuid?, size?, free?, epoch? }: an image of a file system. verity { image, ... }:
   # the hashes that protect one.

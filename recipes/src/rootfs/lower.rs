@@ -8,6 +8,7 @@ use sos_formats::lock::{LockedPackage, LockedSuite, Phase, RootfsLocked};
 use sos_lang::Plain;
 
 use super::check;
+use super::disk;
 use super::fields::Located;
 use super::model::{EditSpec, FileKind, FileRef, FileSpec, RootfsRecipe};
 use crate::plain::{Set, int, text, text_with, texts};
@@ -20,7 +21,7 @@ const SPLIT_USR: &[&str] = &["wheezy", "jessie", "stretch", "trusty", "xenial"];
 /// # Shape
 /// `name`, `arch`, `system`, `suite`, `variant`, `epoch`, `mergedUsr`; `debs`: all packages in install order, each with `name`, `version`,
 /// `arch`, `file`, `sha256` and `urls` or `local`; `essential`: indexes into `debs`; `batches`: lists of indexes; `auto`: packages
-/// that were only pulled in; `debconf`: one text; `edit`: see [`edit`].
+/// that were only pulled in; `debconf`: one text; `edit`: see [`edit`]; `disk`: what `[disk]` and `[[partition]]` say.
 pub(crate) fn lower(recipe: &RootfsRecipe, locked: &RootfsLocked, base: &Path) -> Plain {
     let epoch = recipe.epoch.or_else(|| newest(&locked.suites)).unwrap_or(0);
     let debs = locked
@@ -99,6 +100,7 @@ pub(crate) fn lower(recipe: &RootfsRecipe, locked: &RootfsLocked, base: &Path) -
         .with("auto", Plain::List(auto))
         .with_some("debconf", (!debconf.is_empty()).then(|| text(debconf)))
         .with("edit", edit(&recipe.edit, base))
+        .with("disk", disk::lower(&recipe.disk, base))
         .done()
 }
 
@@ -175,7 +177,7 @@ fn file(f: &FileSpec, base: &Path) -> Plain {
     .done()
 }
 
-fn file_ref(file: &FileRef, base: &Path) -> Plain {
+pub(super) fn file_ref(file: &FileRef, base: &Path) -> Plain {
     match file {
         FileRef::Store(s, context) => text_with(s, context),
         FileRef::Relative(_) | FileRef::Path(_) => Plain::Path(file.locate(base)),

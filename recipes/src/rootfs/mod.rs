@@ -3,6 +3,7 @@
 mod accounts;
 mod apt;
 mod check;
+mod disk;
 mod fields;
 mod files;
 mod lower;
@@ -12,6 +13,7 @@ mod request;
 mod schema;
 mod sources;
 
+pub(crate) use disk::{lower as lower_disk, read_flat as parse_disk};
 pub(crate) use lower::{edit, lower, nix_system};
 pub(crate) use model::RootfsRecipe;
 pub(crate) use request::{check_sources, request};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use sos_formats::lock::Variant;
 use sos_lang::ContextElem;
 
+use super::disk::DiskSpec;
 use super::fields::Located;
 use crate::tree::Place;
 
@@ -24,6 +25,7 @@ pub(crate) struct RootfsRecipe {
     pub(crate) debs: Vec<Located<FileRef>>,
     /// Lines for `debconf-set-selections`.
     pub(crate) debconf: Vec<String>,
+    pub(crate) disk: DiskSpec,
     pub(crate) edit: EditSpec,
 }
 

@@ -13,6 +13,7 @@ use sos_formats::lock::Variant;
 use super::accounts;
 use super::apt;
 use super::check::{self, Checked};
+use super::disk;
 use super::fields::{Fields, Known, Located, wrong_type};
 use super::files;
 use super::model::{Cleanup, EditSpec, FileRef, MachineId, RootfsRecipe, Services};
@@ -59,6 +60,8 @@ const TOP: Known = Known {
         "group",
         "services",
         "cleanup",
+        "disk",
+        "partition",
     ],
     aliases: &[
         ("suites", "suite"),
@@ -66,6 +69,7 @@ const TOP: Known = Known {
         ("files", "file"),
         ("users", "user"),
         ("groups", "group"),
+        ("partitions", "partition"),
     ],
 };
 /// The fields of an edit of a root filesystem that is already there.
@@ -243,6 +247,7 @@ fn read(tree: &Node, default_name: &str, problems: &mut Problems) -> Option<Root
         exclude,
         debs,
         debconf,
+        disk: disk::read(&groups.top, problems),
         edit,
     })
 }

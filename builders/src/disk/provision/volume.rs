@@ -1,0 +1,143 @@
+//! The EFI system partition of a device, changed in place: what other systems have put there stays.
+
+use std::io::{Read, Write};
+
+use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
+use sos_engine::BuilderError;
+use sos_formats::gpt::Partition;
+
+use super::device::{Device, Part};
+
+/// The largest file that is read.
+const MAX_FILE: u64 = 1 << 30;
+
+/// Everything is from the first day that FAT knows: no clock comes near a disk.
+#[derive(Debug)]
+struct NoClock;
+
+impl TimeProvider for NoClock {
+    fn get_current_date(&self) -> Date {
+        Date {
+            year: 1980,
+            month: 1,
+            day: 1,
+        }
+    }
+    fn get_current_date_time(&self) -> DateTime {
+        DateTime {
+            date: self.get_current_date(),
+            time: Time {
+                hour: 0,
+                min: 0,
+                sec: 0,
+                millis: 0,
+            },
+        }
+    }
+}
+
+static NO_CLOCK: NoClock = NoClock;
+
+/// A FAT volume that was opened.
+pub(in crate::disk) struct Volume {
+    fs: FileSystem<Part>,
+}
+
+impl Volume {
+    pub(in crate::disk) fn open(
+        device: &Device,
+        partition: &Partition,
+    ) -> Result<Self, BuilderError> {
+        let part = device
+            .part(partition)
+            .map_err(|e| failed("open", &partition.name, e))?;
+        let options = FsOptions::new().time_provider(&NO_CLOCK);
+        let fs = FileSystem::new(part, options).map_err(|e| failed("open", &partition.name, e))?;
+        Ok(Self { fs })
+    }
+
+    /// The names of files in a directory; none when it is not there.
+    pub(in crate::disk) fn list(&self, dir: &str) -> Vec<String> {
+        let Ok(dir) = self.fs.root_dir().open_dir(dir) else {
+            return Vec::new();
+        };
+        let entries = dir
+            .iter()
+            .filter_map(Result::ok)
+            .filter(fatfs::DirEntry::is_file);
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Reads a file; none when it is not there.
+    pub(in crate::disk) fn read(&self, path: &str) -> Result<Option<Vec<u8>>, BuilderError> {
+        let Ok(file) = self.fs.root_dir().open_file(path) else {
+            return Ok(None);
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE)
+            .read_to_end(&mut bytes)
+            .map_err(|e| failed("read", path, e))?;
+        Ok(Some(bytes))
+    }
+
+    /// Writes a file under another name first: whatever stops this, the loader sees all of it or nothing.
+    pub(in crate::disk) fn write(
+        &self,
+        path: &str,
+        from: &mut dyn Read,
+    ) -> Result<(), BuilderError> {
+        let root = self.fs.root_dir();
+        let mut at = 0;
+        while let Some(slash) = path[at..].find('/') {
+            at += slash;
+            root.create_dir(&path[..at])
+                .map_err(|e| failed("make the directory", &path[..at], e))?;
+            at += 1;
+        }
+        let draft = format!("{path}.new");
+        self.remove(&draft)?;
+        self.remove(path)?;
+        let mut file = root
+            .create_file(&draft)
+            .map_err(|e| failed("make", &draft, e))?;
+        let mut piece = vec![0; 1 << 18];
+        loop {
+            match from
+                .read(&mut piece)
+                .map_err(|e| failed("read what becomes", path, e))?
+            {
+                0 => break,
+                count => file
+                    .write_all(&piece[..count])
+                    .map_err(|e| failed("write", &draft, e))?,
+            }
+        }
+        file.flush().map_err(|e| failed("write", &draft, e))?;
+        drop(file);
+        root.rename(&draft, &root, path)
+            .map_err(|e| failed("rename", &draft, e))
+    }
+
+    /// Removes a file, if it is there.
+    pub(in crate::disk) fn remove(&self, path: &str) -> Result<(), BuilderError> {
+        match self.fs.root_dir().remove(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(failed("remove", path, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes what is still in memory.
+    pub(in crate::disk) fn close(self) -> Result<(), BuilderError> {
+        self.fs
+            .unmount()
+            .map_err(|e| failed("close", "the EFI system partition", e))
+    }
+}
+
+fn failed(what: &str, path: &str, error: std::io::Error) -> BuilderError {
+    BuilderError::io(format!("cannot {what} `{path}` on the device"), error)
+}

@@ -1,0 +1,306 @@
+//! The command line of QEMU for an image.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use sos_formats::diagnostic::{Class, Diagnostic};
+
+use crate::failure::Failure;
+
+/// Where distributions have the firmware: code and empty variables.
+const OVMF: &[(&str, &str)] = &[
+    (
+        "/usr/share/OVMF/OVMF_CODE_4M.fd",
+        "/usr/share/OVMF/OVMF_VARS_4M.fd",
+    ),
+    (
+        "/usr/share/OVMF/OVMF_CODE.fd",
+        "/usr/share/OVMF/OVMF_VARS.fd",
+    ),
+    (
+        "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
+        "/usr/share/edk2/x64/OVMF_VARS.4m.fd",
+    ),
+    (
+        "/usr/share/edk2/ovmf/OVMF_CODE.fd",
+        "/usr/share/edk2/ovmf/OVMF_VARS.fd",
+    ),
+];
+const QEMU: &str = "qemu-system-x86_64";
+
+/// What can be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Image {
+    /// A disk with a partition table, as `raw` or `qcow2`.
+    Disk { file: PathBuf, format: &'static str },
+    /// An EFI program or a kernel.
+    Kernel(PathBuf),
+    /// A directory with `boot.ipxe`.
+    Netboot(PathBuf),
+    /// An image for an optical drive.
+    Iso(PathBuf),
+}
+
+impl Image {
+    /// Looks at the first bytes of a file, or into a directory. None when it is nothing that starts.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn find(path: &Path) -> io::Result<Option<Self>> {
+        if path.is_dir() {
+            let is_netboot = path.join("boot.ipxe").is_file() && path.join("vmlinuz").is_file();
+            return Ok(is_netboot.then(|| Self::Netboot(path.to_owned())));
+        }
+        let mut head = Vec::new();
+        File::open(path)?.take(0x8006).read_to_end(&mut head)?;
+        let at = |place: usize, bytes: &[u8]| head.get(place..place + bytes.len()) == Some(bytes);
+        Ok(if at(0, b"QFI\xfb") {
+            Some(Self::Disk {
+                file: path.to_owned(),
+                format: "qcow2",
+            })
+        } else if at(0x8001, b"CD001") {
+            Some(Self::Iso(path.to_owned()))
+        } else if at(510, &[0x55, 0xaa]) && at(512, b"EFI PART") {
+            Some(Self::Disk {
+                file: path.to_owned(),
+                format: "raw",
+            })
+        } else if at(0, b"MZ") {
+            Some(Self::Kernel(path.to_owned()))
+        } else {
+            None
+        })
+    }
+}
+
+/// What the disk of a machine hangs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Bus {
+    /// As in most machines of today
+    Nvme,
+    /// As in most virtual machines
+    Virtio,
+    /// As on servers
+    Scsi,
+}
+
+/// How a machine is made.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    pub(crate) image: Image,
+    /// Whether it starts with UEFI firmware; else with a BIOS, or right with the kernel.
+    pub(crate) uefi: bool,
+    pub(crate) bus: Bus,
+    pub(crate) memory_mib: u32,
+    pub(crate) cpus: u32,
+    /// Whether what the guest writes stays in the image.
+    pub(crate) write: bool,
+    /// Whether a reset starts it again.
+    pub(crate) reboot: bool,
+    /// The console is that of the person, with QEMU's own keys.
+    pub(crate) is_conversation: bool,
+    /// For a kernel: what it is told.
+    pub(crate) append: Option<String>,
+    /// Further arguments of QEMU.
+    pub(crate) extra: Vec<String>,
+}
+
+/// Program and arguments. `scratch` is a directory for what the firmware writes.
+///
+/// # Errors
+/// When there is no firmware.
+pub(crate) fn command(
+    machine: &Machine,
+    scratch: &Path,
+) -> Result<(OsString, Vec<OsString>), Failure> {
+    let mut args: Vec<OsString> = Vec::new();
+    let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
+    // An unmodified kernel under a module that only looks like KVM is slower than in software.
+    let (accel, cpu) = if has_real_kvm() {
+        ("kvm", "host")
+    } else {
+        ("tcg", "qemu64")
+    };
+    add(&[
+        "-M",
+        "q35",
+        "-accel",
+        accel,
+        "-cpu",
+        cpu,
+        "-nodefaults",
+        "-display",
+        "none",
+    ]);
+    add(&[
+        "-m",
+        &machine.memory_mib.to_string(),
+        "-smp",
+        &machine.cpus.to_string(),
+    ]);
+    add(&["-device", "virtio-rng-pci"]);
+    add(&[
+        "-serial",
+        if machine.is_conversation {
+            "mon:stdio"
+        } else {
+            "stdio"
+        },
+    ]);
+    if !machine.reboot {
+        add(&["-no-reboot"]);
+    }
+    if machine.uefi {
+        let (code, vars) = firmware()?;
+        let own = scratch.join("vars.fd");
+        if !own.exists() {
+            std::fs::copy(vars, &own)
+                .map_err(|e| Failure::io("cannot copy the variables of the firmware", &e))?;
+        }
+        let own = text(&own)?;
+        add(&[
+            "-drive",
+            &format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"),
+        ]);
+        add(&["-drive", &format!("if=pflash,format=raw,unit=1,file={own}")]);
+    }
+    let snapshot = if machine.write { "off" } else { "on" };
+    match &machine.image {
+        Image::Disk { file, format } => {
+            let file = text(file)?;
+            let device = match machine.bus {
+                Bus::Nvme => "nvme,drive=d0,serial=sos0,bootindex=1",
+                Bus::Virtio => "virtio-blk-pci,drive=d0,bootindex=1",
+                Bus::Scsi => "scsi-hd,drive=d0,bootindex=1",
+            };
+            if machine.bus == Bus::Scsi {
+                add(&["-device", "virtio-scsi-pci"]);
+            }
+            add(&[
+                "-drive",
+                &format!(
+                    "if=none,id=d0,format={format},file={file},snapshot={snapshot},file.locking=off"
+                ),
+            ]);
+            add(&["-device", device]);
+        }
+        Image::Iso(file) => {
+            let file = text(file)?;
+            add(&[
+                "-drive",
+                &format!("if=none,id=cd,media=cdrom,readonly=on,format=raw,file={file}"),
+            ]);
+            add(&["-device", "ide-cd,drive=cd,bootindex=1"]);
+        }
+        Image::Kernel(file) => {
+            add(&["-kernel", &text(file)?]);
+            if let Some(append) = &machine.append {
+                add(&["-append", append]);
+            }
+        }
+        Image::Netboot(dir) => {
+            let dir = text(dir)?;
+            add(&[
+                "-netdev",
+                &format!("user,id=n0,tftp={dir},bootfile=boot.ipxe"),
+            ]);
+            add(&["-device", "virtio-net-pci,netdev=n0,bootindex=0"]);
+        }
+    }
+    args.extend(machine.extra.iter().map(OsString::from));
+    Ok((QEMU.into(), args))
+}
+
+/// A path inside an option of QEMU, where commas are doubled.
+fn text(path: &Path) -> Result<String, Failure> {
+    let text = path.to_str().ok_or_else(|| {
+        Diagnostic::error(
+            "boot-path",
+            Class::Machine,
+            format!("`{}` is no name that QEMU takes", path.display()),
+        )
+        .help("move it to a path in UTF-8")
+    })?;
+    Ok(text.replace(',', ",,"))
+}
+
+fn firmware() -> Result<(&'static str, &'static str), Failure> {
+    let found = OVMF
+        .iter()
+        .find(|(code, vars)| Path::new(code).exists() && Path::new(vars).exists());
+    found.copied().ok_or_else(|| {
+        Failure::new(
+            Diagnostic::error(
+                "boot-no-firmware",
+                Class::Machine,
+                "there is no UEFI firmware for virtual machines here",
+            )
+            .note(format!(
+                "looked for {}",
+                OVMF.iter()
+                    .map(|(code, _)| format!("`{code}`"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ))
+            .help("on Debian it is in the package `ovmf`"),
+        )
+    })
+}
+
+/// Whether `/dev/kvm` runs unmodified kernels on the processor itself.
+fn has_real_kvm() -> bool {
+    if Path::new("/sys/module/kvm_pvm").is_dir() {
+        return false;
+    }
+    let may = rustix::fs::access(
+        "/dev/kvm",
+        rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK,
+    )
+    .is_ok();
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut flags = flags.lines().filter(|line| line.starts_with("flags"));
+    may && flags.any(|line| {
+        line.split_whitespace()
+            .any(|flag| flag == "vmx" || flag == "svm")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_told_by_their_bytes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("image");
+        let mut disk = vec![0; 1024];
+        disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        disk[512..520].copy_from_slice(b"EFI PART");
+        for (bytes, expected) in [
+            (
+                disk,
+                Some(Image::Disk {
+                    file: file.clone(),
+                    format: "raw",
+                }),
+            ),
+            (
+                b"QFI\xfb...".to_vec(),
+                Some(Image::Disk {
+                    file: file.clone(),
+                    format: "qcow2",
+                }),
+            ),
+            (b"MZ".to_vec(), Some(Image::Kernel(file.clone()))),
+            (b"{ }".to_vec(), None),
+            (Vec::new(), None),
+        ] {
+            std::fs::write(&file, bytes).expect("written");
+            assert_eq!(Image::find(&file).expect("read"), expected);
+        }
+        assert_eq!(Image::find(dir.path()).expect("read"), None);
+    }
+}

@@ -1,0 +1,7 @@
+//! Machines that start what was built: QEMU, with its serial line as the console.
+
+mod console;
+mod machine;
+
+pub(crate) use console::{Outcome, Watch, converse, watch};
+pub(crate) use machine::{Bus, Image, Machine, command};

@@ -1,0 +1,243 @@
+//! `sos boot`: starts what was built.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use sos_engine::Cancel;
+use sos_formats::diagnostic::{Class, Diagnostic};
+
+use crate::args::{LockFlags, TargetArgs};
+use crate::boot::{self, Bus, Image, Machine, Outcome, Watch};
+use crate::commands::export;
+use crate::failure::Failure;
+use crate::interrupt;
+use crate::run;
+use crate::session::Session;
+
+/// Start what was built, in a virtual machine
+#[derive(Debug, clap::Args)]
+pub(crate) struct BootArgs {
+    #[command(subcommand)]
+    command: BootCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum BootCommand {
+    Run(RunArgs),
+}
+
+/// Build a target and start it in QEMU, with its serial line as the console
+///
+/// A target is a disk (`#disk`, `#qcow2`), a kernel image (`#uki`) or a directory to boot from over the network (`#netboot`); a file
+/// with one of them will do too. With --expect the machine ends when its console has shown that, and the exit code says whether it
+/// has; without, the terminal is the console until the machine ends (Ctrl-A X ends it).
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  sos boot run .#disk --uefi                      a console; log in\n  sos boot run .#disk --expect 'login:'           a test: exit code 0 if it comes\n  sos boot run ./web.rootfs.toml#netboot --expect 'login:' --timeout 300\n  sos boot run disk.raw --write --reboot          a file of this machine, and what the guest writes stays in it\n\nKVM is used where it runs unmodified kernels; else everything is emulated, which takes ten times as long."
+)]
+struct RunArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    lock: LockFlags,
+    /// Start with UEFI firmware; disks and kernel images always do
+    #[arg(long, overrides_with = "bios")]
+    uefi: bool,
+    /// Start a disk with a BIOS
+    #[arg(long, overrides_with = "uefi")]
+    bios: bool,
+    /// End when this regular expression is on the console; several must come in this order
+    #[arg(long, value_name = "REGEX")]
+    expect: Vec<String>,
+    /// Fail when this is on the console before [default: a kernel panic or an emergency shell, unless the guest may restart]
+    #[arg(long, value_name = "REGEX")]
+    reject: Vec<String>,
+    /// Wait until the machine ends by itself
+    #[arg(long)]
+    until_end: bool,
+    /// Seconds after which what was expected will not come any more
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+    /// Let what the guest writes stay in the image, which must be a file outside the store
+    #[arg(long)]
+    write: bool,
+    /// Let the guest restart; else a restart is the end
+    #[arg(long)]
+    reboot: bool,
+    /// What the disk hangs on
+    #[arg(long, value_enum, default_value = "nvme")]
+    bus: Bus,
+    /// Memory of the machine in MiB
+    #[arg(long, value_name = "MIB", default_value = "1024", value_parser = clap::value_parser!(u32).range(64..))]
+    memory: u32,
+    /// Processors of the machine
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
+    cpus: u32,
+    /// What a kernel is told, as a target that is one
+    #[arg(long, value_name = "ARGUMENTS", allow_hyphen_values = true)]
+    append: Option<String>,
+    /// A further argument of QEMU
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    qemu: Vec<String>,
+}
+
+/// The guest cannot go on by itself after these.
+const LOST: &[&str] = &[
+    "Kernel panic - not syncing",
+    "You are in emergency mode",
+    "Give root password for maintenance",
+    r"^\(initramfs\)",
+    "No bootable (device|option)",
+];
+
+/// Runs the verb.
+///
+/// # Errors
+/// Problems of the recipe and of building; `boot-not-seen` when the machine did something else than was expected.
+pub(crate) fn run(session: &Session, args: &BootArgs) -> Result<(), Failure> {
+    match &args.command {
+        BootCommand::Run(args) => start(session, args),
+    }
+}
+
+fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
+    let image = image(session, args)?;
+    let is_watched = !args.expect.is_empty() || args.until_end;
+    let machine = Machine {
+        uefi: !args.bios
+            && (args.uefi
+                || matches!(image, Image::Disk { .. } | Image::Kernel(_) | Image::Iso(_))),
+        image,
+        bus: args.bus,
+        memory_mib: args.memory,
+        cpus: args.cpus,
+        write: args.write,
+        reboot: args.reboot || !is_watched,
+        is_conversation: !is_watched,
+        append: args.append.clone(),
+        extra: args.qemu.clone(),
+    };
+    let scratch = session.store()?.temp_dir("boot")?;
+    let (program, arguments) = boot::command(&machine, scratch.path())?;
+    if !is_watched {
+        let status = boot::converse(&program, &arguments)?;
+        return if status.success() {
+            Ok(())
+        } else {
+            Err(Failure::new(Diagnostic::error(
+                "boot-failed",
+                Class::Other,
+                format!("QEMU ended with {status}"),
+            )))
+        };
+    }
+    let mut reject = args.reject.clone();
+    if reject.is_empty() && !args.reboot {
+        reject.extend(LOST.iter().map(|s| (*s).to_owned()));
+    }
+    let wanted = Watch {
+        expect: args.expect.clone(),
+        reject,
+        timeout: Duration::from_secs(args.timeout),
+        until_end: args.until_end,
+        show: !session.global.quiet && !session.global.json,
+    };
+    let (cancel, seen) = (Cancel::new(), Arc::new(AtomicU8::new(0)));
+    let runtime = run::runtime()?;
+    let (outcome, tail) = runtime.block_on(async {
+        let signals = tokio::spawn(interrupt::watch(
+            cancel.clone(),
+            seen.clone(),
+            false,
+            |_| {},
+        ));
+        let result = boot::watch(&program, &arguments, &wanted, &cancel).await;
+        signals.abort();
+        result
+    })?;
+    match outcome {
+        Outcome::Seen => Ok(()),
+        Outcome::Cancelled => Err(Failure::interrupted(seen.load(Ordering::SeqCst))),
+        Outcome::Rejected(what) => Err(not_seen(
+            Class::Other,
+            &format!("the console showed `{what}`"),
+            &tail,
+        )),
+        Outcome::Ended(what) => Err(not_seen(
+            Class::Other,
+            &format!("the machine ended before the console showed `{what}`"),
+            &tail,
+        )),
+        Outcome::TimedOut(what) => Err(not_seen(
+            Class::TimedOut,
+            &format!(
+                "the console did not show `{what}` within {} seconds",
+                args.timeout
+            ),
+            &tail,
+        )),
+    }
+}
+
+/// What the target is: a file of this machine, or what is built of a recipe.
+fn image(session: &Session, args: &RunArgs) -> Result<Image, Failure> {
+    if let [word] = args.target.targets.as_slice()
+        && args.target.file.is_none()
+        && args.target.expression.is_none()
+    {
+        let path = Path::new(word);
+        let is_here =
+            std::fs::metadata(path).is_ok() && path.extension().is_none_or(|e| e != "drv");
+        if is_here && let Ok(Some(found)) = Image::find(path) {
+            return Ok(found);
+        }
+    }
+    if args.write {
+        return Err(Failure::new(
+            Diagnostic::error(
+                "boot-write",
+                Class::Usage,
+                "nothing may write into what was built",
+            )
+            .help(
+                "`sos export TARGET disk:FILE` makes a file of a disk; start that with `--write`",
+            ),
+        ));
+    }
+    let built = export::built(session, &args.target, args.lock, "boot run")?;
+    let [info] = built.as_slice() else {
+        return Err(Failure::new(
+            Diagnostic::error(
+                "boot-many",
+                Class::Usage,
+                format!("{} results cannot be started at once", built.len()),
+            )
+            .help("name one target"),
+        ));
+    };
+    let store = session.store()?;
+    let place = store.physical(&info.path);
+    let found = if info.root.is_some() {
+        Ok(None)
+    } else {
+        Image::find(&place)
+    };
+    let found = found.map_err(|e| Failure::io("cannot read what was built", &e))?;
+    found.ok_or_else(|| {
+        let message = format!("`{}` is nothing that starts", info.path.absolute(store.store_dir()));
+        Failure::new(
+            Diagnostic::error("boot-nothing", Class::Usage, message)
+                .help("name a disk, a kernel image or a netboot directory: `#disk`, `#qcow2`, `#uki`, `#netboot`"),
+        )
+    })
+}
+
+fn not_seen(class: Class, message: &str, tail: &str) -> Failure {
+    let problem = Diagnostic::error("boot-not-seen", class, message);
+    Failure::new(match tail.is_empty() {
+        true => problem,
+        false => problem.note(format!("the end of the console:\n{tail}")),
+    })
+}

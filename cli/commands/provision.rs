@@ -1,0 +1,212 @@
+//! `sos provision`: devices that become what a recipe says.
+
+use std::path::PathBuf;
+
+use sos_builders::disk::provision::{self, Device, Plan, Sources, Spec};
+use sos_engine::BuilderError;
+use sos_formats::diagnostic::{Class, Diagnostic};
+
+use crate::args::{LockFlags, TargetArgs};
+use crate::commands::export;
+use crate::failure::Failure;
+use crate::render::output;
+use crate::session::Session;
+
+/// Partition a device as a recipe says, bring it to a new version, compare the two
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProvisionArgs {
+    #[command(subcommand)]
+    command: ProvisionCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ProvisionCommand {
+    /// Say what `apply` would do
+    Plan(PlanArgs),
+    /// Do it: the whole layout on an empty device, or a new version in the slot that is free
+    Apply(ApplyArgs),
+    /// Say in what a device differs from the recipe; exit code 1 when it does
+    Drift(CommonArgs),
+}
+
+/// What all of them take.
+#[derive(Debug, clap::Args)]
+struct CommonArgs {
+    /// A block device, or a file in the place of one
+    #[arg(value_name = "DEVICE")]
+    device: PathBuf,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    lock: LockFlags,
+}
+
+#[derive(Debug, clap::Args)]
+struct PlanArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Take the device whatever is on it; all of that is lost
+    #[arg(long)]
+    wipe: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  truncate -s 4G disk.raw && sos provision apply disk.raw .#disk --yes   a disk of its own size\n  sos provision apply /dev/sdb ./web.rootfs.toml#disk --yes             the next version, into the free slot\n  sos provision drift /dev/sdb ./web.rootfs.toml#disk                    what is different\n\nA target is a disk, or its `provision`. Mounted devices are refused. Without `--yes` the plan is shown and nothing is done."
+)]
+struct ApplyArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Take the device whatever is on it; all of that is lost
+    #[arg(long)]
+    wipe: bool,
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Problems of the recipe and of building; `provision-…` for what is wrong with the device.
+pub(crate) fn run(session: &Session, args: &ProvisionArgs) -> Result<(), Failure> {
+    match &args.command {
+        ProvisionCommand::Plan(args) => {
+            let spec = spec(session, &args.common)?;
+            let device = Device::open(&args.common.device, false).map_err(refused)?;
+            let plan = planned(&spec, &device, args.wipe)?;
+            show(session, &spec, &device, &plan)
+        }
+        ProvisionCommand::Apply(args) => apply(session, args),
+        ProvisionCommand::Drift(args) => drift(session, args),
+    }
+}
+
+fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
+    let spec = spec(session, &args.common)?;
+    let device = Device::open(&args.common.device, args.yes).map_err(refused)?;
+    let plan = planned(&spec, &device, args.wipe)?;
+    if !args.yes {
+        show(session, &spec, &device, &plan)?;
+        if !plan.steps.is_empty() && !session.global.quiet && !session.global.json {
+            output::message("nothing was done; `--yes` does it");
+        }
+        return Ok(());
+    }
+    let told = |line: &str| {
+        if !session.global.quiet {
+            output::message(line);
+        }
+    };
+    provision::apply(&sources(session, &told)?, &spec, &device, &plan).map_err(refused)?;
+    if device.is_block() && plan.wipes {
+        told("`partprobe` or a restart makes the kernel read the new partition table");
+    }
+    if session.global.json {
+        return show(session, &spec, &device, &plan);
+    }
+    Ok(())
+}
+
+fn drift(session: &Session, args: &CommonArgs) -> Result<(), Failure> {
+    let spec = spec(session, args)?;
+    let device = Device::open(&args.device, false).map_err(refused)?;
+    let found = provision::drift(&sources(session, &|_| {})?, &spec, &device).map_err(refused)?;
+    if session.global.json {
+        let list: Vec<_> = found
+            .iter()
+            .map(|one| serde_json::json!({ "what": one.what, "how": one.how }))
+            .collect();
+        output::json(&serde_json::json!(list))?;
+    } else {
+        found
+            .iter()
+            .try_for_each(|one| output::line(&one.to_string()))?;
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}` is not as {} {} says",
+        args.device.display(),
+        spec.image,
+        spec.version
+    );
+    Err(Failure::new(
+        Diagnostic::error("provision-drift", Class::Other, message)
+            .help("`sos provision plan` says what would be done about it"),
+    ))
+}
+
+/// Builds the description of the disk.
+fn spec(session: &Session, args: &CommonArgs) -> Result<Spec, Failure> {
+    let mut target = args.target.clone();
+    // What a person names is the disk; the description hangs on it.
+    let is_named = target.file.is_some() || target.expression.is_some();
+    for word in &mut target.targets {
+        if word.ends_with("provision") || word.starts_with("/nix/store/") {
+            continue;
+        }
+        if word.contains('#') || is_named {
+            word.push_str(".provision");
+        } else if word.ends_with(sos_recipes::ROOTFS_SUFFIX) {
+            word.push_str("#provision");
+        }
+    }
+    let built = export::built(session, &target, args.lock, "provision")?;
+    let [info] = built.as_slice() else {
+        return Err(Failure::new(
+            Diagnostic::error(
+                "provision-many",
+                Class::Usage,
+                "a device is made from one description",
+            )
+            .help("name one disk, as in `sos provision plan /dev/sdb .#disk`"),
+        ));
+    };
+    Spec::read(&session.store()?.physical(&info.path)).map_err(refused)
+}
+
+fn planned(spec: &Spec, device: &Device, wipe: bool) -> Result<Plan, Failure> {
+    let running = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    provision::plan(spec, device, &running, wipe).map_err(refused)
+}
+
+fn show(session: &Session, spec: &Spec, device: &Device, plan: &Plan) -> Result<(), Failure> {
+    let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+    if session.global.json {
+        return output::json(&serde_json::json!({
+            "version": spec.version, "bytes": device.size, "wipes": plan.wipes, "slot": plan.slot, "steps": steps,
+        }));
+    }
+    if steps.is_empty() {
+        return output::line(&format!("{} {} is there already", spec.image, spec.version));
+    }
+    if plan.wipes {
+        output::line(&format!(
+            "everything on the device ({} bytes) is lost",
+            device.size
+        ))?;
+    }
+    steps.iter().try_for_each(|step| output::line(step))
+}
+
+fn sources<'a>(session: &'a Session, told: &'a dyn Fn(&str)) -> Result<Sources<'a>, Failure> {
+    Ok(Sources {
+        store: session.store()?,
+        cores: session.config.cores,
+        told,
+    })
+}
+
+fn refused(error: BuilderError) -> Failure {
+    match error {
+        BuilderError::Diagnostic(diagnostic) => Failure::new(*diagnostic),
+        BuilderError::Store(error) => error.into(),
+        other => Failure::new(Diagnostic::error(
+            "provision-failed",
+            Class::Machine,
+            other.to_string(),
+        )),
+    }
+}

@@ -1,0 +1,331 @@
+derive:
+# Bootable disks of a root filesystem. The value is the raw image; other forms of it hang on it: `qcow2`, `uki`, `netboot`,
+# `provision`. Ids follow from the name and the seed, never from what is on the disk: a slot keeps its id from version to version,
+# and the kernel's command line can name it.
+let
+  inherit (builtins) concatStringsSep elem elemAt filter genList head length listToAttrs map;
+
+  # Names of EFI programs, by Debian's name of the architecture.
+  platforms = {
+    amd64 = { default = "BOOTX64.EFI"; name = "x64"; root = "root"; };
+    arm64 = { default = "BOOTAA64.EFI"; name = "aa64"; root = "root-arm64"; };
+  };
+
+  # `given` is what a recipe says, read and checked; `place` is where messages point.
+  make = place: given: { rootfs, name, epoch, arch }:
+    let
+      refuse = message: names: derive.refuse { message = "the disk `${name}` ${message}"; } names place;
+      platform = platforms.${arch} or (refuse "is for ${arch}, for which there is no boot loader here" [ "arch" ]);
+      uuid = role: builtins.__sosUuid { inherit seed role; };
+      path = attribute: if given ? ${attribute} then derive.source given.${attribute} else null;
+
+      seed = given.seed or name;
+      version = given.version or "1";
+      boot = given.boot or "uki";
+      filesystem = given.filesystem or "ext4";
+      modules = given.modules or [ ];
+      kernel = given.kernel or null;
+      tries = given.tries or null;
+      console = given.console or "ttyS0";
+      busybox = path "busybox";
+      stub = path "stub";
+      id = "${name}_${version}";
+      isReadOnly = filesystem != "ext4";
+      release = {
+        IMAGE_ID = name;
+        IMAGE_VERSION = version;
+      };
+
+      # A derivation of this disk.
+      part = suffix: builder: attrs: derive.tree ({
+        name = "${name}${suffix}";
+        builder = "builtin:${builder}";
+        __place = place;
+      } // attrs);
+
+      # Partitions, as a recipe would give them.
+      esp = {
+        name = "esp";
+        type = "esp";
+        size = given.esp-size or null;
+      };
+      root = {
+        name = "root";
+        type = platform.root;
+        size = given.root-size or null;
+        attributes = if isReadOnly then [ "read-only" ] else [ "grow" ];
+        inherit filesystem;
+        free = if isReadOnly then 0 else given.free or 67108864;
+        rootfs = true;
+      };
+      slot = letter: root // {
+        name = "root-${letter}";
+        attributes = if isReadOnly then [ "read-only" ] else [ ];
+        size = given.root-size or (refuse "has two slots and needs `root-size`: both are as large as any version will ever be" [ "slots" ]);
+      };
+      layout =
+        if given ? partitions then given.partitions
+        else if given.slots or 1 == 1 then [ esp root ]
+        else [ esp (slot "a") (removeAttrs (slot "b") [ "rootfs" "filesystem" ]) ];
+
+      lowered = map
+        (one:
+          let isEsp = one.type or "linux" == "esp";
+          in derive.present {
+            inherit (one) name;
+            type = one.type or "linux";
+            uuid = one.uuid or (uuid "partition ${one.name}");
+            size = one.size or null;
+            rest = one.rest or null;
+            attributes = one.attributes or [ ];
+            filesystem = one.filesystem or (if isEsp then "vfat" else null);
+            filesystem_uuid = one.filesystem-uuid or (uuid "filesystem ${one.name}");
+            label = one.label or (if isEsp then "ESP" else null);
+            rootfs =
+              if one.rootfs or false == false then null
+              else if one.rootfs == true then "${rootfs}"
+              else one.rootfs;
+            free = one.free or null;
+            image = if one ? image then derive.source one.image else null;
+            files =
+              if isEsp then loaderFiles // systemFiles bootRoot.uuid // derive.sources (one.files or { })
+              else if one ? files then derive.sources one.files
+              else null;
+          })
+        layout;
+
+      # The partition that the kernel is told of.
+      roots = filter (one: one.rootfs or false == true) layout;
+      rootOf = one: one.uuid or (uuid "partition ${one.name}");
+      bootRoot =
+        if roots == [ ] then
+          refuse "has no partition with the root filesystem: give one `rootfs = true`" [ "partition" "partitions" ]
+        else
+          { uuid = rootOf (head roots); };
+
+      consoles = if console == "none" then [ ] else [ "console=tty0" "console=${console}" ];
+      cmdline = root: concatStringsSep " " (
+        # Without an initrd the kernel waits for the disk only if it is told to.
+        [ "root=PARTUUID=${root}" (if isReadOnly then "ro" else "rw") "rootwait" ]
+        ++ (if isReadOnly then [ "rootfstype=${filesystem}" ] else [ ])
+        ++ consoles
+        # A system that cannot start is started again, and the loader counts.
+        ++ (if tries == null && given.slots or 1 == 1 then [ ] else [ "panic=5" ])
+        ++ given.cmdline or [ ]
+      );
+
+      makeInitrd = suffix: filesystems: required: part suffix "initrd" {
+        rootfs = "${rootfs}";
+        modules = required ++ modules;
+        inherit filesystems kernel busybox epoch;
+      };
+      ownInitrd = makeInitrd "-initrd" [ filesystem ] [ ];
+      initrds =
+        let wanted = given.initrd or "none";
+        in
+        if wanted == "none" then [ ]
+        else if wanted == "own" then [ "${ownInitrd}" ]
+        else if wanted == "distribution" then [ "distribution" ]
+        else [ (derive.source wanted) ];
+
+      makeUki = root: part "_${version}.efi" "uki" {
+        rootfs = "${rootfs}";
+        cmdline = cmdline root;
+        os_release = release;
+        inherit kernel initrds stub;
+      };
+
+      # What starts one version of the system, with its root in a partition.
+      # No directory for each version: an update then adds files to directories that the first version has made.
+      directory = "EFI/${name}";
+      linuxName = "${directory}/${version}-linux";
+      initrdName = i: "${directory}/${version}-initrd${toString i}";
+      systemFiles = root:
+        if boot == "none" then
+          { }
+        else if boot == "uki" then
+          { "EFI/Linux/${id}.efi" = "${makeUki root}"; }
+        else
+          {
+            ${linuxName} = derive.present { kernel_of = "${rootfs}"; version = kernel; };
+            "loader/entries/${id}.conf".text = concatStringsSep "\n" (
+              [ "title ${name} ${version}" "version ${version}" "sort-key ${name}" "linux /${linuxName}" ]
+              ++ genList (i: "initrd /${initrdName i}") (length initrds)
+              ++ [ "options ${cmdline root}" "" ]
+            );
+          } // listToAttrs (genList
+            (i: {
+              name = initrdName i;
+              value =
+                if elemAt initrds i == "distribution" then derive.present { initrd_of = "${rootfs}"; version = kernel; }
+                else elemAt initrds i;
+            })
+            (length initrds));
+
+      loader = if given ? loader then derive.source given.loader else "${rootfs}/usr/lib/systemd/boot/efi/systemd-boot${platform.name}.efi";
+      loaderFiles =
+        if boot == "none" then { }
+        else {
+          "EFI/BOOT/${platform.default}" = loader;
+          "EFI/systemd/systemd-boot${platform.name}.efi" = loader;
+          "loader/loader.conf".text = "timeout ${toString (given.timeout or 0)}\neditor no\ndefault ${name}_*\n";
+        };
+
+      disk = part ".raw" "disk" {
+        uuid = uuid "disk";
+        size = given.size or null;
+        partitions = lowered;
+        inherit epoch;
+      };
+      netboot = part "-netboot" "netboot" {
+        rootfs = "${rootfs}";
+        initrd = "${makeInitrd "-netboot-initrd" [ ] [ "loop" "overlay" "squashfs" ]}";
+        filesystem = "squashfs";
+        cmdline = concatStringsSep " " (consoles ++ given.cmdline or [ ]);
+        os_release = release;
+        uki = id;
+        inherit kernel stub epoch;
+      };
+      # What `sos provision` works from: the layout, and for each slot the files that start it.
+      slots = map (one: { inherit (one) name; files = systemFiles (rootOf one); })
+        (filter (one: elem (one.type or "linux") [ "root" "root-arm64" ]) layout);
+      provision = part "-provision" "provision" {
+        inherit epoch version slots;
+        image = name;
+        uuid = uuid "disk";
+        size = given.size or null;
+        partitions = lowered;
+        root = "${rootfs}";
+        # Counters are for new versions beside one that starts: the first one has none.
+        tries = if tries == null then 3 else tries;
+        filesystem = if isReadOnly then filesystem else "ext4";
+      };
+    in
+    disk // {
+      inherit netboot provision;
+      initrd = ownInitrd;
+      uki = makeUki bootRoot.uuid;
+      qcow2 = part ".qcow2" "qcow2" { disk = "${disk}"; };
+    };
+
+  # A disk of OSTree systems: the first deployment starts, the others can be chosen. `sysroot` is what is on its root.
+  ofCommits =
+    { name
+    , deployments
+    , os ? name
+    , cmdline ? [ ]
+    , console ? "ttyS0"
+    , timeout ? 0
+    , default ? null
+    , modules ? [ ]
+    , size ? null
+    , esp-size ? null
+    , free ? 268435456
+    , seed ? name
+    , busybox ? null
+    , loader ? null
+    , epoch ? null
+    , arch ? null
+    }@args:
+    let
+      time = if epoch != null then epoch else newest.epoch or 1;
+      machine = if arch != null then arch else newest.arch or "amd64";
+      what = "sos.ostreeDisk { name = \"${name}\"; }";
+      newest =
+        if builtins.isList deployments && deployments != [ ] then
+          (head deployments).rootfs
+        else
+          derive.refuse { message = "${what} needs `deployments`, a list of `{ rootfs, commit }`"; } [ "deployments" ] args;
+      platform = platforms.${machine} or (derive.refuse { message = "${what} is for ${machine}, for which there is no boot loader here"; } [ "arch" ] args);
+      uuid = role: builtins.__sosUuid { inherit seed role; };
+      loaderFile = if loader != null then derive.source loader else "${newest}/usr/lib/systemd/boot/efi/systemd-boot${platform.name}.efi";
+      initrd = derive.tree {
+        name = "${name}-initrd";
+        builder = "builtin:initrd";
+        __place = args;
+        rootfs = "${newest}";
+        filesystems = [ "ext4" ];
+        busybox = if busybox == null then null else derive.source busybox;
+        inherit modules;
+        epoch = time;
+      };
+      sysroot = derive.rootfs {
+        name = "${name}-sysroot";
+        builder = "builtin:ostree-sysroot";
+        __place = args;
+        initrd = "${initrd}";
+        options = concatStringsSep " " ([ "root=PARTUUID=${uuid "partition root"}" "rw" ]
+          ++ (if console == "none" then [ ] else [ "console=tty0" "console=${console}" ]) ++ cmdline);
+        deployments = map (one: { rootfs = "${one.rootfs}"; repository = "${one.commit}"; ref = one.ref or one.commit.ref; }) deployments;
+        inherit os;
+        epoch = time;
+      };
+      disk = derive.tree (derive.typed what {
+        name = "text";
+        os = "text";
+        cmdline = "texts";
+        modules = "texts";
+        timeout = "int";
+        size = "int";
+        esp-size = "int";
+        free = "int";
+        epoch = "int";
+      } args {
+        name = "${name}.raw";
+        builder = "builtin:disk";
+        __place = args;
+        uuid = uuid "disk";
+        partitions = [
+          (derive.present {
+            name = "esp";
+            type = "esp";
+            uuid = uuid "partition esp";
+            filesystem = "vfat";
+            filesystem_uuid = uuid "filesystem esp";
+            label = "ESP";
+            size = esp-size;
+            files = {
+              "EFI/BOOT/${platform.default}" = loaderFile;
+              "loader/loader.conf".text = "timeout ${toString timeout}\neditor no\n"
+                + (if default == null then "" else "default ${default}\n");
+              # Kernels and entries, as they are on the root.
+              "" = { directory = "${sysroot}/boot"; };
+            };
+          })
+          {
+            name = "root";
+            type = platform.root;
+            uuid = uuid "partition root";
+            filesystem = "ext4";
+            filesystem_uuid = uuid "filesystem root";
+            attributes = [ "grow" ];
+            rootfs = "${sysroot}";
+            inherit free;
+          }
+        ];
+        inherit size;
+        epoch = time;
+      });
+    in
+    disk // {
+      inherit sysroot initrd;
+      qcow2 = derive.tree { name = "${name}.qcow2"; builder = "builtin:qcow2"; __place = args; disk = "${disk}"; };
+    };
+in
+{
+  inherit ofCommits;
+
+  # What a recipe file says of its disk was checked with the rest of it.
+  ofRecipe = make;
+
+  disk =
+    { rootfs
+    , name ? rootfs.name or "system"
+    , epoch ? rootfs.epoch or 1
+    , arch ? rootfs.arch or "amd64"
+    , ...
+    }@args:
+    make args (builtins.__sosDisk (removeAttrs args [ "rootfs" "name" "epoch" "arch" ])) {
+      inherit rootfs name epoch arch;
+    };
+}
