@@ -1,6 +1,6 @@
 //! Builtin builders: fetch, Debian, rootfs edits, OCI, OSTree, disks.
 //!
-//! [`registry`] makes them known to an engine; each is named by the `builder` of a derivation, as in `builtin:fetch`.
+//! [`registry()`] makes them known to an engine; each is named by the `builder` of a derivation, as in `builtin:fetch`.
 
 pub mod bootc;
 mod build;
