@@ -18,9 +18,9 @@ pub(crate) struct Steps(Vec<(StorePath, Arc<[u8]>)>);
 
 /// Takes them out of a graph; of most graphs nothing.
 pub(crate) fn steps(graph: &Graph) -> Steps {
-    let word = Finder::new("distfile");
+    let words = ["distfile", "mounts"].map(Finder::new);
     let texts = graph.texts.iter();
-    let of_steps = texts.filter(|(_, text)| word.find(text).is_some());
+    let of_steps = texts.filter(|(_, text)| words.iter().any(|word| word.find(text).is_some()));
     Steps(
         of_steps
             .map(|(path, text)| (path.clone(), text.clone()))

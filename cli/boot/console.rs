@@ -221,6 +221,9 @@ impl<'a> Screen<'a> {
     /// Searches what has come since the last match.
     fn look(&mut self) -> Option<Outcome> {
         loop {
+            if self.expect.peek().is_none() && !self.watch.until_end {
+                return Some(Outcome::Seen);
+            }
             let rest = Input::new(&self.text).range(self.at..);
             let found = self.expect.peek().and_then(|(_, regex)| regex.find(rest));
             let until = found
@@ -234,11 +237,7 @@ impl<'a> Screen<'a> {
                     return Some(Outcome::Rejected(text.clone()));
                 }
             }
-            let Some(found) = found else {
-                let is_done = self.expect.peek().is_none() && !self.watch.until_end;
-                return is_done.then_some(Outcome::Seen);
-            };
-            self.at = found.end();
+            self.at = found?.end();
             self.expect.next();
         }
     }
