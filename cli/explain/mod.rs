@@ -4,7 +4,8 @@
 //! entries is an empty line.
 
 /// The files, by what the codes are about.
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
+    include_str!("artifacts.txt"),
     include_str!("build.txt"),
     include_str!("eval.txt"),
     include_str!("fetch.txt"),

@@ -57,7 +57,7 @@ fn an_independent_checker_agrees() {
 fn broken_rules_are_told_together_with_what_to_do() {
     let w = world();
     w.sos(["build", "--no-link", ".#bad"]).fails(3).says(&[
-        "error[bootc-lints]",
+        "error[rootfs-not-for-bootc]",
         "bootc-kernel: there are 2 kernels",
         "bootc-two-etc: both `/etc` and `/usr/etc` are there",
     ]);

@@ -110,7 +110,9 @@ fn a_repository_leaves_signed_and_packed() {
             "os/main",
         ],
     );
-    assert!(meta.expect("installed").contains("0x"));
+    // One signature; how its bytes are written depends on them.
+    let meta = meta.expect("installed");
+    assert!(meta.starts_with("[[") || meta.starts_with("[b"), "{meta}");
     assert!(repo.join("summary.sig").exists());
     ostree(&repo, &["fsck"]).expect("installed");
     // The key went nowhere.

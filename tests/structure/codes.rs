@@ -19,6 +19,9 @@ const NO_CODES: &[&str] = &[
     "build-essential",
     "oci-layout",
     "oci-filters-applied",
+    "oci-chunk-min-length",
+    // A transport of images.
+    "oci-archive",
     "not-needed",
 ];
 

@@ -102,7 +102,7 @@ fn judge(build: &dyn Build, findings: Vec<Finding>, strict: bool) -> Result<(), 
             build.name(),
             more + 1
         );
-        let all = Diagnostic::error("bootc-lints", Class::Recipe, message);
+        let all = Diagnostic::error("rootfs-not-for-bootc", Class::Recipe, message);
         all.note(format!("{}: {}; {}", first.rule, first.what, first.fix))
     };
     for found in wrong.by_ref().take(SHOWN) {

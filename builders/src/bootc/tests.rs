@@ -386,7 +386,7 @@ fn every_broken_rule_is_named() {
     let BuilderError::Diagnostic(both) = make(&fake, &strict).expect_err("both") else {
         panic!("a diagnostic");
     };
-    assert_eq!(both.code, "bootc-lints");
+    assert_eq!(both.code, "rootfs-not-for-bootc");
     assert_eq!(both.notes.len(), 2, "{both:?}");
 }
 

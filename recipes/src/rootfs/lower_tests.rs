@@ -128,6 +128,7 @@ fn smallest_plan() {
           "version": "1~rc"
         }
       ],
+      "disk": {},
       "edit": {
         "cleanup": {
           "apt_lists": true,
