@@ -1,5 +1,6 @@
 //! Time as a parameter: durations are shown to people and never reach an output.
 
+use sos_formats::calendar::Moment;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Tells the time; tests put a fake here.
@@ -61,29 +62,9 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 /// Formats milliseconds since 1970 as `2026-08-22T10:01:02.345Z`.
 #[must_use]
 pub fn rfc3339(unix_ms: u64) -> String {
-    let secs = unix_ms / 1000;
-    let (days, of_day) = (secs / 86_400, secs % 86_400);
-    // Days are counted from 0000-03-01 in eras of 400 years, so that the leap day is the last of its year.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
-        of_day / 3600,
-        of_day / 60 % 60,
-        of_day % 60,
-        unix_ms % 1000
-    )
+    let secs = i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX);
+    let whole = Moment::of(secs).to_string();
+    format!("{}.{:03}Z", whole.trim_end_matches('Z'), unix_ms % 1000)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod builder_hex0;
+pub mod calendar;
 pub mod crc32c;
 pub mod deb;
 pub mod derivation;

@@ -28,8 +28,8 @@ pub struct UuidError(String);
 impl Uuid {
     /// The UUID of a role in something that a seed names: a keyed BLAKE3, marked as version 8 (RFC 9562).
     #[must_use]
-    pub fn derived(seed: &str, role: &str) -> Self {
-        let key = blake3::derive_key(CONTEXT, seed.as_bytes());
+    pub fn derived(seed: impl AsRef<[u8]>, role: &str) -> Self {
+        let key = blake3::derive_key(CONTEXT, seed.as_ref());
         let hash = blake3::keyed_hash(&key, role.as_bytes());
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&hash.as_bytes()[..16]);

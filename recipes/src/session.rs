@@ -437,7 +437,7 @@ impl Inner {
             String::from_utf8_lossy(&seed),
             String::from_utf8_lossy(&role),
         );
-        Ok(text(Uuid::derived(&seed, &role).to_string()))
+        Ok(text(Uuid::derived(seed.as_bytes(), &role).to_string()))
     }
 
     fn pin_url(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {

@@ -4,6 +4,7 @@
 //! used is left as it was. FAT12 and FAT16 are not written: firmware tells the three apart by the number of clusters alone,
 //! so that a volume has at least [`MIN_CLUSTERS`] of them.
 
+use sos_formats::calendar::Moment;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
@@ -344,24 +345,9 @@ impl Volume<'_> {
     /// Time and date as FAT has them.
     fn time(&self) -> (u16, u16) {
         let seconds = self.epoch.clamp(FIRST_TIME, LAST_TIME);
-        let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-        // From days since 1970 to a date: years begin in March, so that the leap day is the last one.
-        let shifted = days + 719_468;
-        let era = shifted.div_euclid(146_097);
-        let day_of_era = shifted.rem_euclid(146_097);
-        let year_of_era =
-            (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let shifted_month = (5 * day_of_year + 2) / 153;
-        let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-        let month = if shifted_month < 10 {
-            shifted_month + 3
-        } else {
-            shifted_month - 9
-        };
-        let year = era * 400 + year_of_era + i64::from(month <= 2);
-        let time = (rest / 3600) << 11 | (rest % 3600 / 60) << 5 | (rest % 60 / 2);
-        let date = (year - 1980) << 9 | month << 5 | day;
+        let at = Moment::of(seconds);
+        let time = at.hour << 11 | at.minute << 5 | (at.second / 2);
+        let date = (at.year - 1980) << 9 | at.month << 5 | at.day;
         let short = |value: i64| u16::try_from(value).unwrap_or_default();
         (short(time), short(date))
     }

@@ -345,7 +345,7 @@ fn local_path(url: &Url) -> Result<PathBuf, Failure> {
 }
 
 /// Makes the error for something that is missing and may not be fetched.
-pub(super) fn offline(name: &str, notes: Vec<String>) -> Diagnostic {
+pub(crate) fn offline(name: &str, notes: Vec<String>) -> Diagnostic {
     let mut diagnostic = Diagnostic::error(
         "fetch-offline",
         Class::Fetch,

@@ -31,6 +31,7 @@ pub(crate) use archive::{commit_of_archive, unpack};
 pub use builder::{FetchBuilder, FetchUrlBuilder};
 pub use download::{Accept, Download, Downloaded};
 pub use failure::Failure;
+pub(crate) use fetcher::offline;
 pub use fetcher::{FetchError, Fetched, Fetcher, Request};
 pub use limits::Limits;
 pub use observer::{Observer, Quiet};

@@ -6,9 +6,10 @@ use serde::Deserialize;
 use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
+use sos_formats::uuid::Uuid;
 
 use super::image::FileImage;
-use super::options::{Kind, Options, derived_uuid, parse_size, parse_uuid};
+use super::options::{Kind, Options, parse_size};
 use super::verity::Verity;
 use super::write;
 use crate::build::Build;
@@ -101,13 +102,10 @@ pub(super) fn make(
     };
     let root = build.rootfs(&attrs.rootfs)?;
     let uuid = match &attrs.uuid {
-        None => derived_uuid(&root.0, kind.name()),
-        Some(text) => parse_uuid(text).ok_or_else(|| {
-            wrong(format!(
-                "`uuid` is `{text}`; it must be like `01234567-89ab-cdef-0123-456789abcdef`"
-            ))
-        })?,
-    };
+        None => Uuid::derived(root.0, kind.name()),
+        Some(text) => text.parse().map_err(|e| wrong(format!("`uuid`: {e}")))?,
+    }
+    .0;
     let options = Options {
         uuid,
         label: attrs.label.clone(),
@@ -176,13 +174,10 @@ pub(super) fn protect(
         })?,
     };
     let uuid = match &attrs.uuid {
-        None => derived_uuid(&seed.0, "verity"),
-        Some(text) => parse_uuid(text).ok_or_else(|| {
-            wrong(format!(
-                "`uuid` is `{text}`; it must be like `01234567-89ab-cdef-0123-456789abcdef`"
-            ))
-        })?,
-    };
+        None => Uuid::derived(seed.0, "verity"),
+        Some(text) => text.parse().map_err(|e| wrong(format!("`uuid`: {e}")))?,
+    }
+    .0;
     let data = build.tree(&attrs.image)?;
     let data =
         FileImage::open(&data, false).map_err(io("cannot open the image to be protected"))?;

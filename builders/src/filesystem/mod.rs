@@ -23,7 +23,7 @@ use sos_formats::hash::Blake3;
 
 pub use builder::{FilesystemBuilder, VerityBuilder};
 pub use image::{FileImage, Image, Window};
-pub use options::{Kind, Options, Written, derived_uuid, parse_size, parse_uuid};
+pub use options::{Kind, Options, Written, parse_size};
 pub use verity::{Hashed, Verity};
 
 use crate::build::Build;

@@ -1,7 +1,5 @@
 //! What every file system is told.
 
-use sos_formats::hash::Blake3;
-
 /// The kinds of file systems that can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -58,32 +56,6 @@ pub struct Written {
     pub len: u64,
 }
 
-/// A UUID that follows from a seed and from what it is for: version 8 of RFC 9562.
-#[must_use]
-pub fn derived_uuid(seed: &[u8], role: &str) -> [u8; 16] {
-    let digest = Blake3::of(&[b"sos uuid\0", role.as_bytes(), b"\0", seed].concat());
-    let mut uuid = [0; 16];
-    uuid.copy_from_slice(&digest.0[..16]);
-    uuid[6] = (uuid[6] & 0x0f) | 0x80;
-    uuid[8] = (uuid[8] & 0x3f) | 0x80;
-    uuid
-}
-
-/// Reads a UUID as it is written: groups of 8, 4, 4, 4 and 12 hexadecimal digits.
-#[must_use]
-pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let groups: Vec<&str> = text.split('-').collect();
-    let lengths: Vec<usize> = groups.iter().map(|group| group.len()).collect();
-    let digits = groups.concat();
-    // A sign would be read as part of a number.
-    if lengths != [8, 4, 4, 4, 12] || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    u128::from_str_radix(&digits, 16)
-        .ok()
-        .map(u128::to_be_bytes)
-}
-
 /// Reads a size in bytes, or with a unit of 1024: `512M`, `2G`.
 #[must_use]
 pub fn parse_size(text: &str) -> Option<u64> {
@@ -123,21 +95,5 @@ mod tests {
         ] {
             assert_eq!(parse_size(bad), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn uuids() {
-        let found = parse_uuid("30313233-3435-3637-3839-616263646566");
-        assert_eq!(found, Some(*b"0123456789abcdef"));
-        for bad in [
-            "",
-            "30313233343536373839616263646566",
-            "+0313233-3435-3637-3839-616263646566",
-        ] {
-            assert_eq!(parse_uuid(bad), None, "{bad}");
-        }
-        let uuid = derived_uuid(b"x", "root");
-        assert_eq!((uuid[6] >> 4, uuid[8] >> 6), (8, 2));
-        assert_ne!(uuid, derived_uuid(b"x", "verity"));
     }
 }

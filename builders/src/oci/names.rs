@@ -1,5 +1,7 @@
 //! Tags, architectures and times as images write them.
 
+use sos_formats::calendar::Moment;
+
 /// Gives Go's name and variant of an architecture named in Go's, Debian's, the kernel's or Nix's way.
 pub(crate) fn platform(arch: &str) -> Option<(&'static str, Option<&'static str>)> {
     let arch = arch.strip_suffix("-linux").unwrap_or(arch);
@@ -47,28 +49,7 @@ pub(super) const MAX_EPOCH: i64 = 253_402_300_799;
 /// Writes seconds since 1970 as RFC 3339 in UTC.
 pub(crate) fn rfc3339(secs: i64) -> String {
     let secs = secs.clamp(0, MAX_EPOCH);
-    let (days, time) = (secs / 86_400, secs % 86_400);
-    // Days since 0000-03-01 in the proleptic Gregorian calendar; the leap day ends such a year.
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let day_of_era = days % 146_097;
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        time / 3600,
-        time / 60 % 60,
-        time % 60
-    )
+    Moment::of(secs).to_string()
 }
 
 #[cfg(test)]

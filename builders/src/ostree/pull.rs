@@ -9,6 +9,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Blake3, Sha256};
 
 use crate::build::Build;
+use crate::fetch::offline;
 
 /// Pulls a commit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,13 +28,7 @@ impl Builder for OstreePullBuilder {
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: PullAttrs = ctx.attrs_as()?;
         if ctx.options.offline {
-            let message = format!(
-                "the commit {} is not here, and there is no network",
-                attrs.commit
-            );
-            return Err(Diagnostic::error("ostree-offline", Class::Fetch, message)
-                .help("run the command once without `--offline`")
-                .into());
+            return Err(offline(&attrs.commit, Vec::new()).into());
         }
         let root = pull(ctx, &attrs)?;
         ctx.set_rootfs("out", root);

@@ -17,6 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::auth::{AuthFiles, Credentials};
 use super::challenge;
 use super::reference::{Reference, is_local};
+use crate::fetch::offline;
 use crate::fetch::{Failure, Fetcher, Limits, send_failure};
 use crate::oci::source::MAX_DOCUMENT_BYTES;
 
@@ -450,8 +451,7 @@ pub(super) fn is_passing(status: u16) -> bool {
 /// The error for a registry that cannot be spoken with.
 pub(super) fn failed(reference: &Reference, failure: &Failure) -> Box<Diagnostic> {
     if matches!(failure, Failure::Offline) {
-        let message = format!("`{reference}` needs the network, and sos is offline");
-        return Box::new(Diagnostic::error("fetch-offline", Class::Fetch, message));
+        return Box::new(offline(&reference.to_string(), Vec::new()));
     }
     let message = format!("the registry `{}` cannot be used", reference.host);
     Box::new(

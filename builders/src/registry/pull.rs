@@ -15,6 +15,7 @@ use super::auth::AuthFiles;
 use super::client::{Ask, Client};
 use super::reference::Reference;
 use crate::build::Build;
+use crate::fetch::offline;
 use crate::fetch::{FetchError, Fetcher, FileSink, Observer, Request};
 use crate::oci::documents::{
     Descriptor, INDEX_TYPE, Index, MANIFEST_TYPE, OCI_LAYOUT, Platform, Strings, is_hex,
@@ -68,13 +69,7 @@ impl Builder for OciPullBuilder {
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: PullAttrs = ctx.attrs_as()?;
         if ctx.options.offline {
-            let message = format!(
-                "`{}` is not in the store, and sos is offline",
-                attrs.reference
-            );
-            return Err(Diagnostic::error("fetch-offline", Class::Fetch, message)
-                .help("run the same command once without `--offline`; what it fetches stays in the store")
-                .into());
+            return Err(offline(&attrs.reference, Vec::new()).into());
         }
         let out = ctx.out_path("out");
         pull(ctx, &self.fetcher, &self.auth, &attrs, &out)

@@ -9,6 +9,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Sha256;
 
 use super::{Answer, Settings, io, problem};
+use crate::fetch::offline;
 
 /// Variables that `git`, and the programs that it speaks through, need of the user's environment.
 const KEPT: &[&str] = &[
@@ -282,16 +283,7 @@ impl Repository {
         if !self.settings.offline {
             return Ok(());
         }
-        Err(Box::new(
-            Diagnostic::error(
-                "fetch-offline",
-                Class::Fetch,
-                format!("`{}` is not in the store, and sos is offline", self.url),
-            )
-            .help(
-                "run the same command once without `--offline`; what it fetches stays in the store",
-            ),
-        ))
+        Err(Box::new(offline(&self.url, Vec::new())))
     }
 
     fn fetch(&self, what: &str, shallow: bool) -> Answer<bool> {

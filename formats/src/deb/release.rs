@@ -1,5 +1,6 @@
 //! The fields of a `Release` file: what a suite is, and the digests of its indexes.
 
+use crate::calendar::{Moment, days_since_1970};
 use std::collections::BTreeMap;
 
 use super::control::{ControlError, Paragraph, Paragraphs};
@@ -222,44 +223,12 @@ pub fn parse_date(text: &str) -> Option<i64> {
     if !in_range || !zone_is_utc || words.next().is_some() {
         return None;
     }
-    Some(((days_since_epoch(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
+    Some(((days_since_1970(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
 }
 
 /// Writes seconds since 1970 as `2026-07-11T10:16:37Z`.
 pub fn format_date(secs: i64) -> String {
-    let (days, rest) = (secs.div_euclid(86_400), secs.rem_euclid(86_400));
-    // Years are counted from March, so that the leap day is the last of its year.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        rest / 3600,
-        rest / 60 % 60,
-        rest % 60
-    )
-}
-
-fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month <= 2 {
-        (year - 1, month + 9)
-    } else {
-        (year, month - 3)
-    };
-    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let day_of_era =
-        year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + (153 * month + 2) / 5 + day - 1;
-    era * 146_097 + day_of_era - 719_468
+    Moment::of(secs).to_string()
 }
 
 #[cfg(test)]

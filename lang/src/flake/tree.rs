@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use sos_formats::calendar::Moment;
 use sos_formats::flake_ref::{self, Attr, Attrs, FlakeRef};
 
 use super::{fail, shown};
@@ -186,20 +187,15 @@ pub(crate) fn attr_of_value(vm: &Vm, name: &str, v: Value, who: &str, pos: Pos) 
 
 /// `20240102030405`, in UTC.
 fn compact_date(secs: u64) -> String {
-    let days = (secs / 86400) as i64;
-    let (h, m, s) = (secs / 3600 % 24, secs / 60 % 60, secs % 60);
-    // Days since the first of March of year 0, in eras of 400 years.
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let mp = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * mp + 2) / 5 + 1;
-    let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}{month:02}{day:02}{h:02}{m:02}{s:02}")
+    let Moment {
+        year,
+        month,
+        day,
+        hour,
+        minute,
+        second,
+    } = Moment::of(secs.try_into().unwrap_or(i64::MAX));
+    format!("{year:04}{month:02}{day:02}{hour:02}{minute:02}{second:02}")
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The rules for single values: names, paths, modes, dates. Each says what it expects in a few words.
 
+use sos_formats::calendar::days_since_1970;
+
 /// What a value must look like, in words for a message; `Ok` when it does.
 pub(crate) type Checked = Result<(), &'static str>;
 
@@ -309,9 +311,7 @@ fn parse_date(s: &str) -> Option<i64> {
     if !ok || ymd.next().is_some() || hms.next().is_some() {
         return None;
     }
-    // Days since 1970 in the proleptic Gregorian calendar, counting years from March so that the leap day comes last.
-    let (y, m) = if m > 2 { (y, m - 3) } else { (y - 1, m + 9) };
-    let days = 365 * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + d - 1 - 719_468;
+    let days = days_since_1970(y, m, d);
     Some(((days * 24 + h) * 60 + min) * 60 + sec)
 }
 

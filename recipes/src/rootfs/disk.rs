@@ -99,29 +99,13 @@ pub(crate) fn read_flat(
     tree: &Node,
     mut problems: Problems,
 ) -> (Option<DiskSpec>, Vec<sos_formats::diagnostic::Diagnostic>) {
+    const NAMES: [&str; DISK.len() + 1] = {
+        let mut names = ["partition"; DISK.len() + 1];
+        names.split_at_mut(DISK.len()).0.copy_from_slice(DISK);
+        names
+    };
     const FLAT: Known = Known {
-        names: &[
-            "size",
-            "version",
-            "boot",
-            "cmdline",
-            "console",
-            "timeout",
-            "initrd",
-            "modules",
-            "kernel",
-            "slots",
-            "tries",
-            "filesystem",
-            "root-size",
-            "esp-size",
-            "free",
-            "seed",
-            "busybox",
-            "loader",
-            "stub",
-            "partition",
-        ],
+        names: &NAMES,
         aliases: &[("partitions", "partition")],
     };
     let spec = Fields::open(tree, "the disk", FLAT, &mut problems).map(|fields| DiskSpec {
