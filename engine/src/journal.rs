@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sos_formats::derivation::Derivation;
@@ -23,8 +24,8 @@ const BATCH_SEEN: usize = 4096;
 const BATCH_LEFT: usize = 1024;
 /// Parts of the journal that wait to be written before builds wait too.
 const WAITING_PARTS: usize = 16;
-/// Milliseconds after which what happened is written with the next thing that happens: somebody may be looking.
-const BEHIND_MS: u64 = 1000;
+/// How long what happened waits to be written: somebody may be looking, and a killed run has only what was written.
+const BEHIND: Duration = Duration::from_millis(250);
 
 /// What the journal keeps of a derivation besides its times.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
@@ -75,7 +76,7 @@ pub(crate) struct Journal {
     /// By which attribute paths derivations were asked for.
     attrs: BTreeMap<StorePath, String>,
     digests: Mutex<BTreeMap<StorePath, Option<String>>>,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     scribe: Mutex<Option<Scribe>>,
 }
 
@@ -100,7 +101,6 @@ struct State {
     changed: BTreeSet<Text>,
     seen: Vec<StorePath>,
     summary: Option<String>,
-    written_ms: u64,
 }
 
 /// What is known of a derivation. There may be 100,000 that wait: of those only what nobody else knows is kept.
@@ -120,11 +120,12 @@ impl Journal {
     /// Writes into a build that was begun.
     pub(crate) fn new(store: Store, build: BuildId, attrs: BTreeMap<StorePath, String>) -> Self {
         let (parts, waiting) = sync_channel(WAITING_PARTS);
-        let kept = store.clone();
+        let state = Arc::<Mutex<State>>::default();
+        let (kept, shared) = (store.clone(), state.clone());
         // Without a thread each part is written where it comes up.
         let scribe = thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || write_all(&kept, build, &waiting))
+            .spawn(move || write_all(&kept, build, &waiting, &shared))
             .ok()
             .map(|thread| Scribe { parts, thread });
         Self {
@@ -132,7 +133,7 @@ impl Journal {
             build,
             attrs,
             digests: Mutex::default(),
-            state: Mutex::default(),
+            state,
             scribe: Mutex::new(scribe),
         }
     }
@@ -156,7 +157,7 @@ impl Journal {
         match event {
             Event::BuildQueued { drv, needs, .. } => self.queued(drv, needs, now_ms),
             Event::BuildWaiting { drv, pid, .. } => {
-                self.change(drv, now_ms, |open| {
+                self.change(drv, |open| {
                     open.detail.waited_for.push(pid.unwrap_or(0));
                 });
             }
@@ -166,13 +167,13 @@ impl Journal {
                 cause,
                 ..
             } => {
-                self.change(drv, now_ms, |open| {
+                self.change(drv, |open| {
                     open.detail.builder = Some(builder.to_string());
                     open.started(cause, now_ms);
                 });
             }
             Event::FetchStarted { drv, cause, .. } => {
-                self.change(drv, now_ms, |open| open.started(cause, now_ms));
+                self.change(drv, |open| open.started(cause, now_ms));
             }
             Event::BuildFinished {
                 drv,
@@ -187,7 +188,7 @@ impl Journal {
                 ..
             } => {
                 let outputs = self.outputs(outputs);
-                self.change(drv, now_ms, |open| {
+                self.change(drv, |open| {
                     status_text(*status).clone_into(&mut open.step.status);
                     open.step.finished_ms = Some(now_ms);
                     open.step.outputs = serde_json::to_string(&outputs).ok();
@@ -309,17 +310,13 @@ impl Journal {
         }
     }
 
-    fn change(&self, drv: &Text, now_ms: u64, change: impl FnOnce(&mut Open)) {
+    fn change(&self, drv: &Text, change: impl FnOnce(&mut Open)) {
         let mut state = self.lock();
         let Some(open) = self.open(&mut state, drv) else {
             return;
         };
         change(open);
         state.changed.insert(drv.clone());
-        if now_ms.saturating_sub(state.written_ms) >= BEHIND_MS {
-            state.written_ms = now_ms;
-            self.write(&mut state);
-        }
     }
 
     fn digest(&self, path: &StorePath) -> Option<String> {
@@ -353,26 +350,7 @@ impl Journal {
     }
 
     fn write(&self, state: &mut State) {
-        let events = mem::take(&mut state.events);
-        let seen = mem::take(&mut state.seen);
-        let mut steps = Vec::new();
-        for drv in mem::take(&mut state.changed) {
-            let Some(Entry::Open(open)) = state.steps.get(&drv) else {
-                continue;
-            };
-            steps.push(Step {
-                detail: serde_json::to_string(&open.detail).ok(),
-                ..open.step.clone()
-            });
-            if open.is_over {
-                state.steps.remove(&drv);
-            }
-        }
-        let part = Part {
-            events,
-            steps,
-            seen,
-        };
+        let part = state.take_part();
         let refused = match &*lock(&self.scribe) {
             Some(scribe) => scribe.parts.send(part).err().map(|refused| refused.0),
             None => Some(part),
@@ -383,9 +361,65 @@ impl Journal {
     }
 }
 
-fn write_all(store: &Store, build: BuildId, parts: &Receiver<Part>) {
-    for part in parts {
-        write(store, build, &part);
+impl State {
+    fn has_news(&self) -> bool {
+        !(self.events.is_empty() && self.seen.is_empty() && self.changed.is_empty())
+    }
+
+    /// Takes what is to be written.
+    fn take_part(&mut self) -> Part {
+        let events = mem::take(&mut self.events);
+        let seen = mem::take(&mut self.seen);
+        let mut steps = Vec::new();
+        for drv in mem::take(&mut self.changed) {
+            let Some(Entry::Open(open)) = self.steps.get(&drv) else {
+                continue;
+            };
+            steps.push(Step {
+                detail: serde_json::to_string(&open.detail).ok(),
+                ..open.step.clone()
+            });
+            if open.is_over {
+                self.steps.remove(&drv);
+            }
+        }
+        Part {
+            events,
+            steps,
+            seen,
+        }
+    }
+}
+
+fn write_all(store: &Store, build: BuildId, parts: &Receiver<Part>, state: &Mutex<State>) {
+    loop {
+        match parts.recv_timeout(BEHIND) {
+            Ok(part) => write(store, build, &part),
+            Err(RecvTimeoutError::Timeout) => write_news(store, build, parts, state),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Writes what nobody has sent, since nothing more has happened.
+fn write_news(store: &Store, build: BuildId, parts: &Receiver<Part>, state: &Mutex<State>) {
+    let due = {
+        // Whoever has it may be waiting for room among the parts, or sends one soon: never wait for it here.
+        let mut state = match state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if !state.has_news() {
+            return;
+        }
+        // What was sent is older. Nothing is sent without the lock, so that nothing newer is among it.
+        let mut due: Vec<Part> = parts.try_iter().collect();
+        due.push(state.take_part());
+        due
+    };
+    for part in &due {
+        write(store, build, part);
     }
 }
 

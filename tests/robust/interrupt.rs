@@ -134,6 +134,51 @@ fn the_second_signal_ends_at_once() {
 }
 
 #[test]
+fn what_was_built_before_a_kill_is_in_the_journal() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let mut graph = String::new();
+    for (name, script, needs) in [
+        ("ka", "echo x > $out", "[ ]"),
+        ("kb", "echo x > $out", "ka"),
+        ("kc", "echo x > $out", "kb"),
+        ("kd", "/bin/busybox sleep 500", "kc"),
+    ] {
+        let made =
+            job(name, script).replace("derivation {", &format!("derivation {{ n = {needs};"));
+        graph.push_str(&format!("{name} = {made};\n"));
+    }
+    w.write("f.nix", &format!("let {graph} in kd"));
+    let child = start(w.command().args(["build", "--no-link", "f.nix"]));
+    let states = || {
+        let shown = w.sos(["builds", "1", "--json"]).stdout;
+        let build: serde_json::Value = serde_json::from_str(&shown).unwrap_or_default();
+        let steps = build["steps"].as_array().cloned().unwrap_or_default();
+        let state = |step: &serde_json::Value| {
+            let text = |key: &str| step[key].as_str().unwrap_or_default().to_owned();
+            (text("name"), text("status"))
+        };
+        let mut all: Vec<(String, String)> = steps.iter().map(state).collect();
+        all.sort();
+        all
+    };
+    let expect = |last: &str| {
+        ["ka", "kb", "kc", "kd"].map(|name| {
+            let state = if name == "kd" { last } else { "built" };
+            (name.to_owned(), state.to_owned())
+        })
+    };
+    // Nothing more happens, and it is told all the same.
+    wait_until("the journal", || states() == expect("running"));
+    signal(&child, Signal::KILL);
+    finish(child, Duration::from_secs(60)).fails(-1);
+    assert_eq!(states(), expect("killed"));
+    let why = w.sos(["why", "kb"]).ok().stdout;
+    assert!(why.starts_with("kb was built in build 1 "), "{why}");
+}
+
+#[test]
 fn a_launcher_that_is_killed_takes_its_runs_along_and_is_replaced() {
     let Some(w) = world_with_busybox() else {
         return;
