@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use sos_formats::derivation::Derivation;
+use sos_formats::store_path::StorePath;
+use sos_store::Store;
 use sos_store::compare::{Change, Difference};
 
 use crate::args::{LockFlags, TargetArgs};
@@ -78,6 +80,8 @@ struct Comparison {
     files: Vec<Difference>,
     /// What differs in the contents of files, by their place in `files`.
     contents: BTreeMap<usize, String>,
+    /// Both sides are one object, of which so many builds gave other content that was not kept.
+    not_kept: usize,
 }
 
 /// Runs the verb.
@@ -117,6 +121,7 @@ pub(crate) fn run(session: &Session, args: &DiffArgs) -> Result<(), Failure> {
         },
         files,
         contents,
+        not_kept: not_kept(store, &a, &b)?,
         a,
         b,
     };
@@ -127,6 +132,16 @@ pub(crate) fn run(session: &Session, args: &DiffArgs) -> Result<(), Failure> {
         Format::Html => output::bytes(html::page(&comparison).as_bytes()),
         _ => output::bytes(text(&comparison, args.limit).as_bytes()),
     }
+}
+
+/// How many builds again of the one object that both sides are gave other content.
+fn not_kept(store: &Store, a: &Side, b: &Side) -> Result<usize, Failure> {
+    let path = StorePath::from_absolute(store.store_dir(), &a.path).ok();
+    let Some(path) = path.filter(|_| a.path == b.path) else {
+        return Ok(0);
+    };
+    let rebuilds = store.rebuilds_of(&path)?;
+    Ok(rebuilds.iter().filter(|one| !one.rebuild.same).count())
 }
 
 /// The names whose values differ, in order.
@@ -165,7 +180,7 @@ fn inputs(old: &Derivation, new: &Derivation) -> Vec<Changed> {
             }
             all.insert(format!("variable {}", text(name)), text(value));
         }
-        let mut named = |kind: &str, path: &sos_formats::store_path::StorePath, value: String| {
+        let mut named = |kind: &str, path: &StorePath, value: String| {
             // Two inputs of one name are told apart by their number.
             let mut key = format!("{kind} {}", Derivation::name_from_path(path));
             while all.contains_key(&key) {
@@ -217,7 +232,7 @@ fn to_json(comparison: &Comparison) -> Value {
     json!({
         "a": side_json(&comparison.a), "b": side_json(&comparison.b),
         "packages": list(&comparison.packages), "closure": list(&comparison.closure),
-        "inputs": list(&comparison.inputs), "files": files,
+        "inputs": list(&comparison.inputs), "files": files, "notKept": comparison.not_kept,
     })
 }
 
@@ -284,6 +299,13 @@ fn text(comparison: &Comparison, limit: usize) -> String {
     }
     if comparison.files.is_empty() {
         out.push_str("files: equal\n");
+        if comparison.not_kept > 0 {
+            out.push_str(&format!(
+                "both sides are one object; {} of it gave other content, which was not kept: `sos store info {}` lists them\n",
+                size::count(comparison.not_kept, "build"),
+                comparison.a.path
+            ));
+        }
         return out;
     }
     out.push_str(&format!(

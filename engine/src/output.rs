@@ -8,6 +8,7 @@ use sos_formats::derivation::{Method, Output};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Blake3, Hash, HashAlgo};
 use sos_formats::store_path::{StorePath, make_fixed, output_name};
+use sos_store::compare::Snapshot;
 use sos_store::{IngestOptions, Ingested, Registration, Store, StoreError};
 
 use crate::attributes::Attributes;
@@ -56,7 +57,15 @@ pub(crate) struct Registered {
     /// Bytes of its archive; 0 for a rootfs.
     pub(crate) bytes: u64,
     /// The path was there already, with other content, which stays.
-    pub(crate) other: bool,
+    pub(crate) other: Option<Other>,
+}
+
+/// Content that came out and is not kept.
+pub(crate) struct Other {
+    /// `sha256:..` of its archive.
+    pub(crate) hash: String,
+    /// The first path that differs from what is there, with how; none when that cannot be told.
+    pub(crate) first: Option<String>,
 }
 
 /// Takes the outputs of one build into the store.
@@ -122,14 +131,11 @@ impl Finish<'_> {
         let mut trees = Vec::new();
         for (output, one) in ready {
             let path = finals[&output].clone();
-            let mut other = false;
+            let mut other = None;
             let bytes = match one {
                 Ready::Tree(tree) => {
                     let bytes = tree.0.nar_size;
-                    let there = self.store.query(&path).map_err(store_failed)?;
-                    other = there
-                        .and_then(|info| info.nar_sha256)
-                        .is_some_and(|hash| hash != tree.0.nar_sha256);
+                    other = self.other(&path, &tree.0).map_err(store_failed)?;
                     trees.push(*tree);
                     bytes
                 }
@@ -147,6 +153,24 @@ impl Finish<'_> {
             self.store.commit_many(trees).map_err(store_failed)?;
         }
         Ok(registered)
+    }
+
+    /// Tells whether `path` is there with other content than what came out.
+    fn other(&self, path: &StorePath, made: &Ingested) -> Result<Option<Other>, StoreError> {
+        let Some(there) = self.store.query(path)? else {
+            return Ok(None);
+        };
+        if there.nar_sha256 == Some(made.nar_sha256) || !self.store.is_present(path)? {
+            return Ok(None);
+        }
+        // Compared now: what came out is gone when this build is over.
+        let old = Snapshot::of_object(self.store, &there)?;
+        let new = Snapshot::of_tree(made.staged_path())?;
+        let differences = old.compare(&new, self.store)?;
+        Ok(Some(Other {
+            hash: format!("sha256:{}", made.nar_sha256),
+            first: differences.first().map(ToString::to_string),
+        }))
     }
 
     fn output_name(&self, output: &str) -> String {

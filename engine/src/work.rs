@@ -10,7 +10,8 @@ use std::time::Duration;
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_store::{Lease, NewBuilt, Store, TempDir, Trace, TryLock};
+use sos_store::compare::Snapshot;
+use sos_store::{Lease, NewBuilt, Rebuild, Store, StoreError, TempDir, Trace, TryLock};
 use tokio::runtime::Handle;
 
 use crate::builder::{Pool, Registry};
@@ -23,7 +24,7 @@ use crate::event::{Event, EventSink, Status};
 use crate::executor::{Executor, Job, Locked, Outcome};
 use crate::options::BuildOptions;
 use crate::other::{OtherLog, locked};
-use crate::output::{Finish, Made, Registered, Stop};
+use crate::output::{Finish, Made, Other, Registered, Stop};
 use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
 use crate::sandbox::{PreparedSets, Session};
@@ -404,14 +405,13 @@ impl Worker {
             .iter()
             .map(|(output, one)| (output.clone(), one.path.clone()))
             .collect();
-        self.tell_other_results(job, &key, &registered)?;
-        let duration_ms = millis(attempt.took());
         let made = Remembered {
             key,
             builder: chosen.name(),
             started_ms,
-            duration_ms,
+            duration_ms: millis(attempt.took()),
         };
+        self.tell_other_results(job, &made, &registered)?;
         self.remember(job, resolved, &made, &outputs)?;
         Ok(Outcome::Done {
             outputs,
@@ -427,25 +427,41 @@ impl Worker {
     fn tell_other_results(
         &self,
         job: &Job,
-        key: &[u8; 32],
+        made: &Remembered<'_>,
         outputs: &BTreeMap<String, Registered>,
     ) -> Result<(), Box<Diagnostic>> {
         let dir = self.store.store_dir();
         for (output, one) in outputs {
-            let earlier = self.store.trace(key, output).map_err(store_failed)?;
-            let note = match earlier.filter(|earlier| *earlier != one.path) {
-                Some(earlier) => format!(
-                    "output `{output}` was `{}`, is `{}`",
-                    earlier.absolute(dir),
-                    one.path.absolute(dir)
-                ),
-                None if one.other => format!(
-                    "output `{output}` is in the store with other content, which stays: `{}`",
-                    one.path.absolute(dir)
-                ),
-                None => continue,
+            let earlier = self.store.trace(&made.key, output).map_err(store_failed)?;
+            let is = one.path.absolute(dir);
+            let (note, first, help) = match (earlier.filter(|was| *was != one.path), &one.other) {
+                (Some(earlier), _) => {
+                    let was = earlier.absolute(dir);
+                    (
+                        format!("output `{output}` was `{was}`, is `{is}`"),
+                        self.first_difference(&earlier, &one.path)
+                            .map_err(store_failed)?,
+                        format!(
+                            "`sos diff {was} {is}` compares the two, `sos verify {is}` looks for the reason"
+                        ),
+                    )
+                }
+                (None, Some(other)) => {
+                    self.record_other(job, made, output, &one.path, other)
+                        .map_err(store_failed)?;
+                    (
+                        format!(
+                            "output `{output}` is in the store with other content, which stays: `{is}`"
+                        ),
+                        other.first.clone(),
+                        format!(
+                            "`sos verify {is} --keep DIR` looks for the reason and keeps what comes out otherwise"
+                        ),
+                    )
+                }
+                (None, None) => continue,
             };
-            let warning = Diagnostic::warning(
+            let mut warning = Diagnostic::warning(
                 "build-not-reproducible",
                 Class::NotReproducible,
                 format!(
@@ -453,13 +469,56 @@ impl Worker {
                     job.name
                 ),
             )
-            .note(note)
-            .help("`sos diff` compares the two, `sos verify` looks for the reason");
+            .note(note);
+            if let Some(first) = first {
+                warning = warning.note(format!("first difference: {first}"));
+            }
             self.events.emit(Event::Diagnostic {
-                diagnostic: Box::new(warning),
+                diagnostic: Box::new(warning.help(help)),
             });
         }
         Ok(())
+    }
+
+    /// The first path at which two objects differ; none when one of them is not there any more.
+    fn first_difference(
+        &self,
+        old: &StorePath,
+        new: &StorePath,
+    ) -> Result<Option<String>, StoreError> {
+        let mut sides = Vec::new();
+        for path in [old, new] {
+            match self.store.query(path)? {
+                Some(info) if self.store.is_present(path)? => {
+                    sides.push(Snapshot::of_object(&self.store, &info)?);
+                }
+                _ => return Ok(None),
+            }
+        }
+        let differences = sides[0].compare(&sides[1], &self.store)?;
+        Ok(differences.first().map(ToString::to_string))
+    }
+
+    /// Remembers content that came out and is not kept.
+    fn record_other(
+        &self,
+        job: &Job,
+        made: &Remembered<'_>,
+        output: &str,
+        path: &StorePath,
+        other: &Other,
+    ) -> Result<(), StoreError> {
+        self.store.record_rebuilds(&[Rebuild {
+            path: path.clone(),
+            drv: job.path.clone(),
+            output: output.to_owned(),
+            same: false,
+            found: other.hash.clone(),
+            conditions: Conditions::default().to_string(),
+            host: host(),
+            started_secs: i64::try_from(made.started_ms / 1000).unwrap_or(i64::MAX),
+            duration_ms: made.duration_ms,
+        }])
     }
 
     /// Records what was built, how long it took, and under which key it will be found again.

@@ -4,6 +4,7 @@
 //! tree is compared with a root filesystem, is not compared.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -134,6 +135,44 @@ impl Change {
     }
 }
 
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match self {
+            Self::Added | Self::Removed => f.write_str(self.word()),
+            Self::Kind(old, new) => write!(f, "was a {old}, is a {new}"),
+            Self::Content { offset, old, new } if old == new => {
+                write!(f, "content differs from byte {offset} on, of {old}")
+            }
+            Self::Content { offset, old, new } => write!(
+                f,
+                "content differs from byte {offset} on, {old} -> {new} bytes"
+            ),
+            Self::Target(old, new) => write!(f, "link to {} -> {}", text(old), text(new)),
+            Self::Mode(old, new) => write!(f, "mode {old:04o} -> {new:04o}"),
+            Self::Owner(old, new) => {
+                write!(f, "owner {}:{} -> {}:{}", old.0, old.1, new.0, new.1)
+            }
+            Self::Time(old, new) => write!(f, "time {} -> {}", time(*old), time(*new)),
+            Self::Xattrs(names) => {
+                let names: Vec<String> = names.iter().map(|name| text(name)).collect();
+                write!(f, "xattrs {}", names.join(", "))
+            }
+            Self::Links => f.write_str("other hard links"),
+            Self::Device(old, new) => {
+                write!(f, "device {}:{} -> {}:{}", old.0, old.1, new.0, new.1)
+            }
+        }
+    }
+}
+
+fn time((secs, nanos): (i64, u32)) -> String {
+    if nanos == 0 {
+        return format!("@{secs}");
+    }
+    format!("@{secs}.{nanos:09}")
+}
+
 /// A path whose entries differ, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
@@ -141,6 +180,22 @@ pub struct Difference {
     pub path: Bytes,
     /// Every way in which they differ, at least one.
     pub changes: Vec<Change>,
+}
+
+impl fmt::Display for Difference {
+    /// One line: the path, a dot for the root, and everything that changed. It is not cleaned of control characters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            f.write_str(".")?;
+        } else {
+            f.write_str(&String::from_utf8_lossy(&self.path))?;
+        }
+        for (at, change) in self.changes.iter().enumerate() {
+            f.write_str(if at == 0 { ": " } else { "; " })?;
+            fmt::Display::fmt(change, f)?;
+        }
+        Ok(())
+    }
 }
 
 impl Snapshot {

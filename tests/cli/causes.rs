@@ -369,10 +369,34 @@ fn what_is_built_again_on_request_says_so() {
     let is = w.sos(["build", "--no-link", "--rebuild", "f.nix"]).ok();
     assert_eq!(was, is.stdout);
     assert!(
-        is.stderr.contains("warning[build-not-reproducible]"),
+        is.stderr.contains("warning[build-not-reproducible]")
+            && is
+                .stderr
+                .contains("first difference: .: content differs from byte "),
         "{}",
         is.stderr
     );
+    let path = was.trim();
+    let info = w.sos(["store", "info", path]).ok().stdout;
+    assert!(info.contains("varied place: DIFFERENT: sha256:"), "{info}");
+    let builds = w.sos(["builds", "--json"]).ok().stdout;
+    let builds: Value = serde_json::from_str(&builds).expect("JSON");
+    let [new, old] = [0, 1].map(|at| builds[at]["build"].to_string());
+    let diff = w.sos(["diff", &old, &new]).ok().stdout;
+    assert!(diff.contains("1 build of it gave other content"), "{diff}");
+    // The very command of the message.
+    let kept = w.root().join("kept");
+    let line = is.stderr.lines().find(|l| l.contains("--keep DIR"));
+    let command = line
+        .and_then(|line| line.split('`').nth(1))
+        .expect("a command");
+    let kept_text = kept.to_str().expect("text");
+    let words = command.split(' ').skip(1);
+    let words: Vec<&str> = words
+        .map(|w| if w == "DIR" { kept_text } else { w })
+        .collect();
+    w.sos(&words).fails(104);
+    assert!(kept.join("odd-out").is_file());
 }
 
 /// What was built, each with the kind of its cause.
