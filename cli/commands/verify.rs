@@ -36,7 +36,7 @@ const LISTED_MAX: usize = 20;
 /// Build targets again under other conditions and compare; say equal, or show the first file and byte that differ
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Every build again has another time, other process ids and another place on the disk; varied besides are the number of cores, the order of directories, umask, locale, time zone, host name, the kernel's release and addresses in memory, as far as the derivation does not set them itself. The date stays: what depends on it alone shows on another day.\n\nExamples:\n  sos verify                        what this directory makes\n  sos verify .#image --all          and everything it is made from\n  sos verify .#image --rounds 5     five times, with other values each time\n  sos verify .#tool --vary cores    only with another number of cores\n  sos verify .#tool --against https://cache.example   with what a mirror has\n\nExit status: 104 when something differs."
+    after_help = "Every build again runs at another second, with other process ids and in another place on the disk; varied besides are the number of cores, the order of directories, umask, locale, time zone, host name, the kernel's release and addresses in memory, as far as the derivation does not set them itself. The clock is not varied: what embeds the date shows when it is verified on another day than it was built; the record then says `date`.\n\nExamples:\n  sos verify                        what this directory makes\n  sos verify .#image --all          and everything it is made from\n  sos verify .#image --rounds 5     five times, with other values each time\n  sos verify .#tool --vary cores    only with another number of cores\n  sos verify .#tool --against https://cache.example   with what a mirror has\n\nExit status: 104 when something differs."
 )]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
@@ -157,6 +157,10 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
     }
     if session.global.json {
         output::json(&Value::Array(all.values))?;
+    } else if all.same_date && !session.global.quiet {
+        output::message(
+            "the clock was not varied: what embeds today's date is found on another day",
+        );
     }
     if all.problems.is_empty() {
         return Ok(());
@@ -194,6 +198,8 @@ fn outputs_of(engine: &Engine, graph: &Graph, drvs: &[StorePath]) -> Result<Vec<
 struct Report {
     values: Vec<Value>,
     problems: Vec<Diagnostic>,
+    /// Something is called equal that was built again on the day of its first build only.
+    same_date: bool,
 }
 
 /// The derivation that a store object was built by.
@@ -409,11 +415,16 @@ fn window(session: &Session) -> Option<usize> {
 
 /// `with other cores, directory order`: what is not as in the first build.
 fn varied(conditions: &Conditions) -> String {
+    let date = conditions.other_date.then(|| "date".to_owned());
     if conditions.set.is_empty() {
-        return "with nothing varied but time and place".to_owned();
+        return match date {
+            Some(_) => "with nothing varied but the date".to_owned(),
+            None => "with nothing varied on purpose".to_owned(),
+        };
     }
     let words = conditions.set.iter().map(|c| c.word().replace('-', " "));
-    format!("with other {}", words.collect::<Vec<_>>().join(", "))
+    let words: Vec<String> = date.into_iter().chain(words).collect();
+    format!("with other {}", words.join(", "))
 }
 
 /// Says what became of one derivation.
@@ -433,6 +444,11 @@ fn tell(
     };
     match &verified.verdict {
         Verdict::Same => {
+            let same_date = verified
+                .rounds
+                .iter()
+                .all(|round| !round.conditions.other_date);
+            all.same_date |= same_date && !verified.rounds.is_empty();
             let rounds = size::count(verified.rounds.len(), "round");
             say(&format!("{name}: equal after {rounds}"))
         }
@@ -622,6 +638,7 @@ fn to_json(session: &Session, verified: &Verified) -> Result<Value, Failure> {
         .map(|round| {
             json!({
                 "varied": round.conditions.set.iter().map(|c| c.word()).collect::<Vec<_>>(),
+                "otherDate": round.conditions.other_date,
                 "same": round.same,
                 "durationMs": u64::try_from(round.took.as_millis()).unwrap_or(u64::MAX),
             })

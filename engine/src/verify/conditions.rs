@@ -88,6 +88,8 @@ pub struct Conditions {
     pub set: BTreeSet<Condition>,
     /// The round, counted from 0: values change with it.
     pub round: usize,
+    /// Whether it is on another day than the build that it is compared with. The clock itself is never varied.
+    pub other_date: bool,
 }
 
 impl Conditions {
@@ -173,9 +175,12 @@ impl Conditions {
 }
 
 impl fmt::Display for Conditions {
-    /// The words with a comma between; `time` stands for what every build differs in.
+    /// The words with a comma between; `place` stands for what every build differs in.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("time,place")?;
+        f.write_str("place")?;
+        if self.other_date {
+            f.write_str(",date")?;
+        }
         for condition in &self.set {
             write!(f, ",{}", condition.word())?;
         }
@@ -216,6 +221,7 @@ mod tests {
             let conditions = Conditions {
                 set: [Condition::Cores].into(),
                 round,
+                other_date: false,
             };
             for usual in 1..5 {
                 assert_ne!(conditions.cores(usual), usual);

@@ -1,10 +1,10 @@
 //! Builds again what was built, under other conditions, and compares.
 //!
-//! A rebuild is written to a private directory and thrown away; what is valid is not touched. Every build differs from the
-//! last in its time, its place on the disk, its process ids and its inodes; [`Condition`] is what is varied on purpose.
-//! The wall clock itself cannot be set for one process without taking part in each of its system calls (a time namespace has
+//! A rebuild is written to a private directory and thrown away; what is valid is not touched. Every build runs at another
+//! second, in another place on the disk, with other process ids and inodes; [`Condition`] is what is varied on purpose.
+//! The wall clock itself is not varied. It cannot be set for one process without taking part in each of its system calls (a time namespace has
 //! only the monotonic clocks, and a preloaded library does nothing to static programs), so a build that depends on the
-//! date alone is found only from another day, or by its time zone. The user id and the path of the build directory are part of
+//! date alone is found only from another day, or by its time zone; whether a round was on another day is part of its record. The user id and the path of the build directory are part of
 //! what every build is promised, and stay.
 
 mod conditions;
@@ -37,6 +37,9 @@ use crate::resolve::{OutputPaths, Resolved, resolve, trace_key};
 pub(crate) use conditions::Shape;
 pub use conditions::{Condition, Conditions};
 pub use culprit::Culprit;
+
+/// Milliseconds of a day.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// How to verify.
 #[derive(Clone, Debug)]
@@ -140,7 +143,7 @@ pub enum VerifyProgress {
         conditions: Conditions,
         /// Which of these builds it is, from 1.
         number: usize,
-        /// How many there are if one condition is at fault; at least `number`.
+        /// How many there are at most, unless one more condition turns out to be at fault; at least `number`.
         expected: usize,
     },
 }
@@ -284,7 +287,10 @@ impl Engine {
         lease.hold(&hold).map_err(store_failed)?;
         let recorded = subject.recorded.iter();
         verified.outputs = recorded.map(|(o, i)| (o.clone(), i.path.clone())).collect();
-        self.another_second(&subject)?;
+        let ended_ms = self.ended_ms(&subject)?;
+        self.another_second(ended_ms.unwrap_or(0));
+        let other_date =
+            || ended_ms.is_some_and(|ms| ms / DAY_MS != self.clock().unix_ms() / DAY_MS);
         let all = Conditions::possible(&options.vary, subject.shape, &subject.job.drv);
         let build =
             |conditions: &Conditions| match self.again(runtime, &subject, conditions, cancel) {
@@ -303,6 +309,7 @@ impl Engine {
             let conditions = Conditions {
                 set: all.clone(),
                 round,
+                other_date: other_date(),
             };
             progress(&VerifyProgress::Round(round + 1, conditions.clone()));
             let (since, started_ms) = (self.clock().monotonic(), self.clock().unix_ms());
@@ -319,16 +326,17 @@ impl Engine {
             }
             let mut number = 0;
             let culprit = if options.bisect {
-                culprit::find(&all, &mut |set| {
+                culprit::find(&all, &mut |set, expected| {
                     let conditions = Conditions {
                         set: set.clone(),
                         round,
+                        other_date: other_date(),
                     };
                     number += 1;
                     progress(&VerifyProgress::Narrowing {
                         conditions: conditions.clone(),
                         number,
-                        expected: culprit::builds(all.len()).max(number),
+                        expected,
                     });
                     Ok::<_, Box<Diagnostic>>(!matches!(build(&conditions)?, Came::Same))
                 })?
@@ -445,10 +453,10 @@ impl Engine {
             .ok_or_else(|| missing(&format!("no input `{name}`")))
     }
 
-    /// Lets the second in which the recorded build ended pass: a time in the output shall differ.
-    fn another_second(&self, subject: &Subject) -> Result<(), Box<Diagnostic>> {
+    /// When the recorded build ended, in milliseconds since 1970; none for one that was not made here.
+    fn ended_ms(&self, subject: &Subject) -> Result<Option<u64>, Box<Diagnostic>> {
         let Some(info) = subject.recorded.values().next() else {
-            return Ok(());
+            return Ok(None);
         };
         let traces = self.store().traces_of(&info.path).map_err(store_failed)?;
         let ended_ms = traces.iter().map(|record| {
@@ -457,14 +465,18 @@ impl Engine {
                 .saturating_mul(1000)
                 .saturating_add(record.trace.duration_ms)
         });
+        Ok(ended_ms.max())
+    }
+
+    /// Lets the second in which the recorded build ended pass: a time in the output shall differ.
+    fn another_second(&self, ended_ms: u64) {
         // The start is known to the second only.
-        let other_ms = ended_ms.max().unwrap_or(0).saturating_add(2000) / 1000 * 1000;
+        let other_ms = ended_ms.saturating_add(2000) / 1000 * 1000;
         let wait = other_ms.saturating_sub(self.clock().unix_ms());
         // A clock that was set back is nothing to wait for.
         if wait <= 2000 {
             thread::sleep(Duration::from_millis(wait));
         }
-        Ok(())
     }
 
     fn record(
