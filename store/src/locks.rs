@@ -165,6 +165,23 @@ impl Store {
         Ok(held)
     }
 
+    /// Removes the files of locks that nobody holds: who was killed could not.
+    pub(crate) fn sweep_locks(&self) -> Result<()> {
+        for path in crate::temp::list_dir(&self.root().join("lock/drv"))? {
+            let Ok(file) = File::open(&path) else {
+                continue;
+            };
+            // As when a lock is given back: whoever opened the file meanwhile sees that it has lost its name.
+            if sys::try_lock_exclusive(&file).at("lock", &path)?
+                && same_file(&file, &path).at("look at", &path)?
+                && let Err(error) = std::fs::remove_file(&path)
+            {
+                tracing::debug!(path = %path.display(), %error, "a lock file could not be removed");
+            }
+        }
+        Ok(())
+    }
+
     /// When the lock of a derivation was taken, as far as that can be told.
     #[must_use]
     pub fn locked_since(&self, drv: &StorePath) -> Option<SystemTime> {

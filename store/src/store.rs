@@ -228,12 +228,13 @@ impl Store {
         TempDir::create(&self.inner.root.join("tmp"), label, self.remover())
     }
 
-    /// Removes temporary directories whose owners are dead.
+    /// Removes temporary directories, and lock files of derivations, whose owners are dead.
     ///
     /// # Errors
     /// When `tmp/` cannot be listed; what cannot be removed is in the report.
     pub fn sweep(&self) -> Result<SweepReport> {
         self.require_writable()?;
+        self.sweep_locks()?;
         crate::temp::sweep(&self.inner.root.join("tmp"), &*self.remover())
     }
 
