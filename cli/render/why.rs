@@ -37,8 +37,13 @@ pub(crate) fn cause_text(cause: &Cause, at: Option<&Text>) -> String {
     };
     match cause {
         Cause::NeverBuilt => "it had not been built before".to_owned(),
-        Cause::FailedBefore { build } => {
-            format!("it had not been built before; it failed in build {build}")
+        Cause::FailedBefore { build, earlier } => {
+            let what = if *earlier {
+                "an earlier form of it"
+            } else {
+                "it"
+            };
+            format!("it had not been built before; {what} failed in build {build}")
         }
         Cause::BuilderChanged {
             old: Some(old),

@@ -323,19 +323,30 @@ fn what_failed_before_is_not_told_as_new() {
     );
     // An attempt to mend it is an attempt of the same thing.
     let edited = fail("exit 2");
-    assert!(edited.contains("it failed in build 2)"), "{edited}");
+    let failed = "an earlier form of it failed in build";
+    let since = "since then recipe changed)";
+    assert!(edited.contains(&format!("{failed} 2; {since}")), "{edited}");
     let plan = w.sos(["plan", "f.nix"]).ok().stdout;
     assert!(plan.contains("it failed in build 3)"), "{plan}");
     w.write("f.nix", &recipe("app", "echo x > $out", ""));
     w.sos(["build", "--no-link", "f.nix"])
         .ok()
-        .says(&["built app", "it failed in build 3)"]);
+        .says(&["built app", &format!("{failed} 3; {since}")]);
     let why = w.sos(["why", "app"]).ok().stdout;
     assert!(
         why.starts_with("app was built in build 4 ")
-            && why.contains("it had not been built before; it failed in build 3"),
+            && why.contains(&format!("it had not been built before; {failed} 3"))
+            && why.contains("its recipe changed: `args`"),
         "{why}"
     );
+    // What has the name and another place was never this one.
+    let bad = recipe("twin", "exit 1", "");
+    let good = recipe("twin", "echo x > $out", "");
+    w.write("g.nix", &format!("{{ bad = {bad}; good = {good}; }}"));
+    w.sos(["build", "--no-link", "g.nix#bad"]).fails(100);
+    w.sos(["build", "--no-link", "g.nix#good"])
+        .ok()
+        .says(&["built twin", "(never built)"]);
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub(crate) struct History {
     names: BTreeSet<String>,
     /// Where derivations are written.
     places: Places,
+    /// By which attribute paths derivations are asked for.
+    attrs: BTreeMap<StorePath, String>,
 }
 
 impl History {
@@ -65,6 +67,7 @@ impl History {
                 let label = graph.places.get(&node.path)?;
                 Some((node.path.clone(), label))
             })),
+            attrs: attrs.clone(),
         })
     }
 }
@@ -137,6 +140,11 @@ impl History {
     /// Whether anything was ever built that a derivation could be a next form of.
     pub(super) fn knows(&self, name: &str) -> bool {
         self.names.contains(history_key(name))
+    }
+
+    /// The attribute path by which a derivation is asked for.
+    pub(super) fn attr(&self, drv: &StorePath) -> Option<&String> {
+        self.attrs.get(drv)
     }
 
     /// Whether a derivation is wanted now, or stood in the place of one that is known: then it was not an earlier form of any other.

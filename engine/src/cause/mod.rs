@@ -14,6 +14,7 @@ use sos_formats::store_path::{StoreDir, StorePath};
 use sos_store::{BuildId, Built, Step, Store, StoreError};
 
 use crate::event::Text;
+use crate::journal::StepDetail;
 use crate::resolve::{OutputPaths, Resolved};
 use compare::{Difference, Side};
 pub(crate) use history::{History, noted_name};
@@ -38,6 +39,9 @@ pub enum Cause {
     FailedBefore {
         /// The build in which it failed last.
         build: i64,
+        /// It was an earlier form of it that failed.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        earlier: bool,
     },
     /// An input is another one than before, came new, or is no input any more.
     InputChanged {
@@ -166,8 +170,13 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NeverBuilt => f.write_str("never built"),
-            Self::FailedBefore { build } => {
-                write!(f, "not built before; it failed in build {build}")
+            Self::FailedBefore { build, earlier } => {
+                let what = if *earlier {
+                    "an earlier form of it"
+                } else {
+                    "it"
+                };
+                write!(f, "not built before; {what} failed in build {build}")
             }
             Self::InputChanged {
                 input, file: None, ..
@@ -207,7 +216,16 @@ pub struct Causes {
 impl fmt::Display for Causes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.first.fmt_with_values(f)?;
-        match self.also.len() {
+        let more = match (&self.first, self.also.split_first()) {
+            // What was changed to mend it.
+            (Cause::FailedBefore { .. }, Some((changed, rest))) => {
+                f.write_str("; since then ")?;
+                changed.fmt_with_values(f)?;
+                rest.len()
+            }
+            _ => self.also.len(),
+        };
+        match more {
             0 => Ok(()),
             more => write!(f, ", {more} more"),
         }
@@ -277,33 +295,103 @@ pub(crate) fn is_first(
     if history.knows(Derivation::name_from_path(drv)) || !store.drv_outputs(drv)?.is_empty() {
         return Ok(None);
     }
+    let first = match failed_before(store, history, drv)? {
+        None => Cause::NeverBuilt,
+        Some(step) if step.drv == *drv => Cause::FailedBefore {
+            build: step.build.0,
+            earlier: false,
+        },
+        // What was changed since then is not told by its name.
+        Some(_) => return Ok(None),
+    };
     Ok(Some(Causes {
         at: history.place(drv),
-        ..first_time(store, &history.project, drv)?.into()
+        ..first.into()
     }))
 }
 
-/// The cause of what never succeeded: it may have been tried.
-fn first_time(store: &Store, project: &str, drv: &StorePath) -> Result<Cause, StoreError> {
+/// The last failure of what never succeeded, or of its earlier form.
+fn failed_before(
+    store: &Store,
+    history: &History,
+    drv: &StorePath,
+) -> Result<Option<Step>, StoreError> {
     let has_failed = |step: &Step| step.status == "failed";
     let same = store.steps_of_drv(drv, BuildId(i64::MAX), TRIED)?;
     if let Some(step) = same.into_iter().find(has_failed) {
-        return Ok(Cause::FailedBefore {
-            build: step.build.0,
-        });
+        return Ok(Some(step));
     }
-    // Its earlier form, which was corrected since; other projects have derivations of the same names.
+    // Its earlier form, which was corrected since; other projects have derivations of the same names, and so has this one.
     let name = Derivation::name_from_path(drv);
     let named = store.steps_named(name)?.into_iter();
-    for step in named.filter(|step| step.name == name && has_failed(step)) {
+    let attr = history.attr(drv);
+    let may_be = |step: &Step| {
+        let other_attr = matches!((&step.attr, attr), (Some(was), Some(is)) if was != is);
+        step.name == name && has_failed(step) && !other_attr && !history.is_of_another(&step.drv)
+    };
+    for step in named.filter(may_be) {
         let run = store.build_record(step.build)?;
-        if run.is_some_and(|run| run.project == project) {
-            return Ok(Cause::FailedBefore {
-                build: step.build.0,
-            });
+        if run.is_some_and(|run| run.project == history.project) {
+            return Ok(Some(step));
         }
     }
-    Ok(Cause::NeverBuilt)
+    Ok(None)
+}
+
+/// The cause of what never succeeded: it may have been tried, and changed since.
+fn first_time(
+    store: &Store,
+    asked: &Asked<'_>,
+    new: &Side<'_>,
+    from: &dyn Fn(&StorePath) -> Option<StorePath>,
+) -> Result<Causes, StoreError> {
+    let Some(step) = failed_before(store, asked.history, asked.path)? else {
+        return Ok(Cause::NeverBuilt.into());
+    };
+    let earlier = step.drv != *asked.path;
+    let failed = Causes::from(Cause::FailedBefore {
+        build: step.build.0,
+        earlier,
+    });
+    let old = if earlier {
+        failed_form(store, &step)?
+    } else {
+        None
+    };
+    let Some(old) = old else {
+        return Ok(failed);
+    };
+    let old = Side {
+        name: &step.name,
+        drv: &old,
+    };
+    let Some(found) = compare::compare(store.store_dir(), &old, new) else {
+        // Of the same name, and no form of it.
+        return Ok(Cause::NeverBuilt.into());
+    };
+    Ok(Causes {
+        also: told(store, found, from)?,
+        was: Some(Text::from(step.drv.absolute(store.store_dir()))),
+        ..failed
+    })
+}
+
+/// A derivation as its builder saw it when it failed; none when its text is not kept any more.
+fn failed_form(store: &Store, step: &Step) -> Result<Option<Derivation>, StoreError> {
+    let text = store.get_drv(&step.drv)?;
+    let drv = text.and_then(|text| Derivation::parse_aterm(&text, store.store_dir()).ok());
+    let Some(mut drv) = drv else {
+        return Ok(None);
+    };
+    let detail = step.detail.as_deref();
+    let detail: Option<StepDetail> = detail.and_then(|text| serde_json::from_str(text).ok());
+    let inputs = detail.map(|detail| detail.inputs).unwrap_or_default();
+    if !inputs.is_empty() {
+        let paths = inputs.iter().map(|input| StorePath::from_base(&input.path));
+        drv.input_srcs = paths.filter_map(Result::ok).collect();
+    }
+    drv.input_drvs.clear();
+    Ok(Some(drv))
 }
 
 /// The cause of what is there and built all the same, because somebody asked for it.
@@ -344,15 +432,15 @@ fn causes_without_place(store: &Store, asked: &Asked<'_>) -> Result<Causes, Stor
         name: Derivation::name_from_path(asked.path),
         drv: &asked.resolved.drv,
     };
-    let Some((was, found)) = closest(store, asked, &new)? else {
-        return Ok(first_time(store, &asked.history.project, asked.path)?.into());
-    };
     let made: BTreeMap<&StorePath, &StorePath> = asked
         .inputs
         .iter()
         .flat_map(|(drv, outputs)| outputs.values().map(move |path| (path, drv)))
         .collect();
     let from = |path: &StorePath| made.get(path).map(|drv| (*drv).clone());
+    let Some((was, found)) = closest(store, asked, &new)? else {
+        return first_time(store, asked, &new, &from);
+    };
     Ok(Causes::of(told(store, found, &from)?, shown(&was)))
 }
 
