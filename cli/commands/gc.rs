@@ -51,19 +51,13 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
             output::line(&path.absolute(&dir))?;
         }
     }
-    let what = size::count(ahead.removed.len(), "path");
     if args.dry_run {
-        output::message(&format!(
-            "would free {} in {what}",
-            size::bytes(ahead.freed_bytes)
-        ));
+        output::message(&format!("would free {}", amount(&ahead)));
         return Ok(());
     }
     if !session.global.quiet && !session.global.json {
-        output::message(&format!(
-            "freeing {what}, about {}",
-            size::bytes(ahead.freed_bytes)
-        ));
+        let (what, bytes) = (of_what(&ahead), size::bytes(ahead.freed_bytes));
+        output::message(&format!("freeing {what}, about {bytes}"));
     }
     let bar = Bar::bytes(session, "freed", ahead.freed_bytes);
     let done = store.gc_with(options(false), &mut |freed| bar.at(freed))?;
@@ -71,11 +65,7 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     if session.global.json {
         json(&done)?;
     } else {
-        output::message(&format!(
-            "freed {} in {}",
-            size::bytes(done.freed_bytes),
-            size::count(done.removed.len(), "path")
-        ));
+        output::message(&format!("freed {}", amount(&done)));
     }
     if done.problems.is_empty() {
         return Ok(());
@@ -92,6 +82,26 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     Err(Failure::new(
         diagnostic.help("`sos store check` says what is damaged"),
     ))
+}
+
+/// What else than objects takes room.
+const REST: &str = "logs, caches and leftovers";
+
+/// What a collection frees, in words.
+fn of_what(report: &GcReport) -> String {
+    match report.removed.len() {
+        0 if report.freed_bytes > 0 => REST.to_owned(),
+        paths => size::count(paths, "path"),
+    }
+}
+
+/// The same with how much it is.
+fn amount(report: &GcReport) -> String {
+    let bytes = size::bytes(report.freed_bytes);
+    match report.removed.len() {
+        0 if report.freed_bytes > 0 => format!("{bytes} of {REST}"),
+        paths => format!("{bytes} in {}", size::count(paths, "path")),
+    }
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
