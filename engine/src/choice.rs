@@ -66,7 +66,8 @@ pub(crate) fn choose<'a>(
         .collect();
     let mut diagnostic = Diagnostic::error(
         "build-unknown-builtin",
-        Class::Recipe,
+        // As in Nix, where the build is what fails.
+        Class::BuildFailed,
         format!("`{name}` names the builder `{builder}`, which this sos does not have"),
     );
     if !near.is_empty() {

@@ -67,7 +67,7 @@ pub(crate) fn plan(attempt: &Attempt<'_>) -> Result<Spec, Stop> {
         &attempt.resolved.building,
         options,
     )
-    .map_err(|e| attempt.failed("build-bad-attributes", Class::Recipe, &e))?;
+    .map_err(|e| attempt.failed("build-bad-attributes", Class::BuildFailed, &e))?;
     for (name, content) in &environment.files {
         let file = build_dir.join(name);
         fs::write(&file, content)

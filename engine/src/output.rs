@@ -203,15 +203,25 @@ impl Finish<'_> {
             Ok(kind) if kind.is_socket() => "a socket",
             _ => "a device",
         };
-        let mut shown = format!("${output}");
-        if let Ok(below) = path.strip_prefix(place)
-            && below != Path::new("")
-        {
-            shown = format!("{shown}/{}", below.display());
-        }
+        let shown = inside(output, place, path);
         let message = format!("`{shown}` is {what}, and can be no part of a store object");
         let diagnostic = self.problem(message);
         Box::new(diagnostic.help("let the builder remove it before it ends"))
+    }
+
+    /// Refuses a tree that is too deep, by the name that the builder has for its place.
+    fn too_deep(&self, output: &str, place: &Path, path: &Path, how: &str) -> Box<Diagnostic> {
+        let shown = inside(output, place, path);
+        let parts: Vec<&str> = shown.split('/').collect();
+        let shown = match parts.as_slice() {
+            [first, a, b, .., last] if parts.len() > PARTS_SHOWN => {
+                format!("{first}/{a}/{b}/.../{last}")
+            }
+            _ => shown.clone(),
+        };
+        let message = format!("`{shown}` {how}, and can be no part of a store object");
+        let diagnostic = self.problem(message);
+        Box::new(diagnostic.help("let the builder nest its directories less deeply"))
     }
 
     /// Returns the outputs so that each comes after those whose paths it holds.
@@ -456,6 +466,25 @@ impl Finish<'_> {
         };
         self.store.ingest(place, options).map_err(|e| match e {
             StoreError::SpecialFile { path } => self.special(output, place, &path).into(),
+            StoreError::TooDeep { path, limit } => self
+                .too_deep(
+                    output,
+                    place,
+                    &path,
+                    &format!("is deeper than {limit} directories"),
+                )
+                .into(),
+            StoreError::Io { path, source, .. }
+                if source.raw_os_error() == Some(libc::ENAMETOOLONG) =>
+            {
+                self.too_deep(
+                    output,
+                    place,
+                    &path,
+                    "has a longer path than the system opens",
+                )
+                .into()
+            }
             e => store_failed(e).into(),
         })
     }
@@ -502,6 +531,17 @@ impl Finish<'_> {
             ca,
         };
         (path, Ready::Tree(Box::new((ingested, registration))))
+    }
+}
+
+/// Names on the way to a file that are shown; of more those in the middle are left out.
+const PARTS_SHOWN: usize = 8;
+
+/// A path in an output as the builder calls it: `$out/bin/x`.
+fn inside(output: &str, place: &Path, path: &Path) -> String {
+    match path.strip_prefix(place) {
+        Ok(below) if below != Path::new("") => format!("${output}/{}", below.display()),
+        _ => format!("${output}"),
     }
 }
 

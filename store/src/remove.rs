@@ -64,8 +64,11 @@ struct Level {
     pending: Vec<std::ffi::CString>,
 }
 
-/// Empties an open directory. An explicit stack: the depth of a hostile tree must not be ours. Every level
-/// keeps one descriptor, so a tree deeper than the descriptor limit fails with a clear error and no harm.
+/// Directories that are open at once.
+const OPEN_MAX: usize = 200;
+
+/// Empties an open directory. An explicit stack: the depth of a hostile tree must not be ours. Every level keeps one descriptor; what
+/// is deeper than a process may have of them is moved up first.
 fn remove_contents(top: File) -> io::Result<()> {
     let mut first_error = None;
     let pending = unlink_files(&top, &mut first_error)?;
@@ -74,10 +77,20 @@ fn remove_contents(top: File) -> io::Result<()> {
         name: None,
         pending,
     }];
-    while let Some(level) = stack.last_mut() {
+    let mut moved = 0u64;
+    loop {
+        let is_deep = stack.len() >= OPEN_MAX;
+        let Some(level) = stack.last_mut() else { break };
         if let Some(name) = level.pending.pop() {
             // A directory without write or search permission cannot be emptied.
             let _ = rustix::fs::chmodat(&level.dir, name.as_c_str(), Mode::RWXU, AtFlags::empty());
+            if is_deep {
+                moved += 1;
+                if let Err(err) = move_up(&mut stack, &name, moved) {
+                    note(&mut first_error, err);
+                }
+                continue;
+            }
             match sys::open_dir_at(&level.dir, &name) {
                 Ok(dir) => {
                     let pending = unlink_files(&dir, &mut first_error)?;
@@ -102,6 +115,17 @@ fn remove_contents(top: File) -> io::Result<()> {
         }
     }
     first_error.map_or(Ok(()), Err)
+}
+
+/// Moves a directory of the last level to the first one, which removes it later.
+fn move_up(stack: &mut [Level], name: &CStr, number: u64) -> io::Result<()> {
+    let [first, .., last] = stack else {
+        return Ok(());
+    };
+    let above = std::ffi::CString::new(format!(".sos-deep-{number}"))?;
+    rustix::fs::renameat(&last.dir, name, &first.dir, above.as_c_str())?;
+    first.pending.push(above);
+    Ok(())
 }
 
 /// Unlinks everything in a directory that is not a directory; returns the names of those that are.

@@ -98,6 +98,46 @@ fn a_build_that_says_too_much() {
         .ok();
 }
 
+/// A script that makes directories inside each other, and a file at the bottom.
+fn nested(times: usize) -> String {
+    let hundred = vec!["d"; 100].join("/");
+    format!(
+        "/bin/busybox mkdir $out; cd $out; i=0; while [ $i -lt {times} ]; do /bin/busybox mkdir -p {hundred}; cd {hundred}; i=$((i + 1)); done; echo deep > f"
+    )
+}
+
+#[test]
+fn an_output_may_be_as_deep_as_paths_go() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("f.nix", &job("deep", &nested(5)));
+    let built = w.sos(["build", "--no-link", "f.nix"]).ok().stdout;
+    let file = format!("{}/{}/f", built.trim(), vec!["d"; 500].join("/"));
+    assert_eq!(w.sos(["store", "cat", &file]).ok().stdout, "deep\n");
+    w.sos(["verify", "f.nix"]).ok();
+    w.sos(["store", "check"]).ok();
+    let bottomless = job("bottomless", &nested(15));
+    let failing = job("failing", "exit 3");
+    let unknown = "derivation { name = \"unknown\"; system = \"x86_64-linux\"; builder = \"builtin:nosuch\"; }";
+    w.write(
+        "f.nix",
+        &format!("[ ({bottomless}) ({failing}) ({unknown}) ]"),
+    );
+    let run = w
+        .sos(["build", "--no-link", "-k", "f.nix"])
+        .fails(100)
+        .says(&[
+            "error[build-bad-output]",
+            "`$out/d/d/.../d` is deeper than 1024 directories",
+            "error[build-failed]",
+            "error[build-unknown-builtin]",
+        ]);
+    assert!(!run.stderr.contains("/tmp/"), "{}", run.stderr);
+    w.sos(["gc"]).ok();
+    left_nothing(&w, "bottomless");
+}
+
 #[test]
 fn limits_are_or_ed_with_failures_as_nix_does() {
     let Some(w) = world_with_busybox() else {

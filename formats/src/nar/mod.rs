@@ -27,8 +27,9 @@ use crate::Bytes;
 pub use read::{Visitor, read};
 pub use write::Writer;
 
-/// How many directories may be open at once.
-pub const MAX_DEPTH: usize = 64;
+/// How many directories may be open at once. Nix has no limit of its own; with this many the path of a file still is one that the
+/// system opens, as long as names are short.
+pub const MAX_DEPTH: usize = 1024;
 /// The longest name of an entry.
 pub const MAX_NAME_LEN: usize = 255;
 /// The longest target of a symbolic link.
