@@ -430,6 +430,15 @@ impl Engine {
         if needed.has_program {
             start_early(&self.options.sos_exe);
         }
+        let limited = self.options.processes_max.is_some_and(|count| count > 0);
+        if limited
+            && (needed.has_program || needed.has_step)
+            && let Some(warning) = crate::probe::unenforced_processes()
+        {
+            self.events.emit(Event::Diagnostic {
+                diagnostic: Box::new(warning),
+            });
+        }
         let nodes = needed.nodes.iter().map(|node| &node.path);
         // The derivations, too: a collection forgets those without a result, and their logs.
         let hold: Vec<StorePath> = needed
@@ -644,6 +653,8 @@ impl Engine {
             report.cancelled = false;
         }
         let dir = self.store.store_dir();
+        // What is asked for twice is one result.
+        let mut told = BTreeSet::new();
         self.events.emit(Event::Summary {
             built: counts.built,
             fetched: counts.fetched,
@@ -658,6 +669,7 @@ impl Engine {
                 .results
                 .iter()
                 .flat_map(|(_, outputs)| outputs.values())
+                .filter(|path| told.insert(*path))
                 .map(|path| path.absolute(dir))
                 .collect(),
         });

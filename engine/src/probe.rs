@@ -230,15 +230,47 @@ fn free_inodes(store_root: &Path) -> Check {
 
 fn cgroups() -> Check {
     const LIMITS: &str = "`build.memory-max` and `build.pids-max`";
-    Check::good(
-        "resource-limits",
-        match cgroup::Parent::find(Path::new("/")) {
-            Ok(parent) => format!(
+    const NAME: &str = "resource-limits";
+    match cgroup::Hierarchy::find(Path::new("/")) {
+        Ok(found) => Check::good(
+            NAME,
+            format!(
                 "{LIMITS} hold for each build as a whole, by control groups in {}",
-                parent.dir().display()
+                found.places()
             ),
-            Err(why) => format!("{LIMITS} hold for each process only: {why}"),
+        ),
+        Err(why) if cgroup::is_exempt() => Check {
+            name: NAME,
+            health: Health::Warning,
+            found: format!(
+                "`build.memory-max` holds for each process only, and `build.pids-max` for nothing, since the kernel holds root to no such limit: {why}"
+            ),
+            fix: Some("systemd-run --scope -p Delegate=yes sos build ..   # or build as another user than root".to_owned()),
         },
+        Err(why) => Check::good(
+            NAME,
+            format!(
+                "`build.memory-max` holds for each process, `build.pids-max` for all builds that run at once: {why}"
+            ),
+        ),
+    }
+}
+
+/// Says that a limit that was asked for is not kept on this machine.
+pub(crate) fn unenforced_processes() -> Option<Diagnostic> {
+    if !cgroup::is_exempt() || cgroup::Hierarchy::usable().is_some() {
+        return None;
+    }
+    let why = cgroup::Hierarchy::find(Path::new("/")).err();
+    let warning = Diagnostic::warning(
+        "env-limit-not-enforced",
+        Class::Machine,
+        "`build.pids-max` is not enforced: the kernel does not hold root to it, and there is no control group to use",
+    );
+    Some(
+        why.into_iter()
+            .fold(warning, Diagnostic::note)
+            .help("build as another user than root, or where control groups can be made: `systemd-run --scope -p Delegate=yes sos ..`"),
     )
 }
 

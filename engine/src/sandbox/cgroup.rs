@@ -1,6 +1,7 @@
-//! Control groups (version 2): one for each run, where this process was given a part of the hierarchy to divide.
+//! Control groups: one for each run, where this process was given a part of the hierarchy to divide, or, of version 1, where it
+//! may make groups, as root may.
 //!
-//! Used only when a limit is asked for. The kernel forbids a group with controllers for its children to hold processes
+//! Used only when a limit is asked for. Of version 2 the kernel forbids a group with controllers for its children to hold processes
 //! itself (the root excepted), so this process moves into a group of its own first.
 
 use std::fs;
@@ -14,6 +15,10 @@ use sos_store::ProcessId;
 
 use super::spec::Limits;
 
+mod legacy;
+
+use legacy::Legacy;
+
 /// The controllers that limits need.
 const CONTROLLERS: [&str; 2] = ["memory", "pids"];
 /// How the groups of this program are called: `sos-<process>-<start>-<number>`.
@@ -24,7 +29,79 @@ const SELF: &str = "self";
 const REMOVE_TRIES: u32 = 50;
 const REMOVE_PAUSE: Duration = Duration::from_millis(2);
 
-/// A group in which runs get groups of their own.
+/// Where runs get groups of their own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Hierarchy {
+    /// In a group of version 2.
+    Two(Parent),
+    /// In groups of version 1, one a controller.
+    One(Legacy),
+}
+
+impl Hierarchy {
+    /// Finds groups that may be divided; the error says in words why there are none. Changes nothing.
+    ///
+    /// `root` is `/` but in tests.
+    pub(crate) fn find(root: &Path) -> Result<Self, String> {
+        let why = match Parent::find(root) {
+            Ok(parent) => return Ok(Self::Two(parent)),
+            Err(why) => why,
+        };
+        let legacy = Legacy::find(root).map_err(|legacy| format!("{why}, and {legacy}"))?;
+        Ok(Self::One(legacy))
+    }
+
+    /// Where they are.
+    pub(crate) fn places(&self) -> String {
+        match self {
+            Self::Two(parent) => parent.dir.display().to_string(),
+            Self::One(legacy) => legacy.places(),
+        }
+    }
+
+    fn prepare(&self) -> io::Result<()> {
+        match self {
+            Self::Two(parent) => parent.prepare(),
+            Self::One(legacy) => {
+                legacy.clear_stale();
+                Ok(())
+            }
+        }
+    }
+
+    fn group(&self, limits: &Limits) -> io::Result<Group> {
+        match self {
+            Self::Two(parent) => parent.group(limits),
+            Self::One(legacy) => legacy.group(limits),
+        }
+    }
+
+    /// The one that this process uses.
+    pub(crate) fn usable() -> Option<&'static Self> {
+        static USED: OnceLock<Option<Hierarchy>> = OnceLock::new();
+        let used = USED.get_or_init(|| {
+            let found = Self::find(Path::new("/")).ok()?;
+            match found.prepare() {
+                Ok(()) => Some(found),
+                Err(e) => {
+                    tracing::debug!("{} cannot be divided: {e}", found.places());
+                    None
+                }
+            }
+        });
+        used.as_ref()
+    }
+}
+
+/// Tells whether the kernel does not hold this user to a limit of processes that is set without groups: root outside of all user
+/// namespaces is held to none.
+pub(crate) fn is_exempt() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let mut words = map.split_ascii_whitespace();
+    rustix::process::geteuid().is_root() && words.next() == Some("0") && words.next() == Some("0")
+}
+
+/// A group of version 2 in which runs get groups of their own.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Parent {
     dir: PathBuf,
@@ -84,11 +161,6 @@ impl Parent {
         Ok(Self { dir })
     }
 
-    /// Where it is.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Makes it ready to have children with limits: clears away what killed processes left, moves this process aside,
     /// and hands the controllers down.
     fn prepare(&self) -> io::Result<()> {
@@ -108,29 +180,21 @@ impl Parent {
 
     /// Ends and removes the groups of runs whose `sos` is gone.
     fn clear_stale(&self) {
-        let Ok(entries) = fs::read_dir(&self.dir) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            if name.to_str().is_some_and(is_stale) {
-                remove(&entry.path());
-            }
-        }
+        clear_stale(&self.dir);
     }
 
     /// Makes the group of one run.
     fn group(&self, limits: &Limits) -> io::Result<Group> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let dir = self.dir.join(name_of(&number.to_string()));
+        let dir = self.dir.join(new_name());
         fs::create_dir(&dir)?;
-        let group = Group { dir };
-        let set = |file: &str, value: &str| fs::write(group.dir.join(file), value);
+        let group = Group {
+            dirs: vec![dir.clone()],
+        };
+        let set = |file: &str, value: &str| fs::write(dir.join(file), value);
         if let Some(bytes) = limits.memory_bytes {
             set("memory.max", &bytes.to_string())?;
             // What a run has too much must not go to the disk instead; a kernel without swap has no such file.
-            if group.dir.join("memory.swap.max").exists() {
+            if dir.join("memory.swap.max").exists() {
                 set("memory.swap.max", "0")?;
             }
             // All of a run ends, not the one process that asked last.
@@ -146,7 +210,8 @@ impl Parent {
 /// The group of one run; whatever is in it ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Group {
-    dir: PathBuf,
+    /// Of version 1 it is one for each limit.
+    dirs: Vec<PathBuf>,
 }
 
 impl Group {
@@ -155,35 +220,48 @@ impl Group {
         if limits.memory_bytes.is_none() && limits.processes.is_none() {
             return Ok(None);
         }
-        static PARENT: OnceLock<Option<Parent>> = OnceLock::new();
-        let parent = PARENT.get_or_init(|| {
-            let parent = Parent::find(Path::new("/")).ok()?;
-            match parent.prepare() {
-                Ok(()) => Some(parent),
-                Err(e) => {
-                    tracing::debug!("{} cannot be divided: {e}", parent.dir.display());
-                    None
-                }
-            }
-        });
-        parent.as_ref().map(|p| p.group(limits)).transpose()
+        Hierarchy::usable().map(|h| h.group(limits)).transpose()
     }
 
     /// Moves a process in, with all that it will start.
     pub(super) fn add(&self, pid: u32) -> io::Result<()> {
-        fs::write(self.dir.join("cgroup.procs"), pid.to_string())
+        for dir in &self.dirs {
+            fs::write(dir.join("cgroup.procs"), pid.to_string())?;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        remove(&self.dir);
+        for dir in &self.dirs {
+            remove(dir);
+        }
     }
+}
+
+/// Ends and removes the groups below `dir` whose `sos` is gone.
+fn clear_stale(dir: &Path) {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(is_stale) {
+            remove(&entry.path());
+        }
+    }
+}
+
+/// A name for the group of a run.
+fn new_name() -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    name_of(&NUMBER.fetch_add(1, Ordering::Relaxed).to_string())
 }
 
 /// Kills what is in a group and removes it. What cannot be removed is tried again by the next `sos`.
 fn remove(dir: &Path) {
-    // A kernel before 5.14 has no such file; then the namespaces of the run have ended everything.
+    // A kernel before 5.14 has no such file, and version 1 has none; then the namespaces of the run have ended everything.
     if dir.join("cgroup.kill").exists() {
         let _refused = fs::write(dir.join("cgroup.kill"), "1");
     }

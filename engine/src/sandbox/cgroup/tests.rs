@@ -36,18 +36,18 @@ fn limits() -> Limits {
 fn a_delegated_group_is_divided() {
     let (dir, own) = machine(INFO, SCOPE, "cpu memory pids\n");
     let parent = Parent::find(dir.path()).unwrap();
-    assert_eq!(parent.dir(), own);
+    assert_eq!(parent.dir, own);
     parent.prepare().unwrap();
     let read = |path: &Path| fs::read_to_string(path).unwrap();
     assert_eq!(read(&own.join("cgroup.subtree_control")), "+memory +pids");
     let group = parent.group(&limits()).unwrap();
-    assert_eq!(read(&group.dir.join("memory.max")), "1073741824");
-    assert_eq!(read(&group.dir.join("memory.oom.group")), "1");
-    assert_eq!(read(&group.dir.join("pids.max")), "64");
+    assert_eq!(read(&group.dirs[0].join("memory.max")), "1073741824");
+    assert_eq!(read(&group.dirs[0].join("memory.oom.group")), "1");
+    assert_eq!(read(&group.dirs[0].join("pids.max")), "64");
     group.add(77).unwrap();
-    assert_eq!(read(&group.dir.join("cgroup.procs")), "77");
+    assert_eq!(read(&group.dirs[0].join("cgroup.procs")), "77");
     let other = parent.group(&limits()).unwrap();
-    assert_ne!(group.dir, other.dir);
+    assert_ne!(group.dirs, other.dirs);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn the_top_of_a_mount_may_be_a_group() {
     let (dir, own) = machine(&info, SCOPE, "memory pids");
     let other = dir.path().join("sys/fs/cgroup/run.scope");
     fs::rename(&own, &other).unwrap();
-    assert_eq!(Parent::find(dir.path()).unwrap().dir(), other);
+    assert_eq!(Parent::find(dir.path()).unwrap().dir, other);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn the_kernel_kills_and_removes_groups() {
         .spawn()
         .unwrap();
     group.add(child.id()).unwrap();
-    let dir = group.dir.clone();
+    let dir = group.dirs[0].clone();
     let inside = fs::read_to_string(dir.join("cgroup.procs")).unwrap();
     assert_eq!(inside.trim(), child.id().to_string());
     // As a killed sos leaves it.
