@@ -25,8 +25,10 @@ pub const TAIL_LINES: usize = 25;
 /// Bytes after which a line without an end is shown as one; the log keeps it whole.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
-/// Bytes of a line that are quoted when the build fails.
-const QUOTED_BYTES_MAX: usize = 1000;
+/// Columns of a line that are quoted when the build fails.
+const QUOTED_COLUMNS_MAX: usize = 500;
+/// Columns that a control character takes at most where it is shown by its number.
+const ESCAPED_COLUMNS: usize = 8;
 
 /// Takes what a build says, from any thread.
 #[derive(Clone)]
@@ -69,6 +71,8 @@ pub struct Excerpt {
     /// The last phase that the build named.
     pub phase: Option<String>,
     pub(crate) first_error_at: u64,
+    /// Why the log is not kept whole.
+    pub(crate) lost: Option<String>,
 }
 
 impl Excerpt {
@@ -106,13 +110,19 @@ fn says_error(line: &str) -> bool {
 /// What is quoted of a line, written into `room`.
 fn quoted(line: &str, mut room: String) -> String {
     room.clear();
-    let mut end = line.len().min(QUOTED_BYTES_MAX);
-    while !line.is_char_boundary(end) {
-        end -= 1;
-    }
-    room.push_str(&line[..end]);
-    if end < line.len() {
-        room.push_str("...");
+    let mut left = QUOTED_COLUMNS_MAX;
+    let end = line.char_indices().find(|(_, c)| {
+        let columns = if c.is_control() { ESCAPED_COLUMNS } else { 1 };
+        let fits = left >= columns;
+        left = left.saturating_sub(columns);
+        !fits
+    });
+    match end {
+        None => room.push_str(line),
+        Some((end, _)) => {
+            room.push_str(&line[..end]);
+            room.push_str("...");
+        }
     }
     room
 }
@@ -239,11 +249,7 @@ impl Reporter {
             log.lost.get_or_insert_with(|| e.to_string());
         }
         let mut excerpt = log.excerpt.finished();
-        if let Some(lost) = &log.lost {
-            excerpt
-                .tail
-                .push_back(format!("(sos could not keep the whole log: {lost})"));
-        }
+        excerpt.lost.clone_from(&log.lost);
         excerpt
     }
 
@@ -395,6 +401,11 @@ mod tests {
         let mut excerpt = Excerpt::default();
         excerpt.push(&"é".repeat(2000));
         assert_eq!(excerpt.tail[0], format!("{}...", "é".repeat(500)));
+        // What is shown by its number takes more room.
+        excerpt.push(&"\u{1}".repeat(2000));
+        assert_eq!(excerpt.tail[1], format!("{}...", "\u{1}".repeat(62)));
+        excerpt.push(&"x".repeat(500));
+        assert_eq!(excerpt.tail[2], "x".repeat(500));
     }
 
     #[test]

@@ -244,7 +244,11 @@ impl Engine {
             argv.extend(spec.argv.drain(..).skip(1));
             let shell = program::of_build(&attempt, wish)?;
             let build_dir = occupy(&mut spec, kept.as_ref());
-            let rerun = write_rerun(&build_dir, &shell, &argv);
+            // A command sees the build directory as the builder does: nobody is there to call the file.
+            let rerun = match &wish.command {
+                Some(_) => words(&argv),
+                None => write_rerun(&build_dir, &shell, &argv),
+            };
             spec.program = shell.path().to_vec();
             spec.argv = shell.argv(wish.command.as_deref());
             (Place::Nix(Box::new(spec)), words(&argv), rerun)

@@ -83,6 +83,52 @@ fn the_second_build_starts_no_process() {
 }
 
 #[test]
+fn a_target_that_is_named_twice_has_one_result() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("f.nix", &recipe("once", "echo x > $out", ""));
+    let built = w
+        .sos(["build", "--no-link", "f.nix", "f.nix", "f.nix"])
+        .ok();
+    assert_eq!(built.stdout.lines().count(), 3, "a path a target");
+    let shown = w.sos(["builds", "1", "--json"]).ok().stdout;
+    let build: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!(build["outputs"].as_array().expect("a list").len(), 1);
+}
+
+#[test]
+fn a_killed_build_leaves_no_lock_for_ever() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("f.nix", &recipe("once", "echo x > $out", ""));
+    // As after `kill -9`: the file is there, and nobody holds it.
+    let locks = w.store().join("lock/drv");
+    std::fs::create_dir_all(&locks).expect("a directory");
+    let left = locks.join(format!("{}-x.drv", "1".repeat(32)));
+    std::fs::write(&left, "4194303 x\n").expect("a file");
+    w.sos(["build", "--no-link", "f.nix"]).ok();
+    assert!(!left.exists());
+}
+
+#[test]
+fn a_collection_of_logs_says_so() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let script = "/bin/busybox head -c 100000 /dev/urandom; exit 1";
+    w.write("f.nix", &recipe("loud", script, ""));
+    let failed = w.sos(["build", "--no-link", "f.nix"]).fails(100);
+    let longest = failed.stderr.lines().map(|line| line.chars().count()).max();
+    assert!(longest < Some(600), "{longest:?}");
+    for args in [&["gc", "-n"][..], &["gc"]] {
+        let run = w.sos(args).ok().says(&["logs, caches and leftovers"]);
+        assert!(!run.stderr.contains("0 paths"), "{}", run.stderr);
+    }
+}
+
+#[test]
 fn a_result_link_is_a_root() {
     let Some(w) = world_with_busybox() else {
         return;
