@@ -39,6 +39,9 @@ fn log_help(name: &str) -> String {
 
 /// Adds the end of the log, and the first error above it, as notes.
 fn with_excerpt(mut diagnostic: Diagnostic, name: &str, log: &Excerpt) -> Diagnostic {
+    if let Some(lost) = &log.lost {
+        diagnostic = diagnostic.note(format!("the log is not kept whole: {lost}"));
+    }
     if log.tail.is_empty() {
         return diagnostic.note("it wrote nothing to its log");
     }
@@ -83,9 +86,7 @@ const LITTLE_ROOM_BYTES: u64 = 64 << 20;
 
 /// A builder ended with a bad status because the disk under it is full: not its fault, and the message says so.
 pub(crate) fn disk_full(name: &str, store_root: &Path, log: &Excerpt) -> Option<Diagnostic> {
-    let stat = rustix::fs::statvfs(store_root).ok()?;
-    let room = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let no_inodes = stat.f_files > 0 && stat.f_favail == 0;
+    let (room, no_inodes) = room(store_root)?;
     let told = || {
         let mut lines = log.tail.iter().chain(&log.first_error);
         lines.any(|line| line.contains("No space left on device"))
@@ -93,21 +94,52 @@ pub(crate) fn disk_full(name: &str, store_root: &Path, log: &Excerpt) -> Option<
     if !no_inodes && room >= NO_ROOM_BYTES && (room >= LITTLE_ROOM_BYTES || !told()) {
         return None;
     }
+    let diagnostic = full((room, no_inodes)).note(format!(
+        "`{name}` was being built; nothing was added to the store"
+    ));
+    Some(with_excerpt(diagnostic, name, log))
+}
+
+/// A builder succeeded, and there is no room for what it made.
+pub(crate) fn disk_full_of_outputs(
+    name: &str,
+    outputs: &[&str],
+    store_root: &Path,
+    problem: &Diagnostic,
+) -> Diagnostic {
+    let outputs: Vec<String> = outputs.iter().map(|output| format!("`{output}`")).collect();
+    let noun = if outputs.len() == 1 {
+        "output"
+    } else {
+        "outputs"
+    };
+    full(room(store_root).unwrap_or_default())
+        .note(format!(
+            "`{name}` was built, and its {noun} {} was being added; nothing was added to the store",
+            outputs.join(", ")
+        ))
+        .note(problem.message.clone())
+}
+
+/// The bytes that are free on a disk, and whether it can take no more files.
+fn room(store_root: &Path) -> Option<(u64, bool)> {
+    let stat = rustix::fs::statvfs(store_root).ok()?;
+    let room = stat.f_bavail.saturating_mul(stat.f_frsize);
+    Some((room, stat.f_files > 0 && stat.f_favail == 0))
+}
+
+fn full((room, no_inodes): (u64, bool)) -> Diagnostic {
     let free = if no_inodes {
         "no file can be made".to_owned()
     } else {
         format!("{} KiB free", room >> 10)
     };
-    let diagnostic = Diagnostic::error(
+    Diagnostic::error(
         "env-disk-full",
         Class::Machine,
         format!("the disk holding the store is full ({free})"),
     )
-    .note(format!(
-        "`{name}` was being built; nothing was added to the store"
-    ))
-    .help("`sos gc -n` tells what can be freed, `sos gc` frees it");
-    Some(with_excerpt(diagnostic, name, log))
+    .help("`sos gc -n` tells what can be freed, `sos gc` frees it")
 }
 
 /// A builder took too long, was silent too long, or wrote too much.

@@ -10,7 +10,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -110,6 +110,40 @@ pub(crate) fn keep_build(attempt: &Attempt<'_>, stop: Stop) -> Stop {
         }
     }
     Stop::Problem(Box::new(advised(attempt, diagnostic)))
+}
+
+/// As [`keep_build`], for a build whose outputs were refused: part of them may have become files of the store already, which a
+/// shell must not write to.
+pub(crate) fn keep_refused(attempt: &Attempt<'_>, stop: Stop) -> Stop {
+    if !matches!(&stop, Stop::Problem(problem) if wanted(attempt) && explains(problem)) {
+        return stop;
+    }
+    if let Err(error) = unshare(&attempt.place.path().join("out")) {
+        tracing::warn!(%error, "the state of a refused build is not kept");
+        return stop;
+    }
+    keep_build(attempt, stop)
+}
+
+/// Makes every file below a directory one that has no other name.
+fn unshare(top: &Path) -> io::Result<()> {
+    let mut pending = vec![top.to_owned()];
+    while let Some(path) = pending.pop() {
+        let meta = fs::symlink_metadata(&path)?;
+        if meta.is_dir() {
+            fs::set_permissions(&path, fs::Permissions::from_mode(meta.mode() | 0o700))?;
+            for entry in fs::read_dir(&path)? {
+                pending.push(entry?.path());
+            }
+        } else if meta.is_file() && meta.nlink() > 1 {
+            let mut own = path.clone().into_os_string();
+            own.push(".sos-own");
+            fs::copy(&path, &own)?;
+            fs::set_permissions(&own, fs::Permissions::from_mode(meta.mode() | 0o600))?;
+            fs::rename(&own, &path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns where a step shall leave its state if it fails.

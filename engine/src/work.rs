@@ -19,7 +19,7 @@ use crate::cancel::Cancel;
 use crate::cause::{Asked, History, causes, forced, noted_name};
 use crate::choice::{Chosen, choose};
 use crate::clock::{Clock, millis};
-use crate::diagnose::{build_no_output, store_failed, wrong_system};
+use crate::diagnose::{build_no_output, disk_full_of_outputs, store_failed, wrong_system};
 use crate::event::{Event, EventSink, Status};
 use crate::executor::{Executor, Job, Locked, Outcome};
 use crate::options::BuildOptions;
@@ -27,12 +27,15 @@ use crate::other::{OtherLog, locked};
 use crate::output::{Finish, Made, Other, Registered, Stop};
 use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
-use crate::sandbox::{PreparedSets, Session};
+use crate::sandbox::{HELPER_DIED, PreparedSets, Session};
 use crate::verify::Conditions;
 use crate::{features, in_process, kept, nix_shape, step};
 
 /// Milliseconds between two looks at a lock that another process holds.
 const LOCK_POLL_MS: u64 = 50;
+
+/// Bytes of the log of a build that filled the disk up to which it stays.
+const LOG_BYTES_KEPT: u64 = 1 << 20;
 
 /// Executes jobs with a store, in sandboxes and with in-process builders.
 pub(crate) struct Worker {
@@ -348,6 +351,78 @@ impl Worker {
         key: [u8; 32],
     ) -> Result<Outcome, Stop> {
         self.started(job, resolved, chosen)?;
+        let reporter = Reporter::new(
+            self.store.clone(),
+            job.path.clone(),
+            job.shown.clone(),
+            job.name.clone(),
+            job.pool,
+            self.events.clone(),
+            self.cancel.clone(),
+        );
+        self.flusher.watch(&reporter);
+        let mut outcome = self.build_once(job, resolved, chosen, key, &reporter);
+        // Nothing of it was registered, and whatever was killed from outside says nothing about the build.
+        if matches!(&outcome, Err(Stop::Problem(problem)) if is_killed_helper(problem))
+            && !self.cancel.is_cancelled()
+        {
+            reporter.log("sos: the sandbox was killed from outside; the build begins again");
+            let warning = Diagnostic::warning(
+                "build-tried-again",
+                Class::Machine,
+                format!(
+                    "the sandbox of `{}` was killed from outside: it is built again, once",
+                    job.name
+                ),
+            );
+            self.events.emit(Event::Diagnostic {
+                diagnostic: Box::new(warning),
+            });
+            outcome = self
+                .build_once(job, resolved, chosen, key, &reporter)
+                .map_err(killed_again);
+        }
+        match outcome {
+            // The directory of the build is gone by now, but not what it shares with the store.
+            Err(Stop::Problem(problem)) if problem.code == "env-disk-full" => {
+                Err(self.make_room(job, *problem, &reporter))
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Removes what a build has left for which there is no room: the next one shall find some.
+    fn make_room(&self, job: &Job, mut problem: Diagnostic, reporter: &Reporter) -> Stop {
+        let name = format!("`{}`", job.name);
+        if !problem.notes.iter().any(|note| note.contains(&name)) {
+            problem = problem.note(format!(
+                "{name} was being built; nothing was added to the store"
+            ));
+        }
+        // An open file takes its room also when it has no name.
+        let _shown_already = reporter.finish();
+        match self.store.remove_log_over(&job.path, LOG_BYTES_KEPT) {
+            Ok(false) => {}
+            Ok(true) => {
+                problem.helps.retain(|help| !help.contains("sos log"));
+                problem = problem.note("its log was removed, to make room");
+            }
+            Err(error) => tracing::warn!(%error, "a log takes the room that is missing"),
+        }
+        if let Err(error) = self.store.free_leftovers() {
+            tracing::warn!(%error, "what a build has left takes the room that is missing");
+        }
+        Stop::Problem(Box::new(problem))
+    }
+
+    fn build_once(
+        &self,
+        job: &Job,
+        resolved: &Resolved,
+        chosen: &Chosen<'_>,
+        key: [u8; 32],
+        reporter: &Reporter,
+    ) -> Result<Outcome, Stop> {
         let started_ms = self.clock.unix_ms();
         let roots: Vec<StorePath> = resolved.drv.input_srcs.iter().cloned().collect();
         let closure = self.store.closure(&roots).map_err(store_failed)?;
@@ -360,20 +435,11 @@ impl Worker {
             drv: for_builder(self.store.store_dir(), resolved),
             closure: &closure,
             place: &place,
-            reporter: Reporter::new(
-                self.store.clone(),
-                job.path.clone(),
-                job.shown.clone(),
-                job.name.clone(),
-                job.pool,
-                self.events.clone(),
-                self.cancel.clone(),
-            ),
+            reporter: reporter.clone(),
             since: self.clock.monotonic(),
             conditions: Conditions::default(),
             usual_cores: self.options.cores,
         };
-        self.flusher.watch(&attempt.reporter);
         let made = run_builder(&attempt, chosen)?;
         let log = attempt.reporter.finish();
         let missing: Vec<String> = resolved
@@ -400,7 +466,17 @@ impl Worker {
             closure: &closure,
             knows_own_paths: matches!(chosen, Chosen::Nix),
         };
-        let registered = finish.register(&made)?;
+        let registered = finish
+            .register(&made)
+            .map_err(|stop| match (stop, chosen) {
+                (Stop::Problem(problem), _) if problem.code == "env-disk-full" => {
+                    let outputs: Vec<&str> = made.keys().map(String::as_str).collect();
+                    let (name, root) = (job.name.as_str(), self.store.root());
+                    Box::new(disk_full_of_outputs(name, &outputs, root, &problem)).into()
+                }
+                (stop, Chosen::Nix) => kept::keep_refused(&attempt, stop),
+                (stop, _) => stop,
+            })?;
         let outputs: BTreeMap<String, StorePath> = registered
             .iter()
             .map(|(output, one)| (output.clone(), one.path.clone()))
@@ -587,6 +663,23 @@ impl Worker {
             Pool::Io => Event::FetchStarted { drv, name, cause },
         });
         Ok(())
+    }
+}
+
+/// Tells whether a run ended because something outside ended its helper.
+fn is_killed_helper(problem: &Diagnostic) -> bool {
+    problem.code == HELPER_DIED && problem.class == Class::Machine
+}
+
+/// Adds to the second such end that it is the second.
+fn killed_again(stop: Stop) -> Stop {
+    match stop {
+        Stop::Problem(problem) if is_killed_helper(&problem) => Stop::Problem(Box::new(
+            problem
+                .note("it was killed twice in a row, and the build is given up")
+                .help("`dmesg` tells whether memory ran out; build less at once with `-j`, or less beside it"),
+        )),
+        stop => stop,
     }
 }
 

@@ -168,6 +168,19 @@ impl Store {
         })
     }
 
+    /// Removes the log of a derivation if it takes more than so many bytes on the disk; tells whether it did.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_log_over(&self, drv: &StorePath, bytes: u64) -> Result<bool> {
+        let path = self.log_path(drv);
+        if !std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.blocks() * 512 > bytes) {
+            return Ok(false);
+        }
+        std::fs::remove_file(&path).at("remove", &path)?;
+        Ok(true)
+    }
+
     /// All logs, each with the derivation that it is of.
     pub(crate) fn logs(&self) -> Result<Vec<(StorePath, PathBuf)>> {
         let mut found = Vec::new();

@@ -278,13 +278,42 @@ fn a_failed_build_can_be_entered() {
         .ok();
     assert_eq!(none.stdout, "made\n");
     // Without, it is as before the build, and the log of the failure is not touched.
-    assert_eq!(w.sos(["shell", "bad", "-c", "ls /build"]).ok().stdout, "");
+    let files = w.sos(["shell", "bad", "-c", "ls -A /build"]).ok();
+    assert_eq!(
+        files.stdout, "",
+        "the builder begins with an empty directory"
+    );
     assert_eq!(w.sos(["log", "bad"]).ok().stdout, "said\n");
     left_nothing(&w, "bad-1.0");
     w.sos(["gc"]).ok();
     w.sos(["shell", "f.nix", "--at-failure"])
         .fails(1)
         .says(&["error[shell-no-state]"]);
+}
+
+#[test]
+fn a_refused_output_can_be_looked_at() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let refused = |name: &str, script: &str, more: &str| {
+        w.write("f.nix", &recipe(name, script, more));
+        w.sos(["build", "--no-link", "f.nix"])
+            .fails(100)
+            .says(&["build-bad-output", "--at-failure`"]);
+        let look = "cat $out/f; chmod u+w $out/f; echo spoiled > $out/f; cat $out/f";
+        let shell = w.sos(["shell", name, "--at-failure", "-c", look]).ok();
+        assert_eq!(shell.stdout, "kept\nspoiled\n", "{name}");
+    };
+    let fifo = "mkdir $out; echo kept > $out/f; /bin/busybox mkfifo $out/p";
+    refused("piped", fifo, "");
+    // Refused when it has been read into the store: what the shell writes must not get there.
+    let own = "mkdir $out; echo kept > $out/f; echo $out > $out/own";
+    refused("checked", own, "allowedReferences = [ ];");
+    w.write("g.nix", &recipe("same", "echo kept > $out", ""));
+    let same = w.sos(["build", "--no-link", "g.nix"]).ok().stdout;
+    assert_eq!(w.sos(["store", "cat", same.trim()]).ok().stdout, "kept\n");
+    w.sos(["store", "check"]).ok();
 }
 
 /// The states that are kept.

@@ -52,6 +52,70 @@ fn a_build_that_fills_the_disk() {
 }
 
 #[test]
+fn outputs_and_logs_that_fill_the_disk_leave_room_for_the_next_build() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    // Ends well on a disk that is full to the last byte.
+    w.write(
+        "output.nix",
+        &job(
+            "whole",
+            "/bin/busybox dd if=/dev/urandom of=$out bs=1M count=100; exit 0",
+        ),
+    );
+    w.write(
+        "log.nix",
+        &job(
+            "loud",
+            "/bin/busybox dd if=/dev/urandom bs=1M count=100; echo x > $out",
+        ),
+    );
+    w.write(
+        "small.nix",
+        &job(
+            "small",
+            "/bin/busybox dd if=/dev/zero of=$out bs=1M count=4",
+        ),
+    );
+    w.write(
+        "other.nix",
+        &job(
+            "other",
+            "/bin/busybox dd if=/dev/zero of=$out bs=1M count=5",
+        ),
+    );
+    let script = "step output $SOS build --no-link output.nix
+        step small $SOS build --no-link small.nix
+        step log $SOS build --no-link log.nix
+        step other $SOS build --no-link other.nix
+        step check $SOS store check";
+    if on_a_small_disk(&w, 40, script).is_none() {
+        return;
+    }
+    let at = |file: &str| text(&w.root().join(file));
+    assert_eq!(at("output.code"), "4\n", "{}", at("output.err"));
+    for part in [
+        "error[env-disk-full]",
+        "the disk holding the store",
+        "`whole`",
+        "`out`",
+        "nothing was added",
+    ] {
+        assert!(
+            at("output.err").contains(part),
+            "no {part}: {}",
+            at("output.err")
+        );
+    }
+    assert_eq!(at("small.code"), "0\n", "{}", at("small.err"));
+    assert_eq!(at("log.code"), "4\n", "{}", at("log.err"));
+    assert_eq!(at("other.code"), "0\n", "{}", at("other.err"));
+    assert_eq!(at("check.code"), "0\n", "{}", at("check.err"));
+    assert_eq!(at("left"), "");
+}
+
+#[test]
 fn what_is_there_can_be_freed_when_nothing_is_left() {
     let Some(w) = world_with_busybox() else {
         return;

@@ -9,7 +9,7 @@ use super::{job, world_with_busybox};
 use crate::support::process::{
     Process, all_gone, descendants, none_uses, pending, pid, signal, wait_until,
 };
-use crate::support::{finish, left_nothing, start};
+use crate::support::{finish, gate, left_nothing, start};
 
 /// Interrupts a build once its builder runs.
 fn interrupted(by: Signal, code: i32) {
@@ -106,6 +106,15 @@ fn running(child: &Child) -> (Vec<Process>, Process) {
     (family, launcher)
 }
 
+/// The same for the next try, when all of the one before are gone.
+fn running_again(child: &Child, before: &[Process]) -> (Vec<Process>, Process) {
+    wait_until("the end of the first try", || {
+        let now = descendants(pid(child));
+        !now.iter().any(|p| before.iter().any(|old| p.is(old)))
+    });
+    running(child)
+}
+
 /// Stops every process below the launcher, so that a run cannot end when it is asked to.
 fn freeze(family: &[Process], launcher: &Process) {
     for process in family.iter().filter(|p| *p != launcher) {
@@ -179,6 +188,36 @@ fn what_was_built_before_a_kill_is_in_the_journal() {
 }
 
 #[test]
+fn a_build_whose_sandbox_was_killed_begins_again() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let go = gate(&w);
+    w.write(
+        "f.nix",
+        &job("first", "echo begun; read x < /go; echo $x > $out"),
+    );
+    let child = start(w.command().args(["build", "--no-link", "f.nix"]));
+    let (family, launcher) = running(&child);
+    launcher.signal(Signal::KILL);
+    let _second = running_again(&child, &family);
+    // Only the second try is there to read it.
+    std::fs::write(&go, "went\n").expect("the gate");
+    let run = finish(child, Duration::from_secs(60)).ok();
+    assert!(
+        run.stderr.contains("warning[build-tried-again]"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(
+        w.sos(["store", "cat", run.stdout.trim()]).ok().stdout,
+        "went\n"
+    );
+    let log = w.sos(["log", "first"]).ok().stdout;
+    assert!(log.ends_with("the build begins again\nbegun\n"), "{log}");
+}
+
+#[test]
 fn a_launcher_that_is_killed_takes_its_runs_along_and_is_replaced() {
     let Some(w) = world_with_busybox() else {
         return;
@@ -192,9 +231,11 @@ fn a_launcher_that_is_killed_takes_its_runs_along_and_is_replaced() {
     );
     let (family, launcher) = running(&child);
     launcher.signal(Signal::KILL);
-    let run = finish(child, Duration::from_secs(60));
+    let (family, launcher) = running_again(&child, &family);
+    launcher.signal(Signal::KILL);
+    let run = finish(child, Duration::from_secs(60)).fails(4);
     all_gone(&family, w.root());
-    assert_ne!(run.code, 0, "{}", run.stderr);
+    assert!(run.stderr.contains("killed twice"), "{}", run.stderr);
     assert!(run.stderr.contains("built 1"), "{}", run.stderr);
     left_nothing(&w, "first");
 }

@@ -28,6 +28,11 @@ impl Process {
         self.parent == parent.as_raw_nonzero().get()
     }
 
+    /// Whether it is that one, whatever that one did since.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        (self.pid, self.started) == (other.pid, other.started)
+    }
+
     /// Sends it a signal; it may be gone already.
     pub(crate) fn signal(&self, signal: Signal) {
         let _ = kill_process(number(self.pid), signal);

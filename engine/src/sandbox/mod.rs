@@ -40,6 +40,7 @@ pub use converse::{Streams, Window, converse};
 pub use helper::{HELPER_ARGUMENT, child_main};
 pub use launcher::Session;
 pub(crate) use launcher::start_early;
+pub(crate) use outcome::HELPER_DIED;
 pub use outcome::{Control, Exit, Outcome, SandboxError};
 pub use prepared::PreparedSets;
 pub use run::run;

@@ -13,6 +13,9 @@ use super::prepared::PreparedSets;
 use super::spec::Limits;
 use crate::cancel::{Cancel, Subscription};
 
+/// The code of a helper that was killed, if its class is that of the machine.
+pub(crate) const HELPER_DIED: &str = "sandbox-helper";
+
 /// Limits under which the caller watches a run. None of them can change what a successful run makes.
 #[derive(Clone, Default)]
 pub struct Control {
@@ -160,9 +163,11 @@ impl SandboxError {
             Self::Exec { .. } => {
                 Diagnostic::error("build-exec", Class::BuildFailed, self.to_string())
             }
-            Self::HelperDied { .. } | Self::Protocol => {
-                Diagnostic::error("sandbox-helper", Class::Bug, self.to_string())
+            // Nobody ends it but the machine, or a person: not for a fault of sos, and not for one of the build.
+            Self::HelperDied { .. } => {
+                Diagnostic::error(HELPER_DIED, Class::Machine, self.to_string())
             }
+            Self::Protocol => Diagnostic::error("sandbox-helper", Class::Bug, self.to_string()),
             Self::Setup { what, source }
                 if what == "mount /proc" && source.kind() == io::ErrorKind::PermissionDenied =>
             {

@@ -136,6 +136,32 @@ impl Store {
         Ok(report)
     }
 
+    /// Frees what an addition that failed for want of room has left: contents and manifest nodes that no object has and nobody has
+    /// pinned. Returns the bytes; none while another process collects, which does the same.
+    ///
+    /// # Errors
+    /// What the database or the disk says.
+    pub fn free_leftovers(&self) -> Result<u64> {
+        self.require_writable()?;
+        let path = self.root().join("lock/gc");
+        let lock = open_lock_file(&path)?;
+        if !sys::try_lock_exclusive(&lock).at("lock", &path)? {
+            return Ok(0);
+        }
+        let mut collection = Collection {
+            store: self,
+            options: GcOptions::default(),
+            report: GcReport::default(),
+            progress: &mut |_| {},
+            database: self.db().open_for_gc()?,
+            trash: 0,
+        };
+        collection.free_files(false)?;
+        let freed = collection.report.freed_bytes;
+        keep_reserve(self.root());
+        Ok(freed)
+    }
+
     fn give_up_reserve(&self) {
         if let Err(error) = std::fs::remove_file(self.root().join("reserve"))
             && error.kind() != std::io::ErrorKind::NotFound
