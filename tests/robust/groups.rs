@@ -156,7 +156,8 @@ fn root_is_held_to_a_number_of_processes_or_told_that_it_is_not() {
     all_gone(&family, w.root());
     w.write("f.nix", &job("small", "echo x > $out"));
     w.sos(build).ok();
-    assert_eq!(left_of(&tops, number), [PathBuf::new(); 0]);
+    let left = left_of(&tops, number);
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
