@@ -35,7 +35,7 @@ const SHOWN_INPUTS: usize = 6;
 /// environment, user, limits and filter, and `$out` to be written. What is made there is thrown away.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sos shell site.nix#app                  look around; `/build/.sos-run` runs the builder\n  sos shell site.nix#app -c 'env | sort'  one command, its output and its exit code\n  sos shell zlib --at-failure             after `sos build` has failed: the state it has left\n\nA NAME is that of a derivation that was built here, with or without its version. With --at-failure, what is changed stays in the\nkept state until the next failure of that build or `sos gc`; as many states are kept as `build.keep-failed-states` says."
+    after_help = "Examples:\n  sos shell site.nix#app                  look around; `/build/.sos-run` runs the builder\n  sos shell site.nix#app -c 'env | sort'  one command, its output and its exit code; `/build` is as the builder finds it\n  sos shell zlib --at-failure             after `sos build` has failed: the state it has left\n\nA NAME is that of a derivation that was built here, with or without its version. With --at-failure, what is changed stays in the\nkept state until the next failure of that build or `sos gc`; as many states are kept as `build.keep-failed-states` says."
 )]
 pub(crate) struct ShellArgs {
     #[command(flatten)]
