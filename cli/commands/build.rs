@@ -34,7 +34,8 @@ pub(crate) struct BuildArgs {
     /// After a failure, build what does not depend on it
     #[arg(short, long)]
     keep_going: bool,
-    /// Build the targets even if they are there, and say so if they come out otherwise; `sos verify` looks for the reason
+    /// Build the targets even if they are there; a warning, and exit status 0, if they come out otherwise: `sos verify` looks for the
+    /// reason, and fails
     #[arg(long)]
     rebuild: bool,
     /// Builds at once [default: the number of cores]
