@@ -246,7 +246,7 @@ impl Mover<'_> {
             vec![(Vec::new(), new.meta.clone(), new.node)];
         let mut leaders: BTreeMap<Group, Vec<u8>> = BTreeMap::new();
         while let Some((dir, meta, id)) = pending.pop() {
-            if self.store.hardlinks_below(&id)?.is_disjoint(groups) {
+            if !self.store.below(&id)?.may_have(groups) {
                 continue;
             }
             let mut touched = false;
