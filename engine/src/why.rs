@@ -254,6 +254,8 @@ impl<'a> Explainer<'a> {
                 from: None,
                 ..
             } => StorePath::from_absolute(self.store.store_dir(), new.as_str()).ok(),
+            // Not a change that was met some day, but something that happened to what had not changed.
+            Cause::Forced | Cause::GcEd | Cause::OutputMissing => None,
             _ => Some(root.drv.clone()),
         };
         if let Some(subject) = subject {
