@@ -37,6 +37,9 @@ pub(crate) struct BuildArgs {
     /// Build the targets even if they are there, and say so if they come out otherwise; `sos verify` looks for the reason
     #[arg(long)]
     rebuild: bool,
+    /// Build everything here: ask none of the `substituters` of the configuration
+    #[arg(long)]
+    no_substitute: bool,
     /// Builds at once [default: the number of cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -108,6 +111,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         silent_timeout_secs: args.silent_timeout,
         max_log_bytes: args.max_log_size,
         offline: args.lock.offline,
+        no_substitute: args.no_substitute,
         spent: stream.spent(),
         command: format!("build{}", args.target.words()),
         project: target::project(&targets),

@@ -194,7 +194,7 @@ impl<'a> Explainer<'a> {
         let mut at = 0;
         while at < visits.len() {
             let (here, causes) = (visits[at].drv.clone(), visits[at].causes.clone());
-            for cause in causes.all() {
+            for cause in causes.all().filter(|cause| !cause.is_of_mirrors()) {
                 match self.behind(cause, &causes, until)? {
                     Some((next, causes)) if met.insert(next.clone()) => visits.push(Visit {
                         drv: next,

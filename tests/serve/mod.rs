@@ -5,6 +5,7 @@ mod distfiles;
 mod http;
 mod images;
 mod nix;
+mod substitute;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;

@@ -97,6 +97,11 @@ pub enum Cause {
     GcEd,
     /// It is there, and was asked to be built all the same.
     Forced,
+    /// Mirrors were asked for the result, and do not have it. It stands beside what made the result be needed.
+    MirrorMiss {
+        /// Their addresses.
+        urls: Vec<String>,
+    },
 }
 
 /// The side of a comparison that alone has something.
@@ -134,6 +139,12 @@ fn is_zero(n: &usize) -> bool {
 const VALUE_SHOWN: usize = 32;
 
 impl Cause {
+    /// Tells whether it is that mirrors did not have a result.
+    #[must_use]
+    pub fn is_of_mirrors(&self) -> bool {
+        matches!(self, Self::MirrorMiss { .. })
+    }
+
     /// As [`fmt::Display`], with what was and what is where both are short: a line has little room.
     fn fmt_with_values(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_short = |value: &&String| value.chars().count() <= VALUE_SHOWN;
@@ -183,6 +194,7 @@ impl fmt::Display for Cause {
             Self::OutputMissing => f.write_str("output missing"),
             Self::GcEd => f.write_str("garbage-collected"),
             Self::Forced => f.write_str("asked to build again"),
+            Self::MirrorMiss { urls } => write!(f, "not at {}", urls.join(", ")),
         }
     }
 }
@@ -207,7 +219,9 @@ pub struct Causes {
 impl fmt::Display for Causes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.first.fmt_with_values(f)?;
-        match self.also.len() {
+        // That no mirror had it explains nothing by itself.
+        let more = self.also.iter().filter(|cause| !cause.is_of_mirrors());
+        match more.count() {
             0 => Ok(()),
             more => write!(f, ", {more} more"),
         }
