@@ -13,6 +13,7 @@ use crate::eval::{Coerce, Surroundings, Text, Vm, canon_path, path_bytes};
 use crate::heap::{Attrs, Fun, Sym, Tag, Value};
 use crate::host::{ContextElem, FlakeLocks, Host, HostError, Options, Plain};
 use crate::ir::Pos;
+use crate::parse::Ahead;
 
 /// Answers of the evaluator.
 pub type Answer<T> = Result<T, Box<Diagnostic>>;
@@ -41,6 +42,22 @@ impl Evaluator {
         Evaluator {
             vm: Vm::new(host, options),
         }
+    }
+
+    /// Begins to parse files that will probably be read, in this order, on a thread of its own. `read` reads them for it; what the
+    /// evaluation itself reads still comes from the host alone, and only a tree of the very same text is used.
+    pub fn parse_ahead(
+        &self,
+        files: Vec<PathBuf>,
+        read: impl FnMut(&Path) -> std::io::Result<Vec<u8>> + Send + 'static,
+    ) {
+        let ahead = Ahead::start(files, self.vm.options.dialect, Box::new(read));
+        self.vm.ahead.replace(ahead);
+    }
+
+    /// How many texts the evaluation took from those that were parsed ahead.
+    pub fn parsed_ahead(&self) -> usize {
+        self.vm.ahead.borrow().as_ref().map_or(0, Ahead::used)
     }
 
     fn out<T>(&self, r: R<T>) -> Answer<T> {

@@ -64,6 +64,8 @@ pub(crate) struct Vm {
     pub(crate) workspace: Cell<Option<crate::parse::Workspace>>,
     /// The same for lowering.
     pub(crate) scopes: Cell<Option<crate::ir::Scopes>>,
+    /// What is parsed on another thread, if anything.
+    pub(crate) ahead: RefCell<Option<crate::parse::Ahead>>,
     pub(crate) drv_hashes: RefCell<sos_formats::derivation::DrvHashes>,
     /// Derivations that were read back, by path.
     pub(crate) drvs: RefCell<FxHashMap<StorePath, Rc<sos_formats::derivation::Derivation>>>,
@@ -97,6 +99,7 @@ impl Vm {
             text_refs: RefCell::default(),
             regexes: RefCell::default(),
             workspace: Cell::default(),
+            ahead: RefCell::default(),
             scopes: Cell::default(),
             drv_hashes: RefCell::new(hashes),
             drvs: RefCell::default(),
