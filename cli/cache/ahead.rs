@@ -69,20 +69,28 @@ pub(super) fn is_large_program(path: &Path, bytes: &[u8]) -> bool {
     bytes.len() >= LARGE && path.extension().is_some_and(|extension| extension == "nix")
 }
 
+/// Reads a program for the thread that parses.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_program(path: &Path) -> io::Result<Vec<u8>> {
+    read(path, MAX_FILE)
+}
+
 /// Reads a file that may have become anything since it was read last.
 ///
 /// # Errors
-/// When it is no regular file of a moderate size that can be read.
-pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// When it is no regular file of at most `max` bytes that can be read.
+pub(super) fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let meta = file.metadata()?;
-    if !meta.is_file() || meta.len() > MAX_FILE {
+    if !meta.is_file() || meta.len() > max {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut bytes = Vec::new();
-    io::Read::read_to_end(&mut io::Read::take(file, MAX_FILE), &mut bytes)?;
+    io::Read::read_to_end(&mut io::Read::take(file, max), &mut bytes)?;
     Ok(bytes)
 }
 
@@ -95,12 +103,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.nix");
         std::fs::write(&file, "1").unwrap();
-        assert_eq!(read(&file).unwrap(), b"1");
-        assert!(read(dir.path()).is_err());
-        assert!(read(&dir.path().join("none")).is_err());
+        assert_eq!(read_program(&file).unwrap(), b"1");
+        assert!(read_program(dir.path()).is_err());
+        assert!(read_program(&dir.path().join("none")).is_err());
         let pipe = dir.path().join("pipe.nix");
         make_pipe(&pipe);
-        assert!(read(&pipe).is_err());
+        assert!(read_program(&pipe).is_err());
         let (large, small) = ([0; LARGE], [0; LARGE - 1]);
         assert!(is_large_program(&file, &large));
         assert!(!is_large_program(&file, &small));

@@ -32,7 +32,7 @@ use crate::args::Global;
 use crate::evaluate::Item;
 use crate::host::StoreHost;
 use crate::session::Session;
-pub(crate) use ahead::read as read_ahead;
+pub(crate) use ahead::read_program;
 use bytes::{Reader, Writer};
 use inputs::{Inputs, Message};
 pub(crate) use recorder::Recorder;

@@ -128,7 +128,7 @@ impl<'a> Job<'a> {
             let evaluator = Evaluator::new(world.clone(), options);
             let programs = record.map(|record| record.programs.take());
             if let Some(programs) = programs.filter(|programs| !programs.is_empty()) {
-                evaluator.parse_ahead(programs, crate::cache::read_ahead);
+                evaluator.parse_ahead(programs, crate::cache::read_program);
             }
             for i in members {
                 let target = &targets[i];

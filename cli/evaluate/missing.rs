@@ -41,7 +41,10 @@ pub(super) fn missing(
     let mut set = evaluator.auto_call(whole, arguments).ok()?;
     let mut way: Vec<&str> = Vec::new();
     for part in &parts {
-        // An element of a list is named by its number: what the language says of it is enough.
+        if evaluator.type_of(set).ok()? != "set" {
+            // An element of a list is named by its number: what the language says of it is enough.
+            return None;
+        }
         let names = evaluator.attr_names(set).ok()?;
         if let Some(value) = evaluator.attr(set, part).ok()? {
             set = evaluator.auto_call(value, arguments).ok()?;

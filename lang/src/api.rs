@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sos_formats::diagnostic::{Diagnostic, Label};
 use sos_formats::flake_ref::FlakeRef;
@@ -31,6 +33,25 @@ pub struct DrvRef {
     pub attr: String,
 }
 
+/// Stops an evaluation from another thread.
+#[derive(Debug, Clone)]
+pub struct Interrupter {
+    limit: Arc<AtomicU32>,
+    max: u32,
+}
+
+impl Interrupter {
+    /// The evaluation fails at its next call of a function, with `eval-interrupted`.
+    pub fn interrupt(&self) {
+        self.limit.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes that back. Returns whether there was something to take back.
+    pub fn clear(&self) -> bool {
+        self.limit.swap(self.max, Ordering::Relaxed) != self.max
+    }
+}
+
 /// Evaluates expressions. Runs on the caller's thread: use [`crate::with_big_stack`] around everything that deals with values.
 pub struct Evaluator {
     vm: Rc<Vm>,
@@ -41,6 +62,14 @@ impl Evaluator {
     pub fn new(host: Rc<dyn Host>, options: Options) -> Evaluator {
         Evaluator {
             vm: Vm::new(host, options),
+        }
+    }
+
+    /// What stops its evaluations.
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter {
+            limit: self.vm.call_limit.clone(),
+            max: self.vm.options.max_call_depth,
         }
     }
 

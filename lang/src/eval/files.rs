@@ -243,7 +243,7 @@ impl Vm {
             .read_file(full)
             .map_err(|e| self.io_error(&e, full, pos))?;
         let dir = &full[..memchr::memrchr(b'/', full).unwrap_or(0)];
-        let name = String::from_utf8_lossy(full).into_owned();
+        let name = self.shown_name(full);
         let r = self.run_text(Text {
             bytes: bytes.into(),
             name,
@@ -259,6 +259,18 @@ impl Vm {
             let shown = String::from_utf8_lossy(full);
             e.frame(format!("while evaluating the file '{shown}'"), Pos::NONE)
         })
+    }
+
+    /// The name of a file for messages: of the copy of a directory that of the file which was copied, since that is what a person edits.
+    fn shown_name(&self, full: &[u8]) -> String {
+        let text = String::from_utf8_lossy(full).into_owned();
+        let origins = self.trees.origins.borrow();
+        let found = origins.iter().find_map(|(object, origin)| {
+            let rest = full.strip_prefix(object.as_bytes())?;
+            let rest = rest.starts_with(b"/").then_some(rest)?;
+            Some([origin.as_slice(), rest].concat())
+        });
+        found.map_or(text, |place| String::from_utf8_lossy(&place).into_owned())
     }
 
     /// `<name>`: the first entry of the search path that has it.

@@ -48,6 +48,8 @@ pub(crate) fn lower(ast: &Ast<'_>, scope: &Scope<'_>, scopes: &mut Option<Scopes
         g: scope,
         stack_limit: stack::limit(),
     };
+    let given = scope.extra.iter().flat_map(|names| names.iter());
+    l.s.redefined = given.into_iter().any(|(name, _)| l.s.is_operator(name));
     let outer = l.s.enter_frame();
     let body = l.strict(ast)?;
     let n = l.s.leave_frame(outer);
@@ -146,6 +148,10 @@ impl Lower<'_> {
                 }
             }
             Node::Not(x) => Expr::Not(self.strict(x)?, pos),
+            Node::Neg(x) if self.s.redefined => {
+                let zero = Ast::new(a.start, a.start, Node::Int(0));
+                return self.binary(Op::Sub, pos, &zero, x);
+            }
             Node::Neg(x) => match x.node {
                 Node::Int(i) => Expr::Const(Value::int(-i)),
                 Node::Float(f) => Expr::Const(Value::float(0.0 - f)),
@@ -175,7 +181,42 @@ impl Lower<'_> {
         r
     }
 
+    /// The call that an operator stands for, when the program has given its function another meaning.
+    fn redefined(&mut self, op: Op, pos: Pos, x: &Ast<'_>, y: &Ast<'_>) -> Res<Option<E>> {
+        let (name, swapped, negated): (&[u8], _, _) = match op {
+            Op::Sub => (b"__sub", false, false),
+            Op::Mul => (b"__mul", false, false),
+            Op::Div => (b"__div", false, false),
+            Op::Lt => (b"__lessThan", false, false),
+            Op::Gt => (b"__lessThan", true, false),
+            Op::Ge => (b"__lessThan", false, true),
+            Op::Le => (b"__lessThan", true, true),
+            _ => return Ok(None),
+        };
+        let name = Sym::new(name);
+        let given = self.g.extra.and_then(|names| names.get(name));
+        if given.is_none() && !matches!(self.s.find(name), Found::Slot(..)) {
+            return Ok(None);
+        }
+        let fun = self.variable(name, pos)?;
+        let mut args = vec![self.delayed(x)?, self.delayed(y)?];
+        if swapped {
+            args.reverse();
+        }
+        let called = call(fun, args.into(), pos);
+        Ok(Some(if negated {
+            keep(Expr::Not(called, pos))
+        } else {
+            called
+        }))
+    }
+
     fn binary(&mut self, op: Op, pos: Pos, x: &Ast<'_>, y: &Ast<'_>) -> Res<E> {
+        if self.s.redefined
+            && let Some(called) = self.redefined(op, pos, x, y)?
+        {
+            return Ok(called);
+        }
         let a = self.strict(x)?;
         let op = match op {
             Op::And => return Ok(keep(Expr::And(a, self.branch(y)?, pos))),
