@@ -13,6 +13,7 @@ use sos_store::rootfs::{FileSpec, RootTree, SpecKind};
 use super::assemble::{self, Attribute, DiskAttrs, Format, PartitionAttrs};
 use super::esp::FileFrom;
 use super::initrd::{self, Compression, InitrdAttrs};
+use super::iso::{self, IsoAttrs};
 use super::qcow2;
 use super::uki::{self, UkiAttrs};
 use crate::build::fake::Fake;
@@ -179,6 +180,93 @@ fn the_table_and_the_volume_are_sound() {
     // mtools reads times as local ones.
     let seconds = modified.expect("after 1970").as_secs();
     assert!(seconds.abs_diff(1_782_864_000) < 86_400, "{seconds}");
+}
+
+/// As a drive, as a stick, and as a volume of FAT: the same files.
+#[test]
+fn an_image_for_optical_drives_is_sound_in_every_way() {
+    let fake = Fake::new();
+    for (name, padding) in [("small", 1), ("large", 150 << 20)] {
+        let mut files = sample_files();
+        let zeros = fake.path("padding");
+        fs::File::create(&zeros)
+            .and_then(|file| file.set_len(padding))
+            .expect("zeros");
+        let mut fake = Fake::new();
+        fake.trees.insert(ROOT.to_owned(), zeros);
+        files.insert("padding".to_owned(), FileFrom::Path(ROOT.to_owned()));
+        let out = fake.path(name);
+        let attrs = IsoAttrs {
+            label: "web-1".to_owned(),
+            uuid: Uuid::derived("test", "iso").to_string(),
+            partition_uuid: Uuid::derived("test", "iso esp").to_string(),
+            filesystem_uuid: Uuid::derived("test", "iso fat").to_string(),
+            files: files.clone(),
+            epoch: EPOCH,
+        };
+        iso::make(&fake, &attrs, &out).expect("an image");
+        if let Some(said) = content("sgdisk", &["-v", shown(&out)]) {
+            assert!(said.contains("No problems found"), "{said}");
+        }
+        let file = fs::File::open(&out).expect("the image");
+        let len = file.metadata().expect("there").len();
+        let (mut head, mut tail) = (vec![0; 34 * 512], vec![0; 33 * 512]);
+        file.read_exact_at(&mut head, 0).expect("read");
+        file.read_exact_at(&mut tail, len - 33 * 512).expect("read");
+        let table = Table::decode(&head, &tail, len / 512).expect("a table");
+        let volume = fake.path("volume");
+        cut_out(&out, &table, 0, &volume);
+        content("fsck.vfat", &["-n", "-v", shown(&volume)]);
+        let sector = table.partitions[0].offset() / 2048;
+        let args = ["-indev", shown(&out), "-report_el_torito", "plain"];
+        if let Some(said) = content("xorriso", &args) {
+            let image = said
+                .lines()
+                .find(|line| line.contains("El Torito boot img"));
+            let image = said
+                .lines()
+                .find(|line| line.starts_with("El Torito boot img :   1"))
+                .or(image)
+                .expect("a boot image");
+            assert!(
+                image.contains("UEFI") && image.trim_end().ends_with(&sector.to_string()),
+                "{sector}: {image}"
+            );
+            assert!(said.contains("WEB_1"), "{said}");
+        }
+        if let Some(said) = content("isoinfo", &["-R", "-f", "-i", shown(&out)]) {
+            for path in files.keys().filter(|path| path.is_ascii()) {
+                assert!(
+                    said.lines().any(|line| line == format!("/{path}")),
+                    "{path}"
+                );
+            }
+        }
+        let back = fake.path("back");
+        let args = [
+            "-osirrox",
+            "on",
+            "-indev",
+            shown(&out),
+            "-extract",
+            "/",
+            shown(&back),
+        ];
+        if content("xorriso", &args).is_none() {
+            return;
+        }
+        for (path, from) in files {
+            let FileFrom::Text { text } = from else {
+                assert_eq!(
+                    fs::metadata(back.join(&path)).expect("there").len(),
+                    padding
+                );
+                continue;
+            };
+            let found = fs::read(back.join(&path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+            assert_eq!(found, text.as_bytes(), "{path}");
+        }
+    }
 }
 
 #[test]
@@ -368,11 +456,14 @@ fn an_initrd_has_the_modules_in_order() {
 fn an_initrd_refuses_a_program_that_needs_libraries() {
     let mut fake = Fake::new();
     let mut elf = static_elf();
-    // One program header, of the kind that names a loader.
+    // One program header, of the kind that names a loader, whose name is behind it.
     elf[32] = 64;
     elf[54] = 56;
     elf[56] = 1;
-    elf.extend_from_slice(&[3, 0, 0, 0]);
+    let mut header = [0; 56];
+    (header[0], header[8], header[32]) = (3, 120, 8);
+    elf.extend_from_slice(&header);
+    elf.extend_from_slice(b"/lib/ld\0");
     plant(
         &mut fake,
         &[("bin/busybox", &elf), ("boot/vmlinuz-1", b"k")],
