@@ -6,8 +6,8 @@ let
     name = "system-${version}";
     rootfs = sos.rootfs.edit {
       rootfs = machine;
-      # They keep files in /var, which comes empty.
-      services.mask = [ "nginx.service" "hello.service" ];
+      # It keeps files in /var, which comes empty.
+      services.mask = [ "nginx.service" ];
       services.enable = [ "version.service" ];
       file = [
         { path = "/usr/version"; content = version; }

@@ -172,17 +172,42 @@ fn the_optical_drive_is_enough() {
     });
 }
 
-/// A root that is EROFS: what the system writes to it stays in memory.
+/// A root that is EROFS: what the system writes to it stays in memory, or it may not write and its services have places of their own.
 #[test]
 fn a_root_for_reading_only_starts() {
     if !all_wanted() {
         return;
     }
     with_machine(|machine| {
-        machine.world.write(
-            "reading.nix",
-            "{ sos, ... }: { disk = sos.disk { name = \"web\"; rootfs = (import ./sos.nix { inherit sos; }).machine; filesystem = \"erofs\"; cmdline = [ \"quiet\" \"mitigations=off\" ]; }; }",
-        );
-        machine.starts("./reading.nix#disk", &["--expect", RUNNING]);
+        machine.world.write("reading.nix", READING);
+        machine.starts("./reading.nix#over", &["--expect", RUNNING]);
+        machine.starts("./reading.nix#none", &["--expect", RUNNING]);
     });
 }
+
+const READING: &str = r#"
+{ sos, ... }:
+let
+  machine = (import ./sos.nix { inherit sos; }).machine;
+  of = more: sos.disk ({ name = "web"; filesystem = "erofs"; cmdline = [ "quiet" "mitigations=off" ]; } // more);
+in
+{
+  over = of { rootfs = machine; };
+  none = of {
+    volatile = "none";
+    rootfs = sos.rootfs.edit {
+      name = "machine-tmpfs";
+      rootfs = machine;
+      file = [
+        {
+          path = "/etc/fstab";
+          content = ''
+            tmpfs /var/log/nginx tmpfs mode=755 0 0
+            tmpfs /var/lib/nginx tmpfs mode=755 0 0
+          '';
+        }
+      ];
+    };
+  };
+}
+"#;
