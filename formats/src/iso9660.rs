@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Sectors have 2048 bytes. Contents of files lie wherever the caller puts them, at whole sectors: several entries may point into one
-//! image, such as the EFI system partition from which the volume starts. Only writing is here, and nothing but the description decides
+//! image, such as the EFI system partition from which the volume starts. Volumes are written, and read no further than [`identity`]; nothing but the description decides
 //! the bytes: names in the order of the standard, one time for all.
 //!
 //! # Source
@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::calendar::Moment;
+use crate::calendar::{Moment, days_since_1970};
 
 /// Bytes of a sector.
 pub const SECTOR: u64 = 2048;
@@ -267,6 +267,25 @@ impl Volume {
         out[40..44].copy_from_slice(&sector.to_le_bytes());
         Ok(out)
     }
+}
+
+/// Label and time of a volume, out of its primary descriptor: the sector behind the system area. None when it is no such descriptor, or
+/// its time is none.
+#[must_use]
+pub fn identity(descriptor: &[u8]) -> Option<(String, i64)> {
+    if descriptor.get(..7)? != b"\x01CD001\x01" {
+        return None;
+    }
+    let label = std::str::from_utf8(descriptor.get(40..72)?).ok()?;
+    let digits = std::str::from_utf8(descriptor.get(813..829)?).ok()?;
+    let number = |from: usize, to: usize| digits.get(from..to)?.parse::<i64>().ok();
+    let (year, month, day) = (number(0, 4)?, number(4, 6)?, number(6, 8)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    let seconds = number(8, 10)? * 3600 + number(10, 12)? * 60 + number(12, 14)?;
+    let days = days_since_1970(year, month, day);
+    Some((label.trim_end().to_owned(), days * 86_400 + seconds))
 }
 
 fn sector_of(offset: u64) -> Option<u32> {
@@ -577,6 +596,12 @@ mod tests {
         assert_eq!(&bytes[..7], b"\x01CD001\x01");
         assert_eq!(&bytes[40..48], b"A_LABEL ");
         assert_eq!(&bytes[813..830], b"2026070100000000\0");
+        assert_eq!(
+            identity(&bytes),
+            Some(("A_LABEL".to_owned(), 1_782_864_000))
+        );
+        assert_eq!(identity(&bytes[2048..]), None);
+        assert_eq!(identity(&bytes[..800]), None);
         assert_eq!(&bytes[2048 + 7..2048 + 30], b"EL TORITO SPECIFICATION");
         assert_eq!(&bytes[4096..4102], b"\xffCD001");
         let catalog = &bytes[3 * 2048..4 * 2048];

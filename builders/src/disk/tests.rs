@@ -14,7 +14,9 @@ use super::assemble::{self, Attribute, DiskAttrs, Format, PartitionAttrs};
 use super::esp::FileFrom;
 use super::initrd::{self, Compression, InitrdAttrs};
 use super::iso::{self, IsoAttrs};
+use super::provision::Device;
 use super::qcow2;
+use super::sign::{Signer, sign_disk};
 use super::uki::{self, UkiAttrs};
 use crate::build::fake::Fake;
 use crate::peers::{peer, said};
@@ -267,6 +269,88 @@ fn an_image_for_optical_drives_is_sound_in_every_way() {
             assert_eq!(found, text.as_bytes(), "{path}");
         }
     }
+}
+
+/// The signature is behind the program, which both directories of the image have to know.
+#[test]
+fn an_image_for_optical_drives_can_be_signed() {
+    let mut fake = Fake::new();
+    let loader = Path::new("/usr/lib/systemd/boot/efi/systemd-bootx64.efi");
+    if !loader.exists() {
+        crate::peers::skip("no systemd-boot-efi");
+        return;
+    }
+    fake.trees.insert(ROOT.to_owned(), loader.to_owned());
+    let mut files = BTreeMap::new();
+    files.insert(
+        "EFI/BOOT/BOOTX64.EFI".to_owned(),
+        FileFrom::Path(ROOT.to_owned()),
+    );
+    files.insert("loader/loader.conf".to_owned(), text("timeout 0\n"));
+    files.insert("zz/other.efi".to_owned(), text("no program of ours"));
+    let attrs = IsoAttrs {
+        label: "web".to_owned(),
+        uuid: Uuid::derived("test", "iso").to_string(),
+        partition_uuid: Uuid::derived("test", "iso esp").to_string(),
+        filesystem_uuid: Uuid::derived("test", "iso fat").to_string(),
+        files,
+        epoch: EPOCH,
+    };
+    let out = fake.path("image.iso");
+    iso::make(&fake, &attrs, &out).expect("an image");
+    let (key, cert) = (fake.path("key.pem"), fake.path("cert.pem"));
+    let args = [
+        "req",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-x509",
+        "-subj",
+        "/CN=test",
+        "-keyout",
+        shown(&key),
+        "-out",
+        shown(&cert),
+    ];
+    if content("openssl", &args).is_none() {
+        return;
+    }
+    let signer = Signer::read(&key, &cert).expect("a signer");
+    let device = Device::open(&out, true).expect("the image");
+    let signed = sign_disk(&device, &signer).expect("signed");
+    assert_eq!(signed, ["EFI/BOOT/BOOTX64.EFI"]);
+    let once = fs::read(&out).expect("read");
+    sign_disk(&Device::open(&out, true).expect("the image"), &signer).expect("signed again");
+    assert!(
+        once == fs::read(&out).expect("read"),
+        "the same key gives the same image"
+    );
+    if let Some(said) = content("sgdisk", &["-v", shown(&out)]) {
+        assert!(said.contains("No problems found"), "{said}");
+    }
+    let (back, of_fat) = (fake.path("back"), fake.path("of-fat.efi"));
+    let args = [
+        "-osirrox",
+        "on",
+        "-indev",
+        shown(&out),
+        "-extract",
+        "/",
+        shown(&back),
+    ];
+    if content("xorriso", &args).is_none() {
+        return;
+    }
+    let of_iso = back.join("EFI/BOOT/BOOTX64.EFI");
+    content("sbverify", &["--cert", shown(&cert), shown(&of_iso)]);
+    let at = format!("{}@@1M", shown(&out));
+    content(
+        "mcopy",
+        &["-i", &at, "::EFI/BOOT/BOOTX64.EFI", shown(&of_fat)],
+    );
+    assert!(fs::read(&of_iso).expect("there") == fs::read(&of_fat).expect("there"));
+    let config = fs::read(back.join("loader/loader.conf")).expect("there");
+    assert_eq!(config, b"timeout 0\n");
 }
 
 #[test]
