@@ -28,6 +28,25 @@ const OVMF: &[(&str, &str)] = &[
         "/usr/share/edk2/ovmf/OVMF_VARS.fd",
     ),
 ];
+/// The same with Secure Boot: code that enforces it, and variables without any keys, so that a loader may enrol some.
+const OVMF_SECURE: &[(&str, &str)] = &[
+    (
+        "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
+        "/usr/share/OVMF/OVMF_VARS_4M.fd",
+    ),
+    (
+        "/usr/share/OVMF/OVMF_CODE.secboot.fd",
+        "/usr/share/OVMF/OVMF_VARS.fd",
+    ),
+    (
+        "/usr/share/edk2/x64/OVMF_CODE.secboot.4m.fd",
+        "/usr/share/edk2/x64/OVMF_VARS.4m.fd",
+    ),
+    (
+        "/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd",
+        "/usr/share/edk2/ovmf/OVMF_VARS.fd",
+    ),
+];
 const QEMU: &str = "qemu-system-x86_64";
 
 /// What can be started.
@@ -93,6 +112,10 @@ pub(crate) struct Machine {
     pub(crate) image: Image,
     /// Whether it starts with UEFI firmware; else with a BIOS, or right with the kernel.
     pub(crate) uefi: bool,
+    /// Whether the firmware looks at signatures, once it has keys.
+    pub(crate) secure_boot: bool,
+    /// Where the variables of the firmware stay; without, they are gone at the end.
+    pub(crate) vars: Option<PathBuf>,
     pub(crate) bus: Bus,
     pub(crate) memory_mib: u32,
     pub(crate) cpus: u32,
@@ -126,7 +149,12 @@ pub(crate) fn command(
     };
     add(&[
         "-M",
-        "q35",
+        // The code that guards the variables runs where the system cannot see it.
+        if machine.secure_boot {
+            "q35,smm=on"
+        } else {
+            "q35"
+        },
         "-accel",
         accel,
         "-cpu",
@@ -154,8 +182,11 @@ pub(crate) fn command(
         add(&["-no-reboot"]);
     }
     if machine.uefi {
-        let (code, vars) = firmware()?;
-        let own = scratch.join("vars.fd");
+        let (code, vars) = firmware(machine.secure_boot)?;
+        let own = match &machine.vars {
+            Some(file) => file.clone(),
+            None => scratch.join("vars.fd"),
+        };
         if !own.exists() {
             std::fs::copy(vars, &own)
                 .map_err(|e| Failure::io("cannot copy the variables of the firmware", &e))?;
@@ -166,6 +197,9 @@ pub(crate) fn command(
             &format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"),
         ]);
         add(&["-drive", &format!("if=pflash,format=raw,unit=1,file={own}")]);
+        if machine.secure_boot {
+            add(&["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+        }
     }
     let snapshot = if machine.write { "off" } else { "on" };
     match &machine.image {
@@ -227,8 +261,9 @@ fn text(path: &Path) -> Result<String, Failure> {
     Ok(text.replace(',', ",,"))
 }
 
-fn firmware() -> Result<(&'static str, &'static str), Failure> {
-    let found = OVMF
+fn firmware(secure_boot: bool) -> Result<(&'static str, &'static str), Failure> {
+    let known = if secure_boot { OVMF_SECURE } else { OVMF };
+    let found = known
         .iter()
         .find(|(code, vars)| Path::new(code).exists() && Path::new(vars).exists());
     found.copied().ok_or_else(|| {
@@ -240,7 +275,8 @@ fn firmware() -> Result<(&'static str, &'static str), Failure> {
             )
             .note(format!(
                 "looked for {}",
-                OVMF.iter()
+                known
+                    .iter()
                     .map(|(code, _)| format!("`{code}`"))
                     .collect::<Vec<_>>()
                     .join(", ")

@@ -15,6 +15,7 @@ pub mod flake_ref;
 pub mod gpt;
 pub mod gvariant;
 pub mod hash;
+pub mod iso9660;
 pub mod lock;
 pub mod manifest;
 pub mod nar;

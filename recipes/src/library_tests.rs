@@ -327,6 +327,7 @@ fn a_recipe_file_is_a_target() {
         ("qcow2", "web.qcow2.drv"),
         ("uki", "web_1.efi.drv"),
         ("netboot", "web-netboot.drv"),
+        ("iso", "web.iso.drv"),
         ("provision", "web-provision.drv"),
     ] {
         let found = p.graph(&format!("({expression}).{form}"));

@@ -148,7 +148,7 @@ in
           inherit epoch;
           rootfs = whole;
         };
-        inherit (whole.disk) qcow2 uki netboot provision;
+        inherit (whole.disk) qcow2 uki netboot iso provision;
         # Room for what the system writes.
         ext4 = filesystem.ext4 {
           name = "${plan.name}.ext4";
