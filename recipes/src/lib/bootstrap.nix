@@ -214,8 +214,21 @@ let
         } [ "tree" ]
         args;
 
+  # The root as one file, with owners, links and times: what `tar -x` makes a root of again.
+  tarball = root:
+    derive.tree {
+      name = "${name}.tar.gz";
+      builder = "builtin:oci-layer";
+      __place = args;
+      rootfs = "${root}";
+      compression = "gzip";
+      single = true;
+      inherit epoch;
+    };
+
   withImages = root:
     root // {
+      tar = tarball root;
       oci = oci.oci { inherit name epoch; rootfs = root; };
       ostree = ostree { inherit name epoch; rootfs = root; };
     };
@@ -228,7 +241,8 @@ let
     (builtins.groupBy (root: root.target) chain.all);
 in
 withImages chain.root // {
-  inherit steps stage0 seed;
+  inherit steps stage0;
+  seed = first;
   # Every digest that the tree says a result has, with the root that it is in.
   pins = map
     (pin: pin // {
