@@ -30,8 +30,8 @@ enum BootCommand {
 
 /// Build a target and start it in QEMU, with its serial line as the console
 ///
-/// A target is a disk (`#disk`, `#qcow2`), a kernel image (`#uki`) or a directory to boot from over the network (`#netboot`); a file
-/// with one of them will do too. With --expect the machine ends when its console has shown that, and the exit code says whether it
+/// A target is a disk (`#disk`, `#qcow2`), a kernel image (`#uki`), a directory to boot from over the network (`#netboot`), or the image
+/// that a bootstrap without a kernel begins from (`#builder-hex0-image`); a file with one of them will do too. With --expect the machine ends when its console has shown that, and the exit code says whether it
 /// has; without, the terminal is the console until the machine ends (Ctrl-A X ends it).
 #[derive(Debug, clap::Args)]
 #[command(
@@ -69,9 +69,9 @@ struct RunArgs {
     /// What the disk hangs on
     #[arg(long, value_enum, default_value = "nvme")]
     bus: Bus,
-    /// Memory of the machine in MiB
-    #[arg(long, value_name = "MIB", default_value = "1024", value_parser = clap::value_parser!(u32).range(64..))]
-    memory: u32,
+    /// Memory of the machine in MiB [default: 1024, or 4096 for a disk that only a BIOS starts]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
+    memory: Option<u32>,
     /// Processors of the machine
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
     cpus: u32,
@@ -109,9 +109,12 @@ fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
         uefi: !args.bios
             && (args.uefi
                 || matches!(image, Image::Disk { .. } | Image::Kernel(_) | Image::Iso(_))),
+        memory_mib: args.memory.unwrap_or(match image {
+            Image::Sectors(_) => 4096,
+            _ => 1024,
+        }),
         image,
         bus: args.bus,
-        memory_mib: args.memory,
         cpus: args.cpus,
         write: args.write,
         reboot: args.reboot || !is_watched,
