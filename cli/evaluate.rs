@@ -782,9 +782,8 @@ impl<'a> Job<'a> {
 
 /// The problem of `--set` for what does not take it.
 fn not_taken(what: &str) -> Box<Diagnostic> {
-    let message = format!(
-        "`--set` is for trees of bootstrap steps, and this {what} takes no `settings`"
-    );
+    let message =
+        format!("`--set` is for trees of bootstrap steps, and this {what} takes no `settings`");
     let problem = Diagnostic::error("argument-not-taken", Class::Usage, message);
     Box::new(problem.help(
         "a recipe takes them as `{ sos, settings ? [ ] }: sos.bootstrap { inherit settings; .. }`; other arguments are given by `--arg`",

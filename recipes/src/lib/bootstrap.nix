@@ -122,6 +122,7 @@ let
       # For the message when nobody has it.
       distfile = step;
       urls = [ "mirror://distfiles/${file.name}" ] ++ file.urls;
+      git = file.git or null;
       outputHash = file.sha256;
       inherit after;
     };
