@@ -12,7 +12,7 @@
 let
   inherit (builtins) elemAt foldl' genList length listToAttrs map;
 
-  plan = builtins.__sosBootstrapPlan {
+  plan = __sosBootstrapPlan {
     inherit tree settings extraDistfiles;
     bash = shell != null;
   };
@@ -186,7 +186,7 @@ let
     plan.steps;
 
   # The disk that a machine without a kernel boots, and what it imports later. Only these need every file at once.
-  media = builtins.__sosBootstrapMedia { inherit tree settings; };
+  media = __sosBootstrapMedia { inherit tree settings; };
   all = files: listToAttrs (map (file: { name = file.at; value = "${fetched null "the image" file}"; }) files);
   hex0Image = files:
     derive.tree {
@@ -255,7 +255,8 @@ withImages chain.root // {
   builder-hex0-image = hex0Image media.distfiles // { bare = hex0Image [ ]; };
   payload-image = payloadImage false // { wide = payloadImage true; };
   rootfs = withImages chain.root;
-  distfiles = listToAttrs (builtins.concatLists (map
+  # A list: names of files are no names by which the members of a set are built.
+  distfiles = builtins.attrValues (listToAttrs (builtins.concatLists (map
     (one: map (file: { inherit (file) name; value = fetched null one.name file; }) one.distfiles)
-    plan.steps));
+    plan.steps)));
 }
