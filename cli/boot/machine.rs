@@ -54,6 +54,8 @@ const QEMU: &str = "qemu-system-x86_64";
 pub(crate) enum Image {
     /// A disk with a partition table, as `raw` or `qcow2`.
     Disk { file: PathBuf, format: &'static str },
+    /// A disk of which a BIOS starts the first sector, without a partition table that UEFI knows.
+    Sectors(PathBuf),
     /// An EFI program or a kernel.
     Kernel(PathBuf),
     /// A directory with `boot.ipxe`.
@@ -87,6 +89,8 @@ impl Image {
                 file: path.to_owned(),
                 format: "raw",
             })
+        } else if at(510, &[0x55, 0xaa]) {
+            Some(Self::Sectors(path.to_owned()))
         } else if at(0, b"MZ") {
             Some(Self::Kernel(path.to_owned()))
         } else {
@@ -147,13 +151,21 @@ pub(crate) fn command(
     } else {
         ("tcg", "qemu64")
     };
+    // What starts from a bare sector talks to the BIOS: to a disk that is there without a driver, and to the text screen, which goes
+    // to the serial line when there is no other. It stays in protected mode without pages, where nested machines fail.
+    let is_bare = matches!(machine.image, Image::Sectors(_));
+    let (board, accel, cpu) = if is_bare {
+        ("pc,graphics=off,kernel-irqchip=split", "tcg", "qemu64")
+    } else {
+        ("q35", accel, cpu)
+    };
     add(&[
         "-M",
-        // The code that guards the variables runs where the system cannot see it.
         if machine.secure_boot {
+            // The code that guards the variables runs where the system cannot see it.
             "q35,smm=on"
         } else {
-            "q35"
+            board
         },
         "-accel",
         accel,
@@ -181,7 +193,7 @@ pub(crate) fn command(
     if !machine.reboot {
         add(&["-no-reboot"]);
     }
-    if machine.uefi {
+    if machine.uefi && !is_bare {
         let (code, vars) = firmware(machine.secure_boot)?;
         let own = match &machine.vars {
             Some(file) => file.clone(),
@@ -220,6 +232,13 @@ pub(crate) fn command(
                 ),
             ]);
             add(&["-device", device]);
+        }
+        Image::Sectors(file) => {
+            let file = text(file)?;
+            add(&[
+                "-drive",
+                &format!("if=ide,format=raw,file={file},snapshot={snapshot},file.locking=off"),
+            ]);
         }
         Image::Iso(file) => {
             let file = text(file)?;
@@ -314,6 +333,7 @@ mod tests {
         let file = dir.path().join("image");
         let mut disk = vec![0; 1024];
         disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        let sector = disk.clone();
         disk[512..520].copy_from_slice(b"EFI PART");
         for (bytes, expected) in [
             (
@@ -330,6 +350,7 @@ mod tests {
                     format: "qcow2",
                 }),
             ),
+            (sector, Some(Image::Sectors(file.clone()))),
             (b"MZ".to_vec(), Some(Image::Kernel(file.clone()))),
             (b"{ }".to_vec(), None),
             (Vec::new(), None),

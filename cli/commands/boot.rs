@@ -30,8 +30,9 @@ enum BootCommand {
 
 /// Build a target and start it in QEMU, with its serial line as the console
 ///
-/// A target is a disk (`#disk`, `#qcow2`), an image for an optical drive (`#iso`), a kernel image (`#uki`) or a directory to boot
-/// from over the network (`#netboot`); a file with one of them will do too. With --expect the machine ends when its console has shown that, and the exit code says whether it
+/// A target is a disk (`#disk`, `#qcow2`), an image for an optical drive (`#iso`), a kernel image (`#uki`), a directory to boot
+/// from over the network (`#netboot`), or the image that a bootstrap without a kernel begins from (`#builder-hex0-image`); a file with
+/// one of them will do too. With --expect the machine ends when its console has shown that, and the exit code says whether it
 /// has; without, the terminal is the console until the machine ends (Ctrl-A X ends it).
 #[derive(Debug, clap::Args)]
 #[command(
@@ -75,7 +76,7 @@ struct RunArgs {
     /// What the disk hangs on
     #[arg(long, value_enum, default_value = "nvme")]
     bus: Bus,
-    /// Memory of the machine in MiB [default: 1024, and 2560 where the root stays in memory]
+    /// Memory of the machine in MiB [default: 1024; 2560 where the root stays in memory, 4096 for a disk that only a BIOS starts]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
     memory: Option<u32>,
     /// Processors of the machine
@@ -92,6 +93,8 @@ struct RunArgs {
 const MEMORY_MIB: u32 = 1024;
 /// For a root that is loaded whole: once packed in the initrd, and once as what the kernel unpacks of it.
 const IN_MEMORY_MIB: u32 = 2560;
+/// For a disk that only a BIOS starts: a bootstrap keeps its files in memory.
+const SECTORS_MIB: u32 = 4096;
 
 /// The guest cannot go on by itself after these.
 const LOST: &[&str] = &[
@@ -124,6 +127,7 @@ fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
         secure_boot: args.secure_boot,
         vars: args.vars.clone(),
         memory_mib: args.memory.unwrap_or(match image {
+            Image::Sectors(_) => SECTORS_MIB,
             Image::Netboot(_) | Image::Iso(_) => IN_MEMORY_MIB,
             Image::Disk { .. } | Image::Kernel(_) => MEMORY_MIB,
         }),

@@ -259,6 +259,7 @@ impl<'a> Job<'a> {
                 evaluator.eval_str(&expression, sos_recipes::ENTRY_NAME, &self.here)?
             }
             Source::Bootstrap(dir) => return self.bootstrap(evaluator, dir, target),
+            Source::Flake(_) if !self.args.set.is_empty() => return Err(not_taken("flake")),
             Source::Flake(reference) => {
                 return flake::value(&self.session, evaluator, reference, target, self.mode);
             }
@@ -279,6 +280,9 @@ impl<'a> Job<'a> {
             }
         };
         let arguments = self.arguments(evaluator)?;
+        if !self.args.set.is_empty() {
+            self.takes_settings(evaluator, whole)?;
+        }
         let whole = evaluator.auto_call(whole, &arguments)?;
         if target.attr.is_empty() {
             return Ok(whole);
@@ -325,6 +329,17 @@ impl<'a> Job<'a> {
             })
     }
 
+    /// A recipe gets what `--set` says as its argument `settings`, and one that has none would not see it.
+    fn takes_settings(&self, evaluator: &Evaluator, whole: Value) -> Result<(), Box<Diagnostic>> {
+        let asks = "f: builtins.isFunction f && builtins.functionArgs f ? settings";
+        let asks = evaluator.eval_str(asks, "--set", &self.here)?;
+        let taken = evaluator.call(asks, &[whole])?;
+        if matches!(evaluator.to_plain(taken)?, Plain::Bool(true)) {
+            return Ok(());
+        }
+        Err(not_taken("recipe"))
+    }
+
     pub(super) fn arguments(
         &self,
         evaluator: &Evaluator,
@@ -334,6 +349,14 @@ impl<'a> Job<'a> {
             "sos".to_owned(),
             evaluator.eval_str("import <sos>", "the sos library", Path::new("/"))?,
         );
+        if !self.args.set.is_empty() {
+            let settings = self.args.set.iter().map(|setting| Plain::Str {
+                s: setting.clone().into_bytes(),
+                context: Vec::new(),
+            });
+            let settings = Plain::List(settings.collect());
+            out.insert("settings".to_owned(), evaluator.from_plain(&settings));
+        }
         for pair in self.args.arg.chunks_exact(2) {
             out.insert(
                 pair[0].clone(),
@@ -351,4 +374,14 @@ impl<'a> Job<'a> {
         }
         Ok(out)
     }
+}
+
+/// The problem of `--set` for what does not take it.
+fn not_taken(what: &str) -> Box<Diagnostic> {
+    let message =
+        format!("`--set` is for trees of bootstrap steps, and this {what} takes no `settings`");
+    let problem = Diagnostic::error("argument-not-taken", Class::Usage, message);
+    Box::new(problem.help(
+        "a recipe takes them as `{ sos, settings ? [ ] }: sos.bootstrap { inherit settings; .. }`; other arguments are given by `--arg`",
+    ))
 }

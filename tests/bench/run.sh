@@ -4,7 +4,7 @@
 #   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [demo|log|steps|filesystem|image|ostree|lang|engine]
 #
 # First, without a peer: how long the demo takes when there is nothing to do, beside its limit, what a busy log costs, and what a step
-# costs (steps.sh). The inputs of the rest are those of ../shared/bench; without that folder there is no more to measure.
+# costs (steps.sh, bootstrap.sh). The inputs of the rest are those of ../shared/bench; without that folder there is no more to measure.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -53,6 +53,7 @@ fi
 # Steps do not depend on ../shared/bench either.
 if [ "$only" = all ] || [ "$only" = steps ]; then
   SOS=$sos bash "$here/tests/bench/steps.sh"
+  SOS=$sos bash "$here/tests/bench/bootstrap.sh"
   echo
   [ "$only" = all ] || exit 0
 fi
