@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use sos_builders::fetch::{Download, Fetcher};
-use sos_builders::registry::AuthFiles;
 use sos_engine::{BuildOptions, BuildReport, Cancel, Engine, Event, EventSink, Graph, Wanted};
 use sos_formats::derivation::{Derivation, Method, Output};
 use sos_formats::diagnostic::{Class, Diagnostic};
@@ -96,7 +95,7 @@ pub(crate) fn engine(
     let registry = sos_builders::registry(sos_builders::Config {
         mirrors: session.mirrors(),
         offline: options.offline,
-        auth: AuthFiles::new(session.env.auth_files.clone()),
+        auth: session.auth(),
         relock: options.relock.clone(),
     });
     Ok(Engine::new(
