@@ -17,7 +17,7 @@ export HOME=$work XDG_CONFIG_HOME=$work/none
 store=${BENCH_STORE:-$work/store}
 
 # recipe SALT: writes the recipe.
-recipe() { printf 'args: import %s { salt = "%s"; } args\n' "$here/image.nix" "$1" >"$work/sos.nix"; }
+recipe() { printf 'args@{ sos, ... }: import %s { salt = "%s"; } args\n' "$here/image.nix" "$1" >"$work/sos.nix"; }
 # once EPOCH: a recipe with another time of creation over the same files.
 once() {
   printf 'args@{ sos, ... }: { image = sos.oci { name = "image"; rootfs = (import %s { } args).base; epoch = %s; }; }\n' \
