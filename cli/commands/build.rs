@@ -12,7 +12,7 @@ use crate::commands::plan;
 use crate::derivation_file;
 use crate::evaluate::{self, Item, Mode};
 use crate::failure::Failure;
-use crate::render::output;
+use crate::render::{output, size};
 use crate::run::{self, RunOptions, Stream};
 use crate::session::Session;
 use crate::target::{self, Source, Target};
@@ -52,14 +52,14 @@ pub(crate) struct BuildArgs {
     /// Keep the directory of a failed build
     #[arg(long)]
     keep_failed: bool,
-    /// Stop a build after this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Stop a build after this many seconds; 0 is no limit
+    #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// Stop a build that writes nothing for this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Stop a build that writes nothing for this many seconds; 0 is no limit
+    #[arg(long, value_name = "SECONDS")]
     silent_timeout: Option<u64>,
-    /// Stop a build that writes more than this many bytes of log
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Stop a build that writes more log than this, as in `10M`; 0 is no limit
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_log_size: Option<u64>,
 }
 

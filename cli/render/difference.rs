@@ -9,7 +9,7 @@ use sos_store::Store;
 use sos_store::compare::{Change, Difference, Item, ItemKind, Snapshot};
 
 use super::size;
-use super::text::printable;
+use super::text::{file_name, printable};
 use crate::failure::Failure;
 
 /// Files up to this size are compared line by line.
@@ -24,12 +24,12 @@ pub(crate) fn path(path: &[u8]) -> String {
     if path.is_empty() {
         return ".".to_owned();
     }
-    printable(&String::from_utf8_lossy(path))
+    file_name(path)
 }
 
 /// How a change is said in a line.
 pub(crate) fn change(change: &Change) -> String {
-    let target = |bytes: &[u8]| printable(&String::from_utf8_lossy(bytes));
+    let target = file_name;
     match change {
         Change::Added | Change::Removed => change.word().to_owned(),
         Change::Kind(old, new) => format!("was a {old}, is a {new}"),

@@ -12,7 +12,7 @@
 let
   inherit (builtins) elemAt foldl' genList length listToAttrs map;
 
-  plan = builtins.__sosBootstrapPlan {
+  plan = __sosBootstrapPlan {
     inherit tree settings extraDistfiles;
     bash = shell != null;
   };
@@ -185,7 +185,7 @@ let
     plan.steps;
 
   # The disk that a machine without a kernel boots, and what it imports later. Only these need every file at once.
-  media = builtins.__sosBootstrapMedia { inherit tree settings; };
+  media = __sosBootstrapMedia { inherit tree settings; };
   all = files: listToAttrs (map (file: { name = file.at; value = "${fetched null "the image" file}"; }) files);
   hex0Image = files:
     derive.tree {

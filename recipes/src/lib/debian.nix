@@ -22,7 +22,7 @@ in
 {
   rootfs = recipe:
     let
-      plan = builtins.__sosRootfsPlan (if builtins.isAttrs recipe && !(recipe ? outPath) then { inherit recipe; } else { file = recipe; });
+      plan = __sosRootfsPlan (if builtins.isAttrs recipe && !(recipe ? outPath) then { inherit recipe; } else { file = recipe; });
       inherit (plan) epoch;
 
       deb = place: d:

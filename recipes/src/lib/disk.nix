@@ -16,7 +16,7 @@ let
     let
       refuse = message: names: derive.refuse { message = "the disk `${name}` ${message}"; } names place;
       platform = platforms.${arch} or (refuse "is for ${arch}, for which there is no boot loader here" [ "arch" ]);
-      uuid = role: builtins.__sosUuid { inherit seed role; };
+      uuid = role: __sosUuid { inherit seed role; };
       path = attribute: if given ? ${attribute} then derive.source given.${attribute} else null;
 
       seed = given.seed or name;
@@ -237,7 +237,7 @@ let
         else
           derive.refuse { message = "${what} needs `deployments`, a list of `{ rootfs, commit }`"; } [ "deployments" ] args;
       platform = platforms.${machine} or (derive.refuse { message = "${what} is for ${machine}, for which there is no boot loader here"; } [ "arch" ] args);
-      uuid = role: builtins.__sosUuid { inherit seed role; };
+      uuid = role: __sosUuid { inherit seed role; };
       loaderFile = if loader != null then derive.source loader else "${newest}/usr/lib/systemd/boot/efi/systemd-boot${platform.name}.efi";
       initrd = derive.tree {
         name = "${name}-initrd";
@@ -325,7 +325,7 @@ in
     , arch ? rootfs.arch or "amd64"
     , ...
     }@args:
-    make args (builtins.__sosDisk (removeAttrs args [ "rootfs" "name" "epoch" "arch" ])) {
+    make args (__sosDisk (removeAttrs args [ "rootfs" "name" "epoch" "arch" ])) {
       inherit rootfs name epoch arch;
     };
 }

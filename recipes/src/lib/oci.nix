@@ -104,7 +104,7 @@ let
         if digest != null then checked.digest
         else if inName != null then builtins.head inName
         else
-          builtins.__sosPinImage {
+          __sosPinImage {
             inherit (checked) ref;
             written = builtins.intersectAttrs { ref = null; } args;
           };
