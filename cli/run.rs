@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use sos_builders::fetch::{Download, Fetcher};
 use sos_builders::mirror::{Mirror, TrustedKey};
-use sos_builders::registry::AuthFiles;
 use sos_engine::{
     BuildOptions, BuildReport, Cancel, Engine, Event, EventSink, Graph, Substituter, Wanted,
 };
@@ -101,7 +100,7 @@ pub(crate) fn engine(
     let registry = sos_builders::registry(sos_builders::Config {
         mirrors: session.mirrors(),
         offline: options.offline,
-        auth: AuthFiles::new(session.env.auth_files.clone()),
+        auth: session.auth(),
         relock: options.relock.clone(),
     });
     let engine = Engine::new(session.store()?.clone(), registry, build, events);

@@ -257,7 +257,12 @@ pub(crate) fn interactive(
 ) -> Result<(), Failure> {
     let job = Job::new(session, args, mode)?;
     sos_lang::with_big_stack(move || {
-        let pins = NetworkPins::new(job.session.mirrors(), mode.offline, session.global.quiet);
+        let pins = NetworkPins::new(
+            job.session.mirrors(),
+            job.session.auth(),
+            mode.offline,
+            session.global.quiet,
+        );
         let recipes = job.recipes(job.here.clone(), Arc::new(pins));
         let host = Rc::new(job.host()?);
         let pure = args.access.pure_eval;

@@ -8,6 +8,7 @@ pub mod builder_hex0;
 pub mod calendar;
 pub mod crc32c;
 pub mod deb;
+pub mod deflate;
 pub mod derivation;
 pub mod diagnostic;
 pub mod flake_lock;

@@ -163,10 +163,10 @@ in
           name = "${plan.name}.squashfs";
           rootfs = whole;
         };
-        bootc = bootc {
+        bootc = bootc ({
           name = "${plan.name}-bootc";
           rootfs = whole;
-        };
+        } // plan.bootc);
       };
     in
     whole;
