@@ -21,7 +21,7 @@ demo: build
 	@SOS="$(SOS)" sh examples/demo.sh
 
 demo-bootstrap: build
-	@"$(SOS)" build steps#rootfs.oci -o steps/result
+	@"$(SOS)" build steps#rootfs.oci steps#rootfs.ostree steps#rootfs.tar -o steps/result
 	@"$(SOS)" recipe pins steps
 
 # What setup.sh installs must be there: a test that would skip for want of a peer fails.

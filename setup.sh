@@ -22,7 +22,7 @@ test)
   needs="$needs bash:bash dash:dash tar:tar gzip:gzip bzip2:bzip2 xz-utils:xz zstd:zstd zip:zip ostree:ostree graphviz:dot curl:curl groff-base:groff"
   needs="$needs qemu-system-x86:qemu-system-x86_64 qemu-utils:qemu-img ovmf:qemu-system-x86_64 ipxe-qemu:qemu-system-x86_64"
   needs="$needs systemd-boot-efi:qemu-system-x86_64 sbsigntool:sbverify gdisk:sgdisk fdisk:sfdisk dosfstools:fsck.vfat mtools:mcopy"
-  needs="$needs cpio:cpio binutils:objdump openssl:openssl"
+  needs="$needs cpio:cpio binutils:objdump openssl:openssl xorriso:xorriso genisoimage:isoinfo"
   needs="$needs e2fsprogs:e2fsck erofs-utils:fsck.erofs squashfs-tools:unsquashfs cryptsetup-bin:veritysetup"
   # libostree is built in for the tests; gpg and openssl make and check signatures.
   needs="$needs libostree-dev:pkg-config pkg-config:pkg-config gnupg:gpg openssl:openssl"

@@ -1,5 +1,6 @@
 //! The command line: global options and verbs. Doc comments are the help texts.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -47,6 +48,25 @@ pub(crate) struct Global {
     /// Take `--show-trace` back
     #[arg(long, global = true, hide = true, overrides_with = "show_trace")]
     pub(crate) no_show_trace: bool,
+}
+
+/// The values of every `--config` of a command line, in their order: where an option may stand before and after the verb, clap keeps
+/// only what stands after it. What cannot be told apart from the value of another option is left as clap has it.
+pub(crate) fn every_config(
+    words: impl Iterator<Item = OsString>,
+    parsed: Vec<String>,
+) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut words = words.skip(1).map(|word| word.into_string().ok());
+    while let Some(word) = words.next() {
+        match word.as_deref() {
+            Some("--") => break,
+            Some("--config") => all.extend(words.next().flatten()),
+            Some(word) => all.extend(word.strip_prefix("--config=").map(str::to_owned)),
+            None => {}
+        }
+    }
+    if all.ends_with(&parsed) { all } else { parsed }
 }
 
 /// Answers to "when?".
@@ -115,7 +135,7 @@ pub(crate) struct TargetArgs {
     /// `[FILE|DIR|FLAKE][#ATTR][^OUTPUT]` or a store path; with --file or --expr: attribute paths
     #[arg(value_name = "TARGET")]
     pub(crate) targets: Vec<String>,
-    /// Take the attributes named as targets from this Nix file
+    /// Take the attributes named as targets from this Nix file, or from the `default.nix` in this directory
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     /// Take the attributes named as targets from this expression

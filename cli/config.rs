@@ -26,6 +26,8 @@ const KEYS: &[&str] = &[
     "build.system",
     "eval.cache",
     "mirrors",
+    "substituters",
+    "trusted-keys",
     "progress",
     "color",
 ];
@@ -70,6 +72,10 @@ pub(crate) struct Config {
     pub(crate) eval_cache: bool,
     /// Mirrors by name, most wanted first.
     pub(crate) mirrors: BTreeMap<String, Vec<String>>,
+    /// Binary caches that are asked before something is built, most wanted first.
+    pub(crate) substituters: Vec<String>,
+    /// Public keys whose signatures are believed.
+    pub(crate) trusted_keys: Vec<String>,
     /// Progress display when no flag says otherwise.
     pub(crate) progress: Option<String>,
     /// Colour when no flag says otherwise.
@@ -85,6 +91,8 @@ struct File {
     build: Option<BuildSection>,
     eval: Option<EvalSection>,
     mirrors: Option<BTreeMap<String, OneOrMany>>,
+    substituters: Option<OneOrMany>,
+    trusted_keys: Option<OneOrMany>,
     progress: Option<String>,
     color: Option<String>,
 }
@@ -157,6 +165,15 @@ impl Size {
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
+}
+
+impl From<OneOrMany> for Vec<String> {
+    fn from(list: OneOrMany) -> Self {
+        match list {
+            OneOrMany::One(one) => vec![one],
+            OneOrMany::Many(many) => many,
+        }
+    }
 }
 
 impl Config {
@@ -264,6 +281,8 @@ impl Config {
             system: format!("{}-linux", std::env::consts::ARCH),
             eval_cache: true,
             mirrors: BTreeMap::new(),
+            substituters: Vec::new(),
+            trusted_keys: Vec::new(),
             progress: None,
             color: None,
             origins: BTreeMap::new(),
@@ -344,12 +363,16 @@ impl Config {
             self.origin("eval.cache", from);
         }
         for (name, urls) in file.mirrors.unwrap_or_default() {
-            let urls = match urls {
-                OneOrMany::One(u) => vec![u],
-                OneOrMany::Many(u) => u,
-            };
-            self.mirrors.insert(name, urls);
+            self.mirrors.insert(name, urls.into());
             self.origin("mirrors", from);
+        }
+        if let Some(urls) = file.substituters {
+            self.substituters = urls.into();
+            self.origin("substituters", from);
+        }
+        if let Some(keys) = file.trusted_keys {
+            self.trusted_keys = keys.into();
+            self.origin("trusted-keys", from);
         }
         if let Some(progress) = file.progress {
             one_of("progress", &progress, PROGRESS)?;
@@ -415,7 +438,7 @@ pub(crate) fn sandbox_path(text: &str) -> Result<(PathBuf, PathBuf), Box<Diagnos
 }
 
 /// Refuses what a project may not decide for the person who builds it: a file of somebody else's in a parent directory, and keys
-/// that show parts of this machine to builds or move the store.
+/// that show parts of this machine to builds, move the store, or tell whom to believe.
 fn check_project(path: &Path, file: &File) -> Result<(), Box<Diagnostic>> {
     use std::os::unix::fs::MetadataExt as _;
     let owner = std::fs::metadata(path).map_or(u32::MAX, |m| m.uid());
@@ -444,6 +467,7 @@ fn check_project(path: &Path, file: &File) -> Result<(), Box<Diagnostic>> {
                 .as_ref()
                 .is_some_and(|b| b.sandbox_paths.is_some()),
         ),
+        ("trusted-keys", file.trusted_keys.is_some()),
     ];
     match forbidden.iter().find(|(_, set)| *set) {
         None => Ok(()),

@@ -13,7 +13,7 @@ use sos_formats::hash::Sha256;
 use sos_formats::store_path::{StorePath, make_text};
 use sos_store::Store;
 
-use crate::evaluate::Item;
+use crate::evaluate::{self, Item};
 use crate::failure::Failure;
 
 /// The largest file that is read as a derivation or as a text with references.
@@ -54,21 +54,9 @@ pub(crate) fn load(
     let root = place.read_all(&path, graph)?;
     let outputs = match output {
         None | Some("*") => root.outputs.keys().cloned().collect(),
-        Some(one) if root.outputs.contains_key(one) => vec![one.to_owned()],
-        Some(one) => {
-            let known: Vec<&str> = root.outputs.keys().map(String::as_str).collect();
-            return Err(Failure::new(
-                Diagnostic::error(
-                    "target-no-output",
-                    Class::Recipe,
-                    format!(
-                        "`{}` has no output `{one}`",
-                        Derivation::name_from_path(&path)
-                    ),
-                )
-                .note(format!("its outputs are {}", known.join(", ")))
-                .suggest(one, known.into_iter()),
-            ));
+        Some(named) => {
+            let known: Vec<String> = root.outputs.keys().cloned().collect();
+            evaluate::chosen(named, Derivation::name_from_path(&path), &known)?
         }
     };
     Ok(Item::Derivation { drv: path, outputs })

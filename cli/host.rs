@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -201,11 +202,19 @@ fn path_error(path: &Path, error: sos_store::StoreError) -> HostError {
     }
 }
 
+/// Whether a file is the device that is always empty.
+fn is_null(meta: &std::fs::Metadata) -> bool {
+    meta.file_type().is_char_device() && meta.rdev() == rustix::fs::makedev(1, 3)
+}
+
 impl Host for StoreHost {
     fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
         let path = self.physical(path);
         // A pipe may have nobody at its other end.
         let meta = std::fs::metadata(&path)?;
+        if is_null(&meta) {
+            return Ok(Vec::new());
+        }
         if !meta.is_file() && !meta.is_dir() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,

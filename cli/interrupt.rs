@@ -57,6 +57,33 @@ pub(crate) async fn watch(
     }
 }
 
+/// From now on Ctrl-C stops what an evaluator does, not the program; a second one, before that has stopped, ends it.
+pub(crate) fn only_evaluation(interrupter: sos_lang::Interrupter, asked: Arc<AtomicU8>) {
+    let wait = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let Ok(runtime) = runtime else { return };
+        runtime.block_on(async {
+            let Ok(mut int) = signal(SignalKind::interrupt()) else {
+                return;
+            };
+            while int.recv().await.is_some() {
+                if asked.swap(2, Ordering::SeqCst) != 0 {
+                    #[allow(clippy::exit, reason = "the second interrupt asks for exactly this")]
+                    std::process::exit(130);
+                }
+                interrupter.interrupt();
+            }
+        });
+    };
+    // Without the thread Ctrl-C does what it always does.
+    let _none = std::thread::Builder::new()
+        .name("interrupts".into())
+        .spawn(wait)
+        .is_err();
+}
+
 /// Ctrl-Z stops the whole group of this process, and so a child that is about to become a sandbox of its own and has not left the
 /// group yet. The thread that makes it cannot stop before it is made, and without that thread this process does not: whoever waits
 /// for it to stop would wait for ever.

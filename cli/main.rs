@@ -61,7 +61,8 @@ fn main() -> ExitCode {
     }) {
         return end(&failure, &Look::plain());
     }
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    cli.global.config = args::every_config(std::env::args_os(), cli.global.config);
     log_to_stderr(&env, cli.global.verbose);
     let terminal = Terminal::decide(&cli.global, None, &env);
     let mut look = Look {

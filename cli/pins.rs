@@ -3,9 +3,10 @@
 use sos_builders::debian::Archive;
 use sos_builders::fetch::{Download, Fetcher};
 use sos_builders::mirrors::Mirrors;
+use sos_builders::registry::{self, AuthFiles, Reference};
 use sos_formats::diagnostic::Diagnostic;
 use sos_formats::hash::Sha256;
-use sos_formats::lock::{RootfsLocked, RootfsRequest, UrlEntry};
+use sos_formats::lock::{ImageEntry, RootfsLocked, RootfsRequest, UrlEntry};
 use sos_recipes::Pins;
 
 use crate::render::output;
@@ -18,17 +19,20 @@ pub(crate) struct NetworkPins {
     fetcher: Fetcher,
     /// Kept for the whole evaluation: all recipes see one state of the archives.
     archive: Archive,
+    /// Who asks registries.
+    auth: AuthFiles,
     /// Says nothing of what goes on.
     quiet: bool,
 }
 
 impl NetworkPins {
     /// Pins through `mirrors`, or only through files when `offline`.
-    pub(crate) fn new(mirrors: Mirrors, offline: bool, quiet: bool) -> Self {
+    pub(crate) fn new(mirrors: Mirrors, auth: AuthFiles, offline: bool, quiet: bool) -> Self {
         let fetcher = Fetcher::new(mirrors, offline);
         Self {
             archive: Archive::new(fetcher.clone(), now_secs()),
             fetcher,
+            auth,
             quiet,
         }
     }
@@ -57,6 +61,17 @@ impl Pins for NetworkPins {
             url: url.to_owned(),
             sha256: Sha256::of(&bytes),
             size: bytes.len() as u64,
+        })
+    }
+
+    fn lock_image(&self, reference: &str) -> Result<ImageEntry, Box<Diagnostic>> {
+        if !self.quiet {
+            output::message(&format!("pinning {reference}"));
+        }
+        let name = Reference::parse(reference)?;
+        Ok(ImageEntry {
+            reference: reference.to_owned(),
+            digest: registry::resolve(&self.fetcher, &self.auth, &name)?,
         })
     }
 }

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use sos_builders::fetch::{Download, Fetcher};
-use sos_builders::registry::AuthFiles;
-use sos_engine::{BuildOptions, BuildReport, Cancel, Engine, Event, EventSink, Graph, Wanted};
+use sos_builders::mirror::{Mirror, TrustedKey};
+use sos_engine::{
+    BuildOptions, BuildReport, Cancel, Engine, Event, EventSink, Graph, Substituter, Wanted,
+};
 use sos_formats::derivation::{Derivation, Method, Output};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::flake_ref::{self, Attr};
@@ -35,6 +37,8 @@ pub(crate) struct RunOptions {
     pub(crate) silent_timeout_secs: Option<u64>,
     pub(crate) max_log_bytes: Option<u64>,
     pub(crate) offline: bool,
+    /// Ask no mirror for results.
+    pub(crate) no_substitute: bool,
     /// What the run has taken so far.
     pub(crate) spent: Duration,
     /// As the journal shows it.
@@ -96,15 +100,20 @@ pub(crate) fn engine(
     let registry = sos_builders::registry(sos_builders::Config {
         mirrors: session.mirrors(),
         offline: options.offline,
-        auth: AuthFiles::new(session.env.auth_files.clone()),
+        auth: session.auth(),
         relock: options.relock.clone(),
     });
-    Ok(Engine::new(
-        session.store()?.clone(),
-        registry,
-        build,
-        events,
-    ))
+    let engine = Engine::new(session.store()?.clone(), registry, build, events);
+    if options.offline || options.no_substitute || config.substituters.is_empty() {
+        return Ok(engine);
+    }
+    let keys = config.trusted_keys.iter().map(|key| TrustedKey::parse(key));
+    let keys = keys.collect::<Result<Vec<_>, _>>()?;
+    let fetcher = fetcher(session, false);
+    let mirror = |url: &String| -> Arc<dyn Substituter> {
+        Arc::new(Mirror::new(url, fetcher.clone(), keys.clone()))
+    };
+    Ok(engine.with_substituters(config.substituters.iter().map(mirror).collect()))
 }
 
 /// The events of one run from its first moment to its last, and the display that shows them.

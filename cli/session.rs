@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use sos_builders::mirrors::Mirrors;
+use sos_builders::registry::AuthFiles;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StoreDir;
 use sos_store::{OpenOptions, Store};
@@ -93,6 +94,11 @@ impl Session {
     /// The mirrors: environment before configuration before the machine's own package sources.
     pub(crate) fn mirrors(&self) -> Mirrors {
         Mirrors::new(&self.config.mirrors, &self.env.mirrors, Path::new("/"))
+    }
+
+    /// Who asks registries: the files that hold credentials.
+    pub(crate) fn auth(&self) -> AuthFiles {
+        AuthFiles::new(self.env.auth_files.clone())
     }
 
     /// The program itself, which is its own sandbox child. Through `/proc`, so that replacing or removing the file while a build

@@ -119,6 +119,16 @@ impl Target {
         } else {
             format!("{}#{attr}", file.display())
         };
+        // As in Nix, a directory means the `default.nix` in it, whatever else it holds.
+        let default = file.join("default.nix");
+        if file.is_dir() && default.is_file() {
+            return Ok(Self {
+                text,
+                source: Source::Nix(absolute(&default)),
+                attr: attr.to_owned(),
+                output: None,
+            });
+        }
         let source = match Self::locate(file, &text) {
             Err(e) if e.code == "target-unknown-kind" => Source::Nix(absolute(file)),
             other => other?,

@@ -1,12 +1,12 @@
 # What steps are made of. `build` unpacks the first file of `sources`, patches it, and runs the stages, each of which a step may
 # define for itself; what lands in DESTDIR becomes a package, has to have the digest of SHA256SUMS.pkgs, and is laid over the root.
 umask 022
+set -o pipefail
 
-# The shell of the seed has programs of its own that it prefers to those of the same name in PATH.
-tar() { "${PREFIX}/bin/tar" "$@"; }
-xz() { "${PREFIX}/bin/xz" "$@"; }
-bzip2() { "${PREFIX}/bin/bzip2" "$@"; }
-patch() { "${PREFIX}/bin/patch" "$@"; }
+# The shell of the seed has programs of its own that it prefers to those of the same name in PATH; of these it takes those in PATH.
+for tool in bzip2 cmp find gzip m4 make patch tar; do
+	eval "${tool}() { \"\${PREFIX}/bin/${tool}\" \"\$@\"; }"
+done
 
 # How many packages there are already whose names begin like this one.
 revision_of() {
@@ -14,7 +14,7 @@ revision_of() {
 }
 
 default_configure() {
-	./configure --prefix="${PREFIX}" --disable-dependency-tracking --disable-nls
+	./configure --prefix="${PREFIX}" --disable-dependency-tracking --disable-nls "$@"
 }
 
 default_compile() {
@@ -42,6 +42,35 @@ unpack() {
 	esac
 }
 
+# Into the working directory; an archive with one directory at its top is entered.
+default_unpack() {
+	while read -r _ url sum name; do
+		file="${DISTFILES}/${name:-${url##*/}}"
+		echo "${sum}  ${file}" | sha256sum -c
+		unpack "${file}"
+	done <"${SRCDIR}/${pkg}/sources"
+	if [ "$(ls | wc -l)" = 1 ]; then
+		cd ./*/
+	fi
+}
+
+# The patches of the step, or those for this pass alone.
+default_patch() {
+	patches="${SRCDIR}/${pkg}/patches"
+	if [ -d "${patches}-pass${pass}" ]; then
+		patches="${patches}-pass${pass}"
+	fi
+	for file in "${patches}"/*.patch; do
+		if [ -e "${file}" ]; then
+			patch -p1 <"${file}"
+		fi
+	done
+}
+
+default_prepare() {
+	:
+}
+
 # build PACKAGE SCRIPT
 build() {
 	pkg=$1
@@ -55,24 +84,9 @@ build() {
 		. "./$2"
 	fi
 	cd build
-	while read -r _ url sum name; do
-		file="${DISTFILES}/${name:-${url##*/}}"
-		echo "${sum}  ${file}" | sha256sum -c
-		unpack "${file}"
-	done <../sources
-	cd ./*/
-	patches=../../patches
-	if [ -d "../../patches-pass${pass}" ]; then
-		patches="../../patches-pass${pass}"
-	fi
-	for file in "${patches}"/*.patch; do
-		if [ -e "${file}" ]; then
-			patch -p1 <"${file}"
-		fi
+	for one in unpack patch prepare configure compile install; do
+		stage "${one}"
 	done
-	stage configure
-	stage compile
-	stage install
 	rm -rf "${DESTDIR}${PREFIX}/share"
 	pack "${pkg}_${revision}.tar.bz2"
 	tar -C / --keep-directory-symlink -xf "${REPO}/${pkg}_${revision}.tar"
@@ -86,14 +100,15 @@ pack() {
 	tar -C "${DESTDIR}" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw \
 		--format=ustar -cf "${REPO}/${1%.bz2}" .
 	bzip2 -9 -k "${REPO}/${1%.bz2}"
-	if [ "${UPDATE_CHECKSUMS}" = True ]; then
-		cd "${REPO}"
-		sha256sum "$1"
-	else
-		expected=$(grep " $1\$" "${SRCDIR}/SHA256SUMS.pkgs")
-		cd "${REPO}"
-		sha256sum "$1"
-		echo "${expected}" | sha256sum -c
+	cd "${REPO}"
+	sha256sum "$1"
+	if [ "${UPDATE_CHECKSUMS}" != True ]; then
+		if ! grep " $1\$" "${SRCDIR}/SHA256SUMS.pkgs" >/tmp/pin; then
+			echo "SHA256SUMS.pkgs has no digest for $1"
+			exit 1
+		fi
+		sha256sum -c /tmp/pin
+		rm /tmp/pin
 	fi
 }
 

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Take};
 
 use flate2::{Compress, Compression, FlushCompress, Status};
+use sos_formats::deflate::Deflate;
 use sos_formats::hash::Blake3;
 use sos_store::{Derived, Store, StoreError};
 
@@ -18,7 +19,9 @@ pub(crate) const MIN_BYTES: u64 = 32 << 10;
 /// An empty, final block with fixed codes: ends a deflate stream.
 pub(crate) const FINAL: [u8; 2] = [0x03, 0x00];
 /// Raised whenever the bytes of fragments change: with the library that compresses, with the sizes above.
-const REVISION: u32 = 1;
+const REVISION: u32 = 2;
+/// The level that layers and commits have when nothing else is asked for, so that they share what was compressed.
+pub(crate) const LEVEL: u32 = 1;
 
 /// Where the compressed form of some bytes is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,26 +98,40 @@ pub(crate) fn find(
 }
 
 /// Makes fragments, one after the other.
-pub(crate) struct Deflater(Compress);
+pub(crate) enum Deflater {
+    /// Level 1, written here: twice as fast as zlib at its usual level and more, for some 4 % more bytes.
+    Fast(Box<Deflate>),
+    /// The other levels, as zlib has them.
+    Zlib(Compress),
+}
 
 impl Deflater {
     /// Prepares a level of 1 to 9.
     pub(crate) fn new(level: u32) -> Self {
-        Self(Compress::new(Compression::new(level), false))
+        match level {
+            1 => Self::Fast(Box::default()),
+            _ => Self::Zlib(Compress::new(Compression::new(level), false)),
+        }
     }
 
     /// Compresses one block.
     pub(crate) fn block(&mut self, raw: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        self.0.reset();
+        let zlib = match self {
+            Self::Fast(fast) => {
+                fast.stream(raw, out);
+                return Ok(());
+            }
+            Self::Zlib(zlib) => zlib,
+        };
+        zlib.reset();
         out.reserve(raw.len() / 2 + 1024);
         loop {
-            let taken = usize::try_from(self.0.total_in()).map_err(io::Error::other)?;
+            let taken = usize::try_from(zlib.total_in()).map_err(io::Error::other)?;
             let before = out.len();
-            let status = self
-                .0
+            let status = zlib
                 .compress_vec(&raw[taken..], out, FlushCompress::Full)
                 .map_err(io::Error::other)?;
-            let all_taken = self.0.total_in() == raw.len() as u64;
+            let all_taken = zlib.total_in() == raw.len() as u64;
             // Room left in the output says that the flush is complete.
             if all_taken && out.len() < out.capacity() {
                 return Ok(());
@@ -159,24 +176,31 @@ mod tests {
     /// the builders that use fragments with it.
     #[test]
     fn the_bytes_are_those_of_this_revision() {
-        let mut out = Vec::new();
-        Deflater::new(6).block(&sample(), &mut out).expect("memory");
-        let digest = Sha256::of(&out).to_string();
-        assert_eq!(
-            (REVISION, digest.as_str()),
+        for (level, expected) in [
             (
                 1,
-                "0d64086d0d9101e8c12ca52cb863624149096dc6f59aded22b1b196de1c4e4fb"
-            )
-        );
+                "949426c9ff3a9d5368c29083767200f906374dc29f6451a7d7974257e933358a",
+            ),
+            (
+                6,
+                "0d64086d0d9101e8c12ca52cb863624149096dc6f59aded22b1b196de1c4e4fb",
+            ),
+        ] {
+            let mut out = Vec::new();
+            let mut deflater = Deflater::new(level);
+            deflater.block(&sample(), &mut out).expect("memory");
+            let digest = Sha256::of(&out).to_string();
+            assert_eq!((REVISION, digest.as_str()), (2, expected), "level {level}");
+        }
     }
 
     #[test]
     fn fragments_in_a_row_are_one_stream() {
         let data = sample();
-        let mut deflater = Deflater::new(6);
         let mut out = Vec::new();
-        for part in data.chunks(70_000) {
+        // Of several levels, even.
+        for (level, part) in [1, 6].into_iter().cycle().zip(data.chunks(70_000)) {
+            let mut deflater = Deflater::new(level);
             deflater.block(part, &mut out).expect("memory");
         }
         out.extend_from_slice(&FINAL);

@@ -33,7 +33,8 @@ use crate::buildenv::BuildEnvBuilder;
 use crate::channel::UnpackChannelBuilder;
 use crate::debian::UnpackBuilder;
 use crate::disk::{
-    DiskBuilder, InitrdBuilder, NetbootBuilder, ProvisionBuilder, Qcow2Builder, UkiBuilder,
+    DiskBuilder, InitrdBuilder, IsoBuilder, NetbootBuilder, ProvisionBuilder, Qcow2Builder,
+    UkiBuilder,
 };
 use crate::fetch::{FetchBuilder, FetchUrlBuilder, Fetcher};
 use crate::filesystem::{FilesystemBuilder, VerityBuilder};
@@ -88,6 +89,7 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(SysrootBuilder)
         .register(DiskBuilder)
         .register(InitrdBuilder)
+        .register(IsoBuilder)
         .register(NetbootBuilder)
         .register(ProvisionBuilder)
         .register(Qcow2Builder)

@@ -13,8 +13,10 @@ use sos_formats::narinfo::{self, Compression, NarInfo};
 use sos_formats::store_path::{StoreDir, StorePath};
 use sos_store::{Ingested, Store};
 
+mod substituter;
+
 use crate::debian::codec;
-use crate::fetch::{Download as _, FetchError, Fetcher, FileSink, Quiet, Request};
+use crate::fetch::{Download as _, FetchError, Fetcher, FileSink, Observer, Quiet, Request};
 
 /// A larger compressed archive is not fetched.
 const MAX_FILE_BYTES: u64 = 4 << 30;
@@ -95,7 +97,21 @@ impl Mirror {
             .fetcher
             .bytes(&[url], limit, None)
             .map_err(|why| self.not_there(dir, path, *why))?;
-        let info = NarInfo::parse(&bytes, dir).map_err(|e| {
+        let info = self.parsed(dir, path, &bytes)?;
+        if !self.keys.is_empty() && !self.trusts(dir, &info) {
+            return Err(self.untrusted(&info));
+        }
+        Ok(info)
+    }
+
+    /// Reads what the cache says of a path.
+    fn parsed(
+        &self,
+        dir: &StoreDir,
+        path: &StorePath,
+        bytes: &[u8],
+    ) -> Result<NarInfo, Box<Diagnostic>> {
+        let info = NarInfo::parse(bytes, dir).map_err(|e| {
             self.problem(
                 "mirror-bad-narinfo",
                 format!("what it says of `{}` is malformed: {e}", path.name()),
@@ -108,38 +124,43 @@ impl Mirror {
                 format!("asked for `{asked}`, it speaks of `{told}`"),
             ));
         }
-        if !self.keys.is_empty() {
-            let text = info.fingerprint(dir);
-            let good = info
-                .signatures
-                .iter()
-                .any(|signature| self.keys.iter().any(|key| key.signed(signature, &text)));
-            if !good {
-                let found: Vec<&str> = info.signatures.iter().map(|s| s.key.as_str()).collect();
-                let keys: Vec<&str> = self.keys.iter().map(|k| k.name.as_str()).collect();
-                let found = if found.is_empty() {
-                    "none".to_owned()
-                } else {
-                    found.join(", ")
-                };
-                return Err(Box::new(
-                    Diagnostic::error(
-                        "trust-unsigned",
-                        Class::Fetch,
-                        format!(
-                            "{} offers `{}` without a good signature from a trusted key",
-                            self.url,
-                            path.name()
-                        ),
-                    )
-                    .note(format!(
-                        "signatures found: {found}; trusted keys: {}",
-                        keys.join(", ")
-                    )),
-                ));
-            }
-        }
         Ok(info)
+    }
+
+    /// Tells whether a trusted key signed what the cache says of a path.
+    fn trusts(&self, dir: &StoreDir, info: &NarInfo) -> bool {
+        self.trusts_text(&info.signatures, &info.fingerprint(dir))
+    }
+
+    fn trusts_text(&self, signatures: &[narinfo::Signature], text: &str) -> bool {
+        signatures
+            .iter()
+            .any(|signature| self.keys.iter().any(|key| key.signed(signature, text)))
+    }
+
+    fn untrusted(&self, info: &NarInfo) -> Box<Diagnostic> {
+        let listed = |names: Vec<&str>| match names.as_slice() {
+            [] => "none".to_owned(),
+            names => names.join(", "),
+        };
+        let found = info.signatures.iter().map(|s| s.key.as_str()).collect();
+        let keys = self.keys.iter().map(|k| k.name.as_str()).collect();
+        Box::new(
+            Diagnostic::error(
+                "trust-unsigned",
+                Class::Fetch,
+                format!(
+                    "{} offers `{}` without a good signature from a trusted key",
+                    self.url,
+                    info.path.name()
+                ),
+            )
+            .note(format!(
+                "signatures found: {}; trusted keys: {}",
+                listed(found),
+                listed(keys)
+            )),
+        )
     }
 
     /// Asks which path the cache has for an output of a content-addressed derivation, by the hash that
@@ -208,7 +229,16 @@ impl Mirror {
     /// # Errors
     /// When it cannot be fetched, is malformed, or is not what the cache says.
     pub fn nar(&self, store: &Store, info: &NarInfo) -> Result<Ingested, Box<Diagnostic>> {
-        let packed = self.packed(store, info)?;
+        self.nar_observed(store, info, &Quiet)
+    }
+
+    fn nar_observed(
+        &self,
+        store: &Store,
+        info: &NarInfo,
+        observer: &dyn Observer,
+    ) -> Result<Ingested, Box<Diagnostic>> {
+        let packed = self.packed(store, info, observer)?;
         let failed = |e: &dyn std::fmt::Display| self.unreadable(info, e);
         let mut reader = decoder(info, packed).map_err(|e| failed(&e))?;
         let ingested = store
@@ -227,7 +257,7 @@ impl Mirror {
     /// # Errors
     /// As [`Mirror::nar`].
     pub fn check(&self, store: &Store, info: &NarInfo) -> Result<(), Box<Diagnostic>> {
-        let packed = self.packed(store, info)?;
+        let packed = self.packed(store, info, &Quiet)?;
         let failed = |e: &dyn std::fmt::Display| self.unreadable(info, e);
         let reader = decoder(info, packed).map_err(|e| failed(&e))?;
         let mut hasher = Hasher::new(HashAlgo::Sha256);
@@ -249,7 +279,12 @@ impl Mirror {
     }
 
     /// The archive as it is transferred, in a file without a name.
-    fn packed(&self, store: &Store, info: &NarInfo) -> Result<File, Box<Diagnostic>> {
+    fn packed(
+        &self,
+        store: &Store,
+        info: &NarInfo,
+        observer: &dyn Observer,
+    ) -> Result<File, Box<Diagnostic>> {
         let urls = [format!("{}/{}", self.url, info.url)];
         let name = info.path.name();
         let unwritable = |e: io::Error| {
@@ -281,7 +316,7 @@ impl Mirror {
         // The open file is all that is needed of it.
         drop(dir);
         let mut sink = FileSink::new(file);
-        match self.fetcher.fetch(&request, &mut sink, &Quiet) {
+        match self.fetcher.fetch(&request, &mut sink, observer) {
             Ok(_) => {}
             Err(FetchError::Failed(mut why)) => {
                 why.helps =
@@ -336,7 +371,13 @@ impl Mirror {
 
 /// Whether a server answered that it has no such file.
 fn is_gone(why: &Diagnostic) -> bool {
-    let signs = ["answered 404", "answered 410", "No such file"];
+    // Stores of objects say 403 for what they lack.
+    let signs = [
+        "answered 403",
+        "answered 404",
+        "answered 410",
+        "No such file",
+    ];
     why.notes
         .iter()
         .any(|note| signs.iter().any(|sign| note.contains(sign)))

@@ -28,6 +28,25 @@ const OVMF: &[(&str, &str)] = &[
         "/usr/share/edk2/ovmf/OVMF_VARS.fd",
     ),
 ];
+/// The same with Secure Boot: code that enforces it, and variables without any keys, so that a loader may enrol some.
+const OVMF_SECURE: &[(&str, &str)] = &[
+    (
+        "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd",
+        "/usr/share/OVMF/OVMF_VARS_4M.fd",
+    ),
+    (
+        "/usr/share/OVMF/OVMF_CODE.secboot.fd",
+        "/usr/share/OVMF/OVMF_VARS.fd",
+    ),
+    (
+        "/usr/share/edk2/x64/OVMF_CODE.secboot.4m.fd",
+        "/usr/share/edk2/x64/OVMF_VARS.4m.fd",
+    ),
+    (
+        "/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd",
+        "/usr/share/edk2/ovmf/OVMF_VARS.fd",
+    ),
+];
 const QEMU: &str = "qemu-system-x86_64";
 
 /// What can be started.
@@ -35,6 +54,8 @@ const QEMU: &str = "qemu-system-x86_64";
 pub(crate) enum Image {
     /// A disk with a partition table, as `raw` or `qcow2`.
     Disk { file: PathBuf, format: &'static str },
+    /// A disk of which a BIOS starts the first sector, without a partition table that UEFI knows.
+    Sectors(PathBuf),
     /// An EFI program or a kernel.
     Kernel(PathBuf),
     /// A directory with `boot.ipxe`.
@@ -68,6 +89,8 @@ impl Image {
                 file: path.to_owned(),
                 format: "raw",
             })
+        } else if at(510, &[0x55, 0xaa]) {
+            Some(Self::Sectors(path.to_owned()))
         } else if at(0, b"MZ") {
             Some(Self::Kernel(path.to_owned()))
         } else {
@@ -93,6 +116,10 @@ pub(crate) struct Machine {
     pub(crate) image: Image,
     /// Whether it starts with UEFI firmware; else with a BIOS, or right with the kernel.
     pub(crate) uefi: bool,
+    /// Whether the firmware looks at signatures, once it has keys.
+    pub(crate) secure_boot: bool,
+    /// Where the variables of the firmware stay; without, they are gone at the end.
+    pub(crate) vars: Option<PathBuf>,
     pub(crate) bus: Bus,
     pub(crate) memory_mib: u32,
     pub(crate) cpus: u32,
@@ -124,9 +151,22 @@ pub(crate) fn command(
     } else {
         ("tcg", "qemu64")
     };
+    // What starts from a bare sector talks to the BIOS: to a disk that is there without a driver, and to the text screen, which goes
+    // to the serial line when there is no other. It stays in protected mode without pages, where nested machines fail.
+    let is_bare = matches!(machine.image, Image::Sectors(_));
+    let (board, accel, cpu) = if is_bare {
+        ("pc,graphics=off,kernel-irqchip=split", "tcg", "qemu64")
+    } else {
+        ("q35", accel, cpu)
+    };
     add(&[
         "-M",
-        "q35",
+        if machine.secure_boot {
+            // The code that guards the variables runs where the system cannot see it.
+            "q35,smm=on"
+        } else {
+            board
+        },
         "-accel",
         accel,
         "-cpu",
@@ -153,9 +193,12 @@ pub(crate) fn command(
     if !machine.reboot {
         add(&["-no-reboot"]);
     }
-    if machine.uefi {
-        let (code, vars) = firmware()?;
-        let own = scratch.join("vars.fd");
+    if machine.uefi && !is_bare {
+        let (code, vars) = firmware(machine.secure_boot)?;
+        let own = match &machine.vars {
+            Some(file) => file.clone(),
+            None => scratch.join("vars.fd"),
+        };
         if !own.exists() {
             std::fs::copy(vars, &own)
                 .map_err(|e| Failure::io("cannot copy the variables of the firmware", &e))?;
@@ -166,6 +209,9 @@ pub(crate) fn command(
             &format!("if=pflash,format=raw,unit=0,readonly=on,file={code}"),
         ]);
         add(&["-drive", &format!("if=pflash,format=raw,unit=1,file={own}")]);
+        if machine.secure_boot {
+            add(&["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+        }
     }
     let snapshot = if machine.write { "off" } else { "on" };
     match &machine.image {
@@ -186,6 +232,13 @@ pub(crate) fn command(
                 ),
             ]);
             add(&["-device", device]);
+        }
+        Image::Sectors(file) => {
+            let file = text(file)?;
+            add(&[
+                "-drive",
+                &format!("if=ide,format=raw,file={file},snapshot={snapshot},file.locking=off"),
+            ]);
         }
         Image::Iso(file) => {
             let file = text(file)?;
@@ -227,8 +280,9 @@ fn text(path: &Path) -> Result<String, Failure> {
     Ok(text.replace(',', ",,"))
 }
 
-fn firmware() -> Result<(&'static str, &'static str), Failure> {
-    let found = OVMF
+fn firmware(secure_boot: bool) -> Result<(&'static str, &'static str), Failure> {
+    let known = if secure_boot { OVMF_SECURE } else { OVMF };
+    let found = known
         .iter()
         .find(|(code, vars)| Path::new(code).exists() && Path::new(vars).exists());
     found.copied().ok_or_else(|| {
@@ -240,7 +294,8 @@ fn firmware() -> Result<(&'static str, &'static str), Failure> {
             )
             .note(format!(
                 "looked for {}",
-                OVMF.iter()
+                known
+                    .iter()
                     .map(|(code, _)| format!("`{code}`"))
                     .collect::<Vec<_>>()
                     .join(", ")
@@ -278,6 +333,7 @@ mod tests {
         let file = dir.path().join("image");
         let mut disk = vec![0; 1024];
         disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+        let sector = disk.clone();
         disk[512..520].copy_from_slice(b"EFI PART");
         for (bytes, expected) in [
             (
@@ -294,6 +350,7 @@ mod tests {
                     format: "qcow2",
                 }),
             ),
+            (sector, Some(Image::Sectors(file.clone()))),
             (b"MZ".to_vec(), Some(Image::Kernel(file.clone()))),
             (b"{ }".to_vec(), None),
             (Vec::new(), None),

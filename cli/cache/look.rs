@@ -21,11 +21,16 @@ pub(super) fn stat(path: &Path) -> Option<StatKey> {
 /// Asks a path again.
 pub(super) fn ask(path: &Path, asked: Asked) -> Option<Blake3> {
     match asked {
-        Asked::Content => std::fs::read(path).ok().as_deref().map(Blake3::of),
+        Asked::Content => content(path).ok().as_deref().map(Blake3::of),
         Asked::Listing => list(path).ok().map(|l| listing_digest(&l)),
         Asked::Type => type_digest(std::fs::symlink_metadata(path)),
         Asked::Target => std::fs::canonicalize(path).ok().map(|p| target_digest(&p)),
     }
+}
+
+/// The bytes of a regular file: what was one may have become a pipe that nobody writes to, or a device without end.
+fn content(path: &Path) -> io::Result<Vec<u8>> {
+    super::ahead::read(path, u64::MAX)
 }
 
 /// How a path answers as it did.

@@ -7,6 +7,7 @@
 //!
 //! Errors are not kept, nor what asked for the time or fetched something that no hash pins. Messages are, and are said again.
 
+mod ahead;
 mod bytes;
 mod check;
 mod graph;
@@ -31,6 +32,7 @@ use crate::args::Global;
 use crate::evaluate::Item;
 use crate::host::StoreHost;
 use crate::session::Session;
+pub(crate) use ahead::read_program;
 use bytes::{Reader, Writer};
 use inputs::{Inputs, Message};
 pub(crate) use recorder::Recorder;
@@ -107,6 +109,8 @@ impl Cached for Vec<Item> {
 pub(crate) struct Cache {
     store: Store,
     key: Blake3,
+    /// Where the programs of the directory's last evaluation are.
+    programs: Blake3,
     dry: bool,
 }
 
@@ -151,6 +155,7 @@ impl Cache {
         Some(Self {
             store,
             key: Blake3::of(&w.0),
+            programs: Self::programs_key(here),
             dry,
         })
     }
@@ -212,6 +217,7 @@ impl Cache {
 
     /// Keeps what an evaluation gave, with what it read. That it cannot be kept is no failure.
     pub(crate) fn keep<T: Cached>(&self, recorder: &Recorder, values: &[T], graph: &Graph) {
+        self.keep_programs(recorder.take_programs());
         let Some(inputs) = recorder.take_inputs() else {
             return;
         };

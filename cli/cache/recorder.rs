@@ -14,6 +14,7 @@ use sos_formats::store_path::{StoreDir, StorePath};
 use sos_lang::{FetchRequest, FetchedTree, FileType, Host, HostError, PathFilter, TreeRequest};
 use sos_store::{StatKey, Store};
 
+use super::ahead::is_large_program;
 use super::inputs::{Asked, Built, Inputs, Local, Message, Seen, Tree};
 use super::local::{self, Kind};
 use super::look;
@@ -31,6 +32,8 @@ pub(crate) struct Recorder {
     inputs: RefCell<Inputs>,
     /// Directories of this machine that were copied to the store.
     sources: RefCell<Sources>,
+    /// Large programs that were read, in their order.
+    programs: RefCell<Vec<PathBuf>>,
     /// Why the result cannot be used again.
     refused: Cell<Option<&'static str>>,
     /// Before anything was read.
@@ -44,6 +47,7 @@ impl Recorder {
             store,
             inputs: RefCell::default(),
             sources: RefCell::default(),
+            programs: RefCell::default(),
             refused: Cell::new(None),
             since_nanos: sos_store::now_nanos(),
         }
@@ -58,6 +62,11 @@ impl Recorder {
     /// Says that the result must not be used again.
     pub(crate) fn refuse(&self, why: &'static str) {
         self.refused.set(Some(why));
+    }
+
+    /// The large programs that were read, in their order; some more than once.
+    pub(super) fn take_programs(&self) -> Vec<PathBuf> {
+        self.programs.take()
     }
 
     /// What was noted so far; nothing when the result must not be used again.
@@ -166,12 +175,24 @@ impl Host for Recorder {
     fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
         if !self.outside(path) {
             let read = self.inner.read_file(path);
+            if let Ok(bytes) = &read
+                && is_large_program(path, bytes)
+            {
+                // The object of a source has another name once a file of it was changed.
+                let place = self.origin(path).unwrap_or_else(|| path.to_owned());
+                self.programs.borrow_mut().push(place);
+            }
             self.note_origin(path, Asked::Content, read.as_deref().ok().map(Blake3::of));
             return read;
         }
         // Before the bytes: a change in between shows as a change.
         let stat = look::stat(path);
         let read = self.inner.read_file(path);
+        if let Ok(bytes) = &read
+            && is_large_program(path, bytes)
+        {
+            self.programs.borrow_mut().push(path.to_owned());
+        }
         let answer = read.as_deref().ok().map(Blake3::of);
         self.note(path, Asked::Content, answer, stat);
         read

@@ -1,6 +1,6 @@
 //! `sos boot`: starts what was built.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -30,8 +30,9 @@ enum BootCommand {
 
 /// Build a target and start it in QEMU, with its serial line as the console
 ///
-/// A target is a disk (`#disk`, `#qcow2`), a kernel image (`#uki`) or a directory to boot from over the network (`#netboot`); a file
-/// with one of them will do too. With --expect the machine ends when its console has shown that, and the exit code says whether it
+/// A target is a disk (`#disk`, `#qcow2`), an image for an optical drive (`#iso`), a kernel image (`#uki`), a directory to boot
+/// from over the network (`#netboot`), or the image that a bootstrap without a kernel begins from (`#builder-hex0-image`); a file with
+/// one of them will do too. With --expect the machine ends when its console has shown that, and the exit code says whether it
 /// has; without, the terminal is the console until the machine ends (Ctrl-A X ends it).
 #[derive(Debug, clap::Args)]
 #[command(
@@ -45,6 +46,12 @@ struct RunArgs {
     /// Start with UEFI firmware; disks and kernel images always do
     #[arg(long, overrides_with = "bios")]
     uefi: bool,
+    /// Let the firmware look at signatures; without keys in its variables it takes everything
+    #[arg(long, conflicts_with = "bios")]
+    secure_boot: bool,
+    /// A file in which the variables of the firmware stay, made when it is missing [default: they are gone at the end]
+    #[arg(long, value_name = "FILE", conflicts_with = "bios")]
+    vars: Option<PathBuf>,
     /// Start a disk with a BIOS
     #[arg(long, overrides_with = "uefi")]
     bios: bool,
@@ -69,9 +76,9 @@ struct RunArgs {
     /// What the disk hangs on
     #[arg(long, value_enum, default_value = "nvme")]
     bus: Bus,
-    /// Memory of the machine in MiB
-    #[arg(long, value_name = "MIB", default_value = "1024", value_parser = clap::value_parser!(u32).range(64..))]
-    memory: u32,
+    /// Memory of the machine in MiB [default: 1024; 2560 where the root stays in memory, 4096 for a disk that only a BIOS starts]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(64..))]
+    memory: Option<u32>,
     /// Processors of the machine
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
     cpus: u32,
@@ -82,6 +89,12 @@ struct RunArgs {
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     qemu: Vec<String>,
 }
+
+const MEMORY_MIB: u32 = 1024;
+/// For a root that is loaded whole: once packed in the initrd, and once as what the kernel unpacks of it.
+const IN_MEMORY_MIB: u32 = 2560;
+/// For a disk that only a BIOS starts: a bootstrap keeps its files in memory.
+const SECTORS_MIB: u32 = 4096;
 
 /// The guest cannot go on by itself after these.
 const LOST: &[&str] = &[
@@ -108,10 +121,18 @@ fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
     let machine = Machine {
         uefi: !args.bios
             && (args.uefi
+                || args.secure_boot
+                || args.vars.is_some()
                 || matches!(image, Image::Disk { .. } | Image::Kernel(_) | Image::Iso(_))),
+        secure_boot: args.secure_boot,
+        vars: args.vars.clone(),
+        memory_mib: args.memory.unwrap_or(match image {
+            Image::Sectors(_) => SECTORS_MIB,
+            Image::Netboot(_) | Image::Iso(_) => IN_MEMORY_MIB,
+            Image::Disk { .. } | Image::Kernel(_) => MEMORY_MIB,
+        }),
         image,
         bus: args.bus,
-        memory_mib: args.memory,
         cpus: args.cpus,
         write: args.write,
         reboot: args.reboot || !is_watched,
@@ -229,7 +250,7 @@ fn image(session: &Session, args: &RunArgs) -> Result<Image, Failure> {
         let message = format!("`{}` is nothing that starts", info.path.absolute(store.store_dir()));
         Failure::new(
             Diagnostic::error("boot-nothing", Class::Usage, message)
-                .help("name a disk, a kernel image or a netboot directory: `#disk`, `#qcow2`, `#uki`, `#netboot`"),
+                .help("name a disk, an image for an optical drive, a kernel image or a netboot directory: `#disk`, `#qcow2`, `#iso`, `#uki`, `#netboot`"),
         )
     })
 }

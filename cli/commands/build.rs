@@ -12,7 +12,7 @@ use crate::commands::plan;
 use crate::derivation_file;
 use crate::evaluate::{self, Item, Mode};
 use crate::failure::Failure;
-use crate::render::output;
+use crate::render::{output, size};
 use crate::run::{self, RunOptions, Stream};
 use crate::session::Session;
 use crate::target::{self, Source, Target};
@@ -38,6 +38,9 @@ pub(crate) struct BuildArgs {
     /// reason, and fails
     #[arg(long)]
     rebuild: bool,
+    /// Build everything here: ask none of the `substituters` of the configuration
+    #[arg(long)]
+    no_substitute: bool,
     /// Builds at once [default: the number of cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
@@ -53,14 +56,14 @@ pub(crate) struct BuildArgs {
     /// Keep the directory of a failed build
     #[arg(long)]
     keep_failed: bool,
-    /// Stop a build after this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Stop a build after this many seconds; 0 is no limit
+    #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// Stop a build that writes nothing for this many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Stop a build that writes nothing for this many seconds; 0 is no limit
+    #[arg(long, value_name = "SECONDS")]
     silent_timeout: Option<u64>,
-    /// Stop a build that writes more than this many bytes of log
-    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    /// Stop a build that writes more log than this, as in `10M`; 0 is no limit
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_log_size: Option<u64>,
 }
 
@@ -109,6 +112,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         silent_timeout_secs: args.silent_timeout,
         max_log_bytes: args.max_log_size,
         offline: args.lock.offline,
+        no_substitute: args.no_substitute,
         spent: stream.spent(),
         command: format!("build{}", args.target.words()),
         project: target::project(&targets),

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use sos_builders::debian::verify::Keyring;
 use sos_builders::fetch::{Download as _, Fetcher, Limits};
+use sos_builders::mirror::{Mirror, TrustedKey};
 use sos_builders::mirrors::Mirrors;
+use sos_engine::Substituter as _;
 use sos_engine::probe::{self, Check, Health};
 use sos_engine::sandbox::Control;
 use sos_formats::diagnostic::{Class, Diagnostic};
@@ -45,6 +47,7 @@ pub(crate) fn run(session: &Session, args: &DoctorArgs) -> Result<(), Failure> {
     checks.push(clock());
     checks.extend(store(session));
     checks.extend(mirrors(session));
+    checks.extend(substituters(session));
     if session.global.json {
         let list: Vec<_> = checks.iter().map(|c| serde_json::json!({ "name": c.name, "health": word(c.health), "found": c.found, "fix": c.fix })).collect();
         output::json(&serde_json::json!(list))?;
@@ -200,15 +203,7 @@ fn mirrors(session: &Session) -> Vec<Row> {
     let mut names: BTreeSet<&str> = BTreeSet::from(["debian"]);
     names.extend(session.config.mirrors.keys().map(String::as_str));
     names.extend(session.env.mirrors.keys().map(String::as_str));
-    // Somebody waits for the answer: one try, and not for long.
-    let limits = Limits {
-        connect: WAIT,
-        answer: WAIT,
-        stall: WAIT,
-        retries: 0,
-        ..Limits::default()
-    };
-    let fetcher = Fetcher::with_limits(Mirrors::default(), false, limits);
+    let fetcher = impatient();
     let keyrings = keyrings();
     let mut rows = Vec::new();
     for name in names {
@@ -241,6 +236,60 @@ fn mirrors(session: &Session) -> Vec<Row> {
                 ),
             });
         }
+    }
+    rows
+}
+
+/// Fetches for somebody who waits for the answer: one try, and not for long.
+fn impatient() -> Fetcher {
+    let limits = Limits {
+        connect: WAIT,
+        answer: WAIT,
+        stall: WAIT,
+        retries: 0,
+        ..Limits::default()
+    };
+    Fetcher::with_limits(Mirrors::default(), false, limits)
+}
+
+/// Asks each binary cache that builds ask, and looks at the keys that are believed.
+fn substituters(session: &Session) -> Vec<Row> {
+    let config = &session.config;
+    let mut rows = Vec::new();
+    let fetcher = impatient();
+    for url in &config.substituters {
+        let told = session.store_dir().map_err(Failure::into_first);
+        let told = told.and_then(|dir| Mirror::new(url, fetcher.clone(), Vec::new()).about(&dir));
+        rows.push(match told {
+            Ok(()) => Row::good("binary cache", format!("{url} answers")),
+            Err(d) => Row::new(
+                "binary cache",
+                Health::Warning,
+                d.notes.first().cloned().unwrap_or(d.message),
+                Some(format!(
+                    "take `{url}` out of `substituters` in the configuration, or correct it"
+                )),
+            ),
+        });
+    }
+    for key in &config.trusted_keys {
+        if let Err(d) = TrustedKey::parse(key) {
+            let fix = "write `NAME:BASE64` in `trusted-keys`, as `nix-store --generate-binary-cache-key` does";
+            rows.push(Row::new(
+                "trusted key",
+                Health::Bad,
+                d.message,
+                Some(fix.to_owned()),
+            ));
+        }
+    }
+    if !config.substituters.is_empty() && config.trusted_keys.is_empty() {
+        rows.push(Row::new(
+            "trusted key",
+            Health::Warning,
+            "none: only what is named by its content is taken from a binary cache",
+            Some("add the keys of the caches to `trusted-keys` in the configuration".to_owned()),
+        ));
     }
     rows
 }
@@ -385,6 +434,8 @@ fn config(session: &Session) -> Result<(), Failure> {
                 .collect::<Vec<_>>()
                 .join("; "),
         ),
+        ("substituters", c.substituters.join(" ")),
+        ("trusted-keys", c.trusted_keys.join(" ")),
         (
             "progress",
             c.progress.clone().unwrap_or_else(|| "auto".to_owned()),

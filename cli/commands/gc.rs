@@ -17,7 +17,7 @@ pub(crate) struct GcArgs {
     #[arg(short = 'n', long)]
     dry_run: bool,
     /// Stop when this much is freed: bytes, or with K, M, G, T
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_free: Option<u64>,
     /// Take only what was registered longer ago: 30d, 12h, 10m
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
@@ -104,28 +104,6 @@ fn amount(report: &GcReport) -> String {
     }
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
-    let (number, factor) = match text
-        .trim_end_matches("iB")
-        .trim_end_matches('B')
-        .char_indices()
-        .last()
-    {
-        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
-        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
-        Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
-        Some((at, 't' | 'T')) => (&text[..at], 1 << 40),
-        _ => (text.trim_end_matches('B'), 1_u64),
-    };
-    let number: u64 = number
-        .trim()
-        .parse()
-        .map_err(|_e| format!("`{text}` is no size; write 500M or 2G"))?;
-    number
-        .checked_mul(factor)
-        .ok_or_else(|| format!("`{text}` is too large"))
-}
-
 fn parse_age(text: &str) -> Result<Duration, String> {
     let bad = || format!("`{text}` is no age; write 30d, 12h or 10m");
     let (at, unit) = text.char_indices().last().ok_or_else(bad)?;
@@ -159,10 +137,10 @@ mod tests {
 
     #[test]
     fn sizes_and_ages_are_read() {
-        assert_eq!(parse_size("12"), Ok(12));
-        assert_eq!(parse_size("2G"), Ok(2 << 30));
-        assert_eq!(parse_size("5MiB"), Ok(5 << 20));
-        assert!(parse_size("many").is_err() && parse_size("99999999T").is_err());
+        assert_eq!(size::parse("12"), Ok(12));
+        assert_eq!(size::parse("2G"), Ok(2 << 30));
+        assert_eq!(size::parse("5MiB"), Ok(5 << 20));
+        assert!(size::parse("many").is_err() && size::parse("99999999T").is_err());
         assert_eq!(parse_age("2d"), Ok(Duration::from_secs(172_800)));
         assert!(parse_age("").is_err() && parse_age("5y").is_err());
     }

@@ -15,12 +15,12 @@ use crate::target::{Source, Target};
 /// Write sos.lock, or flake.lock: pin packages, downloads and inputs that the recipe leaves open
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Without --update only what is missing or stale is resolved. `--update` alone moves everything that the target uses;\n`--update web.rootfs.toml` moves one recipe, `--update URL` one download, `--update INPUT` one input of a flake."
+    after_help = "Without --update only what is missing or stale is resolved. `--update` alone moves everything that the target uses;\n`--update web.rootfs.toml` moves one recipe, `--update URL` one download, `--update HOST/NAME:TAG` one image of a\nregistry, `--update INPUT` one input of a flake."
 )]
 pub(crate) struct LockArgs {
     #[command(flatten)]
     target: TargetArgs,
-    /// Resolve again what is pinned already; NAME is a recipe file, a URL, or an input of a flake
+    /// Resolve again what is pinned already; NAME is a recipe file, a URL, an image of a registry, or an input of a flake
     #[arg(long, value_name = "NAME", num_args = 0..=1)]
     update: Option<Vec<String>>,
 }
@@ -74,6 +74,7 @@ fn known<'a>(target: &Target, mut names: impl Iterator<Item = &'a String>) -> Re
     let recipes = lock.rootfs_entries().iter().map(|e| e.recipe.as_str());
     let pinned: Vec<&str> = recipes
         .chain(lock.url_entries().iter().map(|e| e.url.as_str()))
+        .chain(lock.image_entries().iter().map(|e| e.reference.as_str()))
         .collect();
     match names.find(|name| !pinned.contains(&name.as_str())) {
         None => Ok(()),

@@ -41,6 +41,15 @@ pub(crate) struct LogArgs {
     /// A target, the name of a derivation, the store path of one or of its output, or the number of a build [default: .]
     #[arg(value_name = "TARGET|NAME|BUILD")]
     target: Option<String>,
+    /// Take this attribute path of the target
+    #[arg(short = 'A', long, value_name = "ATTR", requires = "target")]
+    attr: Option<String>,
+    /// Pass the expression EXPR as argument NAME to a recipe that is a function
+    #[arg(long, num_args = 2, value_names = ["NAME", "EXPR"], allow_hyphen_values = true, requires = "target")]
+    arg: Vec<String>,
+    /// Pass the string STRING as argument NAME to a recipe that is a function
+    #[arg(long, num_args = 2, value_names = ["NAME", "STRING"], allow_hyphen_values = true, requires = "target")]
+    argstr: Vec<String>,
     /// While it is being built, go on until that ends
     #[arg(short, long)]
     follow: bool,
@@ -73,7 +82,7 @@ pub(crate) fn run(session: &Session, args: &LogArgs) -> Result<(), Failure> {
         (Derivation::name_from_path(&drv).to_owned(), drv)
     } else {
         let asked = args.target.as_deref().unwrap_or(".");
-        (asked.to_owned(), find(session, asked)?)
+        (asked.to_owned(), find(session, args, asked)?)
     };
     if args.follow
         && let Some(build) = store.running_build(&drv)?
@@ -300,10 +309,16 @@ fn last_failed(store: &Store) -> Result<StorePath, Failure> {
     )))
 }
 
-fn find(session: &Session, text: &str) -> Result<StorePath, Failure> {
+fn find(session: &Session, log: &LogArgs, text: &str) -> Result<StorePath, Failure> {
     let store = session.store()?;
     let named = store.built_named(text)?.into_iter().next();
-    match find::meaning(store, text, named.is_some())? {
+    let says_target = log.attr.is_some() || !log.arg.is_empty() || !log.argstr.is_empty();
+    let meaning = if says_target {
+        Meaning::Target
+    } else {
+        find::meaning(store, text, named.is_some())?
+    };
+    match meaning {
         Meaning::Drv(drv) => Ok(drv),
         Meaning::Name => match named {
             Some(drv) => Ok(drv),
@@ -312,6 +327,9 @@ fn find(session: &Session, text: &str) -> Result<StorePath, Failure> {
         Meaning::Target => {
             let args = TargetArgs {
                 targets: vec![text.to_owned()],
+                attr: log.attr.iter().cloned().collect(),
+                arg: log.arg.clone(),
+                argstr: log.argstr.clone(),
                 ..TargetArgs::default()
             };
             let mode = Mode {

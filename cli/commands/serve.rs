@@ -93,16 +93,21 @@ pub(crate) fn run(session: &Session, args: &ServeArgs) -> Result<(), Failure> {
         offers.realised(&hash, &output, path);
     }
     for (at, paths) in built.paths.into_iter().enumerate() {
+        let name = names.get(at).cloned().flatten();
+        let mut images = 0;
         for path in paths {
-            let name = names.get(at).cloned().flatten();
             let offered = offers.add(
                 store,
                 &Offer {
                     path: path.clone(),
-                    name,
+                    name: name.clone(),
                 },
             )?;
+            images += offered.iter().filter(|one| is_image(one)).count();
             tell(session, &server, &path, &offered)?;
+        }
+        if let (Some(name), 0) = (&name, images) {
+            return Err(unused(name, target.targets.get(at)));
         }
     }
     let address = server.address();
@@ -135,6 +140,21 @@ pub(crate) fn run(session: &Session, args: &ServeArgs) -> Result<(), Failure> {
         drop(subscription);
         ended.map_err(|e| Failure::io("cannot take connections", &e))
     })
+}
+
+fn is_image(offered: &Offered) -> bool {
+    matches!(offered, Offered::Image { .. })
+}
+
+/// A name that would be ignored looks to its writer as if it counted.
+fn unused(name: &str, target: Option<&String>) -> Failure {
+    let target = target.map_or("the target", String::as_str);
+    let message = format!("`{target}` is no image, so nothing would be called `{name}`");
+    Failure::new(
+        Diagnostic::error("serve-name-unused", Class::Usage, message)
+            .note("commits are served under their ref, files under their own name, trees under their path")
+            .help(format!("leave `{name}=` out, or name an image (`sos.oci`)")),
+    )
 }
 
 /// Prints where the server is: a script reads that line and goes on.

@@ -1,5 +1,7 @@
 //! `sos store`: looks into the store and verifies it.
 
+use std::borrow::Cow;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use sos_formats::derivation::Method;
@@ -9,7 +11,7 @@ use sos_store::rootfs::{KindView, RootTree};
 use sos_store::{CheckOptions, ObjectKind, PathInfo, Store};
 
 use crate::failure::Failure;
-use crate::render::{output, size};
+use crate::render::{output, size, text};
 use crate::session::Session;
 
 /// Look into the store, add to it, verify it
@@ -213,10 +215,12 @@ fn entries(session: &Session, text: &str, long: bool) -> Result<(), Failure> {
                     .as_bytes(),
                 );
             }
-            out.extend_from_slice(full.rsplit(|b| *b == b'/').next().unwrap_or_default());
+            out.extend_from_slice(&name_of(
+                full.rsplit(|b| *b == b'/').next().unwrap_or_default(),
+            ));
             if let (true, KindView::Symlink { target }) = (long, entry.kind) {
                 out.extend_from_slice(b" -> ");
-                out.extend_from_slice(target);
+                out.extend_from_slice(&name_of(target));
             }
             out.push(b'\n');
         }
@@ -253,14 +257,23 @@ fn entries(session: &Session, text: &str, long: bool) -> Result<(), Failure> {
             };
             out.extend_from_slice(format!("{letter} {:>10}\t", meta.len()).as_bytes());
         }
-        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(&name_of(name.as_bytes()));
         if long && let Ok(target) = std::fs::read_link(&path) {
             out.extend_from_slice(b" -> ");
-            out.extend_from_slice(target.as_os_str().as_bytes());
+            out.extend_from_slice(&name_of(target.as_os_str().as_bytes()));
         }
         out.push(b'\n');
     }
     output::bytes(&out)
+}
+
+/// A name as it is for programs, and harmless for a terminal: who builds something chooses the names in it.
+fn name_of(name: &[u8]) -> Cow<'_, [u8]> {
+    if std::io::stdout().is_terminal() {
+        text::file_name(name).into_bytes().into()
+    } else {
+        name.into()
+    }
 }
 
 fn letter(kind: KindView<'_>) -> char {

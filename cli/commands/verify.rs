@@ -96,6 +96,16 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
             .help("name a directory that does not exist"),
         ));
     }
+    if args.rounds == Some(0) && args.against.is_none() {
+        return Err(Failure::new(
+            Diagnostic::error(
+                "verify-no-rounds",
+                Class::Usage,
+                "`--rounds 0` compares with nothing",
+            )
+            .help("name a mirror with `--against`, or at least one round"),
+        ));
+    }
     let targets = evaluate::targets(session, &args.target)?;
     let evaluated = build::resolve(session, &args.target, &targets, &Mode::building(args.lock))?;
     evaluate::report_locks(session, &evaluated.locks);

@@ -306,6 +306,11 @@ impl Answer {
         if self.reasons.told.is_empty() {
             text.push_str("for a reason that the journal does not have");
         }
+        for cause in self.causes.iter().flat_map(Causes::all) {
+            if let sos_engine::Cause::MirrorMiss { urls } = cause {
+                text.push_str(&format!("\n  {} did not have it", urls.join(" and ")));
+            }
+        }
         text.push('\n');
         text
     }

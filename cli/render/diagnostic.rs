@@ -8,11 +8,9 @@ use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 use sos_formats::diagnostic::{Diagnostic, Label, Severity, SourceFile};
 
 use super::narrow::narrow;
-use super::size;
 use super::text::printable;
+use super::trace;
 
-/// At most this many frames of a trace are shown without `--show-trace`.
-const SHORT_TRACE: usize = 0;
 /// At most this many diagnostics of one run are drawn.
 pub(crate) const MAX_DIAGNOSTICS: usize = 50;
 
@@ -45,12 +43,7 @@ fn draw(diagnostic: &Diagnostic, style: Style) -> String {
     }
     .decor_style(DecorStyle::Ascii);
     let mut out = String::new();
-    let frames = if style.show_trace {
-        usize::MAX
-    } else {
-        SHORT_TRACE
-    };
-    for frame in diagnostic.trace.iter().take(frames) {
+    for frame in diagnostic.trace.iter().filter(|_| style.show_trace) {
         let mut group = Group::with_title(Level::NOTE.secondary_title(frame.message.as_str()));
         if let Some(label) = &frame.label {
             group = group.element(snippet(std::slice::from_ref(label), &label.file));
@@ -76,11 +69,8 @@ fn draw(diagnostic: &Diagnostic, style: Style) -> String {
         main = main.element(snippet_owned(&labels, &file));
     }
     let mut notes = diagnostic.notes.clone();
-    if !style.show_trace && !diagnostic.trace.is_empty() {
-        let frames = size::count(diagnostic.trace.len(), "frame");
-        notes.push(format!(
-            "{frames} of evaluation not shown; `--show-trace` shows them"
-        ));
+    if !style.show_trace {
+        notes.extend(trace::short(diagnostic));
     }
     // Without a place there is no margin that the notes could hang from.
     let margin = !diagnostic.labels.is_empty();

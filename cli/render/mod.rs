@@ -11,4 +11,5 @@ pub(crate) mod progress;
 pub(crate) mod size;
 pub(crate) mod terminal;
 pub(crate) mod text;
+mod trace;
 pub(crate) mod why;

@@ -21,6 +21,32 @@ pub(crate) fn bytes(n: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// A size as a person writes it: `500M`, `2G`, `1024`.
+///
+/// # Errors
+/// For what is no size, and one that is too large.
+pub(crate) fn parse(text: &str) -> Result<u64, String> {
+    let (number, factor) = match text
+        .trim_end_matches("iB")
+        .trim_end_matches('B')
+        .char_indices()
+        .last()
+    {
+        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
+        Some((at, 't' | 'T')) => (&text[..at], 1 << 40),
+        _ => (text.trim_end_matches('B'), 1_u64),
+    };
+    let number: u64 = number
+        .trim()
+        .parse()
+        .map_err(|_e| format!("`{text}` is no size; write 500M or 2G"))?;
+    number
+        .checked_mul(factor)
+        .ok_or_else(|| format!("`{text}` is too large"))
+}
+
 /// `340ms`, `14.2s`, `2m 41s`, `1h 3m`: as messages of the engine have it.
 pub(crate) fn duration(d: Duration) -> String {
     sos_engine::duration_text(d)

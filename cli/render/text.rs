@@ -13,6 +13,33 @@ pub(crate) fn printable(line: &str) -> String {
     reduced(line, false)
 }
 
+/// The name of a file in one line that no other name gives: what is no printable text is written as in the C language.
+pub(crate) fn file_name(name: &[u8]) -> String {
+    let mut shown = String::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => shown.push_str("\\\\"),
+                '\n' => shown.push_str("\\n"),
+                '\t' => shown.push_str("\\t"),
+                '\r' => shown.push_str("\\r"),
+                c if (c as u32) < 0x80 && c.is_control() => {
+                    shown.push_str(&format!("\\x{:02x}", c as u32));
+                }
+                // Controls of other kinds, and what turns the direction of writing.
+                c if c.width().is_none() || c.width() == Some(0) => {
+                    shown.push_str(&format!("\\u{{{:x}}}", c as u32));
+                }
+                c => shown.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            shown.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    shown
+}
+
 /// The same with its colours, which end with the line.
 pub(crate) fn colored(line: &str) -> String {
     let text = reduced(line, true);

@@ -52,6 +52,7 @@ pub(crate) fn cause_text(cause: &Cause, at: Option<&Text>) -> String {
         Cause::BuilderChanged { .. } => placed("its builder changed".to_owned()),
         Cause::OutputMissing => "an output of it was missing".to_owned(),
         Cause::GcEd => "a garbage collection took it".to_owned(),
+        Cause::MirrorMiss { urls } => format!("no mirror had it ({})", urls.join(", ")),
         Cause::Forced => "it was asked to be built again (`--rebuild`)".to_owned(),
         Cause::EnvChanged {
             name,

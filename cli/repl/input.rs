@@ -29,7 +29,8 @@ impl Command {
     /// Understands a line.
     pub(super) fn parse(text: &str) -> Result<Self, Box<Diagnostic>> {
         let text = text.trim();
-        if text.is_empty() {
+        // Nothing but comments is nothing to evaluate, or to wait for.
+        if text.lines().all(|line| line.trim_start().starts_with('#')) {
             return Ok(Self::Nothing);
         }
         let Some(rest) = text.strip_prefix(':') else {

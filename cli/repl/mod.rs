@@ -9,6 +9,8 @@ use std::cell::RefCell;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
@@ -60,6 +62,7 @@ pub(crate) fn talk(
         session,
         world,
         names: Rc::new(RefCell::new(Names::new())),
+        asked: Arc::default(),
     };
     for file in files {
         talk.answer(&Command::Load(file.clone()))?;
@@ -68,6 +71,7 @@ pub(crate) fn talk(
         talk.answer(&Command::Add(expression.to_owned()))?;
     }
     if std::io::stdin().is_terminal() {
+        crate::interrupt::only_evaluation(world.evaluator.interrupter(), talk.asked.clone());
         talk.on_terminal()
     } else {
         talk.on_lines()
@@ -78,6 +82,8 @@ struct Talk<'a> {
     session: &'a Session,
     world: &'a Interactive,
     names: Rc<RefCell<Names>>,
+    /// Not zero while what is evaluated has been asked to stop.
+    asked: Arc<AtomicU8>,
 }
 
 impl Talk<'_> {
@@ -170,6 +176,9 @@ impl Talk<'_> {
             return Ok(Next::Quit);
         }
         self.answer(&command)?;
+        // What was asked to stop has stopped.
+        self.asked.store(0, Ordering::SeqCst);
+        self.world.evaluator.interrupter().clear();
         Ok(Next::Go)
     }
 

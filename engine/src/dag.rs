@@ -3,24 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::Deserialize;
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::Diagnostic;
 use sos_formats::store_path::StorePath;
-use sos_store::BuildId;
 
 use crate::builder::Pool;
 use crate::choice::pool_of;
 use crate::diagnose::store_failed;
 use crate::engine::Engine;
 use crate::graph::{Graph, Wanted, wanted_outputs};
-use crate::needed::{load, present_output};
+use crate::needed::{Names, load, present_output};
 use crate::work::history_key;
 
 /// Builds of the journal that are looked through for failures.
 const BUILDS: u32 = 20;
-/// Events of the journal that are looked through for failures.
-const EVENTS_MAX: usize = 200_000;
 
 /// What is known of a derivation in a graph. The order is that of how much a person wants to see it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -85,25 +81,20 @@ pub struct DagNode {
     pub hidden: usize,
 }
 
-/// The part of an event that says how a derivation ended.
-#[derive(Deserialize)]
-struct Finished<'a> {
-    #[serde(borrow)]
-    drv: std::borrow::Cow<'a, str>,
-    status: Option<&'a str>,
-}
-
-/// Derivations in the order in which they are met, and what is used of each.
+/// Derivations in the order in which they are met, and what is used of each. There may be 100,000: each is read when it is met, and
+/// again when its state is looked for.
+#[derive(Default)]
 struct Found {
     nodes: Vec<DagNode>,
-    drvs: Vec<Arc<Derivation>>,
-    used: Vec<BTreeSet<String>>,
-    depths: Vec<usize>,
+    /// Names of outputs, each once.
+    used: Vec<Vec<Arc<str>>>,
+    depths: Vec<u32>,
     index: BTreeMap<StorePath, usize>,
+    names: Names,
 }
 
 impl Found {
-    fn place(&mut self, drv: &StorePath, depth: usize) -> usize {
+    fn place(&mut self, drv: &StorePath, depth: u32) -> usize {
         if let Some(id) = self.index.get(drv) {
             return *id;
         }
@@ -118,9 +109,17 @@ impl Found {
             bytes: 0,
             hidden: 0,
         });
-        self.used.push(BTreeSet::new());
+        self.used.push(Vec::new());
         self.depths.push(depth);
         id
+    }
+
+    fn uses<'a>(&mut self, id: usize, outputs: impl IntoIterator<Item = &'a String>) {
+        for output in outputs {
+            if !self.used[id].iter().any(|known| **known == **output) {
+                self.used[id].push(self.names.get(output));
+            }
+        }
     }
 }
 
@@ -136,64 +135,63 @@ impl Engine {
         wanted: &[Wanted],
         depth: Option<usize>,
     ) -> Result<Vec<DagNode>, Box<Diagnostic>> {
-        let mut found = Found {
-            nodes: Vec::new(),
-            drvs: Vec::new(),
-            used: Vec::new(),
-            depths: Vec::new(),
-            index: BTreeMap::new(),
-        };
-        let mut is_root = Vec::new();
+        let mut found = Found::default();
         for want in wanted {
             let drv = load(self.store(), graph, &want.drv)?;
             let id = found.place(&want.drv, 0);
-            found.used[id].extend(wanted_outputs(want, &drv));
+            found.uses(id, &wanted_outputs(want, &drv));
         }
-        is_root.resize(found.nodes.len(), true);
+        let roots = found.nodes.len();
         let mut at = 0;
         while at < found.nodes.len() {
-            let drv = match load(self.store(), graph, &found.nodes[at].drv.clone()) {
-                // A collection forgets derivations that were only needed to make what is there.
-                Err(e)
-                    if e.code == "graph-missing-derivation"
-                        && !is_root.get(at).is_some_and(|r| *r) =>
-                {
-                    Arc::new(Derivation::default())
-                }
-                other => other?,
-            };
+            let drv = self.derivation(graph, &found.nodes[at].drv, at < roots)?;
             let below = found.depths[at] + 1;
             for (input, outputs) in &drv.input_drvs {
-                let is_deep = depth.is_some_and(|most| below > most);
+                let is_deep = depth.is_some_and(|most| below as usize > most);
                 if is_deep && !found.index.contains_key(input) {
                     found.nodes[at].hidden += 1;
                     continue;
                 }
                 let id = found.place(input, below);
-                found.used[id].extend(outputs.iter().cloned());
+                found.uses(id, outputs);
                 found.nodes[at].needs.push(id);
             }
-            found.drvs.push(drv);
+            // Most lists are short, and there are many.
+            found.nodes[at].needs.shrink_to_fit();
             at += 1;
         }
-        is_root.resize(found.nodes.len(), false);
-        self.judge(&mut found, &is_root)?;
+        self.judge(graph, &mut found, roots)?;
         Ok(found.nodes)
     }
 
-    /// Finds the state of each.
-    fn judge(&self, found: &mut Found, is_root: &[bool]) -> Result<(), Box<Diagnostic>> {
+    fn derivation(
+        &self,
+        graph: &Graph,
+        path: &StorePath,
+        is_root: bool,
+    ) -> Result<Arc<Derivation>, Box<Diagnostic>> {
+        match load(self.store(), graph, path) {
+            // A collection forgets derivations that were only needed to make what is there.
+            Err(e) if e.code == "graph-missing-derivation" && !is_root => Ok(Arc::default()),
+            other => other,
+        }
+    }
+
+    /// Finds the state of each; the first `roots` are those that are wanted.
+    fn judge(&self, graph: &Graph, found: &mut Found, roots: usize) -> Result<(), Box<Diagnostic>> {
         let store = self.store();
-        let failed = self.failed_last()?;
+        let failed = store.failed_last(BUILDS).map_err(store_failed)?;
+        let failed: BTreeSet<StorePath> = failed.into_iter().collect();
         let held = store.locks_held().map_err(store_failed)?;
         let held: BTreeSet<String> = held.into_iter().map(|(name, _)| name).collect();
         let mut is_there = Vec::with_capacity(found.nodes.len());
-        for (id, drv) in found.drvs.iter().enumerate() {
+        for id in 0..found.nodes.len() {
             let node = &mut found.nodes[id];
+            let drv = self.derivation(graph, &node.drv, id < roots)?;
             let mut all = true;
             let mut was_built = false;
             for output in &found.used[id] {
-                let Some(path) = present_output(store, &node.drv, drv, output)? else {
+                let Some(path) = present_output(store, &node.drv, &drv, output)? else {
                     all = false;
                     continue;
                 };
@@ -219,9 +217,7 @@ impl Engine {
         }
         // What must be done: what is wanted and not there, and what that needs. Those that need come before what they need only
         // when they were met first, so this goes round by itself.
-        let mut todo: Vec<usize> = (0..is_there.len())
-            .filter(|id| is_root[*id] && !is_there[*id])
-            .collect();
+        let mut todo: Vec<usize> = (0..roots).filter(|id| !is_there[*id]).collect();
         let mut met = vec![false; is_there.len()];
         while let Some(id) = todo.pop() {
             if std::mem::replace(&mut met[id], true) {
@@ -233,8 +229,8 @@ impl Engine {
                     .iter()
                     .filter(|need| !is_there[**need]),
             );
-            let drv = &found.drvs[id];
             let node = &mut found.nodes[id];
+            let drv = self.derivation(graph, &node.drv, id < roots)?;
             let name = Derivation::name_from_path(&node.drv);
             // Locks are known by name, and builds of known content lock their output.
             node.state = if held.contains(node.drv.name()) || drv.is_fixed() && held.contains(name)
@@ -242,7 +238,7 @@ impl Engine {
                 DagState::Running
             } else if failed.contains(&node.drv) {
                 DagState::Failed
-            } else if pool_of(self.builders(), drv, name) == Pool::Io {
+            } else if pool_of(self.builders(), &drv, name) == Pool::Io {
                 DagState::ToFetch
             } else {
                 DagState::ToBuild
@@ -254,36 +250,5 @@ impl Engine {
             node.expected_ms = past.get(past.len() / 2).copied();
         }
         Ok(())
-    }
-
-    /// Finds the derivations whose last try, as far as the journal goes back, was a failure.
-    fn failed_last(&self) -> Result<BTreeSet<StorePath>, Box<Diagnostic>> {
-        let store = self.store();
-        let mut last: BTreeMap<StorePath, bool> = BTreeMap::new();
-        let mut events_left = EVENTS_MAX;
-        for build in store.recent_builds(BUILDS).map_err(store_failed)? {
-            let events = store
-                .build_events(BuildId(build.id))
-                .map_err(store_failed)?;
-            for json in events.iter().rev().take(events_left) {
-                let Ok(finished) = serde_json::from_str::<Finished<'_>>(json) else {
-                    continue;
-                };
-                let tried = match finished.status {
-                    Some("failed") => true,
-                    Some("built" | "fetched" | "cached") => false,
-                    _ => continue,
-                };
-                if let Ok(drv) = StorePath::from_absolute(store.store_dir(), &finished.drv) {
-                    last.entry(drv).or_insert(tried);
-                }
-            }
-            events_left = events_left.saturating_sub(events.len());
-        }
-        Ok(last
-            .into_iter()
-            .filter(|(_, failed)| *failed)
-            .map(|(drv, _)| drv)
-            .collect())
     }
 }

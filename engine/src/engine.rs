@@ -29,6 +29,7 @@ use crate::resolve::{OutputPaths, resolve};
 use crate::run::{Counts, Done, NodePlan, Run, drive, schedule};
 use crate::sandbox::{Session, start_early};
 use crate::source_drvs;
+use crate::substitute::{Mirrors, Substituter, Taken};
 use crate::work::{Worker, history_key, systems};
 
 /// Durations of the past whose median is expected, the newest ones.
@@ -42,6 +43,7 @@ pub struct Engine {
     options: BuildOptions,
     events: EventSink,
     clock: Arc<dyn Clock>,
+    substituters: Vec<Arc<dyn Substituter>>,
 }
 
 /// A derivation in a plan.
@@ -128,7 +130,15 @@ impl Engine {
             options,
             events,
             clock: Arc::new(SystemClock::new()),
+            substituters: Vec::new(),
         }
+    }
+
+    /// Makes it ask these mirrors for what is not there before it builds it, the most wanted first.
+    #[must_use]
+    pub fn with_substituters(mut self, substituters: Vec<Arc<dyn Substituter>>) -> Self {
+        self.substituters = substituters;
+        self
     }
 
     /// Returns the store that it builds into.
@@ -145,6 +155,10 @@ impl Engine {
 
     pub(crate) fn builders(&self) -> &Registry {
         &self.builders
+    }
+
+    pub(crate) fn events(&self) -> &EventSink {
+        &self.events
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {
@@ -168,6 +182,7 @@ impl Engine {
             clock: self.clock.clone(),
             lease: self.store.lease().map_err(store_failed)?,
             history: History::default(),
+            mirrors: None,
             found: Mutex::default(),
             prepared: Arc::new(crate::sandbox::PreparedSets::new(self.store.clone())),
             _session: Session::open(),
@@ -228,7 +243,7 @@ impl Engine {
     }
 
     /// What the causes of a run are told from.
-    fn history(
+    pub(crate) fn history(
         &self,
         needed: &Needed,
         graph: &Graph,
@@ -240,7 +255,7 @@ impl Engine {
 
     /// Tells why a derivation would be built. What its inputs will be is not always known yet: those that are still to be
     /// built count as changed.
-    fn planned_cause(
+    pub(crate) fn planned_cause(
         &self,
         needed: &Needed,
         history: &History,
@@ -374,7 +389,7 @@ impl Engine {
     ) -> BuildReport {
         match self.prepare(runtime, &graph, wanted, cancel) {
             Err(diagnostic) => self.failed(&graph, wanted, *diagnostic, since),
-            Ok((mut needed, plans, worker)) => {
+            Ok((mut needed, plans, worker, taken)) => {
                 needed.are_kept(&self.store);
                 graph.drvs.clear();
                 graph.texts.clear();
@@ -393,6 +408,11 @@ impl Engine {
                     cancel,
                 });
                 done.paths = paths_of(wanted, &needed, &done.made);
+                let counts = &mut done.counts;
+                // What came from mirrors looks as if it had been there.
+                counts.cached = counts.cached.saturating_sub(taken.count);
+                counts.fetched += taken.count;
+                counts.fetched_bytes += taken.bytes;
                 let stopped = cancel.is_cancelled().then(|| cancel.exit_code());
                 self.report(graph, wanted, done, since, stopped)
             }
@@ -405,7 +425,7 @@ impl Engine {
         graph: &Graph,
         wanted: &[Wanted],
         cancel: &Cancel,
-    ) -> Result<(Needed, Vec<NodePlan>, Worker), Box<Diagnostic>> {
+    ) -> Result<(Needed, Vec<NodePlan>, Worker, Taken), Box<Diagnostic>> {
         // The lease comes before the look at what is there: what is found must not be collected meanwhile.
         let lease = self.store.lease().map_err(store_failed)?;
         let found = || {
@@ -419,7 +439,18 @@ impl Engine {
             let plans = self.node_plans(&needed)?;
             Ok::<_, Box<Diagnostic>>((needed, plans))
         };
-        let (needed, plans) = self.store.snapshot(found).map_err(store_failed)??;
+        let (mut needed, mut plans) = self.store.snapshot(found).map_err(store_failed)??;
+        let mut taken = Taken::default();
+        let mut mirrors = None;
+        if !needed.nodes.is_empty() {
+            mirrors = Mirrors::of(&self.store, &self.events, cancel, &self.substituters);
+        }
+        if let Some(mirrors) = &mirrors {
+            taken = self.take_from_mirrors(mirrors, &needed, graph, wanted)?;
+            if taken.count > 0 {
+                (needed, plans) = self.store.snapshot(found).map_err(store_failed)??;
+            }
+        }
         self.check_systems(graph, &needed)?;
         self.check_features(graph, &needed)?;
         if needed.has_step {
@@ -464,8 +495,8 @@ impl Engine {
         let critical = schedule(&needed, &plans, 1, 1)?.critical_path_ms();
         self.events.emit(Event::Plan {
             build: count(Pool::Build),
-            fetch: count(Pool::Io),
-            cached: needed.cached(),
+            fetch: count(Pool::Io) + taken.count,
+            cached: needed.cached().saturating_sub(taken.count),
             eta_ms: self.eta(&plans, critical),
             jobs: self.options.jobs,
         });
@@ -479,12 +510,13 @@ impl Engine {
             clock: self.clock.clone(),
             lease,
             history,
+            mirrors,
             flusher: Flusher::default(),
             found: Mutex::default(),
             prepared: Arc::new(crate::sandbox::PreparedSets::new(self.store.clone())),
             _session: session,
         };
-        Ok((needed, plans, worker))
+        Ok((needed, plans, worker, taken))
     }
 
     /// Writes down what is going to be built, and what its sources hold: logs, traces and later questions refer to it.

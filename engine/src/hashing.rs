@@ -93,6 +93,13 @@ pub(crate) fn hash_plain(path: &Path, algo: HashAlgo) -> Result<Hash, HashingErr
     Ok(hasher.finish())
 }
 
+/// Hashes the bytes of a file.
+pub(crate) fn hash_flat(path: &Path, algo: HashAlgo) -> Result<Hash, HashingError> {
+    let mut hasher = Hasher::new(algo);
+    write_to(path, Method::Flat, &mut hasher)?;
+    Ok(hasher.finish())
+}
+
 /// Hashes a tree or file modulo one hash part, so that content may hold its own name.
 pub(crate) fn hash_modulo(
     path: &Path,

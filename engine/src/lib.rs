@@ -40,6 +40,7 @@ mod shell;
 mod source_drvs;
 mod step;
 mod structured;
+mod substitute;
 #[cfg(test)]
 mod test_store;
 pub mod verify;
@@ -65,4 +66,5 @@ pub use options::BuildOptions;
 pub use report::{Excerpt, Reporter, TAIL_LINES};
 pub use run::Counts;
 pub use shell::{Shell, ShellFacts, ShellWish};
+pub use substitute::{Substituter, Transfer};
 pub use ways::{ways_of_build, ways_of_references};

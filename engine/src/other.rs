@@ -133,8 +133,7 @@ impl<'a> OtherLog<'a> {
 fn tell(bytes: &[u8], line: &mut dyn FnMut(&str)) {
     let text = String::from_utf8_lossy(bytes);
     let text = text.trim_end_matches(['\n', '\r']);
-    // A line that was drawn over itself shows its last state.
-    line(text.rsplit('\r').next().unwrap_or(text));
+    line(text);
 }
 
 #[cfg(test)]

@@ -290,8 +290,6 @@ impl Reporter {
     fn line(&self, log: &mut Log, line: &[u8]) {
         let text = String::from_utf8_lossy(line);
         let text = text.trim_end_matches('\r');
-        // A line that was drawn over itself shows its last state.
-        let text = text.rsplit('\r').next().unwrap_or(text);
         let shown = match message_of(text) {
             Message::Phase(phase) => {
                 log.excerpt.phase = Some(phase.clone());
@@ -305,7 +303,9 @@ impl Reporter {
             Message::Silent => return,
             Message::Text(text) => text,
         };
-        log.excerpt.push(&shown);
+        // A line that was drawn over itself shows its last state.
+        log.excerpt
+            .push(shown.rsplit('\r').next().unwrap_or(&shown));
         self.inner.events.emit(Event::BuildLog {
             drv: self.inner.drv.clone(),
             name: self.inner.name.clone(),

@@ -515,7 +515,13 @@ impl Driver<'_> {
             .iter()
             .map(|(output, path)| (output.clone(), path.absolute(self.run.dir)))
             .collect();
-        self.run.events.emit(match running.pool {
+        // A build that was not needed, because a mirror had the result.
+        let pool = if status == Status::Fetched {
+            Pool::Io
+        } else {
+            running.pool
+        };
+        self.run.events.emit(match pool {
             Pool::Build => Event::BuildFinished {
                 drv,
                 name,

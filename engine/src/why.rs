@@ -194,7 +194,7 @@ impl<'a> Explainer<'a> {
         let mut at = 0;
         while at < visits.len() {
             let (here, causes) = (visits[at].drv.clone(), visits[at].causes.clone());
-            for cause in causes.all() {
+            for cause in causes.all().filter(|cause| !cause.is_of_mirrors()) {
                 match self.behind(cause, &causes, until)? {
                     Some((next, causes)) if met.insert(next.clone()) => visits.push(Visit {
                         drv: next,
@@ -254,6 +254,8 @@ impl<'a> Explainer<'a> {
                 from: None,
                 ..
             } => StorePath::from_absolute(self.store.store_dir(), new.as_str()).ok(),
+            // Not a change that was met some day, but something that happened to what had not changed.
+            Cause::Forced | Cause::GcEd | Cause::OutputMissing => None,
             _ => Some(root.drv.clone()),
         };
         if let Some(subject) = subject {

@@ -1,13 +1,14 @@
 //! Runs one job for real: is it there already, who builds it, and what becomes of the outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use sos_formats::derivation::Derivation;
+use sos_formats::derivation::{Derivation, DrvHashes, Method, Output};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 use sos_store::compare::Snapshot;
@@ -16,7 +17,7 @@ use tokio::runtime::Handle;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
-use crate::cause::{Asked, History, causes, forced, noted_name};
+use crate::cause::{Asked, Cause, Causes, History, causes, forced, noted_name};
 use crate::choice::{Chosen, choose};
 use crate::clock::{Clock, millis};
 use crate::diagnose::{build_no_output, disk_full_of_outputs, store_failed, wrong_system};
@@ -28,6 +29,7 @@ use crate::output::{Finish, Made, Other, Registered, Stop};
 use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
 use crate::sandbox::{HELPER_DIED, PreparedSets, Session};
+use crate::substitute::{Mirrors, Watch, may_come_from_elsewhere};
 use crate::verify::Conditions;
 use crate::{features, in_process, kept, nix_shape, step};
 
@@ -49,6 +51,8 @@ pub(crate) struct Worker {
     pub(crate) lease: Lease,
     /// What the causes of builds are told from.
     pub(crate) history: History,
+    /// Whom to ask for what its inputs name only when they are there.
+    pub(crate) mirrors: Option<Arc<Mirrors>>,
     pub(crate) flusher: Flusher,
     /// What was found done and is not written down yet.
     pub(crate) found: Mutex<Vec<Found>>,
@@ -240,6 +244,9 @@ impl Worker {
         if self.cancel.is_cancelled() {
             return Err(Stop::Cancelled);
         }
+        if let Some(outcome) = self.take_from_mirrors(job, &resolved)? {
+            return Ok(outcome);
+        }
         if !self.options.can_build(&job.drv.system) {
             let wrong = [(job.name.to_string(), job.drv.system.clone())];
             if let Some(diagnostic) = wrong_system(&wrong, &systems(&self.options)) {
@@ -263,6 +270,67 @@ impl Worker {
         let outcome = self.build(job, &resolved, &chosen, key);
         drop(lock);
         outcome
+    }
+
+    /// Takes from mirrors what is known by name only since the inputs are there.
+    fn take_from_mirrors(&self, job: &Job, resolved: &Resolved) -> Result<Option<Outcome>, Stop> {
+        let Some(mirrors) = self.mirrors.as_ref().filter(|mirrors| !mirrors.are_off()) else {
+            return Ok(None);
+        };
+        // One without inputs, or with known names, was asked for before.
+        if job.forced
+            || !is_dynamic(&job.drv)
+            || job.drv.input_drvs.is_empty()
+            || !may_come_from_elsewhere(&job.drv)
+        {
+            return Ok(None);
+        }
+        let dir = self.store.store_dir();
+        let mut outputs = BTreeMap::new();
+        for output in &job.outputs {
+            let path = match resolved.known_path(dir, job.name.as_str(), output) {
+                Some(path) => path,
+                None => match realisation(mirrors, job, resolved, output) {
+                    Ok(path) => path,
+                    Err(lacking) => {
+                        mirrors.miss(&job.path, lacking);
+                        return Ok(None);
+                    }
+                },
+            };
+            outputs.insert(output.clone(), path);
+        }
+        let paths: BTreeSet<StorePath> = outputs.values().cloned().collect();
+        mirrors.ask_all(&paths);
+        if !paths.iter().all(|path| mirrors.has(path)) {
+            mirrors.miss_paths(&job.path, &paths);
+            return Ok(None);
+        }
+        mirrors.gather(paths).map_err(store_failed)?;
+        let order = mirrors.order(outputs.values()).map_err(store_failed)?;
+        let Some(order) = order else {
+            return Ok(None);
+        };
+        self.events.emit(Event::FetchStarted {
+            drv: job.shown.clone(),
+            name: job.name.clone(),
+            cause: self.cause(job, resolved)?,
+        });
+        let watch = Watch::new(
+            &self.events,
+            &self.cancel,
+            job.shown.clone(),
+            job.name.clone(),
+        );
+        let Some(bytes) = mirrors.take(&order, &watch) else {
+            return Ok(None);
+        };
+        self.record_outputs(job, resolved, &outputs)?;
+        Ok(Some(Outcome::Done {
+            outputs,
+            status: Status::Fetched,
+            bytes,
+        }))
     }
 
     /// Returns what names this build among all processes: derivations that make the same thing share it.
@@ -632,12 +700,7 @@ impl Worker {
         noted_name(&self.options.project, job.name.as_str())
     }
 
-    fn started(
-        &self,
-        job: &Job,
-        resolved: &Resolved,
-        chosen: &Chosen<'_>,
-    ) -> Result<(), Box<Diagnostic>> {
+    fn cause(&self, job: &Job, resolved: &Resolved) -> Result<Causes, Box<Diagnostic>> {
         let asked = Asked {
             path: &job.path,
             drv: &job.drv,
@@ -646,11 +709,25 @@ impl Worker {
             outputs: &job.outputs,
             history: &self.history,
         };
-        let cause = if job.forced {
+        let mut cause = if job.forced {
             forced(&self.store, &self.history, &job.path)
         } else {
             causes(&self.store, &asked).map_err(store_failed)?
         };
+        let missed = self.mirrors.as_ref().and_then(|m| m.missed(&job.path));
+        cause
+            .also
+            .extend(missed.map(|urls| Cause::MirrorMiss { urls }));
+        Ok(cause)
+    }
+
+    fn started(
+        &self,
+        job: &Job,
+        resolved: &Resolved,
+        chosen: &Chosen<'_>,
+    ) -> Result<(), Box<Diagnostic>> {
+        let cause = self.cause(job, resolved)?;
         let (drv, name) = (job.shown.clone(), job.name.clone());
         self.events.emit(match job.pool {
             Pool::Build => Event::BuildStarted {
@@ -680,6 +757,33 @@ fn killed_again(stop: Stop) -> Stop {
                 .help("`dmesg` tells whether memory ran out; build less at once with `-j`, or less beside it"),
         )),
         stop => stop,
+    }
+}
+
+/// Which path mirrors have for an output of a content-addressed derivation whose inputs are known.
+fn realisation(
+    mirrors: &Mirrors,
+    job: &Job,
+    resolved: &Resolved,
+    output: &str,
+) -> Result<StorePath, Vec<String>> {
+    // No binary cache has root filesystems.
+    if matches!(
+        resolved.drv.outputs.get(output),
+        Some(Output::Floating {
+            method: Method::Rootfs,
+            ..
+        })
+    ) {
+        return Err(Vec::new());
+    }
+    // There are no input derivations any more, so nobody asks.
+    let mut no_inputs =
+        |_: &StorePath| -> Result<Derivation, Infallible> { Ok(Derivation::default()) };
+    let mut hashes = DrvHashes::new(mirrors.store_dir().clone());
+    match hashes.realisation_hash(&resolved.drv, job.name.as_str(), &mut no_inputs) {
+        Ok(hash) => mirrors.realisation(&hash, output),
+        Err(_) => Err(Vec::new()),
     }
 }
 

@@ -42,8 +42,20 @@ let
     rootfs = machine;
     cmdline = [ "quiet" "mitigations=off" ];
   };
-  # Over the network the root is a squashfs, which has no place for the ACL of the journal's directory: without it the journal
-  # is in memory, where everything else that this machine writes is too.
+  # The same with a root that nobody changes unseen: each block is compared with a hash when it is read, and the kernel image has
+  # the hash of these. What the system writes goes to memory.
+  verified = sos.disk {
+    name = "web";
+    rootfs = machine;
+    filesystem = "erofs";
+    verity = true;
+    cmdline = [ "quiet" "mitigations=off" ];
+  };
+  # The same as commits, of which a disk has two: the new one starts, and the one before can.
+  ostree = import ./ostree.nix { inherit sos machine; };
+
+  # Over the network, and from an optical drive, the root is a squashfs, which has no place for the ACL of the journal's directory:
+  # without it the journal is in memory, where everything else that this machine writes is too.
   diskless = sos.disk {
     name = "web";
     rootfs = sos.rootfs.edit {
@@ -55,7 +67,8 @@ let
   };
 in
 {
-  inherit toolchain web hello image machine disk;
+  inherit toolchain web hello image machine disk verified;
   inherit (disk) qcow2 uki;
-  inherit (diskless) netboot;
+  inherit (diskless) netboot iso;
+  ostree-disk = ostree.disk;
 }

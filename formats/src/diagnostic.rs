@@ -150,6 +150,8 @@ pub struct Frame {
     pub message: String,
     /// Where.
     pub label: Option<Label>,
+    /// Whether these are words of the program for its reader, not ours about it.
+    pub said: bool,
 }
 
 /// A problem, with everything known about it.
@@ -299,6 +301,7 @@ impl Diagnostic {
         self.trace.push(Frame {
             message: message.into(),
             label,
+            said: false,
         });
         self
     }

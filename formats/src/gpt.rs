@@ -102,6 +102,7 @@ pub const TYPES: &[(&str, &str)] = &[
     ("root-verity", "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5"),
     ("root-verity-sig", "41092b05-9fc8-4523-994f-2def0408b176"),
     ("root-arm64", "b921b045-1df0-41c3-af44-4c6f280d3fae"),
+    ("root-arm64-verity", "df3300ce-d69f-4c92-978c-9bfb0f38d820"),
     ("usr", "8484680c-9521-48c6-9c11-b0720656f69e"),
     ("usr-verity", "77ff5f63-e7b6-4633-acf4-1565b864c0e6"),
     ("home", "933ac7e1-2eb4-4f13-b844-0e14e2aef915"),

@@ -6,7 +6,8 @@
 //!
 //! # Format
 //!
-//! TOML, `version = 1` first, then `[[rootfs]]` sorted by (recipe, arch), then `[[url]]` sorted by URL. The text is canonical: reading
+//! TOML, `version = 1` first, then `[[rootfs]]` sorted by (recipe, arch), then `[[url]]` sorted by URL, then `[[image]]`
+//! sorted by reference. The text is canonical: reading
 //! and writing an unchanged lock gives the same bytes, and nothing in it says when it was generated. Hosts that a `mirror://` name
 //! resolved to are never written.
 
@@ -29,6 +30,7 @@ pub const LOCK_VERSION: i64 = 1;
 pub struct SosLock {
     rootfs: Vec<RootfsEntry>,
     url: Vec<UrlEntry>,
+    image: Vec<ImageEntry>,
 }
 
 /// The pinned packages of one Debian root filesystem recipe for one architecture.
@@ -153,6 +155,15 @@ pub struct UrlEntry {
     pub size: u64,
 }
 
+/// An image of a registry that was pinned because the recipe gave no digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageEntry {
+    /// The name as the recipe writes it, `HOST/NAME[:TAG]`.
+    pub reference: String,
+    /// Digest of the manifest or index that the registry had under that name.
+    pub digest: Sha256,
+}
+
 impl SosLock {
     /// Returns an empty lock.
     pub fn new() -> Self {
@@ -175,7 +186,7 @@ impl SosLock {
 
     /// Returns whether nothing is pinned.
     pub fn is_empty(&self) -> bool {
-        self.rootfs.is_empty() && self.url.is_empty()
+        self.rootfs.is_empty() && self.url.is_empty() && self.image.is_empty()
     }
 
     /// Returns the root filesystem entries, sorted by recipe and architecture.
@@ -232,6 +243,30 @@ impl SosLock {
             }
             Err(_) => false,
         }
+    }
+
+    /// Returns the image entries, sorted by reference.
+    pub fn image_entries(&self) -> &[ImageEntry] {
+        &self.image
+    }
+
+    /// Returns what an image of a registry is pinned to.
+    pub fn image(&self, reference: &str) -> Option<&ImageEntry> {
+        let at = self.find_image(reference).ok()?;
+        self.image.get(at)
+    }
+
+    /// Adds an image, or replaces its entry.
+    pub fn set_image(&mut self, entry: ImageEntry) {
+        match self.find_image(&entry.reference) {
+            Ok(at) => self.image[at] = entry,
+            Err(at) => self.image.insert(at, entry),
+        }
+    }
+
+    fn find_image(&self, reference: &str) -> Result<usize, usize> {
+        self.image
+            .binary_search_by(|e| e.reference.as_str().cmp(reference))
     }
 
     fn find_rootfs(&self, recipe: &str, arch: &str) -> Result<usize, usize> {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sos_formats::diagnostic::{Diagnostic, Label};
 use sos_formats::flake_ref::FlakeRef;
@@ -13,6 +15,7 @@ use crate::eval::{Coerce, Surroundings, Text, Vm, canon_path, path_bytes};
 use crate::heap::{Attrs, Fun, Sym, Tag, Value};
 use crate::host::{ContextElem, FlakeLocks, Host, HostError, Options, Plain};
 use crate::ir::Pos;
+use crate::parse::Ahead;
 
 /// Answers of the evaluator.
 pub type Answer<T> = Result<T, Box<Diagnostic>>;
@@ -30,6 +33,25 @@ pub struct DrvRef {
     pub attr: String,
 }
 
+/// Stops an evaluation from another thread.
+#[derive(Debug, Clone)]
+pub struct Interrupter {
+    limit: Arc<AtomicU32>,
+    max: u32,
+}
+
+impl Interrupter {
+    /// The evaluation fails at its next call of a function, with `eval-interrupted`.
+    pub fn interrupt(&self) {
+        self.limit.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes that back. Returns whether there was something to take back.
+    pub fn clear(&self) -> bool {
+        self.limit.swap(self.max, Ordering::Relaxed) != self.max
+    }
+}
+
 /// Evaluates expressions. Runs on the caller's thread: use [`crate::with_big_stack`] around everything that deals with values.
 pub struct Evaluator {
     vm: Rc<Vm>,
@@ -41,6 +63,30 @@ impl Evaluator {
         Evaluator {
             vm: Vm::new(host, options),
         }
+    }
+
+    /// What stops its evaluations.
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter {
+            limit: self.vm.call_limit.clone(),
+            max: self.vm.options.max_call_depth,
+        }
+    }
+
+    /// Begins to parse files that will probably be read, in this order, on a thread of its own. `read` reads them for it; what the
+    /// evaluation itself reads still comes from the host alone, and only a tree of the very same text is used.
+    pub fn parse_ahead(
+        &self,
+        files: Vec<PathBuf>,
+        read: impl FnMut(&Path) -> std::io::Result<Vec<u8>> + Send + 'static,
+    ) {
+        let ahead = Ahead::start(files, self.vm.options.dialect, Box::new(read));
+        self.vm.ahead.replace(ahead);
+    }
+
+    /// How many texts the evaluation took from those that were parsed ahead.
+    pub fn parsed_ahead(&self) -> usize {
+        self.vm.ahead.borrow().as_ref().map_or(0, Ahead::used)
     }
 
     fn out<T>(&self, r: R<T>) -> Answer<T> {

@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     Pure,
     /// A flake, its inputs or its lock.
     Flake,
+    /// Somebody asked it to stop.
+    Interrupted,
     /// Reported by the host or an extension.
     Host,
 }
@@ -61,6 +63,7 @@ impl Kind {
             Kind::Context => "eval-context",
             Kind::Pure => "eval-impure",
             Kind::Flake => "eval-flake",
+            Kind::Interrupted => "eval-interrupted",
             Kind::Host => "eval-host",
         }
     }
@@ -85,6 +88,8 @@ pub(crate) struct Error {
     pub(crate) helps: Vec<String>,
     /// Innermost first.
     pub(crate) trace: Vec<(String, Pos)>,
+    /// Which of these the program itself has said.
+    pub(crate) said: Vec<usize>,
     pub(crate) ready: Option<Box<Diagnostic>>,
     /// The way around, when it is an infinite recursion.
     pub(crate) cycle: Option<Box<crate::eval::Cycle>>,
@@ -126,6 +131,7 @@ impl Error {
             notes: Vec::new(),
             helps: Vec::new(),
             trace: Vec::new(),
+            said: Vec::new(),
             ready: None,
             cycle: None,
             spelling: None,
@@ -138,6 +144,13 @@ impl Error {
             self.trace.push((message.into(), pos));
         }
         self
+    }
+
+    /// Adds a frame with the program's own words, which are shown whatever else is not.
+    #[cold]
+    pub(crate) fn context(mut self: Box<Self>, message: String) -> Box<Self> {
+        self.said.push(self.trace.len());
+        self.frame(message, Pos::NONE)
     }
 
     /// Gives the error a place if it has none.

@@ -259,7 +259,7 @@ pub type ExtFn = Arc<dyn Fn(&ExtCall<'_>, Plain) -> Result<Plain, Box<Diagnostic
 /// A builtin from outside. It takes one argument, which arrives completely evaluated.
 #[derive(Clone)]
 pub struct ExtBuiltin {
-    /// Appears as `builtins.<name>`.
+    /// A global name; no attribute of `builtins`, so that programs that list these see what Nix has.
     pub name: &'static str,
     /// What it does.
     pub doc: &'static str,

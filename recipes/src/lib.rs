@@ -42,6 +42,7 @@ pub const ROOTFS_ATTRS: &[&str] = &[
     "qcow2",
     "uki",
     "netboot",
+    "iso",
     "provision",
     "ext4",
     "erofs",

@@ -327,6 +327,7 @@ fn a_recipe_file_is_a_target() {
         ("qcow2", "web.qcow2.drv"),
         ("uki", "web_1.efi.drv"),
         ("netboot", "web-netboot.drv"),
+        ("iso", "web.iso.drv"),
         ("provision", "web-provision.drv"),
     ] {
         let found = p.graph(&format!("({expression}).{form}"));
@@ -338,6 +339,20 @@ fn a_recipe_file_is_a_target() {
             format!("web.{kind}.drv")
         );
     }
+    let spoken = "(sos.debian.rootfs { name = \"web\"; suite = \"bookworm\"; epoch = 5; \
+         bootc = { name = \"os\"; layout = \"ostree\"; strict = true; ref = \"os/stable\"; version = \"7\"; }; }).bootc";
+    let graph_of = p.graph(spoken);
+    let arranged = json(&graph_of.all[&graph_of.wanted[0]]);
+    assert_eq!(
+        (&arranged["name"], &arranged["layout"], &arranged["strict"]),
+        (&"os".into(), &"ostree".into(), &true.into())
+    );
+    let committed = p.graph(&format!("{spoken}.ostree"));
+    let commit = json(&committed.all[&committed.wanted[0]]);
+    assert_eq!(
+        (&commit["ref"], &commit["version"]),
+        (&"os/stable".into(), &"7".into())
+    );
     for (attribute, name) in [
         ("bootc", "web-bootc.drv"),
         ("bootc.oci", "web-bootc.drv"),
@@ -718,6 +733,18 @@ fn oci_problems_are_told_at_once() {
             "64 digits",
         ),
         (
+            format!(
+                "sos.oci.pull {{ ref = \"r.example/x@sha256:{}\"; digest = \"sha256:{}\"; }}",
+                "0".repeat(64),
+                "1".repeat(64)
+            ),
+            "two digests",
+        ),
+        (
+            "sos.oci.pull { ref = \"r.example/x@sha256:1\"; }".to_owned(),
+            "64 digits",
+        ),
+        (
             "sos.oci.pull { ref = 3; digest = \"x\"; }".to_owned(),
             "`ref`",
         ),
@@ -780,6 +807,23 @@ fn layers_of_an_image_follow_steps_packages_or_the_image_below() {
     ));
     let image = json(&alone.all[&alone.wanted[0]]);
     assert_eq!(image["layers"].as_array().map(Vec::len), Some(0));
+    // The digest may stand in the name; without one it comes from the lock.
+    let named = p.graph(&format!(
+        "sos.oci.pull {{ ref = \"r.example/web@{digest}\"; }}"
+    ));
+    assert_eq!(
+        json(&named.all[&named.wanted[0]])["digest"],
+        digest.as_str()
+    );
+    let locked = p.graph("sos.oci.pull { ref = \"r.example/web:1\"; }");
+    let found = json(&locked.all[&locked.wanted[0]])["digest"].to_string();
+    let lock = fs::read_to_string(p.dir.path().join("sos.lock")).expect("a lock");
+    assert!(
+        lock.contains(&format!(
+            "\n[[image]]\nref = \"r.example/web:1\"\ndigest = {found}\n"
+        )),
+        "{found}: {lock}"
+    );
     let index = p.graph(&format!(
         "let c = {chain}; in sos.oci.index {{ name = \"all\"; images = [ (sos.oci {{ name = \"i\"; rootfs = c.two; }}) ]; }}"
     ));

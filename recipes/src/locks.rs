@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use sos_formats::diagnostic::{Class, Diagnostic, SourceFile};
-use sos_formats::lock::{RootfsEntry, RootfsLocked, RootfsRequest, SosLock, UrlEntry};
+use sos_formats::lock::{ImageEntry, RootfsEntry, RootfsLocked, RootfsRequest, SosLock, UrlEntry};
 
 use crate::report::{Change, LockReport};
 
@@ -21,7 +21,7 @@ pub enum LockMode {
     Create,
     /// Nothing may change: what is missing or stale is an error (`--locked`).
     Locked,
-    /// Everything that is used is resolved again; with names (of recipe files or URLs), only that (`sos lock --update NAME`).
+    /// Everything that is used is resolved again; with names (of recipe files, URLs or images), only that (`sos lock --update NAME`).
     Update(Vec<String>),
     /// Nothing is fetched and nothing fails: what is missing counts as empty (`sos check`). The plan is not fit to be built.
     Preview,
@@ -40,6 +40,12 @@ pub trait Pins: Send + Sync {
     /// # Errors
     /// Why it could not be fetched.
     fn lock_url(&self, url: &str) -> Result<UrlEntry, Box<Diagnostic>>;
+
+    /// Asks a registry what an image's name leads to now: `HOST/NAME[:TAG]`, `latest` when there is no tag.
+    ///
+    /// # Errors
+    /// Why the registry did not tell.
+    fn lock_image(&self, reference: &str) -> Result<ImageEntry, Box<Diagnostic>>;
 }
 
 /// One lock file that was opened.
@@ -172,6 +178,41 @@ impl Locks {
         open.lock.set_url(after.clone());
         if before.as_ref() != Some(&after) {
             open.changes.push(Change::Url {
+                before,
+                after: after.clone(),
+            });
+        }
+        Ok(Some(after))
+    }
+
+    /// Returns what an image of a registry is pinned to, asking the registry where the mode allows.
+    pub(crate) fn image(
+        &mut self,
+        dir: &Path,
+        reference: &str,
+        pins: &dyn Pins,
+    ) -> Result<Option<ImageEntry>, Box<Diagnostic>> {
+        let (mode, command) = (self.mode.clone(), self.command.clone());
+        let open = self.open(dir)?;
+        let before = open.lock.image(reference).cloned();
+        let again = mode.updates(reference) && !open.fresh.contains(reference);
+        match (&before, &mode) {
+            (Some(_), _) if !again => return Ok(before),
+            (None, LockMode::Preview) => return Ok(None),
+            (None, LockMode::Locked) => {
+                let what = format!("the digest of the image `{reference}`");
+                return Err(Box::new(missing(&what, open, &command)));
+            }
+            _ => {}
+        }
+        let after = ImageEntry {
+            reference: reference.to_owned(),
+            ..pins.lock_image(reference)?
+        };
+        open.fresh.insert(reference.to_owned());
+        open.lock.set_image(after.clone());
+        if before.as_ref() != Some(&after) {
+            open.changes.push(Change::Image {
                 before,
                 after: after.clone(),
             });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use sos_formats::lock::{RootfsEntry, UrlEntry};
+use sos_formats::lock::{ImageEntry, RootfsEntry, UrlEntry};
 
 /// One lock file that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,13 @@ pub enum Change {
         before: Option<UrlEntry>,
         /// The entry that is there now.
         after: UrlEntry,
+    },
+    /// What a name of a registry leads to.
+    Image {
+        /// The entry that was there.
+        before: Option<ImageEntry>,
+        /// The entry that is there now.
+        after: ImageEntry,
     },
 }
 
@@ -77,6 +84,17 @@ impl Change {
                 before: Some(_),
                 after,
             } => format!("{}: content changed", after.url),
+            Self::Image {
+                before: None,
+                after,
+            } => format!("{}: pinned to sha256:{}", after.reference, after.digest),
+            Self::Image {
+                before: Some(before),
+                after,
+            } => format!(
+                "{}: sha256:{} -> sha256:{}",
+                after.reference, before.digest, after.digest
+            ),
         }
     }
 

@@ -120,6 +120,11 @@ impl Session {
                     Inner::pin_url,
                 ),
                 builtin(
+                    "__sosPinImage",
+                    "Returns the digest of what `ref` names in its registry, from the lock; `written` says where it was written.",
+                    Inner::pin_image,
+                ),
+                builtin(
                     "__sosCheckHash",
                     "Returns `hash` when it is one of SHA-256, in any notation.",
                     Inner::check_hash,
@@ -460,6 +465,22 @@ impl Inner {
             .with("sha256", text(sha256))
             .with("size", int(size))
             .done())
+    }
+
+    fn pin_image(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
+        let Plain::Attrs(mut argument) = argument else {
+            return Err(misuse(call));
+        };
+        let Some(Plain::Str { s, .. }) = argument.remove("ref") else {
+            return Err(misuse(call));
+        };
+        let reference = String::from_utf8_lossy(&s).into_owned();
+        let pins = Arc::clone(&self.context.pins);
+        let entry = locked(&self.locks).image(&self.context.project_dir, &reference, &*pins);
+        let entry = entry.map_err(|e| Box::new((*e).with_labels(call.label.clone())))?;
+        // None only when nothing will be built: see LockMode::Preview.
+        let digest = entry.map_or_else(|| "0".repeat(64), |entry| entry.digest.to_string());
+        Ok(text(format!("sha256:{digest}")))
     }
 
     fn check_hash(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {

@@ -310,3 +310,39 @@ fn what_was_read_is_known() {
         .collect();
     assert_eq!(names, ["sos.lock", "web.rootfs.toml"]);
 }
+
+#[test]
+fn images_of_registries_are_pinned() {
+    let p = Project::new();
+    let name = "r.example/os/web:1";
+    let pin = |session: &Session| call(session, "__sosPinImage", attrs("ref", text(name)));
+    let missing = pin(&p.session(LockMode::Locked)).unwrap_err();
+    assert_eq!(missing.code, "lock-missing");
+    assert!(missing.message.contains(name), "{}", missing.message);
+    // Nothing will be built, so nothing is asked.
+    pin(&p.session(LockMode::Preview)).unwrap();
+    assert!(p.pins.asked().is_empty());
+    let session = p.session(LockMode::Create);
+    let first = pin(&session).unwrap();
+    assert_eq!(pin(&session).unwrap(), first);
+    let said = session.finish().unwrap()[0].changes[0].summary();
+    assert!(
+        said.starts_with("r.example/os/web:1: pinned to sha256:"),
+        "{said}"
+    );
+    assert_eq!(p.pins.asked(), [name]);
+    // The tag moves on; the lock stays until it is told.
+    *p.pins.version.lock().unwrap() = "2.0".to_owned();
+    for mode in [LockMode::Create, LockMode::Locked] {
+        assert_eq!(pin(&p.session(mode)).unwrap(), first);
+    }
+    assert_eq!(
+        pin(&p.session(LockMode::Update(vec!["other".to_owned()]))).unwrap(),
+        first
+    );
+    assert!(p.pins.asked().is_empty());
+    let session = p.session(LockMode::Update(vec![name.to_owned()]));
+    assert_ne!(pin(&session).unwrap(), first);
+    let said = session.finish().unwrap()[0].changes[0].summary();
+    assert!(said.contains(" -> sha256:"), "{said}");
+}

@@ -13,8 +13,8 @@ use sos_formats::derivation::{Derivation, Method};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Hash, HashAlgo, Sha256};
 use sos_formats::lock::{
-    LockedIndex, LockedPackage, LockedRelease, LockedSuite, Phase, RootfsLocked, RootfsRequest,
-    UrlEntry,
+    ImageEntry, LockedIndex, LockedPackage, LockedRelease, LockedSuite, Phase, RootfsLocked,
+    RootfsRequest, UrlEntry,
 };
 use sos_formats::store_path::{StoreDir, StorePath, make_fixed, make_text};
 use sos_lang::{FetchRequest, FileType, Host, HostError, PathFilter};
@@ -242,6 +242,15 @@ impl Pins for TestPins {
             solver: "test 1".to_owned(),
             suites: suites.collect(),
             packages,
+        })
+    }
+
+    fn lock_image(&self, reference: &str) -> Result<ImageEntry, Box<Diagnostic>> {
+        self.asked.lock().unwrap().push(reference.to_owned());
+        let version = self.version.lock().unwrap().clone();
+        Ok(ImageEntry {
+            reference: reference.to_owned(),
+            digest: Sha256::of(format!("{reference} {version}").as_bytes()),
         })
     }
 

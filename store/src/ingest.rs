@@ -16,6 +16,7 @@ use crate::fault;
 use crate::listing::{Filter, Item, ItemKind, ListOptions, Listing};
 use crate::place::{Content, Job, Placer, State};
 use crate::scan::RefScanner;
+use crate::sparse::Sparse;
 use crate::store::Store;
 use crate::sys;
 use crate::temp::TempDir;
@@ -29,7 +30,7 @@ pub struct IngestOptions<'a> {
     pub candidates: &'a [StorePath],
     /// Leaves files out; not asked about the root.
     pub filter: Option<Filter<'a>>,
-    /// With which algorithm to hash a regular file at the root; SHA-256 when not given.
+    /// With which algorithm to hash a regular file at the root; when not given, it is hashed as a NAR only.
     pub flat_algo: Option<HashAlgo>,
     /// A second algorithm for the NAR, where a fixed output asks for one.
     pub nar_algo: Option<HashAlgo>,
@@ -44,7 +45,7 @@ pub struct Ingested {
     pub nar_size: u64,
     /// The NAR's hash by [`IngestOptions::nar_algo`], if asked for.
     pub nar_hash: Option<Hash>,
-    /// The hash of the contents, when the root is a regular file.
+    /// The hash of the contents, when the root is a regular file and [`IngestOptions::flat_algo`] asks for it.
     pub flat: Option<Hash>,
     /// Whether the root is an executable file.
     pub executable: bool,
@@ -291,8 +292,7 @@ impl Store {
             },
         )?;
         let sink = NarSink::new(options.candidates, options.nar_algo);
-        let flat = options.flat_algo.unwrap_or(HashAlgo::Sha256);
-        let (ingested, _) = self.stage(src, &listing, take, sink, flat)?;
+        let (ingested, _) = self.stage(src, &listing, take, sink, options.flat_algo)?;
         Ok(ingested)
     }
 
@@ -303,7 +303,7 @@ impl Store {
         listing: &Listing,
         in_place: bool,
         sink: NarSink,
-        flat: HashAlgo,
+        flat: Option<HashAlgo>,
     ) -> Result<(Ingested, Vec<(usize, Blake3)>)> {
         let dir = if in_place {
             None
@@ -353,7 +353,7 @@ impl Store {
     pub(crate) fn hash_tree(
         src: &Path,
         listing: &Listing,
-        flat: HashAlgo,
+        flat: Option<HashAlgo>,
     ) -> Result<(Hashes, Vec<(usize, Blake3)>)> {
         let mut target = NoTarget { hashes: Vec::new() };
         let hashes = read_tree(src, listing, NarSink::new(&[], None), flat, &mut target)?;
@@ -406,7 +406,7 @@ fn read_tree(
     src: &Path,
     listing: &Listing,
     sink: NarSink,
-    flat: HashAlgo,
+    flat: Option<HashAlgo>,
     target: &mut dyn Target,
 ) -> Result<Hashes> {
     let mut nar = nar::Writer::new(sink).map_err(nar_error)?;
@@ -434,7 +434,7 @@ fn read_tree(
                 executable, size, ..
             } => {
                 if item.depth == 0 {
-                    flat_hasher = Some(Hasher::new(flat));
+                    flat_hasher = flat.map(Hasher::new);
                 }
                 let flat = flat_hasher.as_mut().filter(|_| item.depth == 0);
                 read_file(
@@ -500,7 +500,7 @@ fn read_file(
         copy = None;
     }
     let mut tee = Tee {
-        source: file,
+        source: Sparse::new(file).at("look at", place)?,
         copy,
         hasher: blake3::Hasher::new(),
         flat,
@@ -512,7 +512,7 @@ fn read_file(
 
 /// Passes a large file on while hashing and copying it.
 struct Tee<'a> {
-    source: std::fs::File,
+    source: Sparse,
     copy: Option<std::fs::File>,
     hasher: blake3::Hasher,
     flat: Option<&'a mut Hasher>,

@@ -52,6 +52,7 @@ mod session;
 mod signatures;
 mod source_files;
 mod sources;
+mod sparse;
 mod statcache;
 mod steps;
 mod store;

@@ -58,7 +58,7 @@ impl Store {
             // Adding a file of the store's own links it once more, which changes its times: whether it is needed is found out by
             // reading, or it would be added anew each time.
             None if src.starts_with(self.root().join("tree")) => {
-                let (hashes, contents) = Self::hash_tree(src, &looked.listing, HashAlgo::Sha256)?;
+                let (hashes, contents) = Self::hash_tree(src, &looked.listing, flat_of(method))?;
                 let sha256 = hashes.for_method(method, src)?;
                 let path = self.source_path(name, method, sha256)?;
                 self.remember(&looked, method, &contents, sha256, hashes.nar_size, &path)?;
@@ -76,7 +76,7 @@ impl Store {
             }
         }
         let sink = NarSink::new(&[], None);
-        let (tree, contents) = self.stage(src, &looked.listing, false, sink, HashAlgo::Sha256)?;
+        let (tree, contents) = self.stage(src, &looked.listing, false, sink, flat_of(method))?;
         let sha256 = source_hash(method, &tree, src)?;
         let path = self.source_path(name, method, sha256)?;
         self.remember(&looked, method, &contents, sha256, tree.nar_size, &path)?;
@@ -105,7 +105,7 @@ impl Store {
         store_path::check_name(name)?;
         let looked = self.look(src, method, filter)?;
         let Some((sha256, _)) = looked.known else {
-            let (hashes, contents) = Self::hash_tree(src, &looked.listing, HashAlgo::Sha256)?;
+            let (hashes, contents) = Self::hash_tree(src, &looked.listing, flat_of(method))?;
             let sha256 = hashes.for_method(method, src)?;
             let path = self.source_path(name, method, sha256)?;
             if !self.is_read_only() {
@@ -182,7 +182,7 @@ impl Store {
         if !meta.is_file() || meta.len() > small_bytes {
             return Ok(None);
         }
-        let (hashes, _) = Self::hash_tree(src, &looked.listing, HashAlgo::Sha256)?;
+        let (hashes, _) = Self::hash_tree(src, &looked.listing, flat_of(method))?;
         let sha256 = hashes.for_method(method, src)?;
         Ok(Some((self.source_path(name, method, sha256)?, false)))
     }
@@ -190,7 +190,7 @@ impl Store {
     fn source_hash_of(looked: &Looked, src: &Path, method: Method) -> Result<Sha256> {
         match looked.known {
             Some((sha256, _)) => Ok(sha256),
-            None => Self::hash_tree(src, &looked.listing, HashAlgo::Sha256)?
+            None => Self::hash_tree(src, &looked.listing, flat_of(method))?
                 .0
                 .for_method(method, src),
         }
@@ -276,6 +276,11 @@ impl Store {
             false,
         )?)
     }
+}
+
+/// How a file is hashed besides as a NAR.
+fn flat_of(method: Method) -> Option<HashAlgo> {
+    (method != Method::Recursive).then_some(HashAlgo::Sha256)
 }
 
 /// The hash over a listing; a flat file and the same file as a NAR have different results, so the method is in it.

@@ -176,6 +176,15 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
+    /// The derivations that were tried in the newest `builds` runs, and failed the last time that they were.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn failed_last(&self, builds: u32) -> Result<Vec<StorePath>> {
+        let found = self.read_journal(|db| db::failed_last(db, builds))?;
+        Ok(found.unwrap_or_default())
+    }
+
     /// The newest step that made this object, also when that is gone.
     ///
     /// # Errors
@@ -249,33 +258,69 @@ mod tests {
     use super::*;
     use crate::store::OpenOptions;
 
-    #[test]
-    fn the_oldest_go_first_when_there_are_too_many() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(OpenOptions {
-            root: dir.path().join("s"),
+    fn store(dir: &std::path::Path) -> Store {
+        Store::open(OpenOptions {
+            root: dir.join("s"),
             store_dir: StoreDir::default(),
             read_only: false,
         })
-        .unwrap();
-        let path = |n: u32| StorePath::from_base(&format!("{}-n{n}.drv", "1".repeat(32))).unwrap();
+        .unwrap()
+    }
+
+    fn path(n: u32) -> StorePath {
+        StorePath::from_base(&format!("{}-n{n}.drv", "1".repeat(32))).unwrap()
+    }
+
+    fn step(build: BuildId, n: u32, status: &str) -> Step {
+        Step {
+            build,
+            drv: path(n),
+            name: format!("n{n}"),
+            attr: None,
+            status: status.to_owned(),
+            queued_ms: 0,
+            started_ms: None,
+            finished_ms: None,
+            cause: None,
+            outputs: None,
+            detail: None,
+        }
+    }
+
+    #[test]
+    fn what_failed_last_is_told_from_what_was_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        // Which status each of four derivations had in each of three runs.
+        for statuses in [
+            ["failed", "failed", "built", "failed"],
+            ["failed", "built", "failed", "skipped"],
+            ["failed", "skipped", "cancelled", "skipped"],
+        ] {
+            let build = store.journal_begin("x").unwrap();
+            for (n, status) in (0..).zip(statuses) {
+                let steps = [step(build, n, status)];
+                store.journal_write(build, &[], &steps, &[]).unwrap();
+            }
+        }
+        let failed = |builds| {
+            let mut found = store.failed_last(builds).unwrap();
+            found.sort();
+            found
+        };
+        assert_eq!(failed(3), [path(0), path(2), path(3)]);
+        assert_eq!(failed(2), [path(0), path(2)]);
+        assert_eq!(failed(1), [path(0)]);
+    }
+
+    #[test]
+    fn the_oldest_go_first_when_there_are_too_many() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
         for n in 0..10 {
             let build = store.journal_begin("x").unwrap();
-            let step = Step {
-                build,
-                drv: path(n),
-                name: format!("n{n}"),
-                attr: None,
-                status: "built".to_owned(),
-                queued_ms: 0,
-                started_ms: None,
-                finished_ms: None,
-                cause: None,
-                outputs: None,
-                detail: None,
-            };
             store
-                .journal_write(build, &[], &[step], &[path(n)])
+                .journal_write(build, &[], &[step(build, n, "built")], &[path(n)])
                 .unwrap();
             store
                 .db()

@@ -459,7 +459,7 @@ fn a_store_of_before_gets_the_tables_of_the_journal() {
     database
         .execute_batch(
             "DROP TABLE derived; DROP TABLE step; DROP TABLE seen; DROP TABLE source;
-             DROP TABLE rebuild; ALTER TABLE trace DROP COLUMN host;
+             DROP TABLE rebuild; ALTER TABLE trace DROP COLUMN host; ALTER TABLE node DROP COLUMN below;
              ALTER TABLE build DROP COLUMN project; ALTER TABLE build DROP COLUMN host;
              ALTER TABLE build DROP COLUMN pid; ALTER TABLE build DROP COLUMN start;
              ALTER TABLE build DROP COLUMN boot; ALTER TABLE build DROP COLUMN summary;

@@ -325,6 +325,60 @@ fn hard_links_are_named_by_their_first_member() {
     assert_eq!(problem(tree.finish(&store)), RootPathProblem::UnequalLinks);
 }
 
+/// What is known of the directories of a registered root spares reading them: hard links and devices are found without.
+#[test]
+fn directories_without_links_and_devices_are_not_read() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let mut tree = RootTree::empty_in(&store, meta(0o755));
+    for name in ["few", "none", "other"] {
+        tree.mkdir_p(format!("{name}/deep"), &meta(0o755)).unwrap();
+        tree.write_file(format!("{name}/deep/f"), name, meta(0o644))
+            .unwrap();
+    }
+    tree.mkdir_p("many", &meta(0o755)).unwrap();
+    for n in 0..100 {
+        tree.write_file(format!("many/{n}"), format!("{n}"), meta(0o644))
+            .unwrap();
+        tree.link(format!("many/{n}"), format!("many/again-{n}"))
+            .unwrap();
+    }
+    tree.link("few/deep/f", "few/deep/g").unwrap();
+    tree.link("other/deep/f", "other/deep/g").unwrap();
+    let null = SpecKind::CharDev { major: 1, minor: 3 };
+    tree.insert("few/null", spec(0o666, null)).unwrap();
+    let root = tree.finish(&store).unwrap();
+    store.add_rootfs(root, "web", None).unwrap();
+    drop((tree, store));
+    // A store that has read nothing yet, in which the directories that are of no interest cannot be read.
+    let store = open(dir.path());
+    let mut tree = RootTree::load(&store, &root).unwrap();
+    for path in ["none/deep", "other/deep"] {
+        let node = tree.unchanged_node(path).unwrap().unwrap();
+        let hex = node.to_hex();
+        let (shard, rest) = hex.split_at(2);
+        std::fs::remove_file(store.root().join("man").join(shard).join(rest)).unwrap();
+    }
+    let devices = tree.devices().unwrap();
+    assert_eq!(devices.len(), 1);
+    assert_eq!(devices[0].0, b"few/null");
+    tree.link("few/deep/g", "few/h").unwrap();
+    tree.link("many/7", "many/third").unwrap();
+    let changed = tree.finish(&store).unwrap();
+    let tree = RootTree::load(&store, &changed).unwrap();
+    let names = |path: &str| tree.names_of(path).unwrap();
+    assert_eq!(
+        names("few/h"),
+        [&b"few/deep/f"[..], b"few/deep/g", b"few/h"]
+    );
+    assert_eq!(
+        names("many/third"),
+        [&b"many/7"[..], b"many/again-7", b"many/third"]
+    );
+    // They do hold what they held: a look at all of them fails.
+    assert!(tree.names_of("other/deep/f").is_err());
+}
+
 #[test]
 fn an_incomplete_manifest_is_not_registered() {
     let dir = support::tempdir();

@@ -9,24 +9,13 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-sos=$(realpath "${SOS:?"set SOS to a release build of sos; make bench does"}")
 rounds=${ROUNDS:-3}
 command -v mke2fs >/dev/null || { echo "skipped: no mke2fs"; exit 0; }
 [ "$(id -u)" = 0 ] || { echo "skipped: only root can check a root filesystem out with its owners"; exit 0; }
-work=$(mktemp -d)
-trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-export HOME=$work/home XDG_CONFIG_HOME=$work/none
-mkdir -p "$HOME" "$work/recipe"
-cp "$here/filesystem.nix" "$work/recipe/sos.nix"
-cp "$here/os.rootfs.toml" "$work/recipe/"
-run() { "$sos" --store "$1" "${@:2}" --quiet >/dev/null 2>"$work/said"; }
+# shellcheck source=lib.sh
+source "$here/lib.sh"
+system filesystem.nix
 
-run "$work/base" build --no-link "$work/recipe#os" || { echo "skipped: the root filesystem does not build here: $(head -n 1 "$work/said")"; exit 0; }
-run "$work/base" export "$work/recipe#os" "dir:$work/tree"
-echo "root filesystem: $(find "$work/tree" | wc -l) entries, $(du -sm "$work/tree" | cut -f 1) MB"
-
-usage() { python3 "$here/usage.py" "$@"; }
-column() { cut -d ' ' -f "$1" "$2" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 kinds=ext4
 command -v mkfs.erofs >/dev/null && kinds="$kinds erofs"
 command -v mksquashfs >/dev/null && kinds="$kinds squashfs"
@@ -41,9 +30,7 @@ peer() {
   esac 2>>"$work/said"
 }
 for ((i = 1; i <= rounds; i++)); do
-  rm -rf "$work/store"
-  cp -a --reflink=auto "$work/base" "$work/store"
-  sync
+  fresh
   for kind in $kinds; do
     peer "$kind" >>"$work/$kind.peer"
     usage "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#$kind" >>"$work/$kind.sos"
@@ -55,7 +42,6 @@ done
 echo
 echo "| image | peer ms | sos ms | ratio |"
 echo "|---|---|---|---|"
-row() { awk -v n="$1" -v a="$2" -v b="$3" 'BEGIN { printf "| %s | %.0f | %.0f | %.2f |\n", n, a / 1000, b / 1000, b / a }'; }
 for kind in $kinds; do
   row "$kind, wall time" "$(column 2 "$work/$kind.peer")" "$(column 2 "$work/$kind.sos")"
   row "$kind, CPU time" "$(column 1 "$work/$kind.peer")" "$(column 1 "$work/$kind.sos")"

@@ -8,30 +8,20 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-sos=$(realpath "${SOS:?"set SOS to a release build of sos; make bench does"}")
 rounds=${ROUNDS:-5}
 command -v umoci >/dev/null || { echo "skipped: no umoci"; exit 0; }
-work=$(mktemp -d)
-trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-export HOME=$work XDG_CONFIG_HOME=$work/none
+# shellcheck source=lib.sh
+source "$here/lib.sh"
 store=${BENCH_STORE:-$work/store}
 
 # recipe SALT: writes the recipe.
-recipe() { printf 'args: import %s { salt = "%s"; } args\n' "$here/image.nix" "$1" >"$work/sos.nix"; }
+recipe() { printf 'args@{ sos, ... }: import %s { salt = "%s"; } args\n' "$here/image.nix" "$1" >"$work/sos.nix"; }
 # once EPOCH: a recipe with another time of creation over the same files.
 once() {
   printf 'args@{ sos, ... }: { image = sos.oci { name = "image"; rootfs = (import %s { } args).base; epoch = %s; }; }\n' \
     "$here/image.nix" "$1" >"$work/sos.nix"
 }
 build() { "$sos" --store "$store" build --no-link --quiet "$work#$1"; }
-took() {
-  local start end
-  start=$(date +%s%N)
-  "$@" >"$work/out" 2>"$work/said" || { cat "$work/said" >&2; exit 1; }
-  end=$(date +%s%N)
-  echo $(((end - start) / 1000000))
-}
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 forget() {
   python3 - "$store" <<'PY'
 import pathlib, sqlite3, sys
@@ -57,25 +47,29 @@ build base >/dev/null 2>"$work/said" || { echo "skipped: the root filesystem doe
 "$sos" --store "$store" export "$work#base" "dir:$work/root" >/dev/null 2>&1
 echo "root filesystem: $(du -sm "$work/root" | cut -f 1) MiB, $(find "$work/root" | wc -l) entries, $(nproc) cores"
 
-insert() {
+# The largest blob of a layout.
+largest() { find "$1/blobs" -type f -printf '%s\n' | sort -n | tail -n 1 | awk '{ printf "%.1f", $1 / 1e6 }'; }
+: >"$work/a"; : >"$work/b"; : >"$work/c"
+for ((i = 1; i <= rounds; i++)); do
   rm -rf "$work/umoci"
   umoci init --layout "$work/umoci"
   umoci new --image "$work/umoci:x"
-  umoci insert --image "$work/umoci:x" "$work/root" /
-}
-: >"$work/a"; : >"$work/b"; : >"$work/c"
-for ((i = 1; i <= rounds; i++)); do
-  took insert >>"$work/a"
+  usage umoci insert --image "$work/umoci:x" "$work/root" / >>"$work/a"
   once $((1600000000 + i))
   forget
-  took build image >>"$work/b"
+  usage "$sos" --store "$store" build --no-link --quiet "$work#image" >>"$work/b"
   # And once more, with all pieces known but the layer.
   once $((1500000000 + i))
-  took build image >>"$work/c"
+  usage "$sos" --store "$store" build --no-link --quiet "$work#image" >>"$work/c"
 done
-a=$(median <"$work/a") b=$(median <"$work/b") c=$(median <"$work/c")
-awk -v a="$a" -v b="$b" -v c="$c" 'BEGIN {
-  printf "one gzip layer: umoci insert %d ms, sos %d ms, sos/umoci %.2f (limit 0.35); pieces known %d ms\n", a, b, b / a, c }'
+echo
+echo "| one gzip layer | umoci ms | sos ms | ratio |"
+echo "|---|---|---|---|"
+row "wall time" "$(column 2 "$work/a")" "$(column 2 "$work/b")"
+row "CPU time" "$(column 1 "$work/a")" "$(column 1 "$work/b")"
+row "wall time, pieces known" "$(column 2 "$work/a")" "$(column 2 "$work/c")"
+echo
+echo "MB of the layer: umoci $(largest "$work/umoci"), sos $(largest "$store/tree/$(basename "$(build image)")")"
 
 recipe before
 build packages >"$work/before"
@@ -86,10 +80,10 @@ for ((i = 1; i <= rounds; i++)); do
   took build packages >>"$work/a"
 done
 layers "$store/tree/$(basename "$(cat "$work/out")")" >"$work/layers.after"
-echo "one changed file: $(median <"$work/a") ms (limit 2000), $(comm -13 "$work/layers.before" "$work/layers.after" | wc -l) of $(wc -l <"$work/layers.after") layers differ (limit 2)"
+echo "one changed file: $(($(median <"$work/a") / 1000)) ms (limit 2000), $(comm -13 "$work/layers.before" "$work/layers.after" | wc -l) of $(wc -l <"$work/layers.after") layers differ (limit 2)"
 : >"$work/a"
 for ((i = 1; i <= 11; i++)); do took build packages >>"$work/a"; done
-echo "nothing to do: $(median <"$work/a") ms (limit 50)"
+echo "nothing to do: $(($(median <"$work/a") / 1000)) ms (limit 50)"
 forget
 once 1400000000
 python3 "$here/peak.py" "$sos" --store "$store" build --no-link --quiet "$work#image" | awk '{ printf "peak memory: %d MiB (limit 400)\n", $1 / 1024 }'

@@ -9,34 +9,22 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-sos=$(realpath "${SOS:?"set SOS to a release build of sos; make bench does"}")
 rounds=${ROUNDS:-3}
 command -v ostree >/dev/null || { echo "skipped: no ostree"; exit 0; }
 [ "$(id -u)" = 0 ] || { echo "skipped: only root can check a root filesystem out with its owners"; exit 0; }
-work=$(mktemp -d)
-trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-export HOME=$work/home XDG_CONFIG_HOME=$work/none
-mkdir -p "$HOME" "$work/recipe"
-cp "$here/ostree.nix" "$work/recipe/sos.nix"
-cp "$here/os.rootfs.toml" "$work/recipe/"
-run() { "$sos" --store "$1" "${@:2}" --quiet >/dev/null 2>"$work/said"; }
-
-run "$work/base" build --no-link "$work/recipe#os" || { echo "skipped: the root filesystem does not build here: $(head -n 1 "$work/said")"; exit 0; }
-run "$work/base" export "$work/recipe#os" "dir:$work/tree"
+# shellcheck source=lib.sh
+source "$here/lib.sh"
+system ostree.nix
 # A commit does not hold what is in /dev, and ostree refuses it.
 rm -rf "$work/tree/dev"/*
-echo "root filesystem: $(find "$work/tree" | wc -l) entries, $(du -sm "$work/tree" | cut -f 1) MB"
 
-usage() { python3 "$here/usage.py" "$@"; }
-column() { cut -d ' ' -f "$1" "$2" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 for f in ostree sos next none; do : >"$work/$f.times"; done
 for ((i = 1; i <= rounds; i++)); do
-  rm -rf "$work/repo" "$work/store"
+  rm -rf "$work/repo"
   ostree --repo="$work/repo" init --mode=archive
   ostree --repo="$work/repo" config set core.fsync false
   usage ostree --repo="$work/repo" commit --branch=os --no-bindings --subject=os --timestamp=@1782864000 --tree=dir="$work/tree" >>"$work/ostree.times"
-  cp -a --reflink=auto "$work/base" "$work/store"
-  sync
+  fresh
   build() { usage "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#$1"; }
   build commit >>"$work/sos.times"
   build next >>"$work/next.times"
@@ -50,7 +38,6 @@ theirs=$(ostree --repo="$work/repo" rev-parse os)
 echo
 echo "| archive commit | ostree ms | sos ms | ratio |"
 echo "|---|---|---|---|"
-row() { awk -v n="$1" -v a="$2" -v b="$3" 'BEGIN { printf "| %s | %.0f | %.0f | %.2f |\n", n, a / 1000, b / 1000, b / a }'; }
 row "wall time" "$(column 2 "$work/ostree.times")" "$(column 2 "$work/sos.times")"
 row "CPU time" "$(column 1 "$work/ostree.times")" "$(column 1 "$work/sos.times")"
 echo

@@ -4,74 +4,62 @@
 #   SOS=path/of/sos [ROUNDS=5] [BENCH_LIB=dir of the nixpkgs lib] bash tests/bench/run.sh [demo|log|steps|filesystem|image|ostree|lang|engine]
 #
 # First, without a peer: how long the demo takes when there is nothing to do, beside its limit, what a busy log costs, and what a step
-# costs (steps.sh). The inputs of the rest are those of ../shared/bench; without that folder there is no more to measure.
+# costs (steps.sh, bootstrap.sh). The inputs of the rest are those of ../shared/bench; without that folder there is no more to measure.
 set -euo pipefail
 
-here=$(cd "$(dirname "$0")/../.." && pwd)
-sos=$(realpath "${SOS:?"set SOS to a release build of sos; make bench does"}")
-inputs=$here/../shared/bench
+here=$(cd "$(dirname "$0")" && pwd)
+top=$(cd "$here/../.." && pwd)
+inputs=$top/../shared/bench
+# shellcheck source=lib.sh
+source "$here/lib.sh"
+export NIX_CONFIG="experimental-features = nix-command ca-derivations"
 rounds=${ROUNDS:-5}
 only=${1:-all}
 
-work=$(mktemp -d)
-trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
-export HOME=$work/home NIX_CONFIG="experimental-features = nix-command ca-derivations"
-mkdir -p "$HOME"
-
-# Microseconds that a command takes; its own output is dropped.
-took() {
-  local start end
-  start=$(date +%s%N)
-  "$@" >/dev/null 2>"$work/stderr" || { echo "failed: $*" >&2; cat "$work/stderr" >&2; exit 1; }
-  end=$(date +%s%N)
-  echo $(((end - start) / 1000))
-}
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
-row() { awk -v n="$1" -v a="$2" -v b="$3" 'BEGIN { printf "| %s | %.1f | %.1f | %.2f |\n", n, a / 1000, b / 1000, b / a }'; }
-
 # The second build of examples/web: median of eleven runs, in a store of its own.
 if [ "$only" = all ] || [ "$only" = demo ]; then
-  cp -r "$here/examples/web" "$work/web"
+  cp -r "$top/examples/web" "$work/web"
   rm -f "$work/web/sos.lock" "$work/web/result"
   demo() { "$sos" --store "$work/demo" build --no-link --quiet "$work/web#image"; }
-  if demo >/dev/null 2>"$work/stderr"; then
+  if demo >/dev/null 2>"$work/said"; then
     for ((i = 1; i <= 11; i++)); do took demo; done | median |
       awk '{ printf "demo, nothing to do: %.1f ms (limit 100 ms): %s\n\n", $1 / 1000, $1 < 100000 ? "kept" : "NOT KEPT" }'
   else
-    echo "skipped: the demo does not build here: $(head -n 1 "$work/stderr")"
+    echo "skipped: the demo does not build here: $(head -n 1 "$work/said")"
   fi
   [ "$only" = all ] || exit 0
 fi
 
 # Ten thousand lines a second, for ten seconds on each display; the limit is 5 %.
 if [ "$only" = all ] || [ "$only" = log ]; then
-  SOS=$sos python3 "$here/tests/bench/log_lines.py"
+  SOS=$sos python3 "$here/log_lines.py"
   echo
   [ "$only" = all ] || exit 0
 fi
 
 # Steps do not depend on ../shared/bench either.
 if [ "$only" = all ] || [ "$only" = steps ]; then
-  SOS=$sos bash "$here/tests/bench/steps.sh"
+  SOS=$sos bash "$here/steps.sh"
+  SOS=$sos bash "$here/bootstrap.sh"
   echo
   [ "$only" = all ] || exit 0
 fi
 
 if [ "$only" = all ] || [ "$only" = filesystem ]; then
-  SOS=$sos bash "$here/tests/bench/filesystem.sh"
+  SOS=$sos bash "$here/filesystem.sh"
   echo
   [ "$only" = all ] || exit 0
 fi
 
 # Nor do images.
 if [ "$only" = all ] || [ "$only" = image ]; then
-  SOS=$sos bash "$here/tests/bench/image.sh"
+  SOS=$sos bash "$here/image.sh"
   echo
   [ "$only" = all ] || exit 0
 fi
 
 if [ "$only" = all ] || [ "$only" = ostree ]; then
-  SOS=$sos bash "$here/tests/bench/ostree.sh"
+  SOS=$sos bash "$here/ostree.sh"
   echo
   [ "$only" = all ] || exit 0
 fi
@@ -92,9 +80,6 @@ compare() {
   row "$name" "$(median <"$work/a")" "$(median <"$work/b")"
 }
 
-# column N FILE: the median of a column.
-column() { cut -d ' ' -f "$1" "$2" | median; }
-
 # evaluate NAME ARGUMENT..: CPU time and peak memory of an evaluation; sos evaluates each time anew.
 evaluate() {
   local name=$1 i
@@ -102,8 +87,8 @@ evaluate() {
   : >"$work/a"
   : >"$work/b"
   for ((i = 1; i <= rounds; i++)); do
-    python3 "$here/tests/bench/usage.py" nix-instantiate --store dummy:// --eval --strict "$@" >>"$work/a"
-    python3 "$here/tests/bench/usage.py" "$sos" eval --no-eval-cache --strict "${@:1:$#-1}" --file "${@: -1}" >>"$work/b"
+    usage nix-instantiate --store dummy:// --eval --strict "$@" >>"$work/a"
+    usage "$sos" eval --no-eval-cache --strict "${@:1:$#-1}" --file "${@: -1}" >>"$work/b"
   done
   echo "$name $(column 1 "$work/a") $(column 1 "$work/b") $(column 3 "$work/a") $(column 3 "$work/b")" | tee -a "$work/lang" |
     awk '{ printf "| %s | %.0f | %.0f | %.2f | %.0f | %.0f | %.2f |\n", $1, $2/1000, $3/1000, $3/$2, $4/1024, $5/1024, $5/$4 }'
@@ -117,12 +102,12 @@ again() {
   # Twice: what was written a moment ago is read once more.
   "$sos" eval "$@" >/dev/null && "$sos" eval "$@" >/dev/null
   for ((i = 1; i <= rounds; i++)); do
-    python3 "$here/tests/bench/usage.py" "$sos" eval "$@" >>"$work/a"
+    usage "$sos" eval "$@" >>"$work/a"
   done
   echo "$(column 1 "$work/a") $(column 2 "$work/a")" | awk -v n="$name" '{ printf "| %s | %.1f | %.1f |\n", n, $1/1000, $2/1000 }'
 }
 
-echo "commit $(git -C "$here" rev-parse --short HEAD 2>/dev/null || echo unknown), $rounds rounds, $(nproc) cores, $(nix-instantiate --version)"
+echo "commit $(git -C "$top" rev-parse --short HEAD 2>/dev/null || echo unknown), $rounds rounds, $(nproc) cores, $(nix-instantiate --version)"
 echo
 
 if [ "$only" != engine ]; then
@@ -177,6 +162,6 @@ if [ "$only" != lang ]; then
     awk '{ printf "\none changed of 1000, equal output: %.1f ms (limit 150 ms): %s\n", $1 / 1000, $1 < 150000 ? "kept" : "NOT KEPT" }'
   # Memory of all processes of sos at once, the builders not counted, as often as it can be looked at.
   gen --salt "memory.$$" -o "$work/memory.nix"
-  python3 "$here/tests/bench/peak.py" $(bash -c "printf '%s\n' $sos_build") "$work/memory.nix" |
+  python3 "$here/peak.py" $(bash -c "printf '%s\n' $sos_build") --quiet "$work/memory.nix" |
     awk '{ printf "peak memory of a build of 1000: %.1f MiB, the main process alone %.1f MiB (limit 64 MiB): %s\n", $1 / 1024, $2 / 1024, $1 < 65536 ? "kept" : "NOT KEPT" }'
 fi

@@ -4,8 +4,9 @@
 #   SOS=path/of/sos [STEPS=200] [FILES="1000 10000 50000"] [BENCH_USER=name] bash tests/bench/steps.sh
 #
 # Each row is the median of three chains with a fresh salt: steps that do nothing, that change one file, that give a file a
-# second name. "back" is one empty step on the head of a chain and one on its middle, in turn: the working tree moves by the difference. As
-# root, BENCH_USER names an ordinary user with subordinate ids for whom all is measured again.
+# second name. "back" is one empty step on the head of a chain and one on its middle, in turn: the working tree moves by the difference. "one"
+# is one empty step on the head in a process of its own, and "one link" one that gives a file a second name: what they differ by is what a
+# process pays for its first hard link. As root, BENCH_USER names an ordinary user with subordinate ids for whom all is measured again.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -81,6 +82,22 @@ back() {
   echo "$line"
 }
 
+# one NAME SCRIPT: a step in a process of its own on the head of a chain whose tree is there.
+one() {
+  local name=$1 script=$2 files i line="| $1 |"
+  for files in ${FILES:-1000 10000 50000}; do
+    : >"$work/times"
+    for i in 1 2 3 4 5; do
+      printf 'let c = import %s { files = %s; busybox = %s; salt = "file-1"; length = %s; script = n: "echo ${toString n} > /usr/d0/s8/f321"; }; in c.step "%s-%s" { rootfs = "${c.chain}"; script = "%s"; }\n' \
+        "$here/steps.nix" "$files" "$busybox" "$steps" "${name// /-}" "$i" "$script" >"$work/chain.nix"
+      took >>"$work/times"
+    done
+    # The first one may have moved the tree.
+    line+=$(tail -n +2 "$work/times" | median | awk '{ printf " %.1f |", $1 / 1000 }')
+  done
+  echo "$line"
+}
+
 echo "| ms a step, chains of $steps |$(for files in ${FILES:-1000 10000 50000}; do printf ' %s files |' "$files"; done)"
 echo "|---|$(for _ in ${FILES:-1000 10000 50000}; do printf -- '---|'; done)"
 for files in ${FILES:-1000 10000 50000}; do
@@ -91,3 +108,5 @@ row empty ":"
 row file 'echo ${toString n} > /usr/d0/s8/f321'
 row link 'busybox ln -f /usr/d0/s1/f$((41 + ${toString n} % 39)) /usr/d0/x'
 back
+one "one" ":"
+one "one link" 'busybox ln -f /usr/d0/s1/f41 /usr/d0/y'

@@ -2,28 +2,14 @@
 
 use std::process::Command;
 
-use super::{all_wanted, with_machine};
-
-/// What a boot may take on a machine that does other things too, in seconds.
-const LIMIT: &str = "400";
-const RUNNING: &str = "the system is running";
+use super::{RUNNING, all_wanted, with_machine};
+use crate::support::run;
 
 /// The disk of the example, without an initrd, under UEFI with systemd-boot.
 #[test]
 fn the_disk_of_the_example_starts() {
     with_machine(|machine| {
-        machine
-            .world
-            .sos([
-                "boot",
-                "run",
-                ".#disk",
-                "--expect",
-                RUNNING,
-                "--timeout",
-                LIMIT,
-            ])
-            .ok();
+        machine.starts(".#disk", &["--expect", RUNNING]);
         let disk = machine.world.physical(&machine.build(".#disk"));
         let verified = Command::new("sgdisk")
             .arg("-v")
@@ -45,18 +31,10 @@ fn an_initrd_of_our_own_finds_the_root() {
             "initrd.nix",
             "{ sos, ... }: let e = import ./sos.nix { inherit sos; }; in { disk = sos.disk { name = \"own\"; rootfs = e.machine; boot = \"entries\"; initrd = \"own\"; }; }",
         );
-        let run = machine.world.sos([
-            "boot",
-            "run",
+        machine.starts(
             "./initrd.nix#disk",
-            "--bus",
-            "virtio",
-            "--expect",
-            RUNNING,
-            "--timeout",
-            LIMIT,
-        ]);
-        run.ok();
+            &["--bus", "virtio", "--expect", RUNNING],
+        );
     });
 }
 
@@ -68,19 +46,16 @@ fn a_bad_slot_falls_back() {
     }
     with_machine(|machine| {
         machine.world.write("slots.nix", SLOTS);
-        let run = machine.world.sos([
-            "boot",
-            "run",
+        machine.starts(
             "./slots.nix#disk",
-            "--reboot",
-            "--timeout",
-            "600",
-            "--expect",
-            "Kernel panic - not syncing: VFS: Unable to mount root fs",
-            "--expect",
-            RUNNING,
-        ]);
-        run.ok();
+            &[
+                "--reboot",
+                "--expect",
+                "Kernel panic - not syncing: VFS: Unable to mount root fs",
+                "--expect",
+                RUNNING,
+            ],
+        );
     });
 }
 
@@ -122,25 +97,12 @@ fn the_network_is_enough() {
         return;
     }
     with_machine(|machine| {
-        let start = |what: &str| {
-            machine
-                .world
-                .sos([
-                    "boot",
-                    "run",
-                    what,
-                    "--memory",
-                    "2560",
-                    "--expect",
-                    RUNNING,
-                    "--timeout",
-                    "600",
-                ])
-                .ok();
-        };
-        start(".#netboot");
+        machine.starts(".#netboot", &["--expect", RUNNING]);
         let directory = machine.world.physical(&machine.build(".#netboot"));
-        start(directory.join("web_1.efi").to_str().expect("plain"));
+        machine.starts(
+            directory.join("web_1.efi").to_str().expect("plain"),
+            &["--memory", "2560", "--expect", RUNNING],
+        );
     });
 }
 
@@ -151,95 +113,101 @@ fn ostree_systems_start_from_one_disk() {
         return;
     }
     with_machine(|machine| {
-        machine.world.write("ostree.nix", OSTREE);
-        for (disk, commit, version) in [("new", "two", 2), ("old", "one", 1)] {
-            let repository = machine.build(&format!("./ostree.nix#{commit}"));
+        machine.world.write(
+            "commits.nix",
+            "{ sos, ... }: import ./ostree.nix { inherit sos; inherit (import ./sos.nix { inherit sos; }) machine; }",
+        );
+        for (target, commit, version) in [
+            (".#ostree-disk", "two", 2),
+            ("./commits.nix#rolledBack", "one", 1),
+        ] {
+            let repository = machine.build(&format!("./commits.nix#{commit}"));
             let found = machine
                 .world
                 .sos(["store", "cat", &format!("{repository}/refs/heads/os")])
                 .ok()
                 .stdout;
             let told = format!("this is version {version}, commit {}.0", found.trim());
-            let target = format!("./ostree.nix#{disk}");
-            machine
-                .world
-                .sos([
-                    "boot",
-                    "run",
-                    &target,
-                    "--expect",
-                    &told,
-                    "--expect",
-                    RUNNING,
-                    "--timeout",
-                    LIMIT,
-                ])
-                .ok();
+            machine.starts(target, &["--expect", &told, "--expect", RUNNING]);
         }
     });
 }
 
-const OSTREE: &str = r##"
+/// From an optical drive: firmware finds the loader by the catalog, and everything else is in memory.
+#[test]
+fn the_optical_drive_is_enough() {
+    if !all_wanted() {
+        return;
+    }
+    with_machine(|machine| {
+        machine.starts(".#iso", &["--expect", RUNNING]);
+        let image = machine.world.physical(&machine.build(".#iso"));
+        // The same bytes on a memory stick, which is a disk with a partition table.
+        let stick = machine.world.project().join("stick.raw");
+        std::fs::copy(&image, &stick).expect("copied");
+        let verified = run(Command::new("sgdisk").arg("-v").arg(&stick)).ok();
+        assert!(
+            verified.stdout.contains("No problems found"),
+            "{}",
+            verified.stdout
+        );
+        let mut listed = Command::new("xorriso");
+        listed.args([
+            "-indev",
+            image.to_str().expect("plain"),
+            "-report_el_torito",
+            "plain",
+            "-find",
+            "/",
+        ]);
+        let said = run(&mut listed).ok().stdout;
+        for part in [
+            "UEFI",
+            "'/EFI/BOOT/BOOTX64.EFI'",
+            "'/EFI/Linux/web_1.efi'",
+            "'/loader/loader.conf'",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    });
+}
+
+/// A root that is EROFS: what the system writes to it stays in memory, or it may not write and its services have places of their own.
+#[test]
+fn a_root_for_reading_only_starts() {
+    if !all_wanted() {
+        return;
+    }
+    with_machine(|machine| {
+        machine.world.write("reading.nix", READING);
+        machine.starts("./reading.nix#over", &["--expect", RUNNING]);
+        machine.starts("./reading.nix#none", &["--expect", RUNNING]);
+    });
+}
+
+const READING: &str = r#"
 { sos, ... }:
 let
   machine = (import ./sos.nix { inherit sos; }).machine;
-  # As OSTree wants it: the kernel beside its modules, the configuration in /usr/etc, nothing in /var.
-  system = version: sos.run {
-    name = "system-${version}";
+  of = more: sos.disk ({ name = "web"; filesystem = "erofs"; cmdline = [ "quiet" "mitigations=off" ]; } // more);
+in
+{
+  over = of { rootfs = machine; };
+  none = of {
+    volatile = "none";
     rootfs = sos.rootfs.edit {
+      name = "machine-tmpfs";
       rootfs = machine;
-      services.mask = [ "nginx.service" "hello.service" ];
-      services.enable = [ "version.service" ];
       file = [
-        { path = "/usr/version"; content = version; }
         {
-          path = "/etc/systemd/system/version.service";
+          path = "/etc/fstab";
           content = ''
-            [Unit]
-            Before=console-state.service
-            [Service]
-            Type=oneshot
-            ExecStart=/bin/sh -c 'o=$(sed "s/.*ostree=//;s/ .*//" /proc/cmdline); echo "this is version $(cat /usr/version), commit $(basename $(readlink -f /sysroot$o))" >/dev/console'
-            [Install]
-            WantedBy=multi-user.target
+            tmpfs /var/log/nginx tmpfs mode=755 0 0
+            tmpfs /var/lib/nginx tmpfs mode=755 0 0
           '';
         }
       ];
     };
-    result = "rootfs";
-    script = ''
-      kernel=$(ls /usr/lib/modules)
-      mv "/boot/vmlinuz-$kernel" "/usr/lib/modules/$kernel/vmlinuz"
-      rm -rf /boot/* /vmlinuz* /initrd* /var/* /efi
-      mkdir -p /sysroot
-      ln -s sysroot/ostree /ostree
-      cp -a /etc /usr/etc
-      rm -rf /etc
-    '';
   };
-  commit = version: parent: sos.ostree {
-    name = "commit-${version}";
-    ref = "os";
-    rootfs = system version;
-    bootable = true;
-    inherit version parent;
-  };
-  disk = default: sos.ostreeDisk {
-    name = "ostree";
-    os = "web";
-    cmdline = [ "quiet" "mitigations=off" ];
-    deployments = [
-      { rootfs = system "2"; commit = two; }
-      { rootfs = system "1"; commit = one; }
-    ];
-    inherit default;
-  };
-  one = commit "1" null;
-  two = commit "2" one;
-in
-{
-  inherit one two;
-  new = disk null;
-  old = disk "ostree-1-*";
 }
-"##;
+"#;

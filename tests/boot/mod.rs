@@ -4,11 +4,18 @@
 //! initrds, the network, a disk that was provisioned.
 
 mod disk;
+mod provision;
+mod trust;
 
 use std::sync::{Mutex, PoisonError};
 
 use crate::demo::copy_example;
-use crate::support::{World, one_at_a_time, skip};
+use crate::support::{Run, World, one_at_a_time, skip};
+
+/// What a boot may take on a machine that does other things too, in seconds.
+const LIMIT: &str = "600";
+/// What the example says on its console when `systemctl is-system-running` says so.
+const RUNNING: &str = "the system is running";
 
 /// The example, locked once for all tests of this module.
 struct Machine {
@@ -16,12 +23,18 @@ struct Machine {
 }
 
 /// The tests that share it, the quick one first; the last one removes it.
-const TESTS: [&str; 5] = [
+const TESTS: [&str; 11] = [
     "boot::disk::the_disk_of_the_example_starts",
     "boot::disk::an_initrd_of_our_own_finds_the_root",
     "boot::disk::a_bad_slot_falls_back",
     "boot::disk::the_network_is_enough",
     "boot::disk::ostree_systems_start_from_one_disk",
+    "boot::disk::the_optical_drive_is_enough",
+    "boot::disk::a_root_for_reading_only_starts",
+    "boot::trust::a_root_with_hashes_starts_and_a_changed_one_does_not",
+    "boot::trust::firmware_with_keys_starts_what_is_signed",
+    "boot::provision::a_device_starts_one_version_after_the_other",
+    "boot::provision::what_is_killed_leaves_the_version_before",
 ];
 
 /// How many of [`TESTS`] this run is asked for.
@@ -106,5 +119,26 @@ impl Machine {
     fn build(&self, target: &str) -> String {
         let out = self.world.sos(["build", "--no-link", target]).ok().stdout;
         out.trim().to_owned()
+    }
+
+    /// Starts a target or a file; the machine must show what the words say.
+    #[track_caller]
+    fn starts(&self, what: &str, words: &[&str]) -> Run {
+        let first = ["boot", "run", what, "--timeout", LIMIT];
+        self.world.sos(first.iter().chain(words)).ok()
+    }
+
+    /// A file of the EFI system partition, the first one of an image, as a file of its own.
+    fn uki_of(&self, image: &std::path::Path, path: &str) -> std::path::PathBuf {
+        let out = self.world.project().join("taken.efi");
+        let mut command = std::process::Command::new("mcopy");
+        command.args([
+            "-o",
+            "-i",
+            &format!("{}@@1M", image.display()),
+            &format!("::{path}"),
+        ]);
+        crate::support::run(command.arg(&out)).ok();
+        out
     }
 }

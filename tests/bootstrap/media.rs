@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::{upstream, write_tree};
-use crate::support::{World, peer};
+use crate::support::{World, peer, say};
 
 const DIGEST: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 const OTHER: &str = "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752";
@@ -204,4 +204,31 @@ fn the_image_of_upstream_has_the_records_that_upstream_writes() {
         .parse()
         .expect("as the test has it");
     assert!(records > 500, "{records}");
+}
+
+/// Minutes in an emulated machine: the loader names on the screen what it takes out of the image.
+#[test]
+fn the_image_of_upstream_starts_without_a_kernel() {
+    let Some(tree) = upstream() else { return };
+    if std::env::var("SOS_TEST_BOOT").as_deref() != Ok("1") {
+        say("skipped: SOS_TEST_BOOT=1 starts the image in an emulated machine");
+        return;
+    }
+    if peer("qemu-system-x86_64").is_none() {
+        return;
+    }
+    let w = World::new();
+    let target = format!("{}#builder-hex0-image.bare", tree.display());
+    w.sos([
+        "boot",
+        "run",
+        &target,
+        "--timeout",
+        "1500",
+        "--expect",
+        r"\./steps",
+        "--expect",
+        r"\./AMD64/GAS/cc_amd64\.S",
+    ])
+    .ok();
 }

@@ -1,6 +1,10 @@
 //! Trees of bootstrap steps: small ones on busybox, and upstream's when `SOS_LIVE_BOOTSTRAP` names a checkout of it.
 
+mod hidden;
 mod media;
+mod mirror;
+mod own;
+mod resume;
 mod small;
 mod upstream;
 

@@ -15,7 +15,7 @@ build() {
 uninstall() { rm -rf "$@"; }
 "#;
 
-fn recipe() -> Option<String> {
+pub(super) fn recipe() -> Option<String> {
     let busybox = peer("busybox")?;
     Some(format!(
         r#"{{ sos, extra ? {{ }} }}:
@@ -47,7 +47,7 @@ sos.bootstrap {{
 }
 
 /// A world with the recipe and a tree of two builds, an improvement and a removal.
-fn world() -> Option<World> {
+pub(super) fn world() -> Option<World> {
     let w = World::new();
     steps::possible(&w)?;
     w.write("sos.nix", &recipe()?);
@@ -84,7 +84,7 @@ fn world() -> Option<World> {
 
 /// What a root has at a path.
 #[track_caller]
-fn content(w: &World, root: &str, path: &str) -> String {
+pub(super) fn content(w: &World, root: &str, path: &str) -> String {
     w.sos(["store", "cat", &format!("{root}/{path}")])
         .ok()
         .stdout

@@ -1,10 +1,11 @@
 //! live-bootstrap as it is, as far as it goes without a file from outside: stage0, the seed and the first two steps.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Instant;
 
 use super::upstream;
-use crate::support::{World, steps};
+use crate::support::{World, run, say, slow, steps};
 
 fn files(path: &Path) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(path).expect("as the test has it");
@@ -30,7 +31,7 @@ fn digest(w: &World, root: &str, path: &str) -> String {
         String::from_utf8_lossy(&cat.stderr)
     );
     std::fs::write(&out, cat.stdout).expect("as the test has it");
-    let sum = std::process::Command::new("sha256sum")
+    let sum = Command::new("sha256sum")
         .arg(&out)
         .output()
         .expect("as the test has it");
@@ -115,5 +116,77 @@ fn it_runs_to_the_first_file_that_is_missing() {
     for tool in ["configurator", "script-generator"] {
         let pins = files(&tree.join(format!("seed/{tool}.amd64.checksums")));
         assert_eq!(digest(&w, root.trim(), tool), pins[0].1);
+    }
+}
+
+#[test]
+fn edits_are_done_again_where_they_are_and_no_further() {
+    let Some(tree) = upstream() else { return };
+    let mut w = World::new();
+    if steps::possible(&w).is_none() {
+        return;
+    }
+    w.set("SOS_MIRRORS_DISTFILES", "file:///nonexistent");
+    let copy = w.project().join("up");
+    run(Command::new("cp").arg("-a").arg(&tree).arg(&copy)).ok();
+    let last = [
+        "build",
+        "--no-link",
+        "--offline",
+        "--set",
+        "ARCH=amd64",
+        "up#simple-patch-1.0",
+    ];
+    w.sos(last).ok();
+    // A comment in a source of one command: that one runs again, and makes the same.
+    let source = copy.join("seed/stage0-posix/AMD64/cc_amd64.M1");
+    append(&source, "# why\n");
+    w.sos(last).ok().says(&["built 1,"]);
+    w.sos(last).ok().says(&["built 0,"]);
+    // A byte of a pin: its step fails, and nothing before it runs again.
+    let pin = copy.join("steps/simple-patch-1.0/simple-patch-1.0.amd64.checksums");
+    let right = std::fs::read_to_string(&pin).expect("pins");
+    let first = right.chars().next().expect("a digit");
+    let other = if first == '0' { "1" } else { "0" };
+    std::fs::write(&pin, format!("{other}{}", &right[1..])).expect("pins");
+    w.sos(last)
+        .fails(100)
+        .says(&["simple-patch-1.0-pass1", "built 0,", "failed 1"]);
+    std::fs::write(&pin, right).expect("pins");
+    w.sos(last).ok().says(&["built 0,"]);
+}
+
+fn append(file: &Path, text: &str) {
+    let mut all = std::fs::read_to_string(file).expect("a source");
+    all.push_str(text);
+    std::fs::write(file, all).expect("a source");
+}
+
+/// Minutes: `int $0x80` costs a hundred times what `syscall` does in a virtual machine.
+#[test]
+fn stage0_of_x86_has_its_digests() {
+    let Some(tree) = upstream() else { return };
+    if !slow() {
+        say("skipped: stage0 of x86 takes minutes; SOS_TEST_SLOW=1 runs it");
+        return;
+    }
+    let w = World::new();
+    if steps::possible(&w).is_none() {
+        return;
+    }
+    let target = format!("{}#stage0", tree.display());
+    let build = [
+        "build",
+        "--no-link",
+        "--offline",
+        "--set",
+        "ARCH=x86",
+        &target,
+    ];
+    let whole = w.sos(build).ok().stdout;
+    let answers = files(&tree.join("seed/stage0-posix/x86.answers"));
+    assert_eq!(answers.len(), 19);
+    for (path, expect) in &answers {
+        assert_eq!(&digest(&w, whole.trim(), path), expect, "{path}");
     }
 }

@@ -1,8 +1,9 @@
 //! Disks of root filesystems, without a network and without starting them: `tests/boot` does that.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use crate::support::steps::ROOTFS;
 use crate::support::user::User;
@@ -37,10 +38,17 @@ const RECIPE: &str = r##"{ sos, ... }: let
 in rec {
   disk = of "1" { };
   entries = of "1" { boot = "entries"; };
+  next-entries = of "2" { boot = "entries"; };
   next = of "2" { };
   third = of "3" { };
   inherit (disk) qcow2 uki;
-  squashed = of "1" { filesystem = "squashfs"; };
+  # An initrd of no use: nothing here starts.
+  hashed = version: of version { filesystem = "erofs"; verity = true; initrd = ./sos.nix; };
+  hashed1 = hashed "1";
+  hashed2 = hashed "2";
+  bad.verity = of "1" { verity = true; };
+  bad.entries = (hashed "1" // (of "1" { filesystem = "erofs"; verity = true; boot = "entries"; })).uki;
+  bad.overlay = of "1" { filesystem = "erofs"; initrd = "none"; volatile = "overlay"; };
   bad.word = of "1" { boot = "grub"; };
   bad.size = of "1" { root-size = "24X"; };
   bad.field = of "1" { root-sise = "24M"; };
@@ -286,6 +294,246 @@ fn a_device_gets_one_version_after_the_other() {
         .says(&["truncate"]);
 }
 
+/// One partition of an image: offset and length in bytes, as `sfdisk` reads them.
+fn partition(image: &Path, name: &str) -> Option<(u64, u64)> {
+    let dump = content("sfdisk", &["--dump", image.to_str().expect("plain")])?;
+    let line = dump
+        .lines()
+        .find(|line| line.contains(&format!("name=\"{name}\"")))
+        .unwrap_or_else(|| panic!("no partition {name}: {dump}"));
+    let field = |key: &str| -> u64 {
+        let (_, rest) = line.split_once(key).expect(key);
+        let digits = rest.split(',').next().expect("a number");
+        digits.trim().parse().expect("a number")
+    };
+    Some((field("start=") * 512, field("size=") * 512))
+}
+
+fn bytes_of(image: &Path, (offset, len): (u64, u64)) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(len).expect("small")];
+    std::fs::File::open(image)
+        .and_then(|file| file.read_exact_at(&mut bytes, offset))
+        .expect("the partition");
+    bytes
+}
+
+/// What `veritysetup` says of a root of an image and of the hashes beside it.
+fn verify(w: &World, image: &Path, root: &str, uki: &Path) -> Option<i32> {
+    let dir = w.project();
+    for (name, file) in [
+        (root.to_owned(), "data"),
+        (format!("{root}-verity"), "hashes"),
+    ] {
+        let bytes = bytes_of(image, partition(image, &name)?);
+        std::fs::write(dir.join(file), bytes).expect("written");
+    }
+    let program = std::fs::read(uki).expect("the kernel image");
+    let mark = b"roothash=";
+    let at = program.windows(mark.len()).position(|part| part == mark);
+    let at = at.expect("the hash is on the command line") + mark.len();
+    let hash = std::str::from_utf8(&program[at..at + 64]).expect("digits");
+    let mut command = Command::new(peer("veritysetup")?);
+    Some(
+        run(command
+            .args(["verify", "data", "hashes", hash])
+            .current_dir(&dir))
+        .code,
+    )
+}
+
+#[test]
+fn a_root_with_hashes_is_what_the_kernel_image_says() {
+    let Some(w) = world() else { return };
+    let disk = w.physical(&build(&w, ".#hashed1"));
+    let uki = w.physical(&build(&w, ".#hashed1.uki"));
+    let Some(code) = verify(&w, &disk, "root-a", &uki) else {
+        return;
+    };
+    assert_eq!(code, 0);
+    // The second version goes into the second slot, with hashes of its own.
+    let device = w.project().join("device");
+    std::fs::File::create(&device)
+        .and_then(|file| file.set_len(200 << 20))
+        .expect("a device");
+    for target in [".#hashed1", ".#hashed2"] {
+        w.sos(["provision", "apply", "device", target, "--yes"])
+            .ok();
+        w.sos(["provision", "drift", "device", target]).ok();
+    }
+    let taken = w.project().join("taken.efi");
+    let at = format!("{}@@1M", device.display());
+    let words = [
+        "-o",
+        "-i",
+        &at,
+        "::EFI/Linux/test_2+3.efi",
+        taken.to_str().expect("plain"),
+    ];
+    if content("mcopy", &words).is_none() {
+        return;
+    }
+    assert_eq!(verify(&w, &device, "root-b", &taken), Some(0));
+    assert_eq!(verify(&w, &device, "root-a", &uki), Some(0));
+    // One byte of it, and both say so; `drift` says where.
+    let (offset, _) = partition(&device, "root-b").expect("there");
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&device);
+    let file = file.expect("the device");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset + 1030).expect("read");
+    file.write_all_at(&[!byte[0]], offset + 1030)
+        .expect("written");
+    assert_ne!(verify(&w, &device, "root-b", &taken), Some(0));
+    let found = w
+        .sos(["provision", "drift", "device", ".#hashed2"])
+        .fails(1);
+    assert_eq!(
+        found.stdout,
+        "root-b: has other content from byte 1030 on\n"
+    );
+}
+
+/// `kill -9` behind every step of an update: the version that was there is untouched, and the next try ends well.
+#[test]
+fn what_is_killed_leaves_the_version_before() {
+    let Some(w) = world() else { return };
+    let device = w.project().join("device");
+    let first = w.project().join("first");
+    std::fs::File::create(&first)
+        .and_then(|file| file.set_len(200 << 20))
+        .expect("a device");
+    w.sos(["provision", "apply", "first", ".#entries", "--yes"])
+        .ok();
+    let steps = w
+        .sos(["provision", "plan", "first", ".#next-entries"])
+        .ok()
+        .stdout;
+    let steps = steps.lines().count();
+    assert!(steps >= 3, "{steps}");
+    let Some(root) = partition(&first, "root-a") else {
+        return;
+    };
+    let before = bytes_of(&first, root);
+    for told in 1..=steps {
+        std::fs::copy(&first, &device).expect("copied");
+        let mut command =
+            w.command_of(&["provision", "apply", "device", ".#next-entries", "--yes"]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("started");
+        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let mut done = 0;
+        for line in lines.map_while(Result::ok) {
+            // What the step is, and not what the file system says of itself.
+            done += usize::from(
+                line.contains("EFI system partition") || line.contains("to the partition"),
+            );
+            if done == told {
+                child.kill().expect("killed");
+            }
+        }
+        child.wait().expect("ended");
+        assert!(done >= told, "{done} of {told}");
+        assert!(
+            bytes_of(&device, root) == before,
+            "killed after step {told}"
+        );
+        let at = format!("{}@@1M", device.display());
+        for path in [
+            "EFI/BOOT/BOOTX64.EFI",
+            "EFI/test/1-linux",
+            "loader/entries/test_1.conf",
+        ] {
+            let read = |image: &str| content("mtype", &["-i", image, &format!("::{path}")]);
+            let there = format!("{}@@1M", first.display());
+            assert_eq!(read(&at), read(&there), "{path}, killed after step {told}");
+        }
+        w.sos(["provision", "apply", "device", ".#next-entries", "--yes"])
+            .ok();
+        w.sos(["provision", "drift", "device", ".#next-entries"])
+            .ok();
+    }
+}
+
+/// A real block device: refused while something uses it, and taken when nothing does.
+#[test]
+fn a_device_in_use_is_refused() {
+    let Some(w) = world() else { return };
+    if !is_root() {
+        skip("only root has loop devices");
+        return;
+    }
+    let file = w.project().join("device");
+    std::fs::File::create(&file)
+        .and_then(|file| file.set_len(200 << 20))
+        .expect("a device");
+    let plain = file.to_str().expect("plain");
+    let Some(losetup) = peer("losetup") else {
+        return;
+    };
+    let attached = run(Command::new(&losetup).args(["-f", "--show", "-P", plain]));
+    if attached.code != 0 {
+        skip(&format!("no loop device: {}", attached.stderr));
+        return;
+    }
+    let device = Loop {
+        losetup,
+        name: attached.stdout.trim().to_owned(),
+    };
+    // The file is the disk of somebody now.
+    w.sos(["provision", "apply", plain, ".#disk", "--yes"])
+        .fails(4)
+        .says(&["is in use", &device.name]);
+    w.sos(["provision", "apply", &device.name, ".#disk", "--yes"])
+        .ok();
+    w.sos(["provision", "drift", &device.name, ".#disk"]).ok();
+    let (offset, _) = partition(&file, "root-a").expect("a root");
+    let at = w.project().join("mounted");
+    std::fs::create_dir(&at).expect("a directory");
+    // As a file system of the whole device: partitions of loop devices are not everywhere.
+    let second =
+        run(Command::new(&device.losetup).args(["-f", "--show", "-o", &offset.to_string(), plain]))
+            .ok();
+    let second = Loop {
+        losetup: device.losetup.clone(),
+        name: second.stdout.trim().to_owned(),
+    };
+    let mounted = run(Command::new("mount")
+        .args(["-o", "ro", &second.name])
+        .arg(&at));
+    if mounted.code != 0 {
+        skip(&format!("nothing can be mounted: {}", mounted.stderr));
+        return;
+    }
+    let motd = std::fs::read_to_string(at.join("etc/motd"));
+    let refused = w.sos([
+        "provision",
+        "apply",
+        &second.name,
+        ".#disk",
+        "--yes",
+        "--wipe",
+    ]);
+    run(Command::new("umount").arg(&at)).ok();
+    refused.fails(4).says(&["is in use", "is mounted at"]);
+    assert_eq!(motd.expect("the kernel reads the root"), "version 1\n");
+}
+
+/// A loop device, which goes with the test.
+struct Loop {
+    losetup: PathBuf,
+    name: String,
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ended = Command::new(&self.losetup)
+            .args(["-d", &self.name])
+            .status();
+    }
+}
+
 #[test]
 fn what_is_wrong_is_told_where_it_was_written() {
     let Some(w) = world() else { return };
@@ -293,6 +541,12 @@ fn what_is_wrong_is_told_where_it_was_written() {
         ("word", &["unknown boot `grub`", "uki, entries, none"][..]),
         ("size", &["bad `root-size`", "512M"]),
         ("field", &["unknown field `root-sise`", "root-size"]),
+        ("verity", &["has `verity`", "filesystem = \"erofs\""]),
+        ("entries", &["has `verity`", "leave `boot` at \"uki\""]),
+        (
+            "overlay",
+            &["has `volatile = \"overlay\"`", "initrd = \"own\""],
+        ),
     ] {
         w.sos(["build", "--no-link", &format!(".#bad.{target}")])
             .fails(3)

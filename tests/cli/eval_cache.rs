@@ -445,3 +445,26 @@ fn a_flake_in_a_repository() {
     git(&["commit", "-qm", "two", "--allow-empty"]);
     assert!(!eval(&w, &args).1, "another revision");
 }
+
+#[test]
+fn a_file_that_became_a_pipe_or_a_device_is_not_waited_for() {
+    let w = world();
+    w.write("f.nix", "builtins.readFile ./t");
+    let text = w.write("t", "b");
+    assert_eq!(settled(&w, &["f.nix"]), "\"b\"");
+    std::fs::remove_file(&text).expect("remove");
+    let made = std::process::Command::new("mkfifo").arg(&text).status();
+    assert!(made.expect("mkfifo").success());
+    let run = w.sos(["eval", "f.nix"]).fails(3);
+    assert!(
+        run.stderr.contains("neither a file nor a directory"),
+        "{}",
+        run.stderr
+    );
+    std::fs::remove_file(&text).expect("remove");
+    symlink("/dev/zero", &text).expect("link");
+    w.sos(["eval", "f.nix"]).fails(3);
+    std::fs::remove_file(&text).expect("remove");
+    symlink("/dev/null", &text).expect("link");
+    assert_eq!(eval(&w, &["f.nix"]).0, "\"\"");
+}

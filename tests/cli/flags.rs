@@ -217,3 +217,106 @@ fn one_wrong_hash_for_two_files_is_left_to_people() {
     w.sos(["check", "--fix"]).ok();
     assert_eq!(text(&w, "sos.nix"), wrong);
 }
+
+#[test]
+fn configuration_before_and_after_the_verb_counts() {
+    let w = World::new();
+    let system = |args: &[&str]| w.sos(args).ok().stdout;
+    let both = [
+        "--config",
+        "build.system=riscv64-linux",
+        "eval",
+        "--config=build.jobs=1",
+        "-E",
+        "builtins.currentSystem",
+    ];
+    assert_eq!(system(&both), "\"riscv64-linux\"\n");
+    let run = w
+        .sos([
+            "--config",
+            "build.nonsense=1",
+            "eval",
+            "--config",
+            "build.jobs=1",
+            "-E",
+            "1",
+        ])
+        .fails(2);
+    assert!(run.stderr.contains("nonsense"), "{}", run.stderr);
+    // What stands last counts.
+    let twice = [
+        "--config",
+        "build.system=one",
+        "eval",
+        "--config",
+        "build.system=two",
+        "-E",
+        "builtins.currentSystem",
+    ];
+    assert_eq!(system(&twice), "\"two\"\n");
+}
+
+#[test]
+fn several_outputs_limits_of_none_and_rounds_of_none() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let script = "for o in $out $dev $man; do echo $o > $o; done; echo XX; printf \"a\\rb\\n\"";
+    w.write(
+        "f.nix",
+        &recipe("many", script, "outputs = [ \"out\" \"dev\" \"man\" ];"),
+    );
+    let limits = [
+        "--timeout",
+        "0",
+        "--silent-timeout",
+        "0",
+        "--max-log-size",
+        "10M",
+    ];
+    let run = w
+        .sos([&["build", "--no-link", "f.nix^man,dev,man"], &limits[..]].concat())
+        .ok();
+    let names: Vec<&str> = run
+        .stdout
+        .lines()
+        .map(|l| l.rsplit_once("-many").expect("a path").1)
+        .collect();
+    assert_eq!(names, ["-man", "-dev"]);
+    let run = w.sos(["build", "--no-link", "f.nix^man,doc"]).fails(3);
+    assert!(run.stderr.contains("no output `doc`"), "{}", run.stderr);
+    let run = w.sos(["verify", "f.nix", "--rounds", "0"]).fails(2);
+    assert!(run.stderr.contains("verify-no-rounds"), "{}", run.stderr);
+    assert!(
+        w.sos(["log", "f.nix", "-A", "nothing"])
+            .fails(3)
+            .stderr
+            .contains("nothing")
+    );
+}
+
+#[test]
+fn names_of_files_cannot_be_mistaken_for_others() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let script = r"mkdir $out; cd $out; echo > 'a
+b'; echo > ab; echo > $(printf '\033]0;title\007')";
+    w.write("f.nix", &recipe("odd", script, ""));
+    let path = w.sos(["build", "--no-link", "f.nix"]).ok().stdout;
+    let mut command = w.command();
+    command.args(["store", "ls", path.trim()]);
+    let Some(mut terminal) = crate::support::terminal::Terminal::start(&command, 24, 80) else {
+        return;
+    };
+    assert_eq!(terminal.finish(), 0);
+    assert_eq!(
+        terminal.rows()[..3],
+        [r"\x1b]0;title\x07", r"a\nb", "ab"].map(str::to_owned)
+    );
+    assert!(
+        terminal.seen().strange.is_empty(),
+        "{:?}",
+        terminal.seen().strange
+    );
+}

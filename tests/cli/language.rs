@@ -293,3 +293,82 @@ fn objects_that_are_one_file_are_read_and_imported() {
         );
     }
 }
+
+#[test]
+fn a_directory_given_as_the_file_means_its_default_nix() {
+    let w = World::new();
+    w.write("both/default.nix", "{ x = \"default\"; l = [ 1 2 ]; }");
+    w.write("both/flake.nix", "{ outputs = _: { x = \"flake\"; }; }");
+    assert_eq!(
+        w.sos(["eval", "-f", "both", "x"]).ok().stdout,
+        "\"default\"\n"
+    );
+    let run = w.sos(["eval", "-f", "both", "l.5"]).fails(3);
+    assert!(
+        run.stderr.contains("list index 5") && !run.stderr.contains("empty"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(
+        w.sos(["eval", "-E", "builtins.readFile \"/dev/null\""])
+            .ok()
+            .stdout,
+        "\"\"\n"
+    );
+    // What the library of recipes is made with is nothing that a program sees.
+    let names =
+        "builtins.filter (n: builtins.match \"__.*\" n != null) (builtins.attrNames builtins)";
+    assert_eq!(
+        w.sos(["eval", "--strict", "-E", names]).ok().stdout,
+        "[ ]\n"
+    );
+}
+
+#[test]
+fn the_trace_is_what_the_user_wrote() {
+    let w = World::new();
+    w.write(
+        "lib.nix",
+        "rec {\n  check = p: if p > 9 then throw \"port ${toString p} is too large\" else p;\n  mkService = { port }: check port;\n}\n",
+    );
+    w.write(
+        "main.nix",
+        "let lib = import ./lib.nix; in\n{\n  services = [\n    (lib.mkService { port = 99; })\n  ];\n  told = builtins.addErrorContext \"while making the option foo\" (throw \"bad\");\n}\n",
+    );
+    let short = w
+        .sos(["eval", "--strict", "main.nix", "-A", "services"])
+        .fails(3);
+    let at = |text: &str, part: &str| {
+        text.find(part)
+            .unwrap_or_else(|| panic!("no `{part}` in\n{text}"))
+    };
+    let text = &short.stderr;
+    // Where it is thrown, then where the helper was called, then the user's own line.
+    let places = [
+        "lib.nix:2:28",
+        "from call site, lib.nix:3:25",
+        "from call site, main.nix:4:6",
+    ];
+    let order: Vec<usize> = places.iter().map(|place| at(text, place)).collect();
+    assert!(order.is_sorted(), "{text}");
+    let whole = w
+        .sos([
+            "eval",
+            "--strict",
+            "--show-trace",
+            "main.nix",
+            "-A",
+            "services",
+        ])
+        .fails(3);
+    // The whole trace is above, and the error comes last.
+    assert!(
+        at(&whole.stderr, "main.nix:4:6") < at(&whole.stderr, "error[eval-throw]"),
+        "{}",
+        whole.stderr
+    );
+    at(&whole.stderr, "lib.nix:3:25");
+    // What the program says to its reader is always shown.
+    let told = w.sos(["eval", "main.nix", "-A", "told"]).fails(3);
+    at(&told.stderr, "while making the option foo");
+}

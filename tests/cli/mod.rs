@@ -8,6 +8,7 @@ mod content_addressed;
 mod damage;
 mod diff;
 mod disk;
+mod eval_ahead;
 mod eval_cache;
 mod eval_cache_sources;
 mod events;

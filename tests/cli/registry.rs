@@ -125,6 +125,7 @@ fn images_go_to_a_registry_and_come_from_it() {
   pulled = sos.oci.pull {{ ref = "{reference}"; digest = "{digest}"; }};
   files = sos.oci.rootfs {{ image = pulled; }};
   above = sos.oci {{ name = "above"; from = pulled; layers = [ {{ files."/etc/new" = ./rootfs.nix; }} ]; }};
+  newest = sos.oci.pull {{ ref = "{reference}"; }};
   wrong = sos.oci.pull {{ ref = "{reference}"; digest = "sha256:{}"; }};
 "#,
             "0".repeat(64)
@@ -143,6 +144,23 @@ fn images_go_to_a_registry_and_come_from_it() {
         .ok()
         .stdout;
     assert_eq!(cat, "hello\n");
+    // Without a digest the lock has it, and a tag that moves on changes nothing.
+    w.sos(["build", "--no-link", "--locked", ".#newest"])
+        .fails(3)
+        .says(&["error[lock-missing]", &reference, "sos lock"]);
+    w.sos(["lock", ".#newest"])
+        .ok()
+        .says(&[&format!("{reference}: pinned to {digest}")]);
+    w.sos(["export", ".#above", &to]).ok();
+    let pinned = w.sos(["build", "--no-link", "--locked", ".#newest", ".#pulled"]);
+    let pinned = pinned.ok().stdout;
+    let (a, b) = pinned.trim_end().split_once('\n').expect("two paths");
+    let index = |path: &str| std::fs::read(w.physical(path).join("index.json")).expect("an image");
+    assert_eq!(index(a), index(b));
+    w.sos(["lock", "--update", &reference, ".#newest"])
+        .ok()
+        .says(&[&format!("{reference}: {digest} -> sha256:")]);
+    w.sos(["export", ".#image", &to]).ok();
     // One layer more than below, which the registry has.
     let above = w
         .sos(["export", ".#above", &registry.name("os/above:1")])

@@ -124,3 +124,31 @@ fn on_a_terminal_it_completes_and_remembers() {
     let history = std::fs::read_to_string(history).expect("the history");
     assert!(history.contains("x.attribute + 1"), "{history}");
 }
+
+#[test]
+fn ctrl_c_stops_an_evaluation_and_the_session_goes_on() {
+    let w = World::new();
+    let mut command = w.command();
+    command.arg("repl");
+    let Some(mut terminal) = Terminal::start(&command, 24, 80) else {
+        return;
+    };
+    terminal.wait_for_text("sos> ");
+    terminal.send(b"kept = 41\r");
+    // It would take days, and says so first.
+    terminal.send(b"builtins.trace \"begun\" (builtins.foldl' (a: b: a + builtins.foldl' (c: d: c + d) 0 (builtins.genList (x: x) 100000)) 0 (builtins.genList (x: x) 100000000))\r");
+    terminal.wait_for_text("trace: begun");
+    terminal.send(b"\x03");
+    terminal.wait_for_text("eval-interrupted");
+    terminal.send(b"kept + 1\r");
+    terminal.wait_for_text("42");
+    terminal.send(b"\x04");
+    assert_eq!(terminal.finish(), 0);
+}
+
+#[test]
+fn a_comment_is_nothing_to_wait_for() {
+    let w = World::new();
+    let (out, err) = talk(&w, &[], "# words\n:t 1\n[ 1 # more\n]\n");
+    assert_eq!((out.as_str(), err.as_str()), ("int\n[ 1 ]\n", ""));
+}

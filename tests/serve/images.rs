@@ -16,6 +16,7 @@ in {
   web = image "Web" "v1" "one";
   next = image "Web" "v2" "two";
   again = image "Web" "v1" "three";
+  files = tree "one";
 }
 "##;
 
@@ -194,4 +195,9 @@ fn names_that_cannot_be_are_refused_before_anything_is_served() {
     serve(&["Team/web=.#web"])
         .fails(2)
         .says(&["error[serve-bad-name]", "`Team/web`"]);
+    serve(&["team/web=.#files"]).fails(2).says(&[
+        "error[serve-name-unused]",
+        "`.#files` is no image",
+        "`team/web`",
+    ]);
 }

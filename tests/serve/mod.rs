@@ -5,6 +5,7 @@ mod distfiles;
 mod http;
 mod images;
 mod nix;
+mod substitute;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -16,16 +17,16 @@ use rustix::process::Signal;
 use crate::support::{Run, World, finish, process, start};
 
 /// A server of a world; it ends with the value.
-struct Serving {
+pub(crate) struct Serving {
     child: Option<Child>,
     /// `http://127.0.0.1:PORT`.
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Serving {
     /// Serves on a port of its own; returns once it listens.
     #[track_caller]
-    fn start(w: &World, args: &[&str]) -> Self {
+    pub(crate) fn start(w: &World, args: &[&str]) -> Self {
         let mut command = w.command();
         command
             .args(["serve", "--listen", "127.0.0.1:0"])

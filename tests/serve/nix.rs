@@ -7,7 +7,7 @@ use super::Serving;
 use crate::support::{Run, World, peer, run, shared, world_with_busybox};
 
 /// Three outputs: `top` refers to `dep` and to itself, `one` is a single executable file.
-const RECIPE: &str = r#"let
+pub(super) const RECIPE: &str = r#"let
   made = name: script: more: derivation ({
     inherit name; system = "x86_64-linux"; builder = "/bin/busybox"; args = [ "sh" "-c" script ];
   } // more);
@@ -36,7 +36,7 @@ fn world() -> Option<(World, [String; 3])> {
 }
 
 /// Nix with a home of its own, in which nothing is cached.
-fn nix(w: &World, program: &str, home: &str, args: &[&str]) -> Option<Run> {
+pub(super) fn nix(w: &World, program: &str, home: &str, args: &[&str]) -> Option<Run> {
     let home = w.root().join(home);
     std::fs::create_dir_all(&home).expect("a directory");
     let mut command = Command::new(peer(program)?);
@@ -52,7 +52,7 @@ fn nix(w: &World, program: &str, home: &str, args: &[&str]) -> Option<Run> {
 }
 
 /// A pair of keys; the file of the secret one, and the public one.
-fn keys(w: &World, name: &str) -> Option<(String, String)> {
+pub(super) fn keys(w: &World, name: &str) -> Option<(String, String)> {
     let place = |end: &str| w.root().join(format!("{name}.{end}")).display().to_string();
     let (secret, public) = (place("secret"), place("public"));
     let args = ["--generate-binary-cache-key", name, &secret, &public];

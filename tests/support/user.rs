@@ -73,6 +73,11 @@ impl User {
         command.uid(self.uid).gid(self.gid)
     }
 
+    /// The number of the user, and of its group.
+    pub(crate) fn ids(&self) -> (u32, u32) {
+        (self.uid, self.gid)
+    }
+
     /// Gives a directory, and what is in it, to this user.
     pub(crate) fn owns(&self, dir: &Path) {
         for entry in walkdir::WalkDir::new(dir).into_iter().flatten() {

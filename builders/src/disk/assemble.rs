@@ -16,7 +16,7 @@ use super::esp::{FileFrom, volume};
 use super::fat;
 use super::input::InputFile;
 use crate::build::Build;
-use crate::filesystem::{self, FileImage, Image, Kind, Options, Window};
+use crate::filesystem::{self, Acls, FileImage, Image, Kind, Options, Window};
 
 /// Larger than any disk that can be bought, and far from where sums overflow.
 const MAX_BYTES: u64 = 1 << 50;
@@ -233,6 +233,7 @@ pub(in crate::disk) fn fill(
                 .finish(build.store())?,
             };
             let options = Options {
+                acls: Acls::default(),
                 uuid: parsed(&partition.filesystem_uuid, &partition.name)?.0,
                 label: partition.label.clone(),
                 epoch,

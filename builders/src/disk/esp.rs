@@ -65,6 +65,7 @@ pub(in crate::disk) fn volume<'a>(
         epoch: 0,
         files: found,
         hidden: 0,
+        align: 512,
     })
 }
 

@@ -51,6 +51,8 @@ pub(crate) struct Volume<'a> {
     pub(crate) files: BTreeMap<String, Source<'a>>,
     /// Sectors in front of the volume on its disk.
     pub(crate) hidden: u32,
+    /// Files begin at multiples of this many bytes of the volume: 512, or what something else that points at them needs.
+    pub(crate) align: u64,
 }
 
 /// Why a volume cannot be written.
@@ -84,6 +86,8 @@ pub(crate) enum FatError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Geometry {
     sectors: u64,
+    /// Sectors before the first FAT.
+    reserved: u64,
     cluster_sectors: u64,
     fat_sectors: u64,
     clusters: u64,
@@ -91,11 +95,11 @@ struct Geometry {
 
 impl Geometry {
     /// The one with the largest clusters that still make it FAT32, up to 4 KiB, as `mkfs.vfat` has them.
-    fn of(size: u64) -> Result<Self, FatError> {
+    fn of(size: u64, align: u64) -> Result<Self, FatError> {
         let sectors = size / SECTOR;
         [8, 4, 2, 1]
             .into_iter()
-            .map(|cluster_sectors| Self::with(sectors, cluster_sectors))
+            .map(|cluster_sectors| Self::with(sectors, cluster_sectors, align / SECTOR))
             .find(|geometry| geometry.clusters >= MIN_CLUSTERS)
             .ok_or(FatError::Small {
                 min: MIN_SIZE,
@@ -103,14 +107,18 @@ impl Geometry {
             })
     }
 
-    fn with(sectors: u64, cluster_sectors: u64) -> Self {
+    fn with(sectors: u64, cluster_sectors: u64, align_sectors: u64) -> Self {
         // Two FATs of 4 bytes a cluster: what they take is not there for clusters.
         let data = sectors.saturating_sub(RESERVED);
         let per_fat_sector = 128 * cluster_sectors + 2;
         let fat_sectors = (data + 2 * cluster_sectors).div_ceil(per_fat_sector);
-        let clusters = data.saturating_sub(2 * fat_sectors) / cluster_sectors;
+        // The first cluster is where files may begin.
+        let reserved =
+            (RESERVED + 2 * fat_sectors).next_multiple_of(align_sectors.max(1)) - 2 * fat_sectors;
+        let clusters = sectors.saturating_sub(reserved + 2 * fat_sectors) / cluster_sectors;
         Self {
             sectors,
+            reserved,
             cluster_sectors,
             fat_sectors,
             clusters,
@@ -127,7 +135,7 @@ impl Geometry {
 
     /// Where a cluster begins, in bytes.
     fn offset(self, cluster: u32) -> u64 {
-        let first = RESERVED + 2 * self.fat_sectors;
+        let first = self.reserved + 2 * self.fat_sectors;
         first * SECTOR + (u64::from(cluster) - 2) * self.cluster_bytes()
     }
 }
@@ -162,9 +170,13 @@ struct Dir {
 }
 
 impl Volume<'_> {
-    /// Writes the volume into an image in which nothing has been written yet. Returns the bytes of files.
-    pub(crate) fn write(&self, image: &dyn Image) -> Result<u64, FatError> {
-        let geometry = Geometry::of(self.size)?;
+    /// Writes the volume into an image in which nothing has been written yet. Returns where each file that is not empty begins, in bytes.
+    pub(crate) fn write(&self, image: &dyn Image) -> Result<BTreeMap<String, u64>, FatError> {
+        let geometry = Geometry::of(self.size, self.align)?;
+        // Clusters between two places where files may begin.
+        let step = u32::try_from(self.align / geometry.cluster_bytes())
+            .unwrap_or(1)
+            .max(1);
         let dirs = self.directories()?;
         let mut next = ROOT_CLUSTER;
         let mut fat = vec![0x0fff_fff8, END_OF_CHAIN];
@@ -172,7 +184,11 @@ impl Volume<'_> {
             .iter()
             .enumerate()
             .map(|(i, dir)| geometry.clusters_of(dir.bytes(i == 0)).max(1))
-            .chain(self.files.values().map(|s| geometry.clusters_of(s.size)))
+            .chain(
+                self.files
+                    .values()
+                    .map(|s| geometry.clusters_of(s.size) + u64::from(step - 1)),
+            )
             .sum::<u64>();
         if needed_clusters > geometry.clusters {
             return Err(FatError::Full {
@@ -180,26 +196,29 @@ impl Volume<'_> {
                 size: self.size,
             });
         }
-        let mut take = |bytes: u64, at_least: u64| -> u32 {
+        let mut used = 0;
+        let mut take = |bytes: u64, at_least: u64, step: u32| -> u32 {
             // Fits 32 bits: the number of clusters does.
             let count =
                 u32::try_from(geometry.clusters_of(bytes).max(at_least)).unwrap_or(u32::MAX);
             if count == 0 {
                 return 0;
             }
-            let first = next;
+            let first = (next - ROOT_CLUSTER).next_multiple_of(step) + ROOT_CLUSTER;
+            fat.extend((next..first).map(|_| 0));
             fat.extend((first + 1..first + count).chain([END_OF_CHAIN]));
-            next += count;
+            next = first + count;
+            used += u64::from(count);
             first
         };
         let places: Vec<u32> = dirs
             .iter()
             .enumerate()
-            .map(|(i, dir)| take(dir.bytes(i == 0), 1))
+            .map(|(i, dir)| take(dir.bytes(i == 0), 1, 1))
             .collect();
         let mut starts = BTreeMap::new();
         for (path, source) in &self.files {
-            starts.insert(path.as_str(), take(source.size, 0));
+            starts.insert(path.as_str(), take(source.size, 0, step));
         }
         let put = |bytes: &[u8], at: u64| {
             image.write_at(at, bytes).map_err(|source| FatError::Io {
@@ -207,7 +226,7 @@ impl Volume<'_> {
                 source,
             })
         };
-        let free = u32::try_from(geometry.clusters - u64::from(next - 2)).unwrap_or(u32::MAX);
+        let free = u32::try_from(geometry.clusters - used).unwrap_or(u32::MAX);
         for copy in [0, 6] {
             put(&self.boot_sector(geometry), copy * SECTOR)?;
             put(&information(free, next), (copy + 1) * SECTOR)?;
@@ -215,21 +234,24 @@ impl Volume<'_> {
         }
         let table: Vec<u8> = fat.iter().flat_map(|entry| entry.to_le_bytes()).collect();
         for copy in 0..2 {
-            put(&table, (RESERVED + copy * geometry.fat_sectors) * SECTOR)?;
+            put(
+                &table,
+                (geometry.reserved + copy * geometry.fat_sectors) * SECTOR,
+            )?;
         }
         for (number, dir) in dirs.iter().enumerate() {
             let bytes = self.directory(number, &dirs, &places, &starts)?;
             debug_assert_eq!(bytes.len() as u64, dir.bytes(number == 0));
             put(&bytes, geometry.offset(places[number]))?;
         }
-        let mut written = 0;
+        let mut written = BTreeMap::new();
         for (path, source) in &self.files {
             if let Some(start) = starts.get(path.as_str()).filter(|start| **start != 0) {
                 copy_to(source, image, geometry.offset(*start)).map_err(|source| FatError::Io {
                     what: format!("cannot write `{path}` to the FAT volume"),
                     source,
                 })?;
-                written += source.size;
+                written.insert(path.clone(), geometry.offset(*start));
             }
         }
         Ok(written)
@@ -360,7 +382,10 @@ impl Volume<'_> {
         put(3, b"sos     ");
         put(11, &512u16.to_le_bytes());
         put(13, &[u8::try_from(geometry.cluster_sectors).unwrap_or(1)]);
-        put(14, &32u16.to_le_bytes());
+        put(
+            14,
+            &u16::try_from(geometry.reserved).unwrap_or(32).to_le_bytes(),
+        );
         put(16, &[2]);
         put(21, &[0xf8]);
         put(24, &32u16.to_le_bytes());

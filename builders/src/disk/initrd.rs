@@ -6,6 +6,7 @@ use sos_formats::Bytes;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
 use super::cpio::{Archive, Content};
+use super::elf::{self, Needs};
 use super::input::{InputFile, rootfs_of, whole_rootfs};
 use super::kernel::Kernel;
 use super::modules::{Modules, file_name};
@@ -80,6 +81,10 @@ pub(super) struct InitrdAttrs {
     pub(super) modules: Vec<String>,
     /// The file systems that the root may have.
     pub(super) filesystems: Vec<String>,
+    /// Modules that are taken if the kernel has them.
+    pub(super) useful: Vec<String>,
+    /// Programs of the root filesystem, which come with their libraries.
+    pub(super) programs: Vec<String>,
     /// A static busybox; that of the root filesystem when it is not given.
     pub(super) busybox: Option<String>,
     /// Runs in place of the script of this builder.
@@ -104,6 +109,7 @@ pub(super) fn make(build: &dyn Build, attrs: &InitrdAttrs) -> Result<Bytes, Buil
     let useful: Vec<&str> = attrs
         .filesystems
         .iter()
+        .chain(&attrs.useful)
         .map(String::as_str)
         .chain(BUSES.iter().copied())
         .collect();
@@ -127,6 +133,16 @@ pub(super) fn make(build: &dyn Build, attrs: &InitrdAttrs) -> Result<Bytes, Buil
             &format!("bin/{applet}"),
             Content::Link("busybox".to_owned()),
         );
+    }
+    for program in &attrs.programs {
+        let name = program.rsplit('/').next().unwrap_or(program);
+        for (path, data) in elf::closure(build, &tree, program)? {
+            let place = match path == *program {
+                true => format!("bin/{name}"),
+                false => path.trim_start_matches('/').to_owned(),
+            };
+            archive.add(&place, executable(data));
+        }
     }
     let init = match &attrs.init {
         Some(path) => InputFile::find(build, path)?.read()?,
@@ -180,11 +196,9 @@ pub(super) fn pack(archive: &[u8], compression: Compression) -> Result<Bytes, Bu
 
 /// Refuses a program that would look for a loader: there is no library in an initrd.
 fn static_program(bytes: Bytes) -> Result<Bytes, BuilderError> {
-    let wrong = match bytes.get(..6) {
-        Some([0x7f, b'E', b'L', b'F', 2, 1]) => {
-            needs_loader(&bytes).then_some("it needs shared libraries")
-        }
-        _ => Some("it is no program for 64 bits"),
+    let wrong = match Needs::of(&bytes) {
+        Some(needs) => needs.loader.map(|_| "it needs shared libraries"),
+        None => Some("it is no program for 64 bits"),
     };
     match wrong {
         None => Ok(bytes),
@@ -196,21 +210,4 @@ fn static_program(bytes: Bytes) -> Result<Bytes, BuilderError> {
         .help("Debian has a static one in the package `busybox-static`")
         .into()),
     }
-}
-
-/// Whether an ELF program has a `PT_INTERP`.
-fn needs_loader(elf: &[u8]) -> bool {
-    let short = |at: usize| {
-        elf.get(at..at + 2)
-            .map_or(0, |b| u16::from_le_bytes([b[0], b[1]]))
-    };
-    let start = elf.get(32..40).and_then(|b| <[u8; 8]>::try_from(b).ok());
-    let start = start.map_or(0, u64::from_le_bytes);
-    (0..usize::from(short(56)))
-        .filter_map(|i| {
-            usize::try_from(start)
-                .ok()?
-                .checked_add(i * usize::from(short(54)))
-        })
-        .any(|at| at.checked_add(4).and_then(|end| elf.get(at..end)) == Some(&[3, 0, 0, 0]))
 }

@@ -183,6 +183,7 @@ fn hint(path: &str) -> Option<&'static str> {
     let known = [
         ("/systemd/boot/efi/", "systemd-boot-efi"),
         ("/bin/busybox", "busybox-static"),
+        ("/sbin/veritysetup", "cryptsetup-bin"),
         ("/boot/initrd", "initramfs-tools"),
         ("/boot/vmlinuz", "linux-image-amd64"),
     ];

@@ -5,6 +5,7 @@
 //! builtin:uki       kernel, initrd and command line in one        uki.rs, pe.rs
 //! builtin:disk      partition table, FAT and file systems         assemble.rs, esp.rs, fat.rs
 //! builtin:qcow2     a disk without its zeros                      qcow2.rs
+//! builtin:iso       the same for an optical drive or a stick    iso.rs
 //! builtin:netboot   what a machine loads over the network         netboot.rs
 //! builtin:provision what a device is to be                        provision/
 //! ```
@@ -14,10 +15,12 @@
 
 mod assemble;
 mod cpio;
+mod elf;
 mod esp;
 mod fat;
 mod initrd;
 mod input;
+mod iso;
 mod kernel;
 mod modules;
 mod netboot;
@@ -32,6 +35,7 @@ mod uki;
 
 pub use assemble::DiskBuilder;
 pub use initrd::InitrdBuilder;
+pub use iso::IsoBuilder;
 pub use netboot::NetbootBuilder;
 pub use provision::ProvisionBuilder;
 pub use qcow2::Qcow2Builder;

@@ -13,6 +13,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::gpt;
 use sos_formats::hash::{HashAlgo, Hasher};
 
+use super::iso;
 use super::pe::{self, Layout};
 use super::provision::Device;
 use super::provision::volume::Volume;
@@ -168,11 +169,22 @@ impl Signer {
     }
 }
 
-/// Signs every EFI program on the EFI system partition of a disk, in place. Returns their paths.
+/// Whether a file on an EFI system partition is a program that a loader or firmware starts.
+pub(super) fn is_program(path: &str) -> bool {
+    path.to_ascii_lowercase().ends_with(".efi")
+        && path
+            .rsplit_once('/')
+            .is_some_and(|(dir, _)| PROGRAMS.iter().any(|known| dir.eq_ignore_ascii_case(known)))
+}
+
+/// Signs every EFI program on the EFI system partition of a disk or of an image for optical drives, in its place. Returns their paths.
 ///
 /// # Errors
 /// When the disk has no such partition, or no room for the signatures.
 pub fn sign_disk(device: &Device, signer: &Signer) -> Result<Vec<String>, BuilderError> {
+    if iso::is_on(device)? {
+        return iso::sign(device, signer);
+    }
     let table = device.table()?;
     let kind = gpt::type_of("esp");
     let esp = table
@@ -184,10 +196,10 @@ pub fn sign_disk(device: &Device, signer: &Signer) -> Result<Vec<String>, Builde
     let mut done = Vec::new();
     for dir in PROGRAMS {
         for name in volume.list(dir) {
-            if !name.to_ascii_lowercase().ends_with(".efi") {
+            let path = format!("{dir}/{name}");
+            if !is_program(&path) {
                 continue;
             }
-            let path = format!("{dir}/{name}");
             let program = volume.read(&path)?.unwrap_or_default();
             let signed = signer.sign(&program)?;
             volume.write(&path, &mut &signed[..])?;

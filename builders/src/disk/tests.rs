@@ -13,7 +13,10 @@ use sos_store::rootfs::{FileSpec, RootTree, SpecKind};
 use super::assemble::{self, Attribute, DiskAttrs, Format, PartitionAttrs};
 use super::esp::FileFrom;
 use super::initrd::{self, Compression, InitrdAttrs};
+use super::iso::{self, IsoAttrs};
+use super::provision::Device;
 use super::qcow2;
+use super::sign::{Signer, sign_disk};
 use super::uki::{self, UkiAttrs};
 use crate::build::fake::Fake;
 use crate::peers::{peer, said};
@@ -179,6 +182,175 @@ fn the_table_and_the_volume_are_sound() {
     // mtools reads times as local ones.
     let seconds = modified.expect("after 1970").as_secs();
     assert!(seconds.abs_diff(1_782_864_000) < 86_400, "{seconds}");
+}
+
+/// As a drive, as a stick, and as a volume of FAT: the same files.
+#[test]
+fn an_image_for_optical_drives_is_sound_in_every_way() {
+    let fake = Fake::new();
+    for (name, padding) in [("small", 1), ("large", 150 << 20)] {
+        let mut files = sample_files();
+        let zeros = fake.path("padding");
+        fs::File::create(&zeros)
+            .and_then(|file| file.set_len(padding))
+            .expect("zeros");
+        let mut fake = Fake::new();
+        fake.trees.insert(ROOT.to_owned(), zeros);
+        files.insert("padding".to_owned(), FileFrom::Path(ROOT.to_owned()));
+        let out = fake.path(name);
+        let attrs = IsoAttrs {
+            label: "web-1".to_owned(),
+            uuid: Uuid::derived("test", "iso").to_string(),
+            partition_uuid: Uuid::derived("test", "iso esp").to_string(),
+            filesystem_uuid: Uuid::derived("test", "iso fat").to_string(),
+            files: files.clone(),
+            epoch: EPOCH,
+        };
+        iso::make(&fake, &attrs, &out).expect("an image");
+        if let Some(said) = content("sgdisk", &["-v", shown(&out)]) {
+            assert!(said.contains("No problems found"), "{said}");
+        }
+        let file = fs::File::open(&out).expect("the image");
+        let len = file.metadata().expect("there").len();
+        let (mut head, mut tail) = (vec![0; 34 * 512], vec![0; 33 * 512]);
+        file.read_exact_at(&mut head, 0).expect("read");
+        file.read_exact_at(&mut tail, len - 33 * 512).expect("read");
+        let table = Table::decode(&head, &tail, len / 512).expect("a table");
+        let volume = fake.path("volume");
+        cut_out(&out, &table, 0, &volume);
+        content("fsck.vfat", &["-n", "-v", shown(&volume)]);
+        let sector = table.partitions[0].offset() / 2048;
+        let args = ["-indev", shown(&out), "-report_el_torito", "plain"];
+        if let Some(said) = content("xorriso", &args) {
+            let image = said
+                .lines()
+                .find(|line| line.contains("El Torito boot img"));
+            let image = said
+                .lines()
+                .find(|line| line.starts_with("El Torito boot img :   1"))
+                .or(image)
+                .expect("a boot image");
+            assert!(
+                image.contains("UEFI") && image.trim_end().ends_with(&sector.to_string()),
+                "{sector}: {image}"
+            );
+            assert!(said.contains("WEB_1"), "{said}");
+        }
+        if let Some(said) = content("isoinfo", &["-R", "-f", "-i", shown(&out)]) {
+            for path in files.keys().filter(|path| path.is_ascii()) {
+                assert!(
+                    said.lines().any(|line| line == format!("/{path}")),
+                    "{path}"
+                );
+            }
+        }
+        let back = fake.path("back");
+        let args = [
+            "-osirrox",
+            "on",
+            "-indev",
+            shown(&out),
+            "-extract",
+            "/",
+            shown(&back),
+        ];
+        if content("xorriso", &args).is_none() {
+            return;
+        }
+        for (path, from) in files {
+            let FileFrom::Text { text } = from else {
+                assert_eq!(
+                    fs::metadata(back.join(&path)).expect("there").len(),
+                    padding
+                );
+                continue;
+            };
+            let found = fs::read(back.join(&path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+            assert_eq!(found, text.as_bytes(), "{path}");
+        }
+    }
+}
+
+/// The signature is behind the program, which both directories of the image have to know.
+#[test]
+fn an_image_for_optical_drives_can_be_signed() {
+    let mut fake = Fake::new();
+    let loader = Path::new("/usr/lib/systemd/boot/efi/systemd-bootx64.efi");
+    if !loader.exists() {
+        crate::peers::skip("no systemd-boot-efi");
+        return;
+    }
+    fake.trees.insert(ROOT.to_owned(), loader.to_owned());
+    let mut files = BTreeMap::new();
+    files.insert(
+        "EFI/BOOT/BOOTX64.EFI".to_owned(),
+        FileFrom::Path(ROOT.to_owned()),
+    );
+    files.insert("loader/loader.conf".to_owned(), text("timeout 0\n"));
+    files.insert("zz/other.efi".to_owned(), text("no program of ours"));
+    let attrs = IsoAttrs {
+        label: "web".to_owned(),
+        uuid: Uuid::derived("test", "iso").to_string(),
+        partition_uuid: Uuid::derived("test", "iso esp").to_string(),
+        filesystem_uuid: Uuid::derived("test", "iso fat").to_string(),
+        files,
+        epoch: EPOCH,
+    };
+    let out = fake.path("image.iso");
+    iso::make(&fake, &attrs, &out).expect("an image");
+    let (key, cert) = (fake.path("key.pem"), fake.path("cert.pem"));
+    let args = [
+        "req",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-x509",
+        "-subj",
+        "/CN=test",
+        "-keyout",
+        shown(&key),
+        "-out",
+        shown(&cert),
+    ];
+    if content("openssl", &args).is_none() {
+        return;
+    }
+    let signer = Signer::read(&key, &cert).expect("a signer");
+    let device = Device::open(&out, true).expect("the image");
+    let signed = sign_disk(&device, &signer).expect("signed");
+    assert_eq!(signed, ["EFI/BOOT/BOOTX64.EFI"]);
+    let once = fs::read(&out).expect("read");
+    sign_disk(&Device::open(&out, true).expect("the image"), &signer).expect("signed again");
+    assert!(
+        once == fs::read(&out).expect("read"),
+        "the same key gives the same image"
+    );
+    if let Some(said) = content("sgdisk", &["-v", shown(&out)]) {
+        assert!(said.contains("No problems found"), "{said}");
+    }
+    let (back, of_fat) = (fake.path("back"), fake.path("of-fat.efi"));
+    let args = [
+        "-osirrox",
+        "on",
+        "-indev",
+        shown(&out),
+        "-extract",
+        "/",
+        shown(&back),
+    ];
+    if content("xorriso", &args).is_none() {
+        return;
+    }
+    let of_iso = back.join("EFI/BOOT/BOOTX64.EFI");
+    content("sbverify", &["--cert", shown(&cert), shown(&of_iso)]);
+    let at = format!("{}@@1M", shown(&out));
+    content(
+        "mcopy",
+        &["-i", &at, "::EFI/BOOT/BOOTX64.EFI", shown(&of_fat)],
+    );
+    assert!(fs::read(&of_iso).expect("there") == fs::read(&of_fat).expect("there"));
+    let config = fs::read(back.join("loader/loader.conf")).expect("there");
+    assert_eq!(config, b"timeout 0\n");
 }
 
 #[test]
@@ -368,11 +540,14 @@ fn an_initrd_has_the_modules_in_order() {
 fn an_initrd_refuses_a_program_that_needs_libraries() {
     let mut fake = Fake::new();
     let mut elf = static_elf();
-    // One program header, of the kind that names a loader.
+    // One program header, of the kind that names a loader, whose name is behind it.
     elf[32] = 64;
     elf[54] = 56;
     elf[56] = 1;
-    elf.extend_from_slice(&[3, 0, 0, 0]);
+    let mut header = [0; 56];
+    (header[0], header[8], header[32]) = (3, 120, 8);
+    elf.extend_from_slice(&header);
+    elf.extend_from_slice(b"/lib/ld\0");
     plant(
         &mut fake,
         &[("bin/busybox", &elf), ("boot/vmlinuz-1", b"k")],

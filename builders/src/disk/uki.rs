@@ -51,13 +51,19 @@ pub(super) struct UkiAttrs {
     /// Initrds in order; `distribution` is the one in the root filesystem.
     pub(super) initrds: Vec<String>,
     pub(super) cmdline: String,
+    /// A file with the hash that protects the root; it becomes part of the command line.
+    pub(super) roothash: Option<String>,
     /// Replaces what the root filesystem says about itself.
     pub(super) os_release: BTreeMap<String, String>,
 }
 
 /// Makes the bytes of an image.
 pub(super) fn make(build: &dyn Build, attrs: &UkiAttrs) -> Result<Bytes, BuilderError> {
-    check_cmdline(&attrs.cmdline)?;
+    let mut cmdline = attrs.cmdline.clone();
+    if let Some(path) = &attrs.roothash {
+        cmdline.push_str(&format!(" roothash={}", root_hash(build, path)?));
+    }
+    check_cmdline(&cmdline)?;
     let tree = whole_rootfs(build, &attrs.rootfs)?;
     let kernel = Kernel::find(&tree, attrs.kernel.as_deref())?;
     let stub = match &attrs.stub {
@@ -74,7 +80,7 @@ pub(super) fn make(build: &dyn Build, attrs: &UkiAttrs) -> Result<Bytes, Builder
         },
         Section {
             name: ".cmdline",
-            data: attrs.cmdline.as_bytes(),
+            data: cmdline.as_bytes(),
         },
         Section {
             name: ".uname",
@@ -98,6 +104,22 @@ pub(super) fn make(build: &dyn Build, attrs: &UkiAttrs) -> Result<Bytes, Builder
         initrd.len()
     ));
     pe::append(&stub.read()?, &sections)
+}
+
+/// The hash in a file that `builtin:verity` has written.
+fn root_hash(build: &dyn Build, path: &str) -> Result<String, BuilderError> {
+    let bytes = InputFile::find(build, path)?.read()?;
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    match !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(text),
+        false => Err(Diagnostic::error(
+            "disk-cmdline",
+            Class::Recipe,
+            format!("`{path}` is no hash of a root"),
+        )
+        .help("`sos.verity` writes one, as `roothash`")
+        .into()),
+    }
 }
 
 /// Reads initrds, one behind the other, each padded as the kernel wants it.

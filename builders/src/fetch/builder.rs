@@ -9,6 +9,7 @@ use sos_formats::derivation::Output;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
 use super::fetcher::{FetchError, Fetcher};
+use super::from_git;
 use super::observer::Observer;
 use super::output::{Unpack, Wish, fetch_output};
 use crate::build::Build;
@@ -52,6 +53,8 @@ struct FetchAttrs {
     package: Option<String>,
     /// The bootstrap step that needs it: then the first address is a mirror, which nobody needs to have named.
     distfile: Option<String>,
+    /// `REPOSITORY~REF`: the file is the archive of that revision, and can be made when nobody has it.
+    git: Option<String>,
 }
 
 impl Builder for FetchBuilder {
@@ -82,6 +85,10 @@ impl Builder for FetchBuilder {
             unpack,
             attrs.size,
         );
+        let done = match (done, &attrs.git) {
+            (Err(BuilderError::Diagnostic(why)), Some(git)) => made_from_git(ctx, git, *why),
+            (done, _) => done,
+        };
         match (done, &attrs.package) {
             (Err(BuilderError::Diagnostic(why)), Some(package)) => {
                 let output = ctx.drv.outputs.get("out");
@@ -97,6 +104,23 @@ impl Builder for FetchBuilder {
             (done, _) => done,
         }
     }
+}
+
+/// Makes the archive that nobody has, or says also why that failed.
+fn made_from_git(ctx: &BuilderCtx<'_>, git: &str, why: Diagnostic) -> Result<(), BuilderError> {
+    let Some(Output::Fixed { hash, .. }) = ctx.drv.outputs.get("out") else {
+        return Err(why.into());
+    };
+    if ctx.options.offline {
+        return Err(why.note(format!("git archive of {git}: offline")).into());
+    }
+    let (out, work) = (ctx.out_path("out"), ctx.work_dir()?);
+    if let Err(error) = std::fs::remove_file(&out)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(io_error("cannot remove", &out, error));
+    }
+    from_git::write(ctx, git, ctx.name, hash, &out, &work).map_err(|git| why.note(git).into())
 }
 
 /// Puts the failure of a download into the words of the lock that asked for it.

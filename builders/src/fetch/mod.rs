@@ -9,6 +9,7 @@ mod builder;
 mod download;
 mod failure;
 mod fetcher;
+mod from_git;
 mod health;
 mod limits;
 mod observer;

@@ -9,7 +9,7 @@ use sos_formats::hash::Blake3;
 use sos_formats::uuid::Uuid;
 
 use super::image::FileImage;
-use super::options::{Kind, Options, parse_size};
+use super::options::{Acls, Kind, Options, parse_size};
 use super::verity::Verity;
 use super::write;
 use crate::build::Build;
@@ -49,6 +49,7 @@ pub(super) struct FilesystemAttrs {
     pub(super) uuid: Option<String>,
     pub(super) size: Option<Size>,
     pub(super) free: Option<Size>,
+    pub(super) acls: Acls,
     pub(super) epoch: i64,
 }
 
@@ -112,6 +113,7 @@ pub(super) fn make(
         epoch: attrs.epoch,
         size: size("size", &attrs.size)?,
         free: size("free", &attrs.free)?.unwrap_or(0),
+        acls: attrs.acls,
     };
     let image = FileImage::create(out)
         .map_err(|error| BuilderError::io("cannot create the image of the file system", error))?;

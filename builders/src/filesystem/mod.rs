@@ -23,7 +23,7 @@ use sos_formats::hash::Blake3;
 
 pub use builder::{FilesystemBuilder, VerityBuilder};
 pub use image::{FileImage, Image, Window};
-pub use options::{Kind, Options, Written, parse_size};
+pub use options::{Acls, Kind, Options, Written, parse_size};
 pub use verity::{Hashed, Verity};
 
 use crate::build::Build;

@@ -47,6 +47,19 @@ pub struct Options {
     pub size: Option<u64>,
     /// Bytes that stay free where no size is given; only of file systems that can be written to.
     pub free: u64,
+    /// What becomes of access control lists in squashfs; the others hold them.
+    pub acls: Acls,
+}
+
+/// What becomes of access control lists where a file system has no place for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Acls {
+    /// They are left out, and the log says of which files; nobody may do more than before.
+    #[default]
+    Drop,
+    /// A file that has one is an error.
+    Refuse,
 }
 
 /// A file system that was written.

@@ -15,6 +15,12 @@ use super::*;
 use crate::build::fake::Fake;
 use crate::peers::{peer, said, skip};
 
+mod erofs;
+mod ext4;
+mod squashfs;
+
+use self::ext4::checked;
+
 pub(super) const EPOCH: i64 = 1_700_000_000;
 const UUID: [u8; 16] = *b"0123456789abcdef";
 
@@ -436,93 +442,6 @@ fn text(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn checked(image: &Path) {
-    run("e2fsck", &["-fn", &text(image)]);
-}
-
-#[test]
-fn ext4_comes_back_equal() {
-    let fake = Fake::new();
-    let mut plant = Plant::new(&fake, 1);
-    plant.grow();
-    plant.lists();
-    let root = plant.finish();
-    let options = options();
-    let image = make(&fake, Kind::Ext4, &root, &options, "image");
-    checked(&image);
-    mounted(&fake, Kind::Ext4, &image, |at| {
-        compare(&fake, &root, at, true);
-    });
-    let taken = image.metadata().expect("the image").blocks() * 512;
-    assert!(
-        taken < 60 << 20,
-        "holes stay holes: {taken} bytes are taken"
-    );
-}
-
-#[test]
-fn erofs_comes_back_equal() {
-    let fake = Fake::new();
-    let mut plant = Plant::new(&fake, 3);
-    plant.grow();
-    plant.lists();
-    plant.long_xattrs();
-    let root = plant.finish();
-    let image = make(&fake, Kind::Erofs, &root, &options(), "image");
-    run("fsck.erofs", &[&text(&image)]);
-    run("dump.erofs", &["-s", &text(&image)]);
-    mounted(&fake, Kind::Erofs, &image, |at| {
-        compare(&fake, &root, at, true);
-    });
-}
-
-/// Plain files only: this program leaves holes out when it extracts.
-#[test]
-fn erofs_is_extracted_equal() {
-    let fake = Fake::new();
-    let mut plant = Plant::new(&fake, 5);
-    plant.files();
-    let root = plant.finish();
-    let image = make(&fake, Kind::Erofs, &root, &options(), "image");
-    let out = fake.path("out");
-    let Some(output) = peer(
-        "fsck.erofs",
-        &[format!("--extract={}", text(&out)), text(&image)],
-    ) else {
-        return;
-    };
-    assert!(output.status.success(), "{}", said(&output));
-    let tree = Tree::read(&fake, &root, EPOCH).expect("a tree");
-    for inode in &tree.inodes {
-        if let Content::File { blob, .. } = &inode.content {
-            let name = std::ffi::OsStr::from_bytes(&inode.path);
-            same_bytes(&fake, blob, &out.join(name));
-        }
-    }
-}
-
-#[test]
-fn squashfs_comes_back_equal() {
-    let fake = Fake::new();
-    let mut plant = Plant::new(&fake, 6);
-    plant.grow();
-    let root = plant.finish();
-    let image = make(&fake, Kind::Squashfs, &root, &squashfs_options(), "image");
-    let out = fake.path("out");
-    if is_root() {
-        run(
-            "unsquashfs",
-            &["-n", "-no-exit", "-d", &text(&out), &text(&image)],
-        );
-        compare(&fake, &root, &out, false);
-    } else {
-        run("unsquashfs", &["-lln", &text(&image)]);
-    }
-    mounted(&fake, Kind::Squashfs, &image, |at| {
-        compare(&fake, &root, at, false);
-    });
-}
-
 fn squashfs_options() -> Options {
     Options {
         label: String::new(),
@@ -603,66 +522,6 @@ fn sizes_are_kept_and_too_small_ones_refused() {
             "{problem:?}"
         );
     }
-}
-
-/// `resize2fs` grows what was made, with the blocks that are kept for that.
-#[test]
-fn ext4_can_grow() {
-    let fake = Fake::new();
-    let mut plant = Plant::new(&fake, 10);
-    plant.files();
-    plant.hole();
-    let root = plant.finish();
-    let image = make(&fake, Kind::Ext4, &root, &options(), "image");
-    checked(&image);
-    if run("resize2fs", &[&text(&image), "40G"]).is_none() {
-        return;
-    }
-    checked(&image);
-    mounted(&fake, Kind::Ext4, &image, |at| {
-        compare(&fake, &root, at, true);
-    });
-}
-
-/// The kernel writes into what was made, and nothing is wrong afterwards.
-#[test]
-fn ext4_can_be_written_to() {
-    let fake = Fake::new();
-    let mut plant = Plant::new(&fake, 11);
-    plant.files();
-    plant.hole();
-    let meta = Meta {
-        mode: 0o755,
-        ..Meta::default()
-    };
-    plant.put("/many", meta.clone(), SpecKind::Dir);
-    for at in 0..2000 {
-        plant.file(&format!("/many/{at}"), meta.clone(), b"x");
-    }
-    let root = plant.finish();
-    let options = Options {
-        free: 64 << 20,
-        ..options()
-    };
-    let image = make(&fake, Kind::Ext4, &root, &options, "image");
-    let at = fake.path("mounted");
-    std::fs::create_dir(&at).expect("a directory");
-    let Some(output) = peer("mount", &["-o", "loop", &text(&image), &text(&at)]) else {
-        return;
-    };
-    if !output.status.success() {
-        skip(&format!("ext4 cannot be mounted: {}", said(&output)));
-        return;
-    }
-    for nth in 0..3000 {
-        std::fs::write(at.join(format!("many/new {nth}")), b"new").expect("a new file");
-    }
-    for nth in 0..1000 {
-        std::fs::remove_file(at.join(format!("many/{nth}"))).expect("removed");
-    }
-    std::fs::write(at.join("large"), vec![7; 20 << 20]).expect("a large file");
-    run("umount", &[&text(&at)]);
-    checked(&image);
 }
 
 #[test]
@@ -765,73 +624,4 @@ fn nothing_at_all() {
     );
     run("unsquashfs", &["-s", &text(&image)]);
     run("unsquashfs", &["-ll", &text(&image)]);
-}
-
-/// A tree with a `lost+found` of its own keeps it.
-#[test]
-fn lost_and_found_is_not_made_twice() {
-    let fake = Fake::new();
-    let mut plant = Plant::new(&fake, 0);
-    let meta = Meta {
-        mode: 0o750,
-        gid: 7,
-        ..Meta::default()
-    };
-    plant.put("/lost+found", meta.clone(), SpecKind::Dir);
-    plant.file("/lost+found/x", meta.clone(), b"found");
-    let root = plant.finish();
-    let image = make(&fake, Kind::Ext4, &root, &options(), "image");
-    checked(&image);
-    let Some(said) = run("debugfs", &["-R", "stat /lost+found", &text(&image)]) else {
-        return;
-    };
-    assert!(
-        said.contains("Inode: 11") && said.contains("Group:     7"),
-        "{said}"
-    );
-    let mut plant = Plant::new(&fake, 0);
-    plant.file("/lost+found", meta, b"no directory");
-    let root = plant.finish();
-    let image = FileImage::create(&fake.path("refused")).expect("an image");
-    let error = write(&fake, Kind::Ext4, &root, &options(), &image).expect_err("refused");
-    assert!(
-        matches!(error, BuilderError::Diagnostic(problem) if problem.code == "filesystem-unfit")
-    );
-}
-
-#[test]
-fn debugfs_sees_what_is_special() {
-    let fake = Fake::new();
-    let mut plant = Plant::new(&fake, 0);
-    let mut meta = Meta {
-        mode: 0o4755,
-        uid: 3_000_000,
-        gid: 65_536,
-        mtime_secs: 5,
-        ..Meta::default()
-    };
-    meta.xattrs
-        .insert(b"user.note".to_vec(), b"a\0b=c".to_vec());
-    plant.file("/tool", meta.clone(), b"#!");
-    let kind = SpecKind::CharDev {
-        major: 4095,
-        minor: 70_000,
-    };
-    plant.put("/device", Meta::default(), kind);
-    let root = plant.finish();
-    let image = make(&fake, Kind::Ext4, &root, &options(), "image");
-    let ask = |question: &str| run("debugfs", &["-R", question, &text(&image)]);
-    let Some(said) = ask("stat /tool") else {
-        return;
-    };
-    for part in ["Mode:  04755", "User: 3000000", "Group: 65536"] {
-        assert!(said.contains(part), "{said}");
-    }
-    let said = ask("ea_list /tool").expect("it is there");
-    assert!(said.contains("user.note (5)"), "{said}");
-    let said = ask("stat /device").expect("it is there");
-    assert!(
-        said.contains("Device major/minor number: 4095:70000"),
-        "{said}"
-    );
 }

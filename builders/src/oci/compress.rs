@@ -36,7 +36,8 @@ impl Compression {
     /// Gives the level used when none is asked for.
     pub fn default_level(self) -> i32 {
         match self {
-            Self::Gzip => 6,
+            // That of commits, `fragments::LEVEL`, so that they share their work.
+            Self::Gzip => 1,
             Self::Zstd => 3,
             Self::None => 0,
         }

@@ -28,7 +28,7 @@ impl Builder for OciLayerBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        2
+        3
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: LayerAttrs = ctx.attrs_as()?;
@@ -43,6 +43,8 @@ impl Builder for OciLayerBuilder {
 pub(super) struct LayerAttrs {
     pub(super) base: Option<String>,
     pub(super) diff: bool,
+    /// The blob alone is the output, and not a directory with what is known about it.
+    pub(super) single: bool,
     pub(super) rootfs: Option<String>,
     pub(super) tree: Option<String>,
     pub(super) at: Option<String>,
@@ -68,7 +70,7 @@ pub(super) struct LayerInfo {
     pub(super) holds: Option<String>,
 }
 
-/// Writes `blob` and `layer.json` into the directory `out`.
+/// Writes `blob` and `layer.json` into the directory `out`, or the blob as the file `out`.
 pub(super) fn make_layer(
     build: &dyn Build,
     attrs: &LayerAttrs,
@@ -125,11 +127,16 @@ pub(super) fn make_layer(
     };
     let entries = arrange(entries)?;
     let io = |what: &'static str| move |error| BuilderError::io(what, error);
-    fs::create_dir(out).map_err(io("cannot create the output of the layer"))?;
-    let info = write_layer(build, &entries, form, &out.join("blob"))?;
-    let json =
-        serde_json::to_vec(&info).map_err(|error| BuilderError::failed(error.to_string()))?;
-    fs::write(out.join("layer.json"), json).map_err(io("cannot write `layer.json`"))?;
+    let info = if attrs.single {
+        write_layer(build, &entries, form, out)?
+    } else {
+        fs::create_dir(out).map_err(io("cannot create the output of the layer"))?;
+        let info = write_layer(build, &entries, form, &out.join("blob"))?;
+        let json =
+            serde_json::to_vec(&info).map_err(|error| BuilderError::failed(error.to_string()))?;
+        fs::write(out.join("layer.json"), json).map_err(io("cannot write `layer.json`"))?;
+        info
+    };
     build.log(&format!(
         "{} entries, {} bytes, {}",
         info.files, info.size, info.digest

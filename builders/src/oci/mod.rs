@@ -21,7 +21,7 @@ mod packages;
 mod placed;
 mod read;
 pub(crate) mod source;
-mod strict;
+pub(crate) mod strict;
 mod unpack;
 
 #[cfg(test)]

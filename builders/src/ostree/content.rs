@@ -11,10 +11,8 @@ use sos_store::{Derived, Store};
 
 use super::Mode;
 use crate::build::Build;
-use crate::fragments::{self, Deflater, FINAL, Fragment, MIN_BYTES, read_block};
+use crate::fragments::{self, Deflater, FINAL, Fragment, LEVEL, MIN_BYTES, read_block};
 
-/// The level that files are compressed with; what is kept of a file names it.
-const LEVEL: u32 = 6;
 /// Bytes read of a file at once.
 const PIECE_BYTES: usize = 128 << 10;
 
@@ -46,7 +44,7 @@ impl FileKey {
     /// What is known of this file is kept under this.
     fn kept_under(&self, mode: Mode) -> Blake3 {
         let what = match mode {
-            Mode::Archive => format!("ostree filez {LEVEL} of fragments\0"),
+            Mode::Archive => format!("ostree filez {LEVEL} of fragments, 2\0"),
             Mode::BareUser => "ostree file\0".to_owned(),
         };
         let blob = self.blob.map(|(blob, _)| blob.0).unwrap_or_default();

@@ -8,12 +8,13 @@ mod client;
 mod pull;
 mod push;
 mod reference;
+mod referrers;
 #[cfg(test)]
 mod test_registry;
 #[cfg(test)]
 mod tests;
 
 pub use auth::AuthFiles;
-pub use pull::OciPullBuilder;
+pub use pull::{OciPullBuilder, resolve};
 pub use push::{Pushed, push};
 pub use reference::Reference;

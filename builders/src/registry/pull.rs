@@ -95,6 +95,50 @@ impl Observer for OfBlobs<'_> {
     }
 }
 
+/// Asks a registry what a name leads to now: the digest of a manifest or index. Without a tag, `latest` is meant.
+///
+/// # Errors
+/// When the registry cannot be reached, does not let the user in, has nothing of that name, or says another digest than that of the
+/// bytes that it gives.
+pub fn resolve(
+    fetcher: &Fetcher,
+    auth: &AuthFiles,
+    reference: &Reference,
+) -> Result<Sha256, Box<Diagnostic>> {
+    let client = Client::new(fetcher, auth, reference)?;
+    let name = match (&reference.digest, &reference.tag) {
+        (Some(digest), _) => digest,
+        (None, Some(tag)) => tag,
+        (None, None) => "latest",
+    };
+    let answer = client.ask(&Ask {
+        method: Method::GET,
+        url: client.url(&format!("manifests/{name}"))?,
+        headers: &[(header::ACCEPT, ACCEPT)],
+        body: Bytes::new(),
+        scope: &format!("repository:{}:pull", reference.name),
+        again: true,
+    })?;
+    if answer.status != 200 {
+        let what = format!("tell what `{reference}` is");
+        return Err(client.unexpected(&what, &answer));
+    }
+    let bad = |what: String| {
+        let message = format!("the image `{reference}` cannot be pinned: {what}");
+        Box::new(Diagnostic::error("oci-bad-image", Class::Fetch, message))
+    };
+    // What is pinned must be what can be pulled later.
+    Document::parse(&answer.body).map_err(bad)?;
+    let found = Sha256::of(&answer.body);
+    let digest = format!("sha256:{found}");
+    let stated = answer.header("docker-content-digest");
+    let mut stated = stated.into_iter().chain(reference.digest.as_deref());
+    match stated.find(|stated| *stated != digest) {
+        Some(stated) => Err(bad(format!("the registry gave {digest}, and not {stated}"))),
+        None => Ok(found),
+    }
+}
+
 /// Makes the layout `out`, of the one image that is meant.
 pub(super) fn pull(
     build: &dyn Build,

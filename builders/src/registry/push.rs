@@ -16,6 +16,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use super::auth::AuthFiles;
 use super::client::{Answer, Ask, Client, is_passing};
 use super::reference::{Reference, is_name};
+use super::referrers::Referrer;
 use crate::export::Exportable;
 use crate::fetch::Fetcher;
 use crate::oci::documents::Descriptor;
@@ -103,8 +104,8 @@ fn base_of(image: &Exportable, to: &Reference) -> Option<String> {
     (base.host == to.host && base.name != to.name).then_some(base.name)
 }
 
-struct Push<'a> {
-    client: Client<'a>,
+pub(super) struct Push<'a> {
+    pub(super) client: Client<'a>,
     scope: String,
     others: Vec<String>,
     sent: AtomicU64,
@@ -114,7 +115,7 @@ struct Push<'a> {
 }
 
 impl Push<'_> {
-    fn ask(
+    pub(super) fn ask(
         &self,
         method: Method,
         url: Url,
@@ -146,6 +147,14 @@ impl Push<'_> {
         let all = image.closure.blobs.len() + image.closure.documents.len();
         if there.status == 200 && there.header("docker-content-digest") == Some(&top.digest) {
             self.present.store(all as u64, Ordering::Relaxed);
+            // An earlier push may have ended between the two.
+            for (document, bytes) in &image.closure.documents {
+                if let Some(referrer) = Referrer::of(document, bytes)
+                    && !self.lists(&referrer)?
+                {
+                    self.refer(&referrer)?;
+                }
+            }
             return Ok(());
         }
         self.blobs(image)?;
@@ -324,7 +333,11 @@ impl Push<'_> {
         }
         self.sent.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        Ok(())
+        match Referrer::of(document, bytes) {
+            // The registry says that it has seen what the manifest is about.
+            Some(referrer) if answer.header("oci-subject").is_none() => self.refer(&referrer),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) redirect: Option<String>,
     /// Says that it keeps another manifest.
     pub(super) lie: bool,
+    /// Keeps lists of what is about an image, and says so.
+    pub(super) referrers: bool,
     /// Repositories from which blobs can be taken over.
     pub(super) mountable: BTreeSet<String>,
 }
@@ -217,6 +219,12 @@ fn manifests(heard: &Heard, state: &mut State, name: &str) -> Told {
             digest
         };
         answer.headers.push(("Docker-Content-Digest", kept));
+        let body: serde_json::Value = serde_json::from_slice(&heard.body).unwrap_or_default();
+        if let Some(subject) = body["subject"]["digest"].as_str()
+            && state.referrers
+        {
+            answer.headers.push(("OCI-Subject", subject.to_owned()));
+        }
         return answer;
     }
     let Some((kind, bytes)) = state.manifests.get(name) else {

@@ -9,7 +9,7 @@ use sos_formats::diagnostic::Diagnostic;
 use sos_formats::hash::Sha256;
 
 use super::auth::AuthFiles;
-use super::pull::{PullAttrs, pull};
+use super::pull::{PullAttrs, pull, resolve};
 use super::push::{Pushed, push};
 use super::reference::Reference;
 use super::test_registry::{Registry, State};
@@ -31,6 +31,20 @@ fn fetcher() -> Fetcher {
 
 /// A layout of layers that need not be any; gives its place and the digest of the manifest.
 fn layout(dir: &Path, layers: &[Vec<u8>], base: Option<&str>) -> (PathBuf, String) {
+    layout_with(dir, layers, |manifest| {
+        if let Some(base) = base {
+            manifest["annotations"] =
+                serde_json::json!({ "org.opencontainers.image.base.name": base });
+        }
+    })
+}
+
+/// The same with a manifest that has more, or other things, in it.
+fn layout_with(
+    dir: &Path,
+    layers: &[Vec<u8>],
+    change: impl FnOnce(&mut serde_json::Value),
+) -> (PathBuf, String) {
     let place = dir.join("image");
     let blobs = place.join("blobs/sha256");
     fs::create_dir_all(&blobs).expect("a directory");
@@ -51,9 +65,7 @@ fn layout(dir: &Path, layers: &[Vec<u8>], base: Option<&str>) -> (PathBuf, Strin
     let mut manifest = serde_json::json!({
         "schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers,
     });
-    if let Some(base) = base {
-        manifest["annotations"] = serde_json::json!({ "org.opencontainers.image.base.name": base });
-    }
+    change(&mut manifest);
     let top = put(kind, &serde_json::to_vec(&manifest).expect("memory"));
     let digest = top["digest"].as_str().expect("a digest").to_owned();
     let index = serde_json::json!({ "schemaVersion": 2, "manifests": [top] });
@@ -301,4 +313,114 @@ fn offline_nothing_is_asked() {
     let result = push(&fetcher, &AuthFiles::default(), &place, &to(&registry), &[]);
     assert_eq!(why(result).code, "fetch-offline");
     assert_eq!(registry.count(""), 0);
+}
+
+#[test]
+fn what_a_name_leads_to() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (place, digest) = layout(dir.path(), &[noise(10, 1)], None);
+    let registry = Registry::start(State {
+        bearer: Some(BASIC.to_owned()),
+        ..State::default()
+    });
+    let auth = auth(dir.path(), &registry);
+    let ask = |name: &str| {
+        let name = format!("{}/os/web{name}", registry.host);
+        let found = resolve(&fetcher(), &auth, &Reference::parse(&name).expect("a name"));
+        found.map(|digest| format!("sha256:{digest}"))
+    };
+    sent(&registry, &place, &auth).expect("pushed");
+    assert_eq!(ask(":1.0").expect("known"), digest);
+    assert_eq!(ask(&format!("@{digest}")).expect("known"), digest);
+    let problem = ask("").expect_err("there is no `latest`");
+    assert_eq!(problem.code, "registry-failed");
+    assert_eq!(registry.count("GET /v2/os/web/manifests/latest"), 2);
+    // Other bytes than the name says, and bytes that are no image.
+    registry.with(|state| {
+        let manifest = state.manifests["1.0"].clone();
+        state
+            .manifests
+            .insert("1.0".to_owned(), ("x".to_owned(), b"{}".to_vec()));
+        let other = [&manifest.1[..], b"\n"].concat();
+        state.manifests.insert(digest.clone(), (manifest.0, other));
+    });
+    for name in [":1.0", &format!("@{digest}")] {
+        assert_eq!(ask(name).expect_err("unsound").code, "oci-bad-image");
+    }
+}
+
+#[test]
+fn what_is_about_an_image_is_listed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let subject = "5".repeat(64);
+    let tag = format!("sha256-{subject}");
+    let about = |name: &str| {
+        let dir = dir.path().join(name);
+        fs::create_dir(&dir).expect("a directory");
+        layout_with(&dir, &[name.as_bytes().to_vec()], |manifest| {
+            manifest["subject"] = serde_json::json!({
+                "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                "digest": format!("sha256:{subject}"), "size": 7,
+            });
+            if name == "bill" {
+                manifest["artifactType"] = "application/x.bill".into();
+                manifest["annotations"] = serde_json::json!({ "of": name });
+            }
+        })
+    };
+    let none = AuthFiles::default();
+    let (bill, bill_digest) = about("bill");
+    let (note, note_digest) = about("note");
+    let registry = Registry::start(State::default());
+    let list = || {
+        let (kind, bytes) = registry.with(|state| state.manifests[&tag].clone());
+        assert_eq!(kind, "application/vnd.oci.image.index.v1+json");
+        serde_json::from_slice::<serde_json::Value>(&bytes).expect("JSON")
+    };
+    sent(&registry, &bill, &none).expect("pushed");
+    assert_eq!(list()["manifests"][0]["digest"], bill_digest.as_str());
+    assert_eq!(list()["manifests"][0]["artifactType"], "application/x.bill");
+    assert_eq!(list()["manifests"][0]["annotations"]["of"], "bill");
+    // What others wrote into the list stays.
+    registry.with(|state| {
+        let (_, bytes) = state.manifests.get_mut(&tag).expect("the list");
+        let mut value: serde_json::Value = serde_json::from_slice(bytes).expect("JSON");
+        value["annotations"] = serde_json::json!({ "kept": "yes" });
+        *bytes = value.to_string().into_bytes();
+    });
+    sent(&registry, &note, &none).expect("pushed");
+    let found = list();
+    assert_eq!(found["annotations"]["kept"], "yes");
+    let all = found["manifests"].as_array().expect("a list");
+    let digests: Vec<_> = all.iter().map(|one| one["digest"].clone()).collect();
+    assert_eq!(digests, [bill_digest.as_str(), note_digest.as_str()]);
+    // Without a type of its own it is what its configuration is.
+    assert_eq!(
+        found["manifests"][1]["artifactType"],
+        "application/vnd.oci.image.config.v1+json"
+    );
+    // A push that is cut short after the manifest is made good by the next one; a whole one writes nothing.
+    registry.with(|state| state.manifests.remove(&tag));
+    sent(&registry, &note, &none).expect("pushed");
+    assert_eq!(list()["manifests"][0]["digest"], note_digest.as_str());
+    let before = registry.count("PUT");
+    sent(&registry, &note, &none).expect("pushed");
+    assert_eq!(registry.count("PUT"), before);
+    // Something else has the tag.
+    registry.with(|state| {
+        state.manifests.clear();
+        state
+            .manifests
+            .insert(tag.clone(), ("x".to_owned(), b"{}".to_vec()));
+    });
+    let problem = why(sent(&registry, &note, &none));
+    assert!(problem.message.contains("is no list"), "{problem:?}");
+
+    // A registry that keeps the lists itself needs no tag.
+    let registry = Registry::start(State {
+        referrers: true,
+        ..State::default()
+    });
+    sent(&registry, &bill, &none).expect("pushed");
+    assert!(registry.with(|state| !state.manifests.contains_key(&tag)));
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sos_builders::export::{self, ExportedImage};
 use sos_builders::fetch::Fetcher;
 use sos_builders::oci;
-use sos_builders::registry::{self, AuthFiles, Pushed, Reference};
+use sos_builders::registry::{self, Pushed, Reference};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::{ObjectKind, PathInfo};
 
@@ -86,7 +86,7 @@ impl ImageDest {
             Self::Archive { file, tag } => export::write_archive(&layout, file, tag.as_deref()),
             Self::Registry(reference) => {
                 let fetcher = Fetcher::new(session.mirrors(), args.offline);
-                let auth = AuthFiles::new(session.env.auth_files.clone());
+                let auth = session.auth();
                 let pushed = registry::push(&fetcher, &auth, &layout, reference, &args.mount_from);
                 return sent(session, reference, &pushed.map_err(refused)?);
             }

@@ -39,6 +39,9 @@ struct ShowArgs {
     /// Start with the variables of this way to run [default: steps/bootstrap.cfg, or else chroot]
     #[arg(long, value_name = "MODE", value_parser = Mode::NAMES)]
     mode: Option<String>,
+    /// The first step is run by a shell that the root brings, and not by kaem
+    #[arg(long)]
+    shell: bool,
 }
 
 /// Runs the verb.
@@ -58,7 +61,7 @@ fn show(session: &Session, args: &ShowArgs) -> Result<(), Failure> {
         mode: args.mode.as_deref().and_then(Mode::parse),
         arch: None,
         set: pairs(&args.set)?,
-        bash: false,
+        bash: args.shell,
     };
     let plan = plan(session, &args.tree, &settings)?;
     if session.global.json {

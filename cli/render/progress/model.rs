@@ -95,6 +95,8 @@ impl Model {
                 }
             }
             Event::BuildLog { drv, name, line } => {
+                // A line that was drawn over itself shows its last state.
+                let line = line.rsplit('\r').next().unwrap_or(&line).to_owned();
                 if let Some(r) = self.running.get_mut(&drv) {
                     r.line.clone_from(&line);
                 }

@@ -101,6 +101,11 @@ pub enum Cause {
     GcEd,
     /// It is there, and was asked to be built all the same.
     Forced,
+    /// Mirrors were asked for the result, and do not have it. It stands beside what made the result be needed.
+    MirrorMiss {
+        /// Their addresses.
+        urls: Vec<String>,
+    },
 }
 
 /// The side of a comparison that alone has something.
@@ -138,6 +143,12 @@ fn is_zero(n: &usize) -> bool {
 const VALUE_SHOWN: usize = 32;
 
 impl Cause {
+    /// Tells whether it is that mirrors did not have a result.
+    #[must_use]
+    pub fn is_of_mirrors(&self) -> bool {
+        matches!(self, Self::MirrorMiss { .. })
+    }
+
     /// As [`fmt::Display`], with what was and what is where both are short: a line has little room.
     fn fmt_with_values(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_short = |value: &&String| value.chars().count() <= VALUE_SHOWN;
@@ -192,6 +203,7 @@ impl fmt::Display for Cause {
             Self::OutputMissing => f.write_str("output missing"),
             Self::GcEd => f.write_str("garbage-collected"),
             Self::Forced => f.write_str("asked to build again"),
+            Self::MirrorMiss { urls } => write!(f, "not at {}", urls.join(", ")),
         }
     }
 }
@@ -216,16 +228,16 @@ pub struct Causes {
 impl fmt::Display for Causes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.first.fmt_with_values(f)?;
-        let more = match (&self.first, self.also.split_first()) {
-            // What was changed to mend it.
-            (Cause::FailedBefore { .. }, Some((changed, rest))) => {
-                f.write_str("; since then ")?;
-                changed.fmt_with_values(f)?;
-                rest.len()
-            }
-            _ => self.also.len(),
-        };
-        match more {
+        // That no mirror had it explains nothing by itself.
+        let mut more = self.also.iter().filter(|cause| !cause.is_of_mirrors());
+        // What was changed to mend it.
+        if matches!(self.first, Cause::FailedBefore { .. })
+            && let Some(changed) = more.next()
+        {
+            f.write_str("; since then ")?;
+            changed.fmt_with_values(f)?;
+        }
+        match more.count() {
             0 => Ok(()),
             more => write!(f, ", {more} more"),
         }

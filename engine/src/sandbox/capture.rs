@@ -12,6 +12,7 @@ use sos_formats::manifest::Meta;
 use sos_store::Store;
 use sos_store::rootfs::{FileSpec, KindView, RootTree, SpecKind};
 
+use super::devices::{self, Sockets};
 use super::outcome::SandboxError;
 use super::protocol::{Captured, WireKind};
 use super::worker::{Worker, from_wire};
@@ -45,16 +46,19 @@ pub(super) fn apply(
     upper: &Path,
     times: Times,
 ) -> Result<(Blake3, Vec<String>), SandboxError> {
+    let before = RootTree::load(store, parent)?;
     let mut layer = Layer {
         store,
-        tree: RootTree::load(store, parent)?,
+        tree: before.clone(),
         times,
         links: BTreeMap::new(),
         separated: BTreeMap::new(),
+        sockets: Sockets::new(),
         notes: Vec::new(),
     };
     worker.capture(upper, &mut |found, content| layer.add(found, content))?;
     layer.join()?;
+    layer.put_devices(&before)?;
     let root = layer.tree.finish(store)?;
     Ok((root, layer.notes))
 }
@@ -67,6 +71,8 @@ struct Layer<'a> {
     links: BTreeMap<u64, (u64, Blake3)>,
     /// Names of files with several that the overlay separated from the others, by the group that they were in.
     separated: BTreeMap<[u8; 16], Vec<Separated>>,
+    /// Sockets: some of them stand for devices.
+    sockets: Sockets,
     notes: Vec<String>,
 }
 
@@ -88,14 +94,6 @@ impl Layer<'_> {
                 self.tree.remove(&path)?;
                 Ok(())
             }
-            Captured::Skipped { path, what } => {
-                // What was there before is gone all the same.
-                self.tree.remove(&path)?;
-                let path = String::from_utf8_lossy(&path);
-                self.notes
-                    .push(format!("/{path} is a {what} and was left out"));
-                Ok(())
-            }
             Captured::Entry {
                 path,
                 meta,
@@ -104,6 +102,12 @@ impl Layer<'_> {
                 inode,
             } => {
                 let meta = from_wire(meta)?;
+                if matches!(kind, WireKind::Socket) {
+                    // What was there before is gone all the same.
+                    self.tree.remove(&path)?;
+                    self.sockets.insert(path, meta);
+                    return Ok(());
+                }
                 if opaque {
                     let before = self.before(&path)?;
                     self.tree.remove(&path)?;
@@ -145,6 +149,7 @@ impl Layer<'_> {
             WireKind::Dir => SpecKind::Dir,
             WireKind::Symlink { target } => SpecKind::Symlink { target },
             WireKind::Fifo => SpecKind::Fifo,
+            WireKind::Socket => return Err(SandboxError::Protocol),
             WireKind::File => {
                 let (size, blob) = self.content(inode, content)?;
                 let kind = SpecKind::File {
@@ -208,6 +213,23 @@ impl Layer<'_> {
             }) if old_size == size && old_blob == *blob => hardlink,
             _ => None,
         })
+    }
+
+    /// Puts the devices where their sockets are. No manifest holds other sockets.
+    fn put_devices(&mut self, before: &RootTree) -> Result<(), SandboxError> {
+        let sockets = std::mem::take(&mut self.sockets);
+        let mut found = devices::stand_for(&sockets, before, &self.tree)?;
+        for (path, left) in sockets {
+            let Some(mut device) = found.remove(&path) else {
+                let path = String::from_utf8_lossy(&path);
+                self.notes
+                    .push(format!("/{path} is a socket and was left out"));
+                continue;
+            };
+            device.meta = devices::meta_of(&device.meta, &left, |secs| self.times.of(secs));
+            self.tree.insert(&path, device)?;
+        }
+        Ok(())
     }
 
     /// Puts names together again that the overlay separated when it copied them up. A real filesystem would have kept them

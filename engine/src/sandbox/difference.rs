@@ -222,16 +222,15 @@ impl Mover<'_> {
                     .put(path, &new.meta, WireKind::Symlink { target }, None)
             }
             Kind::Fifo => self.worker.put(path, &new.meta, WireKind::Fifo, None),
-            // Nobody may make devices here, and `/dev` of a step is its own. The manifest keeps them.
-            Kind::CharDev { .. } | Kind::BlockDev { .. } => match old {
-                Some(_) => self.worker.tell(
-                    &Op::Remove {
-                        path: path.to_vec(),
-                    },
-                    &[],
-                ),
-                None => Ok(()),
-            },
+            // Nobody may make devices here: see `devices.rs`.
+            Kind::CharDev { .. } | Kind::BlockDev { .. } => {
+                // What a device has of them cannot be set on a socket; the manifest keeps them.
+                let meta = Meta {
+                    xattrs: BTreeMap::new(),
+                    ..new.meta.clone()
+                };
+                self.worker.put(path, &meta, WireKind::Socket, None)
+            }
         }
     }
 
@@ -246,7 +245,7 @@ impl Mover<'_> {
             vec![(Vec::new(), new.meta.clone(), new.node)];
         let mut leaders: BTreeMap<Group, Vec<u8>> = BTreeMap::new();
         while let Some((dir, meta, id)) = pending.pop() {
-            if self.store.hardlinks_below(&id)?.is_disjoint(groups) {
+            if !self.store.below(&id)?.may_have(groups) {
                 continue;
             }
             let mut touched = false;

@@ -12,6 +12,7 @@ pub(crate) mod cgroup;
 mod channel;
 mod child;
 mod converse;
+mod devices;
 mod difference;
 mod files;
 mod helper;

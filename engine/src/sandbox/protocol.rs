@@ -232,6 +232,8 @@ pub(super) enum WireKind {
         target: Vec<u8>,
     },
     Fifo,
+    /// What stands for a device, or a socket that a step has left.
+    Socket,
 }
 
 /// The end of a worker's operation.
@@ -263,12 +265,6 @@ pub(super) enum Captured {
     Whiteout {
         #[serde(with = "super::bytes")]
         path: Vec<u8>,
-    },
-    /// Something that no manifest holds was left out.
-    Skipped {
-        #[serde(with = "super::bytes")]
-        path: Vec<u8>,
-        what: String,
     },
     /// Nothing more comes.
     End,

@@ -4,11 +4,11 @@
 //! work                   0700: a setuid program in a tree would give others the caller's rights
 //!   lock                 held while slots are chosen
 //!   <n>/lock             shared: the tree is in use; exclusive: it is being changed
-//!   <n>/state            "ready <root id>" or "changing <root id>"
+//!   <n>/state            "ready-2 <root id>" or "changing <root id>"
 //!   <n>/tree/            the files
 //!   gone-<n>/            a slot that a garbage collection removes
 //! ```
-//! A tree is what its state says only while that is `ready`. Whoever is killed in the middle leaves `changing` and
+//! A tree is what its state says only while that is `ready-2`. Whoever is killed in the middle leaves `changing` and
 //! no lock, and the next one who takes the slot begins with an empty tree.
 
 use std::cmp::Reverse;
@@ -29,6 +29,8 @@ use super::worker::Worker;
 
 /// The most trees that are kept when none of them is in use.
 const MAX_TREES: usize = 4;
+/// The state of a tree that is complete. The number is raised when a manifest gives other files than before.
+const READY: &str = "ready-2";
 /// How the names of slots begin that are being removed.
 const TAKEN: &str = "gone-";
 /// Pause between two looks at a lock that somebody else holds.
@@ -93,7 +95,7 @@ fn parse_state(text: &str) -> State {
         return State::Unknown;
     };
     match (state, root.parse()) {
-        ("ready", Ok(root)) => State::Ready(root),
+        (READY, Ok(root)) => State::Ready(root),
         ("changing", Ok(root)) => State::Changing(root),
         _ => State::Unknown,
     }
@@ -421,7 +423,7 @@ impl Trees<'_> {
         difference::apply(self.store, worker, old.as_ref(), &new, &mut || {
             check_cancelled(self.control)
         })?;
-        slot.set_state("ready", root)
+        slot.set_state(READY, root)
     }
 }
 
@@ -441,12 +443,14 @@ mod tests {
     #[test]
     fn only_whole_states_count() {
         let id = Blake3::of(b"x");
-        assert_eq!(parse_state(&format!("ready {id}\n")), State::Ready(id));
+        assert_eq!(parse_state(&format!("{READY} {id}\n")), State::Ready(id));
+        // Of an older sos.
+        assert_eq!(parse_state(&format!("ready {id}\n")), State::Unknown);
         assert_eq!(
             parse_state(&format!("changing {id}\n")),
             State::Changing(id)
         );
-        let text = format!("ready {id}");
+        let text = format!("{READY} {id}");
         for cut in 0..text.len() {
             assert_eq!(parse_state(&text[..cut]), State::Unknown);
         }

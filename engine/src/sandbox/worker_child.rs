@@ -201,9 +201,13 @@ impl Worker {
                 rustix::fs::symlinkat(target.as_slice(), fd, name)?;
                 FileType::Symlink
             }
-            WireKind::Fifo | WireKind::Dir => {
-                rustix::fs::mknodat(fd, name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
-                FileType::Fifo
+            WireKind::Fifo | WireKind::Socket | WireKind::Dir => {
+                let special = match kind {
+                    WireKind::Socket => FileType::Socket,
+                    _ => FileType::Fifo,
+                };
+                rustix::fs::mknodat(fd, name, special, Mode::from_raw_mode(0o600), 0)?;
+                special
             }
         };
         files::set_meta(fd, name, meta, kind)?;
@@ -454,20 +458,12 @@ fn capture_entry(
     let stat = files::stat(dir, name).naming(what)?;
     let file_type = FileType::from_raw_mode(stat.st_mode);
     let owned = path.to_vec();
-    let skipped = |what: &str| Captured::Skipped {
-        path: path.to_vec(),
-        what: what.to_owned(),
-    };
     let mut content = None;
     let mut inode = None;
     let mut opaque = false;
     let kind = match file_type {
         FileType::CharacterDevice if stat.st_rdev == 0 => {
             tell(channel, &Captured::Whiteout { path: owned }, None)?;
-            return Ok(false);
-        }
-        FileType::CharacterDevice | FileType::BlockDevice => {
-            tell(channel, &skipped("device"), None)?;
             return Ok(false);
         }
         FileType::RegularFile => {
@@ -498,10 +494,9 @@ fn capture_entry(
                 .into_bytes(),
         },
         FileType::Fifo => WireKind::Fifo,
-        _ => {
-            tell(channel, &skipped("socket"), None)?;
-            return Ok(false);
-        }
+        FileType::Socket => WireKind::Socket,
+        // The kernel lets nobody make any other here.
+        _ => return Err(Errno::NODEV).naming(what),
     };
     let meta = files::read_meta(dir, name, &stat).naming(what)?;
     let message = Captured::Entry {

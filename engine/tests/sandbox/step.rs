@@ -410,7 +410,7 @@ fn damaged() {
     lab.step(lab.base, "busybox true");
     let work = lab.store.work_dir();
     let state = std::fs::read_to_string(work.join("0/state")).unwrap();
-    assert_eq!(state, format!("ready {}\n", lab.base));
+    assert_eq!(state, format!("ready-2 {}\n", lab.base));
     // What `kill -9` in the middle of a change leaves.
     std::fs::write(work.join("0/state"), format!("changing {}\n", lab.base)).unwrap();
     std::fs::remove_file(work.join("0/tree/etc/a")).unwrap();

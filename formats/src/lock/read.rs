@@ -7,8 +7,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::{
-    LOCK_VERSION, LockedIndex, LockedPackage, LockedRelease, LockedSuite, Phase, RootfsEntry,
-    RootfsLocked, SosLock, UrlEntry,
+    ImageEntry, LOCK_VERSION, LockedIndex, LockedPackage, LockedRelease, LockedSuite, Phase,
+    RootfsEntry, RootfsLocked, SosLock, UrlEntry,
 };
 use crate::hash::Sha256;
 
@@ -53,7 +53,7 @@ pub enum LockError {
     /// Two entries pin the same thing.
     #[error("`{what}` is pinned twice")]
     Duplicate {
-        /// Recipe, package or URL.
+        /// Recipe, package, URL or image.
         what: String,
     },
 }
@@ -84,6 +84,8 @@ struct RawLock {
     rootfs: Vec<RawRootfs>,
     #[serde(default)]
     url: Vec<RawUrl>,
+    #[serde(default)]
+    image: Vec<RawImage>,
 }
 
 #[derive(Deserialize)]
@@ -151,6 +153,14 @@ struct RawUrl {
     size: u64,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawImage {
+    #[serde(rename = "ref")]
+    reference: String,
+    digest: Spanned<String>,
+}
+
 pub(super) fn parse(text: &str) -> Result<SosLock, LockError> {
     if text.len() > MAX_LOCK_BYTES {
         return Err(LockError::TooLarge(text.len()));
@@ -179,6 +189,17 @@ pub(super) fn parse(text: &str) -> Result<SosLock, LockError> {
             url: entry.url,
             sha256: sha256(&entry.sha256)?,
             size: entry.size,
+        });
+    }
+    for entry in raw.image {
+        if lock.image(&entry.reference).is_some() {
+            return Err(LockError::Duplicate {
+                what: entry.reference,
+            });
+        }
+        lock.set_image(ImageEntry {
+            reference: entry.reference,
+            digest: image_digest(&entry.digest)?,
         });
     }
     Ok(lock)
@@ -294,6 +315,14 @@ fn package(raw: RawPackage, suites: usize) -> Result<LockedPackage, LockError> {
 
 fn sha256(text: &Spanned<String>) -> Result<Sha256, LockError> {
     Sha256::from_str(text.get_ref()).map_err(|_why| value("sha256", text, "64 hexadecimal digits"))
+}
+
+/// The digest of a manifest, with the name of its algorithm as registries write it.
+fn image_digest(text: &Spanned<String>) -> Result<Sha256, LockError> {
+    let digits = text.get_ref().strip_prefix("sha256:");
+    digits
+        .and_then(|digits| Sha256::from_str(digits).ok())
+        .ok_or_else(|| value("digest", text, "`sha256:` and 64 hexadecimal digits"))
 }
 
 /// Names, versions and architectures become file names and arguments of dpkg.

@@ -13,6 +13,12 @@ fn sample() -> SosLock {
         sha256: digest(8),
         size: 0,
     });
+    for name in ["z.example/os/web:1", "a.example/base"] {
+        lock.set_image(ImageEntry {
+            reference: name.into(),
+            digest: digest(7),
+        });
+    }
     let package = |name: &str, phase, batch, auto| LockedPackage {
         name: name.into(),
         version: "1:5.2.15-2+b13~x".into(),
@@ -86,6 +92,7 @@ fn empty_lock() {
 fn text_shape() {
     let mut lock = sample();
     lock.url.truncate(1);
+    lock.image.truncate(1);
     lock.rootfs[0].locked.packages.truncate(1);
     insta::assert_snapshot!(lock.to_text(), @r#"
     # Written by sos and read by it; `sos lock --update` moves what is pinned here.
@@ -124,6 +131,10 @@ fn text_shape() {
     url = "https://a.example/\"q\"\\\u0001"
     sha256 = "0808080808080808080808080808080808080808080808080808080808080808"
     size = 0
+
+    [[image]]
+    ref = "a.example/base"
+    digest = "sha256:0707070707070707070707070707070707070707070707070707070707070707"
     "#);
 }
 
@@ -148,6 +159,12 @@ fn damage_is_refused() {
         "sha256 = \"03zz",
         "not 64 hexadecimal digits",
     );
+    refused(
+        "digest = \"sha256:07",
+        "digest = \"07",
+        "not `sha256:` and 64",
+    );
+    refused("z.example/os/web:1", "a.example/base", "is pinned twice");
     refused("suite = 0", "suite = 1", "not the number of a locked suite");
     refused(
         "path = \"pool/main",

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{LOCK_VERSION, LockedPackage, LockedSuite, RootfsEntry, SosLock, UrlEntry};
+use super::{ImageEntry, LOCK_VERSION, LockedPackage, LockedSuite, RootfsEntry, SosLock, UrlEntry};
 
 const HEADER: &str =
     "# Written by sos and read by it; `sos lock --update` moves what is pinned here.\n";
@@ -15,6 +15,9 @@ pub(super) fn to_text(lock: &SosLock) -> String {
     }
     for entry in &lock.url {
         url(&mut out, entry);
+    }
+    for entry in &lock.image {
+        image(&mut out, entry);
     }
     out
 }
@@ -78,6 +81,12 @@ fn package(out: &mut String, p: &LockedPackage) {
     line(out, "batch", &p.batch.to_string());
     line(out, "reason", &string(&p.reason));
     line(out, "auto", if p.auto { "true" } else { "false" });
+}
+
+fn image(out: &mut String, entry: &ImageEntry) {
+    out.push_str("\n[[image]]\n");
+    line(out, "ref", &string(&entry.reference));
+    line(out, "digest", &string(&format!("sha256:{}", entry.digest)));
 }
 
 fn url(out: &mut String, entry: &UrlEntry) {

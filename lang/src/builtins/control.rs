@@ -140,7 +140,7 @@ fn with_context(vm: &Vm, e: Box<Error>, context: Value, pos: Pos) -> Box<Error> 
         pos,
     );
     match m {
-        Ok(m) => e.frame(m, Pos::NONE),
+        Ok(m) => e.context(m),
         Err(e) => e,
     }
 }

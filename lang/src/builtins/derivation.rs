@@ -456,11 +456,7 @@ fn outputs(vm: &Vm, i: &mut Input, pos: Pos) -> R<()> {
                     "empty hash requires explicit hash algorithm",
                 )
             })?;
-            let zero = Hash::new(algo, &vec![0; algo.digest_len()])
-                .map_err(|e| Error::new(Kind::Derivation, pos, e.to_string()))?;
-            vm.host
-                .warn(&format!("found empty hash, assuming '{}'", zero.to_sri()));
-            zero
+            unknown_hash(vm, algo, pos)?
         } else {
             Hash::parse_any(&text, algo)
                 .map_err(|e| Error::new(Kind::Derivation, pos, e.to_string()))?
@@ -617,4 +613,13 @@ fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos, place: Pos, given: O
         ));
     }
     Ok(Value::attrs(Attrs::from_pairs(all)))
+}
+
+/// What an empty hash stands for: whoever does not know the hash yet writes none, and copies it from the error.
+pub(super) fn unknown_hash(vm: &Vm, algo: HashAlgo, pos: Pos) -> R<Hash> {
+    let zero = Hash::new(algo, &vec![0; algo.digest_len()])
+        .map_err(|e| Error::new(Kind::Derivation, pos, e.to_string()))?;
+    vm.host
+        .warn(&format!("found empty hash, assuming '{}'", zero.to_sri()));
+    Ok(zero)
 }

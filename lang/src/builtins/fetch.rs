@@ -46,10 +46,12 @@ fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
                 name = Some(text(v, at)?);
             } else if s == vm.s.sha256 {
                 let t = text(v, at)?;
-                sha256 = Some(
+                sha256 = Some(if t.is_empty() {
+                    super::derivation::unknown_hash(vm, HashAlgo::Sha256, at)?
+                } else {
                     Hash::parse_any(&t, Some(HashAlgo::Sha256))
-                        .map_err(|e| Error::new(Kind::Value, at, e.to_string()))?,
-                );
+                        .map_err(|e| Error::new(Kind::Value, at, e.to_string()))?
+                });
                 written = Some(t);
             } else {
                 return Err(Error::new(

@@ -262,6 +262,8 @@ pub(crate) fn globals(vm: &Vm) -> FxHashMap<Sym, Value> {
         );
     }
     add("derivation", derivation::wrapper());
+    // Those of extensions are no attributes of `builtins`: a program that lists these sees what Nix has.
+    let mut extensions = Vec::new();
     for (i, b) in vm
         .options
         .extensions
@@ -269,10 +271,10 @@ pub(crate) fn globals(vm: &Vm) -> FxHashMap<Sym, Value> {
         .flat_map(|e| &e.builtins)
         .enumerate()
     {
-        add(
-            b.name,
+        extensions.push((
+            Sym::new(b.name.as_bytes()),
             Value::partial(Value::prim(&EXTENSION), &[&[Value::int(i as i64)]]),
-        );
+        ));
     }
     // `builtins.builtins` is the set itself.
     let myself = Value::thunk_native(&BUILTINS, Value::NULL, Value::NULL);
@@ -284,6 +286,7 @@ pub(crate) fn globals(vm: &Vm) -> FxHashMap<Sym, Value> {
     }
     let mut globals = FxHashMap::default();
     globals.insert(Sym::new(b"builtins"), value);
+    globals.extend(extensions);
     for (s, v) in all.iter() {
         let name = s.text();
         if BARE.contains(&&*name) {

@@ -1,21 +1,18 @@
 //! Files: reading, importing, searching, and the virtual files of extensions.
 
-use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use sos_formats::diagnostic::SourceFile;
 use sos_formats::store_path::StorePath;
 
 use super::delay::named;
-use super::{Coerce, R, Vm, canon_path};
+use super::{Coerce, R, Surroundings, Text, Vm, canon_path};
 use crate::error::{Error, Kind};
-use crate::heap::{Attrs, Env, Native, Str, Value};
+use crate::heap::{Attrs, Native, Str, Value};
 use crate::host::{ContextElem, FileType, VirtualFiles};
-use crate::ir::{self, LowerError, Pos};
-use crate::parse::ast::Ast;
+use crate::ir::Pos;
 
 /// Where the virtual files of extensions appear.
 pub(super) const VIRTUAL: &[u8] = b"/.sos-builtin/";
@@ -58,24 +55,6 @@ pub(crate) fn os_path(p: &[u8]) -> PathBuf {
 /// Our form of a host path.
 pub(crate) fn path_bytes(p: PathBuf) -> Vec<u8> {
     p.into_os_string().into_vec()
-}
-
-/// A piece of code to load.
-pub(crate) struct Text<'a> {
-    pub(crate) bytes: Cow<'a, [u8]>,
-    /// The name shown in messages.
-    pub(crate) name: String,
-    /// The file it came from.
-    pub(crate) path: Option<Vec<u8>>,
-    pub(crate) around: Surroundings<'a>,
-}
-
-/// What the code of a text can refer to.
-pub(crate) struct Surroundings<'a> {
-    /// Directory of relative paths.
-    pub(crate) dir: &'a [u8],
-    /// Names put around it.
-    pub(crate) extra: Option<Attrs>,
 }
 
 impl Vm {
@@ -182,124 +161,6 @@ impl Vm {
         )
     }
 
-    /// Registers and parses a text; hands what it is, its position and its surroundings to `f`.
-    fn parse_text<T>(
-        &self,
-        t: Text<'_>,
-        f: impl FnOnce(&Ast<'_>, u32, &Surroundings<'_>) -> R<T>,
-    ) -> R<T> {
-        let (text, foreign) = crate::parse::decode(t.bytes);
-        let file = SourceFile::new(t.name, text);
-        let base = self.sources.borrow_mut().add(file.clone(), t.path, foreign);
-        let Some(base) = base else {
-            return Err(Error::new(
-                Kind::Syntax,
-                Pos::NONE,
-                "more than 4 GiB of source text were loaded",
-            ));
-        };
-        let warn = |m: &str, at: usize| {
-            let place = self.show_pos(Pos(base + at as u32));
-            self.host.warn(&format!("{m} at {place}"));
-        };
-        let mut work = self.workspace.take().unwrap_or_default();
-        let dialect = self.options.dialect;
-        let r = crate::parse::parse(&file.text, foreign, dialect, &warn, &mut work)
-            .map_err(|e| self.syntax_error(*e, base))
-            .and_then(|ast| f(&ast, base, &t.around));
-        work.clear();
-        self.workspace.set(Some(work));
-        r
-    }
-
-    #[cold]
-    fn syntax_error(&self, e: crate::parse::SyntaxError, base: u32) -> Box<Error> {
-        let mut x = Error::new(
-            if e.too_deep {
-                Kind::Nesting
-            } else {
-                Kind::Syntax
-            },
-            Pos(base + e.span.start as u32),
-            e.message,
-        );
-        x.end = Pos(base + e.span.end as u32);
-        x.label = e.label;
-        if let Some((at, text)) = e.with {
-            x = x.other(Pos(base + at as u32), text);
-        }
-        match e.other {
-            Some(o) => {
-                let old = Pos(base + o as u32);
-                x.message = format!("{} at {}", x.message, self.show_pos(old));
-                x.other(old, "first defined here")
-            }
-            None => x,
-        }
-    }
-
-    /// A text in canonical form; names must be defined.
-    pub(crate) fn parse_canonical(&self, t: Text<'_>) -> R<Vec<u8>> {
-        self.parse_text(t, |ast, base, around| {
-            self.lower_text(ast, base, around)?;
-            let home = self.host.env("HOME").unwrap_or_default();
-            let place = crate::print::ast::Place {
-                dir: around.dir,
-                home: home.as_bytes(),
-            };
-            Ok(crate::print::ast::show(ast, &place))
-        })
-    }
-
-    /// Parses, lowers and runs a text.
-    pub(crate) fn run_text(&self, t: Text<'_>) -> R {
-        let code = self.parse_text(t, |ast, base, around| self.lower_text(ast, base, around))?;
-        self.eval(code, Env::NONE)
-    }
-
-    fn lower_text(&self, ast: &Ast<'_>, base: u32, t: &Surroundings<'_>) -> R<ir::E> {
-        let cur_pos = |p: Pos| self.pos_value(p);
-        let home = self.host.env("HOME").map(String::into_bytes);
-        let scope = ir::Scope {
-            globals: self.globals(),
-            extra: t.extra,
-            base,
-            dir: t.dir,
-            home: if self.options.pure { None } else { home },
-            cur_pos: &cur_pos,
-        };
-        let mut scopes = self.scopes.take();
-        let lowered = ir::lower(ast, &scope, &mut scopes);
-        self.scopes.set(scopes);
-        lowered.map_err(|e| match e {
-            LowerError::Undefined(s, pos, known) => {
-                let e = Error::new(
-                    Kind::Undefined,
-                    pos,
-                    format!("undefined variable '{}'", s.text()),
-                )
-                .label("not defined");
-                let known: Vec<String> = known.iter().map(|k| k.text().into_owned()).collect();
-                super::vm::suggest(
-                    e,
-                    &s.text(),
-                    known
-                        .iter()
-                        .map(String::as_str)
-                        .filter(|k| !k.starts_with("__")),
-                )
-            }
-            LowerError::TooDeep(pos) => {
-                Error::new(Kind::Nesting, pos, "the expression is nested too deeply")
-            }
-            LowerError::NoHome(pos) => Error::new(
-                Kind::Pure,
-                pos,
-                "home-relative paths need the variable HOME, and cannot be used in pure evaluation",
-            ),
-        })
-    }
-
     /// A place as `file:line:column`.
     pub(crate) fn show_pos(&self, p: Pos) -> String {
         let sources = self.sources.borrow();
@@ -382,7 +243,7 @@ impl Vm {
             .read_file(full)
             .map_err(|e| self.io_error(&e, full, pos))?;
         let dir = &full[..memchr::memrchr(b'/', full).unwrap_or(0)];
-        let name = String::from_utf8_lossy(full).into_owned();
+        let name = self.shown_name(full);
         let r = self.run_text(Text {
             bytes: bytes.into(),
             name,
@@ -398,6 +259,18 @@ impl Vm {
             let shown = String::from_utf8_lossy(full);
             e.frame(format!("while evaluating the file '{shown}'"), Pos::NONE)
         })
+    }
+
+    /// The name of a file for messages: of the copy of a directory that of the file which was copied, since that is what a person edits.
+    fn shown_name(&self, full: &[u8]) -> String {
+        let text = String::from_utf8_lossy(full).into_owned();
+        let origins = self.trees.origins.borrow();
+        let found = origins.iter().find_map(|(object, origin)| {
+            let rest = full.strip_prefix(object.as_bytes())?;
+            let rest = rest.starts_with(b"/").then_some(rest)?;
+            Some([origin.as_slice(), rest].concat())
+        });
+        found.map_or(text, |place| String::from_utf8_lossy(&place).into_owned())
     }
 
     /// `<name>`: the first entry of the search path that has it.
@@ -558,64 +431,4 @@ fn replace(text: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     }
     out.extend_from_slice(&text[at..]);
     out
-}
-
-impl Vm {
-    /// The error of an assertion: shows the condition in canonical form.
-    #[cold]
-    pub(crate) fn assertion_failed(&self, pos: Pos, end: Pos) -> Box<Error> {
-        let shown = self.canonical(pos, end);
-        let mut e = Error::new(
-            Kind::Assert,
-            pos,
-            shown.map_or_else(
-                || "assertion failed".into(),
-                |s| format!("assertion '{s}' failed"),
-            ),
-        );
-        e.end = end;
-        e.label("this is false")
-    }
-
-    /// The error of an assertion that two values are equal: shows the first difference.
-    #[cold]
-    pub(crate) fn not_equal(&self, x: Value, y: Value, pos: Pos, end: Pos) -> Box<Error> {
-        let whole = self.assertion_failed(pos, end);
-        match self.assert_equal(x, y, pos) {
-            Ok(()) => whole,
-            Err(mut e) => {
-                e.end = end;
-                let shown = self.canonical(pos, end).unwrap_or_default();
-                e.frame(
-                    format!("while evaluating the condition of the assertion '{shown}'"),
-                    pos,
-                )
-            }
-        }
-    }
-
-    /// The text between two places, parsed again and printed canonically.
-    fn canonical(&self, pos: Pos, end: Pos) -> Option<String> {
-        let (file, start, foreign, dir) = {
-            let sources = self.sources.borrow();
-            let (s, start) = sources.find(pos)?;
-            let dir = s
-                .path
-                .as_ref()
-                .map(|p| p[..memchr::memrchr(b'/', p).unwrap_or(0)].to_vec());
-            (s.file.clone(), start, s.foreign, dir.unwrap_or_default())
-        };
-        let text = file
-            .text
-            .get(start..start + (end.0.checked_sub(pos.0)?) as usize)?;
-        let mut work = crate::parse::Workspace::default();
-        let dialect = self.options.dialect;
-        let ast = crate::parse::parse(text, foreign, dialect, &|_, _| {}, &mut work).ok()?;
-        let home = self.host.env("HOME").unwrap_or_default();
-        let place = crate::print::ast::Place {
-            dir: &dir,
-            home: home.as_bytes(),
-        };
-        Some(String::from_utf8_lossy(&crate::print::ast::show(&ast, &place)).into_owned())
-    }
 }

@@ -15,6 +15,7 @@ mod run;
 mod select;
 mod sources;
 pub(crate) mod stack;
+mod texts;
 mod update;
 mod vm;
 
@@ -22,8 +23,9 @@ pub(crate) use call::in_prim;
 pub(crate) use coerce::{Coerce, canon_path, int_text};
 pub(crate) use cycle::Cycle;
 pub(crate) use delay::named;
-pub(crate) use files::{Surroundings, Text, os_path, path_bytes, virtual_root};
+pub(crate) use files::{os_path, path_bytes, virtual_root};
 pub(crate) use stack::on_big_stack;
+pub(crate) use texts::{Surroundings, Text};
 pub(crate) use vm::{Vm, suggest};
 
 pub(crate) use crate::error::R;

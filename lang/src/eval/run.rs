@@ -21,6 +21,24 @@ fn is_helper(fun: E, args: &[E]) -> bool {
     named && !args.first().is_some_and(is_file)
 }
 
+/// What running code with tail calls leaves behind.
+struct Tail {
+    /// The frame of the last call, which nobody else may hold.
+    made: Env,
+    /// Where that call is written.
+    last: Pos,
+}
+
+impl Default for Tail {
+    #[inline(always)]
+    fn default() -> Self {
+        Self {
+            made: Env::NONE,
+            last: Pos::NONE,
+        }
+    }
+}
+
 impl Vm {
     /// Evaluates an expression.
     #[inline(always)]
@@ -86,33 +104,39 @@ impl Vm {
     fn eval_code(&self, e: E, env: Env) -> R {
         self.check_stack()?;
         let depth = self.depth();
-        let mut made = Env::NONE;
-        let r = self.run(e, env, &mut made);
-        made.release();
+        let mut tail = Tail::default();
+        let r = self.run(e, env, &mut tail);
+        tail.made.release();
         self.set_depth(depth);
         if depth == 0 {
             self.site.set(Pos::NONE);
         }
         match r {
             Ok(v) => Ok(v),
-            Err(error) => Err(self.called_from(error, e)),
+            Err(error) => Err(self.called_from(error, e, tail.last)),
         }
     }
 
-    /// Tail calls leave no frame: an error that has no place in what the user wrote gets that of the call.
+    /// Tail calls leave no frame on the stack. Of those that led to an error, the last one and the first one are known.
     #[cold]
-    fn called_from(&self, error: Box<Error>, mut e: E) -> Box<Error> {
+    fn called_from(&self, mut error: Box<Error>, mut e: E, last: Pos) -> Box<Error> {
+        error = self.called_at(error, last);
         while let Expr::Block(_, body) | Expr::Let(_, body) | Expr::With(_, _, body) = e {
             e = body;
         }
         let Expr::Call { pos, .. } = e else {
             return error;
         };
-        let mut known = std::iter::once(error.pos).chain(error.trace.iter().map(|t| t.1));
-        if !self.is_outside(*pos) || known.any(|p| self.is_outside(p)) {
+        self.called_at(error, *pos)
+    }
+
+    /// Adds the place of a call that the user wrote, unless that is the last one said.
+    fn called_at(&self, error: Box<Error>, pos: Pos) -> Box<Error> {
+        let before = error.trace.last().map_or(error.pos, |frame| frame.1);
+        if pos == before || !self.is_outside(pos) {
             return error;
         }
-        error.frame("from call site", *pos)
+        error.frame("from call site", pos)
     }
 
     #[inline(always)]
@@ -160,7 +184,7 @@ impl Vm {
 
     /// Runs code to its value. `made`: the innermost frame, when it was made here.
     #[inline(always)]
-    fn run(&self, mut e: E, mut env: Env, made: &mut Env) -> R {
+    fn run(&self, mut e: E, mut env: Env, tail: &mut Tail) -> R {
         loop {
             match e {
                 Expr::If(c, t, f) => {
@@ -189,8 +213,9 @@ impl Vm {
                         if let Some(formals) = &l.formals {
                             self.bind_formals(l, formals, frame, *pos)?;
                         }
-                        made.release();
-                        *made = frame;
+                        tail.made.release();
+                        tail.made = frame;
+                        tail.last = *pos;
                         e = l.body;
                         env = frame;
                         continue;
@@ -212,7 +237,7 @@ impl Vm {
                 Expr::Block(n, body) => {
                     env.keep();
                     env = Env::new(env, *n, 0);
-                    *made = env;
+                    tail.made = env;
                     e = body;
                 }
                 Expr::With(slot, set, body) => {

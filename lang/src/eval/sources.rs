@@ -211,9 +211,14 @@ impl Vm {
         d.notes.extend(e.notes);
         d.helps.extend(e.helps);
         d.spelling = d.spelling.or(e.spelling);
-        for (message, pos) in e.trace {
+        for (i, (message, pos)) in e.trace.into_iter().enumerate() {
             let label = self.label(pos, Pos::NONE, "");
-            d.trace.push(Frame { message, label });
+            let said = e.said.contains(&i);
+            d.trace.push(Frame {
+                message,
+                label,
+                said,
+            });
         }
         Box::new(d)
     }

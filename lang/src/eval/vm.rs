@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustc_hash::FxHashMap;
 use sos_formats::derivation::Method;
@@ -45,6 +47,8 @@ pub(crate) struct Vm {
     pub(crate) options: Options,
     pub(crate) s: Syms,
     depth: Cell<u32>,
+    /// How deep calls may nest; nothing more is called once it is zero.
+    pub(crate) call_limit: Arc<AtomicU32>,
     /// The outermost call of a named function in what is being evaluated, which somebody wrote as one expression.
     pub(crate) site: Cell<Pos>,
     stack_limit: usize,
@@ -64,6 +68,8 @@ pub(crate) struct Vm {
     pub(crate) workspace: Cell<Option<crate::parse::Workspace>>,
     /// The same for lowering.
     pub(crate) scopes: Cell<Option<crate::ir::Scopes>>,
+    /// What is parsed on another thread, if anything.
+    pub(crate) ahead: RefCell<Option<crate::parse::Ahead>>,
     pub(crate) drv_hashes: RefCell<sos_formats::derivation::DrvHashes>,
     /// Derivations that were read back, by path.
     pub(crate) drvs: RefCell<FxHashMap<StorePath, Rc<sos_formats::derivation::Derivation>>>,
@@ -81,11 +87,13 @@ impl Vm {
     pub(crate) fn new(host: Rc<dyn Host>, options: Options) -> Rc<Vm> {
         let hashes = sos_formats::derivation::DrvHashes::new(host.store_dir().clone());
         let access = super::access::Access::new(&options);
+        let max_call_depth = options.max_call_depth;
         let vm = Rc::new(Vm {
             host,
             options,
             s: Syms::new(),
             depth: Cell::new(0),
+            call_limit: Arc::new(AtomicU32::new(max_call_depth)),
             site: Cell::new(Pos::NONE),
             stack_limit: stack::limit(),
             sources: RefCell::default(),
@@ -97,6 +105,7 @@ impl Vm {
             text_refs: RefCell::default(),
             regexes: RefCell::default(),
             workspace: Cell::default(),
+            ahead: RefCell::default(),
             scopes: Cell::default(),
             drv_hashes: RefCell::new(hashes),
             drvs: RefCell::default(),
@@ -139,7 +148,7 @@ impl Vm {
     pub(crate) fn enter(&self, pos: Pos) -> R<()> {
         let d = self.depth.get() + 1;
         self.depth.set(d);
-        if d > self.options.max_call_depth {
+        if d > self.call_limit.load(Ordering::Relaxed) {
             Err(self.too_deep(pos))
         } else {
             Ok(())
@@ -149,6 +158,9 @@ impl Vm {
     /// The error of what nests too deep, or would without end.
     #[cold]
     pub(crate) fn too_deep(&self, pos: Pos) -> Box<Error> {
+        if self.call_limit.load(Ordering::Relaxed) == 0 && self.options.max_call_depth > 0 {
+            return Error::new(Kind::Interrupted, pos, "interrupted");
+        }
         Error::new(Kind::Depth, pos, "stack overflow; max-call-depth exceeded").help(format!(
             "calls may nest {} deep; a function that calls itself without end is the usual cause",
             self.options.max_call_depth

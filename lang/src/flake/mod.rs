@@ -34,6 +34,8 @@ pub(crate) struct Trees {
     urls: RefCell<BTreeMap<UrlKey, StorePath>>,
     /// Values of flakes by URL.
     flakes: RefCell<BTreeMap<String, Value>>,
+    /// Which directory of this machine an object is a copy of, by its absolute path.
+    pub(crate) origins: RefCell<BTreeMap<String, Vec<u8>>>,
 }
 
 impl Trees {

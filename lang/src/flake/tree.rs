@@ -7,7 +7,7 @@ use sos_formats::flake_ref::{self, Attr, Attrs, FlakeRef};
 
 use super::{fail, shown};
 use crate::error::{Error, Kind, R};
-use crate::eval::{Coerce, Vm, named, os_path};
+use crate::eval::{Coerce, Vm, canon_path, named, os_path};
 use crate::heap::{Attrs as Set, Sym, Value};
 use crate::host::{ContextElem, FetchedTree, TreeRequest};
 use crate::ir::Pos;
@@ -92,6 +92,10 @@ impl Vm {
             .fetch_tree(&request)
             .map_err(|e| self.host_error(e, pos, &format!("cannot fetch '{url}'")))?;
         self.allow_object(&tree.path);
+        if let Some(origin) = origin(attrs, base) {
+            let mut origins = self.trees.origins.borrow_mut();
+            origins.insert(self.absolute(&tree.path), origin);
+        }
         let tree = Rc::new(tree);
         self.trees.fetched.borrow_mut().insert(key, tree.clone());
         Ok(tree)
@@ -152,6 +156,18 @@ impl Vm {
         }
         Value::attrs(Set::from_pairs(out))
     }
+}
+
+/// The directory of this machine that a tree is a copy of.
+fn origin(attrs: &Attrs, base: Option<&[u8]>) -> Option<Vec<u8>> {
+    let is_open = !attrs.contains_key("rev") && !attrs.contains_key("narHash");
+    let place = match flake_ref::kind(attrs) {
+        "path" => flake_ref::text(attrs, "path")?,
+        "git" => flake_ref::text(attrs, "url")?.strip_prefix("file://")?,
+        _ => return None,
+    };
+    let full = [base.unwrap_or_default(), b"/", place.as_bytes()].concat();
+    (is_open && (base.is_some() || place.starts_with('/'))).then(|| canon_path(&full))
 }
 
 /// An attribute of a reference from a value of the language.

@@ -100,6 +100,14 @@ impl Sym {
         })
     }
 
+    /// The names of this thread's symbols from the one with a number on, in their order. They live as long as the process.
+    pub(crate) fn names_from(first: usize) -> Vec<&'static [u8]> {
+        TABLE.with_borrow(|t| {
+            let new = t.names.get(first..).unwrap_or_default();
+            new.iter().map(|name| name.0.bytes()).collect()
+        })
+    }
+
     /// A bit that this symbol shares with every sixty-fourth.
     #[inline(always)]
     pub(super) fn bit(self) -> u64 {

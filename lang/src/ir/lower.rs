@@ -6,6 +6,7 @@ use super::scope::{Found, Scopes};
 use super::{BinOp, E, Expr, Formal, Formals, FormalsCache, Lambda, Name, Pos, ShapeCache};
 use crate::eval::stack;
 use crate::heap::{Attrs, Fun, Kept, Sym, Value, keep};
+use crate::parse::Names;
 use crate::parse::ast::{Ast, Attr, Node, Op, Param, Part};
 
 /// What the code can see from outside, and where it is.
@@ -14,6 +15,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) globals: &'a FxHashMap<Sym, Value>,
     /// Names that `scopedImport` or a caller put around the file.
     pub(crate) extra: Option<Attrs>,
+    /// What the symbols of the tree mean, if another thread made it.
+    pub(crate) names: Option<&'a Names>,
     /// Position of the first byte of the text.
     pub(crate) base: u32,
     /// Directory of relative paths.
@@ -45,6 +48,8 @@ pub(crate) fn lower(ast: &Ast<'_>, scope: &Scope<'_>, scopes: &mut Option<Scopes
         g: scope,
         stack_limit: stack::limit(),
     };
+    let given = scope.extra.iter().flat_map(|names| names.iter());
+    l.s.redefined = given.into_iter().any(|(name, _)| l.s.is_operator(name));
     let outer = l.s.enter_frame();
     let body = l.strict(ast)?;
     let n = l.s.leave_frame(outer);
@@ -54,13 +59,19 @@ pub(crate) fn lower(ast: &Ast<'_>, scope: &Scope<'_>, scopes: &mut Option<Scopes
 
 pub(super) struct Lower<'a> {
     pub(super) s: Scopes,
-    g: &'a Scope<'a>,
+    pub(super) g: &'a Scope<'a>,
     stack_limit: usize,
 }
 
 impl Lower<'_> {
     pub(super) fn pos(&self, offset: u32) -> Pos {
         Pos(self.g.base + offset)
+    }
+
+    /// A name of the tree.
+    #[inline]
+    pub(super) fn name(&self, s: Sym) -> Sym {
+        self.g.names.map_or(s, |names| names.get(s))
     }
 
     /// Code that runs later, in the environment of this point.
@@ -96,7 +107,7 @@ impl Lower<'_> {
                 let name = keep(Expr::Const(Value::string(name.as_bytes())));
                 return Ok(call(f, vec![paths, name].into(), pos));
             }
-            Node::Var(s) => return self.variable(*s, pos),
+            Node::Var(s) => return self.variable(self.name(*s), pos),
             Node::Lambda(..) => Expr::Lambda(self.lambda(a)?),
             Node::Call([f, args @ ..]) => return self.call(f, args, pos),
             Node::Call([]) => Expr::Const(Value::NULL),
@@ -137,6 +148,10 @@ impl Lower<'_> {
                 }
             }
             Node::Not(x) => Expr::Not(self.strict(x)?, pos),
+            Node::Neg(x) if self.s.redefined => {
+                let zero = Ast::new(a.start, a.start, Node::Int(0));
+                return self.binary(Op::Sub, pos, &zero, x);
+            }
             Node::Neg(x) => match x.node {
                 Node::Int(i) => Expr::Const(Value::int(-i)),
                 Node::Float(f) => Expr::Const(Value::float(0.0 - f)),
@@ -166,7 +181,42 @@ impl Lower<'_> {
         r
     }
 
+    /// The call that an operator stands for, when the program has given its function another meaning.
+    fn redefined(&mut self, op: Op, pos: Pos, x: &Ast<'_>, y: &Ast<'_>) -> Res<Option<E>> {
+        let (name, swapped, negated): (&[u8], _, _) = match op {
+            Op::Sub => (b"__sub", false, false),
+            Op::Mul => (b"__mul", false, false),
+            Op::Div => (b"__div", false, false),
+            Op::Lt => (b"__lessThan", false, false),
+            Op::Gt => (b"__lessThan", true, false),
+            Op::Ge => (b"__lessThan", false, true),
+            Op::Le => (b"__lessThan", true, true),
+            _ => return Ok(None),
+        };
+        let name = Sym::new(name);
+        let given = self.g.extra.and_then(|names| names.get(name));
+        if given.is_none() && !matches!(self.s.find(name), Found::Slot(..)) {
+            return Ok(None);
+        }
+        let fun = self.variable(name, pos)?;
+        let mut args = vec![self.delayed(x)?, self.delayed(y)?];
+        if swapped {
+            args.reverse();
+        }
+        let called = call(fun, args.into(), pos);
+        Ok(Some(if negated {
+            keep(Expr::Not(called, pos))
+        } else {
+            called
+        }))
+    }
+
     fn binary(&mut self, op: Op, pos: Pos, x: &Ast<'_>, y: &Ast<'_>) -> Res<E> {
+        if self.s.redefined
+            && let Some(called) = self.redefined(op, pos, x, y)?
+        {
+            return Ok(called);
+        }
         let a = self.strict(x)?;
         let op = match op {
             Op::And => return Ok(keep(Expr::And(a, self.branch(y)?, pos))),
@@ -280,7 +330,7 @@ impl Lower<'_> {
         path.iter()
             .map(|a| {
                 Ok(match a {
-                    Attr::Name(s, _) => Name::Static(*s, ShapeCache::default()),
+                    Attr::Name(s, _) => Name::Static(self.name(*s), ShapeCache::default()),
                     Attr::Dynamic(e) => Name::Dynamic(self.branch(e)?),
                 })
             })
@@ -308,16 +358,17 @@ impl Lower<'_> {
         for a in path {
             base = keep(match a {
                 Attr::Name(s, at) => {
+                    let s = self.name(*s);
                     // `builtins.x` is known now.
                     if let Expr::Const(v) = base
-                        && let Some(v) = v.as_attrs().and_then(|set| set.get(*s))
+                        && let Some(v) = v.as_attrs().and_then(|set| set.get(s))
                         && v.as_thunk().is_none()
                     {
                         Expr::Const(v)
                     } else {
                         Expr::Select {
                             base,
-                            sym: *s,
+                            sym: s,
                             cache: ShapeCache::default(),
                             pos: self.pos(*at),
                         }
@@ -410,14 +461,15 @@ impl Lower<'_> {
         while let Node::Lambda(p, b) = &body.node {
             body = b;
             match p {
-                Param::Name(s) => params.push(*s),
+                Param::Name(s) => params.push(self.name(*s)),
                 Param::Formals {
                     formals,
                     ellipsis,
                     bind,
                 } => {
+                    let bind = bind.map(|name| self.name(name));
                     params.push(bind.unwrap_or_else(|| Sym::new(b"")));
-                    pattern = Some((formals, *ellipsis, *bind));
+                    pattern = Some((formals, *ellipsis, bind));
                     break;
                 }
             }
@@ -429,7 +481,9 @@ impl Lower<'_> {
         let first = self.s.take(formals.len() as u32);
         let unnamed = Sym::new(b"");
         let names = params.iter().copied().zip(0..).filter(|p| p.0 != unnamed);
-        let names = names.chain(formals.iter().map(|f| f.name).zip(first..));
+        let theirs = self.g.names;
+        let formal = |f: &crate::parse::ast::Formal<'_>| theirs.map_or(f.name, |n| n.get(f.name));
+        let names = names.chain(formals.iter().map(formal).zip(first..));
         self.s.push_names(names);
         let r = self.lambda_body(formals, first, body);
         self.s.pop();
@@ -468,7 +522,7 @@ impl Lower<'_> {
                 None => None,
             };
             out.push(Formal {
-                name: f.name,
+                name: self.name(f.name),
                 slot: first + i as u32,
                 default,
                 pos: self.pos(f.pos),

@@ -43,8 +43,15 @@ pub(super) struct Frame {
     conditional: bool,
 }
 
+/// What `-`, `*`, `/` and the comparisons stand for. A program can define them anew.
+const OPERATORS: [&[u8]; 4] = [b"__sub", b"__mul", b"__div", b"__lessThan"];
+
 /// The scopes around the current point.
 pub(crate) struct Scopes {
+    /// The names of [`OPERATORS`].
+    operators: [Sym; 4],
+    /// Whether the program has given one of these another meaning somewhere.
+    pub(super) redefined: bool,
     scopes: Vec<Scope>,
     /// The names of all scopes, from the outside in.
     names: Vec<Bound>,
@@ -62,6 +69,8 @@ const SMALL: u32 = 6;
 impl Scopes {
     pub(super) fn new() -> Self {
         Self {
+            operators: OPERATORS.map(Sym::new),
+            redefined: false,
             scopes: Vec::new(),
             names: Vec::new(),
             innermost: Vec::new(),
@@ -74,6 +83,11 @@ impl Scopes {
                 conditional: false,
             },
         }
+    }
+
+    /// Whether a name is one that an operator stands for.
+    pub(super) fn is_operator(&self, name: Sym) -> bool {
+        self.operators.contains(&name)
     }
 
     /// Enters the code of a new frame; returns what `leave_frame` needs.
@@ -154,6 +168,7 @@ impl Scopes {
         let begin = self.names.len() as u32;
         self.scopes.push(Scope::Names(begin));
         for (name, slot) in names {
+            self.redefined |= self.is_operator(name);
             let i = name.index();
             if i >= self.innermost.len() {
                 self.innermost.resize(i + 1, NONE);

@@ -36,7 +36,11 @@ impl Lower<'_> {
         let n = set.attrs.len() as u32;
         let first = self.s.take(n + set.from.len() as u32);
         let from: Vec<u32> = (0..set.from.len() as u32).map(|i| first + n + i).collect();
-        let names = set.attrs.iter().map(|a| a.name);
+        let theirs = self.g.names;
+        let names = set
+            .attrs
+            .iter()
+            .map(|a| theirs.map_or(a.name, |n| n.get(a.name)));
         self.s.push_names(names.zip(first..));
         let mut pre = Vec::with_capacity(set.from.len() + set.attrs.len());
         for (slot, e) in from.iter().zip(&set.from) {
@@ -44,13 +48,14 @@ impl Lower<'_> {
         }
         for (i, a) in set.attrs.iter().enumerate() {
             let pos = self.pos(a.pos);
+            let name = self.name(a.name);
             let e = if matches!(a.value, AttrValue::Inherit) {
                 self.s.hide();
-                let r = self.definition(&a.value, a.name, pos, &from);
+                let r = self.definition(&a.value, name, pos, &from);
                 self.s.unhide();
                 r?
             } else {
-                self.definition(&a.value, a.name, pos, &from)?
+                self.definition(&a.value, name, pos, &from)?
             };
             pre.push((first + i as u32, e));
         }
@@ -105,7 +110,7 @@ impl Lower<'_> {
 
     fn attrs_inner(&mut self, set: &AttrSet<'_>, pos: Pos) -> Res<E> {
         let mut order: Vec<usize> = (0..set.attrs.len()).collect();
-        order.sort_by_key(|&i| set.attrs[i].name);
+        order.sort_by_key(|&i| self.name(set.attrs[i].name));
         let mut pre = Vec::new();
         let mut values: Vec<E> = Vec::with_capacity(order.len());
         let mut slots = Vec::new();
@@ -123,7 +128,7 @@ impl Lower<'_> {
                 slots.push(slot);
                 values.push(keep(Expr::Local(
                     slot,
-                    set.attrs[i].name,
+                    self.name(set.attrs[i].name),
                     self.pos(set.attrs[i].pos),
                 )));
             }
@@ -136,7 +141,7 @@ impl Lower<'_> {
         }
         for &i in &order {
             let a = &set.attrs[i];
-            values.push(self.definition(&a.value, a.name, self.pos(a.pos), &from)?);
+            values.push(self.definition(&a.value, self.name(a.name), self.pos(a.pos), &from)?);
         }
         let dynamic = self.dynamic(set)?;
         Ok(self.literal(set, &order, values, pre, dynamic, slots, pos))
@@ -166,7 +171,10 @@ impl Lower<'_> {
         slots: Vec<u32>,
         pos: Pos,
     ) -> E {
-        let syms: Kept<Sym> = order.iter().map(|&i| set.attrs[i].name).collect();
+        let syms: Kept<Sym> = order
+            .iter()
+            .map(|&i| self.name(set.attrs[i].name))
+            .collect();
         let places = order.iter().map(|&i| self.pos(set.attrs[i].pos)).collect();
         let overrides = set.recursive && syms.contains(&Sym::new(b"__overrides"));
         keep(Expr::Attrs(keep(AttrsLit {

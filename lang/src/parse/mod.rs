@@ -1,6 +1,7 @@
 //! From text to syntax: rnix, behind a fast lane for plain tokens, finds the tokens; this module makes a small AST of them and closes
 //! the gaps between rnix and Nix.
 
+mod ahead;
 pub(crate) mod ast;
 mod attrs;
 mod binds;
@@ -14,6 +15,7 @@ mod source;
 mod strings;
 mod tokens;
 
+pub(crate) use ahead::{Ahead, Names};
 pub(crate) use literals::no_nul;
 pub(crate) use parser::{Workspace, parse};
 pub(crate) use source::decode;

@@ -67,7 +67,7 @@ fn extensions_add_builtins_and_files() {
             &[
                 (
                     "default.nix",
-                    "{ four = builtins.sosDouble 2; sub = import ./sub/x.nix; }",
+                    "{ four = sosDouble 2; sub = import ./sub/x.nix; }",
                 ),
                 ("sub/x.nix", "7"),
             ],

@@ -1,5 +1,6 @@
 //! The files of a checkout, read through the host of an evaluation, with symbolic links followed inside the checkout only.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +10,10 @@ use sos_lang::{FileType, Host};
 
 /// The largest file that is read as a text.
 const MAX_TEXT_BYTES: usize = 4 << 20;
+/// Directories below a step.
+const MAX_DEPTH: usize = 32;
+/// The longest word that is taken for the name of a variable.
+const MAX_WORD_BYTES: usize = 64;
 
 /// A problem, boxed: it is large, and rare.
 pub(crate) type Result<T> = std::result::Result<T, Box<Diagnostic>>;
@@ -109,6 +114,40 @@ impl<'h> Checkout<'h> {
             Ok(text) => Ok(Some(SourceFile::new(shown, text))),
             Err(e) => Err(crate::problems::not_utf8(&shown, &e)),
         }
+    }
+
+    /// Adds to `found` the words of a file, or of every file below a directory, that are names of variables: letters, digits and `_`.
+    /// Links are followed; what is too large to be a script is not looked at.
+    ///
+    /// # Errors
+    /// As [`Checkout::resolve`] and [`Checkout::list`].
+    pub(crate) fn words(
+        &self,
+        path: &str,
+        depth: usize,
+        found: &mut BTreeSet<String>,
+    ) -> Result<()> {
+        let Some(real) = self.resolve(path)? else {
+            return Ok(());
+        };
+        if self.kind(&real)? == Some(FileType::Directory) {
+            if depth < MAX_DEPTH {
+                for (name, _) in self.list(&real)? {
+                    self.words(&format!("{real}/{name}"), depth + 1, found)?;
+                }
+            }
+            return Ok(());
+        }
+        let bytes = match self.host.read_file(&self.root.join(&real)) {
+            Ok(bytes) => bytes,
+            Err(e) => return Err(Box::new(self.unreadable(path, &e))),
+        };
+        if bytes.len() <= MAX_TEXT_BYTES {
+            let words = bytes.split(|b| !b.is_ascii_alphanumeric() && *b != b'_');
+            let words = words.filter(|word| !word.is_empty() && word.len() <= MAX_WORD_BYTES);
+            found.extend(words.map(|word| String::from_utf8_lossy(word).into_owned()));
+        }
+        Ok(())
     }
 
     /// The same for a file that has to be there.

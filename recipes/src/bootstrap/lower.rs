@@ -42,6 +42,7 @@ pub(crate) fn lower(
         plan,
         extra,
         pins: of_packages(plan),
+        seeded,
     };
     let mut set = Set::new()
         .with("arch", text(&arch))
@@ -69,7 +70,7 @@ pub(crate) fn lower(
     }
     if problems.is_empty() {
         let pins = lowerer.pins(&arch, seeded)?;
-        let config = lowerer.config().map_err(one)?;
+        let config = lowerer.config(false).map_err(one)?;
         Ok(set
             .with("config", Plain::List(config))
             .with("steps", Plain::List(steps))
@@ -111,6 +112,8 @@ struct Lowerer<'a> {
     plan: &'a Plan,
     extra: &'a Extra,
     pins: BTreeMap<usize, String>,
+    /// A seed of upstream's has left the variables in the root.
+    seeded: bool,
 }
 
 fn variables_of(all: &BTreeMap<String, String>) -> Plain {
@@ -205,7 +208,7 @@ impl Lowerer<'_> {
                 stage0::DIR
             ),
         ));
-        files.extend(self.config()?);
+        files.extend(self.config(true)?);
         let mut layers = vec![
             // The seed runs what it generates. With nothing in the manifest that is nothing, and every step is a run of its own.
             at_text("/steps/manifest", "\n"),
@@ -248,8 +251,9 @@ impl Lowerer<'_> {
         Ok((run, shell.variables))
     }
 
-    /// What steps read before they begin, and may change for those after them.
-    fn config(&self) -> Result<Vec<Plain>> {
+    /// What steps read before they begin, and may change for those after them. Where no seed has been, each step gets the variables for
+    /// itself: see [`Lowerer::variables`].
+    fn config(&self, with_variables: bool) -> Result<Vec<Plain>> {
         let env = self.checkout.need_text("steps/env")?;
         let cfg = self.plan.variables.to_cfg();
         let file = |path: &str, content: &str| {
@@ -258,10 +262,29 @@ impl Lowerer<'_> {
                 .with("content", text(content))
                 .done()
         };
-        Ok(vec![
-            file("/steps/bootstrap.cfg", &cfg),
-            file("/steps/env", &env.text),
-        ])
+        let mut files = vec![file("/steps/env", &env.text)];
+        if with_variables {
+            files.push(file("/steps/bootstrap.cfg", &cfg));
+        }
+        Ok(files)
+    }
+
+    /// The variables that a step can use: those that it, or what every step reads, has the names of. A changed variable is then no
+    /// change for the others. A step that names the file itself, to change it for those after it, gets all of it.
+    fn variables(&self, step: &Step) -> Result<Variables> {
+        let mut words = BTreeSet::new();
+        let mut of = vec!["steps/env".to_owned(), "steps/helpers.sh".to_owned()];
+        match step.kind {
+            Kind::Build => of.push(format!("{}/{}", step.tree, step.name)),
+            Kind::Improve | Kind::Jump => of.extend(step.script_real.clone()),
+            Kind::Uninstall => {}
+        }
+        for path in of {
+            self.checkout.words(&path, 0, &mut words)?;
+        }
+        let whole = words.contains("bootstrap") && words.contains("cfg");
+        let all = &self.plan.variables;
+        Ok(all.only(|name| whole || words.contains(name)))
     }
 
     fn step(&self, step: &Step, kaem: &BTreeMap<String, String>) -> Result<Plain> {
@@ -293,6 +316,11 @@ impl Lowerer<'_> {
                 }
             }
             Kind::Uninstall => {}
+        }
+        // After the files of the step: a circle of links among them was found by now.
+        if bash && !self.seeded {
+            let cfg = self.variables(step)?.to_cfg();
+            layers.push(at_text("/steps/bootstrap.cfg", &cfg));
         }
         let env = self.checkout.need_text("steps/env")?;
         let script = if bash {
@@ -413,6 +441,7 @@ pub(super) fn distfile(file: &Distfile) -> Plain {
         .with("at", text(format!("{DISTFILES}/{}", file.name)))
         .with("sha256", text(&file.sha256))
         .with("urls", texts(&file.urls))
+        .with_some("git", file.git.as_ref().map(text))
         .done()
 }
 

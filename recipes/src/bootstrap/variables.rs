@@ -51,6 +51,12 @@ impl Variables {
         self.0.iter().map(|(n, v)| (n.as_str(), v.as_str()))
     }
 
+    /// The variables that `wanted` says yes to, in the same order.
+    pub(crate) fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
+        let kept = self.0.iter().filter(|(name, _)| wanted(name));
+        Self(kept.cloned().collect())
+    }
+
     /// Returns the text of a `bootstrap.cfg`: one `NAME=value` a line.
     pub fn to_cfg(&self) -> String {
         self.iter().map(|(n, v)| format!("{n}={v}\n")).collect()

@@ -6,6 +6,8 @@
 , layout ? "container"
 , arrange ? true
 , strict ? false
+, ref ? name
+, version ? null
 , epoch ? rootfs.epoch or 1
 }@args:
 let
@@ -24,6 +26,8 @@ let
       name = "text";
       arrange = "bool";
       strict = "bool";
+      ref = "text";
+      version = "text";
       epoch = "int";
     } args {
       inherit name layout arrange strict epoch;
@@ -38,7 +42,7 @@ let
   commit = arranged "${name}-ostree" "ostree";
   committed = ostree {
     name = "${name}-commit";
-    ref = name;
+    inherit ref version;
     rootfs = commit;
     bootable = true;
   };

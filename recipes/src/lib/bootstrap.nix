@@ -12,7 +12,7 @@
 let
   inherit (builtins) elemAt foldl' genList length listToAttrs map;
 
-  plan = builtins.__sosBootstrapPlan {
+  plan = __sosBootstrapPlan {
     inherit tree settings extraDistfiles;
     bash = shell != null;
   };
@@ -122,6 +122,7 @@ let
       # For the message when nobody has it.
       distfile = step;
       urls = [ "mirror://distfiles/${file.name}" ] ++ file.urls;
+      git = file.git or null;
       outputHash = file.sha256;
       inherit after;
     };
@@ -185,7 +186,7 @@ let
     plan.steps;
 
   # The disk that a machine without a kernel boots, and what it imports later. Only these need every file at once.
-  media = builtins.__sosBootstrapMedia { inherit tree settings; };
+  media = __sosBootstrapMedia { inherit tree settings; };
   all = files: listToAttrs (map (file: { name = file.at; value = "${fetched null "the image" file}"; }) files);
   hex0Image = files:
     derive.tree {
@@ -214,8 +215,21 @@ let
         } [ "tree" ]
         args;
 
+  # The root as one file, with owners, links and times: what `tar -x` makes a root of again.
+  tarball = root:
+    derive.tree {
+      name = "${name}.tar.gz";
+      builder = "builtin:oci-layer";
+      __place = args;
+      rootfs = "${root}";
+      compression = "gzip";
+      single = true;
+      inherit epoch;
+    };
+
   withImages = root:
     root // {
+      tar = tarball root;
       oci = oci.oci { inherit name epoch; rootfs = root; };
       ostree = ostree { inherit name epoch; rootfs = root; };
     };
@@ -228,7 +242,8 @@ let
     (builtins.groupBy (root: root.target) chain.all);
 in
 withImages chain.root // {
-  inherit steps stage0 seed;
+  inherit steps stage0;
+  seed = first;
   # Every digest that the tree says a result has, with the root that it is in.
   pins = map
     (pin: pin // {
@@ -240,7 +255,8 @@ withImages chain.root // {
   builder-hex0-image = hex0Image media.distfiles // { bare = hex0Image [ ]; };
   payload-image = payloadImage false // { wide = payloadImage true; };
   rootfs = withImages chain.root;
-  distfiles = listToAttrs (builtins.concatLists (map
+  # A list: names of files are no names by which the members of a set are built.
+  distfiles = builtins.attrValues (listToAttrs (builtins.concatLists (map
     (one: map (file: { inherit (file) name; value = fetched null one.name file; }) one.distfiles)
-    plan.steps));
+    plan.steps)));
 }

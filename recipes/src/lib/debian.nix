@@ -22,7 +22,7 @@ in
 {
   rootfs = recipe:
     let
-      plan = builtins.__sosRootfsPlan (if builtins.isAttrs recipe && !(recipe ? outPath) then { inherit recipe; } else { file = recipe; });
+      plan = __sosRootfsPlan (if builtins.isAttrs recipe && !(recipe ? outPath) then { inherit recipe; } else { file = recipe; });
       inherit (plan) epoch;
 
       deb = place: d:
@@ -148,7 +148,7 @@ in
           inherit epoch;
           rootfs = whole;
         };
-        inherit (whole.disk) qcow2 uki netboot provision;
+        inherit (whole.disk) qcow2 uki netboot iso provision;
         # Room for what the system writes.
         ext4 = filesystem.ext4 {
           name = "${plan.name}.ext4";
@@ -163,10 +163,10 @@ in
           name = "${plan.name}.squashfs";
           rootfs = whole;
         };
-        bootc = bootc {
+        bootc = bootc ({
           name = "${plan.name}-bootc";
           rootfs = whole;
-        };
+        } // plan.bootc);
       };
     in
     whole;

@@ -30,7 +30,7 @@ in
   inherit bootstrap;
 
   # oci { name, rootfs | from, layers?, layering?, config?, tag? }: an OCI image layout; ociLayer { name, files | tree | rootfs }: one
-  # layer of it. oci.pull { ref, digest }: an image of a registry; oci.rootfs { image }: its files; oci.index { name, images }: images
+  # layer of it. oci.pull { ref, digest? }: an image of a registry; oci.rootfs { image }: its files; oci.index { name, images }: images
   # for several machines.
   inherit (oci) oci ociLayer;
 
@@ -49,6 +49,6 @@ in
   # ext4 | erofs | squashfs { rootfs, name?, label?, uuid?, size?, free?, epoch? }: an image of a file system. verity { image, ... }:
   # the hashes that protect one.
   inherit (filesystem) ext4 erofs squashfs verity;
-  # bootc { rootfs, name?, layout?, strict? }: a root filesystem as hosts of bootc and OSTree boot it; also .oci and .ostree of it.
+  # bootc { rootfs, name?, layout?, strict?, ref?, version? }: a root filesystem as hosts of bootc and OSTree boot it; also .oci and .ostree of it.
   inherit bootc;
 }

@@ -34,7 +34,7 @@ rec {
         let at = builtins.intersectAttrs (builtins.listToAttrs (map (name: { inherit name; value = null; }) names)) given;
         in if at == { } then given else at;
     in
-    builtins.__sosRefuse {
+    __sosRefuse {
       inherit code message help;
       __place = place names given;
       more = map (one: { inherit (one) message; __place = place [ one.name ] (one.given or given); }) more;

@@ -1,14 +1,14 @@
 derive:
 # Bootable disks of a root filesystem. The value is the raw image; other forms of it hang on it: `qcow2`, `uki`, `netboot`,
-# `provision`. Ids follow from the name and the seed, never from what is on the disk: a slot keeps its id from version to version,
+# `iso`, `provision`. Ids follow from the name and the seed, never from what is on the disk: a slot keeps its id from version to version,
 # and the kernel's command line can name it.
 let
-  inherit (builtins) concatStringsSep elem elemAt filter genList head length listToAttrs map;
+  inherit (builtins) concatStringsSep elem elemAt filter foldl' genList head length listToAttrs map;
 
   # Names of EFI programs, by Debian's name of the architecture.
   platforms = {
-    amd64 = { default = "BOOTX64.EFI"; name = "x64"; root = "root"; };
-    arm64 = { default = "BOOTAA64.EFI"; name = "aa64"; root = "root-arm64"; };
+    amd64 = { default = "BOOTX64.EFI"; name = "x64"; root = "root"; verity = "root-verity"; };
+    arm64 = { default = "BOOTAA64.EFI"; name = "aa64"; root = "root-arm64"; verity = "root-arm64-verity"; };
   };
 
   # `given` is what a recipe says, read and checked; `place` is where messages point.
@@ -16,7 +16,7 @@ let
     let
       refuse = message: names: derive.refuse { message = "the disk `${name}` ${message}"; } names place;
       platform = platforms.${arch} or (refuse "is for ${arch}, for which there is no boot loader here" [ "arch" ]);
-      uuid = role: builtins.__sosUuid { inherit seed role; };
+      uuid = role: __sosUuid { inherit seed role; };
       path = attribute: if given ? ${attribute} then derive.source given.${attribute} else null;
 
       seed = given.seed or name;
@@ -31,6 +31,25 @@ let
       stub = path "stub";
       id = "${name}_${version}";
       isReadOnly = filesystem != "ext4";
+      # A kernel that has the file system as a module, as most have, needs an initrd.
+      wantedInitrd = given.initrd or (if isReadOnly then "own" else "none");
+      # What the system writes goes to memory where the root cannot take it.
+      volatile =
+        let wanted = given.volatile or (if isReadOnly && wantedInitrd != "none" then "overlay" else "none");
+        in
+        if wanted == "overlay" && wantedInitrd == "none" then
+          refuse "has `volatile = \"overlay\"`, which an initrd lays over the root: give it `initrd = \"own\"`" [ "volatile" "initrd" ]
+        else wanted;
+      # Whether every block of the root is compared with a hash when it is read.
+      verity =
+        if !(given.verity or false) then false
+        else if !isReadOnly then
+          refuse "has `verity`, and nothing may write to a root with hashes: choose `filesystem = \"erofs\"` or \"squashfs\"" [ "verity" "filesystem" ]
+        else if boot != "uki" then
+          refuse "has `verity`, whose hash must be part of the kernel image: leave `boot` at \"uki\"" [ "verity" "boot" ]
+        else if wantedInitrd == "none" then
+          refuse "has `verity`, which an initrd sets up: leave `initrd` out, or choose \"own\" or \"distribution\"" [ "verity" "initrd" ]
+        else true;
       release = {
         IMAGE_ID = name;
         IMAGE_VERSION = version;
@@ -58,6 +77,17 @@ let
         free = if isReadOnly then 0 else given.free or 67108864;
         rootfs = true;
       };
+      # Hashes over so many bytes: blocks of 128 hashes, level over level, and one block that describes them.
+      hashBytes = size:
+        let levels = blocks: if blocks <= 1 then 0 else let above = (blocks + 127) / 128; in above + levels above;
+        in 4096 * (1 + levels ((size + 4095) / 4096));
+      hashes = of: {
+        name = "${of.name}-verity";
+        type = platform.verity;
+        attributes = [ "read-only" ];
+        size = if of.size == null then null else hashBytes of.size;
+      };
+      withHashes = of: if verity then [ of (hashes of) ] else [ of ];
       slot = letter: root // {
         name = "root-${letter}";
         attributes = if isReadOnly then [ "read-only" ] else [ ];
@@ -65,12 +95,36 @@ let
       };
       layout =
         if given ? partitions then given.partitions
-        else if given.slots or 1 == 1 then [ esp root ]
-        else [ esp (slot "a") (removeAttrs (slot "b") [ "rootfs" "filesystem" ]) ];
+        else if given.slots or 1 == 1 then [ esp ] ++ withHashes root
+        else [ esp ] ++ withHashes (slot "a") ++ withHashes (removeAttrs (slot "b") [ "rootfs" "filesystem" ]);
+
+      # With hashes the file system is made first, since the kernel image has to know them.
+      rootImage = part ".${filesystem}" "filesystem" {
+        rootfs = "${rootfs}";
+        uuid = uuid "filesystem root";
+        inherit filesystem epoch;
+      };
+      rootHashes = part "-verity" "verity" { image = "${rootImage}"; uuid = uuid "verity"; };
+      slotPartitions = filter (one: elem (one.type or "linux") [ "root" "root-arm64" ]) layout;
+      hashPartitions = filter (one: one.type or "linux" == platform.verity) layout;
+      # The partition with the hashes of each root: the first belongs to the first, and so on.
+      partners =
+        if length slotPartitions != length hashPartitions then
+          refuse "has `verity`, and needs a partition of type `${platform.verity}` for each one of type `${platform.root}`, in the same order" [ "partition" "partitions" ]
+        else
+          listToAttrs (genList (i: { name = (elemAt slotPartitions i).name; value = elemAt hashPartitions i; }) (length slotPartitions));
+      partner = one: partners.${one.name} or (refuse "has `verity`: give the partition `${one.name}` the type `${platform.root}`" [ "partition" "partitions" ]);
+      # By partition, what is copied into it.
+      images =
+        if !verity then { }
+        else
+          foldl' (all: one: all // { ${one.name} = "${rootImage}"; ${(partner one).name} = "${rootHashes}/hashes"; }) { } roots;
 
       lowered = map
         (one:
-          let isEsp = one.type or "linux" == "esp";
+          let
+            isEsp = one.type or "linux" == "esp";
+            isCopied = images ? ${one.name};
           in derive.present {
             inherit (one) name;
             type = one.type or "linux";
@@ -78,17 +132,17 @@ let
             size = one.size or null;
             rest = one.rest or null;
             attributes = one.attributes or [ ];
-            filesystem = one.filesystem or (if isEsp then "vfat" else null);
+            filesystem = if isCopied then null else one.filesystem or (if isEsp then "vfat" else null);
             filesystem_uuid = one.filesystem-uuid or (uuid "filesystem ${one.name}");
             label = one.label or (if isEsp then "ESP" else null);
             rootfs =
-              if one.rootfs or false == false then null
+              if one.rootfs or false == false || isCopied then null
               else if one.rootfs == true then "${rootfs}"
               else one.rootfs;
             free = one.free or null;
-            image = if one ? image then derive.source one.image else null;
+            image = images.${one.name} or (if one ? image then derive.source one.image else null);
             files =
-              if isEsp then loaderFiles // systemFiles bootRoot.uuid // derive.sources (one.files or { })
+              if isEsp then loaderFiles // systemFiles bootRoot // derive.sources (one.files or { })
               else if one ? files then derive.sources one.files
               else null;
           })
@@ -96,17 +150,31 @@ let
 
       # The partition that the kernel is told of.
       roots = filter (one: one.rootfs or false == true) layout;
-      rootOf = one: one.uuid or (uuid "partition ${one.name}");
+      idOf = one: one.uuid or (uuid "partition ${one.name}");
+      rootOf = one: {
+        uuid = idOf one;
+        hashes = if verity then idOf (partner one) else null;
+      };
       bootRoot =
         if roots == [ ] then
           refuse "has no partition with the root filesystem: give one `rootfs = true`" [ "partition" "partitions" ]
         else
-          { uuid = rootOf (head roots); };
+          rootOf (head roots);
 
       consoles = if console == "none" then [ ] else [ "console=tty0" "console=${console}" ];
       cmdline = root: concatStringsSep " " (
         # Without an initrd the kernel waits for the disk only if it is told to.
-        [ "root=PARTUUID=${root}" (if isReadOnly then "ro" else "rw") "rootwait" ]
+        (if verity then
+          [
+            "root=/dev/mapper/root"
+            "systemd.verity_root_data=PARTUUID=${root.uuid}"
+            "systemd.verity_root_hash=PARTUUID=${root.hashes}"
+            # A root that was changed must not go on running with a part of its files.
+            "systemd.verity_root_options=panic-on-corruption"
+          ]
+        else [ "root=PARTUUID=${root.uuid}" ])
+        ++ [ (if isReadOnly then "ro" else "rw") "rootwait" ]
+        ++ (if volatile == "none" then [ ] else [ "systemd.volatile=${volatile}" ])
         ++ (if isReadOnly then [ "rootfstype=${filesystem}" ] else [ ])
         ++ consoles
         # A system that cannot start is started again, and the loader counts.
@@ -114,14 +182,19 @@ let
         ++ given.cmdline or [ ]
       );
 
-      makeInitrd = suffix: filesystems: required: part suffix "initrd" {
+      makeInitrd = suffix: filesystems: required: more: part suffix "initrd" ({
         rootfs = "${rootfs}";
         modules = required ++ modules;
         inherit filesystems kernel busybox epoch;
-      };
-      ownInitrd = makeInitrd "-initrd" [ filesystem ] [ ];
+      } // more);
+      ownInitrd = makeInitrd "-initrd" [ filesystem ]
+        ((if verity then [ "dm_verity" ] else [ ]) ++ (if volatile == "overlay" then [ "overlay" ] else [ ]))
+        (if verity then {
+          useful = [ "crypto-sha256" ];
+          programs = [ "/usr/sbin/veritysetup" ];
+        } else { });
       initrds =
-        let wanted = given.initrd or "none";
+        let wanted = wantedInitrd;
         in
         if wanted == "none" then [ ]
         else if wanted == "own" then [ "${ownInitrd}" ]
@@ -131,6 +204,7 @@ let
       makeUki = root: part "_${version}.efi" "uki" {
         rootfs = "${rootfs}";
         cmdline = cmdline root;
+        roothash = if verity then "${rootHashes}/roothash" else null;
         os_release = release;
         inherit kernel initrds stub;
       };
@@ -163,13 +237,12 @@ let
             (length initrds));
 
       loader = if given ? loader then derive.source given.loader else "${rootfs}/usr/lib/systemd/boot/efi/systemd-boot${platform.name}.efi";
-      loaderFiles =
-        if boot == "none" then { }
-        else {
-          "EFI/BOOT/${platform.default}" = loader;
-          "EFI/systemd/systemd-boot${platform.name}.efi" = loader;
-          "loader/loader.conf".text = "timeout ${toString (given.timeout or 0)}\neditor no\ndefault ${name}_*\n";
-        };
+      startFiles = {
+        "EFI/BOOT/${platform.default}" = loader;
+        "EFI/systemd/systemd-boot${platform.name}.efi" = loader;
+        "loader/loader.conf".text = "timeout ${toString (given.timeout or 0)}\neditor no\ndefault ${name}_*\n";
+      };
+      loaderFiles = if boot == "none" then { } else startFiles;
 
       disk = part ".raw" "disk" {
         uuid = uuid "disk";
@@ -179,16 +252,33 @@ let
       };
       netboot = part "-netboot" "netboot" {
         rootfs = "${rootfs}";
-        initrd = "${makeInitrd "-netboot-initrd" [ ] [ "loop" "overlay" "squashfs" ]}";
+        initrd = "${makeInitrd "-netboot-initrd" [ ] [ "loop" "overlay" "squashfs" ] { }}";
         filesystem = "squashfs";
         cmdline = concatStringsSep " " (consoles ++ given.cmdline or [ ]);
         os_release = release;
         uki = id;
         inherit kernel stub epoch;
       };
+      # The loader and one program with everything in it: a root on an optical drive would need drivers that kernels for virtual
+      # machines lack.
+      iso = part ".iso" "iso" {
+        label = name;
+        uuid = uuid "iso";
+        partition_uuid = uuid "partition iso";
+        filesystem_uuid = uuid "filesystem iso";
+        files = startFiles // { "EFI/Linux/${id}.efi" = "${netboot}/${id}.efi"; };
+        inherit epoch;
+      };
       # What `sos provision` works from: the layout, and for each slot the files that start it.
-      slots = map (one: { inherit (one) name; files = systemFiles (rootOf one); })
-        (filter (one: elem (one.type or "linux") [ "root" "root-arm64" ]) layout);
+      slots = map
+        (one: {
+          inherit (one) name;
+          files = systemFiles (rootOf one);
+          images =
+            if verity then { ${one.name} = "${rootImage}"; ${(partner one).name} = "${rootHashes}/hashes"; }
+            else { };
+        })
+        slotPartitions;
       provision = part "-provision" "provision" {
         inherit epoch version slots;
         image = name;
@@ -202,9 +292,9 @@ let
       };
     in
     disk // {
-      inherit netboot provision;
+      inherit netboot iso provision;
       initrd = ownInitrd;
-      uki = makeUki bootRoot.uuid;
+      uki = makeUki bootRoot;
       qcow2 = part ".qcow2" "qcow2" { disk = "${disk}"; };
     };
 
@@ -237,7 +327,7 @@ let
         else
           derive.refuse { message = "${what} needs `deployments`, a list of `{ rootfs, commit }`"; } [ "deployments" ] args;
       platform = platforms.${machine} or (derive.refuse { message = "${what} is for ${machine}, for which there is no boot loader here"; } [ "arch" ] args);
-      uuid = role: builtins.__sosUuid { inherit seed role; };
+      uuid = role: __sosUuid { inherit seed role; };
       loaderFile = if loader != null then derive.source loader else "${newest}/usr/lib/systemd/boot/efi/systemd-boot${platform.name}.efi";
       initrd = derive.tree {
         name = "${name}-initrd";
@@ -325,7 +415,7 @@ in
     , arch ? rootfs.arch or "amd64"
     , ...
     }@args:
-    make args (builtins.__sosDisk (removeAttrs args [ "rootfs" "name" "epoch" "arch" ])) {
+    make args (__sosDisk (removeAttrs args [ "rootfs" "name" "epoch" "arch" ])) {
       inherit rootfs name epoch arch;
     };
 }

@@ -11,7 +11,7 @@ derive:
     }@args:
     let
       given = if hash != null then hash else sha256;
-      checked = builtins.__sosCheckHash {
+      checked = __sosCheckHash {
         hash = given;
         __place = builtins.intersectAttrs { hash = null; sha256 = null; } args;
       };
@@ -25,7 +25,7 @@ derive:
             } [ "executable" "unpack" ]
             args
         else
-          builtins.__sosPinUrl {
+          __sosPinUrl {
             url = builtins.head urls;
             written = builtins.intersectAttrs { url = null; urls = null; } args;
           };

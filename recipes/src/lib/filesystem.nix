@@ -15,6 +15,7 @@ let
         || builtins.isString value && builtins.match "[0-9]+[KMGT]?" value != null;
       badSizes = builtins.filter (one: !(isSize (args.${one} or null))) [ "size" "free" ];
       first = builtins.head (unknown ++ badSizes);
+      aclWords = [ "drop" "refuse" ];
     in
     if unknown != [ ] then
       derive.refuse
@@ -28,6 +29,8 @@ let
           message = "`${first}` of sos.${type} must be a number of bytes, or a string such as \"512M\" or \"2G\"";
         } [ first ]
         args
+    else if args ? acls && !(builtins.elem args.acls aclWords) then
+      derive.refuse { message = "`acls` of sos.${type} must be one of \"drop\", \"refuse\""; } [ "acls" ] args
     else
       derive.tree (derive.typed "sos.${type}" {
         name = "text";
@@ -43,12 +46,14 @@ let
         label = args.label or null;
         uuid = args.uuid or null;
         free = args.free or null;
+        acls = args.acls or null;
       }) // { inherit epoch; };
 in
 {
   ext4 = filesystem "ext4" [ "label" "uuid" "free" ];
   erofs = filesystem "erofs" [ "label" "uuid" ];
-  squashfs = filesystem "squashfs" [ ];
+  # It has no access control lists: `acls = "drop"` leaves them out with a warning in the log, "refuse" makes one an error.
+  squashfs = filesystem "squashfs" [ "acls" ];
 
   # Two files: `hashes`, which goes beside the image, and `roothash`, which the kernel is told.
   verity = { image, name ? "${image.name or "image"}-verity", salt ? null, uuid ? null }@args:

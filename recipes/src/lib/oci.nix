@@ -85,10 +85,10 @@ let
       image = path args "image" image;
     }) // { inherit arch epoch image; };
 
-  # An image of a registry, pinned by the digest of its manifest or index.
+  # An image of a registry, pinned by the digest of its manifest or index: the one given, the one in its name, or that of sos.lock.
   pull =
     { ref
-    , digest
+    , digest ? null
     , arch ? "amd64"
     , name ? derive.storeName (baseNameOf (builtins.head (builtins.split "[:@]" (baseNameOf ref))))
     }@args:
@@ -99,24 +99,41 @@ let
         arch = "text";
       };
       checked = derive.typed "sos.oci.pull" types args { inherit ref digest arch; };
+      inName = builtins.match "[^@]*@(.*)" checked.ref;
+      pinned =
+        if digest != null then checked.digest
+        else if inName != null then builtins.head inName
+        else
+          __sosPinImage {
+            inherit (checked) ref;
+            written = builtins.intersectAttrs { ref = null; } args;
+          };
       sound =
-        if builtins.match "sha256:[0-9a-f]{64}" checked.digest != null then
+        if digest != null && inName != null && builtins.head inName != digest then
+          derive.refuse
+            {
+              message = "sos.oci.pull has two digests: `${builtins.head inName}` in its `ref`, and `${digest}`";
+              help = "leave one of them out";
+            } [ "digest" ]
+            args
+        else if builtins.match "sha256:[0-9a-f]{64}" pinned != null then
           true
         else
           derive.refuse
             {
-              message = "`${checked.digest}` is not the digest of an image; it must be `sha256:` and 64 digits";
-              help = "`skopeo inspect docker://${checked.ref}` tells the digest of what the registry has now";
-            } [ "digest" ]
+              message = "`${pinned}` is not the digest of an image; it must be `sha256:` and 64 digits";
+              help = "leave it out to have `sos.lock` pin what the registry has now";
+            } [ (if digest != null then "digest" else "ref") ]
             args;
     in
     assert sound;
     derive.tree {
       inherit name;
-      inherit (checked) ref digest arch;
+      inherit (checked) ref arch;
+      digest = pinned;
       builder = "builtin:oci-pull";
       __place = args;
-    } // { inherit arch ref digest; };
+    } // { inherit arch ref; digest = pinned; };
 
   # Images for several machines under one name.
   index =

@@ -11,7 +11,7 @@ in
 
   edit = { rootfs, name ? "${rootfs.name or "rootfs"}-edited", epoch ? rootfs.epoch or 1, ... }@args:
     let
-      changes = builtins.__sosRootfsEdit (removeAttrs args [ "rootfs" "name" "epoch" ]);
+      changes = __sosRootfsEdit (removeAttrs args [ "rootfs" "name" "epoch" ]);
     in
     derive.rootfs (withSources (removeAttrs changes [ "places" ]) // {
       inherit name epoch;

@@ -26,6 +26,8 @@ pub(super) const DISK: &[&str] = &[
     "slots",
     "tries",
     "filesystem",
+    "verity",
+    "volatile",
     "root-size",
     "esp-size",
     "free",
@@ -59,6 +61,7 @@ const IN_PARTITION: Known = Known {
 const BOOT: &[&str] = &["uki", "entries", "none"];
 const INITRD: &[&str] = &["none", "own", "distribution"];
 const FILESYSTEMS: &[&str] = &["ext4", "erofs", "squashfs", "vfat"];
+const VOLATILE: &[&str] = &["overlay", "state", "none"];
 const ROOTS: &[&str] = &["ext4", "erofs", "squashfs"];
 const ATTRIBUTES: &[&str] = &["read-only", "no-auto", "grow"];
 /// Larger than any disk.
@@ -131,9 +134,18 @@ fn disk(fields: &Fields<'_>, problems: &mut Problems) -> Vec<(&'static str, Give
             checked(fields, name, rule, problems).map(|s| (name, Given::Text(s, Vec::new()))),
         );
     }
-    for (name, words) in [("boot", BOOT), ("filesystem", ROOTS)] {
+    for (name, words) in [
+        ("boot", BOOT),
+        ("filesystem", ROOTS),
+        ("volatile", VOLATILE),
+    ] {
         out.extend(word(fields, name, words, problems).map(|s| (name, Given::Text(s, Vec::new()))));
     }
+    out.extend(
+        fields
+            .flag("verity", problems)
+            .map(|flag| ("verity", Given::Flag(flag))),
+    );
     for (name, least, most) in [("timeout", 0, 3600), ("slots", 1, 2), ("tries", 1, 9)] {
         out.extend(number(fields, name, least, most, problems).map(|n| (name, Given::Int(n))));
     }

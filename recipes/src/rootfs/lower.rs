@@ -7,6 +7,7 @@ use std::path::Path;
 use sos_formats::lock::{LockedPackage, LockedSuite, Phase, RootfsLocked};
 use sos_lang::Plain;
 
+use super::bootc;
 use super::check;
 use super::disk;
 use super::fields::Located;
@@ -21,7 +22,8 @@ const SPLIT_USR: &[&str] = &["wheezy", "jessie", "stretch", "trusty", "xenial"];
 /// # Shape
 /// `name`, `arch`, `system`, `suite`, `variant`, `epoch`, `mergedUsr`; `debs`: all packages in install order, each with `name`, `version`,
 /// `arch`, `file`, `sha256` and `urls` or `local`; `essential`: indexes into `debs`; `batches`: lists of indexes; `auto`: packages
-/// that were only pulled in; `debconf`: one text; `edit`: see [`edit`]; `disk`: what `[disk]` and `[[partition]]` say.
+/// that were only pulled in; `debconf`: one text; `edit`: see [`edit`]; `disk`: what `[disk]` and `[[partition]]` say;
+/// `bootc`: what `[bootc]` says.
 pub(crate) fn lower(recipe: &RootfsRecipe, locked: &RootfsLocked, base: &Path) -> Plain {
     let epoch = recipe.epoch.or_else(|| newest(&locked.suites)).unwrap_or(0);
     let debs = locked
@@ -101,6 +103,7 @@ pub(crate) fn lower(recipe: &RootfsRecipe, locked: &RootfsLocked, base: &Path) -
         .with_some("debconf", (!debconf.is_empty()).then(|| text(debconf)))
         .with("edit", edit(&recipe.edit, base))
         .with("disk", disk::lower(&recipe.disk, base))
+        .with("bootc", bootc::lower(&recipe.bootc))
         .done()
 }
 

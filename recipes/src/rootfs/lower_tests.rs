@@ -104,6 +104,7 @@ fn smallest_plan() {
           1
         ]
       ],
+      "bootc": {},
       "debs": [
         {
           "arch": "amd64",

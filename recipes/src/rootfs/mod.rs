@@ -2,6 +2,7 @@
 
 mod accounts;
 mod apt;
+mod bootc;
 mod check;
 mod disk;
 mod fields;

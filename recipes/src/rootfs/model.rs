@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use sos_formats::lock::Variant;
 use sos_lang::ContextElem;
 
+use super::bootc::BootcSpec;
 use super::disk::DiskSpec;
 use super::fields::Located;
 use crate::tree::Place;
@@ -26,6 +27,7 @@ pub(crate) struct RootfsRecipe {
     /// Lines for `debconf-set-selections`.
     pub(crate) debconf: Vec<String>,
     pub(crate) disk: DiskSpec,
+    pub(crate) bootc: BootcSpec,
     pub(crate) edit: EditSpec,
 }
 

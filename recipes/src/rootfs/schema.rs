@@ -12,6 +12,7 @@ use sos_formats::lock::Variant;
 
 use super::accounts;
 use super::apt;
+use super::bootc;
 use super::check::{self, Checked};
 use super::disk;
 use super::fields::{Fields, Known, Located, wrong_type};
@@ -62,6 +63,7 @@ const TOP: Known = Known {
         "cleanup",
         "disk",
         "partition",
+        "bootc",
     ],
     aliases: &[
         ("suites", "suite"),
@@ -248,6 +250,7 @@ fn read(tree: &Node, default_name: &str, problems: &mut Problems) -> Option<Root
         debs,
         debconf,
         disk: disk::read(&groups.top, problems),
+        bootc: bootc::read(&groups.top, problems),
         edit,
     })
 }
@@ -376,7 +379,7 @@ pub(super) fn file_ref(
 }
 
 /// Reads a word out of a closed set.
-fn word<T: Copy>(
+pub(super) fn word<T: Copy>(
     fields: &Fields<'_>,
     name: &str,
     words: &[(&'static str, T)],

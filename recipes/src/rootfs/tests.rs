@@ -97,7 +97,7 @@ fn unknown_fields() {
     insta::assert_snapshot!(problems("suite = \"bookworm\"\nincludes = []\nmachine_id = \"x\"\nzzz = 1\n[services]\nenabled = []\n[[file]]\npath = \"/a\"\nsuorce = \"x\""), @r#"
     2:1 recipe-unknown-field: unknown field `includes` in the recipe | not a field | did you mean `include`?
     3:1 recipe-unknown-field: unknown field `machine_id` in the recipe | not a field | did you mean `machine-id`?
-    4:1 recipe-unknown-field: unknown field `zzz` in the recipe | not a field | known here: `name`, `arch`, `variant`, `recommends`, `epoch`, `mirror`, `suite`, `components`, `keyring`, `snapshot`, `apt`, `include`, `exclude`, `debs`, `debconf`, `hostname`, `locale`, `timezone`, `machine-id`, `rootfs`, `source`, `packages`, `system`, `file`, `user`, `group`, `services`, `cleanup`, `disk`, `partition`
+    4:1 recipe-unknown-field: unknown field `zzz` in the recipe | not a field | known here: `name`, `arch`, `variant`, `recommends`, `epoch`, `mirror`, `suite`, `components`, `keyring`, `snapshot`, `apt`, `include`, `exclude`, `debs`, `debconf`, `hostname`, `locale`, `timezone`, `machine-id`, `rootfs`, `source`, `packages`, `system`, `file`, `user`, `group`, `services`, `cleanup`, `disk`, `partition`, `bootc`
     6:1 recipe-unknown-field: unknown field `enabled` in `[services]` | not a field | did you mean `enable`?
     7:1 recipe-missing-field: file 1 needs exactly one of `source`, `content`, `symlink` and `directory` | has none
     9:1 recipe-unknown-field: unknown field `suorce` in file 1 | not a field | did you mean `source`?

@@ -44,6 +44,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("004_derived.sql"),
     include_str!("005_steps.sql"),
     include_str!("006_rebuilds.sql"),
+    include_str!("007_below.sql"),
 ];
 
 /// How long a writer waits for another process.

@@ -9,6 +9,7 @@ use sos_formats::store_path::StorePath;
 use super::Unsigned;
 use crate::error::{Result, StoreError};
 use crate::objects::{ObjectKind, PathInfo};
+use crate::rootfs::Below;
 
 const COLUMNS: &str =
     "id, hash20, name, kind, nar_sha256, nar_size, root_blake3, ca, deriver, registered";
@@ -229,21 +230,35 @@ pub(crate) fn delete_paths(db: &Connection, ids: impl Iterator<Item = i64>) -> R
     Ok(())
 }
 
-/// The size of all files below a manifest node, if the node is known to be complete.
-pub(crate) fn node_size(db: &Connection, node: &Blake3) -> Result<Option<u64>> {
-    let mut statement = db.prepare_cached("SELECT size FROM node WHERE hash = ?1")?;
-    Ok(statement
-        .query_row([node.0], |row| row.get(0))
-        .optional()?
-        .map(|size: Unsigned| size.0))
+/// What is kept of a manifest node that is known to be complete.
+#[derive(Clone)]
+pub(crate) struct NodeFacts {
+    /// Bytes of all files below.
+    pub(crate) size: u64,
+    /// What is special below; an older sos did not note it.
+    pub(crate) below: Option<Below>,
 }
 
-/// Notes that manifest nodes are complete, with the size of all files below each.
-pub(crate) fn insert_nodes(db: &Connection, nodes: &BTreeMap<Blake3, u64>) -> Result<()> {
+/// What is kept of a manifest node, if it is known to be complete.
+pub(crate) fn node_facts(db: &Connection, node: &Blake3) -> Result<Option<NodeFacts>> {
+    let mut statement = db.prepare_cached("SELECT size, below FROM node WHERE hash = ?1")?;
+    let read = |row: &Row<'_>| {
+        let below = row.get_ref(1)?.as_blob_or_null()?;
+        Ok(NodeFacts {
+            size: row.get::<_, Unsigned>(0)?.0,
+            below: below.and_then(Below::from_bytes),
+        })
+    };
+    Ok(statement.query_row([node.0], read).optional()?)
+}
+
+/// Notes that manifest nodes are complete.
+pub(crate) fn insert_nodes(db: &Connection, nodes: &BTreeMap<Blake3, NodeFacts>) -> Result<()> {
     let mut statement =
-        db.prepare_cached("INSERT OR IGNORE INTO node (hash, size) VALUES (?1, ?2)")?;
-    for (node, size) in nodes {
-        statement.execute(params![node.0, Unsigned(*size)])?;
+        db.prepare_cached("INSERT OR IGNORE INTO node (hash, size, below) VALUES (?1, ?2, ?3)")?;
+    for (node, facts) in nodes {
+        let below = facts.below.as_ref().map(Below::to_bytes);
+        statement.execute(params![node.0, Unsigned(facts.size), below])?;
     }
     Ok(())
 }

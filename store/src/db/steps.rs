@@ -100,6 +100,26 @@ pub(crate) fn steps_named(db: &Connection, name: &str, limit: u32) -> Result<Vec
     Ok(found)
 }
 
+/// The derivations that were tried in the newest `builds` runs, and failed the last time.
+pub(crate) fn failed_last(db: &Connection, builds: u32) -> Result<Vec<StorePath>> {
+    let sql = "SELECT drv FROM step AS one
+               WHERE build > (SELECT coalesce(max(id), 0) FROM build) - ?1 AND status = 'failed' AND NOT EXISTS (
+                   SELECT 1 FROM step AS later
+                   WHERE later.drv = one.drv AND later.id > one.id
+                       AND later.status IN ('built', 'fetched', 'cached', 'failed'))";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query([builds])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let base: String = row.get(0)?;
+        let path = StorePath::from_base(&base).map_err(|err| StoreError::DatabaseCorrupt {
+            detail: err.to_string(),
+        })?;
+        found.push(path);
+    }
+    Ok(found)
+}
+
 /// The newest step that was asked for by an attribute path of a project and came to an end.
 pub(crate) fn step_of_attr(db: &Connection, project: &str, attr: &str) -> Result<Option<StepRow>> {
     let sql = format!(

@@ -1,29 +1,24 @@
 //! Manifest nodes that were read lately. Steps that follow each other read the same few directories again and again: to move a
 //! working tree, to look up what a step changed, to find the names of files with hard links.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use sos_formats::hash::Blake3;
-use sos_formats::manifest::{Kind, Node};
+use sos_formats::manifest::Node;
 use zstd::bulk::{Compressor, Decompressor};
 
+use super::below::{Below, MAX_KEPT};
 use super::nodes::LEVEL;
-use super::tree::{Group, MAX_DEPTH};
 use crate::db;
-use crate::error::{Result, StoreError};
+use crate::error::Result;
 use crate::store::Store;
 
 /// Encoded bytes of the nodes of one generation; two are kept.
 const GENERATION_BYTES: usize = 8 << 20;
-/// The most directories whose groups are remembered.
-const MAX_GROUPED: usize = 1 << 18;
 /// The most idle contexts for compression; one has more than a megabyte.
 const MAX_IDLE: usize = 4;
-
-/// The hard-link groups in a directory and below it.
-pub(super) type Groups = Arc<BTreeSet<Group>>;
 
 #[derive(Default)]
 pub(crate) struct NodeCache {
@@ -37,7 +32,7 @@ struct Kept {
     young: HashMap<Blake3, (Arc<Node>, usize)>,
     young_bytes: usize,
     old: HashMap<Blake3, (Arc<Node>, usize)>,
-    groups: HashMap<Blake3, Groups>,
+    below: HashMap<Blake3, Below>,
 }
 
 impl Kept {
@@ -62,6 +57,19 @@ impl Kept {
 }
 
 impl NodeCache {
+    /// What is special below a directory, if it was asked for before.
+    pub(super) fn below(&self, id: &Blake3) -> Option<Below> {
+        db::lock(&self.kept).below.get(id).cloned()
+    }
+
+    pub(super) fn keep_below(&self, id: Blake3, below: &Below) {
+        let mut kept = db::lock(&self.kept);
+        if kept.below.len() >= MAX_KEPT {
+            kept.below.clear();
+        }
+        kept.below.insert(id, below.clone());
+    }
+
     /// Compresses with a context that was used before: making one takes longer than a small directory.
     pub(super) fn compress(&self, bytes: &[u8]) -> io::Result<Vec<u8>> {
         let idle = db::lock(&self.compressors).pop();
@@ -109,48 +117,6 @@ impl Store {
         let node = Arc::new(node);
         db::lock(kept).put(*id, Arc::clone(&node), bytes);
         Ok(node)
-    }
-
-    /// The hard-link groups in a directory and below it. Directories that were asked for before are not read again.
-    ///
-    /// # Errors
-    /// When a directory cannot be read, or they are nested too deeply.
-    pub fn hardlinks_below(&self, id: &Blake3) -> Result<Arc<BTreeSet<[u8; 16]>>> {
-        self.groups_below(id, 0)
-    }
-
-    fn groups_below(&self, id: &Blake3, depth: usize) -> Result<Groups> {
-        let kept = &self.nodes().kept;
-        if let Some(groups) = db::lock(kept).groups.get(id) {
-            return Ok(Arc::clone(groups));
-        }
-        if depth >= MAX_DEPTH {
-            return Err(StoreError::TooDeep {
-                path: self.manifest_path(id),
-                limit: MAX_DEPTH,
-            });
-        }
-        let mut groups = BTreeSet::new();
-        // Not through the cache of nodes: a look at all of a root filesystem would push everything else out.
-        for entry in self.get_node(id)?.entries {
-            match &entry.kind {
-                Kind::Dir { node } => groups.extend(self.groups_below(node, depth + 1)?.iter()),
-                Kind::File {
-                    hardlink: Some(group),
-                    ..
-                } => {
-                    groups.insert(*group);
-                }
-                _ => {}
-            }
-        }
-        let groups = Arc::new(groups);
-        let mut kept = db::lock(kept);
-        if kept.groups.len() >= MAX_GROUPED {
-            kept.groups.clear();
-        }
-        kept.groups.insert(*id, Arc::clone(&groups));
-        Ok(groups)
     }
 }
 

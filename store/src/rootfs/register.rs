@@ -7,9 +7,10 @@ use sos_formats::hash::{Blake3, Hash};
 use sos_formats::manifest::{Kind, Node};
 use sos_formats::store_path::{self, StorePath};
 
+use super::below::Gather;
 use super::tree::MAX_DEPTH;
 use crate::clock;
-use crate::db;
+use crate::db::{self, NodeFacts};
 use crate::error::{Result, StoreError};
 use crate::fault;
 use crate::objects::{ObjectKind, PathInfo};
@@ -20,8 +21,8 @@ const MAX_ATTEMPTS: usize = 8;
 
 /// A manifest that was found to be complete.
 struct Verified {
-    /// Nodes that no registered object has, with the size of the files below each.
-    fresh: BTreeMap<Blake3, u64>,
+    /// Nodes that no registered object has.
+    fresh: BTreeMap<Blake3, NodeFacts>,
     /// Nodes that are complete because a registered object has them.
     known: BTreeSet<Blake3>,
     size: u64,
@@ -33,6 +34,16 @@ struct Level {
     node: Node,
     next: usize,
     size: u64,
+    below: Gather,
+}
+
+impl Level {
+    fn add(&mut self, facts: &NodeFacts) {
+        self.size = self.size.saturating_add(facts.size);
+        if let Some(below) = &facts.below {
+            self.below.add(below);
+        }
+    }
 }
 
 impl Store {
@@ -95,7 +106,7 @@ impl Store {
                 }
                 // A collection may have taken the object that these nodes were known from.
                 for node in &verified.known {
-                    if db::node_size(db, node)?.is_none() {
+                    if db::node_facts(db, node)?.is_none() {
                         return Ok(false);
                     }
                 }
@@ -119,21 +130,24 @@ impl Store {
                 known: BTreeSet::new(),
                 size: 0,
             };
-            if let Some(size) = db::node_size(db, &top)? {
+            if let Some(facts) = db::node_facts(db, &top)? {
                 verified.known.insert(top);
-                verified.size = size;
+                verified.size = facts.size;
                 return Ok(verified);
             }
             let mut stack = vec![self.open_level(top)?];
             while let Some(level) = stack.last_mut() {
                 let Some(entry) = level.node.entries.get(level.next) else {
-                    let (id, size) = (level.id, level.size);
-                    stack.pop();
-                    verified.fresh.insert(id, size);
+                    let Some(level) = stack.pop() else { break };
+                    let facts = NodeFacts {
+                        size: level.size,
+                        below: Some(level.below.finish()),
+                    };
                     match stack.last_mut() {
-                        Some(parent) => parent.size = parent.size.saturating_add(size),
-                        None => verified.size = size,
+                        Some(parent) => parent.add(&facts),
+                        None => verified.size = facts.size,
                     }
+                    verified.fresh.insert(level.id, facts);
                     continue;
                 };
                 level.next += 1;
@@ -141,10 +155,13 @@ impl Store {
                     Kind::File { size, .. } => level.size = level.size.saturating_add(*size),
                     Kind::Dir { node } => {
                         let node = *node;
-                        if let Some(size) = verified.fresh.get(&node) {
-                            level.size = level.size.saturating_add(*size);
-                        } else if let Some(size) = db::node_size(db, &node)? {
-                            level.size = level.size.saturating_add(size);
+                        if let Some(facts) = verified.fresh.get(&node) {
+                            level.add(facts);
+                        } else if let Some(mut facts) = db::node_facts(db, &node)? {
+                            if facts.below.is_none() {
+                                facts.below = Some(self.below(&node)?);
+                            }
+                            level.add(&facts);
                             verified.known.insert(node);
                         } else {
                             if stack.len() >= MAX_DEPTH {
@@ -198,6 +215,7 @@ impl Store {
         }
         Ok(Level {
             id,
+            below: Gather::of(&node),
             node,
             next: 0,
             size: 0,

@@ -396,8 +396,8 @@ impl RootTree {
     ) -> Result<()> {
         self.check_depth(path, depth)?;
         if let (Some(store), Some(node)) = (&self.store, &dir.saved) {
-            let below = store.hardlinks_below(node)?;
-            if wanted.map_or(below.is_empty(), |wanted| below.is_disjoint(wanted)) {
+            let below = store.below(node)?;
+            if !wanted.map_or(below.has_links(), |wanted| below.may_have(wanted)) {
                 return Ok(());
             }
         }

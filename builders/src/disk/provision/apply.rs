@@ -6,6 +6,7 @@ use sos_formats::uuid::Uuid;
 
 use super::super::assemble::{self, DiskAttrs};
 use super::super::esp;
+use super::super::input::InputFile;
 use super::device::Device;
 use super::entries::counted;
 use super::plan::{Plan, Step};
@@ -35,7 +36,7 @@ pub fn apply(
     for step in &plan.steps {
         match step {
             Step::Table { .. } => {}
-            Step::Partition { name, .. } => root(sources, spec, device, &table, name)?,
+            Step::Partition { name, .. } => partition(sources, spec, device, &table, plan, name)?,
             Step::Remove { path } => on_volume(spec, device, &table, |volume| volume.remove(path))?,
             Step::File { path } => file(sources, spec, device, &table, plan, path)?,
         }
@@ -75,12 +76,13 @@ fn whole(sources: &Sources<'_>, spec: &Spec, device: &Device) -> Result<(), Buil
     device.sync()
 }
 
-/// Writes the root filesystem into the partition of a slot.
-fn root(
+/// Writes the root filesystem, or what was made of it, into a partition of a slot.
+fn partition(
     sources: &Sources<'_>,
     spec: &Spec,
     device: &Device,
     table: &Table,
+    plan: &Plan,
     name: &str,
 ) -> Result<(), BuilderError> {
     let attrs = spec
@@ -96,6 +98,22 @@ fn root(
     cleared.map_err(|e| BuilderError::io(format!("cannot write `{name}`"), e))?;
     let image = device.image()?;
     let window = Window::new(&image, partition.offset(), partition.size());
+    let mut slots = spec.slots.iter();
+    let slot = slots.find(|slot| plan.slot.as_ref() == Some(&slot.name));
+    if let Some(path) = slot.and_then(|slot| slot.images.get(name)) {
+        let file = InputFile::find(sources, path)?;
+        if file.size > partition.size() {
+            let message = format!(
+                "the partition `{name}` has {} bytes, and {} have to go into it",
+                partition.size(),
+                file.size
+            );
+            return Err(refused("provision-small", message)
+                .help("raise `root-size` before the device is made anew: both slots are as large as any version will be")
+                .into());
+        }
+        return assemble::copy(&file, &window, path).map(|_| ());
+    }
     let content = assemble::PartitionAttrs {
         rootfs: Some(spec.root.clone()),
         filesystem: Some(assemble::Format::Root(spec.filesystem)),

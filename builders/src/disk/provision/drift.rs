@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::Read;
 use std::os::unix::fs::FileExt as _;
 
 use sos_engine::BuilderError;
@@ -10,6 +10,7 @@ use sos_formats::gpt::{self, Partition, Table};
 
 use super::super::assemble;
 use super::super::esp;
+use super::super::input::InputFile;
 use super::apply::{esp_of, of_partition};
 use super::device::Device;
 use super::entries::Entry;
@@ -205,43 +206,69 @@ fn of_root(
     slot: &Slot,
     found: &mut Vec<Difference>,
 ) -> Result<(), BuilderError> {
-    let attrs = spec.partitions.iter().find(|attrs| attrs.name == slot.name);
-    let Some((attrs, partition)) = attrs.and_then(|a| Some((a, of_partition(table, &a.uuid)?)))
-    else {
+    let of_name = |name: &String| {
+        let attrs = spec.partitions.iter().find(|attrs| attrs.name == *name);
+        attrs.and_then(|attrs| Some((attrs, of_partition(table, &attrs.uuid)?)))
+    };
+    if !slot.images.is_empty() {
+        for (name, path) in &slot.images {
+            if let Some((_, partition)) = of_name(name) {
+                let file = InputFile::find(sources, path)?;
+                let mut wanted = file.open().map_err(unreadable)?;
+                found.extend(compared(&mut wanted, file.size, device, partition, name)?);
+            }
+        }
+        return Ok(());
+    }
+    let Some((attrs, partition)) = of_name(&slot.name) else {
         return Ok(());
     };
     let dir = sources.store.temp_dir("drift")?;
     let path = dir.path().join("root");
-    let io = |e| BuilderError::io("cannot compare the root", e);
-    let image = FileImage::create(&path).map_err(io)?;
+    let image = FileImage::create(&path).map_err(unreadable)?;
     let content = assemble::PartitionAttrs {
         rootfs: Some(spec.root.clone()),
         filesystem: Some(assemble::Format::Root(spec.filesystem)),
         ..attrs.clone()
     };
     let len = assemble::fill(sources, &content, None, spec.epoch, 0, &image)?;
-    image.set_len(len).map_err(io)?;
-    let wanted = File::open(&path).map_err(io)?;
+    image.set_len(len).map_err(unreadable)?;
+    let mut wanted = File::open(&path).map_err(unreadable)?;
+    found.extend(compared(&mut wanted, len, device, partition, &slot.name)?);
+    Ok(())
+}
+
+fn unreadable(error: std::io::Error) -> BuilderError {
+    BuilderError::io("cannot compare the root", error)
+}
+
+/// The first byte in which the beginning of a partition differs from what it was made of.
+fn compared(
+    wanted: &mut dyn Read,
+    len: u64,
+    device: &Device,
+    partition: &Partition,
+    name: &str,
+) -> Result<Option<Difference>, BuilderError> {
     let (mut a, mut b) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     let mut at = 0;
     while at < len {
         let piece = usize::try_from(len - at).unwrap_or(a.len()).min(a.len());
-        wanted.read_exact_at(&mut a[..piece], at).map_err(io)?;
+        wanted.read_exact(&mut a[..piece]).map_err(unreadable)?;
         device
             .file
             .read_exact_at(&mut b[..piece], partition.offset() + at)
-            .map_err(io)?;
+            .map_err(unreadable)?;
         if a[..piece] != b[..piece] {
             let byte = a.iter().zip(&b).position(|(a, b)| a != b).unwrap_or(0) as u64;
-            found.push(difference(
-                &slot.name,
+            return Ok(Some(difference(
+                name,
                 &format!("has other content from byte {} on", at + byte),
-            ));
-            break;
+            )));
         }
         at += piece as u64;
     }
-    Ok(())
+    Ok(None)
 }
 
 fn difference(what: &str, how: &str) -> Difference {

@@ -106,11 +106,12 @@ fn parse_entry(text: &str) -> (Option<String>, Vec<String>) {
     (options, files)
 }
 
-/// The partition that a command line names as root.
+/// The partition that a command line names as root, or as what its root is read from.
 pub(super) fn root_of(cmdline: &str) -> Option<Uuid> {
+    const NAMES: [&str; 2] = ["root=PARTUUID=", "systemd.verity_root_data=PARTUUID="];
     cmdline
         .split_whitespace()
-        .find_map(|word| word.strip_prefix("root=PARTUUID="))
+        .find_map(|word| NAMES.iter().find_map(|name| word.strip_prefix(name)))
         .and_then(|uuid| uuid.to_lowercase().parse().ok())
 }
 
@@ -162,6 +163,12 @@ mod tests {
             root_of(&format!(
                 "quiet root=PARTUUID={} ro",
                 uuid.to_string().to_uppercase()
+            )),
+            Some(uuid)
+        );
+        assert_eq!(
+            root_of(&format!(
+                "root=/dev/mapper/root systemd.verity_root_data=PARTUUID={uuid}"
             )),
             Some(uuid)
         );

@@ -88,6 +88,9 @@ pub struct Spec {
 struct Slot {
     name: String,
     files: BTreeMap<String, FileFrom>,
+    /// What is copied into which partition, where the root was made beforehand: it and its hashes.
+    #[serde(default)]
+    images: BTreeMap<String, String>,
 }
 
 impl Spec {

@@ -172,10 +172,16 @@ fn update(
     for entry in going_files(&entries, slot, spec, table) {
         steps.push(Step::Remove { path: entry });
     }
+    let version = format!("{} {}", spec.image, spec.version);
     steps.push(Step::Partition {
         name: slot.name.clone(),
-        with: format!("{} {}", spec.image, spec.version),
+        with: version.clone(),
     });
+    let beside = slot.images.keys().filter(|name| **name != slot.name);
+    steps.extend(beside.map(|name| Step::Partition {
+        name: name.clone(),
+        with: format!("the hashes of {version}"),
+    }));
     // The entry itself comes last: until then nothing starts the new version.
     let (mut last, mut others) = (Vec::new(), Vec::new());
     for path in slot.files.keys() {

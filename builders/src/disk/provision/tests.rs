@@ -66,6 +66,7 @@ fn spec(version: &str) -> Spec {
             .map(|name| Slot {
                 name: name.to_owned(),
                 files: entry(name),
+                images: BTreeMap::new(),
             })
             .to_vec(),
         root: String::new(),

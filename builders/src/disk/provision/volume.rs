@@ -8,6 +8,8 @@ use sos_formats::gpt::Partition;
 
 use super::device::{Device, Part};
 
+/// The longest path that is looked at: a damaged volume may have a directory in itself.
+const MAX_PATH: usize = 1024;
 /// The largest file that is read.
 const MAX_FILE: u64 = 1 << 30;
 
@@ -68,6 +70,28 @@ impl Volume {
         let mut names: Vec<String> = entries.map(|entry| entry.file_name()).collect();
         names.sort_unstable();
         names
+    }
+
+    /// The paths of all files, in the order of bytes.
+    pub(in crate::disk) fn all(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut pending = vec![(String::new(), self.fs.root_dir())];
+        while let Some((path, dir)) = pending.pop() {
+            for entry in dir.iter().filter_map(Result::ok) {
+                let name = entry.file_name();
+                let below = match path.is_empty() {
+                    true => name.clone(),
+                    false => format!("{path}/{name}"),
+                };
+                if entry.is_file() {
+                    found.push(below);
+                } else if entry.is_dir() && name != "." && name != ".." && below.len() < MAX_PATH {
+                    pending.push((below, entry.to_dir()));
+                }
+            }
+        }
+        found.sort_unstable();
+        found
     }
 
     /// Reads a file; none when it is not there.

@@ -9,6 +9,7 @@
 //! # Source
 //! The kernel's `Documentation/filesystems/squashfs.rst` and `fs/squashfs/squashfs_fs.h`.
 
+mod acls;
 mod contents;
 mod dirs;
 mod tables;
@@ -29,7 +30,7 @@ use xattrs::Attributes;
 use super::data::{BLOCK, put, unwritten};
 use super::ext4::device_number;
 use super::image::Image;
-use super::options::{Kind, Options, Written};
+use super::options::{Acls, Kind, Options, Written};
 use super::tree::{Content, Inode, Tree};
 use super::unfit::Unfit;
 use crate::build::Build;
@@ -57,10 +58,13 @@ pub(super) fn write(
     options: &Options,
     image: &dyn Image,
 ) -> Result<Written, BuilderError> {
-    let tree = Tree::read(build, root, options.epoch)?;
+    let mut tree = Tree::read(build, root, options.epoch)?;
     let mut attributes = Attributes::default();
     let mut owners = Owners::default();
     let mut unfit = Unfit::new(Kind::Squashfs);
+    if options.acls == Acls::Drop {
+        acls::drop_all(build, &mut tree, &mut unfit);
+    }
     let mut xattrs = Vec::with_capacity(tree.inodes.len());
     for inode in &tree.inodes {
         check(inode, &mut unfit);

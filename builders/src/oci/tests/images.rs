@@ -642,7 +642,8 @@ fn what_was_made_once_is_taken_as_it_is() {
     let big: Vec<u8> = (0..3_000_000_u32)
         .flat_map(|i| (i / 7).to_le_bytes())
         .collect();
-    let found = crate::fragments::find(&fake.store, 6, &Blake3::of(&big)).expect("the database");
+    let found = crate::fragments::find(&fake.store, crate::fragments::LEVEL, &Blake3::of(&big))
+        .expect("the database");
     assert_eq!(found.map(|fragment| fragment.container), Some(blob));
     let again = layer(&mut fake, "two", &of("first"));
     assert_eq!(made, again);

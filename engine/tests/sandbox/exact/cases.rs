@@ -1,6 +1,8 @@
 //! Single cases that chance meets seldom.
 
-use sos_engine::sandbox::{Control, SandboxError, run_step};
+use std::path::Path;
+
+use sos_engine::sandbox::{Control, SandboxError, StepMount, StepSpec, run_step};
 use sos_formats::hash::Blake3;
 use sos_store::rootfs::{FileSpec, KindView, SpecKind};
 
@@ -75,7 +77,7 @@ pub(crate) fn links_that_are_replaced() {
     assert_eq!(file(&lab, &moved, "home/d/c").1, 1);
 }
 
-/// Nobody can make devices in a user namespace: a step does not see those of the manifest, and they stay where they are.
+/// Nobody can make devices in a user namespace: a step has sockets in their place, and does with them what it wants.
 pub(crate) fn devices() {
     let lab = Lab::new();
     let mut tree = lab.load(&lab.base);
@@ -88,7 +90,10 @@ pub(crate) fn devices() {
         SpecKind::CharDev { major: 1, minor: 3 },
         SpecKind::BlockDev { major: 8, minor: 1 },
     );
+    // An overlay would take this one for a note of its own.
+    let white = SpecKind::CharDev { major: 0, minor: 0 };
     tree.insert("srv/dev/null", device(null.clone())).unwrap();
+    tree.insert("srv/dev/white", device(white)).unwrap();
     tree.insert("srv/dev/deep/disk", device(disk)).unwrap();
     tree.insert("srv/null", device(null)).unwrap();
     let root = tree.finish(&lab.store).unwrap();
@@ -97,19 +102,55 @@ pub(crate) fn devices() {
         tree.get(path).unwrap().map(|e| format!("{:?}", e.kind))
     };
     let null = Some("CharDev { major: 1, minor: 3 }".to_owned());
+    let white = Some("CharDev { major: 0, minor: 0 }".to_owned());
+    let disk = Some("BlockDev { major: 8, minor: 1 }".to_owned());
     let (kept, log) = lab.step(
         root,
-        "busybox ls -A /srv /srv/dev/deep; echo x >/srv/dev/x; busybox chmod 700 /srv/dev; busybox rm -f /srv/null",
+        "busybox ls -A /srv /srv/dev/deep; echo x >/srv/dev/x; busybox chmod 700 /srv/dev; busybox chmod 600 /srv/null
+         echo y 2>/dev/null >/srv/dev/null || echo closed; busybox rmdir /srv/dev/deep 2>/dev/null || echo full",
     );
-    assert_eq!(log, "/srv:\ndev\n\n/srv/dev/deep:\n");
-    assert_eq!(kind(&kept, "srv/dev/null"), null);
-    assert_eq!(kind(&kept, "srv/null"), null);
     assert_eq!(
-        kind(&kept, "srv/dev/deep/disk").unwrap(),
-        "BlockDev { major: 8, minor: 1 }"
+        log,
+        "/srv:\ndev\nnull\n\n/srv/dev/deep:\ndisk\nclosed\nfull\n"
     );
+    assert_eq!(kind(&kept, "srv/dev/null"), null);
+    assert_eq!(kind(&kept, "srv/dev/white"), white);
+    assert_eq!(kind(&kept, "srv/dev/deep/disk"), disk);
+    assert_eq!(kind(&kept, "srv/null"), null);
+    assert_eq!(mode(&lab, &kept, "srv/null"), 0o600);
+    assert_eq!(mode(&lab, &kept, "srv/dev/null"), 0o620);
+    // They move with their directory and by themselves, and are copied.
+    let script =
+        "cd /srv; busybox mv dev moved; busybox mv null nothing; busybox cp -a moved/deep copy";
+    let (moved, log) = lab.step(kept, script);
+    assert_eq!(log, "");
+    let after = |root: &Blake3| {
+        assert_eq!(kind(root, "srv/moved/null"), null);
+        assert_eq!(kind(root, "srv/moved/white"), white);
+        assert_eq!(kind(root, "srv/moved/deep/disk"), disk);
+        assert_eq!(kind(root, "srv/nothing"), null);
+        assert_eq!(mode(&lab, root, "srv/nothing"), 0o600);
+        assert_eq!(kind(root, "srv/copy/disk"), disk);
+        assert_eq!(kind(root, "srv/dev"), None);
+        assert_eq!(kind(root, "srv/null"), None);
+        let tree = lab.load(root);
+        let disk = tree.get("srv/moved/deep/disk").unwrap().unwrap();
+        assert_eq!(disk.meta, &meta(0o620));
+    };
+    after(&moved);
+    // So do those that other programs move.
+    if let Some(mut plan) = with_coreutils(
+        &lab,
+        kept,
+        "gnu-mv dev moved && gnu-mv null nothing && gnu-cp -a moved/deep copy",
+    ) {
+        plan.cwd = "/srv".into();
+        let (outcome, log) = lab.run(&plan);
+        assert!(outcome.exit.success(), "{log}");
+        after(&outcome.root.unwrap());
+    }
     // They go with their directory, and give way to what is made in their place.
-    let script = "echo file >/srv/null; busybox rm -r /srv/dev; busybox mkdir /srv/dev";
+    let script = "busybox rm /srv/null; echo file >/srv/null; busybox rm -r /srv/dev; busybox mkdir /srv/dev";
     let (gone, _) = lab.step(kept, script);
     assert_eq!(lab.load(&gone).read_file("srv/null").unwrap(), b"file\n");
     assert_eq!(
@@ -121,8 +162,32 @@ pub(crate) fn devices() {
     let null = SpecKind::CharDev { major: 1, minor: 3 };
     tree.insert("srv/null", device(null)).unwrap();
     let again = tree.finish(&lab.store).unwrap();
-    assert_eq!(lab.step(again, "busybox ls -A /srv").1, "dev\n");
+    let probe = "busybox ls -A /srv; busybox test -S /srv/null && echo socket";
+    assert_eq!(lab.step(again, probe).1, "dev\nnull\nsocket\n");
     assert_eq!(lab.step(gone, "busybox cat /srv/null").1, "file\n");
+    // Two that are alike and get new names at once could be either.
+    let plan = lab.plan(root, "cd /srv/dev; busybox mv null a; busybox mv white b");
+    let error = run_step(&lab.store, &plan, &mut |_| {}, &Control::default());
+    let Err(SandboxError::Machine(diagnostic)) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(diagnostic.code, "build-device-unclear");
+}
+
+/// A step that finds the programs of coreutils of this machine as `gnu-mv` and `gnu-cp`.
+fn with_coreutils(lab: &Lab, root: Blake3, script: &str) -> Option<StepSpec> {
+    let mut plan = lab.plan(root, script);
+    plan.mounts = super::python()?;
+    for name in ["mv", "cp"] {
+        plan.mounts.push(StepMount {
+            inside: format!("/usr/bin/gnu-{name}").into(),
+            outside: ["/usr/bin", "/bin"]
+                .map(|dir| Path::new(dir).join(name))
+                .into_iter()
+                .find(|path| path.is_file())?,
+        });
+    }
+    Some(plan)
 }
 
 pub(crate) fn sockets() {

@@ -1,0 +1,59 @@
+//! Squashfs, as its programs and the kernel read it.
+
+use super::*;
+
+#[test]
+fn comes_back_equal() {
+    let fake = Fake::new();
+    let mut plant = Plant::new(&fake, 6);
+    plant.grow();
+    let root = plant.finish();
+    let image = make(&fake, Kind::Squashfs, &root, &squashfs_options(), "image");
+    let out = fake.path("out");
+    if is_root() {
+        run(
+            "unsquashfs",
+            &["-n", "-no-exit", "-d", &text(&out), &text(&image)],
+        );
+        compare(&fake, &root, &out, false);
+    } else {
+        run("unsquashfs", &["-lln", &text(&image)]);
+    }
+    mounted(&fake, Kind::Squashfs, &image, |at| {
+        compare(&fake, &root, at, false);
+    });
+}
+
+/// Without its list a file allows its group what the list allowed it, not what it allowed somebody else.
+#[test]
+fn access_control_lists_are_left_out_or_refused() {
+    let fake = Fake::new();
+    let mut plant = Plant::new(&fake, 12);
+    plant.lists();
+    let root = plant.finish();
+    let image = make(&fake, Kind::Squashfs, &root, &squashfs_options(), "image");
+    assert!(fake.logged("warning[filesystem-acl]"));
+    assert!(fake.logged("`/acl`, `/acls`"));
+    if let Some(said) = run("unsquashfs", &["-lln", &text(&image)]) {
+        // 0771 under a mask of 7, and the group has 5.
+        for part in ["-rwxr-x--x", "drwxr-x--x"] {
+            assert!(said.contains(part), "{said}");
+        }
+    }
+    let options = Options {
+        acls: Acls::Refuse,
+        ..squashfs_options()
+    };
+    let image = FileImage::create(&fake.path("refused")).expect("an image");
+    let error = write(&fake, Kind::Squashfs, &root, &options, &image).expect_err("refused");
+    let BuilderError::Diagnostic(problem) = error else {
+        panic!("{error}");
+    };
+    assert_eq!(problem.code, "filesystem-unfit");
+    assert!(
+        problem
+            .notes
+            .join("\n")
+            .contains("`system.posix_acl_access`")
+    );
+}

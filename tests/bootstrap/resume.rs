@@ -1,0 +1,155 @@
+//! What happens after a step was killed, after a pin has changed, and what a step can see of the machine.
+
+use std::io::{BufRead as _, BufReader};
+
+use rustix::process::Signal;
+
+use super::small::{content, recipe, world};
+use super::write_tree;
+use crate::support::process::{all_gone, descendants, pid, signal};
+use crate::support::{World, one_at_a_time, start, steps};
+
+/// The names of what a run built, in order.
+fn built(w: &World, target: &str) -> (Vec<String>, String) {
+    let events = w.events(&[target]);
+    let of_kind = |e: &&serde_json::Value| e["type"] == "build.finished" && e["status"] == "built";
+    let names = events.0.iter().filter(of_kind);
+    let names = names.map(|e| e["name"].as_str().unwrap_or_default().to_owned());
+    (names.collect(), events.output())
+}
+
+#[test]
+fn after_a_kill_the_step_begins_again_with_the_same_root() {
+    let _alone = one_at_a_time();
+    let Some(w) = world() else { return };
+    // It says that it runs, has changed its root by then, and runs much longer than this test looks at it.
+    let step = "echo half > ${PREFIX}/b; echo begun\ni=0; while [ $i -lt ${ROUNDS} ]; do i=$((i+1)); done\necho whole > ${PREFIX}/b\n";
+    let with = |rounds: &str| step.replace("${ROUNDS}", rounds);
+    w.write("tree/steps/b-1.0/pass1.sh", &with("1000000000"));
+    let mut command = w.command();
+    command.args(["build", "--no-link", "--progress", "json", ".#rootfs"]);
+    let mut child = start(&mut command);
+    let stdout = child.stdout.take().expect("a pipe");
+    let mut lines = BufReader::new(stdout).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("build.log") && line.contains("begun")));
+    let below = descendants(pid(&child));
+    assert!(!below.is_empty());
+    signal(&child, Signal::KILL);
+    child.wait().expect("a child");
+    all_gone(&below, w.root());
+    // Shorter now, or the test would not end; the directory of the step is its own, so nothing else is touched by that.
+    w.write("tree/steps/b-1.0/pass1.sh", &with("10"));
+    let (names, root) = built(&w, ".#rootfs");
+    assert_eq!(names.first().map(String::as_str), Some("b-1.0-pass1"));
+    assert_eq!(names.len(), 4, "{names:?}");
+    let b = w
+        .sos(["build", "--no-link", ".#steps.\"b-1.0\""])
+        .ok()
+        .stdout;
+    assert_eq!(content(&w, b.trim(), "usr/b"), "whole\n");
+    // Nobody was killed in the other store, and the roots are the same.
+    let other = w.root().join("other");
+    let there = w
+        .sos([
+            "--store",
+            other.to_str().expect("a plain path"),
+            "build",
+            "--no-link",
+            ".#rootfs",
+        ])
+        .ok()
+        .stdout;
+    assert_eq!(there.trim(), root);
+    w.sos(["store", "check"]).ok();
+}
+
+#[test]
+fn a_changed_byte_of_a_pin_fails_at_its_step() {
+    let w = World::new();
+    if steps::possible(&w).is_none() {
+        return;
+    }
+    let Some(recipe) = recipe() else { return };
+    w.write("sos.nix", &recipe);
+    let helpers = r#"
+build() {
+  cd "/steps/$1"
+  . "./$2"
+  mkdir -p /external/repo
+  echo "$1" > "/external/repo/$1_0.tar.bz2"
+  cd /external/repo
+  sha256sum -c /steps/SHA256SUMS.pkgs
+}
+"#;
+    // `echo a`, `echo b`, `echo c`.
+    let sums = "\
+87428fc522803d31065e7bce3cf03fe475096631e5e07bbd7a0fde60c4cf25c7  a_0.tar.bz2
+0263829989b6fd954f72baaf2fc64bc2e2f01d692d4de72986ea808f6e99813f  b_0.tar.bz2
+a3a5e715f0cc574a73c3f9bebb6bc24f32ffd5b67b387244c2c909da779a1478  c_0.tar.bz2
+";
+    write_tree(
+        &w,
+        &[
+            ("steps/manifest", "build: a\nbuild: b\nbuild: c\n"),
+            ("steps/bootstrap.cfg", "ARCH=amd64\n"),
+            ("steps/env", "export PATH=/bin\n"),
+            ("steps/helpers.sh", helpers),
+            ("steps/SHA256SUMS.pkgs", sums),
+            ("steps/a/pass1.sh", "true\n"),
+            ("steps/b/pass1.sh", "true\n"),
+            ("steps/c/pass1.sh", "true\n"),
+        ],
+    );
+    w.sos(["build", "--no-link", ".#rootfs"]).ok();
+    w.sos(["recipe", "pins", "."]);
+    w.write(
+        "tree/steps/SHA256SUMS.pkgs",
+        &sums.replace("0263829", "0263828"),
+    );
+    w.sos(["build", "--no-link", ".#rootfs"])
+        .fails(100)
+        .says(&["b-pass1", "FAILED", "built 0,", "failed 1"]);
+    // The pin of a step that is not there concerns nobody.
+    w.write(
+        "tree/steps/SHA256SUMS.pkgs",
+        &format!(
+            "{sums}0263829989b6fd954f72baaf2fc64bc2e2f01d692d4de72986ea808f6e99813f  d_0.tar.bz2\n"
+        ),
+    );
+    w.sos(["build", "--no-link", ".#rootfs"])
+        .ok()
+        .says(&["built 0,"]);
+}
+
+#[test]
+fn variables_are_for_recipes_that_take_settings() {
+    let Some(w) = world() else { return };
+    w.sos(["build", "--no-link", "--set", "JOBS=2", ".#rootfs"])
+        .fails(2)
+        .says(&["argument-not-taken", "`settings`"]);
+    let recipe = recipe().expect("busybox");
+    let recipe = recipe
+        .replace("extra ? { } }", "extra ? { }, settings ? [ ] }")
+        .replace("tree = ./tree;", "tree = ./tree; inherit settings;");
+    w.write("sos.nix", &recipe);
+    w.write("tree/steps/improve/x.sh", "echo ${COLOUR} > ${PREFIX}/x\n");
+    let root = w
+        .sos(["build", "--no-link", "--set", "COLOUR=red", ".#rootfs"])
+        .ok()
+        .stdout;
+    assert_eq!(content(&w, root.trim(), "usr/x"), "red\n");
+    // A variable is a change for the steps that name it, and for those after them when they make something else.
+    let build = |set: &str| {
+        let run = w.sos(["build", "--no-link", "--set", set, ".#rootfs"]).ok();
+        run.stderr
+    };
+    w.write("tree/steps/b-1.0/pass1.sh", "# SHAPE\necho > ${PREFIX}/b\n");
+    build("SHAPE=round");
+    assert!(build("SHAPE=round").contains("built 0,"));
+    let other = build("SHAPE=square");
+    assert!(other.contains("built 1,"), "{other}");
+    let nobody = build("SIZE=7");
+    assert!(nobody.contains("built 1,"), "{nobody}");
+    let nobody = build("SIZE=8");
+    assert!(nobody.contains("built 0,"), "{nobody}");
+}
