@@ -88,6 +88,18 @@ fn check_files(inputs: &mut Inputs, now_nanos: i128) -> Result<bool, String> {
     })
 }
 
+/// The files of the machine whose content is another one than was read.
+pub(super) fn changed_files(inputs: &Inputs, now_nanos: i128) -> Vec<PathBuf> {
+    let contents = inputs
+        .files
+        .iter()
+        .filter(|((_, asked), _)| *asked == Asked::Content);
+    contents
+        .filter(|((path, asked), seen)| look::same(path, *asked, seen, now_nanos).is_err())
+        .map(|((path, _), _)| path.clone())
+        .collect()
+}
+
 /// A path, what was asked of it, and the answer.
 type File<'a> = (&'a (PathBuf, Asked), &'a mut Seen);
 

@@ -19,8 +19,8 @@ mod sources;
 mod walk;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sos_engine::{Graph, Wanted};
 use sos_formats::hash::Blake3;
@@ -112,6 +112,8 @@ pub(crate) struct Cache {
     /// Where the programs of the directory's last evaluation are.
     programs: Blake3,
     dry: bool,
+    /// What of the files of the last evaluation has changed, once that was found.
+    changed: Mutex<Vec<PathBuf>>,
 }
 
 /// An evaluation that need not be done again.
@@ -157,6 +159,7 @@ impl Cache {
             key: Blake3::of(&w.0),
             programs: Self::programs_key(here),
             dry,
+            changed: Mutex::default(),
         })
     }
 
@@ -174,6 +177,8 @@ impl Cache {
             Ok(news) => news,
             Err(changed) => {
                 tracing::debug!(changed, "evaluated again");
+                let files = check::changed_files(&inputs, sos_store::now_nanos());
+                *self.changed.lock().unwrap_or_else(PoisonError::into_inner) = files;
                 return None;
             }
         };
@@ -198,6 +203,15 @@ impl Cache {
             roots,
             added: inputs.added.into_iter().collect(),
         })
+    }
+
+    /// The files that the last evaluation read and that have changed since then, after [`Self::find`] has found no answer.
+    pub(crate) fn changed(&self) -> Vec<String> {
+        let changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect()
     }
 
     /// The whole graph behind a hit, for when something must be built: its sources are there, and stay.

@@ -247,7 +247,7 @@ fn detail_text(build: &BuildRecord, mut steps: Vec<Step>) -> String {
     for step in &steps {
         let causes = why::causes_of(step);
         let reason = match (&causes, step.status.as_str()) {
-            (Some(causes), _) => cause_text(&causes.first, causes.at.as_ref()),
+            (Some(causes), _) => cause_text(&causes.first, causes.at.as_ref(), &causes.read),
             (None, "cached") => "what it would have made was there".to_owned(),
             (None, _) => String::new(),
         };

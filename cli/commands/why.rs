@@ -327,6 +327,7 @@ impl Answer {
                         "name": name(&link.drv),
                         "cause": link.cause,
                         "at": link.at.as_ref().map(Text::as_str),
+                        "read": link.read,
                     })
                 })
                 .collect();

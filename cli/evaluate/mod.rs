@@ -225,7 +225,8 @@ pub(crate) fn cached<T: Cached + Send + Sync>(
             recorder: RefCell::default(),
             programs: RefCell::new(cache.programs_before()),
         };
-        let evaluated = job.run(targets, &each, Some(&record))?;
+        let mut evaluated = job.run(targets, &each, Some(&record))?;
+        evaluated.graph.changed = cache.changed();
         if let Some(recorder) = record.recorder.take()
             && evaluated.further.is_empty()
         {

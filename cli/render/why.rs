@@ -25,8 +25,26 @@ pub(crate) fn moment(unix_ms: u64) -> String {
         .collect()
 }
 
-/// A cause as the end of a sentence that begins with "because".
-pub(crate) fn cause_text(cause: &Cause, at: Option<&Text>) -> String {
+/// A cause as the end of a sentence that begins with "because", with the files that may be behind a change of the recipe.
+pub(crate) fn cause_text(cause: &Cause, at: Option<&Text>, read: &[String]) -> String {
+    let text = without_files(cause, at);
+    if read.is_empty() || !cause.is_of_recipe() {
+        return text;
+    }
+    let shown: Vec<String> = read
+        .iter()
+        .take(FILES_SHOWN)
+        .map(|file| format!("`{}`", from_here(file)))
+        .collect();
+    let more = match read.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let shown = shown.join(", ");
+    format!("{text}; of the files that it reads, {shown}{more} had changed")
+}
+
+fn without_files(cause: &Cause, at: Option<&Text>) -> String {
     let placed = |text: String| match at {
         Some(at) => format!("{text} ({})", from_here(at.as_str())),
         None => text,
@@ -194,7 +212,7 @@ pub(crate) fn reasons_text(reasons: &[why::Reason], planned: bool, whole: bool) 
 }
 
 fn line(link: &why::Link) -> String {
-    let cause = cause_text(&link.cause, link.at.as_ref());
+    let cause = cause_text(&link.cause, link.at.as_ref(), &link.read);
     format!("{} because {cause}", why::name_of(&link.drv))
 }
 
@@ -209,7 +227,7 @@ fn changes(reasons: &[why::Reason], planned: bool) -> String {
         if at == 0 {
             text.push_str(&line(link));
         } else {
-            let cause = cause_text(&link.cause, link.at.as_ref());
+            let cause = cause_text(&link.cause, link.at.as_ref(), &link.read);
             text.push_str(&format!("\n    and {cause}"));
         }
         // What is the same for the next one is told there.
@@ -265,7 +283,7 @@ mod tests {
             new: Some("b".into()),
             from: None,
         };
-        assert_eq!(cause_text(&cause, None), expect);
+        assert_eq!(cause_text(&cause, None, &[]), expect);
     }
 
     #[test]
@@ -305,6 +323,7 @@ mod tests {
             drv: StorePath::from_base(&format!("{}-{name}.drv", "1".repeat(32))).expect("a path"),
             cause: cause.clone(),
             at: None,
+            read: Vec::new(),
         };
         why::Reason {
             way: way.iter().map(link).collect(),

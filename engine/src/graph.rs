@@ -19,6 +19,8 @@ pub struct Graph {
     pub places: BTreeMap<StorePath, Label>,
     /// Where the parts of them were written, by the names that builders use for them.
     pub parts: BTreeMap<StorePath, BTreeMap<String, Label>>,
+    /// Files that the recipe reads and that have changed since it was evaluated the last time, as far as that is known.
+    pub changed: Vec<String>,
 }
 
 impl Graph {

@@ -27,6 +27,8 @@ pub struct Link {
     pub cause: Cause,
     /// Where it is written.
     pub at: Option<Text>,
+    /// Other files that its recipe reads and that had changed.
+    pub read: Vec<String>,
 }
 
 /// One thing that was changed, and how it led to a build.
@@ -209,6 +211,7 @@ impl<'a> Explainer<'a> {
                             drv: here.clone(),
                             cause: cause.clone(),
                             at: causes.at.clone(),
+                            read: causes.read.clone(),
                         }];
                         let mut visit = &visits[at];
                         while let Some((by, cause)) = &visit.by {
@@ -217,6 +220,7 @@ impl<'a> Explainer<'a> {
                                 drv: visit.drv.clone(),
                                 cause: cause.clone(),
                                 at: visit.causes.at.clone(),
+                                read: visit.causes.read.clone(),
                             });
                         }
                         way.reverse();
@@ -337,8 +341,10 @@ impl<'a> Explainer<'a> {
         if let Some(was) = was.filter(|was| compared_with.as_ref() != Some(was) && *was != from) {
             let made = |path: &StorePath| known.maker_of(path);
             if let Some(causes) = between(self.store, &was, &from, &made)? {
-                let at = recorded.and_then(|causes| causes.at);
-                return Ok(Some((from, Causes { at, ..causes })));
+                let (at, read) = recorded
+                    .map(|causes| (causes.at, causes.read))
+                    .unwrap_or_default();
+                return Ok(Some((from, Causes { at, read, ..causes })));
             }
         }
         Ok(recorded.map(|causes| (from, causes)))

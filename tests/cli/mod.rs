@@ -24,6 +24,7 @@ mod logs;
 mod order;
 mod registry;
 mod repl;
+mod same;
 mod screen;
 mod shell;
 mod verbs;

@@ -161,11 +161,11 @@ fn images_go_to_a_registry_and_come_from_it() {
         .ok()
         .says(&[&format!("{reference}: {digest} -> sha256:")]);
     w.sos(["export", ".#image", &to]).ok();
-    // One layer more than below, which the registry has.
+    // Its layers and its configuration: all of it went to another name before.
     let above = w
         .sos(["export", ".#above", &registry.name("os/above:1")])
         .ok();
-    above.says(&["1 taken over"]);
+    above.says(&["3 taken over"]);
     w.sos(["build", "--no-link", ".#wrong"])
         .fails(5)
         .says(&["error[registry-failed]", "did not give the manifest"]);

@@ -361,3 +361,37 @@ fn a_build_that_was_killed_is_told_from_one_that_runs() {
     w.sos(["build", "--no-link", "f.nix"]).ok();
     assert_eq!(json(&w, &["builds", "2"])["status"], "done");
 }
+
+#[test]
+fn a_file_that_the_recipe_reads_is_named() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let script = "echo ${builtins.readFile ./ver} > $out";
+    w.write("f.nix", &recipe("told", script, "V = import ./value.nix;"));
+    w.write("ver", "1");
+    w.write("value.nix", "\"a\"");
+    w.sos(["build", "--no-link", "f.nix"]).ok();
+    w.write("ver", "2");
+    w.sos(["build", "--no-link", "f.nix"]).ok();
+    let why = w.sos(["why", "told"]).ok().stdout;
+    assert!(
+        why.contains("of the files that it reads, `ver` had changed"),
+        "{why}"
+    );
+    w.write("value.nix", "\"b\"");
+    w.write("ver", "3");
+    w.sos(["build", "--no-link", "f.nix"]).ok();
+    let why = w.sos(["why", "told"]).ok().stdout;
+    assert!(
+        why.contains("of the files that it reads, `value.nix`, `ver` had changed"),
+        "{why}"
+    );
+    // The place of the derivation says it already.
+    let text = std::fs::read_to_string(w.project().join("f.nix")).expect("the recipe");
+    w.write("f.nix", &text.replace("echo", "echo more"));
+    w.write("ver", "4");
+    w.sos(["build", "--no-link", "f.nix"]).ok();
+    let why = w.sos(["why", "told"]).ok().stdout;
+    assert!(!why.contains("of the files"), "{why}");
+}

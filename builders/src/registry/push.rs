@@ -335,7 +335,7 @@ impl Push<'_> {
         self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         match Referrer::of(document, bytes) {
             // The registry says that it has seen what the manifest is about.
-            Some(referrer) if answer.header("oci-subject").is_none() => self.refer(&referrer),
+            Some(referrer) if answer.header("OCI-Subject").is_none() => self.refer(&referrer),
             _ => Ok(()),
         }
     }

@@ -40,6 +40,8 @@ pub(crate) struct History {
     places: Places,
     /// By which attribute paths derivations are asked for.
     attrs: BTreeMap<StorePath, String>,
+    /// Files that the recipe reads and that have changed.
+    changed: Vec<String>,
 }
 
 impl History {
@@ -68,6 +70,7 @@ impl History {
                 Some((node.path.clone(), label))
             })),
             attrs: attrs.clone(),
+            changed: graph.changed.clone(),
         })
     }
 }
@@ -137,6 +140,23 @@ impl History {
 }
 
 impl History {
+    /// Files that may be what is behind a change of the recipe. None, if the file that a derivation is written in has changed: that
+    /// is told already.
+    pub(super) fn changed(&self, at: Option<&Text>) -> Vec<String> {
+        let is_at = |file: &String| {
+            at.and_then(|at| at.as_str().strip_prefix(file.as_str()))
+                .is_some_and(|rest| rest.starts_with(':'))
+        };
+        if self.changed.iter().any(is_at) {
+            return Vec::new();
+        }
+        self.changed
+            .iter()
+            .take(super::FILES_NAMED)
+            .cloned()
+            .collect()
+    }
+
     /// Whether anything was ever built that a derivation could be a next form of.
     pub(super) fn knows(&self, name: &str) -> bool {
         self.names.contains(history_key(name))

@@ -143,6 +143,15 @@ fn is_zero(n: &usize) -> bool {
 const VALUE_SHOWN: usize = 32;
 
 impl Cause {
+    /// Tells whether it is something that the recipe says.
+    #[must_use]
+    pub fn is_of_recipe(&self) -> bool {
+        matches!(
+            self,
+            Self::BuilderChanged { .. } | Self::EnvChanged { .. } | Self::RecipeChanged { .. }
+        )
+    }
+
     /// Tells whether it is that mirrors did not have a result.
     #[must_use]
     pub fn is_of_mirrors(&self) -> bool {
@@ -223,6 +232,9 @@ pub struct Causes {
     /// Where the derivation is written: file, line and column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Text>,
+    /// Other files that the recipe reads and that have changed since it was evaluated the last time, if the recipe differs; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read: Vec<String>,
 }
 
 impl fmt::Display for Causes {
@@ -251,6 +263,7 @@ impl From<Cause> for Causes {
             also: Vec::new(),
             was: None,
             at: None,
+            read: Vec::new(),
         }
     }
 }
@@ -282,6 +295,7 @@ impl Causes {
             also: all,
             was,
             at: None,
+            read: Vec::new(),
         }
     }
 }
@@ -418,10 +432,13 @@ pub(crate) fn forced(store: &Store, history: &History, drv: &StorePath) -> Cause
 /// Tells why a derivation is built, from what the store remembers.
 pub(crate) fn causes(store: &Store, asked: &Asked<'_>) -> Result<Causes, StoreError> {
     let found = causes_without_place(store, asked)?;
-    Ok(Causes {
-        at: asked.history.place(asked.path),
-        ..found
-    })
+    let at = asked.history.place(asked.path);
+    let read = if found.all().any(Cause::is_of_recipe) {
+        asked.history.changed(at.as_ref())
+    } else {
+        Vec::new()
+    };
+    Ok(Causes { at, read, ..found })
 }
 
 fn causes_without_place(store: &Store, asked: &Asked<'_>) -> Result<Causes, StoreError> {
