@@ -18,7 +18,7 @@ demo | check) ;;
 # The peers that the tests compare with.
 test)
   needs="$needs apt:apt-get dpkg:dpkg-deb busybox-static:busybox nix-bin:nix-build skopeo:skopeo umoci:umoci podman:podman docker-registry:docker-registry"
-  needs="$needs python3:python3 python3-jsonschema:python3 passwd:useradd util-linux:unshare mount:mount systemd:systemctl git:git"
+  needs="$needs python3:python3 python3-jsonschema:python3 passwd:useradd util-linux:unshare mount:mount systemd:systemctl git:git mercurial:hg"
   needs="$needs bash:bash dash:dash tar:tar gzip:gzip bzip2:bzip2 xz-utils:xz zstd:zstd zip:zip ostree:ostree graphviz:dot curl:curl groff-base:groff"
   needs="$needs qemu-system-x86:qemu-system-x86_64 qemu-utils:qemu-img ovmf:qemu-system-x86_64 ipxe-qemu:qemu-system-x86_64"
   needs="$needs systemd-boot-efi:qemu-system-x86_64 sbsigntool:sbverify gdisk:sgdisk fdisk:sfdisk dosfstools:fsck.vfat mtools:mcopy"

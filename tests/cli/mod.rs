@@ -14,6 +14,7 @@ mod eval_cache_sources;
 mod events;
 mod export;
 mod export_image;
+mod fetch_hg;
 mod fetchers;
 mod filesystem;
 mod flags;

@@ -146,19 +146,7 @@ impl Trees {
         mut attrs: Attrs,
     ) -> Answer<Found> {
         let files: BTreeSet<Vec<u8>> = repository.tracked(tree, export.submodules)?;
-        let mut filter = |path: &Path, kind: sos_store::FileType| {
-            let Ok(inside) = path.strip_prefix(tree) else {
-                return Ok(false);
-            };
-            let inside = inside.as_os_str().as_bytes();
-            if kind != sos_store::FileType::Directory || files.contains(inside) {
-                return Ok(inside.is_empty() || files.contains(inside));
-            }
-            let mut prefix = inside.to_vec();
-            prefix.push(b'/');
-            let next = files.range(prefix.clone()..).next();
-            Ok(inside.is_empty() || next.is_some_and(|f| f.starts_with(&prefix)))
-        };
+        let mut filter = super::only(tree, &files);
         let path = self
             .store
             .add_path(tree, &request.name, Method::Recursive, Some(&mut filter))

@@ -1,18 +1,23 @@
-//! Trees of files that a flake reference names, put into the store: directories, git repositories, archives, repositories of forges.
+//! Trees of files that a flake reference names, put into the store: directories, repositories of git and Mercurial, archives,
+//! repositories of forges.
 //!
 //! The program `git` is run for what only it knows: how a repository is laid out and spoken to. The files of a revision come from its
-//! objects, so that no attribute, filter or setting of this machine changes a byte of them.
+//! objects, so that no attribute, filter or setting of this machine changes a byte of them. The program `hg` is run for the same, and writes
+//! the files of a revision itself: without settings it has no filters.
 
 mod archive;
 mod directory;
 mod export;
 mod forge;
 mod git;
+mod hg;
+mod mercurial;
 mod repository;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use sos_formats::derivation::Method;
@@ -31,7 +36,7 @@ pub use archive::unpack_archive;
 pub struct Settings {
     /// Where copies of remote repositories are kept between runs.
     pub cache: PathBuf,
-    /// The environment of this process; `git` sees the few variables of it that it needs.
+    /// The environment of this process; `git` and `hg` see the few variables of it that they need.
     pub environment: BTreeMap<String, String>,
     /// Whether the network may not be used.
     pub offline: bool,
@@ -158,6 +163,7 @@ impl Trees {
         match flake_ref::kind(&request.attrs) {
             "path" => self.directory(request),
             "git" => self.git(request),
+            "hg" => self.mercurial(request),
             "tarball" => self.archive(request),
             "file" => self.file(request),
             "github" | "gitlab" | "sourcehut" => self.forge(request),
@@ -253,10 +259,31 @@ impl Trees {
     }
 }
 
+/// Chooses the files of a working tree that are tracked, and the directories that lead to them.
+fn only<'a>(
+    tree: &'a Path,
+    files: &'a BTreeSet<Vec<u8>>,
+) -> impl FnMut(&Path, sos_store::FileType) -> std::io::Result<bool> + 'a {
+    move |path, kind| {
+        let Ok(inside) = path.strip_prefix(tree) else {
+            return Ok(false);
+        };
+        let inside = inside.as_os_str().as_bytes();
+        if kind != sos_store::FileType::Directory || files.contains(inside) {
+            return Ok(inside.is_empty() || files.contains(inside));
+        }
+        let mut prefix = inside.to_vec();
+        prefix.push(b'/');
+        let next = files.range(prefix.clone()..).next();
+        Ok(inside.is_empty() || next.is_some_and(|f| f.starts_with(&prefix)))
+    }
+}
+
 /// Whether everything that the language shows of a tree stands in the request already.
 fn known_enough(attrs: &Attrs) -> bool {
     match flake_ref::kind(attrs) {
         "git" => attrs.contains_key("lastModified") && attrs.contains_key("rev"),
+        "hg" => attrs.contains_key("revCount") && attrs.contains_key("rev"),
         "github" | "gitlab" | "sourcehut" => attrs.contains_key("lastModified"),
         _ => true,
     }

@@ -11,8 +11,8 @@ use sos_formats::hash::Sha256;
 use super::{Answer, Settings, io, problem};
 use crate::fetch::offline;
 
-/// Variables that `git`, and the programs that it speaks through, need of the user's environment.
-const KEPT: &[&str] = &[
+/// Variables that `git` and `hg`, and the programs that it speaks through, need of the user's environment.
+pub(super) const KEPT: &[&str] = &[
     "PATH",
     "HOME",
     "USER",

@@ -240,10 +240,14 @@ fn check(attrs: Attrs) -> Result<Attrs, RefError> {
     {
         return Err(RefError(format!("invalid Git commit hash '{rev}'")));
     }
-    if let Some(r) = text(&attrs, "ref")
-        && !is_ref(r)
-    {
-        return Err(RefError(format!("invalid Git branch/tag name '{r}'")));
+    if let Some(r) = text(&attrs, "ref") {
+        let (ok, who) = match kind {
+            "hg" => (is_hg_ref(r), "Mercurial"),
+            _ => (is_ref(r), "Git"),
+        };
+        if !ok {
+            return Err(RefError(format!("invalid {who} branch/tag name '{r}'")));
+        }
     }
     Ok(attrs)
 }
@@ -265,6 +269,16 @@ pub fn is_ref(text: &str) -> bool {
         && !text
             .bytes()
             .any(|b| b <= b' ' || b == 0x7f || b"~^:?*[\\".contains(&b))
+}
+
+/// Whether a text may name a branch, a tag or a bookmark of Mercurial: the letters that Nix takes.
+pub fn is_hg_ref(text: &str) -> bool {
+    text.bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_./-@".contains(&b))
 }
 
 /// Whether a text is the name of a flake in a registry.

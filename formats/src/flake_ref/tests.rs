@@ -77,6 +77,10 @@ fn what_is_no_reference_is_refused() {
             "git+file:///r?ref=a..b",
             "invalid Git branch/tag name 'a..b'",
         ),
+        (
+            "hg+file:///r?ref=-x",
+            "invalid Mercurial branch/tag name '-x'",
+        ),
         ("path:/a%2", "'path:/a%2' is not a valid URL"),
         ("path:/a%00", "'path:/a%00' is not a valid URL"),
         (

@@ -1,4 +1,4 @@
-//! `fetchGit`, `fetchTree` and what takes or gives references of flakes.
+//! `fetchGit`, `fetchMercurial`, `fetchTree` and what takes or gives references of flakes.
 
 use sos_formats::flake_ref::{self, Attr, Attrs, FlakeRef};
 
@@ -29,15 +29,8 @@ pub(super) static TABLE: &[Prim] = &[
         "fetchMercurial",
         1,
         1,
-        |_, _, pos| {
-            Err(Error::new(
-                Kind::Value,
-                pos,
-                "'builtins.fetchMercurial' is not supported",
-            )
-            .help("use builtins.fetchTarball with the address of an archive and its sha256"))
-        },
-        "Not supported.",
+        fetch_mercurial,
+        "Fetches a revision, branch or tag of a Mercurial repository.",
     ),
     p(
         "fetchClosure",
@@ -196,6 +189,82 @@ fn fetch_git(vm: &Vm, a: &[Value], pos: Pos) -> R {
     };
     let tree = vm.fetch_tree(&tree, &wants, pos)?;
     Ok(vm.tree_value(&tree, true, false))
+}
+
+fn fetch_mercurial(vm: &Vm, a: &[Value], pos: Pos) -> R {
+    let v = vm.force(a[0])?;
+    let (mut url, mut rev) = (String::new(), None);
+    let mut name = "source".to_owned();
+    let text = |v, at| -> R<String> {
+        let bytes = vm.force_str_no_ctx(v, at)?;
+        Ok(String::from_utf8_lossy(bytes).into_owned())
+    };
+    if let Some(set) = v.as_attrs() {
+        for (key, v, at) in set.entries() {
+            let at = at.or(pos);
+            match key.text().as_ref() {
+                "url" => url = plain_text(vm, v, at)?,
+                "rev" => rev = Some(text(v, at)?),
+                "name" => name = text(v, at)?,
+                other => {
+                    return Err(Error::new(
+                        Kind::Value,
+                        at,
+                        format!("unsupported argument '{other}' to 'fetchMercurial'"),
+                    )
+                    .help("it takes `url`, `rev` and `name`"));
+                }
+            }
+        }
+    } else {
+        url = plain_text(vm, v, pos)?;
+    }
+    if url.is_empty() {
+        return Err(Error::new(
+            Kind::Value,
+            pos,
+            "'url' argument required by 'fetchMercurial'",
+        ));
+    }
+    if !url.contains("://") {
+        url = format!("file://{url}");
+    }
+    if let Some(why) = super::name_problem(&name) {
+        return Err(Error::new(
+            Kind::Value,
+            pos,
+            format!("invalid store path name when fetching a Mercurial tree: {why}"),
+        ));
+    }
+    let mut attrs = Attrs::new();
+    attrs.insert("type".into(), Attr::Str("hg".into()));
+    attrs.insert("url".into(), Attr::Str(url));
+    if let Some(rev) = rev {
+        // What is no whole id is the name of a branch or tag.
+        let id = rev.to_ascii_lowercase();
+        if id.len() == 40 && flake_ref::is_rev(&id) {
+            attrs.insert("rev".into(), Attr::Str(id));
+        } else {
+            attrs.insert("ref".into(), Attr::Str(rev));
+        }
+    }
+    if vm.options.pure && !attrs.contains_key("rev") {
+        return Err(Error::new(
+            Kind::Pure,
+            pos,
+            "in pure evaluation mode, 'fetchMercurial' requires a Mercurial revision",
+        )
+        .help("name a whole revision id (`rev`), or use `--impure`"));
+    }
+    let tree = FlakeRef::from_attrs(attrs)
+        .map_err(|e| reference_error(&e, pos))?
+        .tree;
+    let wants = Wants {
+        name: &name,
+        base: None,
+    };
+    let tree = vm.fetch_tree(&tree, &wants, pos)?;
+    Ok(vm.mercurial_value(&tree))
 }
 
 /// The reference in an argument that is a URL or a set of attributes.

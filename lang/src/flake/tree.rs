@@ -12,6 +12,9 @@ use crate::heap::{Attrs as Set, Sym, Value};
 use crate::host::{ContextElem, FetchedTree, TreeRequest};
 use crate::ir::Pos;
 
+/// The revision of what has none.
+const NO_REV: &str = "0000000000000000000000000000000000000000";
+
 /// How a tree is fetched.
 pub(crate) struct Wants<'a> {
     /// Name of the store object.
@@ -132,8 +135,7 @@ impl Vm {
             add("submodules", Value::bool(on));
         }
         if !dirty {
-            const NONE: &str = "0000000000000000000000000000000000000000";
-            if let Some(rev) = text("rev").or(fallback.then_some(NONE)) {
+            if let Some(rev) = text("rev").or(fallback.then_some(NO_REV)) {
                 add("rev", Value::string(rev.as_bytes()));
                 let short = rev.get(..7).unwrap_or(rev);
                 add("shortRev", Value::string(short.as_bytes()));
@@ -155,6 +157,34 @@ impl Vm {
             add("lastModifiedDate", Value::string(date.as_bytes()));
         }
         Value::attrs(Set::from_pairs(out))
+    }
+}
+
+impl Vm {
+    /// What `fetchMercurial` says of a tree: a working copy with changes has a revision of zeros, and no number.
+    pub(crate) fn mercurial_value(&self, tree: &FetchedTree) -> Value {
+        let path = self.absolute(&tree.path);
+        let place = Value::string(path.as_bytes());
+        let ctx = self.ctx_of([ContextElem::Opaque(tree.path.clone())]);
+        let text = |name| flake_ref::text(&tree.attrs, name);
+        let rev = text("rev").unwrap_or(NO_REV);
+        let mut out = vec![
+            ("outPath", Value::string_ctx(path.as_bytes(), ctx)),
+            ("rev", Value::string(rev.as_bytes())),
+            (
+                "shortRev",
+                Value::string(rev.get(..12).unwrap_or(rev).as_bytes()),
+            ),
+        ];
+        if let Some(branch) = text("ref") {
+            out.push(("branch", Value::string(branch.as_bytes())));
+        }
+        if let Some(Attr::Int(n)) = tree.attrs.get("revCount") {
+            out.push(("revCount", Value::int(*n as i64)));
+        }
+        let out = out.into_iter();
+        let named = out.map(|(name, v)| (Sym::new(name.as_bytes()), named(place, v), Pos::NONE));
+        Value::attrs(Set::from_pairs(named.collect()))
     }
 }
 

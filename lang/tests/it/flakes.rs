@@ -250,7 +250,22 @@ fn trees_say_what_they_are() {
             "builtins.fetchTree \"path:./x\"",
             "because it uses a relative path",
         ),
-        ("builtins.fetchMercurial \"x\"", "not supported"),
+        (
+            "builtins.fetchMercurial { url = /out; x = 1; }",
+            "unsupported argument 'x' to 'fetchMercurial'",
+        ),
+        (
+            "builtins.fetchMercurial { name = \"x\"; }",
+            "'url' argument required",
+        ),
+        (
+            "builtins.fetchMercurial { url = /out; rev = \"a b\"; }",
+            "invalid Mercurial branch/tag name 'a b'",
+        ),
+        (
+            "builtins.fetchMercurial { url = /out; name = \"a b\"; }",
+            "when fetching a Mercurial tree",
+        ),
         (
             "builtins.fetchClosure { }",
             "experimental Nix feature 'fetch-closure' is disabled",
