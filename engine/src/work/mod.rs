@@ -1,18 +1,19 @@
 //! Runs one job for real: is it there already, who builds it, and what becomes of the outcome.
 
+mod elsewhere;
+mod otherwise;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use sos_formats::derivation::{Derivation, DrvHashes, Method, Output};
+use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_store::compare::Snapshot;
-use sos_store::{Lease, NewBuilt, Rebuild, Store, StoreError, TempDir, Trace, TryLock};
+use sos_store::{Lease, NewBuilt, Store, TempDir, Trace, TryLock};
 use tokio::runtime::Handle;
 
 use crate::builder::{Pool, Registry};
@@ -25,11 +26,11 @@ use crate::event::{Event, EventSink, Status};
 use crate::executor::{Executor, Job, Locked, Outcome};
 use crate::options::BuildOptions;
 use crate::other::{OtherLog, locked};
-use crate::output::{Finish, Made, Other, Registered, Stop};
+use crate::output::{Finish, Made, Stop};
 use crate::report::{Flusher, Reporter};
 use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
 use crate::sandbox::{HELPER_DIED, PreparedSets, Session};
-use crate::substitute::{Mirrors, Watch, may_come_from_elsewhere};
+use crate::substitute::Mirrors;
 use crate::verify::Conditions;
 use crate::{features, in_process, kept, nix_shape, step};
 
@@ -272,67 +273,6 @@ impl Worker {
         outcome
     }
 
-    /// Takes from mirrors what is known by name only since the inputs are there.
-    fn take_from_mirrors(&self, job: &Job, resolved: &Resolved) -> Result<Option<Outcome>, Stop> {
-        let Some(mirrors) = self.mirrors.as_ref().filter(|mirrors| !mirrors.are_off()) else {
-            return Ok(None);
-        };
-        // One without inputs, or with known names, was asked for before.
-        if job.forced
-            || !is_dynamic(&job.drv)
-            || job.drv.input_drvs.is_empty()
-            || !may_come_from_elsewhere(&job.drv)
-        {
-            return Ok(None);
-        }
-        let dir = self.store.store_dir();
-        let mut outputs = BTreeMap::new();
-        for output in &job.outputs {
-            let path = match resolved.known_path(dir, job.name.as_str(), output) {
-                Some(path) => path,
-                None => match realisation(mirrors, job, resolved, output) {
-                    Ok(path) => path,
-                    Err(lacking) => {
-                        mirrors.miss(&job.path, lacking);
-                        return Ok(None);
-                    }
-                },
-            };
-            outputs.insert(output.clone(), path);
-        }
-        let paths: BTreeSet<StorePath> = outputs.values().cloned().collect();
-        mirrors.ask_all(&paths);
-        if !paths.iter().all(|path| mirrors.has(path)) {
-            mirrors.miss_paths(&job.path, &paths);
-            return Ok(None);
-        }
-        mirrors.gather(paths).map_err(store_failed)?;
-        let order = mirrors.order(outputs.values()).map_err(store_failed)?;
-        let Some(order) = order else {
-            return Ok(None);
-        };
-        self.events.emit(Event::FetchStarted {
-            drv: job.shown.clone(),
-            name: job.name.clone(),
-            cause: self.cause(job, resolved)?,
-        });
-        let watch = Watch::new(
-            &self.events,
-            &self.cancel,
-            job.shown.clone(),
-            job.name.clone(),
-        );
-        let Some(bytes) = mirrors.take(&order, &watch) else {
-            return Ok(None);
-        };
-        self.record_outputs(job, resolved, &outputs)?;
-        Ok(Some(Outcome::Done {
-            outputs,
-            status: Status::Fetched,
-            bytes,
-        }))
-    }
-
     /// Returns what names this build among all processes: derivations that make the same thing share it.
     fn lock_of(job: &Job, resolved: &Resolved) -> StorePath {
         if job.drv.is_fixed() {
@@ -567,104 +507,6 @@ impl Worker {
         })
     }
 
-    /// Says so when an earlier build of the same gave something else that is still there. Both are remembered.
-    fn tell_other_results(
-        &self,
-        job: &Job,
-        made: &Remembered<'_>,
-        outputs: &BTreeMap<String, Registered>,
-    ) -> Result<(), Box<Diagnostic>> {
-        let dir = self.store.store_dir();
-        for (output, one) in outputs {
-            let earlier = self.store.trace(&made.key, output).map_err(store_failed)?;
-            let is = one.path.absolute(dir);
-            let (note, first, help) = match (earlier.filter(|was| *was != one.path), &one.other) {
-                (Some(earlier), _) => {
-                    let was = earlier.absolute(dir);
-                    (
-                        format!("output `{output}` was `{was}`, is `{is}`"),
-                        self.first_difference(&earlier, &one.path)
-                            .map_err(store_failed)?,
-                        format!(
-                            "`sos diff {was} {is}` compares the two, `sos verify {is}` looks for the reason"
-                        ),
-                    )
-                }
-                (None, Some(other)) => {
-                    self.record_other(job, made, output, &one.path, other)
-                        .map_err(store_failed)?;
-                    (
-                        format!(
-                            "output `{output}` is in the store with other content, which stays: `{is}`"
-                        ),
-                        other.first.clone(),
-                        format!(
-                            "`sos verify {is} --keep DIR` looks for the reason and keeps what comes out otherwise"
-                        ),
-                    )
-                }
-                (None, None) => continue,
-            };
-            let mut warning = Diagnostic::warning(
-                "build-not-reproducible",
-                Class::NotReproducible,
-                format!(
-                    "`{}` gave something else than the last time it was built",
-                    job.name
-                ),
-            )
-            .note(note);
-            if let Some(first) = first {
-                warning = warning.note(format!("first difference: {first}"));
-            }
-            self.events.emit(Event::Diagnostic {
-                diagnostic: Box::new(warning.help(help)),
-            });
-        }
-        Ok(())
-    }
-
-    /// The first path at which two objects differ; none when one of them is not there any more.
-    fn first_difference(
-        &self,
-        old: &StorePath,
-        new: &StorePath,
-    ) -> Result<Option<String>, StoreError> {
-        let mut sides = Vec::new();
-        for path in [old, new] {
-            match self.store.query(path)? {
-                Some(info) if self.store.is_present(path)? => {
-                    sides.push(Snapshot::of_object(&self.store, &info)?);
-                }
-                _ => return Ok(None),
-            }
-        }
-        let differences = sides[0].compare(&sides[1], &self.store)?;
-        Ok(differences.first().map(ToString::to_string))
-    }
-
-    /// Remembers content that came out and is not kept.
-    fn record_other(
-        &self,
-        job: &Job,
-        made: &Remembered<'_>,
-        output: &str,
-        path: &StorePath,
-        other: &Other,
-    ) -> Result<(), StoreError> {
-        self.store.record_rebuilds(&[Rebuild {
-            path: path.clone(),
-            drv: job.path.clone(),
-            output: output.to_owned(),
-            same: false,
-            found: other.hash.clone(),
-            conditions: Conditions::default().to_string(),
-            host: host(),
-            started_secs: i64::try_from(made.started_ms / 1000).unwrap_or(i64::MAX),
-            duration_ms: made.duration_ms,
-        }])
-    }
-
     /// Records what was built, how long it took, and under which key it will be found again.
     fn remember(
         &self,
@@ -757,33 +599,6 @@ fn killed_again(stop: Stop) -> Stop {
                 .help("`dmesg` tells whether memory ran out; build less at once with `-j`, or less beside it"),
         )),
         stop => stop,
-    }
-}
-
-/// Which path mirrors have for an output of a content-addressed derivation whose inputs are known.
-fn realisation(
-    mirrors: &Mirrors,
-    job: &Job,
-    resolved: &Resolved,
-    output: &str,
-) -> Result<StorePath, Vec<String>> {
-    // No binary cache has root filesystems.
-    if matches!(
-        resolved.drv.outputs.get(output),
-        Some(Output::Floating {
-            method: Method::Rootfs,
-            ..
-        })
-    ) {
-        return Err(Vec::new());
-    }
-    // There are no input derivations any more, so nobody asks.
-    let mut no_inputs =
-        |_: &StorePath| -> Result<Derivation, Infallible> { Ok(Derivation::default()) };
-    let mut hashes = DrvHashes::new(mirrors.store_dir().clone());
-    match hashes.realisation_hash(&resolved.drv, job.name.as_str(), &mut no_inputs) {
-        Ok(hash) => mirrors.realisation(&hash, output),
-        Err(_) => Err(Vec::new()),
     }
 }
 
