@@ -101,6 +101,14 @@ impl StoreHost {
         )
     }
 
+    /// Sees to it that the sources of all derivations that were made are in the store.
+    ///
+    /// # Errors
+    /// When a source cannot be added.
+    pub(crate) fn settle(&self) -> Result<(), sos_store::StoreError> {
+        self.sources.settle()
+    }
+
     /// The derivations that were made so far; the sources that they need are in the store.
     ///
     /// # Errors

@@ -59,6 +59,7 @@ pub(crate) async fn watch(
 
 /// From now on Ctrl-C stops what an evaluator does, not the program; a second one, before that has stopped, ends it.
 pub(crate) fn only_evaluation(interrupter: sos_lang::Interrupter, asked: Arc<AtomicU8>) {
+    let (ready, is_ready) = std::sync::mpsc::channel();
     let wait = move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -68,6 +69,7 @@ pub(crate) fn only_evaluation(interrupter: sos_lang::Interrupter, asked: Arc<Ato
             let Ok(mut int) = signal(SignalKind::interrupt()) else {
                 return;
             };
+            let _nobody_waits = ready.send(()).is_err();
             while int.recv().await.is_some() {
                 if asked.swap(2, Ordering::SeqCst) != 0 {
                     #[allow(clippy::exit, reason = "the second interrupt asks for exactly this")]
@@ -82,6 +84,8 @@ pub(crate) fn only_evaluation(interrupter: sos_lang::Interrupter, asked: Arc<Ato
         .name("interrupts".into())
         .spawn(wait)
         .is_err();
+    // What reads lines puts the handler back that it has found: it must find this one.
+    let _never = is_ready.recv().is_err();
 }
 
 /// Ctrl-Z stops the whole group of this process, and so a child that is about to become a sandbox of its own and has not left the

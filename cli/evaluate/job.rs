@@ -41,6 +41,8 @@ pub(super) struct Job<'a> {
     args: &'a TargetArgs,
     mode: &'a Mode,
     pub(super) here: PathBuf,
+    /// Whether the derivations are wanted, with the places where they are written, and not values alone.
+    pub(super) with_graph: bool,
 }
 
 impl<'a> Job<'a> {
@@ -57,6 +59,7 @@ impl<'a> Job<'a> {
             args,
             mode,
             here,
+            with_graph: true,
         })
     }
 
@@ -157,6 +160,10 @@ impl<'a> Job<'a> {
                         .into_iter()
                         .for_each(|(path, text)| recorder.note_text(&path, text.as_deref())),
                 }
+            }
+            if !self.with_graph {
+                host.settle()?;
+                continue;
             }
             let texts = host.graph()?.texts;
             let place = |drv: &StorePath| Some((drv.clone(), evaluator.drv_position(drv)?));

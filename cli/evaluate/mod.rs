@@ -187,7 +187,8 @@ pub(crate) fn cached<T: Cached + Send + Sync>(
     asked: &str,
     each: impl Fn(&Evaluator, Value, &Target) -> Result<T, Box<Diagnostic>> + Send + Sync,
 ) -> Result<Evaluated<T>, Failure> {
-    let job = Job::new(session, args, mode)?;
+    let mut job = Job::new(session, args, mode)?;
+    job.with_graph = T::WITH_GRAPH;
     // An evaluation that updates locks is there to ask the world anew.
     let usable = matches!(mode.lock, LockMode::Create | LockMode::Locked);
     let wanted = session.config.eval_cache && !args.no_eval_cache && usable;

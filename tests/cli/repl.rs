@@ -136,7 +136,7 @@ fn ctrl_c_stops_an_evaluation_and_the_session_goes_on() {
     terminal.wait_for_text("sos> ");
     terminal.send(b"kept = 41\r");
     // It would take days, and says so first.
-    terminal.send(b"builtins.trace \"begun\" (builtins.foldl' (a: b: a + builtins.foldl' (c: d: c + d) 0 (builtins.genList (x: x) 100000)) 0 (builtins.genList (x: x) 100000000))\r");
+    terminal.send(b"let go = n: builtins.foldl' (a: _: a + n) 0 (builtins.genList (x: x) 3000); in builtins.trace \"begun\" (builtins.foldl' (a: _: a + builtins.foldl' (b: _: b + go 1) 0 (builtins.genList (x: x) 3000)) 0 (builtins.genList (x: x) 3000))\r");
     terminal.wait_for_text("trace: begun");
     terminal.send(b"\x03");
     terminal.wait_for_text("eval-interrupted");
