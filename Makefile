@@ -31,7 +31,7 @@ test:
 
 test-boot:
 	@sh setup.sh test
-	SOS_REQUIRE_PEERS=$${SOS_REQUIRE_PEERS:-1} SOS_TEST_BOOT=1 $(CARGO) test --locked --test sos -- boot:: --test-threads 1
+	SOS_REQUIRE_PEERS=$${SOS_REQUIRE_PEERS:-1} SOS_TEST_BOOT=1 $(CARGO) test --locked --test sos -- boot:: bootstrap::media --test-threads 1
 
 test-slow:
 	@sh setup.sh test
