@@ -10,6 +10,7 @@ use sos_formats::hash::{Blake3, Hash, HashAlgo, Hasher, Sha256};
 use sos_formats::nar::{self, NarError};
 use sos_formats::store_path::StorePath;
 
+use crate::ahead::Ahead;
 use crate::cas::{self, IN_MEMORY_BYTES};
 use crate::error::{IoContext, Result, StoreError};
 use crate::fault;
@@ -81,6 +82,8 @@ pub(crate) struct NarSink {
 }
 
 const SINK_BYTES: usize = 64 << 10;
+/// Files from this size on are read by a thread of their own.
+const AHEAD_BYTES: u64 = 8 << 20;
 
 impl NarSink {
     pub(crate) fn new(candidates: &[StorePath], other: Option<HashAlgo>) -> Self {
@@ -505,7 +508,15 @@ fn read_file(
         hasher: blake3::Hasher::new(),
         flat,
     };
-    nar.regular(executable, size, &mut tee).map_err(changed)?;
+    if size < AHEAD_BYTES {
+        nar.regular(executable, size, &mut tee).map_err(changed)?;
+    } else {
+        // SHA-256 is the slowest by far: the rest is done beside it.
+        std::thread::scope(|scope| {
+            let mut ahead = Ahead::start(scope, &mut tee).at("start a thread to read", place)?;
+            nar.regular(executable, size, &mut ahead).map_err(changed)
+        })?;
+    }
     let hash = Blake3(*tee.hasher.finalize().as_bytes());
     target.large_end(index, item, executable, hash, size)
 }

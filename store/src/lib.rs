@@ -20,6 +20,7 @@
 //! written and synced before the row. Nothing here is asynchronous; a [`Store`] can be used from many threads.
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod built;
 mod cas;
 mod check;

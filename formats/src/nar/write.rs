@@ -5,6 +5,9 @@ use std::io::{self, Read, Write};
 use super::{MAX_DEPTH, NarError, NarProblem, Visitor, check_name, check_target, padding};
 use crate::Bytes;
 
+/// Files from this size on are copied in larger steps.
+const LARGE_BYTES: u64 = 1 << 20;
+
 /// Writes a NAR piece by piece.
 ///
 /// A tree is one node. A node is one call of [`regular`](Self::regular) or [`symlink`](Self::symlink), or
@@ -63,11 +66,18 @@ impl<W: Write> Writer<W> {
     }
 
     fn copy(&mut self, size: u64, contents: &mut (impl Read + ?Sized)) -> Result<(), NarError> {
-        let mut buffer = [0; 16 * 1024];
+        let mut small = [0; 16 * 1024];
+        let mut large = Vec::new();
+        let buffer = if size < LARGE_BYTES {
+            &mut small[..]
+        } else {
+            large.resize(64 * 1024, 0);
+            &mut large[..]
+        };
         let mut left = size;
         // The read after the last byte shows that the file did not grow.
         loop {
-            let n = match contents.read(&mut buffer) {
+            let n = match contents.read(buffer) {
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(NarError::Contents(e)),
