@@ -235,10 +235,11 @@ impl Vm {
 
     /// Evaluates a file.
     pub(crate) fn load_file(&self, full: &[u8], extra: Option<Attrs>, pos: Pos) -> R {
-        self.check_stack()?;
         // Files that import each other without end must not go on until memory is full.
-        let depth = self.depth();
-        self.enter(pos)?;
+        self.deeper(pos, || self.run_file(full, extra, pos))
+    }
+
+    fn run_file(&self, full: &[u8], extra: Option<Attrs>, pos: Pos) -> R {
         let bytes = self
             .read_file(full)
             .map_err(|e| self.io_error(&e, full, pos))?;
@@ -250,7 +251,6 @@ impl Vm {
             path: Some(full.to_vec()),
             around: Surroundings { dir, extra },
         });
-        self.set_depth(depth);
         r.map_err(|e| {
             // A place in the file says as much.
             if self.is_in(e.pos, full) {
