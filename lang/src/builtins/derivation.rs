@@ -228,7 +228,8 @@ fn make(vm: &Vm, attrs: Value, pos: Pos, call: place::Call) -> R {
             format!("invalid derivation name: {why}. Please pass a different 'name'."),
         );
     }
-    let input = read_attrs(vm, set, given, &name, pos)?;
+    let input = read_attrs(vm, set, given, &name, pos)
+        .map_err(|e| crate::eval::step(e, Sym::new(name.as_bytes()), pos))?;
     instantiate(vm, input, &name, pos, place, given).map_err(|e| {
         e.at(pos)
             .frame(format!("while evaluating derivation '{name}'"), pos)
@@ -259,15 +260,13 @@ fn read_attrs(vm: &Vm, set: Attrs, given: Option<Attrs>, name: &str, pos: Pos) -
             None => own(),
         };
         let at = at.or(pos);
-        read_attr(vm, &mut i, key, v, at).traced(
-            || {
-                format!(
-                    "while evaluating attribute '{}' of derivation '{name}'",
-                    s.text()
-                )
-            },
-            at,
-        )?;
+        read_attr(vm, &mut i, key, v, at).map_err(|e| {
+            let what = format!(
+                "while evaluating attribute '{}' of derivation '{name}'",
+                s.text()
+            );
+            crate::eval::step(e, s, at).frame(what, at)
+        })?;
     }
     if let Some(json) = i.structured.take() {
         let mut out = b"{".to_vec();

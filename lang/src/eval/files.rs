@@ -223,7 +223,7 @@ impl Vm {
         let known = self.imports.borrow().get(&full).copied();
         let v = match known {
             Some(v) => v,
-            None => self.load_file(&full, None, pos)?,
+            None => self.load_once(&full, pos)?,
         };
         let mut imports = self.imports.borrow_mut();
         if full != p {
@@ -231,6 +231,19 @@ impl Vm {
         }
         imports.insert(full, v);
         Ok(v)
+    }
+
+    /// Evaluates a file whose value is asked for by its path alone: one that needs itself for that has none.
+    fn load_once(&self, full: &[u8], pos: Pos) -> R {
+        let mut loading = self.loading.borrow_mut();
+        if let Some(first) = loading.iter().position(|file| file == full) {
+            return Err(super::cycle::of_files(&loading[first..], pos));
+        }
+        loading.push(full.to_vec());
+        drop(loading);
+        let r = self.load_file(full, None, pos);
+        self.loading.borrow_mut().pop();
+        r
     }
 
     /// Evaluates a file.

@@ -100,6 +100,7 @@ impl Vm {
             ),
         )
         .label(format!("this is {}", self.show_type(v)))
+        .wrong(v)
     }
 
     #[inline]

@@ -60,6 +60,8 @@ pub(crate) struct Vm {
     globals: OnceCell<FxHashMap<Sym, Value>>,
     /// Values of imported files by resolved path, and by the paths that led there.
     pub(crate) imports: RefCell<FxHashMap<Vec<u8>, Value>>,
+    /// Files whose values are being computed, outermost first.
+    pub(crate) loading: RefCell<Vec<Vec<u8>>>,
     /// What `readDir` found, by path as it was given.
     pub(crate) dirs: RefCell<FxHashMap<Vec<u8>, Value>>,
     /// Store paths of copied sources.
@@ -105,6 +107,7 @@ impl Vm {
             contexts: RefCell::default(),
             globals: OnceCell::new(),
             imports: RefCell::default(),
+            loading: RefCell::default(),
             dirs: RefCell::default(),
             copied: RefCell::default(),
             text_refs: RefCell::default(),
