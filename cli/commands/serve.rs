@@ -16,7 +16,7 @@ use sos_serve::{
 
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
-use crate::evaluate::{self, Item};
+use crate::evaluate::{self, Item, Mode};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::render::output;
@@ -217,7 +217,9 @@ struct Built {
 fn built(session: &Session, args: &TargetArgs, lock: LockFlags) -> Result<Built, Failure> {
     let targets = evaluate::targets(session, args)?;
     let stream = Stream::start(session, false);
-    let evaluated = match build::evaluated(session, args, lock, &targets, &stream) {
+    // Files that recipes pin are served, whatever is made of them.
+    let mode = Mode::building(lock).with_whole_graph();
+    let evaluated = match build::evaluated(session, args, &mode, &targets, &stream) {
         Ok(evaluated) => evaluated,
         Err(failure) => return Err(stream.fail(session, failure)),
     };

@@ -1,5 +1,6 @@
 //! The engine: a graph and wishes go in, outputs and events come out.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
@@ -483,7 +484,7 @@ impl Engine {
         self.still_valid(&needed)?;
         // What is written down and what is looked up have nothing to do with each other.
         let history = thread::scope(|scope| {
-            let kept = scope.spawn(|| self.keep_derivations(&needed));
+            let kept = scope.spawn(|| self.keep_derivations(&needed, graph));
             let history = self
                 .store
                 .snapshot(|| self.history(&needed, graph, wanted))
@@ -520,7 +521,7 @@ impl Engine {
     }
 
     /// Writes down what is going to be built, and what its sources hold: logs, traces and later questions refer to it.
-    fn keep_derivations(&self, needed: &Needed) -> Result<(), Box<Diagnostic>> {
+    fn keep_derivations(&self, needed: &Needed, graph: &Graph) -> Result<(), Box<Diagnostic>> {
         if let Err(error) = self.store.note_sources(needed.sources.keys()) {
             // A build is worth more than its journal.
             tracing::warn!(%error, "the files of the sources are not noted");
@@ -530,6 +531,11 @@ impl Engine {
         for node in needed.nodes.iter().filter(|node| !node.is_kept()) {
             texts.push((&node.path, node.text(dir)?));
         }
+        // And what is not built anew: whoever looks into a derivation later, by its name, finds those that it was made of.
+        let known = needed.known.keys();
+        texts.extend(
+            known.filter_map(|path| Some((path, Cow::Borrowed(&**graph.texts.get(path)?)))),
+        );
         self.store
             .put_drvs(texts.iter().map(|(path, text)| (*path, &**text)))
             .map_err(store_failed)
