@@ -165,12 +165,17 @@ impl Executor for Worker {
         let hold: Vec<StorePath> = paths.iter().map(|path| (*path).clone()).collect();
         self.lease.hold(&hold).map_err(store_failed)?;
         // A collection may have taken one between the look and the hold.
-        let mut gone = BTreeSet::new();
-        for path in paths {
-            if !self.store.is_valid(path).map_err(store_failed)? {
-                gone.insert(path);
+        let look = || {
+            let mut gone = BTreeSet::new();
+            for path in paths {
+                if !self.store.is_valid(path)? {
+                    gone.insert(path);
+                }
             }
-        }
+            Ok(gone)
+        };
+        let gone = self.store.snapshot(look);
+        let gone = gone.and_then(|gone| gone).map_err(store_failed)?;
         let (lost, there): (Vec<&Found>, Vec<&Found>) = found
             .iter()
             .partition(|one| one.outputs.values().any(|path| gone.contains(path)));
