@@ -413,7 +413,7 @@ impl Engine {
                 counts.cached = counts.cached.saturating_sub(taken.count);
                 counts.fetched += taken.count;
                 counts.fetched_bytes += taken.bytes;
-                let stopped = cancel.is_cancelled().then(|| cancel.exit_code());
+                let stopped = cancel.is_stopping().then(|| cancel.exit_code());
                 self.report(graph, wanted, done, since, stopped)
             }
         }

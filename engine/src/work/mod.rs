@@ -247,7 +247,7 @@ impl Worker {
         if let Some(outputs) = self.present(job, &resolved, &key)? {
             return Ok(cached(outputs));
         }
-        if self.cancel.is_cancelled() {
+        if self.cancel.is_stopping() {
             return Err(Stop::Cancelled);
         }
         if let Some(outcome) = self.take_from_mirrors(job, &resolved)? {
