@@ -133,7 +133,13 @@ pub(crate) fn run(session: &Session, args: &ServeArgs) -> Result<(), Failure> {
         let notify = Arc::clone(&told);
         let subscription = cancel.on_cancel(move || notify.notify_one());
         let seen = Arc::new(AtomicU8::new(0));
-        let watch = tokio::spawn(interrupt::watch(cancel, seen, false, |_| {}));
+        let watch = tokio::spawn(interrupt::watch(
+            cancel,
+            seen,
+            interrupt::First::Stops,
+            false,
+            |_| {},
+        ));
         announce(session, &format!("http://{address}/"))?;
         let ended = server.run(mirror, told.notified()).await;
         watch.abort();

@@ -310,6 +310,7 @@ fn verify(
     let watch = runtime.spawn(interrupt::watch(
         cancel.clone(),
         seen.clone(),
+        interrupt::First::Stops,
         false,
         |_| {},
     ));
