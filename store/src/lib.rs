@@ -34,6 +34,7 @@ pub mod fault;
 mod gc;
 mod ingest;
 mod journal;
+mod large;
 mod listing;
 mod locks;
 mod logs;
