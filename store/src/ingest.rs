@@ -10,14 +10,13 @@ use sos_formats::hash::{Blake3, Hash, HashAlgo, Hasher, Sha256};
 use sos_formats::nar::{self, NarError};
 use sos_formats::store_path::StorePath;
 
-use crate::ahead::Ahead;
 use crate::cas::{self, IN_MEMORY_BYTES};
 use crate::error::{IoContext, Result, StoreError};
 use crate::fault;
+use crate::large::{self, EarlySync};
 use crate::listing::{Filter, Item, ItemKind, ListOptions, Listing};
 use crate::place::{Content, Job, Placer, State};
 use crate::scan::RefScanner;
-use crate::sparse::Sparse;
 use crate::store::Store;
 use crate::sys;
 use crate::temp::TempDir;
@@ -82,8 +81,6 @@ pub(crate) struct NarSink {
 }
 
 const SINK_BYTES: usize = 64 << 10;
-/// Files from this size on are read by a thread of their own.
-const AHEAD_BYTES: u64 = 8 << 20;
 
 impl NarSink {
     pub(crate) fn new(candidates: &[StorePath], other: Option<HashAlgo>) -> Self {
@@ -153,8 +150,8 @@ trait Target {
     fn symlink(&mut self, item: &Item, target: &[u8]) -> Result<()>;
     /// A file that was read into memory.
     fn small(&mut self, index: usize, item: &Item, executable: bool, data: Vec<u8>) -> Result<()>;
-    /// Where the bytes of a large file are to be written while they are hashed, if anywhere.
-    fn large_begin(&mut self, item: &Item) -> Result<Option<std::fs::File>>;
+    /// Asks what happens to a large file while it is hashed.
+    fn large_begin(&mut self, item: &Item) -> Result<Large>;
     fn large_end(
         &mut self,
         index: usize,
@@ -163,6 +160,16 @@ trait Target {
         hash: Blake3,
         size: u64,
     ) -> Result<()>;
+}
+
+/// What happens to a large file while it is hashed.
+enum Large {
+    /// Nothing.
+    Hashed,
+    /// It stays where it is, and becomes part of the store.
+    Taken,
+    /// It is written there.
+    Copied(std::fs::File),
 }
 
 /// Only hashes.
@@ -181,8 +188,8 @@ impl Target for NoTarget {
         self.hashes.push((index, Blake3::of(&data)));
         Ok(())
     }
-    fn large_begin(&mut self, _: &Item) -> Result<Option<std::fs::File>> {
-        Ok(None)
+    fn large_begin(&mut self, _: &Item) -> Result<Large> {
+        Ok(Large::Hashed)
     }
     fn large_end(&mut self, index: usize, _: &Item, _: bool, hash: Blake3, _: u64) -> Result<()> {
         self.hashes.push((index, hash));
@@ -247,11 +254,11 @@ impl Target for StageTarget<'_, '_, '_> {
         })
     }
 
-    fn large_begin(&mut self, item: &Item) -> Result<Option<std::fs::File>> {
+    fn large_begin(&mut self, item: &Item) -> Result<Large> {
         if self.in_place {
-            Ok(None)
+            Ok(Large::Taken)
         } else {
-            Ok(Some(cas::create_private(&self.place(item))?))
+            cas::create_private(&self.place(item)).map(Large::Copied)
         }
     }
 
@@ -414,6 +421,7 @@ fn read_tree(
 ) -> Result<Hashes> {
     let mut nar = nar::Writer::new(sink).map_err(nar_error)?;
     let mut flat_hasher = None;
+    let mut early = EarlySync::default();
     let mut open = 0;
     for (index, item) in listing.items.iter().enumerate() {
         while open > item.depth {
@@ -448,6 +456,7 @@ fn read_tree(
                     *size,
                     &mut nar,
                     flat,
+                    &mut early,
                     target,
                 )?;
             }
@@ -472,6 +481,7 @@ fn read_file(
     size: u64,
     nar: &mut nar::Writer<NarSink>,
     mut flat: Option<&mut Hasher>,
+    early: &mut EarlySync,
     target: &mut dyn Target,
 ) -> Result<()> {
     let mut file = cas::open_regular(place)?;
@@ -487,14 +497,21 @@ fn read_file(
         Read::take(&mut file, size + 1)
             .read_to_end(&mut data)
             .at("read", place)?;
-        nar.regular(executable, size, &mut data.as_slice())
+        nar.regular_buffered(executable, size, &mut data.as_slice())
             .map_err(changed)?;
         if let Some(flat) = flat.as_mut() {
             flat.update(&data);
         }
         return target.small(index, item, executable, data);
     }
-    let mut copy = target.large_begin(item)?;
+    let mut copy = match target.large_begin(item)? {
+        Large::Copied(copy) => Some(copy),
+        Large::Taken => {
+            early.begin(&file, size);
+            None
+        }
+        Large::Hashed => None,
+    };
     if let Some(clone) = copy.as_ref()
         && sys::clone_file(&file, clone).is_ok()
     {
@@ -502,46 +519,11 @@ fn read_file(
         file = cas::open_regular_fd(clone, place)?;
         copy = None;
     }
-    let mut tee = Tee {
-        source: Sparse::new(file).at("look at", place)?,
-        copy,
-        hasher: blake3::Hasher::new(),
-        flat,
-    };
-    if size < AHEAD_BYTES {
-        nar.regular(executable, size, &mut tee).map_err(changed)?;
-    } else {
-        // SHA-256 is the slowest by far: the rest is done beside it.
-        std::thread::scope(|scope| {
-            let mut ahead = Ahead::start(scope, &mut tee).at("start a thread to read", place)?;
-            nar.regular(executable, size, &mut ahead).map_err(changed)
-        })?;
-    }
-    let hash = Blake3(*tee.hasher.finalize().as_bytes());
+    let hash = large::read(file, copy, flat, |contents| {
+        nar.regular_buffered(executable, size, contents)
+            .map_err(changed)
+    })?;
     target.large_end(index, item, executable, hash, size)
-}
-
-/// Passes a large file on while hashing and copying it.
-struct Tee<'a> {
-    source: Sparse,
-    copy: Option<std::fs::File>,
-    hasher: blake3::Hasher,
-    flat: Option<&'a mut Hasher>,
-}
-
-impl Read for Tee<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.source.read(buffer)?;
-        let data = &buffer[..count];
-        self.hasher.update(data);
-        if let Some(flat) = self.flat.as_mut() {
-            flat.update(data);
-        }
-        if let Some(copy) = self.copy.as_mut() {
-            copy.write_all(data)?;
-        }
-        Ok(count)
-    }
 }
 
 /// Gives a directory its final time and mode. The root of a tree stays writable, see [`Store::stage`].

@@ -20,7 +20,6 @@
 //! written and synced before the row. Nothing here is asynchronous; a [`Store`] can be used from many threads.
 #![forbid(unsafe_code)]
 
-mod ahead;
 mod built;
 mod cas;
 mod check;
@@ -35,6 +34,7 @@ pub mod fault;
 mod gc;
 mod ingest;
 mod journal;
+mod large;
 mod listing;
 mod locks;
 mod logs;

@@ -13,6 +13,7 @@ use sos_formats::hash::{Hash, Hasher};
 
 use super::limits::MAX_OUTPUT_BYTES;
 use crate::build::Build;
+use crate::vcs;
 
 /// How often a running program is looked at, for a build that was cancelled.
 const LOOK: Duration = Duration::from_millis(20);
@@ -73,15 +74,17 @@ pub(super) fn write(
     let failed = |why: String| format!("git archive of {from}: {why}");
     let copy = work.join("repository");
     build.log(&format!("making {name} from {from}"));
-    let mut clone = git();
+    let mut clone = vcs::git(None);
     clone
+        .stdout(Stdio::null())
         .args(["clone", "--quiet", "--bare", "--template=", "--"])
         .arg(wanted.repository)
         .arg(&copy);
     finish(build, work, clone).map_err(failed)?;
     let tar = work.join("archive.tar");
-    let mut archive = git();
+    let mut archive = vcs::git(None);
     archive
+        .stdout(Stdio::null())
         .arg("--git-dir")
         .arg(&copy)
         .args(["archive", "--format=tar", "--prefix"])
@@ -129,33 +132,6 @@ pub(super) fn write(
         found.algo(),
         found.to_hex()
     )))
-}
-
-/// `git` with none of this machine's settings.
-fn git() -> Command {
-    let mut command = Command::new("git");
-    for name in [
-        "GIT_DIR",
-        "GIT_WORK_TREE",
-        "GIT_INDEX_FILE",
-        "GIT_CONFIG_PARAMETERS",
-    ] {
-        command.env_remove(name);
-    }
-    command
-        .envs([
-            ("LC_ALL", "C"),
-            ("GIT_CONFIG_NOSYSTEM", "1"),
-            ("GIT_CONFIG_SYSTEM", "/dev/null"),
-            ("GIT_CONFIG_GLOBAL", "/dev/null"),
-            ("GIT_ATTR_NOSYSTEM", "1"),
-            ("GIT_TERMINAL_PROMPT", "0"),
-            ("GIT_ASKPASS", "true"),
-            ("GIT_ALLOW_PROTOCOL", "file:git:http:https:ssh"),
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    command
 }
 
 /// Runs a program to its end, or until the build is cancelled.

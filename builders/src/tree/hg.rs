@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::flake_ref;
@@ -14,6 +14,7 @@ use sos_formats::hash::Sha256;
 
 use super::{Answer, Settings, io, problem};
 use crate::fetch::offline;
+use crate::vcs;
 
 /// What `hg archive` writes about a revision beside its files; Nix leaves out whatever has this name.
 const ARCHIVAL: &str = ".hg_archival.txt";
@@ -102,13 +103,7 @@ impl Hg {
 
     /// `hg` with an environment of its own, on no repository.
     fn plain(&self) -> Command {
-        let mut command = Command::new("hg");
-        command.env_clear().stdin(Stdio::null());
-        for name in super::repository::KEPT {
-            if let Some(value) = self.settings.environment.get(*name) {
-                command.env(name, value);
-            }
-        }
+        let mut command = vcs::program("hg", &self.settings.environment);
         command
             .envs([
                 ("LC_ALL", "C"),

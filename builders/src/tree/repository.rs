@@ -10,26 +10,7 @@ use sos_formats::hash::Sha256;
 
 use super::{Answer, Settings, io, problem};
 use crate::fetch::offline;
-
-/// Variables that `git` and `hg`, and the programs that it speaks through, need of the user's environment.
-pub(super) const KEPT: &[&str] = &[
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "TMPDIR",
-    "SUDO_UID",
-    "SSH_AUTH_SOCK",
-    "SSL_CERT_FILE",
-    "GIT_SSL_CAINFO",
-    "http_proxy",
-    "https_proxy",
-    "all_proxy",
-    "no_proxy",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-];
+use crate::vcs;
 
 /// A repository of this machine, or the copy of a remote one.
 #[derive(Debug)]
@@ -114,36 +95,7 @@ impl Repository {
 
     /// `git` with an environment of its own, on no repository.
     fn plain(&self) -> Command {
-        let mut command = Command::new("git");
-        command.env_clear().stdin(Stdio::null());
-        for name in KEPT {
-            if let Some(value) = self.settings.environment.get(*name) {
-                command.env(name, value);
-            }
-        }
-        command
-            .envs([
-                ("LC_ALL", "C"),
-                ("GIT_CONFIG_NOSYSTEM", "1"),
-                ("GIT_CONFIG_SYSTEM", "/dev/null"),
-                ("GIT_CONFIG_GLOBAL", "/dev/null"),
-                ("GIT_ATTR_NOSYSTEM", "1"),
-                ("GIT_TERMINAL_PROMPT", "0"),
-                ("GIT_ASKPASS", "true"),
-                ("SSH_ASKPASS_REQUIRE", "never"),
-                ("GIT_SSH_COMMAND", "ssh -oBatchMode=yes"),
-                ("GIT_OPTIONAL_LOCKS", "0"),
-                ("GIT_NO_REPLACE_OBJECTS", "1"),
-                ("GIT_NO_LAZY_FETCH", "1"),
-                ("GIT_ALLOW_PROTOCOL", "file:git:http:https:ssh"),
-            ])
-            // What the configuration of a repository could make git run.
-            .args(["-c", "core.fsmonitor=false"])
-            .args(["-c", "core.hooksPath=/dev/null"])
-            .args(["-c", "gc.auto=0"])
-            .args(["-c", "maintenance.auto=false"])
-            .args(["-c", "http.followRedirects=initial"]);
-        command
+        vcs::git(Some(&self.settings.environment))
     }
 
     /// `git` on this repository.

@@ -1,12 +1,12 @@
 //! Writing: calls in, a stream out.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 
 use super::{MAX_DEPTH, NarError, NarProblem, Visitor, check_name, check_target, padding};
 use crate::Bytes;
 
-/// Files from this size on are copied in larger steps.
-const LARGE_BYTES: u64 = 1 << 20;
+/// What is read of a file at once.
+const BUFFER_BYTES: usize = 64 * 1024;
 
 /// Writes a NAR piece by piece.
 ///
@@ -52,6 +52,25 @@ impl<W: Write> Writer<W> {
         size: u64,
         contents: &mut (impl Read + ?Sized),
     ) -> Result<(), NarError> {
+        // One byte more, for the read after the last one.
+        let room = usize::try_from(size).map_or(BUFFER_BYTES, |size| BUFFER_BYTES.min(size + 1));
+        self.regular_buffered(
+            executable,
+            size,
+            &mut BufReader::with_capacity(room, contents),
+        )
+    }
+
+    /// Writes a regular file of exactly `size` bytes that are in memory piece by piece; they go into the stream without a copy.
+    ///
+    /// # Errors
+    /// As [`regular`](Self::regular).
+    pub fn regular_buffered(
+        &mut self,
+        executable: bool,
+        size: u64,
+        contents: &mut (impl BufRead + ?Sized),
+    ) -> Result<(), NarError> {
         self.begin_node("a file")?;
         self.string(b"regular")?;
         if executable {
@@ -65,30 +84,24 @@ impl<W: Write> Writer<W> {
         self.end_node()
     }
 
-    fn copy(&mut self, size: u64, contents: &mut (impl Read + ?Sized)) -> Result<(), NarError> {
-        let mut small = [0; 16 * 1024];
-        let mut large = Vec::new();
-        let buffer = if size < LARGE_BYTES {
-            &mut small[..]
-        } else {
-            large.resize(64 * 1024, 0);
-            &mut large[..]
-        };
+    fn copy(&mut self, size: u64, contents: &mut (impl BufRead + ?Sized)) -> Result<(), NarError> {
         let mut left = size;
-        // The read after the last byte shows that the file did not grow.
+        // The look after the last byte shows that the file did not grow.
         loop {
-            let n = match contents.read(buffer) {
-                Ok(n) => n,
+            let piece = match contents.fill_buf() {
+                Ok(piece) => piece,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(NarError::Contents(e)),
             };
+            let n = piece.len();
             if n == 0 && left == 0 {
                 return Ok(());
             }
             if n == 0 || n as u64 > left {
                 return Err(NarError::SizeChanged { expected: size });
             }
-            self.raw(&buffer[..n])?;
+            self.raw(piece)?;
+            contents.consume(n);
             left -= n as u64;
         }
     }
