@@ -129,12 +129,11 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
     };
     let engine = run::engine(session, &options, EventSink::null())?;
     // A tree of steps is verified step by step: each from the root that the one before has left.
-    let steps = |target: &target::Target| matches!(target.source, target::Source::Bootstrap(_));
-    let tree = targets.iter().any(steps);
+    let tree = !args.all && evaluate::any_tree(session, &args.target, &targets, &mode)?;
     if args.all || tree {
         drvs = engine.derivations(&evaluated.graph, &drvs)?;
     }
-    if tree && !args.all {
+    if tree {
         let (built, missing) = only_built(store, drvs)?;
         drvs = built;
         if missing > 0 && !session.global.quiet && !session.global.json {

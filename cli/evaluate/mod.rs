@@ -2,6 +2,7 @@
 
 mod job;
 mod missing;
+mod steps;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use crate::render::output;
 use crate::session::Session;
 use crate::target::Target;
 use job::{Job, Record};
+pub(crate) use steps::{any_tree, asked};
 
 /// How to evaluate.
 #[derive(Debug, Clone)]
