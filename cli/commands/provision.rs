@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use sos_builders::disk::provision::{self, Device, Plan, Sources, Spec};
+use sos_builders::disk::provision::{Device, Plan, Sources, Spec, Wish};
+use sos_builders::disk::sign::Signer;
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
@@ -23,9 +24,9 @@ pub(crate) struct ProvisionArgs {
 enum ProvisionCommand {
     /// Say what `apply` would do
     Plan(PlanArgs),
-    /// Do it: the whole layout on an empty device, or a new version in the slot that is free
+    /// Do it: the whole layout on an empty device, a new version in the slot that is free, or what `drift` finds
     Apply(ApplyArgs),
-    /// Say in what a device differs from the recipe; exit code 1 when it does
+    /// Say in what a device differs from the recipe; exit code 1 when it does. Files of a root that is written to are not compared
     Drift(CommonArgs),
 }
 
@@ -52,7 +53,7 @@ struct PlanArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  truncate -s 4G disk.raw && sos provision apply disk.raw .#disk --yes   a disk of its own size\n  sos provision apply /dev/sdb ./web.rootfs.toml#disk --yes             the next version, into the free slot\n  sos provision drift /dev/sdb ./web.rootfs.toml#disk                    what is different\n\nA target is a disk, or its `provision`. Mounted devices are refused. Without `--yes` the plan is shown and nothing is done."
+    after_help = "Examples:\n  truncate -s 4G disk.raw && sos provision apply disk.raw .#disk --yes   a disk of its own size\n  sos provision apply /dev/sdb ./web.rootfs.toml#disk --yes             the next version, into the free slot\n  sos provision drift /dev/sdb ./web.rootfs.toml#disk                    what is different\n\nA target is a disk, or its `provision`. Mounted devices are refused. Without `--yes` the plan is shown and nothing is done. The slot with the least to lose is written over: what did not start, then what has not proven itself yet. Where the version is there already, files and read-only roots that differ are written anew."
 )]
 struct ApplyArgs {
     #[command(flatten)]
@@ -63,6 +64,12 @@ struct ApplyArgs {
     /// Do it
     #[arg(long)]
     yes: bool,
+    /// Sign the EFI programs that are written, for Secure Boot, with this RSA key
+    #[arg(long, value_name = "PEM", requires = "secure_boot_cert")]
+    secure_boot_key: Option<PathBuf>,
+    /// The certificate of that key, which the firmware knows
+    #[arg(long, value_name = "PEM", requires = "secure_boot_key")]
+    secure_boot_cert: Option<PathBuf>,
 }
 
 /// Runs the verb.
@@ -74,7 +81,7 @@ pub(crate) fn run(session: &Session, args: &ProvisionArgs) -> Result<(), Failure
         ProvisionCommand::Plan(args) => {
             let spec = spec(session, &args.common)?;
             let device = Device::open(&args.common.device, false).map_err(refused)?;
-            let plan = planned(&spec, &device, args.wipe)?;
+            let plan = planned(session, &spec, &device, args.wipe, false)?;
             show(session, &spec, &device, &plan)
         }
         ProvisionCommand::Apply(args) => apply(session, args),
@@ -85,7 +92,11 @@ pub(crate) fn run(session: &Session, args: &ProvisionArgs) -> Result<(), Failure
 fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
     let spec = spec(session, &args.common)?;
     let device = Device::open(&args.common.device, args.yes).map_err(refused)?;
-    let plan = planned(&spec, &device, args.wipe)?;
+    let signer = match (&args.secure_boot_key, &args.secure_boot_cert) {
+        (Some(key), Some(certificate)) => Some(Signer::read(key, certificate).map_err(refused)?),
+        _ => None,
+    };
+    let plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
     if !args.yes {
         show(session, &spec, &device, &plan)?;
         if !plan.steps.is_empty() && !session.global.quiet && !session.global.json {
@@ -98,7 +109,14 @@ fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
             output::message(line);
         }
     };
-    provision::apply(&sources(session, &told)?, &spec, &device, &plan).map_err(refused)?;
+    plan.notes.iter().for_each(|note| told(note));
+    let sources = sources(session, &told)?;
+    sources
+        .apply(&spec, &device, &plan, signer.as_ref())
+        .map_err(refused)?;
+    for left in &plan.left {
+        told(&format!("not changed: {left}"));
+    }
     if device.is_block() && plan.wipes {
         told("`partprobe` or a restart makes the kernel read the new partition table");
     }
@@ -111,7 +129,8 @@ fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
 fn drift(session: &Session, args: &CommonArgs) -> Result<(), Failure> {
     let spec = spec(session, args)?;
     let device = Device::open(&args.device, false).map_err(refused)?;
-    let found = provision::drift(&sources(session, &|_| {})?, &spec, &device).map_err(refused)?;
+    let sources = sources(session, &|_| {})?;
+    let found = sources.drift(&spec, &device).map_err(refused)?;
     if session.global.json {
         let list: Vec<_> = found
             .iter()
@@ -122,6 +141,13 @@ fn drift(session: &Session, args: &CommonArgs) -> Result<(), Failure> {
         found
             .iter()
             .try_for_each(|one| output::line(&one.to_string()))?;
+    }
+    let written = spec.written_to();
+    if !written.is_empty() && !session.global.quiet {
+        output::message(&format!(
+            "files in `{}` are not compared: a running system writes to them",
+            written.join("` and `")
+        ));
     }
     if found.is_empty() {
         return Ok(());
@@ -167,9 +193,21 @@ fn spec(session: &Session, args: &CommonArgs) -> Result<Spec, Failure> {
     Spec::read(&session.store()?.physical(&info.path)).map_err(refused)
 }
 
-fn planned(spec: &Spec, device: &Device, wipe: bool) -> Result<Plan, Failure> {
+fn planned(
+    session: &Session,
+    spec: &Spec,
+    device: &Device,
+    wipe: bool,
+    signs: bool,
+) -> Result<Plan, Failure> {
     let running = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
-    provision::plan(spec, device, &running, wipe).map_err(refused)
+    let wish = Wish {
+        running: &running,
+        wipe,
+        signs,
+    };
+    let sources = sources(session, &|_| {})?;
+    sources.plan(spec, device, wish).map_err(refused)
 }
 
 fn show(session: &Session, spec: &Spec, device: &Device, plan: &Plan) -> Result<(), Failure> {
@@ -177,7 +215,17 @@ fn show(session: &Session, spec: &Spec, device: &Device, plan: &Plan) -> Result<
     if session.global.json {
         return output::json(&serde_json::json!({
             "version": spec.version, "bytes": device.size, "wipes": plan.wipes, "slot": plan.slot, "steps": steps,
+            "notes": plan.notes, "left": plan.left,
         }));
+    }
+    let left = || {
+        let mut left = plan.left.iter();
+        left.try_for_each(|one| output::line(&format!("not changed: {one}")))
+    };
+    if steps.is_empty() && !plan.left.is_empty() {
+        let known = "is there already; `--wipe` would make the whole layout anew";
+        output::line(&format!("{} {} {known}", spec.image, spec.version))?;
+        return left();
     }
     if steps.is_empty() {
         return output::line(&format!("{} {} is there already", spec.image, spec.version));
@@ -188,7 +236,9 @@ fn show(session: &Session, spec: &Spec, device: &Device, plan: &Plan) -> Result<
             device.size
         ))?;
     }
-    steps.iter().try_for_each(|step| output::line(step))
+    plan.notes.iter().try_for_each(|note| output::line(note))?;
+    steps.iter().try_for_each(|step| output::line(step))?;
+    left()
 }
 
 fn sources<'a>(session: &'a Session, told: &'a dyn Fn(&str)) -> Result<Sources<'a>, Failure> {

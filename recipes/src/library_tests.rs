@@ -762,6 +762,54 @@ fn oci_problems_are_told_at_once() {
         let said = p.fails(&expression);
         assert!(said.contains(part), "{expression}: {said}");
     }
+    // What is said of values, without a build.
+    for (given, part) in [
+        ("compression = \"xz\";", "and is a string: \"xz\""),
+        (
+            "layering = \"package\";",
+            "a string: \"package\"; did you mean `packages`?",
+        ),
+        (
+            "config.env = [ \"A=1\" \"NOEQ\" ];",
+            "is a list; element 1 is a string: \"NOEQ\"",
+        ),
+        ("config.env = { A = 1; };", "is a set; `A` is a int: 1"),
+        (
+            "config.cmd = [ \"a\" 2 ];",
+            "is a list; element 1 is a int: 2",
+        ),
+        (
+            "config.entrypont = [ ];",
+            "has no `entrypont`; did you mean `entrypoint`?",
+        ),
+        (
+            "level = 42;",
+            "`level` is 42; the compression \"gzip\" has 1 to 9",
+        ),
+        (
+            "compression = \"zstd\"; level = 20;",
+            "\"zstd\" has 1 to 19",
+        ),
+        (
+            "layers = [ { files = { }; level = 10; } ];",
+            "`level` is 10",
+        ),
+        ("tag = \"a b\";", "`a b` is not a tag"),
+        ("arch = \"vax\";", "`vax` is no architecture"),
+        (
+            "config.exposedPorts = [ \"80/tcp\" \"70000\" ];",
+            "`70000` in `exposedPorts`",
+        ),
+        ("config.workdir = \"srv\";", "such as `/srv`"),
+        (
+            "layering = \"packages\"; maxLayers = 0;",
+            "`maxLayers` is 0; it can be 1 to 400",
+        ),
+    ] {
+        let expression = format!("sos.oci {{ name = \"i\"; rootfs = {base}; {given} }}");
+        let said = p.fails(&expression);
+        assert!(said.contains(part), "{expression}: {said}");
+    }
 }
 
 #[test]
@@ -807,6 +855,30 @@ fn layers_of_an_image_follow_steps_packages_or_the_image_below() {
     ));
     let image = json(&alone.all[&alone.wanted[0]]);
     assert_eq!(image["layers"].as_array().map(Vec::len), Some(0));
+    // Its date is that of the image below, unless one is given.
+    let layer = json(&above.all[&above.closure()["i-layer-1.drv"]]);
+    for one in [&image, &layer] {
+        assert!(
+            one["epochOf"].is_string() && one.get("epoch").is_none(),
+            "{one}"
+        );
+    }
+    let dated = p.graph(&format!(
+        "sos.oci {{ name = \"i\"; epoch = 5; from = sos.oci.pull {{ ref = \"r.example/web\"; digest = \"{digest}\"; }}; }}"
+    ));
+    let image = json(&dated.all[&dated.wanted[0]]);
+    assert!(
+        image["epoch"] == 5 && image.get("epochOf").is_none(),
+        "{image}"
+    );
+    let whole = p.graph(&format!(
+        "sos.oci {{ name = \"i\"; rootfs = sos.oci.rootfs {{ image = sos.oci.pull {{ ref = \"r.example/web\"; digest = \"{digest}\"; }}; }}; layering = \"packages\"; }}"
+    ));
+    let chunks = json(&whole.all[&whole.closure()["i-layers.drv"]]);
+    assert!(
+        chunks["epochOf"].is_string() && chunks.get("epoch").is_none(),
+        "{chunks}"
+    );
     // The digest may stand in the name; without one it comes from the lock.
     let named = p.graph(&format!(
         "sos.oci.pull {{ ref = \"r.example/web@{digest}\"; }}"

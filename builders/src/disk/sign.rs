@@ -211,6 +211,22 @@ pub fn sign_disk(device: &Device, signer: &Signer) -> Result<Vec<String>, Builde
     Ok(done)
 }
 
+/// Whether two EFI programs are the same but for signatures, as firmware computes it.
+pub(super) fn is_same_program(a: &[u8], b: &[u8]) -> bool {
+    let of = |program: &[u8]| {
+        let layout = pe::layout(program)?;
+        let mut bare = program[..layout.end].to_vec();
+        bare.resize(bare.len().next_multiple_of(8), 0);
+        Some(digest(&bare, &layout))
+    };
+    of(a).is_some_and(|digest| of(b) == Some(digest))
+}
+
+/// Whether an EFI program has a signature.
+pub(super) fn is_signed(program: &[u8]) -> bool {
+    pe::layout(program).is_some_and(|layout| layout.end < program.len())
+}
+
 /// The digest that firmware computes: of all but the checksum, the place of the signatures, and these.
 fn digest(program: &[u8], layout: &Layout) -> [u8; 32] {
     let mut hasher = Hasher::new(HashAlgo::Sha256);

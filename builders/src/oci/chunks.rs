@@ -25,8 +25,8 @@ use crate::build::Build;
 
 /// Layers when a recipe names no number: what most runtimes download in good time.
 const USUAL_LAYERS: usize = 64;
-/// Fewer make no sense, more are refused by runtimes once something is added.
-const LAYERS: std::ops::RangeInclusive<usize> = 5..=400;
+/// More are refused by runtimes once something is added.
+const LAYERS: std::ops::RangeInclusive<usize> = 1..=400;
 /// How many of ten layers may go to packages of unusual size.
 const ALONE_OF_TEN: usize = 8;
 /// Names of packages that are told of one layer.
@@ -49,7 +49,9 @@ impl Builder for OciChunksBuilder {
         3
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
-        let attrs: ChunkAttrs = ctx.attrs_as()?;
+        let mut attrs: ChunkAttrs = ctx.attrs_as()?;
+        let dates: super::dates::DateAttrs = ctx.attrs_as()?;
+        attrs.epoch = dates.or(ctx, attrs.epoch)?;
         let out = ctx.out_path("out");
         make_chunks(ctx, &attrs, &out).map(|_| ())
     }
@@ -190,6 +192,9 @@ fn divide(
     }
     let components: Vec<Component> = components.into_values().collect();
     let mut layers = Vec::new();
+    if most == 1 {
+        return Ok(vec![("everything".to_owned(), entries)]);
+    }
     for names in plan(&components, most - 1) {
         let mut entries: Vec<LayerEntry> = names
             .iter()
@@ -228,23 +233,31 @@ fn object_name(path: &[u8]) -> Option<String> {
     Some(format!("object {name}"))
 }
 
-/// Divides components, given by name, into at most `most` layers, lowest first.
+/// Divides components, given by name, into at most `most` layers, at least one, lowest first.
 fn plan(components: &[Component], most: usize) -> Vec<Vec<&str>> {
-    let alone = outliers(components, most * ALONE_OF_TEN / 10);
+    // Each tier needs a layer that is shared; where there are fewer, tiers share one.
+    let most_alone = (most * ALONE_OF_TEN / 10).min(most.saturating_sub(Tier::ALL.len()));
+    let alone = outliers(components, most_alone);
     // The number of shared layers depends on the limit only, else one more outlier would move every package.
-    let bins = (most - most * ALONE_OF_TEN / 10) / Tier::ALL.len();
+    let bins = (most - most_alone) / Tier::ALL.len();
     let bins = bins.max(1) as u64;
+    let shared = |tier: Tier| match (most, tier) {
+        (0 | 1, _) => Tier::Usual,
+        (2, Tier::Base) => Tier::Usual,
+        _ => tier,
+    };
     let mut layers: BTreeMap<(Tier, bool, String), Vec<&str>> = BTreeMap::new();
     for (component, alone) in components.iter().zip(alone) {
+        let tier = shared(component.tier);
         let place = if alone {
             component.name.clone()
         } else {
             let hash = Blake3::of(component.name.as_bytes());
             let number = u64::from_le_bytes(hash.0[..8].try_into().unwrap_or_default()) % bins;
-            format!("{} {number:03}", component.tier.word())
+            format!("{} {number:03}", tier.word())
         };
         layers
-            .entry((component.tier, alone, place))
+            .entry((tier, alone, place))
             .or_default()
             .push(&component.name);
     }
@@ -318,6 +331,23 @@ mod tests {
         assert_eq!(all, names);
         assert!(layers.contains(&vec!["p180"]));
         assert!(!layers.contains(&vec!["p181"]));
+    }
+
+    #[test]
+    fn no_limit_is_exceeded() {
+        let all = many();
+        for most in 1..400 {
+            for components in [&all[..], &all[..1], &all[..7], &all[60..]] {
+                let layers = plan(components, most);
+                assert!(layers.len() <= most, "{most}: {}", layers.len());
+                let mut names: Vec<&str> = layers.iter().flatten().copied().collect();
+                names.sort_unstable();
+                let wanted: Vec<&str> = components.iter().map(|c| c.name.as_str()).collect();
+                assert_eq!(names, wanted, "{most}");
+            }
+        }
+        // What there is room for is used.
+        assert_eq!((plan(&all, 4).len(), plan(&all, 10).len()), (4, 10));
     }
 
     #[test]

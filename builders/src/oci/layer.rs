@@ -31,7 +31,9 @@ impl Builder for OciLayerBuilder {
         4
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
-        let attrs: LayerAttrs = ctx.attrs_as()?;
+        let mut attrs: LayerAttrs = ctx.attrs_as()?;
+        let dates: super::dates::DateAttrs = ctx.attrs_as()?;
+        attrs.epoch = dates.or(ctx, attrs.epoch)?;
         let out = ctx.out_path("out");
         make_layer(ctx, &attrs, &out).map(|_| ())
     }

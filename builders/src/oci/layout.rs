@@ -38,7 +38,9 @@ impl Builder for OciBuilder {
         2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
-        let attrs: ImageAttrs = ctx.attrs_as()?;
+        let mut attrs: ImageAttrs = ctx.attrs_as()?;
+        let dates: super::dates::DateAttrs = ctx.attrs_as()?;
+        attrs.epoch = dates.or(ctx, attrs.epoch)?;
         let out = ctx.out_path("out");
         make_image(ctx, attrs, &out)
     }

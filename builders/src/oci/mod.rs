@@ -9,6 +9,7 @@ pub(crate) mod archive;
 mod chunks;
 mod compress;
 mod contents;
+mod dates;
 mod deflate;
 mod diff;
 pub(crate) mod documents;

@@ -18,13 +18,23 @@ let
     } // present attrs);
 
   characters = text: builtins.genList (i: builtins.substring i 1 text) (builtins.stringLength text);
+  # A value as a message shows it, behind its type.
+  shown = value:
+    let text = builtins.unsafeDiscardStringContext value;
+    in
+    if builtins.isString value then
+      ": ${builtins.toJSON (if builtins.stringLength text > 60 then "${builtins.substring 0 60 text}..." else text)}"
+    else if builtins.isInt value || builtins.isFloat value || builtins.isBool value then ": ${builtins.toJSON value}"
+    else "";
+  typeAndValue = value: "a ${builtins.typeOf value}${shown value}";
+
   allowed = builtins.listToAttrs (
     map (char: { name = char; value = char; })
       (characters "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-._?=")
   );
 in
 rec {
-  inherit present;
+  inherit present typeAndValue;
 
   # Ends the evaluation with a problem that is shown where the user wrote the attribute `names` of `given`, or else the whole.
   # `more` are further problems of the same kind, each with a `message`, a `name` and perhaps another `given`.
@@ -63,6 +73,7 @@ rec {
   problems = what: types: given: attrs:
     let
       isText = value: builtins.isString value || builtins.isPath value || value ? outPath;
+      isVariable = one: builtins.isString one && builtins.match "[^=]+=.*" one != null;
       isPrintable = value: isText value || builtins.isInt value || builtins.isBool value || value == null;
       kinds = {
         set = { test = builtins.isAttrs; words = "a set"; };
@@ -70,20 +81,24 @@ rec {
         # What `toString` makes a variable of.
         variables = {
           test = value: builtins.isAttrs value && builtins.all isPrintable (builtins.attrValues value);
+          element = isPrintable;
           words = "a set of strings";
         };
         textSet = {
           test = value: builtins.isAttrs value && builtins.all isText (builtins.attrValues value);
+          element = isText;
           words = "a set of strings";
         };
         environment = {
           test = value: kinds.textSet.test value || builtins.isList value
-            && builtins.all (one: builtins.isString one && builtins.match "[^=]+=.*" one != null) value;
+            && builtins.all isVariable value;
+          elementOf = value: if builtins.isList value then isVariable else isText;
           words = "a set of strings, or a list of strings such as \"NAME=value\"";
         };
         text = { test = isText; words = "a string"; };
         texts = {
           test = value: builtins.isList value && builtins.all isText value;
+          element = isText;
           words = "a list of strings";
         };
         int = { test = builtins.isInt; words = "a whole number"; };
@@ -100,10 +115,30 @@ rec {
         in if isSet name && raw != null && !(builtins.isAttrs raw) then raw else attrs.${name} or null;
       bad = name: value name != null && !(kinds.${types.${name}}.test (value name));
       wrong = builtins.filter bad (builtins.attrNames types);
-      problem = name: {
-        inherit name given;
-        message = "`${name}` of ${what} must be ${kinds.${types.${name}}.words}, and is a ${builtins.typeOf (value name)}";
-      };
+      # The first wrong one of a list or a set.
+      inside = kind: value:
+        let
+          fits = if kind ? elementOf then kind.elementOf value else kind.element or (_: true);
+          wrong =
+            if builtins.isList value then
+              builtins.filter (i: !(fits (builtins.elemAt value i))) (builtins.genList (i: i) (builtins.length value))
+            else if builtins.isAttrs value then
+              builtins.filter (name: !(fits value.${name})) (builtins.attrNames value)
+            else [ ];
+          first = builtins.head wrong;
+        in
+        if wrong == [ ] then ""
+        else if builtins.isList value then "; element ${toString first} is ${typeAndValue (builtins.elemAt value first)}"
+        else "; `${first}` is ${typeAndValue value.${first}}";
+      problem = name:
+        let
+          kind = kinds.${types.${name}};
+          is = value name;
+        in
+        {
+          inherit name given;
+          message = "`${name}` of ${what} must be ${kind.words}, and is ${typeAndValue is}${inside kind is}";
+        };
     in
     map problem wrong;
 

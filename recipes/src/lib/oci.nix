@@ -1,35 +1,80 @@
 derive:
 let
-  # A function for its argument names: a misspelt one is an error of the language, with a place.
-  known =
-    { entrypoint ? null
-    , cmd ? null
-    , env ? null
-    , user ? null
-    , workdir ? null
-    , labels ? null
-    , exposedPorts ? null
-    , volumes ? null
-    , stopSignal ? null
-    }@config:
-    derive.present config;
+  configTypes = {
+    entrypoint = "texts";
+    cmd = "texts";
+    user = "text";
+    workdir = "text";
+    env = "environment";
+    labels = "textSet";
+    exposedPorts = "texts";
+    volumes = "texts";
+    stopSignal = "text";
+  };
+
+  # Names that begin or end alike.
+  like = word: builtins.filter
+    (one:
+      let
+        length = builtins.stringLength one;
+        given = builtins.stringLength word;
+      in
+      given > 2 && (builtins.substring 0 3 one == builtins.substring 0 3 word
+        || length > 3 && builtins.substring (length - 4) 4 one == builtins.substring (if given > 4 then given - 4 else 0) 4 word));
+  meant = word: names:
+    let found = if builtins.isString word then like word names else [ ];
+    in if found == [ ] then "" else "; did you mean `${builtins.head found}`?";
+
+  # What a builder would refuse only when it runs.
+  isPort = text:
+    let found = builtins.match "0*([1-9][0-9]{0,4})(/(tcp|udp|sctp))?" text;
+    in found != null && builtins.fromJSON (builtins.head found) < 65536;
+  isTag = text: builtins.match "[A-Za-z0-9]+((--|[-._:@/+])[A-Za-z0-9]+)*" text != null;
+  isArch = text:
+    builtins.match "(amd64|x86_64|386|i[36]86|arm64|aarch64|armhf|armv7l|arm|armel|armv5tel|armv6l|riscv64|ppc64el|ppc64le|powerpc64le|s390x|mips64el|mips64le|loong64|loongarch64)(-linux)?" text != null;
+  within = low: high: value: value >= low && value <= high;
+
+  levelProblems = given: { compression ? null, level ? null, ... }:
+    let
+      levels = { gzip = { low = 1; high = 9; }; zstd = { low = 1; high = 19; }; none = { low = 0; high = 0; }; };
+      kind = if compression == null then "gzip" else compression;
+      range = levels.${kind};
+    in
+    if builtins.isInt level && builtins.isString kind && levels ? ${kind} && !(within range.low range.high level) then [{
+      name = "level";
+      inherit given;
+      message = "`level` is ${toString level}; the compression \"${kind}\" has ${toString range.low} to ${toString range.high}";
+    }] else [ ];
 
   configProblems = config: given:
     if builtins.isAttrs config then
-      derive.problems "the `config` of sos.oci"
-        {
-          entrypoint = "texts";
-          cmd = "texts";
-          user = "text";
-          workdir = "text";
-          env = "environment";
-          labels = "textSet";
-          exposedPorts = "texts";
-          volumes = "texts";
-          stopSignal = "text";
-        }
-        config
-        config
+      let
+        names = builtins.attrNames configTypes;
+        unknown = builtins.filter (name: !(configTypes ? ${name})) (builtins.attrNames config);
+        ports = config.exposedPorts or null;
+        badPorts = if builtins.isList ports then builtins.filter (one: builtins.isString one && !(isPort one)) ports else [ ];
+        workdir = config.workdir or null;
+      in
+      map
+        (name: {
+          inherit name;
+          given = config;
+          message = "`config` of sos.oci has no `${name}`${meant name names} It can have ${builtins.concatStringsSep ", " names}";
+        })
+        unknown
+      ++ derive.problems "the `config` of sos.oci" configTypes config config
+      ++ map
+        (port: {
+          name = "exposedPorts";
+          given = config;
+          message = "`${port}` in `exposedPorts` of the `config` of sos.oci is not a port; write `80`, `80/tcp` or `53/udp`";
+        })
+        badPorts
+      ++ (if builtins.isString workdir && builtins.substring 0 1 workdir != "/" then [{
+        name = "workdir";
+        given = config;
+        message = "`workdir` of the `config` of sos.oci is `${workdir}`; it must be an absolute path, such as `/${workdir}`";
+      }] else [ ])
     else
       derive.problems "sos.oci" { config = "set"; } given given;
 
@@ -47,24 +92,30 @@ let
     , epoch ? rootfs.epoch or base.epoch or 1
     , compression ? null
     , level ? null
+      # An image with whose date `epoch` is left out: `{ epochOf; arch; tag; }`.
+    , dates ? { }
     }@args:
-    derive.tree (derive.typed "the layer `${name}`" {
-      name = "text";
-      at = "text";
-      diff = "bool";
-      owner = "text";
-      epoch = "int";
-      compression = "compression";
-      level = "int";
-    } args {
-      inherit name at diff owner epoch compression level;
+    let
+      types = {
+        name = "text";
+        at = "text";
+        diff = "bool";
+        owner = "text";
+        epoch = "int";
+        compression = "compression";
+        level = "int";
+      };
+      values = { inherit name at diff owner epoch compression level; };
+      problems = derive.problems "the layer `${name}`" types args values ++ levelProblems args args;
+    in
+    derive.tree (derive.sound problems (dates // values // {
       builder = "builtin:oci-layer";
       __place = args;
       files = if files == null then null else derive.sources files;
       tree = path args "tree" tree;
       rootfs = path args "rootfs" rootfs;
       base = path args "base" base;
-    });
+    }));
 
   # The root filesystem of an image: its layers on top of each other.
   rootfs =
@@ -157,6 +208,16 @@ let
       images = map (derive.sourceAt args "images") images;
     });
 
+  # The root filesystems that one was made of, one after the other.
+  chain = one: (if one ? below then chain one.below else [ ]) ++ [ one ];
+
+  # The image that another one lies on, if its date is not known here.
+  origin = { from ? null, rootfs ? null, ... }:
+    let
+      image = if from != null then from else if rootfs == null then null else (builtins.head (chain rootfs)).image or null;
+    in
+    if image ? epoch then null else image;
+
   layerings = [ "whole" "steps" "packages" ];
 
   image =
@@ -169,7 +230,11 @@ let
     , maxLayers ? null
     , config ? { }
     , tag ? "latest"
-    , epoch ? rootfs.epoch or from.epoch or 1
+      # Without a date of its own it has that of the image below.
+    , epoch ? (
+        let given = rootfs.epoch or from.epoch or 1;
+        in if given == 1 && origin args != null then null else given
+      )
     , arch ? rootfs.arch or from.arch or "amd64"
     , compression ? null
     , level ? null
@@ -204,20 +269,30 @@ let
         } args args
         ++ configProblems config args
         ++ (if builtins.isList layers then builtins.concatLists (builtins.genList elementProblem (builtins.length layers)) else [ ])
+        ++ levelProblems args args
         ++ (if builtins.elem layering layerings then [ ] else
-        say "layering" "`layering` of sos.oci must be one of \"whole\", \"steps\", \"packages\"")
+        say "layering"
+          "`layering` of sos.oci must be one of \"whole\", \"steps\", \"packages\", and is ${derive.typeAndValue layering}${meant layering layerings}")
+        ++ (if builtins.isString tag && !(isTag tag) then
+          say "tag" "`${tag}` is not a tag; it must be letters and digits joined by one of `-._:@/+`"
+        else [ ])
+        ++ (if builtins.isString arch && !(isArch arch) then say "arch" "`${arch}` is no architecture of images, such as \"amd64\" or \"arm64\"" else [ ])
+        ++ (if builtins.isInt maxLayers && !(within 1 400 maxLayers) then
+          say "maxLayers" "`maxLayers` is ${toString maxLayers}; it can be 1 to 400"
+        else [ ])
         ++ (if rootfs == null && from == null then say "name" "sos.oci { name = \"${toString name}\"; } needs `rootfs` or `from`" else [ ])
         ++ (if from != null && layering == "packages" then
           say "layering" "`layering = \"packages\"` does not go with `from`: the layers of that image stay as they are"
         else [ ]);
 
-      shared = { inherit epoch compression level; };
+      dates =
+        if epoch != null then { }
+        else { epochOf = path args "from" (origin args); epochArch = arch; epochTag = if from == null then null else fromTag; };
+      shared = { inherit epoch compression level dates; };
       below = rootfsOf ({ image = from; inherit arch; } // (if fromTag == null then { } else { tag = fromTag; }));
       # What placed files lie on.
       top = if rootfs == null then below else rootfs;
       same = a: b: "${a}" == "${b}";
-      # The root filesystems that this one was made of, one after the other.
-      chain = one: (if one ? below then chain one.below else [ ]) ++ [ one ];
       difference = number: base: over:
         ociLayer (shared // {
           name = "${name}-layer-${toString number}";
@@ -246,7 +321,7 @@ let
         __place = args;
         rootfs = "${rootfs}";
         inherit maxLayers epoch compression level;
-      });
+      } // derive.present dates);
       ground =
         if layering == "packages" then [ chunks ]
         else if from == null then [ bottom ] ++ differences
@@ -274,15 +349,15 @@ let
         } else { };
       notes = based // (if annotations == null then { } else annotations);
     in
-    derive.tree (derive.sound problems {
+    derive.tree (derive.sound problems (dates // {
       inherit name tag epoch arch fromTag;
       annotations = if notes == { } then null else notes;
       builder = "builtin:oci";
       __place = args;
       from = path args "from" from;
       layers = map (one: "${one}") every;
-      config = known config;
-    }) // { layers = every; rootfs = top; inherit arch epoch; };
+      config = derive.present config;
+    })) // { layers = every; rootfs = top; inherit arch; } // (if epoch == null then { } else { inherit epoch; });
 
   rootfsOf = rootfs;
 in

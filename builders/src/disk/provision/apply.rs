@@ -1,5 +1,7 @@
 //! A plan, carried out.
 
+use std::io::Read as _;
+
 use sos_engine::BuilderError;
 use sos_formats::gpt::{self, Partition, Table};
 use sos_formats::uuid::Uuid;
@@ -7,28 +9,32 @@ use sos_formats::uuid::Uuid;
 use super::super::assemble::{self, DiskAttrs};
 use super::super::esp;
 use super::super::input::InputFile;
+use super::super::sign::{self, Signer};
 use super::device::Device;
-use super::entries::counted;
+use super::entries::{same, uncounted};
 use super::plan::{Plan, Step};
 use super::volume::Volume;
-use super::{Sources, Spec, refused};
+use super::{Spec, refused};
+use crate::build::Build;
 use crate::filesystem::Window;
 
 /// The EFI system partition, by its type.
 const ESP: &str = "esp";
 
-/// Does what a plan says. Each part is on the disk before the next begins.
-///
-/// # Errors
-/// When something cannot be read or written; the version that started before still does.
-pub fn apply(
-    sources: &Sources<'_>,
+/// See [`super::Sources::apply`].
+pub(super) fn apply(
+    sources: &dyn Build,
     spec: &Spec,
     device: &Device,
     plan: &Plan,
+    signer: Option<&Signer>,
 ) -> Result<(), BuilderError> {
     if plan.wipes {
-        return whole(sources, spec, device);
+        whole(sources, spec, device)?;
+        return match signer {
+            Some(signer) => sign::sign_disk(device, signer).map(|_paths| ()),
+            None => Ok(()),
+        };
     }
     let table = device
         .table()?
@@ -36,18 +42,34 @@ pub fn apply(
     for step in &plan.steps {
         match step {
             Step::Table { .. } => {}
+            Step::Mend => device.mend()?,
             Step::Partition { name, .. } => partition(sources, spec, device, &table, plan, name)?,
             Step::Remove { path } => on_volume(spec, device, &table, |volume| volume.remove(path))?,
-            Step::File { path } => file(sources, spec, device, &table, plan, path)?,
+            Step::File { path } => {
+                let (from, is_shared) = origin(spec, plan, path)?;
+                let source = esp::source(sources, from)?;
+                let unreadable =
+                    |e| BuilderError::io(format!("cannot read what becomes `{path}`"), e);
+                let mut reader = (source.open)().map_err(unreadable)?;
+                if let Some(signer) = signer.filter(|_| sign::is_program(path)) {
+                    let mut program = Vec::new();
+                    reader.read_to_end(&mut program).map_err(unreadable)?;
+                    reader = Box::new(std::io::Cursor::new(signer.sign(&program)?));
+                }
+                on_volume(spec, device, &table, |volume| match is_shared {
+                    true => volume.replace(path, &mut reader),
+                    false => volume.write(path, &mut reader),
+                })?;
+            }
         }
-        (sources.told)(&step.to_string());
+        sources.log(&step.to_string());
         device.sync()?;
     }
     Ok(())
 }
 
 /// Makes the whole layout.
-fn whole(sources: &Sources<'_>, spec: &Spec, device: &Device) -> Result<(), BuilderError> {
+fn whole(sources: &dyn Build, spec: &Spec, device: &Device) -> Result<(), BuilderError> {
     if spec.size.is_some_and(|size| size > device.size) {
         let message = format!(
             "`{}` has {} bytes, which is too little",
@@ -78,7 +100,7 @@ fn whole(sources: &Sources<'_>, spec: &Spec, device: &Device) -> Result<(), Buil
 
 /// Writes the root filesystem, or what was made of it, into a partition of a slot.
 fn partition(
-    sources: &Sources<'_>,
+    sources: &dyn Build,
     spec: &Spec,
     device: &Device,
     table: &Table,
@@ -132,33 +154,24 @@ fn partition(
     .map(|_| ())
 }
 
-/// Writes one file of the slot to the EFI system partition.
-fn file(
-    sources: &Sources<'_>,
-    spec: &Spec,
-    device: &Device,
-    table: &Table,
+/// What a file of the EFI system partition is made of, and whether all versions have it in common.
+fn origin<'a>(
+    spec: &'a Spec,
     plan: &Plan,
     path: &str,
-) -> Result<(), BuilderError> {
-    let slot = spec
-        .slots
-        .iter()
-        .find(|slot| plan.slot.as_ref() == Some(&slot.name));
-    let from = slot.and_then(|slot| {
-        let is_it = |plain: &String| counted(plain, spec.tries).as_deref().unwrap_or(plain) == path;
-        slot.files
-            .iter()
-            .find(|(plain, _)| is_it(plain))
-            .map(|(_, from)| from)
-    });
-    let from = from.ok_or_else(|| BuilderError::failed(format!("nothing becomes `{path}`")))?;
-    let source = esp::source(sources, from)?;
-    let mut reader = (source.open)()
-        .map_err(|e| BuilderError::io(format!("cannot read what becomes `{path}`"), e))?;
-    on_volume(spec, device, table, |volume| {
-        volume.write(path, &mut reader)
-    })
+) -> Result<(&'a esp::FileFrom, bool), BuilderError> {
+    let bare = uncounted(path);
+    let is_it = |plain: &String| same(plain, path) || same(plain, &bare);
+    let mut slots = spec.slots.iter();
+    let slot = slots.find(|slot| plan.slot.as_ref() == Some(&slot.name));
+    let mut own = slot.into_iter().flat_map(|slot| &slot.files);
+    if let Some((_, from)) = own.find(|(plain, _)| is_it(plain)) {
+        return Ok((from, false));
+    }
+    let mut shared = spec.partitions.iter().flat_map(|attrs| &attrs.files);
+    let found = shared.find(|(plain, _)| same(plain, path));
+    let none = || BuilderError::failed(format!("nothing becomes `{path}`"));
+    found.map(|(_, from)| (from, true)).ok_or_else(none)
 }
 
 fn on_volume(

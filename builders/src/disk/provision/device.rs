@@ -81,15 +81,7 @@ impl Device {
 
     /// Its partition table; none when it has none at all.
     pub(in crate::disk) fn table(&self) -> Result<Option<Table>, BuilderError> {
-        let mut head = vec![0; gpt::HEAD_BYTES];
-        let mut tail = vec![0; gpt::TAIL_BYTES];
-        self.file
-            .read_exact_at(&mut head, 0)
-            .and_then(|()| {
-                self.file
-                    .read_exact_at(&mut tail, self.size - gpt::TAIL_BYTES as u64)
-            })
-            .map_err(|e| BuilderError::io(format!("cannot read `{}`", self.path.display()), e))?;
+        let (head, tail) = self.ends()?;
         match Table::decode(&head, &tail, self.size / gpt::SECTOR) {
             Ok(table) => Ok(Some(table)),
             Err(GptError::Missing) => Ok(None),
@@ -100,6 +92,39 @@ impl Device {
                     .into())
             }
         }
+    }
+
+    fn ends(&self) -> Result<(Vec<u8>, Vec<u8>), BuilderError> {
+        let mut head = vec![0; gpt::HEAD_BYTES];
+        let mut tail = vec![0; gpt::TAIL_BYTES];
+        self.file
+            .read_exact_at(&mut head, 0)
+            .and_then(|()| self.file.read_exact_at(&mut tail, self.tail()))
+            .map_err(|e| BuilderError::io(format!("cannot read `{}`", self.path.display()), e))?;
+        Ok((head, tail))
+    }
+
+    fn tail(&self) -> u64 {
+        self.size - gpt::TAIL_BYTES as u64
+    }
+
+    /// What of its partition table is damaged, in words.
+    pub(in crate::disk) fn damage(&self) -> Result<Vec<&'static str>, BuilderError> {
+        let (head, tail) = self.ends()?;
+        Ok(Table::damage(&head, &tail, self.size / gpt::SECTOR))
+    }
+
+    /// Writes both copies of the partition table from the sound one.
+    pub(in crate::disk) fn mend(&self) -> Result<(), BuilderError> {
+        let (head, tail) = self.ends()?;
+        let Some((head, tail)) = Table::mended(&head, &tail, self.size / gpt::SECTOR) else {
+            return Ok(());
+        };
+        self.file
+            .write_all_at(&tail, self.tail())
+            .and_then(|()| self.file.sync_data())
+            .and_then(|()| self.file.write_all_at(&head, 0))
+            .map_err(|e| BuilderError::io(format!("cannot write `{}`", self.path.display()), e))
     }
 
     /// Whether its first MiB is empty, so that nothing is lost with it.

@@ -11,13 +11,21 @@ use sos_formats::gpt::{self, Partition, Table};
 use super::super::assemble;
 use super::super::esp;
 use super::super::input::InputFile;
+use super::super::sign;
 use super::apply::{esp_of, of_partition};
 use super::device::Device;
-use super::entries::Entry;
+use super::entries::{Entry, same};
 use super::plan::root_id;
 use super::volume::Volume;
-use super::{Slot, Sources, Spec};
+use super::{Slot, Spec};
+use crate::build::Build;
 use crate::filesystem::{FileImage, Image as _, Kind};
+
+/// Where ext4 keeps its superblock, and what stands where in it (kernel: Documentation/filesystems/ext4/super.rst).
+const SUPERBLOCK: u64 = 1024;
+const MAGIC: std::ops::Range<usize> = 0x38..0x3a;
+const UUID: std::ops::Range<usize> = 0x68..0x78;
+const LABEL: std::ops::Range<usize> = 0x78..0x88;
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +34,27 @@ pub struct Difference {
     pub what: String,
     /// What is different.
     pub how: String,
+    pub(super) repair: Repair,
 }
+
+/// What makes a difference go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Repair {
+    /// Both copies of the partition table from the sound one.
+    Table,
+    /// A file that all versions have in common.
+    Shared(String),
+    /// A file of the version, by its path on the device.
+    File(String),
+    /// What is in a partition of the version's slot.
+    Partition(String),
+    /// The version in a free slot.
+    Version,
+    /// No step of a plan; why not.
+    None(&'static str),
+}
+
+const LAYOUT: Repair = Repair::None("only a new layout changes it");
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,26 +62,26 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Compares the partition table, the files that start the system, and roots that nothing may write to. What a running system changes
-/// in its root or adds to the EFI system partition is no difference.
-///
-/// # Errors
-/// When the device or the store cannot be read.
-pub fn drift(
-    sources: &Sources<'_>,
+/// See [`super::Sources::drift`].
+pub(super) fn drift(
+    sources: &dyn Build,
     spec: &Spec,
     device: &Device,
 ) -> Result<Vec<Difference>, BuilderError> {
     let mut found = Vec::new();
     let Some(table) = device.table()? else {
-        found.push(difference("the device", "has no partition table"));
+        found.push(difference("the device", "has no partition table", LAYOUT));
         return Ok(found);
     };
+    for how in device.damage()? {
+        found.push(difference("the device", how, Repair::Table));
+    }
     for attrs in &spec.partitions {
         match of_partition(&table, &attrs.uuid) {
             None => found.push(difference(
                 &attrs.name,
                 &format!("there is no partition with the id {}", attrs.uuid),
+                LAYOUT,
             )),
             Some(partition) => of_table(attrs, partition, &mut found),
         }
@@ -65,7 +93,8 @@ pub fn drift(
             .iter()
             .any(|attrs| attrs.uuid.eq_ignore_ascii_case(&uuid))
         {
-            found.push(difference(&partition.name, "is no partition of the layout"));
+            let how = "is no partition of the layout";
+            found.push(difference(&partition.name, how, LAYOUT));
         }
     }
     let Ok(esp) = esp_of(spec, &table) else {
@@ -80,21 +109,30 @@ pub fn drift(
         .filter(|attrs| attrs.uuid.eq_ignore_ascii_case(&esp.uuid.to_string()))
     {
         for (path, from) in attrs.files.iter().filter(|(path, _)| !of_slots(path)) {
-            of_file(sources, &volume, path, path, from, &mut found)?;
+            let repair = Repair::Shared(path.clone());
+            of_file(sources, &volume, path, from, repair, &mut found)?;
         }
     }
     let entries = Entry::of(&volume, &spec.image)?;
     let id = format!("{}_{}", spec.image, spec.version);
-    let current = entries.iter().find(|entry| entry.id == id);
+    let current = entries.iter().filter(|entry| same(&entry.id, &id));
+    let current = current.max_by_key(|entry| entry.worth());
     let slot = current.and_then(|entry| {
         let mut slots = spec.slots.iter();
         slots.find(|slot| entry.root.is_some() && root_id(&table, spec, slot) == entry.root)
     });
+    let is_used = |slot: &Slot| {
+        let root = root_id(&table, spec, slot);
+        entries
+            .iter()
+            .any(|entry| entry.root.is_some() && entry.root == root)
+    };
     match (current, slot) {
         (Some(entry), Some(slot)) => of_version(sources, spec, &volume, entry, slot, &mut found)?,
         (Some(entry), None) => found.push(difference(
             &entry.path,
             "starts a root that is none of the slots",
+            Repair::Version,
         )),
         (None, _) => {
             let others: Vec<&str> = entries.iter().map(Entry::version).collect();
@@ -105,15 +143,98 @@ pub fn drift(
             found.push(difference(
                 &format!("version {}", spec.version),
                 &format!("is missing; {how}"),
+                Repair::Version,
             ));
         }
     }
     if let Some(slot) = slot
-        && spec.filesystem != Kind::Ext4
+        && !is_written_to(spec, slot)
     {
         of_root(sources, spec, device, &table, slot, &mut found)?;
     }
+    for attrs in &spec.partitions {
+        let Some(partition) = of_partition(&table, &attrs.uuid) else {
+            continue;
+        };
+        let own = spec.slots.iter().find(|slot| slot.name == attrs.name);
+        let (is_ext4, repair) = match own {
+            Some(own) if slot.is_some_and(|slot| slot.name == own.name) => (
+                is_written_to(spec, own),
+                Repair::Partition(attrs.name.clone()),
+            ),
+            Some(own) => {
+                let why = "another version is in it, whose own recipe brings it back";
+                (is_written_to(spec, own) && is_used(own), Repair::None(why))
+            }
+            None => (
+                attrs.filesystem == Some(assemble::Format::Root(Kind::Ext4)),
+                Repair::None("it is no part of a version, and what was in it is in no recipe"),
+            ),
+        };
+        if is_ext4 {
+            of_ext4(device, partition, attrs, repair, &mut found)?;
+        }
+    }
     Ok(found)
+}
+
+/// Whether a running system may write into the root of a slot, so that what is in it says nothing.
+fn is_written_to(spec: &Spec, slot: &Slot) -> bool {
+    spec.filesystem == Kind::Ext4 && slot.images.is_empty()
+}
+
+impl Spec {
+    /// The names of partitions whose files [`super::Sources::drift`] does not compare, because a running system writes to them.
+    #[must_use]
+    pub fn written_to(&self) -> Vec<&str> {
+        let slots = self.slots.iter().filter(|slot| is_written_to(self, slot));
+        slots.map(|slot| slot.name.as_str()).collect()
+    }
+}
+
+/// Compares what tells an ext4 file system from another.
+fn of_ext4(
+    device: &Device,
+    partition: &Partition,
+    attrs: &assemble::PartitionAttrs,
+    repair: Repair,
+    found: &mut Vec<Difference>,
+) -> Result<(), BuilderError> {
+    let mut block = [0; 1024];
+    device
+        .file
+        .read_exact_at(&mut block, partition.offset() + SUPERBLOCK)
+        .map_err(unreadable)?;
+    if block[MAGIC] != [0x53, 0xef] {
+        let how = "has no file system ext4: its superblock is gone";
+        found.push(difference(&attrs.name, how, repair));
+        return Ok(());
+    }
+    // Somebody else's data may be in it.
+    let other = || Repair::None("what is in it may be wanted");
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&block[UUID]);
+    let uuid = sos_formats::uuid::Uuid(uuid);
+    if !attrs
+        .filesystem_uuid
+        .eq_ignore_ascii_case(&uuid.to_string())
+    {
+        let how = format!(
+            "has the file system {uuid} instead of {}",
+            attrs.filesystem_uuid
+        );
+        found.push(difference(&attrs.name, &how, other()));
+    }
+    let label = block[LABEL]
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or_default();
+    if label != attrs.label.as_bytes() {
+        let label = String::from_utf8_lossy(label);
+        let how = format!("has the label `{label}` instead of `{}`", attrs.label);
+        found.push(difference(&attrs.name, &how, other()));
+    }
+    Ok(())
 }
 
 fn of_table(attrs: &assemble::PartitionAttrs, partition: &Partition, found: &mut Vec<Difference>) {
@@ -124,10 +245,11 @@ fn of_table(attrs: &assemble::PartitionAttrs, partition: &Partition, found: &mut
             gpt::type_name(partition.kind),
             attrs.kind
         );
-        found.push(difference(name, &how));
+        found.push(difference(name, &how, LAYOUT));
     }
     if partition.name != *name {
-        found.push(difference(name, &format!("is called `{}`", partition.name)));
+        let how = format!("is called `{}`", partition.name);
+        found.push(difference(name, &how, LAYOUT));
     }
     let size = attrs
         .size
@@ -137,6 +259,7 @@ fn of_table(attrs: &assemble::PartitionAttrs, partition: &Partition, found: &mut
         found.push(difference(
             name,
             &format!("has {} bytes instead of {size}", partition.size()),
+            LAYOUT,
         ));
     }
     if attrs.attribute_bits() != partition.attributes {
@@ -145,21 +268,24 @@ fn of_table(attrs: &assemble::PartitionAttrs, partition: &Partition, found: &mut
             partition.attributes,
             attrs.attribute_bits()
         );
-        found.push(difference(name, &how));
+        found.push(difference(name, &how, LAYOUT));
     }
 }
 
-/// Compares a file of the EFI system partition.
+/// Compares a file of the EFI system partition; `repair` has its path there.
 fn of_file(
-    sources: &Sources<'_>,
+    sources: &dyn Build,
     volume: &Volume,
     path: &str,
-    place: &str,
     from: &esp::FileFrom,
+    repair: Repair,
     found: &mut Vec<Difference>,
 ) -> Result<(), BuilderError> {
+    let (Repair::Shared(place) | Repair::File(place)) = &repair else {
+        return Ok(());
+    };
     let Some(there) = volume.read(place)? else {
-        found.push(difference(path, "is missing"));
+        found.push(difference(path, "is missing", repair));
         return Ok(());
     };
     let source = esp::source(sources, from)?;
@@ -167,15 +293,15 @@ fn of_file(
     (source.open)()
         .and_then(|mut reader| reader.read_to_end(&mut wanted))
         .map_err(|e| BuilderError::io(format!("cannot read what `{path}` is made of"), e))?;
-    if there != wanted {
-        found.push(difference(path, "has other content"));
+    if there != wanted && !sign::is_same_program(&there, &wanted) {
+        found.push(difference(path, "has other content", repair));
     }
     Ok(())
 }
 
 /// Compares what starts the version.
 fn of_version(
-    sources: &Sources<'_>,
+    sources: &dyn Build,
     spec: &Spec,
     volume: &Volume,
     entry: &Entry,
@@ -186,20 +312,22 @@ fn of_version(
         found.push(difference(
             &entry.path,
             "did not start as often as it was tried",
+            Repair::Version,
         ));
     }
     for (path, from) in &slot.files {
         // The loader changes the counter in the name.
         let is_entry = super::entries::counted(path, spec.tries).is_some();
         let place = if is_entry { &entry.path } else { path };
-        of_file(sources, volume, path, place, from, found)?;
+        let repair = Repair::File(place.clone());
+        of_file(sources, volume, path, from, repair, found)?;
     }
     Ok(())
 }
 
 /// Compares a root that nothing may have written to, block by block.
 fn of_root(
-    sources: &Sources<'_>,
+    sources: &dyn Build,
     spec: &Spec,
     device: &Device,
     table: &Table,
@@ -223,7 +351,7 @@ fn of_root(
     let Some((attrs, partition)) = of_name(&slot.name) else {
         return Ok(());
     };
-    let dir = sources.store.temp_dir("drift")?;
+    let dir = sources.store().temp_dir("drift")?;
     let path = dir.path().join("root");
     let image = FileImage::create(&path).map_err(unreadable)?;
     let content = assemble::PartitionAttrs {
@@ -264,6 +392,7 @@ fn compared(
             return Ok(Some(difference(
                 name,
                 &format!("has other content from byte {} on", at + byte),
+                Repair::Partition(name.to_owned()),
             )));
         }
         at += piece as u64;
@@ -271,9 +400,10 @@ fn compared(
     Ok(None)
 }
 
-fn difference(what: &str, how: &str) -> Difference {
+fn difference(what: &str, how: &str, repair: Repair) -> Difference {
     Difference {
         what: what.to_owned(),
         how: how.to_owned(),
+        repair,
     }
 }

@@ -9,6 +9,27 @@ use sos_formats::uuid::Uuid;
 use super::super::pe;
 use super::volume::Volume;
 
+/// Where entries are, and how their names end.
+const PLACES: [(&str, &str); 2] = [("EFI/Linux", ".efi"), ("loader/entries", ".conf")];
+
+/// Whether two names are one on a FAT volume, which has no letters of two sizes.
+pub(super) fn same(a: &str, b: &str) -> bool {
+    a.eq_ignore_ascii_case(b)
+}
+
+/// The path of an entry without its counter; others stay as they are.
+pub(super) fn uncounted(path: &str) -> String {
+    for (dir, suffix) in PLACES {
+        let name = path
+            .strip_prefix(dir)
+            .and_then(|rest| rest.strip_prefix('/'));
+        if let Some((id, _)) = name.and_then(|name| parse_name(name, suffix)) {
+            return format!("{dir}/{id}{suffix}");
+        }
+    }
+    path.to_owned()
+}
+
 /// One entry of the loader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -28,12 +49,12 @@ impl Entry {
     /// All entries of a system, by its name.
     pub(super) fn of(volume: &Volume, image: &str) -> Result<Vec<Self>, BuilderError> {
         let mut found = Vec::new();
-        for (dir, suffix) in [("EFI/Linux", ".efi"), ("loader/entries", ".conf")] {
+        for (dir, suffix) in PLACES {
             for name in volume.list(dir) {
                 let Some((id, left)) = parse_name(&name, suffix) else {
                     continue;
                 };
-                if id.split_once('_').is_none_or(|(own, _)| own != image) {
+                if id.split_once('_').is_none_or(|(own, _)| !same(own, image)) {
                     continue;
                 }
                 let path = format!("{dir}/{name}");
@@ -63,6 +84,15 @@ impl Entry {
     /// The version behind the name of the system.
     pub(super) fn version(&self) -> &str {
         self.id.split_once('_').map_or("", |(_, version)| version)
+    }
+
+    /// How much there is to lose with it: nothing when it did not start, little while it is still tried, all when it is good.
+    pub(super) fn worth(&self) -> u8 {
+        match self.left {
+            Some(0) => 0,
+            Some(_) => 1,
+            None => 2,
+        }
     }
 
     /// Which of two the loader prefers: the greater one.
@@ -154,6 +184,18 @@ mod tests {
             Some("loader/entries/web_2+1.conf")
         );
         assert_eq!(counted("EFI/web/2/linux", 1), None);
+    }
+
+    #[test]
+    fn a_name_without_its_counter() {
+        for (path, expected) in [
+            ("EFI/Linux/web_2+3-1.efi", "EFI/Linux/web_2.efi"),
+            ("EFI/Linux/WEB_2.EFI", "EFI/Linux/WEB_2.efi"),
+            ("loader/entries/web_2+0.conf", "loader/entries/web_2.conf"),
+            ("EFI/web/2+1/linux", "EFI/web/2+1/linux"),
+        ] {
+            assert_eq!(uncounted(path), expected);
+        }
     }
 
     #[test]

@@ -24,13 +24,13 @@ use sos_formats::hash::Blake3;
 use sos_formats::store_path::StorePath;
 use sos_store::Store;
 
-pub use apply::apply;
 pub use device::Device;
-pub use drift::{Difference, drift};
-pub use plan::{Plan, Step, plan};
+pub use drift::Difference;
+pub use plan::{Plan, Step, Wish};
 
 use super::assemble::PartitionAttrs;
 use super::esp::FileFrom;
+use super::sign::Signer;
 use crate::build::Build;
 
 /// The file with the description.
@@ -128,6 +128,40 @@ pub struct Sources<'a> {
 }
 
 impl Sources<'_> {
+    /// Looks at a device and decides what is to be done: the whole layout, a new version in a free slot, or what differs of the
+    /// version that is there.
+    ///
+    /// # Errors
+    /// When the device has something else on it, or no slot is free.
+    pub fn plan(&self, spec: &Spec, device: &Device, wish: Wish<'_>) -> Result<Plan, BuilderError> {
+        plan::plan(self, spec, device, wish)
+    }
+
+    /// Does what a plan says, and tells each step. Each part is on the disk before the next begins. With a signer, EFI programs are
+    /// signed as they are written.
+    ///
+    /// # Errors
+    /// When something cannot be read or written; the version that started before still does.
+    pub fn apply(
+        &self,
+        spec: &Spec,
+        device: &Device,
+        plan: &Plan,
+        signer: Option<&Signer>,
+    ) -> Result<(), BuilderError> {
+        apply::apply(self, spec, device, plan, signer)
+    }
+
+    /// Compares the partition table, the files that start the system, and roots that nothing may write to. Of a root that a system
+    /// writes to, only what tells one file system from another is compared; what is added to the EFI system partition is no
+    /// difference, and neither is a signature of an EFI program.
+    ///
+    /// # Errors
+    /// When the device or the store cannot be read.
+    pub fn drift(&self, spec: &Spec, device: &Device) -> Result<Vec<Difference>, BuilderError> {
+        drift::drift(self, spec, device)
+    }
+
     fn split<'p>(&self, path: &'p str) -> Result<(StorePath, &'p str), BuilderError> {
         StorePath::split_absolute(self.store.store_dir(), path)
             .map_err(|e| BuilderError::failed(format!("`{path}` is no store path: {e}")))

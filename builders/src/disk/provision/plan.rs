@@ -6,11 +6,14 @@ use sos_engine::BuilderError;
 use sos_formats::gpt::Table;
 use sos_formats::uuid::Uuid;
 
+use super::super::sign;
 use super::apply::of_partition;
 use super::device::Device;
-use super::entries::{Entry, counted, root_of};
+use super::drift::{Difference, Repair, drift};
+use super::entries::{Entry, counted, root_of, same};
 use super::volume::Volume;
 use super::{Slot, Spec, refused};
+use crate::build::Build;
 
 /// One thing that is done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub enum Step {
         /// Names of the partitions.
         partitions: Vec<String>,
     },
+    /// The copies of the partition table are written from the sound one.
+    Mend,
     /// The content of a partition is replaced.
     Partition {
         /// Its name.
@@ -45,6 +50,10 @@ impl fmt::Display for Step {
             Self::Table { partitions } => {
                 write!(f, "make a new partition table: {}", partitions.join(", "))
             }
+            Self::Mend => write!(
+                f,
+                "write both copies of the partition table from the sound one"
+            ),
             Self::Partition { name, with } => write!(f, "write {with} to the partition `{name}`"),
             Self::Remove { path } => write!(f, "remove `{path}` from the EFI system partition"),
             Self::File { path } => write!(f, "write `{path}` to the EFI system partition"),
@@ -59,19 +68,35 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Whether everything on the device is lost.
     pub wipes: bool,
-    /// The slot that gets the new version.
+    /// The slot that gets the new version, or has it.
     pub slot: Option<String>,
+    /// What is good to know beforehand, such as what is lost with a slot.
+    pub notes: Vec<String>,
+    /// Differences that no step changes, and why.
+    pub left: Vec<String>,
 }
 
-/// Looks at a device and decides what is to be done. `running` is the command line of the kernel of this machine, whose root is
-/// never touched; with `wipe` whatever is on the device goes.
-///
-/// # Errors
-/// When the device has something else on it, or no slot is free.
-pub fn plan(spec: &Spec, device: &Device, running: &str, wipe: bool) -> Result<Plan, BuilderError> {
-    let table = if wipe { None } else { device.table()? };
+/// How a device is looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish<'a> {
+    /// The command line of the kernel of this machine, whose root is never touched.
+    pub running: &'a str,
+    /// Whether whatever is on the device goes.
+    pub wipe: bool,
+    /// Whether EFI programs will be signed as they are written.
+    pub signs: bool,
+}
+
+/// See [`super::Sources::plan`].
+pub(super) fn plan(
+    sources: &dyn Build,
+    spec: &Spec,
+    device: &Device,
+    wish: Wish<'_>,
+) -> Result<Plan, BuilderError> {
+    let table = if wish.wipe { None } else { device.table()? };
     let Some(table) = table else {
-        if !wipe && !device.is_blank()? {
+        if !wish.wipe && !device.is_blank()? {
             let message = format!(
                 "`{}` has no partition table, but it is not empty",
                 device.path.display()
@@ -98,7 +123,8 @@ pub fn plan(spec: &Spec, device: &Device, running: &str, wipe: bool) -> Result<P
             .help("`sos provision drift` compares the two; `--wipe` makes the layout anew, and everything on the disk is lost")
             .into());
     }
-    update(spec, device, &table, running)
+    let found = drift(sources, spec, device)?;
+    update(spec, device, &table, wish, &found)
 }
 
 fn names(table: &Table) -> String {
@@ -135,7 +161,7 @@ fn first(spec: &Spec) -> Plan {
     Plan {
         steps,
         wipes: true,
-        slot: None,
+        ..Plan::default()
     }
 }
 
@@ -143,33 +169,53 @@ fn update(
     spec: &Spec,
     device: &Device,
     table: &Table,
-    running: &str,
+    wish: Wish<'_>,
+    found: &[Difference],
 ) -> Result<Plan, BuilderError> {
     let esp = super::apply::esp_of(spec, table)?;
     let volume = Volume::open(device, esp)?;
     let entries = Entry::of(&volume, &spec.image)?;
     let id = format!("{}_{}", spec.image, spec.version);
-    let current = entries
-        .iter()
-        .find(|entry| entry.id == id && entry.left != Some(0));
-    if let Some(current) = current
-        && current.root.is_some_and(|root| {
-            spec.slots
-                .iter()
-                .any(|slot| root_id(table, spec, slot) == Some(root))
-        })
-    {
-        return Ok(Plan::default());
+    let is_it = |entry: &&Entry| same(&entry.id, &id);
+    let running = root_of(wish.running);
+    let current = entries.iter().filter(is_it);
+    let current = current.max_by_key(|entry| entry.worth());
+    let current = current.filter(|entry| entry.worth() > 0);
+    let slot_of = |entry: &Entry| {
+        let mut slots = spec.slots.iter();
+        slots.find(|slot| entry.root.is_some() && root_id(table, spec, slot) == entry.root)
+    };
+    let mut plan = Plan::default();
+    let here = current.and_then(slot_of);
+    let is_running = here.is_some_and(|slot| root_id(table, spec, slot) == running);
+    let repairs = found.iter().filter(|one| match one.repair {
+        // These are of the version, which comes as a whole.
+        Repair::File(_) | Repair::Partition(_) => here.is_some(),
+        _ => true,
+    });
+    repair(spec, &volume, wish, repairs, is_running, &mut plan)?;
+    if let Some(slot) = here {
+        if !plan.steps.is_empty() {
+            plan.slot = Some(slot.name.clone());
+        }
+        return Ok(plan);
     }
-    let (slot, going) = free_slot(spec, table, &entries, running)?;
-    let mut steps: Vec<Step> = Vec::new();
+    let (slot, mut going) = free_slot(spec, table, &entries, running)?;
+    // What else has its name would start something else under it.
+    for entry in entries.iter().filter(is_it) {
+        if !going.iter().any(|other| other.path == entry.path) {
+            going.push(entry);
+        }
+    }
+    note_loss(&entries, &going, slot, &mut plan);
+    let steps = &mut plan.steps;
     // What starts the old content goes before the content does.
-    for entry in going {
+    for entry in &going {
         steps.push(Step::Remove {
             path: entry.path.clone(),
         });
     }
-    for entry in going_files(&entries, slot, spec, table) {
+    for entry in going_files(&entries, &going) {
         steps.push(Step::Remove { path: entry });
     }
     let version = format!("{} {}", spec.image, spec.version);
@@ -192,11 +238,94 @@ fn update(
     }
     steps.extend(others);
     steps.extend(last);
-    Ok(Plan {
-        steps,
-        wipes: false,
-        slot: Some(slot.name.clone()),
-    })
+    plan.slot = Some(slot.name.clone());
+    Ok(plan)
+}
+
+/// Adds the steps that make differences go, other than that a version is not there.
+fn repair<'f>(
+    spec: &Spec,
+    volume: &Volume,
+    wish: Wish<'_>,
+    found: impl Iterator<Item = &'f Difference>,
+    is_running: bool,
+    plan: &mut Plan,
+) -> Result<(), BuilderError> {
+    let mut left = |difference: &Difference, why: &str| {
+        plan.left.push(format!("{difference}; {why}"));
+    };
+    let is_unsigned = |path: &str| -> Result<bool, BuilderError> {
+        let there = volume.read(path)?.unwrap_or_default();
+        Ok(!wish.signs && sign::is_program(path) && sign::is_signed(&there))
+    };
+    for difference in found {
+        let step = match &difference.repair {
+            Repair::Table => Step::Mend,
+            Repair::Shared(path) | Repair::File(path) if is_unsigned(path)? => {
+                left(
+                    difference,
+                    "what is there is signed: `apply --secure-boot-key` replaces it",
+                );
+                continue;
+            }
+            Repair::Shared(path) | Repair::File(path) => Step::File { path: path.clone() },
+            Repair::Partition(_) if is_running => {
+                left(difference, "this machine runs from it");
+                continue;
+            }
+            Repair::Partition(name) => Step::Partition {
+                name: name.clone(),
+                with: format!("{} {}", spec.image, spec.version),
+            },
+            Repair::Version => continue,
+            Repair::None(why) => {
+                left(difference, why);
+                continue;
+            }
+        };
+        if !plan.steps.contains(&step) {
+            plan.steps.push(step);
+        }
+    }
+    // The table first: what follows is found by it. What starts a root comes behind the root.
+    plan.steps.sort_by_key(|step| match step {
+        Step::Mend => 0,
+        Step::Partition { .. } => 1,
+        _ => 2,
+    });
+    Ok(())
+}
+
+/// Says which versions go and what is left to start.
+fn note_loss(entries: &[Entry], going: &[&Entry], slot: &Slot, plan: &mut Plan) {
+    let name = |entry: &Entry| {
+        let how = match entry.worth() {
+            0 => ", which did not start",
+            1 => ", which has not proven itself yet",
+            _ => "",
+        };
+        format!("{}{how}", entry.id.replacen('_', " ", 1))
+    };
+    let listed = |all: Vec<&Entry>| {
+        let all: Vec<String> = all.into_iter().map(name).collect();
+        all.join("; ")
+    };
+    if going.is_empty() {
+        return;
+    }
+    let staying = entries
+        .iter()
+        .filter(|entry| !going.iter().any(|other| other.path == entry.path));
+    let staying: Vec<&Entry> = staying.collect();
+    let rest = match staying.is_empty() {
+        true => "nothing else can start until this is done".to_owned(),
+        false => format!("what stays: {}", listed(staying)),
+    };
+    plan.notes.push(format!(
+        "`{}` is written over: {}; {rest}",
+        slot.name,
+        listed(going.to_vec())
+    ));
 }
 
 /// The id of the partition of a slot.
@@ -208,54 +337,59 @@ pub(super) fn root_id(table: &Table, spec: &Spec, slot: &Slot) -> Option<Uuid> {
     of_partition(table, &partition.uuid).map(|partition| partition.uuid)
 }
 
-/// A slot that is not running and that no entry needs, else the one whose entry the loader likes least; and the entries that go.
+/// A slot for a new version, and the entries that go with it. The one that this machine runs from stays, else the best that has
+/// proven itself, else the one that is tried next. Of the others one without anything to lose is taken first, then one that has not
+/// proven itself, then the oldest.
 fn free_slot<'a>(
     spec: &'a Spec,
     table: &Table,
     entries: &'a [Entry],
-    running: &str,
+    running: Option<Uuid>,
 ) -> Result<(&'a Slot, Vec<&'a Entry>), BuilderError> {
-    let running = root_of(running);
-    let best = entries
-        .iter()
-        .filter(|entry| entry.left != Some(0))
-        .max_by(|a, b| a.compare(b));
-    let mut candidates: Vec<(&Slot, Vec<&Entry>)> = Vec::new();
+    let mut slots: Vec<(&Slot, Uuid, Option<&Entry>)> = Vec::new();
     for slot in &spec.slots {
         let Some(root) = root_id(table, spec, slot) else {
             continue;
         };
-        let own: Vec<&Entry> = entries
-            .iter()
-            .filter(|entry| entry.root == Some(root))
-            .collect();
-        let is_running = running == Some(root);
-        // While something else runs from this disk, what is best may be what just failed.
-        let is_best = running.is_none() && best.is_some_and(|best| best.root == Some(root));
-        if !is_running && !is_best {
-            candidates.push((slot, own));
-        }
+        let own = entries.iter().filter(|entry| entry.root == Some(root));
+        let best = own.max_by(|a, b| a.worth().cmp(&b.worth()).then_with(|| a.compare(b)));
+        slots.push((slot, root, best));
     }
-    candidates.sort_by_key(|(_, own)| own.iter().filter(|entry| entry.left != Some(0)).count());
-    candidates.into_iter().next().ok_or_else(|| {
+    let worth = |best: Option<&Entry>| best.map_or(0, Entry::worth);
+    slots.sort_by(|(_, _, a), (_, _, b)| {
+        worth(*a).cmp(&worth(*b)).then_with(|| match (a, b) {
+            (Some(a), Some(b)) => a.compare(b),
+            _ => a.is_some().cmp(&b.is_some()),
+        })
+    });
+    let kept = slots
+        .iter()
+        .find(|(_, root, _)| running == Some(*root))
+        .or_else(|| slots.iter().rfind(|(_, _, best)| worth(*best) > 0))
+        .map(|(_, root, _)| *root);
+    let free = slots.iter().find(|(_, root, _)| kept != Some(*root));
+    let (slot, root, _) = free.ok_or_else(|| {
         refused(
             "provision-no-slot",
             "there is no slot for another version beside the one that starts now",
         )
         .help("a layout with two slots has room: `slots = 2` and `root-size` in `[disk]`")
-        .into()
-    })
+    })?;
+    let own = entries.iter().filter(|entry| entry.root == Some(*root));
+    Ok((slot, own.collect()))
 }
 
-/// Kernels and initrds that only entries of this slot name.
-fn going_files(entries: &[Entry], slot: &Slot, spec: &Spec, table: &Table) -> Vec<String> {
-    let root = root_id(table, spec, slot);
-    let (going, staying): (Vec<&Entry>, Vec<&Entry>) =
-        entries.iter().partition(|entry| entry.root == root);
+/// Kernels and initrds that only entries that go name.
+fn going_files(entries: &[Entry], going: &[&Entry]) -> Vec<String> {
+    let is_going = |entry: &&Entry| going.iter().any(|other| other.path == entry.path);
+    let (going, staying): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(is_going);
     let mut files: Vec<String> = going
         .iter()
         .flat_map(|entry| &entry.files)
-        .filter(|file| !staying.iter().any(|entry| entry.files.contains(file)))
+        .filter(|file| {
+            let mut named = staying.iter().flat_map(|entry| &entry.files);
+            !named.any(|other| same(other, file))
+        })
         .cloned()
         .collect();
     files.sort_unstable();

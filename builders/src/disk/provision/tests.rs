@@ -4,9 +4,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 
+use sos_formats::manifest::Meta;
 use sos_formats::uuid::Uuid;
+use sos_store::rootfs::RootTree;
 
 use super::super::assemble::Format;
+use super::apply::apply;
+use super::drift::drift;
+use super::plan::plan;
 use super::*;
 use crate::build::fake::Fake;
 use crate::filesystem::Kind;
@@ -31,7 +36,7 @@ fn text(text: &str) -> FileFrom {
     }
 }
 
-/// Version `version` of a system with two slots, whose roots are what the partition of the first one is copied from.
+/// Version `version` of a system with two slots.
 fn spec(version: &str) -> Spec {
     let entry = |slot: &str| {
         let root = Uuid::derived("test", slot);
@@ -46,6 +51,9 @@ fn spec(version: &str) -> Spec {
         );
         files
     };
+    let mut root = partition("root-a", "root", 8 * MIB);
+    root.filesystem = Some(Format::Root(Kind::Squashfs));
+    root.rootfs = Some(format!("root {version}"));
     let mut esp = partition("esp", "esp", 40 * MIB);
     esp.filesystem = Some(Format::Vfat);
     esp.files = entry("root-a");
@@ -57,11 +65,7 @@ fn spec(version: &str) -> Spec {
         uuid: Uuid::derived("test", "disk").to_string(),
         size: None,
         epoch: 1_700_000_000,
-        partitions: vec![
-            esp,
-            partition("root-a", "root", 8 * MIB),
-            partition("root-b", "root", 8 * MIB),
-        ],
+        partitions: vec![esp, root, partition("root-b", "root", 8 * MIB)],
         slots: ["root-a", "root-b"]
             .map(|name| Slot {
                 name: name.to_owned(),
@@ -69,11 +73,14 @@ fn spec(version: &str) -> Spec {
                 images: BTreeMap::new(),
             })
             .to_vec(),
-        root: String::new(),
+        root: format!("root {version}"),
         filesystem: Kind::Squashfs,
         tries: 3,
     }
 }
+
+/// What is told of a damage, the damage, and the step that repairs it.
+type Case<'a> = (&'a str, Box<dyn Fn() + 'a>, Step);
 
 struct World {
     fake: Fake,
@@ -82,7 +89,18 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let fake = Fake::new();
+        let mut fake = Fake::new();
+        for version in ["1", "2", "3"] {
+            let meta = Meta {
+                mode: 0o755,
+                ..Meta::default()
+            };
+            let mut tree = RootTree::empty_in(&fake.store, meta.clone());
+            let text = format!("version {version}").into_bytes();
+            tree.write_file("motd", text, meta).expect("a file");
+            let id = tree.finish(&fake.store).expect("a root");
+            fake.roots.insert(format!("root {version}"), id);
+        }
         let path = fake.path("device");
         File::create_new(&path)
             .and_then(|file| file.set_len(64 * MIB))
@@ -95,39 +113,52 @@ impl World {
     }
 
     fn plan(&self, spec: &Spec, running: &str) -> Plan {
-        plan(spec, &self.device(), running, false).expect("a plan")
+        let wish = Wish {
+            running,
+            ..Wish::default()
+        };
+        plan(&self.fake, spec, &self.device(), wish).expect("a plan")
     }
 
     fn apply(&self, spec: &Spec, plan: &Plan) {
-        let sources = Sources {
-            store: &self.fake.store,
-            cores: 1,
-            told: &|_| {},
-        };
-        // A root filesystem is written by tests with whole systems; here only what is around it.
-        let plan = Plan {
-            steps: plan
-                .steps
-                .iter()
-                .filter(|step| plan.wipes || !matches!(step, Step::Partition { .. }))
-                .cloned()
-                .collect(),
-            ..plan.clone()
-        };
-        apply(&sources, spec, &self.device(), &plan).expect("done");
+        apply(&self.fake, spec, &self.device(), plan, None).expect("done");
     }
 
     fn drift(&self, spec: &Spec) -> Vec<String> {
-        let sources = Sources {
-            store: &self.fake.store,
-            cores: 1,
-            told: &|_| {},
-        };
-        let mut spec = spec.clone();
-        // Of a root that may be written to nothing is compared.
-        spec.filesystem = Kind::Ext4;
-        let found = drift(&sources, &spec, &self.device()).expect("compared");
+        let found = drift(&self.fake, spec, &self.device()).expect("compared");
         found.iter().map(ToString::to_string).collect()
+    }
+
+    fn change(&self, offset: u64, bytes: &[u8]) {
+        let file = File::options().write(true).open(&self.path);
+        file.and_then(|file| file.write_all_at(bytes, offset))
+            .expect("written");
+    }
+
+    /// Where a partition begins.
+    fn offset(&self, name: &str) -> u64 {
+        let table = self.device().table().expect("read").expect("a table");
+        let mut partitions = table.partitions.iter();
+        let found = partitions.find(|one| one.name == name);
+        found.expect("a partition").offset()
+    }
+
+    /// Works on the EFI system partition.
+    fn on_esp<T>(&self, work: impl FnOnce(&volume::Volume) -> T) -> T {
+        let device = self.device();
+        let table = device.table().expect("read").expect("a table");
+        let volume = volume::Volume::open(&device, &table.partitions[0]).expect("a volume");
+        let done = work(&volume);
+        volume.close().expect("closed");
+        done
+    }
+
+    fn rename(&self, from: &str, to: &str) {
+        self.on_esp(|volume| {
+            let bytes = volume.read(from).expect("read").expect("there");
+            volume.remove(from).expect("removed");
+            volume.write(to, &mut &bytes[..]).expect("written");
+        });
     }
 
     fn is_sound(&self) {
@@ -223,18 +254,7 @@ fn what_failed_is_replaced_and_what_runs_is_not() {
     w.apply(&spec("1"), &w.plan(&spec("1"), ""));
     w.apply(&spec("2"), &w.plan(&spec("2"), ""));
     // The loader has used the second version up, and the first one runs.
-    let device = w.device();
-    let table = device.table().expect("read").expect("a table");
-    let volume = volume::Volume::open(&device, &table.partitions[0]).expect("a volume");
-    let bytes = volume
-        .read("loader/entries/t_2+3.conf")
-        .expect("read")
-        .expect("there");
-    volume.remove("loader/entries/t_2+3.conf").expect("removed");
-    volume
-        .write("loader/entries/t_2+0-3.conf", &mut &bytes[..])
-        .expect("written");
-    volume.close().expect("closed");
+    w.rename("loader/entries/t_2+3.conf", "loader/entries/t_2+0-3.conf");
     let drift = w.drift(&spec("2"));
     assert!(
         drift.iter().any(|d| d.contains("did not start")),
@@ -248,6 +268,172 @@ fn what_failed_is_replaced_and_what_runs_is_not() {
 }
 
 #[test]
+fn a_version_that_works_is_lost_last() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    w.apply(&spec("2"), &w.plan(&spec("2"), ""));
+    // The second one was never started, nor is this machine one of its roots.
+    let other = format!("root=PARTUUID={}", Uuid::derived("test", "elsewhere"));
+    for running in ["", &other] {
+        let third = w.plan(&spec("3"), running);
+        assert_eq!(third.slot.as_deref(), Some("root-b"));
+        assert_eq!(
+            third.notes,
+            ["`root-b` is written over: t 2, which has not proven itself yet; what stays: t 1"]
+        );
+    }
+    // It works: now the first one is older.
+    w.rename("loader/entries/t_2+3.conf", "loader/entries/t_2.conf");
+    let third = w.plan(&spec("3"), "");
+    assert_eq!(third.slot.as_deref(), Some("root-a"));
+    assert_eq!(
+        third.notes,
+        ["`root-a` is written over: t 1; what stays: t 2"]
+    );
+    w.apply(&spec("3"), &third);
+    // What runs stays, whatever its name says.
+    let running = format!("root=PARTUUID={}", Uuid::derived("test", "root-a"));
+    let again = w.plan(&spec("1"), &running);
+    assert_eq!(again.slot.as_deref(), Some("root-b"));
+}
+
+#[test]
+fn what_differs_is_told_and_repaired() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    w.apply(&spec("2"), &w.plan(&spec("2"), ""));
+    let spec = spec("2");
+    let loader = "EFI/BOOT/BOOTX64.EFI";
+    let (kernel, entry) = ("EFI/t/2-linux", "loader/entries/t_2+3.conf");
+    let write = |path: &str| {
+        w.on_esp(|volume| volume.write(path, &mut &b"other"[..]).expect("written"));
+    };
+    let file = |path: &str| Step::File {
+        path: path.to_owned(),
+    };
+    let partition = Step::Partition {
+        name: "root-b".to_owned(),
+        with: "t 2".to_owned(),
+    };
+    let root = w.offset("root-b");
+    let cases: Vec<Case<'_>> = vec![
+        (
+            "EFI/BOOT/BOOTX64.EFI: has other",
+            Box::new(|| write(loader)),
+            file(loader),
+        ),
+        (
+            "EFI/t/2-linux: has other",
+            Box::new(|| write(kernel)),
+            file(kernel),
+        ),
+        (
+            "EFI/t/2-linux: is missing",
+            Box::new(|| w.on_esp(|volume| volume.remove(kernel).expect("removed"))),
+            file(kernel),
+        ),
+        (
+            "loader/entries/t_2.conf: has other",
+            Box::new(|| {
+                let text = format!("options root=PARTUUID={}", Uuid::derived("test", "root-b"));
+                w.on_esp(|volume| volume.write(entry, &mut text.as_bytes()).expect("written"));
+            }),
+            file(entry),
+        ),
+        (
+            "root-b: has other content from byte 5 on",
+            Box::new(|| w.change(root + 5, &[0xff])),
+            partition,
+        ),
+        (
+            "the device: the first copy",
+            Box::new(|| w.change(512, &[0; 512])),
+            Step::Mend,
+        ),
+        (
+            "the device: the second copy",
+            Box::new(|| w.change(64 * MIB - 512, &[0; 512])),
+            Step::Mend,
+        ),
+    ];
+    for (told, damage, step) in cases {
+        damage();
+        let found = w.drift(&spec);
+        assert!(found.len() == 1 && found[0].starts_with(told), "{found:?}");
+        let plan = w.plan(&spec, "");
+        assert_eq!(plan.steps, [step], "{told}");
+        w.apply(&spec, &plan);
+        assert!(w.drift(&spec).is_empty(), "{told}: {:?}", w.drift(&spec));
+        w.is_sound();
+    }
+    // What all versions have in common comes with the next one too.
+    write(loader);
+    let third = w.plan(&self::spec("3"), "");
+    assert_eq!(third.steps.first(), Some(&file(loader)));
+    // A machine does not write over its own root.
+    w.change(root + 5, &[0xff]);
+    let running = format!("root=PARTUUID={}", Uuid::derived("test", "root-b"));
+    let plan = w.plan(&spec, &running);
+    assert_eq!(plan.steps, [file(loader)]);
+    assert!(plan.left.len() == 1 && plan.left[0].contains("runs from it"));
+}
+
+#[test]
+fn a_root_that_is_written_to_is_known_by_its_superblock() {
+    let w = World::new();
+    let ext4 = |version: &str| {
+        let mut spec = spec(version);
+        spec.filesystem = Kind::Ext4;
+        spec.partitions[1].filesystem = Some(Format::Root(Kind::Ext4));
+        spec
+    };
+    w.apply(&ext4("1"), &w.plan(&ext4("1"), ""));
+    assert!(w.drift(&ext4("1")).is_empty(), "{:?}", w.drift(&ext4("1")));
+    assert_eq!(ext4("1").written_to(), ["root-a", "root-b"]);
+    let root = w.offset("root-a");
+    // Another label and id: it may be somebody's.
+    w.change(root + 1024 + 0x78, b"mine");
+    let plan = w.plan(&ext4("1"), "");
+    assert_eq!(
+        w.drift(&ext4("1")),
+        ["root-a: has the label `mine` instead of ``"]
+    );
+    assert!(plan.steps.is_empty() && plan.left.len() == 1, "{plan:?}");
+    w.change(root + 1024 + 0x68, &[7; 16]);
+    assert_eq!(w.drift(&ext4("1")).len(), 2);
+    w.change(root + 1024, &[0; 1024]);
+    assert_eq!(
+        w.drift(&ext4("1")),
+        ["root-a: has no file system ext4: its superblock is gone"]
+    );
+    // Where another version is wanted, this one is told but not brought back.
+    let next = w.plan(&ext4("2"), "");
+    assert_eq!((next.slot.as_deref(), next.left.len()), (Some("root-b"), 1));
+    w.apply(&ext4("1"), &w.plan(&ext4("1"), ""));
+    assert!(w.drift(&ext4("1")).is_empty());
+}
+
+#[test]
+fn names_have_no_letters_of_two_sizes() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    w.rename("loader/entries/t_1.conf", "loader/entries/T_1.CONF");
+    assert!(w.drift(&spec("1")).is_empty(), "{:?}", w.drift(&spec("1")));
+    assert_eq!(w.plan(&spec("1"), ""), Plan::default());
+    let next = w.plan(&spec("2"), "");
+    assert_eq!(next.slot.as_deref(), Some("root-b"));
+    w.apply(&spec("2"), &next);
+    w.rename("loader/entries/t_2+3.conf", "LOADER/ENTRIES/T_2.CONF");
+    let third = w.plan(&spec("3"), "");
+    assert!(
+        third.steps.contains(&Step::Remove {
+            path: "loader/entries/T_1.CONF".to_owned()
+        }),
+        "{third:?}"
+    );
+}
+
+#[test]
 fn what_is_on_a_device_is_not_lost_by_mistake() {
     let w = World::new();
     File::options()
@@ -255,13 +441,14 @@ fn what_is_on_a_device_is_not_lost_by_mistake() {
         .open(&w.path)
         .and_then(|f| f.write_all_at(b"data", 4096))
         .expect("written");
-    let error = plan(&spec("1"), &w.device(), "", false).expect_err("refused");
+    let error = plan(&w.fake, &spec("1"), &w.device(), Wish::default()).expect_err("refused");
     assert!(format!("{error:?}").contains("provision-not-blank"));
-    assert!(
-        plan(&spec("1"), &w.device(), "", true)
-            .expect("a plan")
-            .wipes
-    );
+    let wipe = Wish {
+        wipe: true,
+        ..Wish::default()
+    };
+    let wiped = plan(&w.fake, &spec("1"), &w.device(), wipe).expect("a plan");
+    assert!(wiped.wipes);
     // Somebody else's table.
     let w = World::new();
     let mut other = spec("1");
@@ -269,7 +456,7 @@ fn what_is_on_a_device_is_not_lost_by_mistake() {
         partition.uuid = Uuid::derived("other", &partition.name).to_string();
     }
     w.apply(&other, &w.plan(&other, ""));
-    let error = plan(&spec("1"), &w.device(), "", false).expect_err("refused");
+    let error = plan(&w.fake, &spec("1"), &w.device(), Wish::default()).expect_err("refused");
     assert!(format!("{error:?}").contains("provision-other-layout"));
     assert!(!w.drift(&spec("1")).is_empty());
     for (path, code) in [("missing", "there is no"), ("small", "which is no disk")] {

@@ -112,6 +112,24 @@ impl Volume {
         path: &str,
         from: &mut dyn Read,
     ) -> Result<(), BuilderError> {
+        self.remove(path)?;
+        self.draft(path, from)
+    }
+
+    /// The same for a file that has to be there at any time: the old one stays until the new one is whole, which takes room for both.
+    pub(in crate::disk) fn replace(
+        &self,
+        path: &str,
+        from: &mut dyn Read,
+    ) -> Result<(), BuilderError> {
+        let whole = self.draft(path, from);
+        if whole.is_err() {
+            self.remove(&format!("{path}.new"))?;
+        }
+        whole
+    }
+
+    fn draft(&self, path: &str, from: &mut dyn Read) -> Result<(), BuilderError> {
         let root = self.fs.root_dir();
         let mut at = 0;
         while let Some(slash) = path[at..].find('/') {
@@ -122,7 +140,6 @@ impl Volume {
         }
         let draft = format!("{path}.new");
         self.remove(&draft)?;
-        self.remove(path)?;
         let mut file = root
             .create_file(&draft)
             .map_err(|e| failed("make", &draft, e))?;
@@ -140,6 +157,7 @@ impl Volume {
         }
         file.flush().map_err(|e| failed("write", &draft, e))?;
         drop(file);
+        self.remove(path)?;
         root.rename(&draft, &root, path)
             .map_err(|e| failed("rename", &draft, e))
     }

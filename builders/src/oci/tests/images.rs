@@ -5,6 +5,7 @@ use sos_store::rootfs::KindView;
 
 use super::*;
 use crate::oci::chunks::{ChunkAttrs, make_chunks};
+use crate::oci::dates::DateAttrs;
 use crate::oci::documents::Platform;
 use crate::oci::index::{IndexAttrs, make_index};
 use crate::oci::source::Layout;
@@ -588,12 +589,29 @@ fn layers_follow_packages_and_one_update_changes_two() {
         .iter()
         .filter(|one| !digests.contains(&one.digest.as_str()));
     assert_eq!(other.count(), 2, "that of the package and the last one");
+    // A limit holds for every number, the layer of what no package owns included.
+    for most in [1, 2, 3, 4, 5, 6, 8, 10, 11, 64, 400] {
+        let attrs = ChunkAttrs {
+            rootfs: "old".to_owned(),
+            epoch: EPOCH,
+            max_layers: Some(most),
+            ..ChunkAttrs::default()
+        };
+        let out = fake.path(&format!("limit-{most}"));
+        let made = make_chunks(&fake, &attrs, &out).expect("layers");
+        let entries: u64 = made.iter().map(|one| one.files).sum();
+        assert!((1..=most).contains(&made.len()), "{most}: {}", made.len());
+        assert!(entries > 30, "{most}: {entries}");
+    }
     let attrs = ImageAttrs {
         layers: vec!["old-layers".into()],
         ..ImageAttrs::default()
     };
     let place = image(&mut fake, "image", attrs);
     check_strictly(&place);
+    // Its date is there for images above it.
+    let dates = DateAttrs::of("image");
+    assert_eq!(dates.or(&fake, 0).expect("a date"), EPOCH);
     let mut tree = RootTree::load(&fake.store, &old).expect("a root");
     let top = Meta {
         mode: 0o755,
