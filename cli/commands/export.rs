@@ -15,7 +15,7 @@ use sos_store::{ObjectKind, PathInfo, PlainRemover, Remover as _};
 use self::image::{ImageDest, ImageFlags};
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
-use crate::evaluate;
+use crate::evaluate::{self, Mode};
 use crate::failure::Failure;
 use crate::render::{output, size};
 use crate::run::{self, RunOptions, Stream};
@@ -231,7 +231,8 @@ pub(super) fn built(
 ) -> Result<Vec<PathInfo>, Failure> {
     let targets = evaluate::targets(session, args)?;
     let stream = Stream::start(session, false);
-    let evaluated = match build::evaluated(session, args, lock, &targets, &stream) {
+    let mode = Mode::building(lock);
+    let evaluated = match build::evaluated(session, args, &mode, &targets, &stream) {
         Ok(evaluated) => evaluated,
         Err(failure) => return Err(stream.fail(session, failure)),
     };

@@ -238,7 +238,7 @@ fn find(session: &Session, args: &ShellArgs) -> Result<(StorePath, Graph, String
         }
     }
     let targets = evaluate::targets(session, &args.target)?;
-    let mode = Mode::building(args.lock);
+    let mode = Mode::building(args.lock).with_whole_graph();
     let evaluated = build::resolve(session, &args.target, &targets, &mode)?;
     evaluate::report_locks(session, &evaluated.locks);
     let project = target::project(&targets);

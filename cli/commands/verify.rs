@@ -107,7 +107,7 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
         ));
     }
     let targets = evaluate::targets(session, &args.target)?;
-    let mode = Mode::building(args.lock);
+    let mode = Mode::building(args.lock).with_whole_graph();
     let evaluated = build::resolve(session, &args.target, &targets, &mode)?;
     evaluate::report_locks(session, &evaluated.locks);
     let store = session.store()?;
@@ -309,6 +309,7 @@ fn verify(
     let watch = runtime.spawn(interrupt::watch(
         cancel.clone(),
         seen.clone(),
+        interrupt::First::Stops,
         false,
         |_| {},
     ));

@@ -178,7 +178,7 @@ impl<'a> Job<'a> {
         Ok(out)
     }
 
-    /// The graph for a hit: when everything that is asked for is in the store, what was asked for is enough. Nothing when more
+    /// The graph for a hit: when everything that is asked for is in the store, what was asked for is mostly enough. Nothing when more
     /// is needed than was kept.
     pub(super) fn graph_of<T: Cached>(
         &self,
@@ -186,7 +186,7 @@ impl<'a> Job<'a> {
         hit: &Hit<T>,
     ) -> Result<Option<Graph>, Failure> {
         let wanted: Vec<Wanted> = hit.values.iter().flat_map(T::wanted).collect();
-        if sos_engine::all_there(&self.store, &hit.roots, &wanted)? {
+        if !self.mode.whole_graph && sos_engine::all_there(&self.store, &hit.roots, &wanted)? {
             return Ok(Some(hit.roots.clone()));
         }
         Ok(cache.graph(hit))

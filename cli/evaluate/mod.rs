@@ -42,6 +42,8 @@ pub(crate) struct Mode {
     pub(crate) only_lock: bool,
     /// What is evaluated is to be built on this machine.
     pub(crate) builds_here: bool,
+    /// All derivations are looked at, also below what the store has.
+    pub(crate) whole_graph: bool,
 }
 
 impl Mode {
@@ -59,6 +61,15 @@ impl Mode {
             write_locks: true,
             only_lock: false,
             builds_here: false,
+            whole_graph: false,
+        }
+    }
+
+    /// With the whole graph, also where all that is asked for is in the store.
+    pub(crate) fn with_whole_graph(self) -> Self {
+        Self {
+            whole_graph: true,
+            ..self
         }
     }
 

@@ -46,7 +46,7 @@ impl Builder for OciChunksBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        2
+        3
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: ChunkAttrs = ctx.attrs_as()?;
