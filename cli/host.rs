@@ -1,13 +1,14 @@
 //! How the language reaches the world: files, the store, and the engine for imports from derivations.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
 use rustix::fs::{Mode, OFlags, RawDir};
 use sos_builders::tree::{self, Trees};
 use sos_engine::Graph;
@@ -42,8 +43,9 @@ pub(crate) struct StoreHost {
     trees: Option<Trees>,
     /// Where the objects of the store really are, without links on the way.
     objects: PathBuf,
-    /// Every derivation that was made, as text, by path.
-    drvs: RefCell<HashMap<StorePath, Arc<[u8]>>>,
+    /// Every derivation that was made, as text, by path: a path is a digest, so that nobody can
+    /// choose them so that they collide.
+    drvs: RefCell<FxHashMap<StorePath, Arc<[u8]>>>,
     sources: Sources,
     /// Sources are hashed, but not added: `sos check` and `sos plan -n` leave the store as it is.
     dry: bool,
@@ -395,12 +397,7 @@ impl Host for StoreHost {
             .map_err(store_error)
     }
 
-    fn add_derivation(
-        &self,
-        path: &StorePath,
-        _drv: &Derivation,
-        aterm: &[u8],
-    ) -> Result<(), HostError> {
+    fn add_derivation(&self, path: &StorePath, aterm: &[u8]) -> Result<(), HostError> {
         self.drvs
             .borrow_mut()
             .entry(path.clone())

@@ -1,4 +1,5 @@
-//! Ctrl-C: once stops the builds and ends with a summary, twice ends at once. Ctrl-Z: leaves a clean terminal to the shell.
+//! Ctrl-C: once starts no more builds, twice stops those that run, both end with a summary; once more ends at once. Ctrl-Z: leaves a
+//! clean terminal to the shell.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,13 +10,24 @@ use tokio::signal::unix::{self, SignalKind, signal};
 
 use crate::render::{live, output};
 
-/// Stops `cancel` at the first SIGINT, SIGTERM or SIGHUP and exits at the second; returns which one came first through `seen`. With
-/// `draws`, what is drawn is taken away while the program is stopped.
+/// What the first Ctrl-C is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum First {
+    /// Nothing more is started, and what runs comes to its end, if nobody asks again.
+    StartsNoMore,
+    /// What runs ends.
+    Stops,
+}
+
+/// Stops `cancel` at SIGINT, SIGTERM or SIGHUP, and exits at the next one; returns which one came first through `seen`. Who ends
+/// programs waits for none of them: with [`First::StartsNoMore`] only SIGINT leaves them time. With `draws`, what is drawn is taken
+/// away while the program is stopped.
 ///
 /// `told` is called with the first signal before anything stops.
 pub(crate) async fn watch(
     cancel: Cancel,
     seen: Arc<AtomicU8>,
+    first: First,
     draws: bool,
     told: impl Fn(u8) + Send,
 ) {
@@ -45,15 +57,27 @@ pub(crate) async fn watch(
                 continue;
             }
         };
-        if seen.swap(number, Ordering::SeqCst) != 0 {
+        let is_first = seen.swap(number, Ordering::SeqCst) == 0;
+        if cancel.is_cancelled() {
             live::clear_at_once();
             // The sandboxes notice that this process is gone and end with it.
             #[allow(clippy::exit, reason = "the second interrupt asks for exactly this")]
             std::process::exit(128 + i32::from(number));
         }
-        output::message("stopping; a second signal stops at once");
-        told(number);
-        cancel.cancel_by(number);
+        let drains = first == First::StartsNoMore && number == 2 && !cancel.is_stopping();
+        output::message(if drains {
+            "starting nothing more, what runs comes to its end; Ctrl-C once more stops it"
+        } else {
+            "stopping; one more signal ends sos at once"
+        });
+        if is_first {
+            told(number);
+        }
+        if drains {
+            cancel.stop_starting_by(number);
+        } else {
+            cancel.cancel_by(number);
+        }
     }
 }
 

@@ -218,7 +218,9 @@ pub(crate) fn build(
     };
     let report = runtime.block_on(async {
         let cancel = Cancel::new();
-        let watch = tokio::spawn(interrupt::watch(cancel.clone(), seen.clone(), draws, told));
+        let first = interrupt::First::StartsNoMore;
+        let watch = interrupt::watch(cancel.clone(), seen.clone(), first, draws, told);
+        let watch = tokio::spawn(watch);
         let report = engine.build(graph, wanted, cancel).await;
         watch.abort();
         // It holds an end of the stream, which must be gone before the display can end.

@@ -179,6 +179,11 @@ impl Target {
             return Ok(Source::Flake(flake::of_directory(place)?));
         }
         if place.join("steps/manifest").is_file() {
+            // Steps that say themselves what they begin with are built as they say.
+            let own = place.join("steps/sos.nix");
+            if own.is_file() {
+                return Ok(Source::Nix(absolute(&own)));
+            }
             return Ok(Source::Bootstrap(absolute(place)));
         }
         let entries = std::fs::read_dir(place).map_err(|e| {
@@ -358,6 +363,18 @@ mod tests {
                     .code,
                 "target-ambiguous"
             );
+        });
+    }
+
+    #[test]
+    fn a_directory_of_steps_means_their_own_recipe_if_they_have_one() {
+        in_dir(&[], |d| {
+            std::fs::create_dir(d.join("steps")).unwrap();
+            std::fs::write(d.join("steps/manifest"), "").unwrap();
+            let source = || Target::parse(&d.display().to_string(), "/nix/store").map(|t| t.source);
+            assert_eq!(source().unwrap(), Source::Bootstrap(d.to_owned()));
+            std::fs::write(d.join("steps/sos.nix"), "").unwrap();
+            assert_eq!(source().unwrap(), Source::Nix(d.join("steps/sos.nix")));
         });
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use sos_engine::{BuilderCtx, BuilderError};
+use sos_formats::diagnostic::Diagnostic;
 use sos_formats::hash::Blake3;
 use sos_store::Store;
 
@@ -20,6 +21,8 @@ pub(crate) trait Build {
     fn cores(&self) -> usize;
     /// Writes a line to the log.
     fn log(&self, line: &str);
+    /// Tells of something that does not stop the build.
+    fn warn(&self, warning: Diagnostic);
     /// Tells how far the build is; a total of 0 is unknown.
     fn progress(&self, done: u64, total: u64);
     /// Tells whether the build should stop.
@@ -65,6 +68,9 @@ impl Build for BuilderCtx<'_> {
     }
     fn log(&self, line: &str) {
         BuilderCtx::log(self, line);
+    }
+    fn warn(&self, warning: Diagnostic) {
+        BuilderCtx::warn(self, warning);
     }
     fn progress(&self, done: u64, total: u64) {
         BuilderCtx::progress(self, done, total);
@@ -168,6 +174,10 @@ pub(crate) mod fake {
         }
         fn log(&self, line: &str) {
             self.lines.borrow_mut().push(line.to_owned());
+        }
+        fn warn(&self, warning: Diagnostic) {
+            let line = format!("warning[{}]: {}", warning.code, warning.message);
+            self.lines.borrow_mut().push(line);
         }
         fn progress(&self, _done: u64, _total: u64) {}
         fn cancelled(&self) -> bool {

@@ -19,7 +19,7 @@ pub(crate) const MIN_BYTES: u64 = 32 << 10;
 /// An empty, final block with fixed codes: ends a deflate stream.
 pub(crate) const FINAL: [u8; 2] = [0x03, 0x00];
 /// Raised whenever the bytes of fragments change: with the library that compresses, with the sizes above.
-const REVISION: u32 = 2;
+const REVISION: u32 = 3;
 /// The level that layers and commits have when nothing else is asked for, so that they share what was compressed.
 pub(crate) const LEVEL: u32 = 1;
 
@@ -99,7 +99,7 @@ pub(crate) fn find(
 
 /// Makes fragments, one after the other.
 pub(crate) enum Deflater {
-    /// Level 1, written here: twice as fast as zlib at its usual level and more, for some 4 % more bytes.
+    /// Level 1, written here: five times as fast as zlib at its usual level, for some 9 % more bytes.
     Fast(Box<Deflate>),
     /// The other levels, as zlib has them.
     Zlib(Compress),
@@ -179,7 +179,7 @@ mod tests {
         for (level, expected) in [
             (
                 1,
-                "949426c9ff3a9d5368c29083767200f906374dc29f6451a7d7974257e933358a",
+                "f76d8b3a3f7adc543b1b742ba2e642a5753d1941f014d3271d1d2d348454048d",
             ),
             (
                 6,
@@ -190,7 +190,7 @@ mod tests {
             let mut deflater = Deflater::new(level);
             deflater.block(&sample(), &mut out).expect("memory");
             let digest = Sha256::of(&out).to_string();
-            assert_eq!((REVISION, digest.as_str()), (2, expected), "level {level}");
+            assert_eq!((REVISION, digest.as_str()), (3, expected), "level {level}");
         }
     }
 

@@ -10,6 +10,7 @@ use sos_store::Store;
 use super::inputs::{Asked, Inputs, Seen, Tree};
 use super::local;
 use super::look::{self, Same};
+use super::names::Names;
 use super::walk;
 use crate::environment::Environment;
 use crate::host::StoreHost;
@@ -136,6 +137,9 @@ fn check_some(files: &mut [File<'_>], now_nanos: i128) -> Result<bool, String> {
 }
 
 fn check_tree(tree: &mut Tree, store: &Store, now_nanos: i128) -> Result<bool, String> {
+    if tree.names.as_ref().is_some_and(|n| n.are_same(&tree.path)) {
+        return Ok(false);
+    }
     let chosen = tree.chosen.as_ref();
     // What a filter says follows from path and type, and from what was noted when it was asked.
     let taken = |below: &Path, kind: FileType| match chosen {
@@ -152,8 +156,13 @@ fn check_tree(tree: &mut Tree, store: &Store, now_nanos: i128) -> Result<bool, S
         skip: None,
     };
     let print = walk::tree(&tree.path, how).and_then(walk::Print::finish);
+    // A directory may have another time, and the same in it as before.
+    let better = || Names::of(&tree.path, Some(&taken), now_nanos);
     if print.is_some() && print == tree.print {
-        return Ok(false);
+        let names = better();
+        let news = names.is_some();
+        tree.names = names;
+        return Ok(news);
     }
     let root = tree.path.as_path();
     let mut filter = |file: &Path, kind: sos_store::FileType| {
@@ -165,8 +174,10 @@ fn check_tree(tree: &mut Tree, store: &Store, now_nanos: i128) -> Result<bool, S
     if found.ok().as_ref() != Some(&tree.object) {
         return Err(root.display().to_string());
     }
+    let names = better();
     let news = print.is_some();
     tree.print = print;
+    tree.names = names;
     Ok(news)
 }
 

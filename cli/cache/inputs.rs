@@ -10,6 +10,7 @@ use sos_lang::FileType;
 use sos_store::StatKey;
 
 use super::bytes::{Reader, Writer};
+use super::names::Names;
 
 /// What an evaluation read. Two evaluations of one command that find all of this equal give the same result.
 #[derive(Debug, Default)]
@@ -65,6 +66,8 @@ pub(super) struct Tree {
     pub(super) chosen: Option<BTreeMap<PathBuf, (FileType, bool)>>,
     /// A digest of what `stat` says about all of it, if nothing in it can change without that.
     pub(super) print: Option<Blake3>,
+    /// The names in it, for a shorter way to the same; not of a single file.
+    pub(super) names: Option<Names>,
 }
 
 /// A directory or repository of this machine that was fetched as a tree. What was asked and answered is JSON.
@@ -76,6 +79,8 @@ pub(super) struct Local {
     pub(super) answer: String,
     /// What `stat` says about everything that the answer may depend on, as for [`Tree`].
     pub(super) print: Option<Blake3>,
+    /// The names in a directory, as for [`Tree`]; not of a repository.
+    pub(super) names: Option<Names>,
     /// The files that git tracks, each with a NUL after it.
     pub(super) tracked: Vec<u8>,
     /// Whether the evaluation has seen the name of the object, or anything else that depends on all of it. If not, the files that
@@ -126,6 +131,7 @@ impl Inputs {
                 });
             });
             w.option(tree.print.as_ref(), Writer::digest);
+            w.option(tree.names.as_ref(), |w, names| names.write(w));
         });
         w.list(self.objects.iter(), |w, (path, valid)| {
             w.object(path);
@@ -138,6 +144,7 @@ impl Inputs {
             w.object(&local.path);
             w.text(&local.answer);
             w.option(local.print.as_ref(), Writer::digest);
+            w.option(local.names.as_ref(), |w, names| names.write(w));
             w.bytes(&local.tracked);
             w.byte(u8::from(local.named));
         });
@@ -184,6 +191,7 @@ impl Inputs {
                         })
                     })?,
                     print: r.option(Reader::digest)?,
+                    names: r.option(Names::read)?,
                 })
             })?,
             objects: r.list(|r| Some((r.object()?, r.flag()?)))?,
@@ -195,6 +203,7 @@ impl Inputs {
                     path: r.object()?,
                     answer: r.text()?,
                     print: r.option(Reader::digest)?,
+                    names: r.option(Names::read)?,
                     tracked: r.bytes()?.to_vec(),
                     named: r.flag()?,
                 })
@@ -293,6 +302,7 @@ mod tests {
             object,
             chosen: Some([("a".into(), (FileType::Symlink, false))].into()),
             print: None,
+            names: None,
         });
         let bytes = inputs.to_bytes();
         let again = Inputs::from_bytes(&bytes).unwrap();

@@ -7,6 +7,7 @@ use sos_formats::hash::Blake3;
 use sos_lang::TreeRequest;
 
 use super::inputs::Local;
+use super::names::Names;
 use super::walk::{self, Look, Print};
 use crate::host::StoreHost;
 
@@ -89,6 +90,13 @@ pub(super) fn print(
     print.finish()
 }
 
+/// The names in a directory that is fetched as it is. Its place may be a link, which is noted by itself.
+pub(super) fn names(place: &Path, attrs: &Attrs, now_nanos: i128) -> Option<Names> {
+    let place = std::fs::canonicalize(place).ok()?;
+    let whole = flake_ref::kind(attrs) == "path";
+    whole.then(|| Names::of(&place, None, now_nanos)).flatten()
+}
+
 /// Where a working tree has its own state, and where what it shares with others is. Nothing for a repository without one.
 fn git_dirs(place: &Path) -> Option<(PathBuf, PathBuf)> {
     let dot = place.join(".git");
@@ -127,10 +135,14 @@ pub(super) fn check(local: &mut Local, host: &StoreHost, now_nanos: i128) -> Res
     let Kind::Local(place) = kind(&request) else {
         return Err(changed());
     };
+    if local.names.as_ref().is_some_and(|n| n.are_same(&place)) {
+        return Ok(false);
+    }
     let found = print(&place, &request.attrs, &local.tracked, now_nanos);
     if found.is_some() && found == local.print {
         return Ok(false);
     }
+    let better = names(&place, &request.attrs, now_nanos);
     let names = tracked(&place, &request.attrs, host);
     let found = print(&place, &request.attrs, &names, now_nanos);
     let (tree, _) = host
@@ -143,5 +155,6 @@ pub(super) fn check(local: &mut Local, host: &StoreHost, now_nanos: i128) -> Res
     local.tracked = names;
     let news = found.is_some();
     local.print = found;
+    local.names = better;
     Ok(news)
 }

@@ -14,6 +14,7 @@ mod graph;
 mod inputs;
 mod local;
 mod look;
+mod names;
 mod recorder;
 mod sources;
 mod walk;
@@ -41,7 +42,7 @@ pub(crate) use recorder::Recorder;
 const MAX_BYTES: usize = 32 << 20;
 
 /// Changes when the layout of what is kept does, or what is noted.
-const VERSION: &str = "sos evaluation 1";
+const VERSION: &str = "sos evaluation 2";
 
 /// What can be kept: the value of one target.
 pub(crate) trait Cached: Sized {

@@ -18,6 +18,7 @@ use super::ahead::is_large_program;
 use super::inputs::{Asked, Built, Inputs, Local, Message, Seen, Tree};
 use super::local::{self, Kind};
 use super::look;
+use super::names::{Met, Names};
 use super::sources::Sources;
 use super::walk::{self, Print};
 use crate::host::StoreHost;
@@ -149,25 +150,10 @@ impl Recorder {
         }
     }
 
-    fn note_tree(
-        &self,
-        path: &Path,
-        name: &str,
-        method: Method,
-        object: &StorePath,
-        chosen: Option<BTreeMap<PathBuf, (FileType, bool)>>,
-        print: Option<Blake3>,
-    ) {
+    fn note_tree(&self, tree: Tree) {
         let mut inputs = self.inputs.borrow_mut();
-        inputs.added.insert(object.clone());
-        inputs.trees.push(Tree {
-            path: path.to_owned(),
-            name: name.to_owned(),
-            method,
-            object: object.clone(),
-            chosen,
-            print,
-        });
+        inputs.added.insert(tree.object.clone());
+        inputs.trees.push(tree);
     }
 }
 
@@ -275,16 +261,29 @@ impl Host for Recorder {
                 let print = walk::tree(&origin, how).and_then(Print::finish);
                 let same = || self.store.compute_path(&origin, name, method, None);
                 if !filtered && same().is_ok_and(|path| path == added) {
-                    self.note_tree(&origin, name, method, &added, None, print);
+                    let names = Names::of(&origin, None, self.since_nanos);
+                    self.note_tree(Tree {
+                        path: origin,
+                        name: name.to_owned(),
+                        method,
+                        object: added.clone(),
+                        chosen: None,
+                        print,
+                        names,
+                    });
                 } else {
                     self.object_named(path);
                 }
             }
             return Ok(added);
         }
-        let mut print = std::fs::symlink_metadata(path).ok().map(|meta| {
+        let mut names = Met::default();
+        let meta = std::fs::symlink_metadata(path).ok();
+        let is_directory = meta.as_ref().is_some_and(std::fs::Metadata::is_dir);
+        let mut print = meta.map(|meta| {
             let mut print = Print::default();
             print.add_met(Path::new(""), &meta, true, self.since_nanos);
+            names.add(Path::new(""), &meta);
             print
         });
         let mut chosen = filter.is_some().then(BTreeMap::new);
@@ -296,7 +295,12 @@ impl Host for Recorder {
             };
             let below = file.strip_prefix(path).unwrap_or(file);
             match (std::fs::symlink_metadata(file), print.as_mut()) {
-                (Ok(meta), Some(print)) => print.add_met(below, &meta, taken, self.since_nanos),
+                (Ok(meta), Some(print)) => {
+                    print.add_met(below, &meta, taken, self.since_nanos);
+                    if taken {
+                        names.add(below, &meta);
+                    }
+                }
                 _ => print = None,
             }
             if let Some(chosen) = &mut chosen {
@@ -307,8 +311,19 @@ impl Host for Recorder {
         let added = self
             .inner
             .add_path(path, name, method, Some(&mut asked), expected)?;
+        let names = (is_directory && print.is_some())
+            .then(|| names.finish(self.since_nanos))
+            .flatten();
         let print = print.and_then(Print::finish);
-        self.note_tree(path, name, method, &added, chosen, print);
+        self.note_tree(Tree {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            method,
+            object: added.clone(),
+            chosen,
+            print,
+            names,
+        });
         Ok(added)
     }
 
@@ -323,13 +338,8 @@ impl Host for Recorder {
         Ok(added)
     }
 
-    fn add_derivation(
-        &self,
-        path: &StorePath,
-        drv: &Derivation,
-        aterm: &[u8],
-    ) -> Result<(), HostError> {
-        self.inner.add_derivation(path, drv, aterm)
+    fn add_derivation(&self, path: &StorePath, aterm: &[u8]) -> Result<(), HostError> {
+        self.inner.add_derivation(path, aterm)
     }
 
     fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError> {
@@ -373,9 +383,11 @@ impl Host for Recorder {
         let kind = local::kind(request);
         let mut tracked = Vec::new();
         let mut print = None;
+        let mut names = None;
         if let Kind::Local(place) = &kind {
             tracked = local::tracked(place, &request.attrs, &self.inner);
             print = local::print(place, &request.attrs, &tracked, self.since_nanos);
+            names = local::names(place, &request.attrs, self.since_nanos);
         }
         let (tree, warnings) = self.inner.fetch_tree_silently(request)?;
         for warning in &warnings {
@@ -401,6 +413,7 @@ impl Host for Recorder {
                     path: tree.path.clone(),
                     answer: flake_ref::to_json(&tree.attrs).to_string(),
                     print,
+                    names,
                     tracked,
                     named: true,
                 });

@@ -21,7 +21,7 @@ use super::inputs::type_byte;
 /// Threads of a walk; more do not help one disk or one kernel.
 const MAX_THREADS: usize = 8;
 /// Names of one directory that one thread looks up at a time.
-const PART: usize = 512;
+pub(super) const PART: usize = 512;
 /// Work that is worth a further thread.
 const WORTH_A_THREAD: usize = 16;
 /// A source with more entries than this is read again instead.
@@ -169,7 +169,8 @@ fn some_files(top: BorrowedFd<'_>, names: &[&[u8]], now_nanos: i128) -> Print {
     print
 }
 
-fn threads() -> usize {
+/// Threads that look at a tree.
+pub(super) fn threads() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     cores.min(MAX_THREADS)
 }
@@ -362,7 +363,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn key_of(stat: &Stat) -> StatKey {
+/// What identifies the state of what was looked at.
+pub(super) fn key_of(stat: &Stat) -> StatKey {
     let nanos = |secs: i64, nanos: i64| secs.saturating_mul(1_000_000_000).saturating_add(nanos);
     #[allow(
         clippy::cast_possible_wrap,

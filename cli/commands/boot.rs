@@ -171,6 +171,7 @@ fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
         let signals = tokio::spawn(interrupt::watch(
             cancel.clone(),
             seen.clone(),
+            interrupt::First::Stops,
             false,
             |_| {},
         ));

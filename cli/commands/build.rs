@@ -93,7 +93,13 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         place_of_link(link)?;
     }
     let stream = Stream::start(session, args.logs);
-    let evaluated = match evaluated(session, &target_args, args.lock, &targets, &stream) {
+    let evaluated = match evaluated(
+        session,
+        &target_args,
+        &Mode::building(args.lock),
+        &targets,
+        &stream,
+    ) {
         Ok(evaluated) => evaluated,
         Err(failure) => return Err(stream.fail(session, failure)),
     };
@@ -170,13 +176,13 @@ fn place_of_link(link: &Path) -> Result<(), Failure> {
 pub(super) fn evaluated(
     session: &Session,
     args: &TargetArgs,
-    lock: LockFlags,
+    mode: &Mode,
     targets: &[Target],
     stream: &Stream,
 ) -> Result<evaluate::Evaluated<Vec<Item>>, Failure> {
     let texts = || targets.iter().map(|t| t.text.clone()).collect();
     stream.emit(Event::EvalStarted { targets: texts() });
-    let evaluated = resolve(session, args, targets, &Mode::building(lock))?;
+    let evaluated = resolve(session, args, targets, mode)?;
     stream.emit(Event::EvalFinished {
         targets: texts(),
         drvs: evaluated.graph.texts.len(),

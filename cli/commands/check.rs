@@ -38,6 +38,7 @@ pub(crate) fn run(session: &Session, args: &CheckArgs) -> Result<(), Failure> {
         write_locks: false,
         only_lock: false,
         builds_here: true,
+        whole_graph: false,
     };
     let (mut problems, mut derivations) = look(session, args, &targets, &mode);
     if args.fix {

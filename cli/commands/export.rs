@@ -15,7 +15,7 @@ use sos_store::{ObjectKind, PathInfo, PlainRemover, Remover as _};
 use self::image::{ImageDest, ImageFlags};
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
-use crate::evaluate;
+use crate::evaluate::{self, Mode};
 use crate::failure::Failure;
 use crate::render::{output, size};
 use crate::run::{self, RunOptions, Stream};
@@ -96,6 +96,10 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
             .help("write `ostree:REPO[:REF]` behind the target, or leave these options out"),
         ));
     }
+    #[cfg(not(feature = "libostree"))]
+    if args.fsck {
+        return Err(not_built_in("cannot check the repository"));
+    }
     let signer = match (&args.secure_boot_key, &args.secure_boot_cert) {
         (Some(key), Some(cert)) => Some(Signer::read(key, cert).map_err(refused)?),
         _ => None,
@@ -140,11 +144,11 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
                 cores: std::thread::available_parallelism().map_or(1, usize::from),
             };
             to_ostree(session, info, &repo, &options)?;
+            #[cfg(feature = "libostree")]
             if args.fsck {
-                check(session, &repo)
-            } else {
-                Ok(())
+                check(session, &repo)?;
             }
+            Ok(())
         }
     }
 }
@@ -231,7 +235,8 @@ pub(super) fn built(
 ) -> Result<Vec<PathInfo>, Failure> {
     let targets = evaluate::targets(session, args)?;
     let stream = Stream::start(session, false);
-    let evaluated = match build::evaluated(session, args, lock, &targets, &stream) {
+    let mode = Mode::building(lock);
+    let evaluated = match build::evaluated(session, args, &mode, &targets, &stream) {
         Ok(evaluated) => evaluated,
         Err(failure) => return Err(stream.fail(session, failure)),
     };
@@ -302,6 +307,9 @@ fn to_file(
             .help("name a disk, as in `.#disk` or `.#qcow2`; a directory goes to `dir:DIR`"),
         ));
     }
+    if signer.is_some() {
+        only_raw(info, &place)?;
+    }
     let written = export::write_sparse(&place, file);
     let written =
         written.and_then(|()| signer.map_or(Ok(Vec::new()), |signer| signed(file, signer)));
@@ -315,6 +323,42 @@ fn to_file(
             .for_each(|path| output::message(&format!("signed `{path}`")));
     }
     Ok(())
+}
+
+/// What a disk begins with that is kept in another form than raw.
+const OTHER_FORMS: [(&[u8], &str); 5] = [
+    (b"QFI\xfb", "a qcow2 image"),
+    (b"vhdxfile", "a VHDX image"),
+    (b"conectix", "a VHD image"),
+    (b"KDMV", "a VMDK image"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd"),
+];
+
+/// Refuses to sign what has no EFI programs that could be replaced where they are.
+fn only_raw(info: &PathInfo, place: &Path) -> Result<(), Failure> {
+    let mut begin = Vec::new();
+    let read = std::fs::File::open(place)
+        .and_then(|file| std::io::Read::read_to_end(&mut std::io::Read::take(file, 8), &mut begin));
+    read.map_err(|e| {
+        refused(BuilderError::io(
+            format!("cannot read `{}`", place.display()),
+            e,
+        ))
+    })?;
+    let found = OTHER_FORMS
+        .iter()
+        .find(|(magic, _)| begin.starts_with(magic));
+    let Some((_, form)) = found else {
+        return Ok(());
+    };
+    let message = format!(
+        "`{}` is {form}: only raw disks can be signed",
+        info.path.name()
+    );
+    Err(Failure::new(
+        Diagnostic::error("export-sign", Class::Usage, message)
+            .help("sign the raw disk, as in `.#disk`; `qemu-img convert -f raw -O qcow2 DISK IMAGE` makes an image of it afterwards"),
+    ))
 }
 
 /// Signs the EFI programs of a disk, or the one that the file is.
@@ -429,11 +473,6 @@ fn check(session: &Session, repo: &Path) -> Result<(), Failure> {
         output::message(&format!("checked {objects} objects: all are sound"));
     }
     Ok(())
-}
-
-#[cfg(not(feature = "libostree"))]
-fn check(_session: &Session, repo: &Path) -> Result<(), Failure> {
-    Err(not_built_in(&format!("cannot check `{}`", repo.display())))
 }
 
 #[cfg(not(feature = "libostree"))]

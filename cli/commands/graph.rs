@@ -60,7 +60,8 @@ enum Format {
 /// Problems of the recipe; with `--runtime`, `graph-not-built` when there is no result yet.
 pub(crate) fn run(session: &Session, args: &GraphArgs) -> Result<(), Failure> {
     let targets = evaluate::targets(session, &args.target)?;
-    let evaluated = build::resolve(session, &args.target, &targets, &Mode::planning(args.lock))?;
+    let mode = Mode::planning(args.lock).with_whole_graph();
+    let evaluated = build::resolve(session, &args.target, &targets, &mode)?;
     let names: Vec<&str> = targets.iter().map(|t| t.text.as_str()).collect();
     let names = names.join(" ");
     let mut whole = if args.runtime {

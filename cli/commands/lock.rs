@@ -42,6 +42,7 @@ pub(crate) fn run(session: &Session, args: &LockArgs) -> Result<(), Failure> {
         write_locks: true,
         only_lock: true,
         builds_here: false,
+        whole_graph: false,
     };
     let evaluated = if targets.iter().all(|t| matches!(t.source, Source::Flake(_))) {
         // A flake says what it changes itself, and need not hold anything that could be built.

@@ -339,6 +339,7 @@ fn find(session: &Session, log: &LogArgs, text: &str) -> Result<StorePath, Failu
                 write_locks: false,
                 only_lock: false,
                 builds_here: false,
+                whole_graph: false,
             };
             let found = find::evaluate(session, &args, &mode)?.derivations();
             match found.into_iter().next() {

@@ -16,7 +16,7 @@ use sos_serve::{
 
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
-use crate::evaluate::{self, Item};
+use crate::evaluate::{self, Item, Mode};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::render::output;
@@ -133,7 +133,13 @@ pub(crate) fn run(session: &Session, args: &ServeArgs) -> Result<(), Failure> {
         let notify = Arc::clone(&told);
         let subscription = cancel.on_cancel(move || notify.notify_one());
         let seen = Arc::new(AtomicU8::new(0));
-        let watch = tokio::spawn(interrupt::watch(cancel, seen, false, |_| {}));
+        let watch = tokio::spawn(interrupt::watch(
+            cancel,
+            seen,
+            interrupt::First::Stops,
+            false,
+            |_| {},
+        ));
         announce(session, &format!("http://{address}/"))?;
         let ended = server.run(mirror, told.notified()).await;
         watch.abort();
@@ -217,7 +223,9 @@ struct Built {
 fn built(session: &Session, args: &TargetArgs, lock: LockFlags) -> Result<Built, Failure> {
     let targets = evaluate::targets(session, args)?;
     let stream = Stream::start(session, false);
-    let evaluated = match build::evaluated(session, args, lock, &targets, &stream) {
+    // Files that recipes pin are served, whatever is made of them.
+    let mode = Mode::building(lock).with_whole_graph();
+    let evaluated = match build::evaluated(session, args, &mode, &targets, &stream) {
         Ok(evaluated) => evaluated,
         Err(failure) => return Err(stream.fail(session, failure)),
     };

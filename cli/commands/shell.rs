@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -63,6 +63,7 @@ pub(crate) fn run(session: &Session, args: &ShellArgs) -> Result<(), Failure> {
         at_failure: args.at_failure,
         shell: args.shell.clone(),
         command: args.command.clone(),
+        programs: programs(session),
     };
     let options = RunOptions {
         offline: args.lock.offline,
@@ -77,6 +78,16 @@ pub(crate) fn run(session: &Session, args: &ShellArgs) -> Result<(), Failure> {
     let shell = engine.shell(&graph, &drv, &inputs, &wish)?;
     drop(engine);
     enter(session, shell, args.command.is_none())
+}
+
+/// Where this machine has programs; a shell without other files may be beside those that everybody finds.
+fn programs(session: &Session) -> Vec<PathBuf> {
+    let path = session.env.all.get("PATH").map_or("", String::as_str);
+    let usual = ["/bin", "/usr/bin", "/usr/local/bin"].map(PathBuf::from);
+    std::env::split_paths(path)
+        .filter(|dir| dir.is_absolute())
+        .chain(usual)
+        .collect()
 }
 
 /// Builds what the derivation needs.
@@ -111,6 +122,14 @@ fn enter(session: &Session, shell: Shell, is_conversation: bool) -> Result<(), F
     let has_terminal = stdin.is_terminal() && stdout.is_terminal();
     if has_terminal && is_conversation && !session.global.quiet {
         banner(shell.facts());
+    }
+    if let Some((program, place)) = &shell.facts().lent
+        && !session.global.quiet
+    {
+        let program = program.display();
+        output::message(&format!(
+            "note: its root filesystem has no shell: this is `{program}` of this machine, shown at `{place}`"
+        ));
     }
     let resizes = Resizes::watch()?;
     let window = has_terminal.then(|| Window {
@@ -219,7 +238,7 @@ fn find(session: &Session, args: &ShellArgs) -> Result<(StorePath, Graph, String
         }
     }
     let targets = evaluate::targets(session, &args.target)?;
-    let mode = Mode::building(args.lock);
+    let mode = Mode::building(args.lock).with_whole_graph();
     let evaluated = build::resolve(session, &args.target, &targets, &mode)?;
     evaluate::report_locks(session, &evaluated.locks);
     let project = target::project(&targets);

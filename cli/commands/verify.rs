@@ -107,7 +107,8 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
         ));
     }
     let targets = evaluate::targets(session, &args.target)?;
-    let evaluated = build::resolve(session, &args.target, &targets, &Mode::building(args.lock))?;
+    let mode = Mode::building(args.lock).with_whole_graph();
+    let evaluated = build::resolve(session, &args.target, &targets, &mode)?;
     evaluate::report_locks(session, &evaluated.locks);
     let store = session.store()?;
     let mut drvs = Vec::new();
@@ -128,12 +129,11 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
     };
     let engine = run::engine(session, &options, EventSink::null())?;
     // A tree of steps is verified step by step: each from the root that the one before has left.
-    let steps = |target: &target::Target| matches!(target.source, target::Source::Bootstrap(_));
-    let tree = targets.iter().any(steps);
+    let tree = !args.all && evaluate::any_tree(session, &args.target, &targets, &mode)?;
     if args.all || tree {
         drvs = engine.derivations(&evaluated.graph, &drvs)?;
     }
-    if tree && !args.all {
+    if tree {
         let (built, missing) = only_built(store, drvs)?;
         drvs = built;
         if missing > 0 && !session.global.quiet && !session.global.json {
@@ -309,6 +309,7 @@ fn verify(
     let watch = runtime.spawn(interrupt::watch(
         cancel.clone(),
         seen.clone(),
+        interrupt::First::Stops,
         false,
         |_| {},
     ));

@@ -99,7 +99,7 @@ enum Subject {
 
 fn subjects(session: &Session, args: &TargetArgs) -> Result<Vec<Subject>, Failure> {
     let store = session.store()?;
-    let mode = Mode::planning(crate::args::LockFlags::default());
+    let mode = Mode::planning(crate::args::LockFlags::default()).with_whole_graph();
     if args.targets.is_empty() || args.file.is_some() || args.expression.is_some() {
         let recipe = find::evaluate(session, args, &mode)?;
         return Ok(vec![Subject::Recipe(Box::new(recipe))]);

@@ -14,6 +14,7 @@ use sos_recipes::{Context, LockMode};
 use sos_store::Store;
 
 use super::missing::{known_attribute, missing};
+use super::steps;
 use super::{Each, Evaluated, Mode};
 use crate::args::{ProgressMode, TargetArgs};
 use crate::cache::{Cache, Cached, Hit, Recorder};
@@ -177,7 +178,7 @@ impl<'a> Job<'a> {
         Ok(out)
     }
 
-    /// The graph for a hit: when everything that is asked for is in the store, what was asked for is enough. Nothing when more
+    /// The graph for a hit: when everything that is asked for is in the store, what was asked for is mostly enough. Nothing when more
     /// is needed than was kept.
     pub(super) fn graph_of<T: Cached>(
         &self,
@@ -185,7 +186,7 @@ impl<'a> Job<'a> {
         hit: &Hit<T>,
     ) -> Result<Option<Graph>, Failure> {
         let wanted: Vec<Wanted> = hit.values.iter().flat_map(T::wanted).collect();
-        if sos_engine::all_there(&self.store, &hit.roots, &wanted)? {
+        if !self.mode.whole_graph && sos_engine::all_there(&self.store, &hit.roots, &wanted)? {
             return Ok(Some(hit.roots.clone()));
         }
         Ok(cache.graph(hit))
@@ -295,6 +296,9 @@ impl<'a> Job<'a> {
         if target.attr.is_empty() {
             return Ok(whole);
         }
+        if steps::is_tree(evaluator, whole) {
+            return steps::select(evaluator, whole, target, &arguments);
+        }
         evaluator
             .select_with(whole, &target.attr, &arguments)
             .map_err(|why| match why.code {
@@ -316,25 +320,7 @@ impl<'a> Job<'a> {
         if target.attr.is_empty() {
             return Ok(whole);
         }
-        let names = |set: &str| -> Result<Vec<String>, Box<Diagnostic>> {
-            match evaluator.attr(whole, set)? {
-                Some(value) => evaluator.attr_names(value),
-                None => Ok(Vec::new()),
-            }
-        };
-        let commands = if target.attr.starts_with("stage0.") {
-            names("stage0")?
-        } else {
-            Vec::new()
-        };
-        let attr = sos_recipes::bootstrap::attr_path(&target.attr, &names("steps")?, &commands);
-        let arguments = BTreeMap::new();
-        evaluator
-            .select_with(whole, &attr, &arguments)
-            .map_err(|why| match why.code {
-                "eval-attr-missing" => missing(evaluator, whole, target, &arguments).unwrap_or(why),
-                _ => why,
-            })
+        steps::select(evaluator, whole, target, &BTreeMap::new())
     }
 
     /// A recipe gets what `--set` says as its argument `settings`, and one that has none would not see it.

@@ -2,6 +2,7 @@
 
 mod job;
 mod missing;
+mod steps;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use crate::render::output;
 use crate::session::Session;
 use crate::target::Target;
 use job::{Job, Record};
+pub(crate) use steps::{any_tree, asked};
 
 /// How to evaluate.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub(crate) struct Mode {
     pub(crate) only_lock: bool,
     /// What is evaluated is to be built on this machine.
     pub(crate) builds_here: bool,
+    /// All derivations are looked at, also below what the store has.
+    pub(crate) whole_graph: bool,
 }
 
 impl Mode {
@@ -57,6 +61,15 @@ impl Mode {
             write_locks: true,
             only_lock: false,
             builds_here: false,
+            whole_graph: false,
+        }
+    }
+
+    /// With the whole graph, also where all that is asked for is in the store.
+    pub(crate) fn with_whole_graph(self) -> Self {
+        Self {
+            whole_graph: true,
+            ..self
         }
     }
 

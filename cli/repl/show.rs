@@ -15,7 +15,7 @@ pub(super) fn shallow(evaluator: &Evaluator, value: Value) -> Result<Vec<u8>, Bo
                 };
                 out.extend(written(&name).bytes());
                 out.extend(b" = ");
-                out.extend(item_text(evaluator, item));
+                out.extend(item_text(evaluator, item)?);
                 out.extend(b"; ");
             }
             out.push(b'}');
@@ -24,23 +24,24 @@ pub(super) fn shallow(evaluator: &Evaluator, value: Value) -> Result<Vec<u8>, Bo
         "list" => {
             let mut out = b"[ ".to_vec();
             for item in evaluator.list_items(value)? {
-                out.extend(item_text(evaluator, item));
+                out.extend(item_text(evaluator, item)?);
                 out.push(b' ');
             }
             out.push(b']');
             Ok(out)
         }
-        _ => Ok(item_text(evaluator, value)),
+        _ => item_text(evaluator, value),
     }
 }
 
-/// One item; what is in it stays closed.
-fn item_text(evaluator: &Evaluator, value: Value) -> Vec<u8> {
+/// One item; what is in it stays closed. Its problem stands in its place; that somebody asked to stop is none of its own.
+fn item_text(evaluator: &Evaluator, value: Value) -> Result<Vec<u8>, Box<Diagnostic>> {
     let value = match evaluator.force(value) {
         Ok(value) => value,
-        Err(problem) => return format!("«error: {}»", problem.message).into_bytes(),
+        Err(problem) if problem.code == "eval-interrupted" => return Err(problem),
+        Err(problem) => return Ok(format!("«error: {}»", problem.message).into_bytes()),
     };
-    match evaluator.type_of(value) {
+    Ok(match evaluator.type_of(value) {
         Ok("set") if is_derivation(evaluator, value) => {
             let drv = evaluator.attr(value, "drvPath").ok().flatten();
             let drv = drv.map(|v| evaluator.to_str(v));
@@ -59,7 +60,7 @@ fn item_text(evaluator: &Evaluator, value: Value) -> Vec<u8> {
             b"[ ... ]".to_vec()
         }
         _ => evaluator.print_bytes(value),
-    }
+    })
 }
 
 fn is_derivation(evaluator: &Evaluator, value: Value) -> bool {

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sos_formats::derivation::Derivation;
+use sos_formats::diagnostic::Diagnostic;
 use sos_formats::hash::Blake3;
 use sos_formats::store_path::StorePath;
 use sos_store::{PathInfo, Store};
@@ -112,6 +113,11 @@ impl BuilderCtx<'_> {
     /// Writes a line to the log of the build.
     pub fn log(&self, line: &str) {
         self.reporter.log(line);
+    }
+
+    /// Tells of something that does not stop the build; it is shown while it runs, and kept in the log.
+    pub fn warn(&self, warning: Diagnostic) {
+        self.reporter.warn(warning);
     }
 
     /// Tells how far the build is; `total` is 0 when unknown.

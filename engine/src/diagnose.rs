@@ -58,7 +58,11 @@ fn with_excerpt(mut diagnostic: Diagnostic, name: &str, log: &Excerpt) -> Diagno
         text.push('\n');
         text.push_str(line);
     }
-    diagnostic.note(text).help(log_help(name))
+    let diagnostic = diagnostic.note(text);
+    match log.lost {
+        Some(_) => diagnostic,
+        None => diagnostic.help(log_help(name)),
+    }
 }
 
 fn in_phase(log: &Excerpt) -> String {
@@ -94,7 +98,7 @@ pub(crate) fn disk_full(name: &str, store_root: &Path, log: &Excerpt) -> Option<
     if !no_inodes && room >= NO_ROOM_BYTES && (room >= LITTLE_ROOM_BYTES || !told()) {
         return None;
     }
-    let diagnostic = full((room, no_inodes)).note(format!(
+    let diagnostic = full(store_root, (room, no_inodes)).note(format!(
         "`{name}` was being built; nothing was added to the store"
     ));
     Some(with_excerpt(diagnostic, name, log))
@@ -113,7 +117,7 @@ pub(crate) fn disk_full_of_outputs(
     } else {
         "outputs"
     };
-    full(room(store_root).unwrap_or_default())
+    full(store_root, room(store_root).unwrap_or_default())
         .note(format!(
             "`{name}` was built, and its {noun} {} was being added; nothing was added to the store",
             outputs.join(", ")
@@ -128,7 +132,7 @@ fn room(store_root: &Path) -> Option<(u64, bool)> {
     Some((room, stat.f_files > 0 && stat.f_favail == 0))
 }
 
-fn full((room, no_inodes): (u64, bool)) -> Diagnostic {
+fn full(store_root: &Path, (room, no_inodes): (u64, bool)) -> Diagnostic {
     let free = if no_inodes {
         "no file can be made".to_owned()
     } else {
@@ -137,7 +141,10 @@ fn full((room, no_inodes): (u64, bool)) -> Diagnostic {
     Diagnostic::error(
         "env-disk-full",
         Class::Machine,
-        format!("the disk holding the store is full ({free})"),
+        format!(
+            "the disk holding the store `{}` is full ({free})",
+            store_root.display()
+        ),
     )
     .help("`sos gc -n` tells what can be freed, `sos gc` frees it")
 }
@@ -482,5 +489,19 @@ mod tests {
         );
         assert_eq!(shown.notes, ["its log:\ncc: boom"]);
         assert_eq!(shown.helps, ["`sos log zlib-1.3` shows the whole log"]);
+        let lost = Excerpt {
+            lost: Some("no room".to_owned()),
+            ..log
+        };
+        let shown = with_excerpt(
+            Diagnostic::error("a", Class::Other, "no"),
+            "zlib-1.3",
+            &lost,
+        );
+        assert_eq!(
+            (shown.notes.len(), shown.helps.len()),
+            (2, 0),
+            "who cannot show it whole does not say so"
+        );
     }
 }

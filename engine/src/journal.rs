@@ -16,14 +16,15 @@ use crate::cause::Causes;
 use crate::event::{Event, Status, Text};
 use crate::resolve::{OutputPaths, Resolved};
 
-/// Events that are written at once: a transaction for each would cost more than trivial builds do.
-const BATCH_EVENTS: usize = 64;
+/// Events that are written at once, unless they wait too long: each transaction writes whole pages, and the indexes of its steps
+/// have their keys all over.
+const BATCH_EVENTS: usize = 512;
 /// Derivations that are noted as seen at once.
 const BATCH_SEEN: usize = 4096;
 /// Derivations whose steps are written at once when a build ends before they do.
 const BATCH_LEFT: usize = 1024;
 /// Parts of the journal that wait to be written before builds wait too.
-const WAITING_PARTS: usize = 16;
+const WAITING_PARTS: usize = 2;
 /// How long what happened waits to be written: somebody may be looking, and a killed run has only what was written.
 const BEHIND: Duration = Duration::from_millis(250);
 

@@ -327,6 +327,31 @@ pub fn failed_named(store: &Store, name: &str) -> Option<StorePath> {
     StorePath::from_base(&found.1.drv).ok()
 }
 
+/// Returns the file that the failed step `drv`, whose state is kept, wrote at a path of its root filesystem. Links are not followed:
+/// they would lead into the root of this machine.
+#[must_use]
+pub fn failed_file(store: &Store, drv: &StorePath, path: &str) -> Option<PathBuf> {
+    let base = drv.base();
+    let (dir, _) = states(store)
+        .into_iter()
+        .find(|(_, state)| state.drv == base)?;
+    let mut found = dir.join("upper");
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        if name == ".." || !found.symlink_metadata().ok()?.is_dir() {
+            return None;
+        }
+        found.push(name);
+    }
+    found.symlink_metadata().ok()?.is_file().then_some(found)
+}
+
+/// Tells whether the state of the failed build `drv` is kept.
+#[must_use]
+pub fn has_failed(store: &Store, drv: &StorePath) -> bool {
+    let base = drv.base();
+    states(store).iter().any(|(_, state)| state.drv == base)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -382,6 +407,32 @@ mod tests {
         assert_eq!(take(&store, &drv).err().unwrap().code, "shell-state-in-use");
         drop(first);
         assert!(take(&store, &drv).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_a_failed_step_wrote_is_found_but_by_no_link() {
+        let (_dir, store) = test_store();
+        add(&store, "a", '1', "x", 1, false);
+        let drv = StorePath::from_base(&format!("{}-x.drv", "1".repeat(32))).unwrap();
+        let upper = store.root().join(DIR).join("a/upper");
+        fs::create_dir_all(upper.join("usr/bin")).unwrap();
+        fs::write(upper.join("usr/bin/p"), "p").unwrap();
+        std::os::unix::fs::symlink("/etc", upper.join("usr/etc")).unwrap();
+        std::os::unix::fs::symlink("p", upper.join("usr/bin/q")).unwrap();
+        let found = |path| failed_file(&store, &drv, path);
+        assert_eq!(found("/usr/bin/p"), Some(upper.join("usr/bin/p")));
+        for path in [
+            "/usr/etc/passwd",
+            "/usr/bin/q",
+            "/usr/bin",
+            "/usr/../usr/bin/p",
+            "/x",
+        ] {
+            assert_eq!(found(path), None, "{path}");
+        }
+        assert!(has_failed(&store, &drv));
+        fs::remove_file(store.root().join(DIR).join("a").join(STATE)).unwrap();
+        assert_eq!(found("/usr/bin/p"), None);
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub use event::{EVENT_VERSION, Event, EventRecord, EventSink, Status, Text, Time
 pub use features::of_this_machine as features_of_this_machine;
 pub use graph::{Graph, Wanted};
 pub use journal::{StepDetail, StepInput, StepOutput};
-pub use kept::failed_named;
+pub use kept::{failed_file, failed_named, has_failed};
 pub use needed::{all_there, load as load_derivation, present_output};
 pub use options::BuildOptions;
 pub use report::{Excerpt, Reporter, TAIL_LINES};

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
+use sos_formats::diagnostic::Diagnostic;
 use sos_formats::store_path::StorePath;
 use sos_store::{LogWriter, Store};
 
@@ -157,6 +158,18 @@ impl Reporter {
         let mut bytes = line.as_bytes().to_vec();
         bytes.push(b'\n');
         self.write(&bytes);
+    }
+
+    /// Tells of something that does not stop the build, with a line in its log.
+    pub fn warn(&self, warning: Diagnostic) {
+        let fixes: String = warning.helps.iter().map(|fix| format!("; {fix}")).collect();
+        self.log(&format!(
+            "warning[{}]: {}{fixes}",
+            warning.code, warning.message
+        ));
+        self.inner.events.emit(Event::Diagnostic {
+            diagnostic: Box::new(warning.note(format!("while building `{}`", self.inner.name))),
+        });
     }
 
     /// Tells how far the build is; `total` is 0 when unknown.

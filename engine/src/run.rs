@@ -86,7 +86,7 @@ pub(crate) struct Done {
 enum Message {
     Finished(usize, Box<Outcome>),
     Unlocked(usize),
-    Cancelled,
+    Stopping,
 }
 
 struct Running {
@@ -157,10 +157,10 @@ pub(crate) fn drive(run: &Run<'_>) -> Done {
         }
     };
     let (sender, receiver) = channel();
-    let on_cancel = sender.clone();
-    let _subscription = run.cancel.on_cancel(move || {
+    let on_stopping = sender.clone();
+    let _subscription = run.cancel.on_stopping(move || {
         // The driver may be gone already.
-        let _gone = on_cancel.send(Message::Cancelled).is_err();
+        let _gone = on_stopping.send(Message::Stopping).is_err();
     });
     let mut driver = Driver {
         run,
@@ -209,7 +209,7 @@ impl Driver<'_> {
 
     fn work(&mut self, receiver: &Receiver<Message>) {
         loop {
-            if self.run.cancel.is_cancelled() {
+            if self.run.cancel.is_stopping() {
                 self.schedule.narrow(Mode::Nothing);
             }
             if self.start_some() {
@@ -236,7 +236,7 @@ impl Driver<'_> {
         match message {
             Message::Finished(id, outcome) => self.ended(id, *outcome),
             Message::Unlocked(id) => self.schedule.unpark(id),
-            Message::Cancelled => self.schedule.narrow(Mode::Nothing),
+            Message::Stopping => self.schedule.narrow(Mode::Nothing),
         }
     }
 
@@ -559,7 +559,7 @@ impl Driver<'_> {
         let spawned = thread::Builder::new()
             .name(format!("wait {}", running.name))
             .spawn(move || {
-                let stop = || cancel.is_cancelled() || over.load(Ordering::SeqCst);
+                let stop = || cancel.is_stopping() || over.load(Ordering::SeqCst);
                 executor.wait(&locked, &stop, &mut |line| {
                     events.emit(Event::BuildLog {
                         drv: drv.clone(),

@@ -27,13 +27,14 @@ use crate::output::Stop;
 use crate::report::Reporter;
 use crate::resolve::{for_builder, resolve};
 use crate::sandbox::{
-    Control, Exit, SandboxError, Session, Shape, Spec, StepSpec, Streams, converse,
+    Control, Exit, SandboxError, Session, Shape, Spec, StepMount, StepSpec, Streams, converse,
     converse_in_step,
 };
 use crate::verify::Conditions;
 use crate::work::{Attempt, Worker, place_failed, systems};
 use crate::{nix_shape, step};
 
+mod lent;
 mod program;
 
 use program::{Program, quoted};
@@ -50,6 +51,8 @@ pub struct ShellWish {
     pub shell: Option<String>,
     /// Run this and end.
     pub command: Option<String>,
+    /// Directories of this machine with programs: a static shell of one of them is shown to a root filesystem that has none.
+    pub programs: Vec<PathBuf>,
 }
 
 /// What a person may want to know before the shell begins.
@@ -67,6 +70,8 @@ pub struct ShellFacts {
     pub shown: usize,
     /// How the build whose state this is failed.
     pub failure: Option<String>,
+    /// The program of this machine that is the shell, in a root filesystem that has none, and where it is there.
+    pub lent: Option<(PathBuf, &'static str)>,
 }
 
 /// A shell that can be entered.
@@ -230,12 +235,20 @@ impl Engine {
             conditions: Conditions::default(),
             usual_cores: self.options().cores,
         };
+        let mut lent = None;
         let (place, builder, rerun) = if is_step {
             let mut spec = step::planned(&attempt)
                 .map_err(|stop| in_words(name, stop))?
                 .spec;
             let builder = words(&spec.argv);
-            let shell = shell_of_step(store, name, &spec, wish)?;
+            let shell = match shell_of_step(store, &spec, wish)? {
+                Some(shell) => shell,
+                None => {
+                    let program = lend(name, &mut spec, &dir, wish)?;
+                    lent = Some((program, lent::PLACE));
+                    Program::of(format!("{}/sh", lent::PLACE).as_bytes())
+                }
+            };
             spec.argv = shell.argv(wish.command.as_deref());
             (Place::Step(Box::new(spec)), builder.clone(), builder)
         } else {
@@ -265,6 +278,7 @@ impl Engine {
                 .collect(),
             shown: closure.len(),
             failure: kept.as_ref().map(|kept| kept.state.message.clone()),
+            lent,
         };
         drop(attempt);
         let Worker {
@@ -320,15 +334,14 @@ impl Shell {
 /// The shell of a step: that of its script, else one of its root filesystem.
 fn shell_of_step(
     store: &Store,
-    name: &str,
     spec: &StepSpec,
     wish: &ShellWish,
-) -> Result<Program, Box<Diagnostic>> {
+) -> Result<Option<Program>, Box<Diagnostic>> {
     if let Some(shell) = &wish.shell {
-        return Ok(Program::of(shell.as_bytes()));
+        return Ok(Some(Program::of(shell.as_bytes())));
     }
     if let Some(found) = Program::known(&spec.argv) {
-        return Ok(found);
+        return Ok(Some(found));
     }
     let tree = match &spec.rootfs {
         Some(root) => Some(RootTree::load(store, root).map_err(store_failed)?),
@@ -341,15 +354,31 @@ fn shell_of_step(
             real.is_ok_and(|real| tree.get(real).is_ok_and(|entry| entry.is_some()))
         })
     });
-    found
-        .map(|place| Program::of(place.as_bytes()))
-        .ok_or_else(|| {
-            no_shell(
-                name,
-                "its root filesystem has neither `/bin/bash` nor `/bin/sh`",
-                "name a program of the root filesystem that can be a shell with `--shell PATH`",
-            )
-        })
+    Ok(found.map(|place| Program::of(place.as_bytes())))
+}
+
+/// Shows a shell of this machine to a step that has none, and returns which.
+fn lend(
+    name: &str,
+    spec: &mut StepSpec,
+    dir: &TempDir,
+    wish: &ShellWish,
+) -> Result<PathBuf, Box<Diagnostic>> {
+    let Some(program) = lent::find(&wish.programs) else {
+        return Err(no_shell(
+            name,
+            "its root filesystem has neither `/bin/bash` nor `/bin/sh`, and no directory of PATH has a shell that needs no other file",
+            "install one, as Debian's package `busybox-static` has it: it is shown to such a sandbox; or name a program of the root filesystem that can be a shell with `--shell PATH`",
+        ));
+    };
+    let shown = dir.path().join("shell");
+    lent::lay_out(&program, &shown).map_err(|e| place_failed(dir, &e))?;
+    spec.mounts.push(StepMount {
+        inside: PathBuf::from(lent::PLACE),
+        outside: shown,
+    });
+    spec.add_to_path(lent::PLACE);
+    Ok(program)
 }
 
 fn no_shell(name: &str, note: &str, help: &str) -> Box<Diagnostic> {

@@ -37,8 +37,14 @@ pub fn encoded_len(n: usize) -> usize {
 /// # Source
 /// `NixOS/nix` `src/libutil/base-nix-32.cc`.
 pub fn encode(bytes: &[u8]) -> String {
-    let len = encoded_len(bytes.len());
-    let mut out = vec![0; len];
+    let mut out = vec![0; encoded_len(bytes.len())];
+    encode_into(bytes, &mut out);
+    // The alphabet is ASCII.
+    String::from_utf8(out).unwrap_or_default()
+}
+
+/// The same into memory that has as many bytes as there are digits.
+pub(crate) fn encode_into(bytes: &[u8], out: &mut [u8]) {
     // From the right, taking five bits from a window that is filled byte by byte.
     let (mut window, mut bits) = (0u32, 0);
     let mut next = bytes.iter();
@@ -51,8 +57,6 @@ pub fn encode(bytes: &[u8]) -> String {
         window >>= 5;
         bits -= 5;
     }
-    // The alphabet is ASCII.
-    String::from_utf8(out).unwrap_or_default()
 }
 
 /// Reads nix32.

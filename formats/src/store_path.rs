@@ -132,7 +132,12 @@ impl StorePath {
     /// When the name is not legal, see [`check_name`].
     pub fn new(hash: [u8; 20], name: &str) -> Result<Self, StorePathError> {
         check_name(name)?;
-        Ok(Self([&nix32::encode(&hash), "-", name].concat().into()))
+        let mut base = [b'-'; HASH_DIGITS + 1 + MAX_NAME_LEN];
+        nix32::encode_into(&hash, &mut base[..HASH_DIGITS]);
+        let base = &mut base[..HASH_DIGITS + 1 + name.len()];
+        base[HASH_DIGITS + 1..].copy_from_slice(name.as_bytes());
+        // Digits and a name that was checked are ASCII.
+        Ok(Self(str::from_utf8(base).unwrap_or_default().into()))
     }
 
     /// Reads a base name, `<hash>-<name>`.
@@ -426,7 +431,9 @@ fn with_references<'a>(
     refs: impl IntoIterator<Item = &'a StorePath>,
     self_ref: bool,
 ) -> String {
-    let mut out = kind.to_owned();
+    // Most have few, of usual length.
+    let mut out = String::with_capacity(512);
+    out.push_str(kind);
     for path in refs {
         out.push(':');
         out.push_str(dir.as_str());
@@ -445,15 +452,17 @@ fn make(
     inner: &Sha256,
     name: &str,
 ) -> Result<StorePath, StorePathError> {
-    let mut text = Vec::with_capacity(kind.len() + dir.as_str().len() + name.len() + 80);
-    text.extend_from_slice(kind.as_bytes());
-    text.extend_from_slice(b":sha256:");
-    text.extend_from_slice(&inner.hex_digits());
-    for part in [":", dir.as_str(), ":", name] {
-        text.extend_from_slice(part.as_bytes());
-    }
+    let hash = Sha256::of_parts(&[
+        kind.as_bytes(),
+        b":sha256:",
+        &inner.hex_digits(),
+        b":",
+        dir.as_str().as_bytes(),
+        b":",
+        name.as_bytes(),
+    ]);
     let mut folded = [0u8; 20];
-    for (i, byte) in Sha256::of(&text).0.iter().enumerate() {
+    for (i, byte) in hash.0.iter().enumerate() {
         folded[i % 20] ^= byte;
     }
     StorePath::new(folded, name)

@@ -155,12 +155,7 @@ impl Host for RealHost {
         store_path::make_text(&self.dir, name, &Sha256::of(contents), references)
             .map_err(|e| HostError::Message(e.to_string()))
     }
-    fn add_derivation(
-        &self,
-        path: &StorePath,
-        _drv: &Derivation,
-        aterm: &[u8],
-    ) -> Result<(), HostError> {
+    fn add_derivation(&self, path: &StorePath, aterm: &[u8]) -> Result<(), HostError> {
         self.drvs.borrow_mut().insert(path.clone(), aterm.to_vec());
         Ok(())
     }

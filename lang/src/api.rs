@@ -569,3 +569,6 @@ impl From<String> for HostError {
         HostError::Message(m)
     }
 }
+
+#[cfg(test)]
+mod tests;

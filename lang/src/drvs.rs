@@ -33,11 +33,7 @@ fn walk(
     seen: &mut rustc_hash::FxHashSet<u64>,
     out: &mut Vec<DrvRef>,
 ) -> R<()> {
-    let depth = vm.depth();
-    vm.enter(Pos::NONE)?;
-    let walked = walk_inside(vm, v, path, seen, out);
-    vm.set_depth(depth);
-    walked
+    vm.deeper(Pos::NONE, || walk_inside(vm, v, path, seen, out))
 }
 
 fn walk_inside(
@@ -47,7 +43,6 @@ fn walk_inside(
     seen: &mut rustc_hash::FxHashSet<u64>,
     out: &mut Vec<DrvRef>,
 ) -> R<()> {
-    vm.check_stack()?;
     let mut v = vm.force(v)?;
     if let Some(Fun::Closure(l, _)) = v.as_fun()
         && l.arity == 1

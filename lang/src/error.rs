@@ -2,6 +2,7 @@
 
 use sos_formats::diagnostic::Diagnostic;
 
+use crate::heap::Value;
 use crate::ir::Pos;
 
 /// What went wrong.
@@ -93,12 +94,16 @@ pub(crate) struct Error {
     pub(crate) ready: Option<Box<Diagnostic>>,
     /// The way around, when it is an infinite recursion.
     pub(crate) cycle: Option<Box<crate::eval::Cycle>>,
+    /// The value that it is about.
+    pub(crate) wrong: Option<Value>,
+    /// Which operand or argument that is, of what is at a place: its number, and how many there are at least.
+    pub(crate) operand: Option<(Pos, usize, usize)>,
     /// A misspelt name and the right one.
     pub(crate) spelling: Option<(String, String)>,
 }
 
 /// A result of the evaluator.
-pub(crate) type R<T = crate::heap::Value> = Result<T, Box<Error>>;
+pub(crate) type R<T = Value> = Result<T, Box<Error>>;
 
 /// Frames kept of a trace: the innermost ones.
 const MAX_TRACE: usize = 200;
@@ -134,6 +139,8 @@ impl Error {
             said: Vec::new(),
             ready: None,
             cycle: None,
+            wrong: None,
+            operand: None,
             spelling: None,
         })
     }
@@ -170,6 +177,36 @@ impl Error {
     pub(crate) fn other(mut self: Box<Self>, pos: Pos, text: impl Into<String>) -> Box<Self> {
         if pos != Pos::NONE {
             self.others.push((pos, text.into()));
+        }
+        self
+    }
+
+    /// Says which value it is about.
+    pub(crate) fn wrong(mut self: Box<Self>, v: Value) -> Box<Self> {
+        self.wrong = Some(v);
+        self
+    }
+
+    /// Says which operand of the operator at `pos` it is about.
+    #[cold]
+    pub(crate) fn operand(mut self: Box<Self>, pos: Pos, index: usize) -> Box<Self> {
+        self.operand = Some((pos, index, 1));
+        self
+    }
+
+    /// The error leaves the operator or call at `pos`: the value that it is about may be one of those given to that.
+    #[cold]
+    pub(crate) fn among(mut self: Box<Self>, values: &[Value], pos: Pos) -> Box<Self> {
+        let Some(wrong) = self.wrong.take() else {
+            return self;
+        };
+        if self.operand.is_some() || pos == Pos::NONE || ![pos, Pos::NONE].contains(&self.pos) {
+            return self;
+        }
+        let mut found = (0..values.len()).filter(|i| values[*i].peel() == wrong.peel());
+        // Of two that are equal it is not known which one was meant.
+        if let (Some(index), None) = (found.next(), found.next()) {
+            self.operand = Some((pos, index, values.len()));
         }
         self
     }

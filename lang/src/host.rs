@@ -132,12 +132,7 @@ pub trait Host {
         references: &BTreeSet<StorePath>,
     ) -> Result<StorePath, HostError>;
     /// Learns of a derivation.
-    fn add_derivation(
-        &self,
-        path: &StorePath,
-        drv: &Derivation,
-        aterm: &[u8],
-    ) -> Result<(), HostError>;
+    fn add_derivation(&self, path: &StorePath, aterm: &[u8]) -> Result<(), HostError>;
     /// Reads a derivation.
     fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError>;
     /// Builds outputs of derivations and returns their paths, in order.

@@ -7,6 +7,10 @@
     reason = "values are packed into words; the ranges are checked where they can be exceeded"
 )]
 
+// What the unit tests share with those that see only the interface names this crate so.
+#[cfg(test)]
+extern crate self as sos_lang;
+
 mod api;
 mod builtins;
 mod drvs;

@@ -304,7 +304,7 @@ impl Inner {
     ) -> Result<Plain, Box<Diagnostic>> {
         self.bootstrap(call, argument, |checkout, settings, extra| {
             let plan = bootstrap::of_checkout(checkout, settings)?;
-            bootstrap::lower(checkout, &plan, extra)
+            bootstrap::lower(checkout, &plan, extra, &mut call.made.borrow_mut())
         })
     }
 

@@ -113,15 +113,10 @@ impl Host for TestHost {
         make_text(&self.store_dir, name, &Sha256::of(contents), references)
             .map_err(|e| HostError::Message(e.to_string()))
     }
-    fn add_derivation(
-        &self,
-        path: &StorePath,
-        drv: &Derivation,
-        _aterm: &[u8],
-    ) -> Result<(), HostError> {
-        self.derivations
-            .borrow_mut()
-            .insert(path.clone(), drv.clone());
+    fn add_derivation(&self, path: &StorePath, aterm: &[u8]) -> Result<(), HostError> {
+        let drv = Derivation::parse_aterm(aterm, &self.store_dir)
+            .map_err(|e| HostError::Message(e.to_string()))?;
+        self.derivations.borrow_mut().insert(path.clone(), drv);
         Ok(())
     }
     fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError> {

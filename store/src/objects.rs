@@ -186,6 +186,10 @@ impl Store {
         // First of all: from here on no collection takes these paths, valid or just moved into place.
         self.hold(&paths)?;
         fault::point("commit.leased");
+        if let Some(infos) = self.all_there(&paths)? {
+            // Early cutoff ends here: what is there was synced before it was registered.
+            return Ok(infos);
+        }
         self.sync()?;
         fault::point("commit.synced");
         let registered = clock::now_secs();
@@ -237,6 +241,18 @@ impl Store {
         fault::point("commit.done");
         drop((trees, session));
         Ok(infos)
+    }
+
+    /// The objects at these paths, if all of them are valid and lie there.
+    fn all_there(&self, paths: &[StorePath]) -> Result<Option<Vec<PathInfo>>> {
+        let mut infos = Vec::with_capacity(paths.len());
+        for path in paths {
+            match self.query(path)? {
+                Some(info) if self.lies_there(&info) => infos.push(info),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(infos))
     }
 
     /// Moves a staged tree to its path below `tree/`. Whatever is there is not registered, so it is rubbish.

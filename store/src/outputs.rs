@@ -88,7 +88,7 @@ impl Store {
         drvs: impl IntoIterator<Item = (&'a StorePath, &'a [u8])>,
     ) -> Result<()> {
         let mut drvs: Vec<_> = drvs.into_iter().collect();
-        // In the order of the table, which touches each page once.
+        // In the order of the index, which touches each page once.
         drvs.sort_by_cached_key(|(path, _)| path.hash_bytes());
         self.db().write(|db| {
             drvs.iter()

@@ -169,6 +169,9 @@ fn place(cas: &Cas, job: Job) -> Result<Blake3> {
         Content::Hashed { hash, size } => (*hash, *size),
     };
     let blob = cas.path(&hash, executable);
+    if state == State::Foreign && size > 0 && is_linked(&blob, &place, size)? {
+        return Ok(hash);
+    }
     let mut exhausted = false;
     if state == State::Absent && size > 0 {
         match sys::hard_link(&blob, &place) {
@@ -215,6 +218,31 @@ fn place(cas: &Cas, job: Job) -> Result<Blake3> {
         // Without links the tree is whole all the same.
         Err(StoreError::Io { source, .. }) if sys::is_link_refused(&source) => Ok(hash),
         Err(err) => Err(err),
+    }
+}
+
+/// Makes a file whose content is that of a blob a link of it, where that is here and whole: most files with other names are links of
+/// blobs, put there by builders that take what other objects have.
+fn is_linked(blob: &Path, place: &Path, size: u64) -> Result<bool> {
+    let link = beside(place, ".link");
+    match sys::hard_link(blob, &link) {
+        Ok(()) => {}
+        Err(err) if err.kind() == io::ErrorKind::NotFound || sys::is_link_refused(&err) => {
+            return Ok(false);
+        }
+        Err(err) => return Err(StoreError::io("make a link at", link, err)),
+    }
+    let found = std::fs::symlink_metadata(&link).at("look at", &link)?;
+    let is_whole = found.is_file() && found.len() == size;
+    if is_whole {
+        std::fs::rename(&link, place).at("replace", place)?;
+    }
+    // Renaming does nothing where both are one file already.
+    match std::fs::remove_file(&link) {
+        Err(err) if err.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::io("remove", link, err))
+        }
+        _ => Ok(is_whole),
     }
 }
 

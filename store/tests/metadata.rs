@@ -516,6 +516,68 @@ fn a_store_of_before_gets_the_tables_of_the_journal() {
 }
 
 #[test]
+fn a_store_of_before_keeps_derivations_and_outputs() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let (drv, other) = (some_path("x.drv"), some_path("y.drv"));
+    let out = object(&store, dir.path(), "out", "text", &[]);
+    store.put_drv(&drv, b"the text").unwrap();
+    store.set_drv_output(&drv, "out", &out).unwrap();
+    let build = store.journal_begin("old").unwrap();
+    store
+        .journal_write(build, &[], &[], std::slice::from_ref(&drv))
+        .unwrap();
+    drop(store);
+    let database = rusqlite::Connection::open(dir.path().join("s/db/sos.sqlite")).unwrap();
+    database
+        .execute_batch(
+            "CREATE TABLE d (hash20 BLOB PRIMARY KEY, name TEXT NOT NULL, aterm BLOB NOT NULL) WITHOUT ROWID;
+             INSERT INTO d SELECT hash20, name, aterm FROM drv;
+             DROP TABLE drv; ALTER TABLE d RENAME TO drv;
+             CREATE TABLE o (drv TEXT NOT NULL, output TEXT NOT NULL, path TEXT NOT NULL,
+                             PRIMARY KEY (drv, output)) WITHOUT ROWID;
+             INSERT INTO o SELECT drv, output, path FROM drv_output;
+             DROP TABLE drv_output; ALTER TABLE o RENAME TO drv_output;
+             CREATE INDEX drv_output_path ON drv_output(path);
+             DROP INDEX step_drv; CREATE INDEX step_drv ON step(drv, id);
+             CREATE TABLE s (base TEXT PRIMARY KEY, build INTEGER NOT NULL) WITHOUT ROWID;
+             INSERT INTO s SELECT base, build FROM seen;
+             DROP TABLE seen; ALTER TABLE s RENAME TO seen;
+             CREATE INDEX seen_build ON seen(build);
+             PRAGMA user_version = 7;",
+        )
+        .unwrap();
+    drop(database);
+    let check = |store: &Store| {
+        let text = store.get_drv(&drv).unwrap();
+        assert_eq!(text.as_deref(), Some(&b"the text"[..]));
+        assert_eq!(store.drv_output(&drv, "out").unwrap().as_ref(), Some(&out));
+        assert_eq!(store.first_seen(&drv).unwrap(), Some(build));
+        assert_eq!(store.get_drv(&other).unwrap(), None);
+        assert_eq!(store.drv_output(&other, "out").unwrap(), None);
+        assert_eq!(store.first_seen(&other).unwrap(), None);
+    };
+    // Open for reading it stays as it is.
+    let old = Store::open(OpenOptions {
+        read_only: true,
+        ..options(dir.path())
+    });
+    check(&old.unwrap());
+    let store = open(dir.path());
+    check(&store);
+    let later = store.journal_begin("new").unwrap();
+    let both = [drv.clone(), other.clone()];
+    store.journal_write(later, &[], &[], &both).unwrap();
+    assert_eq!(store.first_seen(&drv).unwrap(), Some(build));
+    assert_eq!(store.first_seen(&other).unwrap(), Some(later));
+    store.set_drv_output(&drv, "out", &out).unwrap();
+    let second = object(&store, dir.path(), "second", "another", &[]);
+    store.set_drv_output(&drv, "out", &second).unwrap();
+    let outputs = store.drv_outputs(&drv).unwrap();
+    assert_eq!(outputs, [("out".to_owned(), second)]);
+}
+
+#[test]
 fn every_error_has_a_code_and_full_disks_say_what_to_do() {
     let full = StoreError::DiskFull { path: "x".into() };
     assert!(full.is_disk_full());

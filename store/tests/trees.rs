@@ -182,6 +182,59 @@ fn taking_a_tree_gives_the_same_object_and_uses_it_up() {
     assert_eq!(Sha256::of(&out), nar);
 }
 
+/// As builders leave them that take what other objects have: a link of a blob, and a file with a name outside and the same content. It is
+/// large enough to be read by a thread of its own.
+#[test]
+fn files_with_other_names_become_links_of_the_blob() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let first = dir.path().join("first");
+    std::fs::create_dir(&first).unwrap();
+    let data: Vec<u8> = (0_u32..9 << 20)
+        .map(|at| (at % 251).to_le_bytes()[0])
+        .collect();
+    std::fs::write(first.join("large"), &data).unwrap();
+    let one = some_path("one");
+    let tree = store.ingest(&first, IngestOptions::default()).unwrap();
+    commit(&store, tree, &one, &[]);
+    let blob = store.physical(&one).join("large");
+
+    let temp = store.temp_dir("out").unwrap();
+    let built = temp.path().join("built");
+    std::fs::create_dir(&built).unwrap();
+    std::fs::hard_link(&blob, built.join("linked")).unwrap();
+    std::fs::write(built.join("written"), &data).unwrap();
+    std::fs::hard_link(built.join("written"), temp.path().join("outside")).unwrap();
+    let taken = store
+        .ingest(
+            &built,
+            IngestOptions {
+                take: true,
+                ..Default::default()
+            },
+        )
+        .unwrap();
+    let nar = taken.nar_sha256;
+    let two = some_path("two");
+    commit(&store, taken, &two, &[]);
+    let mut out = Vec::new();
+    store.nar_dump(&two, &mut out).unwrap();
+    assert_eq!(Sha256::of(&out), nar);
+    let place = store.physical(&two);
+    let mut names: Vec<_> = std::fs::read_dir(&place)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["linked", "written"], "nothing else is left there");
+    let inode = std::fs::metadata(blob).unwrap().ino();
+    for name in names {
+        assert_eq!(std::fs::metadata(place.join(name)).unwrap().ino(), inode);
+    }
+    let outside = std::fs::metadata(temp.path().join("outside")).unwrap();
+    assert_eq!((outside.nlink(), outside.ino() == inode), (1, false));
+}
+
 #[test]
 fn references_are_found_in_contents_names_and_targets() {
     let dir = support::tempdir();

@@ -2,11 +2,14 @@
 
     peak.py COMMAND ARGUMENT..
 
-What is counted is the proportional share of each page (`Pss`), so that pages which a fork shares are counted once. It is looked at all
-the time, so a peak of a few milliseconds may be missed; the first process's own peak is told by the kernel (`VmHWM`) and exact.
+What is counted is the proportional share of each page (`Pss`), so that pages which a fork shares are counted once. A child between
+`vfork` and its program has the address space of its parent, which is no share of it: such a one is left out. It is looked at all the
+time, so a peak of a few milliseconds may be missed; the first process's own peak is told by the kernel (`VmHWM`) and exact.
 """
 
+import ctypes
 import os
+import platform
 import subprocess
 import sys
 
@@ -39,7 +42,8 @@ def descendants(top):
         pid = open_.pop()
         found.append(pid)
         for task in tasks(pid):
-            open_ += [int(child) for child in read(f"/proc/{pid}/task/{task}/children").split()]
+            children = [int(child) for child in read(f"/proc/{pid}/task/{task}/children").split()]
+            open_ += [child for child in children if not borrows(child, pid)]
     return found
 
 
@@ -48,6 +52,16 @@ def program(pid):
         return os.stat(f"/proc/{pid}/exe")
     except OSError:
         return None
+
+
+KCMP = {"x86_64": 312, "aarch64": 272}.get(platform.machine())
+KCMP_VM = 1
+libc = ctypes.CDLL(None)
+
+
+def borrows(pid, parent):
+    """Whether a process uses the address space of another one."""
+    return KCMP is not None and libc.syscall(KCMP, pid, parent, KCMP_VM, 0, 0) == 0
 
 
 def main():

@@ -98,7 +98,14 @@ fn the_image_has_what_comes_before_the_payload_and_the_payload_the_rest() {
         "--tree",
         "tree",
     ];
-    assert_eq!(w.sos(check).ok().stdout, "1 files, numbers of 32 bits\n");
+    assert_eq!(
+        w.sos(check).ok().stdout,
+        "1 files, numbers of 32 bits; 1 digest is what the tree says\n"
+    );
+    assert_eq!(
+        w.sos(&check[..4]).ok().stdout,
+        "1 files, numbers of 32 bits; no digest was compared: `--tree DIR` names what has them\n"
+    );
     // One byte of the content is another one.
     let mut wrong = payload.clone();
     *wrong.last_mut().expect("as the test has it") = b'3';
@@ -108,7 +115,10 @@ fn the_image_has_what_comes_before_the_payload_and_the_payload_the_rest() {
         .says(&["`y.txt`: expected sha256", OTHER]);
     let wide = built(&w, "tree#payload-image.wide");
     std::fs::write(w.project().join("payload.img"), &wide).expect("as the test has it");
-    assert_eq!(w.sos(check).ok().stdout, "1 files, numbers of 64 bits\n");
+    assert_eq!(
+        w.sos(check).ok().stdout,
+        "1 files, numbers of 64 bits; 1 digest is what the tree says\n"
+    );
     std::fs::write(w.project().join("payload.img"), b"something else").expect("as the test has it");
     w.sos(check)
         .fails(3)

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::small::{content, recipe, world};
 use super::write_tree;
 use crate::support::process::{all_gone, descendants, pid, signal};
-use crate::support::{World, one_at_a_time, start, steps};
+use crate::support::{World, one_at_a_time, peer, start, steps};
 
 /// The names of what a run built, in order.
 fn built(w: &World, target: &str) -> (Vec<String>, String) {
@@ -101,14 +101,42 @@ a3a5e715f0cc574a73c3f9bebb6bc24f32ffd5b67b387244c2c909da779a1478  c_0.tar.bz2
         ],
     );
     w.sos(["build", "--no-link", ".#rootfs"]).ok();
-    w.sos(["recipe", "pins", "."]);
+    let table = w.sos(["recipe", "pins", "."]).ok().stdout;
+    assert!(
+        table.starts_with("state      kind     of       sha256  ") && table.contains("3 equal"),
+        "{table}"
+    );
     w.write(
         "tree/steps/SHA256SUMS.pkgs",
         &sums.replace("0263829", "0263828"),
     );
     w.sos(["build", "--no-link", ".#rootfs"])
         .fails(100)
-        .says(&["b-pass1", "FAILED", "built 0,", "failed 1"]);
+        .says(&["b-pass1", "FAILED", "built 0,", "failed 1"])
+        // Where it is written that it runs, and what.
+        .says(&[
+            "tree/steps/manifest:2:",
+            "`b-pass1` runs `tree/steps/b/pass1.sh`",
+        ]);
+    let pins = w.sos(["recipe", "pins", "."]);
+    let table = pins
+        .fails(102)
+        .says(&["`/external/repo/b_0.tar.bz2` of `b-pass1` is different"])
+        .stdout;
+    let (right, wrong) = ("0263829989b6", "0263828989b6");
+    let different = table.lines().skip_while(|l| !l.starts_with("different"));
+    let [pin, found] = different.take(2).collect::<Vec<_>>()[..] else {
+        panic!("{table}");
+    };
+    assert!(
+        pin.contains(wrong) && pin.ends_with("b_0.tar.bz2"),
+        "{table}"
+    );
+    assert!(found.contains(right), "{table}");
+    assert!(
+        table.contains("1 equal, 1 different, 0 missing, 1 not built"),
+        "{table}"
+    );
     // The pin of a step that is not there concerns nobody.
     w.write(
         "tree/steps/SHA256SUMS.pkgs",
@@ -152,4 +180,57 @@ fn variables_are_for_recipes_that_take_settings() {
     assert!(nobody.contains("built 1,"), "{nobody}");
     let nobody = build("SIZE=8");
     assert!(nobody.contains("built 0,"), "{nobody}");
+}
+
+#[test]
+fn a_root_without_a_shell_is_entered_with_one_of_this_machine() {
+    let Some(busybox) = peer("busybox") else {
+        return;
+    };
+    let w = World::new();
+    if steps::possible(&w).is_none() {
+        return;
+    }
+    // As kaem, it is no shell by its name, and there is nothing else in the root.
+    let recipe = steps::steps(&format!(
+        r#"rootfs "step" {{
+  name = "bare-step";
+  command = [ "/tools/kaem" ];
+  bare = true;
+  env.PATH = "/tools";
+  mounts."/tools/kaem" = "${{builtins.path {{ path = {}; name = "kaem"; }}}}";
+}}"#,
+        busybox.display()
+    ));
+    let recipe = recipe.expect("busybox");
+    w.write("f.nix", &recipe);
+    w.sos(["build", "--no-link", "f.nix"])
+        .fails(100)
+        .says(&["`sos shell bare-step --at-failure`"]);
+    let inside = "echo changed > /file; cat /file; ls -A / ; echo $PATH";
+    let shell = w
+        .sos(["shell", "bare-step", "--at-failure", "-c", inside])
+        .ok()
+        .says(&["has no shell", "of this machine, shown at `/.sos-shell`"]);
+    assert!(shell.stdout.starts_with("changed\n"), "{}", shell.stdout);
+    assert!(
+        shell.stdout.ends_with("/tools:/.sos-shell\n"),
+        "{}",
+        shell.stdout
+    );
+    // What was changed stays in the state; what was lent leaves nothing in it.
+    let state = std::fs::read_dir(w.store().join("failed"))
+        .expect("the states")
+        .flatten()
+        .next()
+        .expect("the state");
+    assert!(state.path().join("upper/file").is_file());
+    assert!(!state.path().join("upper/.sos-shell").exists());
+    // Nobody has one where PATH leads to none.
+    assert!(
+        w.sos(["shell", "bare-step", "-q", "-c", "true"])
+            .ok()
+            .stderr
+            .is_empty()
+    );
 }

@@ -125,6 +125,134 @@ fn steps_run_one_after_the_other_and_see_only_what_is_theirs() {
 }
 
 #[test]
+fn a_recipe_of_steps_is_as_good_as_their_directory() {
+    let Some(w) = world() else { return };
+    w.sos(["build", "--no-link", ".#rootfs"]).ok();
+    for name in [
+        ".#b-1.0",
+        ".#steps.b-1.0",
+        ".#steps.b-1.0.1",
+        ".#steps.a.1",
+        ".#a",
+    ] {
+        w.sos(["build", "--no-link", name]).ok().says(&["built 0,"]);
+    }
+    w.sos(["build", "--no-link", ".#steps.a.7"])
+        .fails(3)
+        .says(&["step `a` has no pass 7", "its passes are 1, 2"]);
+    w.sos(["build", "--no-link", ".#steps.b-1.0.2"])
+        .fails(3)
+        .says(&["step `b-1.0` has no pass 2", "its only pass is 1"]);
+    for name in [".#b-1.1", ".#steps.b-1.1"] {
+        w.sos(["build", "--no-link", name])
+            .fails(3)
+            .says(&["no step of `.` is called `b-1.1`", "did you mean `b-1.0`?"]);
+    }
+    // The plan is that of the tree that the recipe names, with the shell that it gives.
+    let shown = w.sos(["recipe", "show", "."]).ok().stdout;
+    assert_eq!(shown.lines().count(), 5, "{shown}");
+    assert!(shown.contains("bash build     b-1.0 pass 1"), "{shown}");
+    let bare = w.sos(["recipe", "show", "--shell", "tree"]).ok().stdout;
+    assert_eq!(shown, bare);
+    w.sos(["check", "."]).ok();
+    // All steps are verified, each on its own, and not the last one alone.
+    let verified = w.sos(["verify", ".", "--jobs", "2"]).ok().stdout;
+    for step in ["a-pass1", "b-1.0-pass1", "improve-x", "a-pass2", "start"] {
+        let line = format!("{step}: equal");
+        assert!(verified.contains(&line), "no {line} in {verified}");
+    }
+    // A directory whose steps have their own recipe is what that says.
+    w.write(
+        "own/sos.nix",
+        &recipe().expect("busybox").replace("./tree", "../."),
+    );
+    std::fs::rename(w.project().join("tree/steps"), w.project().join("steps")).expect("steps");
+    std::fs::rename(w.project().join("sos.nix"), w.project().join("other.nix")).expect("a file");
+    std::fs::rename(
+        w.project().join("own/sos.nix"),
+        w.project().join("steps/sos.nix"),
+    )
+    .expect("a file");
+    for place in [".", "steps"] {
+        let again = w.sos(["recipe", "show", place]).ok().stdout;
+        assert_eq!(again, shown, "{place}");
+        w.sos(["check", place]).ok();
+        w.sos(["recipe", "pins", place]).ok();
+    }
+}
+
+#[test]
+fn two_digests_of_one_name_are_refused_wherever_they_are() {
+    let Some(w) = world() else { return };
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    w.write(
+        "tree/steps/a/sources",
+        &format!("f http://127.0.0.1:9/x {digest}\n"),
+    );
+    let other = digest.replace("9f86", "9f87");
+    w.write(
+        "tree/steps/b-1.0/sources",
+        &format!("f http://127.0.0.1:9/y {digest}\nf http://127.0.0.1:9/x {other}\n"),
+    );
+    for verb in [
+        &["recipe", "show", "."][..],
+        &["recipe", "show", "--shell", "tree"],
+        &["check", "."],
+        &["build", "--no-link", "."],
+    ] {
+        w.sos(verb).fails(3).says(&[
+            "error[bootstrap-two-digests]: `x` has two digests",
+            "tree/steps/b-1.0/sources:2:1",
+            "tree/steps/a/sources:1:1",
+        ]);
+    }
+}
+
+#[test]
+fn a_plan_warns_of_files_that_a_script_names_and_does_not_get() {
+    let Some(w) = world() else { return };
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let sources = format!("f http://127.0.0.1:9/x.txt {digest}\n");
+    w.write("tree/steps/b-1.0/sources", &sources);
+    w.write(
+        "tree/steps/a/pass2.sh",
+        "# /external/distfiles/x.txt\n[ -e ${DISTFILES}/x.txt ] || exit 3\n",
+    );
+    let warned = "warning[bootstrap-undeclared]: `a` names the file `x.txt`, which it does not declare and `b-1.0` does";
+    w.sos(["recipe", "show", "."])
+        .ok()
+        .says(&[warned, "tree/steps/a/pass2.sh:2:19"]);
+    // What is given is there.
+    let recipe = recipe().expect("busybox");
+    let given = recipe.replace("= extra;", "= { a = [ \"x.txt\" ]; };");
+    assert_ne!(given, recipe);
+    w.write("sos.nix", &given);
+    let shown = w.sos(["recipe", "show", "."]).ok();
+    assert_eq!(shown.stderr, "");
+}
+
+#[test]
+fn a_file_with_another_digest_is_no_reason_to_change_the_tree() {
+    let Some(mut w) = world() else { return };
+    w.write("mirror/x.txt", "other");
+    w.set(
+        "SOS_MIRRORS_DISTFILES",
+        &format!("file://{}", w.project().join("mirror").display()),
+    );
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    w.write(
+        "tree/steps/b-1.0/sources",
+        &format!("f http://127.0.0.1:9/x.txt {digest}\n"),
+    );
+    let run = w.sos(["build", "--no-link", ".#rootfs"]).fails(102).says(&[
+        "the file `x.txt`, which `b-1.0-pass1` needs, does not match its hash",
+        "tree/steps/manifest:2:",
+    ]);
+    assert!(!run.stderr.contains("--fix"), "{}", run.stderr);
+    assert!(!run.stderr.contains("if you trust"), "{}", run.stderr);
+}
+
+#[test]
 fn an_edit_to_one_step_leaves_those_before_it_alone() {
     let Some(w) = world() else { return };
     w.sos(["build", "--no-link", ".#rootfs"]).ok();

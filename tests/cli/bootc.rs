@@ -35,7 +35,9 @@ fn world() -> World {
 #[test]
 fn an_independent_checker_agrees() {
     let w = world();
-    w.sos(["export", ".#good.oci", "dir:image"]).ok();
+    w.sos(["export", ".#good.oci", "dir:image"])
+        .ok()
+        .says(&["warning[bootc-prepare-root]", "while building `"]);
     let (Some(python), Some(checker)) = (peer("python3"), shared("checks/oci_check.py")) else {
         return;
     };
@@ -43,7 +45,7 @@ fn an_independent_checker_agrees() {
     check.arg(checker).arg("--strict").arg("--bootc");
     let said = run(check.arg(w.project().join("image"))).ok().stdout;
     assert!(said.contains("problems=0"), "{said}");
-    // What it warns of, the log has warned of.
+    // What it warns of, the build and the log have warned of.
     let log = w.sos(["log", ".#good"]).ok().stdout;
     assert!(log.contains("warning[bootc-prepare-root]"), "{log}");
     let warned = said

@@ -490,3 +490,40 @@ fn the_journal_names_the_targets_of_every_verb() {
         "{list}"
     );
 }
+
+#[test]
+fn what_was_made_of_files_that_did_not_change_is_found_again() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    // The file is fetched after something that changes, but it is the same file: its new derivation is never built.
+    let recipe = |salt: &str| {
+        format!(
+            r#"let
+  sh = script: name: more: derivation ({{ inherit name; system = "x86_64-linux"; builder = "/bin/busybox"; args = [ "sh" "-c" script ]; }} // more);
+  first = sh "echo {salt} > $out" "first" {{ }};
+  file = sh "echo x > $out" "file" {{
+    outputHashAlgo = "sha256"; outputHashMode = "flat"; after = first;
+    outputHash = builtins.hashString "sha256" "x\n";
+  }};
+in sh "read line < $file; echo $line > $out" "last" {{ inherit file first; }}
+"#
+        )
+    };
+    for salt in ["one", "two"] {
+        w.write("f.nix", &recipe(salt));
+        w.sos(["build", "f.nix", "--no-link"]).ok();
+        // The first time and from the cache of evaluations, by its recipe and by its name.
+        for _ in 0..2 {
+            let run = w.sos(["verify", "f.nix"]).ok();
+            assert_eq!(run.stdout, "last: equal after 1 round\n");
+            let graph = w.sos(["graph", "f.nix", "--format", "json"]).ok().stdout;
+            assert!(graph.contains("-first.drv"), "{graph}");
+            w.sos(["why", "f.nix", "--needs", "first"]).ok();
+            for target in ["last", "f.nix"] {
+                let shell = w.sos(["shell", target, "-c", "read line < $file; echo $line"]);
+                assert_eq!(shell.ok().stdout, "x\n");
+            }
+        }
+    }
+}

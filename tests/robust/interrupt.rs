@@ -1,4 +1,4 @@
-//! Ctrl-C stops what runs and says how far it came.
+//! A signal stops what runs and says how far it came. What Ctrl-C does on a terminal: `cli/screen/stops.rs`.
 
 use std::process::Child;
 use std::time::Duration;
@@ -60,8 +60,8 @@ fn interrupted(by: Signal, code: i32) {
 }
 
 #[test]
-fn ctrl_c_ends_with_130() {
-    interrupted(Signal::INT, 130);
+fn a_terminal_that_goes_ends_with_129() {
+    interrupted(Signal::HUP, 129);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn termination_ends_with_143() {
 }
 
 #[test]
-fn what_was_built_before_ctrl_c_is_kept() {
+fn what_was_built_before_a_stop_is_kept() {
     let Some(w) = world_with_busybox() else {
         return;
     };
@@ -87,9 +87,9 @@ fn what_was_built_before_ctrl_c_is_kept() {
         w.sos(["store", "ls"]).stdout.contains("-first\n")
     });
     wait_until("the second build", || descendants(pid(&child)).len() >= 2);
-    signal(&child, Signal::INT);
+    signal(&child, Signal::TERM);
     finish(child, Duration::from_secs(60))
-        .fails(130)
+        .fails(143)
         .says(&["built 1"]);
     w.sos(["build", "--no-link", "f.nix#first"])
         .ok()
@@ -131,10 +131,10 @@ fn the_second_signal_ends_at_once() {
     let child = start(w.command().args(["build", "--no-link", "f.nix"]));
     let (family, launcher) = running(&child);
     freeze(&family, &launcher);
-    signal(&child, Signal::INT);
-    wait_until("the first signal", || pending(pid(&child)) == 0);
     signal(&child, Signal::TERM);
-    let run = finish(child, Duration::from_secs(60)).fails(143);
+    wait_until("the first signal", || pending(pid(&child)) == 0);
+    signal(&child, Signal::INT);
+    let run = finish(child, Duration::from_secs(60)).fails(130);
     // The first one alone would wait for the run, which cannot end, and then kill it and tell what was built.
     assert!(!run.stderr.contains("built 0"), "{}", run.stderr);
     all_gone(&family, w.root());

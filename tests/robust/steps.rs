@@ -105,6 +105,8 @@ fn a_step_that_fills_the_disk() {
         assert_eq!(at(&format!("{name}.code")), "4\n", "{said}");
         assert!(said.contains("error[env-disk-full]"), "{said}");
     }
+    let (said, place) = (at("big.err"), w.store().display().to_string());
+    assert!(said.contains(&place), "{said}");
     for name in ["check", "chain", "gc", "after"] {
         assert_eq!(
             at(&format!("{name}.code")),

@@ -1,7 +1,7 @@
 //! `builtin:bootc`: a root filesystem laid out as hosts of bootc and OSTree boot it, and checked.
 //!
 //! Nothing here happens by itself: a recipe asks for the layout with `sos.bootc`. What the layout cannot mend, the lints name: a
-//! broken rule of `bootc container lint` fails the build, what may surprise is a warning in the log, or fails it too when the
+//! broken rule of `bootc container lint` fails the build, what may surprise is a warning, or fails it too when the
 //! recipe is strict.
 
 mod accounts;
@@ -78,16 +78,13 @@ fn make(build: &dyn Build, attrs: &BootcAttrs) -> Result<Blake3, BuilderError> {
     Ok(tree.finish(build.store())?)
 }
 
-/// Logs what may surprise; refuses what is wrong, all at once.
+/// Warns of what may surprise; refuses what is wrong, all at once.
 fn judge(build: &dyn Build, findings: Vec<Finding>, strict: bool) -> Result<(), BuilderError> {
     let (wrong, doubtful): (Vec<Finding>, Vec<Finding>) = findings
         .into_iter()
         .partition(|found| strict || found.severity == Severity::Error);
-    for found in &doubtful {
-        build.log(&format!(
-            "warning[{}]: {}; {}",
-            found.rule, found.what, found.fix
-        ));
+    for found in doubtful {
+        build.warn(Diagnostic::warning(found.rule, Class::Recipe, found.what).help(found.fix));
     }
     let mut wrong = wrong.into_iter();
     let Some(first) = wrong.next() else {

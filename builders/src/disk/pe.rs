@@ -32,7 +32,7 @@ struct Header {
     headers_size: usize,
 }
 
-/// Adds sections behind those that are there. The time stamp and the checksum of the header become 0.
+/// Adds sections behind those that are there. The time stamp, the table of symbols and the checksum of the header become 0.
 ///
 /// # Errors
 /// When the stub is no PE32+ file or has no room for that many section headers.
@@ -91,7 +91,8 @@ pub(in crate::disk) fn append(
     }
     let count = u16::try_from(header.count + sections.len()).unwrap_or(u16::MAX);
     out[header.pe + 6..header.pe + 8].copy_from_slice(&count.to_le_bytes());
-    out[header.pe + 8..header.pe + 12].fill(0);
+    // Time stamp, and the table of symbols: it lay behind the sections, and is not taken over.
+    out[header.pe + 8..header.pe + 20].fill(0);
     let optional = header.pe + 24;
     let size = next_address.next_multiple_of(header.section_alignment);
     out[optional + 56..optional + 60].copy_from_slice(&word(size));

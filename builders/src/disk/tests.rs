@@ -613,6 +613,13 @@ fn a_kernel_image_holds_its_parts() {
     if let Some(said) = content("objdump", &["-h", shown(&file)]) {
         assert!(said.contains(".linux") && said.contains(".uname"), "{said}");
     }
+    let part = fake.path("cmdline");
+    let args = ["-O", "binary", "-j", ".cmdline", shown(&file), shown(&part)];
+    if let Some(output) = peer("objcopy", &args) {
+        assert!(output.status.success(), "{}", said(&output));
+        let text = fs::read(&part).expect("what objcopy took out");
+        assert_eq!(text, b"root=/dev/sda ro");
+    }
     // The image is a stub with all its sections: it cannot be one again.
     plant(
         &mut fake,

@@ -29,7 +29,7 @@ impl Builder for UkiBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: UkiAttrs = ctx.attrs_as()?;

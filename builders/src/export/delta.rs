@@ -1,7 +1,7 @@
 //! Static deltas of a repository outside the store: what a commit needs, packed, for those who have nothing or the commit before.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -10,7 +10,7 @@ use liblzma::write::XzEncoder;
 use sos_engine::BuilderError;
 use sos_formats::hash::Sha256;
 use sos_formats::ostree::{
-    DeltaPart, Fallback, ObjectKind, PartEntry, Superblock, delta_dir, parse_delta_dir,
+    DeltaPart, Fallback, ObjectKind, PartEntry, Superblock, delta_dir, object_name, parse_delta_dir,
 };
 
 use super::directory::failed;
@@ -59,6 +59,7 @@ pub(super) fn write(
     let _stale = fs::remove_dir_all(&staged).is_ok();
     fs::create_dir_all(&staged).map_err(|e| failed("make the directory", &staged, e))?;
     let parts = pack(&source, &groups, &staged, cores)?;
+    let detached = detached(repo, to)?;
     let superblock = Superblock {
         from: from.copied(),
         to: *to,
@@ -66,6 +67,7 @@ pub(super) fn write(
         timestamp: view.timestamp,
         parts,
         fallbacks,
+        detached: detached.as_deref(),
     };
     let bytes = superblock.encode();
     let file = staged.join("superblock");
@@ -77,6 +79,27 @@ pub(super) fn write(
     fs::rename(&staged, &dir).map_err(|e| failed("make", &dir, e))?;
     let parts = superblock.parts.iter().map(|part| part.size);
     Ok(parts.sum::<u64>() + bytes.len() as u64)
+}
+
+/// Whether such a delta is there.
+pub(super) fn exists(repo: &Path, from: Option<&Sha256>, to: &Sha256) -> bool {
+    repo.join(delta_dir(from, to)).join("superblock").is_file()
+}
+
+/// Where the detached metadata of a commit is: it has the name of the commit with `meta` at the end.
+pub(super) fn detached_file(repo: &Path, commit: &Sha256) -> PathBuf {
+    let (dir, name) = object_name(commit, ObjectKind::Commit);
+    repo.join("objects").join(dir).join(format!("{name}meta"))
+}
+
+/// Reads it, if there is any.
+pub(super) fn detached(repo: &Path, commit: &Sha256) -> Result<Option<Vec<u8>>, BuilderError> {
+    let file = detached_file(repo, commit);
+    match fs::read(&file) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(failed("read", &file, e)),
+    }
 }
 
 /// Divides objects into parts, each of at most about [`PART_BYTES`].

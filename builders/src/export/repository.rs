@@ -110,13 +110,15 @@ pub fn add_to_repository(
     };
     collect_refs(store, &heads, "", &mut found)?;
     for commit in found.values() {
-        if !options.signers.is_empty() {
-            writer.sign_commit(commit, &options.signers)?;
-        }
-        if options.deltas {
-            exported.deltas += delta::write(dest, None, commit, options.cores)?;
-            if let Some(parent) = read_commit(dest, commit)?.1.parent {
-                exported.deltas += delta::write(dest, Some(&parent), commit, options.cores)?;
+        let signed = !options.signers.is_empty() && writer.sign_commit(commit, &options.signers)?;
+        let parent = read_commit(dest, commit)?.1.parent;
+        for from in [None, parent.as_ref()]
+            .into_iter()
+            .take(1 + usize::from(parent.is_some()))
+        {
+            // Deltas carry the signatures of their commit, so that those there are written anew when somebody else signs.
+            if options.deltas || signed && delta::exists(dest, from, commit) {
+                exported.deltas += delta::write(dest, from, commit, options.cores)?;
             }
         }
     }
@@ -226,26 +228,16 @@ impl Writer<'_> {
         Ok(true)
     }
 
-    /// Signs a commit, besides those who have signed it already.
-    fn sign_commit(&mut self, commit: &Sha256, signers: &Signers) -> Result<(), BuilderError> {
+    /// Signs a commit, besides those who have signed it already; `false` when all of them have.
+    fn sign_commit(&mut self, commit: &Sha256, signers: &Signers) -> Result<bool, BuilderError> {
         let (bytes, view) = read_commit(self.dest, commit)?;
-        let (dir, name) = object_name(commit, ObjectKind::Commit);
-        // Detached metadata has the name of the commit with `meta` at the end.
-        let path = self
-            .dest
-            .join("objects")
-            .join(dir)
-            .join(format!("{name}meta"));
-        let there = match fs::read(&path) {
-            Ok(bytes) => Some(bytes),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(failed("read", &path, e)),
-        };
+        let there = delta::detached(self.dest, commit)?;
         let signed = signers.sign(&bytes, view.timestamp, there.as_deref())?;
         if there.as_ref() != Some(&signed) {
-            self.replace(&path, &signed)?;
+            self.replace(&delta::detached_file(self.dest, commit), &signed)?;
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Writes the summary, and its signatures when there is somebody to sign.

@@ -60,12 +60,14 @@ impl Signers {
     pub fn add_gpg(&mut self, file: &Path) -> Result<(), BuilderError> {
         let bytes = read(file)?;
         let help = "export one with `gpg --export-secret-keys KEY > FILE`";
-        let (mut keys, _headers) = SignedSecretKey::from_reader_many(bytes.as_slice())
-            .map_err(|e| unusable(file, &e.to_string(), help))?;
-        let key = keys
-            .next()
-            .ok_or_else(|| unusable(file, "it holds no secret key", help))?
-            .map_err(|e| unusable(file, &e.to_string(), help))?;
+        // What the parser says of a file that it does not understand has the file in it: nothing of it is shown.
+        let none = || {
+            let message = format!("no OpenPGP secret key in `{}`", file.display());
+            BuilderError::from(Diagnostic::error("export-key", Class::Usage, message).help(help))
+        };
+        let (mut keys, _headers) =
+            SignedSecretKey::from_reader_many(bytes.as_slice()).map_err(|_content| none())?;
+        let key = keys.next().and_then(Result::ok).ok_or_else(none)?;
         if signing(&key).is_locked() {
             return Err(unusable(
                 file,
@@ -94,7 +96,7 @@ impl Signers {
             .collect();
         let decoded = STANDARD
             .decode(body)
-            .map_err(|e| unusable(file, &format!("it is not base 64: {e}"), help))?;
+            .map_err(|_content| unusable(file, "it is not base 64", help))?;
         let seed = if pem {
             decoded.strip_prefix(&PKCS8_ED25519)
         } else {

@@ -156,9 +156,15 @@ fn of_step(
     name: &str,
     output: Option<&Output>,
     urls: &[String],
-    why: Diagnostic,
+    mut why: Diagnostic,
 ) -> Diagnostic {
     if why.code == "fetch-hash-mismatch" {
+        why.message = format!("the file `{name}`, which `{step}` needs, does not match its hash");
+        why.hashes.clear();
+        // The digest is the tree's, which says what the step is: it is no answer to what a mirror happens to deliver.
+        why.helps = vec![format!(
+            "`{step}` needs `{name}` as its `sources` has it: name a mirror that has that file with `SOS_MIRRORS_DISTFILES=http://mirror.example`, or `mirrors.distfiles` in the configuration"
+        )];
         return why;
     }
     let message = format!("the file `{name}`, which `{step}` needs, cannot be fetched");

@@ -17,16 +17,59 @@ use std::thread::JoinHandle;
 use sos_formats::hash::Blake3;
 use sos_store::{Derived, Store};
 
-use crate::fragments::{BLOCK_BYTES, Deflater, FINAL, Fragment, find, read_block};
+use crate::fragments::{BLOCK_BYTES, Deflater, FINAL, Fragment, find};
 
 /// One compressed block.
 struct Done {
     deflated: Vec<u8>,
     crc: crc32fast::Hasher,
+    /// What was compressed, to be filled again.
+    raw: Block,
+}
+
+/// Up to [`BLOCK_BYTES`] of data. The memory is used again and again: new one would have to be filled with zeros first.
+struct Block {
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Block {
+    fn new() -> Self {
+        Self {
+            bytes: vec![0; BLOCK_BYTES],
+            len: 0,
+        }
+    }
+
+    fn filled(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// Takes what there is room for.
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        let room = &mut self.bytes[self.len..];
+        let n = bytes.len().min(room.len());
+        room[..n].copy_from_slice(&bytes[..n]);
+        self.len += n;
+        n
+    }
+
+    /// Reads until it is full or there is no more.
+    fn fill(&mut self, source: &mut dyn Read) -> io::Result<()> {
+        while self.len < BLOCK_BYTES {
+            match source.read(&mut self.bytes[self.len..]) {
+                Ok(0) => break,
+                Ok(n) => self.len += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
 }
 
 struct Job {
-    raw: Vec<u8>,
+    raw: Block,
     answer: SyncSender<io::Result<Done>>,
 }
 
@@ -76,7 +119,9 @@ pub(super) struct ParallelGzip<'s, W: Write> {
     at: u64,
     level: u32,
     store: Option<&'s Store>,
-    block: Vec<u8>,
+    block: Block,
+    /// Blocks that are done with.
+    spare: Vec<Block>,
     jobs: Option<Sender<Job>>,
     pending: VecDeque<Pending>,
     most_pending: usize,
@@ -119,7 +164,8 @@ impl<'s, W: Write> ParallelGzip<'s, W> {
             at: header.len() as u64,
             level,
             store,
-            block: Vec::with_capacity(BLOCK_BYTES),
+            block: Block::new(),
+            spare: Vec::new(),
             jobs: Some(jobs),
             pending: VecDeque::new(),
             most_pending: cores * 2,
@@ -147,23 +193,21 @@ impl<'s, W: Write> ParallelGzip<'s, W> {
             self.queue(Pending::Begin(*blob))?;
         }
         let mut left = size;
-        let mut block = mem::take(&mut self.block);
         loop {
-            read_block(data, &mut block)?;
-            if block.is_empty() {
+            self.block.fill(data)?;
+            let filled = self.block.filled();
+            if filled.is_empty() {
                 break;
             }
             left = left
-                .checked_sub(block.len() as u64)
+                .checked_sub(filled.len() as u64)
                 .ok_or_else(|| io::Error::other("a file grew while it was read"))?;
-            seen(&block);
+            seen(filled);
             if known.is_none() {
-                let next = Vec::with_capacity(BLOCK_BYTES);
-                self.compress(mem::replace(&mut block, next))?;
+                self.compress()?;
             }
+            self.block.len = 0;
         }
-        block.clear();
-        self.block = block;
         if left > 0 {
             return Err(io::Error::other("a file shrank while it was read"));
         }
@@ -202,23 +246,25 @@ impl<'s, W: Write> ParallelGzip<'s, W> {
 
     /// Hands on what was collected between files.
     fn end_run(&mut self) -> io::Result<()> {
-        if self.block.is_empty() {
+        let run = self.block.filled();
+        if run.is_empty() {
             return Ok(());
         }
-        let size = self.block.len() as u64;
-        let raw = Blake3::of(&self.block);
+        let size = run.len() as u64;
+        let raw = Blake3::of(run);
         if let Some(known) = self.find(&raw)? {
-            self.block.clear();
+            self.block.len = 0;
             return self.queue(Pending::Known(raw, known, size));
         }
         self.queue(Pending::Begin(raw))?;
-        let block = mem::replace(&mut self.block, Vec::with_capacity(BLOCK_BYTES));
-        self.compress(block)?;
+        self.compress()?;
         self.queue(Pending::End)
     }
 
-    /// Hands a block to the threads.
-    fn compress(&mut self, raw: Vec<u8>) -> io::Result<()> {
+    /// Hands the block to the threads; another one, which is empty, takes its place.
+    fn compress(&mut self) -> io::Result<()> {
+        let next = self.spare.pop().unwrap_or_else(Block::new);
+        let raw = mem::replace(&mut self.block, next);
         let (answer, receiver) = sync_channel(1);
         let gone = || io::Error::other("the compression threads are gone");
         self.jobs
@@ -259,6 +305,9 @@ impl<'s, W: Write> ParallelGzip<'s, W> {
                 }
                 self.out.write_all(&done.deflated)?;
                 self.at += done.deflated.len() as u64;
+                let mut raw = done.raw;
+                raw.len = 0;
+                self.spare.push(raw);
             }
             Some(Pending::Begin(raw)) => {
                 self.piece = Some(Piece {
@@ -279,7 +328,18 @@ impl<'s, W: Write> ParallelGzip<'s, W> {
                     .store
                     .ok_or_else(|| io::Error::other("a fragment without a store"))?;
                 let mut bytes = fragment.open(store).map_err(io::Error::other)?;
-                let copied = io::copy(&mut bytes, &mut self.out)?;
+                let mut block = self.spare.pop().unwrap_or_else(Block::new);
+                let mut copied = 0;
+                loop {
+                    block.fill(&mut bytes)?;
+                    if block.len == 0 {
+                        break;
+                    }
+                    self.out.write_all(block.filled())?;
+                    copied += block.len as u64;
+                    block.len = 0;
+                }
+                self.spare.push(block);
                 if copied != fragment.len {
                     return Err(io::Error::other(
                         "a blob of the store is shorter than it was",
@@ -298,10 +358,9 @@ impl<'s, W: Write> ParallelGzip<'s, W> {
 
 impl<W: Write> Write for ParallelGzip<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = bytes.len().min(BLOCK_BYTES - self.block.len());
-        self.block.extend_from_slice(&bytes[..n]);
+        let n = self.block.take(bytes);
         self.size += n as u64;
-        if self.block.len() == BLOCK_BYTES {
+        if self.block.len == BLOCK_BYTES {
             self.end_run()?;
         }
         Ok(n)
@@ -320,11 +379,12 @@ fn work(queue: &Mutex<Receiver<Job>>, level: u32) {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { raw, answer }) = job else { return };
         let mut crc = crc32fast::Hasher::new();
-        crc.update(&raw);
+        crc.update(raw.filled());
         let mut deflated = Vec::new();
-        let done = deflater
-            .block(&raw, &mut deflated)
-            .map(|()| Done { deflated, crc });
+        let done =
+            deflater
+                .block(raw.filled(), &mut deflated)
+                .map(|()| Done { deflated, crc, raw });
         // Nobody listens after an error of the output; the rest of the queue drains.
         drop(answer.send(done));
     }

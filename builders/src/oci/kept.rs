@@ -16,7 +16,7 @@ use crate::build::Build;
 /// Buffer before the file of the blob.
 const FILE_BUFFER_BYTES: usize = 1 << 20;
 /// Raised with the bytes of layers.
-const REVISION: u32 = 3;
+const REVISION: u32 = 4;
 
 /// How entries become a blob.
 #[derive(Clone, Copy, Debug)]

@@ -28,7 +28,7 @@ impl Builder for OciLayerBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        3
+        4
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let mut attrs: LayerAttrs = ctx.attrs_as()?;

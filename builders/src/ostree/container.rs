@@ -7,6 +7,10 @@
 //! hard links to it at the places of the tree. A file without content is written at its places instead, since builds on top of the image
 //! change such files. `/usr/etc` is shown as `/etc`. Every time is 0.
 //!
+//! The order is a fixed one, and not that of paths: an object comes behind its xattrs, which those who import it read first, and before
+//! its names in the tree, most of which, as `etc` or `sbin`, come before `sysroot` in the order of paths; a hard link to what is not
+//! there yet cannot be unpacked.
+//!
 //! Labels, repeated as annotations, name the commit and the last layer that belongs to it: what comes behind was added by others.
 //!
 //! Source: `ostree-ext/src/tar/export.rs` and `container/encapsulate.rs` of bootc-dev/bootc.

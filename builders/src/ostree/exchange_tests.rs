@@ -278,6 +278,23 @@ fn static_deltas_lead_from_nothing_and_from_the_parent() {
         let mut expected = [commit.to_string(), format!("{parent}-{commit}")];
         expected.sort();
         assert_eq!(listed, expected);
+        // The summary says how large the commit is, as libostree itself says it.
+        if mode == Mode::Archive {
+            let size = || {
+                let told = ostree(&[repo_arg(&dir).as_str(), "summary", "--view"]);
+                let told = told.expect("installed").replace('\u{a0}', " ");
+                let line = told.lines().find(|line| line.contains("Latest Commit"));
+                line.expect("a commit").trim().to_owned()
+            };
+            let ours = std::fs::read(dir.join("summary")).expect("a summary");
+            let (sub, name) = object_name(&commit, ObjectKind::Commit);
+            let object = std::fs::metadata(dir.join("objects").join(sub).join(name));
+            let bytes = object.expect("a commit").len();
+            assert_eq!(size(), format!("Latest Commit ({bytes} bytes):"));
+            ostree(&[repo_arg(&dir).as_str(), "summary", "--update"]).expect("installed");
+            assert_eq!(size(), format!("Latest Commit ({bytes} bytes):"));
+            std::fs::write(dir.join("summary"), ours).expect("written");
+        }
 
         // From nothing.
         let empty = fake.path("empty");
@@ -378,21 +395,25 @@ fn gpg_signatures_are_what_libostree_accepts() {
         return;
     };
     let dir = fake.path("repo");
-    let export = |keys: &[&Path]| {
+    let export_with = |keys: &[&Path], deltas: bool| {
         let mut signers = Signers::default();
         for key in keys {
             signers.add_gpg(key).expect("a key");
         }
         let options = AddOptions {
             signers,
+            deltas,
+            cores: 2,
             ..AddOptions::default()
         };
         add_to_repository(&fake.store, &repository, &dir, &options).expect("an export");
     };
+    let export = |keys: &[&Path]| export_with(keys, false);
     let pull = |server: &Server, key: &Path, name: &str| {
         let client = fake.path(name);
         let _old = std::fs::remove_dir_all(&client).is_ok();
-        let repo = init(&client, "--mode=archive")?;
+        // Clients that keep archives would not take deltas.
+        let repo = init(&client, "--mode=bare-user")?;
         let import = format!("--gpg-import={}", key.display());
         let summary = "--set=gpg-verify-summary=true";
         ostree(&[&repo, "remote", "add", &import, summary, "o", &server.base])?;
@@ -424,6 +445,26 @@ fn gpg_signatures_are_what_libostree_accepts() {
     );
     let summary = pull(&server, &rsa_public, "c").expect("installed");
     assert!(summary.status.success(), "{}", said(&summary));
+    // A delta brings the signatures along, of those who sign later too.
+    export_with(&[&elliptic], true);
+    let delta = |client: &str, key: &Path| {
+        let before = server.asked().len();
+        let pulled = pull(&server, key, client).expect("installed");
+        assert!(pulled.status.success(), "{}", said(&pulled));
+        let asked = server.asked();
+        let mut asked = asked[before..].iter();
+        assert!(asked.any(|asked| asked.path.ends_with("/superblock")));
+    };
+    delta("d", &elliptic_public);
+    assert!(
+        !pull(&server, &other, "e")
+            .expect("installed")
+            .status
+            .success()
+    );
+    std::fs::remove_file(&signatures).expect("removed");
+    export(&[&rsa]);
+    delta("f", &rsa_public);
     // A summary that nobody signed has no signature of another one beside it.
     std::fs::remove_file(dir.join("refs/heads/test/amd64/main")).expect("removed");
     let renamed = AddOptions {
@@ -515,9 +556,41 @@ fn bad_keys_are_refused() {
             .expect_err(part)
             .to_string();
         assert!(error.contains(part), "{content}: {error}");
-        Signers::default()
+        let error = Signers::default()
             .add_gpg(&file)
-            .expect_err("no OpenPGP key");
+            .expect_err("no OpenPGP key")
+            .to_string();
+        assert!(error.contains("no OpenPGP secret key in"), "{error}");
+    }
+    // Whatever was named by mistake stays a secret, as bytes or as text.
+    let body = "c2VjcmV0IGJ5dGVzIG9mIGEga2V5";
+    for content in [
+        format!("-----BEGIN PRIVATE KEY-----\n{body}\n-----END PRIVATE KEY-----\n"),
+        format!(
+            "-----BEGIN OPENSSH PRIVATE KEY-----\n{body}!\n-----END OPENSSH PRIVATE KEY-----\n"
+        ),
+        format!(
+            "-----BEGIN PGP PRIVATE KEY BLOCK-----\n\n{body}\n=AAAA\n-----END PGP PRIVATE KEY BLOCK-----\n"
+        ),
+        format!("{body}~"),
+    ] {
+        std::fs::write(&file, &content).expect("written");
+        for error in [
+            Signers::default().add_gpg(&file),
+            Signers::default().add_ed25519(&file),
+        ] {
+            let error = error.expect_err("no key");
+            for shown in [format!("{error}"), format!("{error:?}")] {
+                let bytes = format!(
+                    "{}, {}, {}",
+                    body.as_bytes()[0],
+                    body.as_bytes()[1],
+                    body.as_bytes()[2]
+                );
+                assert!(!shown.contains(body) && !shown.contains(&bytes), "{shown}");
+                assert!(!shown.contains("secret bytes"), "{shown}");
+            }
+        }
     }
     let none = Signers::default()
         .add_gpg(&fake.path("none"))

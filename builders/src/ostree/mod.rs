@@ -45,7 +45,7 @@ impl Builder for OstreeBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        3
+        4
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: OstreeAttrs = ctx.attrs_as()?;

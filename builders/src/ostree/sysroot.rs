@@ -42,7 +42,7 @@ impl Builder for SysrootBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: SysrootAttrs = ctx.attrs_as()?;
@@ -122,6 +122,12 @@ pub(super) fn make(build: &dyn Build, attrs: &SysrootAttrs) -> Result<Blake3, Bu
         sysroot.tree.mkdir_p(format!("{REPO}/{dir}"), &dir_meta())?;
     }
     sysroot.text(&format!("{REPO}/config"), CONFIG)?;
+    // libostree sees by the time of this directory whether it has read the systems below; it takes 0 for "not changed since".
+    let deploy = Meta {
+        mtime_secs: attrs.epoch.max(1),
+        ..dir_meta()
+    };
+    sysroot.tree.mkdir_p("ostree/deploy", &deploy)?;
     let var = format!("ostree/deploy/{}/var", attrs.os);
     for dir in ["lib", "log", "cache", "tmp", "spool"] {
         sysroot.tree.mkdir_p(format!("{var}/{dir}"), &dir_meta())?;
@@ -606,6 +612,18 @@ mod tests {
         let second = std::fs::read_to_string(dir.join("boot/loader/entries/ostree-1-web.conf"))
             .expect("an entry");
         assert!(second.contains("/1\n"), "{second}");
+        if !rustix::process::geteuid().is_root() {
+            crate::peers::skip("`ostree admin` is for root");
+            return;
+        }
+        // It lists both, the one that starts first and the one before it.
+        let status =
+            ostree(&["admin", &format!("--sysroot={at}"), "status"]).expect("installed above");
+        let listed: Vec<&str> = status.lines().filter(|l| l.contains("web ")).collect();
+        let older = ostree(&["rev-parse", &repo, "os/1"]).expect("there");
+        assert_eq!(listed.len(), 2, "{status}");
+        assert!(listed[0].contains(newest.trim()), "{status}");
+        assert!(listed[1].contains(older.trim()), "{status}");
     }
 
     #[test]

@@ -3,13 +3,16 @@
 mod payload;
 mod pins;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_recipes::bootstrap::{self, Mode, Plan, Settings};
 
+use crate::evaluate;
 use crate::failure::Failure;
 use crate::host::StoreHost;
+use crate::render::diagnostic;
 use crate::render::output;
 use crate::session::Session;
 
@@ -30,7 +33,7 @@ enum RecipeCommand {
 /// Print the steps of a tree of bootstrap steps: scripts, files from outside, pins
 #[derive(Debug, clap::Args)]
 struct ShowArgs {
-    /// The directory that holds `steps/manifest`
+    /// The directory that holds `steps/manifest`, or a recipe that calls `sos.bootstrap`
     #[arg(value_name = "TREE", default_value = ".")]
     tree: PathBuf,
     /// Give a variable a value, as in `--set ARCH=amd64`
@@ -63,7 +66,17 @@ fn show(session: &Session, args: &ShowArgs) -> Result<(), Failure> {
         set: pairs(&args.set)?,
         bash: args.shell,
     };
-    let plan = plan(session, &args.tree, &settings)?;
+    let (plan, warnings) = plan(session, &args.tree, &settings)?;
+    if !session.global.quiet {
+        let style = session.style();
+        for warning in &warnings {
+            if session.global.json {
+                output::message(&warning.to_json().to_string());
+            } else {
+                output::message(diagnostic::render(warning, style).trim_end());
+            }
+        }
+    }
     if session.global.json {
         return output::json(&plan.to_json());
     }
@@ -71,13 +84,41 @@ fn show(session: &Session, args: &ShowArgs) -> Result<(), Failure> {
     output::bytes(text.as_bytes())
 }
 
-/// Reads the plan of a tree.
-fn plan(session: &Session, tree: &Path, settings: &Settings) -> Result<Plan, Failure> {
+/// Reads the plan of a tree, or of the one that a recipe builds, and says what is strange in it.
+fn plan(
+    session: &Session,
+    tree: &Path,
+    settings: &Settings,
+) -> Result<(Plan, Vec<Diagnostic>), Failure> {
     let here = std::env::current_dir()
         .map_err(|e| Failure::io("cannot tell the current directory", &e))?;
+    let words = settings.set.iter().map(|(n, v)| format!("{n}={v}"));
+    let words: Vec<String> = words.collect();
+    let (root, settings, extra) = match evaluate::asked(session, tree, &words)? {
+        Some(asked) => {
+            let set = pairs(&asked.settings)?;
+            let bash = settings.bash || asked.shell;
+            (
+                asked.tree,
+                Settings {
+                    set,
+                    bash,
+                    ..settings.clone()
+                },
+                asked.extra,
+            )
+        }
+        None => (here.join(tree), settings.clone(), BTreeMap::new()),
+    };
     let host = StoreHost::pure(session.store()?.clone(), session);
-    let shown = tree.display().to_string();
-    bootstrap::plan(&host, &here.join(tree), &shown, settings).map_err(Failure::from)
+    // A tree below this directory is named from here, as it is in other messages.
+    let shown = match root.strip_prefix(&here) {
+        Ok(below) => below.display().to_string(),
+        Err(_) => root.display().to_string(),
+    };
+    let plan = bootstrap::plan(&host, &root, &shown, &settings)?;
+    let warnings = bootstrap::undeclared(&host, &root, &shown, &plan, &extra);
+    Ok((plan, warnings))
 }
 
 /// Reads `NAME=VALUE` words.

@@ -76,15 +76,17 @@ fn ls(session: &Session, file: &Path) -> Result<(), Failure> {
 fn check(session: &Session, file: &Path, tree: Option<&Path>) -> Result<(), Failure> {
     let mut pins: BTreeMap<String, String> = BTreeMap::new();
     if let Some(tree) = tree {
-        let plan = super::plan(session, tree, &Settings::default())?;
+        let (plan, _) = super::plan(session, tree, &Settings::default())?;
         let files = plan.steps.into_iter().flat_map(|step| step.distfiles);
         pins.extend(files.map(|f| (f.name, f.sha256)));
     }
     let mut wrong = Vec::new();
+    let mut compared = 0;
     let (width, count) = read(file, |found, content| {
         let mut hasher = Sum(Hasher::new(HashAlgo::Sha256));
         io::copy(content, &mut hasher)?;
         let digest = hasher.0.finish().to_hex();
+        compared += usize::from(pins.contains_key(&found.name));
         match pins.get(&found.name) {
             Some(pin) if *pin != digest => wrong.push(format!(
                 "`{}`: expected sha256 {pin}, found {digest}",
@@ -108,7 +110,18 @@ fn check(session: &Session, file: &Path, tree: Option<&Path>) -> Result<(), Fail
         ));
     }
     let bits = if width == Width::Wide { 64 } else { 32 };
-    output::line(&format!("{count} files, numbers of {bits} bits"))
+    let digests = match (tree, compared) {
+        (Some(_), 1) => "1 digest is".to_owned(),
+        (Some(_), n) => format!("{n} digests are"),
+        (None, _) => {
+            return output::line(&format!(
+                "{count} files, numbers of {bits} bits; no digest was compared: `--tree DIR` names what has them"
+            ));
+        }
+    };
+    output::line(&format!(
+        "{count} files, numbers of {bits} bits; {digests} what the tree says"
+    ))
 }
 
 /// A digest in the making, as something to write to.

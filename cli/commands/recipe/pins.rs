@@ -1,6 +1,7 @@
 //! `sos recipe pins`: every digest that a tree of bootstrap steps says a result has, and what was built.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read as _;
 
 use serde_json::json;
@@ -111,20 +112,24 @@ pub(super) fn run(session: &Session, args: &PinsArgs) -> Result<(), Failure> {
             .collect();
         output::json(&json!({ "pins": list, "root": last.map(|root| root.to_hex()) }))?;
     } else {
-        let width = rows
-            .iter()
-            .map(|(pin, ..)| pin.target.len())
-            .max()
-            .unwrap_or(0);
-        let text: String = rows
-            .iter()
-            .map(|(pin, _, word)| {
-                format!(
-                    "{word:<9}  {:<7}  {:<width$}  {}\n",
-                    pin.kind, pin.target, pin.path
-                )
-            })
-            .collect();
+        let width = rows.iter().map(|(pin, ..)| pin.target.len());
+        let width = width.max().unwrap_or(0).max("of".len());
+        let mut text = format!(
+            "{:<9}  {:<7}  {:<width$}  {:<64}  path\n",
+            "state", "kind", "of", "sha256"
+        );
+        for (pin, found, word) in &rows {
+            text.push_str(&format!(
+                "{word:<9}  {:<7}  {:<width$}  {}  {}\n",
+                pin.kind, pin.target, pin.sha256, pin.path
+            ));
+            if let (Found::Digest(digest), "different") = (found, *word) {
+                text.push_str(&format!(
+                    "{:<9}  {:<7}  {:<width$}  {digest}\n",
+                    "", "found", ""
+                ));
+            }
+        }
         let total = |word| counts.get(word).copied().unwrap_or(0);
         let root = match last {
             Some(root) => format!("root       blake3 {}\n", root.to_hex()),
@@ -220,23 +225,59 @@ impl Roots<'_> {
     }
 
     fn look(&mut self, pin: &Pin) -> Result<Found, Failure> {
-        let store = self.store;
         let Some(drv) = &pin.drv else {
             return Ok(Found::NotBuilt);
         };
+        if self.load(drv)?.is_none() {
+            return self.of_failure(pin, drv);
+        }
+        let found = self.file(pin, drv)?;
+        Ok(found.map_or(Found::Missing, Found::Digest))
+    }
+
+    /// The digest of a pinned file in the root that a derivation made; nothing when that was not built, or has no such file.
+    fn file(&mut self, pin: &Pin, drv: &StorePath) -> Result<Option<String>, Failure> {
+        let store = self.store;
         let Some((_, tree)) = self.load(drv)? else {
-            return Ok(Found::NotBuilt);
+            return Ok(None);
         };
         let path = pin.path.trim_start_matches('/');
         let Some(KindView::File { blob, .. }) = tree.get(path)?.map(|entry| entry.kind) else {
-            return Ok(Found::Missing);
+            return Ok(None);
         };
-        let mut content = Vec::new();
-        let mut file = store.open_blob(&blob)?;
-        file.read_to_end(&mut content)
-            .map_err(|e| Failure::io(&format!("cannot read `{}`", pin.path), &e))?;
-        let mut hasher = Hasher::new(HashAlgo::Sha256);
-        hasher.update(&content);
-        Ok(Found::Digest(hasher.finish().to_hex()))
+        digest(pin, &mut store.open_blob(&blob)?).map(Some)
+    }
+
+    /// What became of a pin whose step has failed, perhaps because of it: the file that the step wrote is in the state that it has
+    /// left, and one that the step only looked at is in the root that it began with.
+    fn of_failure(&mut self, pin: &Pin, drv: &StorePath) -> Result<Found, Failure> {
+        if !sos_engine::has_failed(self.store, drv) {
+            return Ok(Found::NotBuilt);
+        }
+        if let Some(path) = sos_engine::failed_file(self.store, drv, &pin.path) {
+            let mut file = File::open(&path)
+                .map_err(|e| Failure::io(&format!("cannot read `{}`", path.display()), &e))?;
+            return digest(pin, &mut file).map(Found::Digest);
+        }
+        if pin.kind == "stage0" {
+            for input in self.engine.inputs_of(self.graph, drv)?.into_keys() {
+                if let Some(digest) = self.file(pin, &input)? {
+                    return Ok(Found::Digest(digest));
+                }
+            }
+        }
+        Ok(Found::NotBuilt)
+    }
+}
+
+fn digest(pin: &Pin, file: &mut File) -> Result<String, Failure> {
+    let mut hasher = Hasher::new(HashAlgo::Sha256);
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let read = file.read(&mut buffer);
+        match read.map_err(|e| Failure::io(&format!("cannot read `{}`", pin.path), &e))? {
+            0 => return Ok(hasher.finish().to_hex()),
+            n => hasher.update(&buffer[..n]),
+        }
     }
 }

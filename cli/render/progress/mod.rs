@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use sos_engine::{Event, EventRecord};
+use sos_engine::{Event, EventRecord, Status};
 use sos_formats::diagnostic::Diagnostic;
 
 use crate::args::ProgressMode;
@@ -21,7 +21,8 @@ use crate::render::terminal::Terminal;
 
 /// Between two frames of the live region.
 const FRAME: Duration = Duration::from_millis(100);
-/// After lines of builds a display waits a moment, so that it takes the next ones together and not each for itself.
+/// After what comes in numbers a display waits a moment, so that it takes the next ones together and not each for itself: waking it
+/// costs who sends more than an event does.
 const MOMENT: Duration = Duration::from_millis(5);
 /// The shortest moment: lines that come faster than any display can show must not wait for one.
 const SHORT_MOMENT: Duration = Duration::from_micros(100);
@@ -92,12 +93,12 @@ fn show(receiver: &Receiver<EventRecord>, sink: &mut dyn Sink) {
     let mut moment = MOMENT;
     loop {
         let wait = next.saturating_sub(start.elapsed());
-        let (mut lines, mut taken) = (false, 0);
+        let (mut many, mut taken) = (false, 0);
         match receiver.recv_timeout(wait) {
             Ok(record) => {
                 let now = start.elapsed();
                 for record in iter::once(record).chain(receiver.try_iter().take(TAKEN_MAX)) {
-                    lines |= matches!(record.event, Event::BuildLog { .. });
+                    many |= comes_in_numbers(&record.event);
                     taken += 1;
                     sink.event(record, now);
                 }
@@ -112,12 +113,25 @@ fn show(receiver: &Receiver<EventRecord>, sink: &mut dyn Sink) {
             sink.flush();
             next = start.elapsed() + FRAME;
         }
-        if lines {
+        if many {
             moment = (moment * PER_MOMENT / taken.max(1)).clamp(SHORT_MOMENT, MOMENT);
             std::thread::sleep(moment);
         }
     }
     sink.finish(start.elapsed());
+}
+
+/// Whether others like it follow at once: lines of builds, what waits, and what turns out to be there.
+fn comes_in_numbers(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::BuildLog { .. }
+            | Event::BuildQueued { .. }
+            | Event::BuildFinished {
+                status: Status::Cached,
+                ..
+            }
+    )
 }
 
 impl Display {

@@ -340,6 +340,25 @@ fn nothing_starts_after_a_stop() {
 }
 
 #[test]
+fn what_runs_comes_to_its_end_when_nothing_more_is_to_start() {
+    let cancel = Cancel::new();
+    let stopper = cancel.clone();
+    let fake = Fake {
+        on_start: Some(Box::new(move |name| {
+            if name == "a" {
+                stopper.stop_starting_by(2);
+            }
+        })),
+        ..Fake::default()
+    };
+    let ran = run_with(&graph(&[("a", &[]), ("b", &[])]), fake, true, &cancel);
+    assert_eq!(ran.fake.started(), ["a"]);
+    let counts = ran.done.counts;
+    assert_eq!((counts.built, counts.stopped, counts.skipped), (1, 0, 1));
+    assert!(ran.done.failures.is_empty());
+}
+
+#[test]
 fn a_panic_is_a_defect_and_no_crash() {
     let needed = graph(&[("a", &[]), ("b", &[])]);
     let fake = Fake::default().answer("a", &[|| panic!("out of cheese")]);

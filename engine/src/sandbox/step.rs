@@ -33,6 +33,9 @@ pub const STEP_OUT: &str = "/run/sos/out";
 /// The path of the script of a step.
 pub const STEP_SCRIPT: &str = "/run/sos/script";
 
+/// Where programs are found in a step that is told nothing else.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What every step covers besides its own list.
 const ALWAYS_COVERED: [&str; 3] = ["/proc", "/dev", "/sys"];
 
@@ -128,10 +131,7 @@ impl StepSpec {
     pub(super) fn lower_to(&self, shape: Shape, scratch: &Path) -> Spec {
         let epoch = self.epoch.to_string();
         let mut env: Vec<(Vec<u8>, Vec<u8>)> = [
-            (
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            ),
+            ("PATH", PATH),
             ("HOME", "/root"),
             ("LC_ALL", "C.UTF-8"),
             ("TZ", "UTC"),
@@ -218,6 +218,19 @@ impl StepSpec {
             points.push((RESOLVER.into(), false));
         }
         Ok(points)
+    }
+
+    /// Lets programs be found in one more directory, after all others.
+    pub(crate) fn add_to_path(&mut self, dir: &str) {
+        let usual = if self.bare { "" } else { PATH };
+        let path = self
+            .env
+            .entry(b"PATH".to_vec())
+            .or_insert_with(|| usual.into());
+        if !path.is_empty() {
+            path.push(b':');
+        }
+        path.extend(dir.as_bytes());
     }
 
     /// Adds a script that `shell` (for example `["/bin/sh", "-eu"]`) runs.

@@ -113,7 +113,7 @@ impl Mirrors {
 
     /// Tells whether there is nobody to ask.
     pub(crate) fn are_off(&self) -> bool {
-        self.cancel.is_cancelled() || self.all.iter().all(One::is_off)
+        self.cancel.is_stopping() || self.all.iter().all(One::is_off)
     }
 
     /// Asks all mirrors for each of the paths.
@@ -152,7 +152,7 @@ impl Mirrors {
     }
 
     fn look(&self, one: &One, path: &StorePath) -> Look {
-        if one.is_off() || self.cancel.is_cancelled() {
+        if one.is_off() || self.cancel.is_stopping() {
             return Look::Nothing;
         }
         match one.source.info(self.store.store_dir(), path) {
@@ -177,7 +177,7 @@ impl Mirrors {
     /// Tells which path mirrors have for an output of a content-addressed derivation, and who does not know.
     pub(crate) fn realisation(&self, hash: &str, output: &str) -> Result<StorePath, Vec<String>> {
         let found = in_parallel(&self.all, ASKED_AT_ONCE, |one| {
-            if one.is_off() || self.cancel.is_cancelled() {
+            if one.is_off() || self.cancel.is_stopping() {
                 return Err(None);
             }
             match one.source.realisation(hash, output) {
@@ -228,7 +228,7 @@ impl Mirrors {
     pub(crate) fn gather(&self, paths: BTreeSet<StorePath>) -> Result<(), StoreError> {
         let mut met = BTreeSet::new();
         let mut wave = paths;
-        while !wave.is_empty() && !self.cancel.is_cancelled() {
+        while !wave.is_empty() && !self.cancel.is_stopping() {
             self.ask_all(&wave);
             let mut next = BTreeSet::new();
             for path in &wave {
@@ -333,7 +333,7 @@ impl Mirrors {
     fn fetch(&self, path: &StorePath, watch: &Watch<'_>) -> Option<u64> {
         for (number, info) in &self.ask(path).offers {
             let one = &self.all[*number];
-            if one.is_off() || self.cancel.is_cancelled() {
+            if one.is_off() || self.cancel.is_stopping() {
                 continue;
             }
             match self.fetch_from(one, info, watch) {

@@ -1,10 +1,10 @@
 //! Runs one job for real: is it there already, who builds it, and what becomes of the outcome.
 
+mod attempt;
 mod elsewhere;
 mod otherwise;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -13,32 +13,29 @@ use std::time::Duration;
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_store::{Lease, NewBuilt, Store, TempDir, Trace, TryLock};
+use sos_store::{Lease, NewBuilt, Store, TempDir, TryLock};
 use tokio::runtime::Handle;
 
 use crate::builder::{Pool, Registry};
 use crate::cancel::Cancel;
 use crate::cause::{Asked, Cause, Causes, History, causes, forced, noted_name};
 use crate::choice::{Chosen, choose};
-use crate::clock::{Clock, millis};
-use crate::diagnose::{build_no_output, disk_full_of_outputs, store_failed, wrong_system};
+use crate::clock::Clock;
+use crate::diagnose::{store_failed, wrong_system};
 use crate::event::{Event, EventSink, Status};
 use crate::executor::{Executor, Job, Locked, Outcome};
 use crate::options::BuildOptions;
 use crate::other::{OtherLog, locked};
-use crate::output::{Finish, Made, Stop};
+use crate::output::{Made, Stop};
 use crate::report::{Flusher, Reporter};
-use crate::resolve::{Resolved, for_builder, is_dynamic, resolve, trace_key};
-use crate::sandbox::{HELPER_DIED, PreparedSets, Session};
+use crate::resolve::{Resolved, is_dynamic, resolve, trace_key};
+use crate::sandbox::{PreparedSets, Session};
 use crate::substitute::Mirrors;
 use crate::verify::Conditions;
-use crate::{features, in_process, kept, nix_shape, step};
+use crate::{features, in_process, nix_shape, step};
 
 /// Milliseconds between two looks at a lock that another process holds.
 const LOCK_POLL_MS: u64 = 50;
-
-/// Bytes of the log of a build that filled the disk up to which it stays.
-const LOG_BYTES_KEPT: u64 = 1 << 20;
 
 /// Executes jobs with a store, in sandboxes and with in-process builders.
 pub(crate) struct Worker {
@@ -70,14 +67,6 @@ pub(crate) struct Found {
     name: String,
     system: String,
     outputs: BTreeMap<String, StorePath>,
-}
-
-/// What is remembered of a build besides its outputs.
-struct Remembered<'a> {
-    key: [u8; 32],
-    builder: &'a str,
-    started_ms: u64,
-    duration_ms: u64,
 }
 
 /// One build in progress.
@@ -165,12 +154,17 @@ impl Executor for Worker {
         let hold: Vec<StorePath> = paths.iter().map(|path| (*path).clone()).collect();
         self.lease.hold(&hold).map_err(store_failed)?;
         // A collection may have taken one between the look and the hold.
-        let mut gone = BTreeSet::new();
-        for path in paths {
-            if !self.store.is_valid(path).map_err(store_failed)? {
-                gone.insert(path);
+        let look = || {
+            let mut gone = BTreeSet::new();
+            for path in paths {
+                if !self.store.is_valid(path)? {
+                    gone.insert(path);
+                }
             }
-        }
+            Ok(gone)
+        };
+        let gone = self.store.snapshot(look);
+        let gone = gone.and_then(|gone| gone).map_err(store_failed)?;
         let (lost, there): (Vec<&Found>, Vec<&Found>) = found
             .iter()
             .partition(|one| one.outputs.values().any(|path| gone.contains(path)));
@@ -242,7 +236,7 @@ impl Worker {
         if let Some(outputs) = self.present(job, &resolved, &key)? {
             return Ok(cached(outputs));
         }
-        if self.cancel.is_cancelled() {
+        if self.cancel.is_stopping() {
             return Err(Stop::Cancelled);
         }
         if let Some(outcome) = self.take_from_mirrors(job, &resolved)? {
@@ -351,193 +345,6 @@ impl Worker {
             .map_err(store_failed)
     }
 
-    fn build(
-        &self,
-        job: &Job,
-        resolved: &Resolved,
-        chosen: &Chosen<'_>,
-        key: [u8; 32],
-    ) -> Result<Outcome, Stop> {
-        self.started(job, resolved, chosen)?;
-        let reporter = Reporter::new(
-            self.store.clone(),
-            job.path.clone(),
-            job.shown.clone(),
-            job.name.clone(),
-            job.pool,
-            self.events.clone(),
-            self.cancel.clone(),
-        );
-        self.flusher.watch(&reporter);
-        let mut outcome = self.build_once(job, resolved, chosen, key, &reporter);
-        // Nothing of it was registered, and whatever was killed from outside says nothing about the build.
-        if matches!(&outcome, Err(Stop::Problem(problem)) if is_killed_helper(problem))
-            && !self.cancel.is_cancelled()
-        {
-            reporter.log("sos: the sandbox was killed from outside; the build begins again");
-            let warning = Diagnostic::warning(
-                "build-tried-again",
-                Class::Machine,
-                format!(
-                    "the sandbox of `{}` was killed from outside: it is built again, once",
-                    job.name
-                ),
-            );
-            self.events.emit(Event::Diagnostic {
-                diagnostic: Box::new(warning),
-            });
-            outcome = self
-                .build_once(job, resolved, chosen, key, &reporter)
-                .map_err(killed_again);
-        }
-        match outcome {
-            // The directory of the build is gone by now, but not what it shares with the store.
-            Err(Stop::Problem(problem)) if problem.code == "env-disk-full" => {
-                Err(self.make_room(job, *problem, &reporter))
-            }
-            outcome => outcome,
-        }
-    }
-
-    /// Removes what a build has left for which there is no room: the next one shall find some.
-    fn make_room(&self, job: &Job, mut problem: Diagnostic, reporter: &Reporter) -> Stop {
-        let name = format!("`{}`", job.name);
-        if !problem.notes.iter().any(|note| note.contains(&name)) {
-            problem = problem.note(format!(
-                "{name} was being built; nothing was added to the store"
-            ));
-        }
-        // An open file takes its room also when it has no name.
-        let _shown_already = reporter.finish();
-        match self.store.remove_log_over(&job.path, LOG_BYTES_KEPT) {
-            Ok(false) => {}
-            Ok(true) => {
-                problem.helps.retain(|help| !help.contains("sos log"));
-                problem = problem.note("its log was removed, to make room");
-            }
-            Err(error) => tracing::warn!(%error, "a log takes the room that is missing"),
-        }
-        if let Err(error) = self.store.free_leftovers() {
-            tracing::warn!(%error, "what a build has left takes the room that is missing");
-        }
-        Stop::Problem(Box::new(problem))
-    }
-
-    fn build_once(
-        &self,
-        job: &Job,
-        resolved: &Resolved,
-        chosen: &Chosen<'_>,
-        key: [u8; 32],
-        reporter: &Reporter,
-    ) -> Result<Outcome, Stop> {
-        let started_ms = self.clock.unix_ms();
-        let roots: Vec<StorePath> = resolved.drv.input_srcs.iter().cloned().collect();
-        let closure = self.store.closure(&roots).map_err(store_failed)?;
-        let place = self.store.temp_dir("build").map_err(store_failed)?;
-        fs::create_dir(place.path().join("out")).map_err(|e| place_failed(&place, &e))?;
-        let attempt = Attempt {
-            worker: self,
-            job,
-            resolved,
-            drv: for_builder(self.store.store_dir(), resolved),
-            closure: &closure,
-            place: &place,
-            reporter: reporter.clone(),
-            since: self.clock.monotonic(),
-            conditions: Conditions::default(),
-            usual_cores: self.options.cores,
-        };
-        let made = run_builder(&attempt, chosen)?;
-        let log = attempt.reporter.finish();
-        let missing: Vec<String> = resolved
-            .drv
-            .outputs
-            .keys()
-            .filter(|output| !made.contains_key(*output))
-            .cloned()
-            .collect();
-        if !missing.is_empty() {
-            let stop = Box::new(build_no_output(job.name.as_str(), &missing, &log)).into();
-            return Err(match chosen {
-                Chosen::Nix => kept::keep_build(&attempt, stop),
-                Chosen::Step | Chosen::InProcess(_) => stop,
-            });
-        }
-        if self.cancel.is_cancelled() {
-            return Err(Stop::Cancelled);
-        }
-        let finish = Finish {
-            store: &self.store,
-            job,
-            resolved,
-            closure: &closure,
-            knows_own_paths: matches!(chosen, Chosen::Nix),
-        };
-        let registered = finish
-            .register(&made)
-            .map_err(|stop| match (stop, chosen) {
-                (Stop::Problem(problem), _) if problem.code == "env-disk-full" => {
-                    let outputs: Vec<&str> = made.keys().map(String::as_str).collect();
-                    let (name, root) = (job.name.as_str(), self.store.root());
-                    Box::new(disk_full_of_outputs(name, &outputs, root, &problem)).into()
-                }
-                (stop, Chosen::Nix) => kept::keep_refused(&attempt, stop),
-                (stop, _) => stop,
-            })?;
-        let outputs: BTreeMap<String, StorePath> = registered
-            .iter()
-            .map(|(output, one)| (output.clone(), one.path.clone()))
-            .collect();
-        let made = Remembered {
-            key,
-            builder: chosen.name(),
-            started_ms,
-            duration_ms: millis(attempt.took()),
-        };
-        self.tell_other_results(job, &made, &registered)?;
-        self.remember(job, resolved, &made, &outputs)?;
-        Ok(Outcome::Done {
-            outputs,
-            status: match job.pool {
-                Pool::Build => Status::Built,
-                Pool::Io => Status::Fetched,
-            },
-            bytes: registered.values().map(|one| one.bytes).sum(),
-        })
-    }
-
-    /// Records what was built, how long it took, and under which key it will be found again.
-    fn remember(
-        &self,
-        job: &Job,
-        resolved: &Resolved,
-        made: &Remembered<'_>,
-        outputs: &BTreeMap<String, StorePath>,
-    ) -> Result<(), Box<Diagnostic>> {
-        let traces: Vec<Trace> = outputs
-            .iter()
-            .map(|(output, path)| Trace {
-                key: made.key,
-                drv: job.path.clone(),
-                output: output.clone(),
-                path: path.clone(),
-                builder: made.builder.to_owned(),
-                duration_ms: made.duration_ms,
-                started_secs: i64::try_from(made.started_ms / 1000).unwrap_or(i64::MAX),
-                log: Some(job.path.clone()),
-                host: Some(host()),
-            })
-            .collect();
-        self.store
-            .record_build(&traces, &noted(job, resolved, &self.noted_name(job)))
-            .map_err(store_failed)?;
-        let key = history_key(job.name.as_str());
-        self.store
-            .record_duration(key, &job.drv.system, made.duration_ms)
-            .map_err(store_failed)
-    }
-
     fn noted_name(&self, job: &Job) -> String {
         noted_name(&self.options.project, job.name.as_str())
     }
@@ -582,23 +389,6 @@ impl Worker {
             Pool::Io => Event::FetchStarted { drv, name, cause },
         });
         Ok(())
-    }
-}
-
-/// Tells whether a run ended because something outside ended its helper.
-fn is_killed_helper(problem: &Diagnostic) -> bool {
-    problem.code == HELPER_DIED && problem.class == Class::Machine
-}
-
-/// Adds to the second such end that it is the second.
-fn killed_again(stop: Stop) -> Stop {
-    match stop {
-        Stop::Problem(problem) if is_killed_helper(&problem) => Stop::Problem(Box::new(
-            problem
-                .note("it was killed twice in a row, and the build is given up")
-                .help("`dmesg` tells whether memory ran out; build less at once with `-j`, or less beside it"),
-        )),
-        stop => stop,
     }
 }
 

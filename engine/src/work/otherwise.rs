@@ -7,7 +7,8 @@ use sos_formats::store_path::StorePath;
 use sos_store::compare::Snapshot;
 use sos_store::{Rebuild, StoreError};
 
-use super::{Remembered, Worker, host};
+use super::attempt::Remembered;
+use super::{Worker, host};
 use crate::diagnose::store_failed;
 use crate::event::Event;
 use crate::executor::Job;

@@ -10,6 +10,7 @@ pub(super) struct Code {
 }
 
 /// How long the codes of a block are.
+#[derive(Debug)]
 pub(super) struct Lengths {
     pub(super) literals: Vec<u8>,
     pub(super) distances: Vec<u8>,
@@ -25,21 +26,26 @@ const LONGEST: u8 = 7;
 /// Gives each symbol a length, none longer than `longest`, that together are shortest. At least two symbols get one: some readers want
 /// a code to be complete.
 pub(super) fn lengths(counts: &[u32], longest: u8) -> Vec<u8> {
-    let mut used: Vec<(u32, usize)> = counts
+    // Count and symbol in one number: that sorts fastest.
+    let mut used: Vec<u64> = counts
         .iter()
-        .enumerate()
-        .filter(|(_, count)| **count > 0)
-        .map(|(symbol, count)| (*count, symbol))
+        .zip(0_u64..)
+        .filter(|(count, _)| **count > 0)
+        .map(|(count, symbol)| u64::from(*count) << 16 | symbol)
         .collect();
+    let symbol = |one: &u64| usize::try_from(one & 0xffff).unwrap_or(0);
     let mut out = vec![0; counts.len()];
     if used.len() < 2 {
-        let only = used.first().map_or(0, |(_, symbol)| *symbol);
+        let only = used.first().map_or(0, symbol);
         out[only] = 1;
         out[usize::from(only == 0)] = 1;
         return out;
     }
     used.sort_unstable();
-    let mut depths: Vec<usize> = used.iter().map(|(count, _)| *count as usize).collect();
+    let mut depths: Vec<usize> = used
+        .iter()
+        .map(|one| usize::try_from(one >> 16).unwrap_or(0))
+        .collect();
     depths_of(&mut depths);
     // How many codes have each length; those that are too long get the longest that may be.
     let mut many = vec![0_usize; usize::from(longest) + 1];
@@ -65,8 +71,8 @@ pub(super) fn lengths(counts: &[u32], longest: u8) -> Vec<u8> {
     // The rarest symbols have the longest codes.
     let mut symbols = used.iter();
     for (len, many) in (0..=longest).zip(many).rev() {
-        for (_, symbol) in symbols.by_ref().take(many) {
-            out[*symbol] = len;
+        for one in symbols.by_ref().take(many) {
+            out[symbol(one)] = len;
         }
     }
     out

@@ -1,17 +1,23 @@
-//! What was there before, at most 32 KiB back: the longer of the last two places with the same four bytes.
+//! What was there before, at most 32 KiB back: the last place where the same five bytes stood.
+//!
+//! Most of the time goes into waiting: for a branch that nobody could foretell, and for what was loaded to tell from where to load next.
+//! So there is one place for each hash, in a table that fits the nearest cache, and as few branches as can be.
+
+use super::Counts;
 
 /// The longest match.
 pub(super) const LONGEST: usize = 258;
-const SHORTEST: usize = 4;
+/// Four bytes are a match too, where another hash would not have been better.
+const SHORTEST: u32 = 4;
+/// A hash is of so many bytes.
+const HASHED: u32 = 5;
 const WINDOW: usize = 1 << 15;
-const HASH_BITS: u32 = 15;
-/// A match of this length is good enough: nothing longer is looked for.
-const ENOUGH: usize = 32;
+const HASH_BITS: u32 = 13;
+/// Bytes that are looked at together.
+const WORD: usize = 8;
 /// After so many places without a match every second one is looked at, after twice as many every third, and so on: what is
 /// compressed already is passed by quickly.
-const MISSES: usize = 1 << 7;
-/// Inside of longer matches only every fourth place is remembered.
-const LONG: usize = 64;
+const MISSES: usize = 1 << 6;
 
 /// Some bytes as they are, then a match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,115 +28,125 @@ pub(super) struct Match {
     pub(super) distance: u16,
 }
 
-/// Remembers where four bytes stood.
+/// Remembers where bytes stood.
 #[derive(Debug)]
 pub(super) struct Finder {
-    /// By hash: the last two places, the later first; what is below `base` is of streams before.
-    places: Vec<[u32; 2]>,
-    /// What stands for the first byte of the stream.
-    pub(super) base: u32,
-    len: usize,
+    /// By hash: the last place, its lowest 16 bits.
+    places: Box<[u16; 1 << HASH_BITS]>,
 }
 
 impl Finder {
     pub(super) fn new() -> Self {
         Self {
-            places: vec![[0; 2]; 1 << HASH_BITS],
-            base: 1,
-            len: 0,
+            places: Box::new([0; 1 << HASH_BITS]),
         }
     }
 
-    /// Begins a stream of so many bytes.
-    pub(super) fn begin(&mut self, len: usize) {
-        let after = u64::from(self.base) + self.len as u64;
-        self.len = len;
-        self.base = match u32::try_from(after) {
-            Ok(base) if u64::from(base) + (len as u64) < u64::from(u32::MAX) => base,
-            _ => {
-                self.places.fill([0; 2]);
-                1
-            }
-        };
+    /// Begins a stream: what was before is forgotten.
+    pub(super) fn begin(&mut self) {
+        self.places.fill(0);
     }
 
-    /// Finds the matches from `begin` to `wanted`; gives where the last one ends, which may be beyond.
+    /// Finds the matches from `begin` to `wanted` and counts what is to be written; gives where the last one ends, which may be beyond.
     pub(super) fn find(
         &mut self,
         raw: &[u8],
         begin: usize,
         wanted: usize,
         found: &mut Vec<Match>,
+        counts: &mut Counts,
     ) -> usize {
         found.clear();
-        // From here on there are no four bytes.
-        let last = (raw.len() + 1).saturating_sub(SHORTEST);
         let (mut at, mut literals, mut misses) = (begin, begin, 0);
-        while at < wanted.min(last) {
-            let word = word(raw, at);
-            let [first, second] = self.remember(word, at);
-            let (mut len, mut distance) = self.compare(raw, word, at, first);
-            if len < ENOUGH {
-                let other = self.compare(raw, word, at, second);
-                if other.0 > len {
-                    (len, distance) = other;
-                }
-            }
-            if len < SHORTEST {
+        while at < wanted {
+            let Some(word) = word(raw, at) else { break };
+            let back = self.remember(word, at);
+            // Without a branch: nobody could foretell it.
+            let near = back.wrapping_sub(1) < WINDOW.min(at);
+            let there = at - if near { back } else { 0 };
+            let Some(before) = self::word(raw, there) else {
+                break;
+            };
+            let differ = (word ^ before) | u64::from(!near);
+            if differ.trailing_zeros() < 8 * SHORTEST {
+                counts.literal(word.to_le_bytes()[0]);
+                at += 1;
                 misses += 1;
-                at += 1 + misses / MISSES;
+                if misses >= MISSES {
+                    let end = raw.len().min(at + misses / MISSES);
+                    raw[at..end].iter().for_each(|byte| counts.literal(*byte));
+                    at = end;
+                }
                 continue;
             }
             misses = 0;
+            let len = length(raw, at, there, differ);
+            counts.pair(len, back);
             found.push(Match {
                 literals: u32::try_from(at - literals).unwrap_or(u32::MAX),
-                len: u16::try_from(len).unwrap_or(u16::MAX),
-                distance: u16::try_from(distance).unwrap_or(u16::MAX),
+                len: low(len),
+                distance: low(back),
             });
             let end = at + len;
-            let step = if len < LONG { 1 } else { 4 };
-            for inside in (at + 1..end.min(last)).step_by(step) {
-                self.remember(self::word(raw, inside), inside);
+            for inside in [at + 1, at + 2, at + 3] {
+                if let Some(word) = self::word(raw, inside) {
+                    self.remember(word, inside);
+                }
             }
             (at, literals) = (end, end);
         }
-        at.max(wanted).min(raw.len())
+        let end = at.max(wanted).min(raw.len());
+        raw[at.min(end)..end]
+            .iter()
+            .for_each(|byte| counts.literal(*byte));
+        end
     }
 
-    /// Notes a place and gives those before it.
+    /// Notes a place and tells how far back the one before it is; what is as far as that may be another place, which is why the bytes
+    /// there have to be looked at.
     #[inline(always)]
-    fn remember(&mut self, word: u32, at: usize) -> [u32; 2] {
-        let hash = word.wrapping_mul(0x9e37_79b1) >> (32 - HASH_BITS);
-        let slot = &mut self.places[hash as usize];
-        let before = *slot;
-        // `begin` has made sure that there is room.
-        *slot = [self.base + u32::try_from(at).unwrap_or(0), before[0]];
-        before
-    }
-
-    /// Gives length and distance of the match with a place; nothing when there is none.
-    #[inline(always)]
-    fn compare(&self, raw: &[u8], word: u32, at: usize, place: u32) -> (usize, usize) {
-        if place < self.base {
-            return (0, 0);
-        }
-        let there = (place - self.base) as usize;
-        let distance = at - there;
-        if distance > WINDOW || self::word(raw, there) != word {
-            return (0, 0);
-        }
-        let most = LONGEST.min(raw.len() - at);
-        (
-            same(&raw[there..there + most], &raw[at..at + most]),
-            distance,
-        )
+    fn remember(&mut self, word: u64, at: usize) -> usize {
+        let hash =
+            (word << (64 - 8 * HASHED)).wrapping_mul(0x9e37_79b1_85eb_ca87) >> (64 - HASH_BITS);
+        let place = &mut self.places[usize::try_from(hash).unwrap_or(0)];
+        let before = std::mem::replace(place, low(at));
+        usize::from(low(at).wrapping_sub(before))
     }
 }
 
-/// Four bytes, of which there are as many.
-#[inline]
-fn word(raw: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(*raw[at..].first_chunk().unwrap_or(&[0; 4]))
+/// The lowest 16 bits.
+#[inline(always)]
+fn low(number: usize) -> u16 {
+    let [first, second, ..] = number.to_le_bytes();
+    u16::from_le_bytes([first, second])
+}
+
+/// Eight bytes, where there are as many.
+#[inline(always)]
+fn word(raw: &[u8], at: usize) -> Option<u64> {
+    let bytes = raw.get(at..at + WORD)?;
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
+/// How many bytes are the same at two places, the first eight of which differ in these bits.
+#[inline(always)]
+fn length(raw: &[u8], at: usize, there: usize, differ: u64) -> usize {
+    let bytes = |differ: u64| differ.trailing_zeros() as usize / 8;
+    // Without a branch up to sixteen, which is most.
+    if let (Some(a), Some(b)) = (word(raw, at + WORD), word(raw, there + WORD)) {
+        let next = a ^ b;
+        if differ | next != 0 {
+            return if differ == 0 {
+                WORD + bytes(next)
+            } else {
+                bytes(differ)
+            };
+        }
+    } else if differ != 0 {
+        return bytes(differ);
+    }
+    let most = LONGEST.min(raw.len() - at);
+    WORD + same(&raw[there + WORD..there + most], &raw[at + WORD..at + most])
 }
 
 /// How many bytes two slices of one length have in common at their beginnings.

@@ -9,14 +9,16 @@
 mod bits;
 mod codes;
 mod matches;
+mod symbols;
 
 use bits::Bits;
-use codes::{Code, Lengths, canonical, header, lengths};
+use codes::{Lengths, header, lengths};
 use matches::{Finder, Match};
+use symbols::Symbols;
 
 /// Data of one block; the last one may have half as much again.
 const BLOCK_BYTES: usize = 1 << 16;
-/// The most data of one stream: places in it are kept in 32 bits.
+/// The most data of one stream: how much stands before a match is kept in 32 bits.
 pub const MAX_BYTES: usize = 1 << 30;
 
 /// The symbol that ends a block.
@@ -24,8 +26,9 @@ const END: usize = 256;
 /// Literals, the end and the lengths; the last two are never used.
 const LITERALS: usize = 288;
 const DISTANCES: usize = 30;
-/// The longest code of either alphabet.
-const LONGEST: u8 = 15;
+/// The longest code of a literal: four of them are written at once.
+const LONGEST_LITERAL: u8 = 14;
+const LONGEST_DISTANCE: u8 = 15;
 
 /// The shortest length of each symbol after the end, and how many bits follow.
 const LENGTH: [(u16, u8); 29] = [
@@ -94,41 +97,107 @@ const DISTANCE: [(u16, u8); 30] = [
     (24577, 13),
 ];
 
+/// The symbol of each length.
+const LENGTH_SYMBOLS: [u8; matches::LONGEST + 1] = {
+    let mut symbols = [0; matches::LONGEST + 1];
+    let mut symbol: u8 = 0;
+    while (symbol as usize) < LENGTH.len() {
+        let mut at = LENGTH[symbol as usize].0 as usize;
+        while at < symbols.len() {
+            symbols[at] = symbol;
+            at += 1;
+        }
+        symbol += 1;
+    }
+    symbols
+};
+
 /// Compresses one stream after the other.
 #[derive(Debug)]
 pub struct Deflate {
     finder: Finder,
     found: Vec<Match>,
-    /// The symbol of each length.
-    length_symbols: Vec<u8>,
-    /// The symbol of each distance to 256, then that of each 128 distances beyond.
-    distance_symbols: Vec<u8>,
     /// The codes that need no header.
-    fixed: Codes,
+    fixed: Lengths,
 }
 
-/// The codes of a block.
-#[derive(Clone, Debug)]
-struct Codes {
-    literals: Vec<Code>,
-    distances: Vec<Code>,
+/// How often what occurs in a block.
+#[derive(Debug)]
+struct Counts {
+    literals: [u32; 256],
+    /// By length.
+    lengths: [u32; 512],
+    /// By symbol.
+    distances: [u32; 32],
 }
 
-impl Codes {
-    fn new(literals: &[u8], distances: &[u8]) -> Self {
+impl Counts {
+    fn new() -> Self {
         Self {
-            literals: canonical(literals),
-            distances: canonical(distances),
+            literals: [0; 256],
+            lengths: [0; 512],
+            distances: [0; 32],
         }
+    }
+
+    #[inline(always)]
+    fn literal(&mut self, byte: u8) {
+        self.literals[usize::from(byte)] += 1;
+    }
+
+    #[inline(always)]
+    fn pair(&mut self, len: usize, distance: usize) {
+        self.lengths[len & 511] += 1;
+        self.distances[usize::from(distance_symbol(distance) & 31)] += 1;
+    }
+
+    /// Gives how often each literal and length is written, and how many bits follow all symbols.
+    fn symbols(&self) -> ([u32; LITERALS], u64) {
+        let mut literals = [0; LITERALS];
+        literals[..256].copy_from_slice(&self.literals);
+        literals[END] = 1;
+        let mut extra = 0;
+        for (symbol, count) in LENGTH_SYMBOLS.iter().zip(self.lengths) {
+            let symbol = usize::from(*symbol);
+            literals[END + 1 + symbol] += count;
+            extra += u64::from(LENGTH[symbol].1) * u64::from(count);
+        }
+        for ((_, bits), count) in DISTANCE.iter().zip(self.distances) {
+            extra += u64::from(*bits) * u64::from(count);
+        }
+        (literals, extra)
     }
 }
 
-/// How often each symbol occurs in a block.
-struct Counts {
-    literals: [u32; LITERALS],
-    distances: [u32; DISTANCES],
-    /// Bits that follow symbols.
-    extra: u64,
+/// The symbol of each distance to 256, then that of each 128 distances beyond.
+const DISTANCE_SYMBOLS: [u8; 512] = {
+    let mut symbols = [0; 512];
+    let mut symbol: u8 = 0;
+    while (symbol as usize) < DISTANCE.len() {
+        let place = DISTANCE[symbol as usize].0 as usize - 1;
+        let mut at = if place < 256 {
+            place
+        } else {
+            256 + (place >> 7)
+        };
+        while at < 512 {
+            symbols[at] = symbol;
+            at += 1;
+        }
+        symbol += 1;
+    }
+    symbols
+};
+
+#[inline(always)]
+fn distance_symbol(distance: usize) -> u8 {
+    let place = distance.wrapping_sub(1);
+    let at = if place < 256 {
+        place
+    } else {
+        256 + (place >> 7)
+    };
+    DISTANCE_SYMBOLS[at & 511]
 }
 
 impl Default for Deflate {
@@ -141,26 +210,16 @@ impl Deflate {
     /// Prepares.
     #[must_use]
     pub fn new() -> Self {
-        let mut length_symbols = vec![0; matches::LONGEST + 1];
-        for (symbol, (first, _)) in (0_u8..).zip(LENGTH) {
-            length_symbols[usize::from(first)..].fill(symbol);
-        }
-        let mut distance_symbols = vec![0; 512];
-        for (symbol, (first, _)) in (0_u8..).zip(DISTANCE) {
-            match usize::from(first) - 1 {
-                place @ ..256 => distance_symbols[place..256].fill(symbol),
-                place => distance_symbols[256 + (place >> 7)..].fill(symbol),
-            }
-        }
-        let mut fixed = [8; LITERALS];
-        fixed[144..256].fill(9);
-        fixed[256..280].fill(7);
+        let mut literals = vec![8; LITERALS];
+        literals[144..256].fill(9);
+        literals[256..280].fill(7);
         Self {
             finder: Finder::new(),
             found: Vec::new(),
-            length_symbols,
-            distance_symbols,
-            fixed: Codes::new(&fixed, &[5; DISTANCES]),
+            fixed: Lengths {
+                literals,
+                distances: vec![5; DISTANCES],
+            },
         }
     }
 
@@ -172,7 +231,7 @@ impl Deflate {
         assert!(raw.len() <= MAX_BYTES, "a stream is compressed in parts");
         out.reserve(raw.len() / 2 + 64);
         let mut bits = Bits::new(out);
-        self.finder.begin(raw.len());
+        self.finder.begin();
         let mut at = 0;
         while at < raw.len() {
             let left = raw.len() - at;
@@ -181,8 +240,11 @@ impl Deflate {
             } else {
                 BLOCK_BYTES
             };
-            let end = self.finder.find(raw, at, at + wanted, &mut self.found);
-            self.block(raw, at, end, &mut bits);
+            let mut counts = Counts::new();
+            let end = self
+                .finder
+                .find(raw, at, at + wanted, &mut self.found, &mut counts);
+            self.block(raw, at, end, &counts, &mut bits);
             at = end;
         }
         // An empty stored block ends on a byte.
@@ -192,11 +254,12 @@ impl Deflate {
     }
 
     /// Writes the data from `begin` to `end`, in which the matches are that were found.
-    fn block(&self, raw: &[u8], begin: usize, end: usize, bits: &mut Bits<'_>) {
-        let counts = self.count(raw, begin, end);
+    fn block(&self, raw: &[u8], begin: usize, end: usize, counts: &Counts, bits: &mut Bits<'_>) {
+        let (literals, extra) = counts.symbols();
+        let distances = &counts.distances[..DISTANCES];
         let own = Lengths {
-            literals: lengths(&counts.literals, LONGEST),
-            distances: lengths(&counts.distances, LONGEST),
+            literals: lengths(&literals, LONGEST_LITERAL),
+            distances: lengths(distances, LONGEST_DISTANCE),
         };
         let head = header(&own);
         let cost = |codes: &[u8], counts: &[u32]| -> u64 {
@@ -204,90 +267,25 @@ impl Deflate {
             all.map(|(len, count)| u64::from(*len) * u64::from(*count))
                 .sum()
         };
-        let own_bits = head.bits
-            + cost(&own.literals, &counts.literals)
-            + cost(&own.distances, &counts.distances);
-        let of = |codes: &[Code]| codes.iter().map(|code| code.len).collect::<Vec<u8>>();
-        let fixed_bits = cost(&of(&self.fixed.literals), &counts.literals)
-            + cost(&of(&self.fixed.distances), &counts.distances);
+        let own_bits = head.bits + cost(&own.literals, &literals) + cost(&own.distances, distances);
+        let fixed = &self.fixed;
+        let fixed_bits = cost(&fixed.literals, &literals) + cost(&fixed.distances, distances);
         let stored_bits = (end - begin) as u64 * 8 + 40 * ((end - begin) as u64 / 65_535 + 1);
-        if stored_bits <= own_bits.min(fixed_bits) + counts.extra {
+        if stored_bits <= own_bits.min(fixed_bits) + extra {
             store(&raw[begin..end], bits);
-        } else if fixed_bits <= own_bits {
-            bits.put(0b010, 3);
-            self.symbols(raw, begin, end, &self.fixed, bits);
-        } else {
+            return;
+        }
+        let own_is_shorter = own_bits < fixed_bits;
+        let codes = if own_is_shorter {
             bits.put(0b100, 3);
             head.write(bits);
-            let codes = Codes::new(&own.literals, &own.distances);
-            self.symbols(raw, begin, end, &codes, bits);
-        }
-    }
-
-    fn distance_symbol(&self, distance: u16) -> usize {
-        let place = usize::from(distance) - 1;
-        let at = if place < 256 {
-            place
+            &own
         } else {
-            256 + (place >> 7)
+            bits.put(0b010, 3);
+            fixed
         };
-        usize::from(self.distance_symbols[at])
-    }
-
-    fn count(&self, raw: &[u8], begin: usize, end: usize) -> Counts {
-        let mut counts = Counts {
-            literals: [0; LITERALS],
-            distances: [0; DISTANCES],
-            extra: 0,
-        };
-        let mut at = begin;
-        for found in &self.found {
-            let literals = at + found.literals as usize;
-            for byte in &raw[at..literals] {
-                counts.literals[usize::from(*byte)] += 1;
-            }
-            let length = usize::from(self.length_symbols[usize::from(found.len)]);
-            counts.literals[END + 1 + length] += 1;
-            let symbol = self.distance_symbol(found.distance);
-            counts.distances[symbol] += 1;
-            counts.extra += u64::from(LENGTH[length].1) + u64::from(DISTANCE[symbol].1);
-            at = literals + usize::from(found.len);
-        }
-        for byte in &raw[at..end] {
-            counts.literals[usize::from(*byte)] += 1;
-        }
-        counts.literals[END] = 1;
-        counts
-    }
-
-    fn symbols(&self, raw: &[u8], begin: usize, end: usize, codes: &Codes, bits: &mut Bits<'_>) {
-        let literal = |bits: &mut Bits<'_>, byte: u8| {
-            let code = codes.literals[usize::from(byte)];
-            bits.put(u64::from(code.bits), code.len);
-        };
-        let mut at = begin;
-        for found in &self.found {
-            let literals = at + found.literals as usize;
-            for byte in &raw[at..literals] {
-                literal(bits, *byte);
-            }
-            let symbol = usize::from(self.length_symbols[usize::from(found.len)]);
-            let code = codes.literals[END + 1 + symbol];
-            let (first, extra) = LENGTH[symbol];
-            let rest = u64::from(found.len - first);
-            bits.put(u64::from(code.bits) | rest << code.len, code.len + extra);
-            let symbol = self.distance_symbol(found.distance);
-            let code = codes.distances[symbol];
-            let (first, extra) = DISTANCE[symbol];
-            let rest = u64::from(found.distance - first);
-            bits.put(u64::from(code.bits) | rest << code.len, code.len + extra);
-            at = literals + usize::from(found.len);
-        }
-        for byte in &raw[at..end] {
-            literal(bits, *byte);
-        }
-        let code = codes.literals[END];
-        bits.put(u64::from(code.bits), code.len);
+        bits.reserve(own_bits.min(fixed_bits) + extra);
+        Symbols::new(codes).write(&raw[begin..end], &self.found, bits);
     }
 }
 

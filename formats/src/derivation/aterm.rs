@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::modulo::Inputs;
 use super::{Derivation, Method, Output, fixed_path};
 use crate::Bytes;
-use crate::hash::{Hash, HashAlgo, Sha256};
+use crate::hash::{Hash, HashAlgo};
 use crate::store_path::{self, StoreDir, StorePath, StorePathError};
 
 /// Why bytes are not a derivation, and where.
@@ -109,7 +110,7 @@ impl Derivation {
         dir: &StoreDir,
         name: &str,
         mask_outputs: bool,
-        inputs: &[(&[u8; 64], &BTreeSet<String>)],
+        inputs: &Inputs<'_>,
     ) -> Result<Bytes, StorePathError> {
         let mut out = Vec::with_capacity(self.size_hint());
         self.write_outputs(&mut out, dir, (!mask_outputs).then_some(name))?;
@@ -119,73 +120,6 @@ impl Derivation {
             string(out, if masked { b"" } else { value });
         });
         Ok(out)
-    }
-
-    /// The parts of the derivation's texts that are common to them, written once.
-    pub(super) fn shared_text(
-        &self,
-        dir: &StoreDir,
-        inputs: &[(&[u8; 64], &BTreeSet<String>)],
-    ) -> Shared {
-        let mut hashed_inputs = Vec::with_capacity(16 + 96 * inputs.len());
-        write_hashed_inputs(&mut hashed_inputs, inputs);
-        let mut rest = Vec::with_capacity(self.size_hint());
-        let mut holes = Vec::new();
-        self.write_rest(&mut rest, dir, |out, key, value| {
-            if self.is_output(key) {
-                holes.push((out.len(), key.to_vec()));
-                plain(out, &[]);
-            } else {
-                string(out, value);
-            }
-        });
-        Shared {
-            hashed_inputs,
-            rest,
-            holes,
-        }
-    }
-
-    /// The text as [`Derivation::to_aterm`] writes it, and the one that is hashed in pieces.
-    pub(super) fn with_shared_text(
-        &self,
-        dir: &StoreDir,
-        name: &str,
-        shared: &Shared,
-    ) -> Result<(Bytes, Sha256), StorePathError> {
-        let mut out = Vec::with_capacity(self.size_hint());
-        self.write_outputs(&mut out, dir, Some(name))?;
-        let outputs_end = out.len();
-        self.write_inputs(&mut out, dir);
-        let inputs_end = out.len();
-        let mut at = 0;
-        for (hole, key) in &shared.holes {
-            out.extend_from_slice(&shared.rest[at..*hole]);
-            string(&mut out, self.env.get(key).map_or(b"", Vec::as_slice));
-            at = hole + 2;
-        }
-        out.extend_from_slice(&shared.rest[at..]);
-        let hash = Sha256::of_parts(&[
-            &out[..outputs_end],
-            &shared.hashed_inputs,
-            &out[inputs_end..],
-        ]);
-        Ok((out, hash))
-    }
-
-    /// The hash from which the paths of the outputs follow.
-    pub(super) fn masked_hash(
-        &self,
-        dir: &StoreDir,
-        shared: &Shared,
-    ) -> Result<Sha256, StorePathError> {
-        let mut outputs = Vec::with_capacity(64);
-        self.write_outputs(&mut outputs, dir, None)?;
-        Ok(Sha256::of_parts(&[
-            &outputs,
-            &shared.hashed_inputs,
-            &shared.rest,
-        ]))
     }
 
     /// Whether a variable is named like an output: derivations have few of these.
@@ -210,42 +144,9 @@ impl Derivation {
         dir: &StoreDir,
         name: Option<&str>,
     ) -> Result<(), StorePathError> {
-        out.extend_from_slice(b"Derive(");
-        out.push(b'[');
-        for (i, (output, how)) in self.outputs.iter().enumerate() {
-            out.extend_from_slice(if i > 0 { b",(" } else { b"(" });
-            string(out, output.as_bytes());
-            out.push(b',');
-            match how {
-                Output::InputAddressed(path) if name.is_some() => {
-                    plain(out, &[dir.as_str(), "/", path.as_str()]);
-                    out.extend_from_slice(b",\"\",\"\"");
-                }
-                Output::InputAddressed(_) | Output::Deferred => {
-                    out.extend_from_slice(b"\"\",\"\",\"\"");
-                }
-                Output::Fixed { method, hash } => {
-                    let path = name.map(|n| fixed_path(dir, n, output, *method, hash));
-                    match path.transpose()? {
-                        Some(path) => plain(out, &[dir.as_str(), "/", path.as_str()]),
-                        None => plain(out, &[]),
-                    }
-                    out.push(b',');
-                    plain(out, &[method.prefix(), &hash.algo().to_string()]);
-                    out.push(b',');
-                    plain(out, &[&hash.to_hex()]);
-                }
-                Output::Floating { method, algo } => {
-                    out.extend_from_slice(b"\"\",");
-                    plain(out, &[method.prefix(), &algo.to_string()]);
-                    out.extend_from_slice(b",\"\"");
-                }
-            }
-            out.push(b')');
-        }
-        out.push(b']');
-        out.push(b',');
-        Ok(())
+        write_outputs_with(out, &self.outputs, |out, (output, how)| {
+            write_output(out, dir, name, output, how)
+        })
     }
 
     /// Writes from the comma after the input derivations to the end; the values of variables by `write_value`, from name and value.
@@ -350,26 +251,71 @@ impl Derivation {
     }
 }
 
-/// What the text of a derivation and the two forms that are hashed have in common.
-pub(super) struct Shared {
-    hashed_inputs: Bytes,
-    /// From the comma after the input derivations to the end, the values of the outputs' variables left empty.
-    rest: Bytes,
-    /// Where these values go, and the names of the variables.
-    holes: Vec<(usize, Bytes)>,
+/// Writes up to the comma after the outputs.
+pub(super) fn write_outputs_with<T>(
+    out: &mut Bytes,
+    outputs: impl IntoIterator<Item = T>,
+    write: impl Fn(&mut Bytes, T) -> Result<(), StorePathError>,
+) -> Result<(), StorePathError> {
+    out.extend_from_slice(b"Derive([");
+    for (i, output) in outputs.into_iter().enumerate() {
+        out.extend_from_slice(if i > 0 { b",(" } else { b"(" });
+        write(out, output)?;
+        out.push(b')');
+    }
+    out.extend_from_slice(b"],");
+    Ok(())
 }
 
-/// Writes the input derivations with their hashes in place of their paths.
-fn write_hashed_inputs(out: &mut Bytes, inputs: &[(&[u8; 64], &BTreeSet<String>)]) {
+/// Writes what is between the brackets of one output; without the name of the derivation, its path is blank.
+pub(super) fn write_output(
+    out: &mut Bytes,
+    dir: &StoreDir,
+    name: Option<&str>,
+    output: &str,
+    how: &Output,
+) -> Result<(), StorePathError> {
+    string(out, output.as_bytes());
+    out.push(b',');
+    match how {
+        Output::InputAddressed(path) if name.is_some() => {
+            plain(out, &[dir.as_str(), "/", path.as_str()]);
+            out.extend_from_slice(b",\"\",\"\"");
+        }
+        Output::InputAddressed(_) | Output::Deferred => {
+            out.extend_from_slice(b"\"\",\"\",\"\"");
+        }
+        Output::Fixed { method, hash } => {
+            let path = name.map(|n| fixed_path(dir, n, output, *method, hash));
+            match path.transpose()? {
+                Some(path) => plain(out, &[dir.as_str(), "/", path.as_str()]),
+                None => plain(out, &[]),
+            }
+            out.push(b',');
+            plain(out, &[method.prefix(), &hash.algo().to_string()]);
+            out.push(b',');
+            plain(out, &[&hash.to_hex()]);
+        }
+        Output::Floating { method, algo } => {
+            out.extend_from_slice(b"\"\",");
+            plain(out, &[method.prefix(), &algo.to_string()]);
+            out.extend_from_slice(b",\"\"");
+        }
+    }
+    Ok(())
+}
+
+/// Writes the input derivations with their hashes in place of their paths. They come in the order of these.
+pub(super) fn write_hashed_inputs(out: &mut Bytes, inputs: &Inputs<'_>) {
     // Different derivations can have one hash; their outputs are then listed together.
     list(out, inputs.chunk_by(|a, b| a.0 == b.0), |out, group| {
         out.extend_from_slice(b"(\"");
         out.extend_from_slice(group[0].0);
         out.extend_from_slice(b"\",");
         match group {
-            [(_, outputs)] => list(out, *outputs, |out, o| plain(out, &[o])),
+            [(_, output)] => list(out, [output], |out, o| plain(out, &[o])),
             _ => {
-                let all: BTreeSet<&String> = group.iter().flat_map(|g| g.1).collect();
+                let all: BTreeSet<&str> = group.iter().map(|g| g.1).collect();
                 list(out, all, |out, o| plain(out, &[o]));
             }
         }
@@ -401,7 +347,7 @@ fn ascending_insert<K: Ord, V>(
     Ok(())
 }
 
-fn list<T>(
+pub(super) fn list<T>(
     out: &mut Bytes,
     items: impl IntoIterator<Item = T>,
     mut write: impl FnMut(&mut Bytes, T),
@@ -417,7 +363,7 @@ fn list<T>(
 }
 
 /// Writes a string that is known to hold nothing to escape.
-fn plain(out: &mut Bytes, parts: &[&str]) {
+pub(super) fn plain(out: &mut Bytes, parts: &[&str]) {
     out.push(b'"');
     for part in parts {
         out.extend_from_slice(part.as_bytes());
@@ -425,7 +371,7 @@ fn plain(out: &mut Bytes, parts: &[&str]) {
     out.push(b'"');
 }
 
-fn string(out: &mut Bytes, bytes: &[u8]) {
+pub(super) fn string(out: &mut Bytes, bytes: &[u8]) {
     out.push(b'"');
     let mut rest = bytes;
     while let Some(i) = first_special(rest) {

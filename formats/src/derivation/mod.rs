@@ -1,6 +1,7 @@
 //! Derivations: what to run to make which outputs, and their textual form.
 
 mod aterm;
+mod draft;
 mod modulo;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use crate::hash::{Hash, HashAlgo, Sha256};
 use crate::store_path::{self, StoreDir, StorePath, StorePathError};
 
 pub use aterm::{AtermError, AtermProblem};
+pub use draft::Draft;
 pub use modulo::{DrvHashes, Filled, ModuloError};
 
 /// How the content of an output or source is turned into the hash that addresses it.
@@ -92,6 +94,17 @@ pub enum Output {
     Deferred,
 }
 
+impl Output {
+    /// Returns the path when it is known without building.
+    pub fn path(&self, dir: &StoreDir, drv_name: &str, output: &str) -> Option<StorePath> {
+        match self {
+            Self::InputAddressed(path) => Some(path.clone()),
+            Self::Fixed { method, hash } => fixed_path(dir, drv_name, output, *method, hash).ok(),
+            Self::Floating { .. } | Self::Deferred => None,
+        }
+    }
+}
+
 /// A build step: inputs, command, environment, outputs.
 ///
 /// The name is not part of it: it is in the derivation's store path (`<hash>-<name>.drv`).
@@ -121,11 +134,7 @@ impl Derivation {
 
     /// Returns an output's path when it is known without building.
     pub fn output_path(&self, dir: &StoreDir, drv_name: &str, output: &str) -> Option<StorePath> {
-        match self.outputs.get(output)? {
-            Output::InputAddressed(path) => Some(path.clone()),
-            Output::Fixed { method, hash } => fixed_path(dir, drv_name, output, *method, hash).ok(),
-            Output::Floating { .. } | Output::Deferred => None,
-        }
+        self.outputs.get(output)?.path(dir, drv_name, output)
     }
 
     /// Returns the path of the derivation itself, that of its ATerm as a text object.

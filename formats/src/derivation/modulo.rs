@@ -1,12 +1,13 @@
 //! The hash of a derivation modulo fixed outputs, from which input-addressed paths are made.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use rustc_hash::FxHashMap;
 
-use super::{Derivation, Output, fixed_path};
-use crate::Bytes;
-use crate::hash::Sha256;
+use super::draft::{Draft, Texts};
+use super::{Derivation, Method, Output, fixed_path};
+use crate::hash::{Hash, Sha256};
 use crate::store_path::{self, StoreDir, StorePath, StorePathError};
 
 /// Why the paths of outputs cannot be computed.
@@ -55,15 +56,21 @@ struct Modulo {
     hash_hex: [u8; 64],
     deferred: bool,
     /// Names of the outputs, a space behind each: graphs are large, and most derivations have one.
-    outputs: Box<str>,
+    outputs: Cow<'static, str>,
 }
 
 impl Modulo {
-    fn new(computed: &Computed, drv: &Derivation) -> Self {
+    fn new<'a>(computed: &Computed, outputs: impl ExactSizeIterator<Item = &'a str>) -> Self {
+        let mut outputs = outputs.peekable();
+        let usual = outputs.len() == 1 && outputs.peek() == Some(&"out");
         Self {
             hash_hex: computed.hash.hex_digits(),
             deferred: computed.deferred,
-            outputs: drv.outputs.keys().flat_map(|o| [o, " "]).collect(),
+            outputs: if usual {
+                "out ".into()
+            } else {
+                outputs.flat_map(|o| [o, " "]).collect::<String>().into()
+            },
         }
     }
 }
@@ -74,6 +81,7 @@ pub struct DrvHashes {
     dir: StoreDir,
     /// Store paths are digests already: nobody can choose them so that they collide here.
     known: FxHashMap<StorePath, Modulo>,
+    texts: Texts,
 }
 
 impl DrvHashes {
@@ -82,6 +90,7 @@ impl DrvHashes {
         Self {
             dir,
             known: FxHashMap::default(),
+            texts: Texts::default(),
         }
     }
 
@@ -121,37 +130,64 @@ impl DrvHashes {
         Ok(filled)
     }
 
-    /// Does what [`DrvHashes::fill_outputs`] and [`DrvHashes::record`] do, and writes the derivation, with what the texts for that
-    /// have in common written once. Returns the path, and the text that lies there.
+    /// Makes a derivation: computes the paths of its outputs, and writes it. What the texts that are hashed for that have in common
+    /// is written once. Returns the path; [`DrvHashes::text`] is what lies there. `lookup` is asked for input derivations that are
+    /// not remembered; the new one is.
     ///
     /// # Errors
     /// As [`DrvHashes::fill_outputs`].
     pub fn instantiate<E>(
         &mut self,
-        drv: &mut Derivation,
+        draft: &mut Draft<'_>,
         name: &str,
         lookup: &mut dyn FnMut(&StorePath) -> Result<Derivation, E>,
-    ) -> Result<(StorePath, Bytes), ModuloError<E>> {
-        let (_, unknown) = self.place_outputs(drv, name)?;
-        if drv.is_fixed() {
-            let aterm = drv.to_aterm(&self.dir, name)?;
-            let path = drv.drv_path_of_aterm(&self.dir, name, &aterm)?;
-            self.record(&path, drv, lookup)?;
-            return Ok((path, aterm));
-        }
-        self.learn_inputs(drv, lookup)?;
-        let (inputs, deferred) = self.inputs(drv)?;
-        let shared = drv.shared_text(&self.dir, &inputs);
-        if !unknown.is_empty() && !deferred {
-            let hash = drv.masked_hash(&self.dir, &shared)?;
-            self.set_outputs(drv, name, &hash, unknown)?;
-        }
-        let (aterm, hash) = drv.with_shared_text(&self.dir, name, &shared)?;
-        let path = drv.drv_path_of_aterm(&self.dir, name, &aterm)?;
+    ) -> Result<StorePath, ModuloError<E>> {
+        draft.sort();
+        let mut texts = std::mem::take(&mut self.texts);
+        let made = self.write_draft(draft, name, &mut texts, lookup);
+        self.texts = texts;
+        let (path, computed) = made?;
+        let outputs = draft.outputs.iter().map(|output| output.0);
         self.known
             .entry(path.clone())
-            .or_insert_with(|| Modulo::new(&Computed { hash, deferred }, drv));
-        Ok((path, aterm))
+            .or_insert_with(|| Modulo::new(&computed, outputs));
+        Ok(path)
+    }
+
+    /// The text of the derivation that was made last.
+    pub fn text(&self) -> &[u8] {
+        &self.texts.whole
+    }
+
+    fn write_draft<E>(
+        &mut self,
+        draft: &mut Draft<'_>,
+        name: &str,
+        texts: &mut Texts,
+        lookup: &mut dyn FnMut(&StorePath) -> Result<Derivation, E>,
+    ) -> Result<(StorePath, Computed), ModuloError<E>> {
+        let is = |kind: fn(&Output) -> bool| draft.outputs.iter().any(|output| kind(&output.1));
+        let mut deferred = is(|how| matches!(how, Output::Floating { .. }));
+        if is(|how| matches!(how, Output::Fixed { .. })) {
+            // What it is made of does not count.
+            draft.write_shared(&self.dir, &Vec::new(), texts);
+        } else {
+            let paths = draft.input_drvs.iter().map(|input| input.0);
+            self.learn(self.missing(paths), lookup)?;
+            let inputs = self.inputs(draft.input_drvs.iter().copied(), &mut deferred)?;
+            draft.write_shared(&self.dir, &inputs, texts);
+            let open = |how: &Output| matches!(how, Output::Deferred | Output::InputAddressed(_));
+            if !deferred && draft.outputs.iter().any(|output| open(&output.1)) {
+                let hash = draft.masked_hash(&self.dir, texts)?;
+                for (output, how) in draft.outputs.iter_mut().filter(|output| open(&output.1)) {
+                    let path = store_path::make_output(&self.dir, &hash, output, name)?;
+                    *how = Output::InputAddressed(path);
+                }
+            }
+        }
+        let hash = draft.write_whole(&self.dir, name, texts)?;
+        let path = draft.path(&self.dir, name, texts)?;
+        Ok((path, Computed { hash, deferred }))
     }
 
     /// Puts the paths and placeholders that need no hash of the derivation in the environment; returns the other outputs.
@@ -237,7 +273,9 @@ impl DrvHashes {
 
     fn remember<E>(&mut self, path: &StorePath, drv: &Derivation) -> Result<(), ModuloError<E>> {
         let modulo = self.compute(drv, Derivation::name_from_path(path), false)?;
-        self.known.insert(path.clone(), Modulo::new(&modulo, drv));
+        let outputs = drv.outputs.keys().map(String::as_str);
+        self.known
+            .insert(path.clone(), Modulo::new(&modulo, outputs));
         Ok(())
     }
 
@@ -247,7 +285,14 @@ impl DrvHashes {
         drv: &Derivation,
         lookup: &mut dyn FnMut(&StorePath) -> Result<Derivation, E>,
     ) -> Result<(), ModuloError<E>> {
-        let mut stack: Vec<(StorePath, Option<Derivation>)> = self.missing(drv);
+        self.learn(self.missing(drv.input_drvs.keys()), lookup)
+    }
+
+    fn learn<E>(
+        &mut self,
+        mut stack: Vec<(StorePath, Option<Derivation>)>,
+        lookup: &mut dyn FnMut(&StorePath) -> Result<Derivation, E>,
+    ) -> Result<(), ModuloError<E>> {
         let mut open = BTreeSet::new();
         while let Some((path, loaded)) = stack.pop() {
             if self.known.contains_key(&path) {
@@ -269,7 +314,7 @@ impl DrvHashes {
             let missing = if drv.is_fixed() {
                 Vec::new()
             } else {
-                self.missing(&drv)
+                self.missing(drv.input_drvs.keys())
             };
             stack.push((path, Some(drv)));
             stack.extend(missing);
@@ -277,9 +322,11 @@ impl DrvHashes {
         Ok(())
     }
 
-    fn missing(&self, drv: &Derivation) -> Vec<(StorePath, Option<Derivation>)> {
-        drv.input_drvs
-            .keys()
+    fn missing<'a>(
+        &self,
+        inputs: impl Iterator<Item = &'a StorePath>,
+    ) -> Vec<(StorePath, Option<Derivation>)> {
+        inputs
             .filter(|path| !self.known.contains_key(*path))
             .map(|path| (path.clone(), None))
             .collect()
@@ -292,18 +339,15 @@ impl DrvHashes {
         mask_outputs: bool,
     ) -> Result<Computed, ModuloError<E>> {
         if let Some((output, Output::Fixed { method, hash })) = drv.outputs.first_key_value() {
-            let path = fixed_path(&self.dir, name, output, *method, hash)?;
-            let text = format!(
-                "fixed:out:{}{hash}:{}",
-                method.prefix(),
-                path.absolute(&self.dir)
-            );
             return Ok(Computed {
-                hash: Sha256::of(text.as_bytes()),
+                hash: fixed_hash(&self.dir, name, output, *method, hash)?,
                 deferred: false,
             });
         }
-        let (inputs, deferred) = self.inputs(drv)?;
+        let mut deferred = drv.is_floating();
+        let inputs = drv.input_drvs.iter();
+        let inputs = inputs.flat_map(|(path, outputs)| outputs.iter().map(move |o| (path, &**o)));
+        let inputs = self.inputs(inputs, &mut deferred)?;
         let aterm = drv.to_hashed_aterm(&self.dir, name, mask_outputs, &inputs)?;
         Ok(Computed {
             hash: Sha256::of(&aterm),
@@ -311,34 +355,54 @@ impl DrvHashes {
         })
     }
 
-    /// The input derivations by hash, in order, and whether paths cannot be known before a build.
-    fn inputs<'a, E>(&'a self, drv: &'a Derivation) -> Result<(Inputs<'a>, bool), ModuloError<E>> {
-        let mut deferred = drv.is_floating();
-        let mut inputs: Vec<(&[u8; 64], &BTreeSet<String>)> =
-            Vec::with_capacity(drv.input_drvs.len());
-        for (path, outputs) in &drv.input_drvs {
-            // Every caller learns the inputs first.
-            let Some(input) = self.known.get(path) else {
-                return Err(ModuloError::Cycle(path.clone()));
+    /// The input derivations by hash, in order; says whether paths cannot be known before a build. What is needed of one
+    /// derivation comes in a row.
+    fn inputs<'a, E>(
+        &'a self,
+        needed: impl Iterator<Item = (&'a StorePath, &'a str)>,
+        deferred: &mut bool,
+    ) -> Result<Inputs<'a>, ModuloError<E>> {
+        let mut inputs: Inputs<'a> = Vec::with_capacity(needed.size_hint().0);
+        let mut last: Option<(&StorePath, &Modulo)> = None;
+        for (path, output) in needed {
+            let input = match last {
+                Some((same, input)) if same == path => input,
+                // Every caller learns the inputs first.
+                _ => self
+                    .known
+                    .get(path)
+                    .ok_or_else(|| ModuloError::Cycle(path.clone()))?,
             };
-            deferred |= input.deferred;
-            for output in outputs {
-                if !input.outputs.split_terminator(' ').any(|o| o == output) {
-                    return Err(ModuloError::NoSuchOutput {
-                        drv: path.clone(),
-                        output: output.clone(),
-                    });
-                }
+            last = Some((path, input));
+            *deferred |= input.deferred;
+            if !input.outputs.split_terminator(' ').any(|o| o == output) {
+                return Err(ModuloError::NoSuchOutput {
+                    drv: path.clone(),
+                    output: output.to_owned(),
+                });
             }
-            inputs.push((&input.hash_hex, outputs));
+            inputs.push((&input.hash_hex, output));
         }
-        inputs.sort_unstable_by_key(|input| input.0);
-        Ok((inputs, deferred))
+        inputs.sort_unstable();
+        Ok(inputs)
     }
 }
 
-/// The hash of each input derivation, and the outputs that are needed of it.
-type Inputs<'a> = Vec<(&'a [u8; 64], &'a BTreeSet<String>)>;
+/// The hash of each input derivation, and an output that is needed of it.
+pub(super) type Inputs<'a> = Vec<(&'a [u8; 64], &'a str)>;
+
+/// By what a derivation with a fixed output is known, whatever its inputs.
+pub(super) fn fixed_hash(
+    dir: &StoreDir,
+    name: &str,
+    output: &str,
+    method: Method,
+    hash: &Hash,
+) -> Result<Sha256, StorePathError> {
+    let path = fixed_path(dir, name, output, method, hash)?.absolute(dir);
+    let text = format!("fixed:out:{}{hash}:{path}", method.prefix());
+    Ok(Sha256::of(text.as_bytes()))
+}
 
 struct Computed {
     hash: Sha256,

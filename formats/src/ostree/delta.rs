@@ -11,9 +11,11 @@
 //! Of the operations only `S` is written: an object whole. Its arguments are varints, seven bits a byte, lowest first: for metadata
 //! length and offset of its bytes, for files the places of its mode and its xattrs, then length and offset. A link's bytes are its target.
 //! Integers in the superblock are of the order that `ostree.endianness` names, except its time, which is big-endian; owners and modes
-//! are big-endian.
+//! are big-endian. Detached metadata of the commit is in the superblock's metadata, under `<the directory>/commitmeta`.
 //!
 //! Source: `ostree-repo-static-delta-private.h` of libostree.
+
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -171,13 +173,20 @@ pub struct Superblock<'a> {
     pub parts: Vec<PartEntry>,
     /// What is not in them.
     pub fallbacks: Vec<Fallback>,
+    /// The detached metadata of that commit, an `a{sv}`: its signatures. Readers verify the commit before they ask for anything else.
+    pub detached: Option<&'a [u8]>,
 }
 
 impl Superblock<'_> {
     /// Writes it.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let endianness = Variant::Byte(b'l');
+        let mut about =
+            BTreeMap::from([("ostree.endianness".to_owned(), Variant::Byte(b'l').boxed())]);
+        if let Some(detached) = self.detached {
+            let key = format!("{}/commitmeta", delta_dir(self.from.as_ref(), &self.to));
+            about.insert(key, [detached, b"\0a{sv}"].concat());
+        }
         let mut parts = Array::new(8);
         for part in &self.parts {
             let mut entry = Tuple::new();
@@ -194,7 +203,7 @@ impl Superblock<'_> {
             fallbacks.push(&entry.finish());
         }
         let mut tuple = Tuple::new();
-        tuple.variable(8, &gvariant::dict([("ostree.endianness", &endianness)]));
+        tuple.variable(8, &gvariant::dict_of_boxed(&about));
         tuple.u64_be(self.timestamp);
         tuple.bytes(self.from.as_ref().map_or(&[][..], |from| &from.0));
         tuple.bytes(&self.to.0);

@@ -47,7 +47,8 @@ impl Summary {
             let version = one.version.clone().map(Variant::Text);
             about.extend(version.as_ref().map(|v| ("ostree.commit.version", v)));
             let mut commit = Tuple::new();
-            commit.u64_be(one.size).bytes(&one.commit.0);
+            // The order of whoever wrote it: libostree turns times, and not this.
+            commit.u64_le(one.size).bytes(&one.commit.0);
             commit.variable(8, &gvariant::dict(about));
             let mut entry = Tuple::new();
             entry.text(name).variable(8, &commit.finish());

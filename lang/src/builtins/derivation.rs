@@ -2,11 +2,12 @@
 
 pub(super) mod place;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use sos_formats::Bytes;
-use sos_formats::derivation::{Derivation, Method, Output};
+use sos_formats::derivation::{Derivation, Draft, Method, Output};
 use sos_formats::hash::{Hash, HashAlgo};
 use sos_formats::store_path::{self, StorePath};
 
@@ -14,7 +15,7 @@ use super::{Prim, p};
 use crate::error::{Error, Kind, R, Traced};
 use crate::eval::context::Collector;
 use crate::eval::{Coerce, Vm};
-use crate::heap::{Attrs, Native, Sym, Value};
+use crate::heap::{Attrs, Native, Str, Sym, Value};
 use crate::host::ContextElem;
 use crate::ir::Pos;
 
@@ -156,17 +157,19 @@ fn output_attrs(vm: &Vm, made: Value, output: Sym) -> Attrs {
     ])
 }
 
-/// What was read from the attributes.
+/// What was read from the attributes. Their texts live as long as the evaluation.
 #[derive(Default)]
 struct Input {
-    drv: Derivation,
-    env: Vec<(Bytes, Bytes)>,
+    system: Cow<'static, str>,
+    builder: &'static [u8],
+    args: Vec<&'static [u8]>,
+    env: Vec<(&'static [u8], &'static [u8])>,
     ctx: Collector,
-    structured: Option<BTreeMap<Bytes, Bytes>>,
-    outputs: Vec<String>,
-    output_hash: Option<Vec<u8>>,
-    output_hash_algo: Option<Vec<u8>>,
-    output_hash_mode: Option<Vec<u8>>,
+    structured: Option<BTreeMap<&'static [u8], Bytes>>,
+    outputs: Vec<Cow<'static, str>>,
+    output_hash: Option<&'static [u8]>,
+    output_hash_algo: Option<&'static [u8]>,
+    output_hash_mode: Option<&'static [u8]>,
     content_addressed: bool,
     has_builder: bool,
 }
@@ -225,7 +228,8 @@ fn make(vm: &Vm, attrs: Value, pos: Pos, call: place::Call) -> R {
             format!("invalid derivation name: {why}. Please pass a different 'name'."),
         );
     }
-    let input = read_attrs(vm, set, given, &name, pos)?;
+    let input = read_attrs(vm, set, given, &name, pos)
+        .map_err(|e| crate::eval::step(e, Sym::new(name.as_bytes()), pos))?;
     instantiate(vm, input, &name, pos, place, given).map_err(|e| {
         e.at(pos)
             .frame(format!("while evaluating derivation '{name}'"), pos)
@@ -235,6 +239,7 @@ fn make(vm: &Vm, attrs: Value, pos: Pos, call: place::Call) -> R {
 fn read_attrs(vm: &Vm, set: Attrs, given: Option<Attrs>, name: &str, pos: Pos) -> R<Input> {
     let mut i = Input {
         outputs: vec!["out".into()],
+        env: Vec::with_capacity(set.len()),
         ..Input::default()
     };
     let ignore_nulls = flag(vm, set, vm.s.ignore_nulls, pos)?;
@@ -255,15 +260,13 @@ fn read_attrs(vm: &Vm, set: Attrs, given: Option<Attrs>, name: &str, pos: Pos) -
             None => own(),
         };
         let at = at.or(pos);
-        read_attr(vm, &mut i, key, v, at).traced(
-            || {
-                format!(
-                    "while evaluating attribute '{}' of derivation '{name}'",
-                    s.text()
-                )
-            },
-            at,
-        )?;
+        read_attr(vm, &mut i, key, v, at).map_err(|e| {
+            let what = format!(
+                "while evaluating attribute '{}' of derivation '{name}'",
+                s.text()
+            );
+            crate::eval::step(e, s, at).frame(what, at)
+        })?;
     }
     if let Some(json) = i.structured.take() {
         let mut out = b"{".to_vec();
@@ -276,10 +279,8 @@ fn read_attrs(vm: &Vm, set: Attrs, given: Option<Attrs>, name: &str, pos: Pos) -
             out.extend_from_slice(v);
         }
         out.push(b'}');
-        i.env.push((b"__json".to_vec(), out));
+        i.env.push((b"__json", Str::new(&out, 0).bytes()));
     }
-    // They come in order: a map is built of them at once.
-    i.drv.env = std::mem::take(&mut i.env).into_iter().collect();
     Ok(i)
 }
 
@@ -305,7 +306,7 @@ fn read_attr(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Pos) -> 
                     || "while evaluating an element of the argument list".into(),
                     pos,
                 )?;
-                i.drv.args.push(s.to_vec());
+                i.args.push(s);
             }
             return Ok(());
         }
@@ -318,24 +319,24 @@ fn read_attr(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Pos) -> 
     match key {
         b"builder" => {
             i.has_builder = true;
-            i.drv.builder = s.to_vec();
+            i.builder = s;
         }
-        b"system" => i.drv.system = String::from_utf8_lossy(s).into_owned(),
-        b"outputHash" => i.output_hash = Some(s.to_vec()),
-        b"outputHashAlgo" => i.output_hash_algo = Some(s.to_vec()),
+        b"system" => i.system = String::from_utf8_lossy(s),
+        b"outputHash" => i.output_hash = Some(s),
+        b"outputHashAlgo" => i.output_hash_algo = Some(s),
         b"outputHashMode" => {
-            i.output_hash_mode = Some(s.to_vec());
+            i.output_hash_mode = Some(s);
             method(i, pos)?;
         }
         b"outputs" => {
             let words = s
                 .split(|b| b.is_ascii_whitespace())
                 .filter(|w| !w.is_empty());
-            set_outputs(i, words.map(<[u8]>::to_vec).collect(), pos)?;
+            set_outputs(i, words, pos)?;
         }
         _ => {}
     }
-    i.env.push((key.to_vec(), s.to_vec()));
+    i.env.push((key, s));
     Ok(())
 }
 
@@ -346,43 +347,43 @@ fn read_structured(vm: &Vm, i: &mut Input, key: &'static [u8], v: Value, pos: Po
     let mut json = Vec::new();
     super::json::write(vm, v, true, &mut json, &mut i.ctx, pos)?;
     if let Some(map) = &mut i.structured {
-        map.insert(key.to_vec(), json);
+        map.insert(key, json);
     }
-    let string = |i: &mut Input| -> R<Vec<u8>> {
+    let string = |i: &mut Input| -> R<&'static [u8]> {
         let s = vm.force_str(v, pos)?;
         i.ctx.add(s.ctx());
-        Ok(s.bytes().to_vec())
+        Ok(s.bytes())
     };
     match key {
         b"builder" => {
-            i.drv.builder = string(i)?;
+            i.builder = string(i)?;
             i.has_builder = true;
         }
         b"system" => {
-            i.drv.system = String::from_utf8_lossy(vm.force_str_no_ctx(v, pos)?).into_owned();
+            i.system = String::from_utf8_lossy(vm.force_str_no_ctx(v, pos)?);
         }
-        b"outputHash" => i.output_hash = Some(vm.force_str_no_ctx(v, pos)?.to_vec()),
-        b"outputHashAlgo" => i.output_hash_algo = Some(vm.force_str_no_ctx(v, pos)?.to_vec()),
+        b"outputHash" => i.output_hash = Some(vm.force_str_no_ctx(v, pos)?),
+        b"outputHashAlgo" => i.output_hash_algo = Some(vm.force_str_no_ctx(v, pos)?),
         b"outputHashMode" => {
-            i.output_hash_mode = Some(vm.force_str_no_ctx(v, pos)?.to_vec());
+            i.output_hash_mode = Some(vm.force_str_no_ctx(v, pos)?);
             method(i, pos)?;
         }
         b"outputs" => {
             let mut names = Vec::new();
             for x in vm.force_list(v, pos)? {
-                names.push(vm.force_str_no_ctx(*x, pos)?.to_vec());
+                names.push(vm.force_str_no_ctx(*x, pos)?);
             }
-            set_outputs(i, names, pos)?;
+            set_outputs(i, names.into_iter(), pos)?;
         }
         _ => {}
     }
     Ok(())
 }
 
-fn set_outputs(i: &mut Input, names: Vec<Vec<u8>>, pos: Pos) -> R<()> {
+fn set_outputs(i: &mut Input, names: impl Iterator<Item = &'static [u8]>, pos: Pos) -> R<()> {
     i.outputs.clear();
     for n in names {
-        let n = String::from_utf8_lossy(&n).into_owned();
+        let n = String::from_utf8_lossy(n);
         if i.outputs.contains(&n) {
             return fail(pos, format!("duplicate derivation output '{n}'"));
         }
@@ -405,7 +406,7 @@ fn set_outputs(i: &mut Input, names: Vec<Vec<u8>>, pos: Pos) -> R<()> {
 }
 
 fn method(i: &Input, pos: Pos) -> R<Method> {
-    Ok(match i.output_hash_mode.as_deref() {
+    Ok(match i.output_hash_mode {
         None | Some(b"flat") => Method::Flat,
         Some(b"recursive" | b"nar") => Method::Recursive,
         Some(b"text") => Method::Text,
@@ -423,7 +424,7 @@ fn method(i: &Input, pos: Pos) -> R<Method> {
 }
 
 fn algo(i: &Input, pos: Pos) -> R<Option<HashAlgo>> {
-    match i.output_hash_algo.as_deref() {
+    match i.output_hash_algo {
         None | Some(b"") => Ok(None),
         Some(a) => {
             let a = String::from_utf8_lossy(a);
@@ -438,15 +439,16 @@ fn algo(i: &Input, pos: Pos) -> R<Option<HashAlgo>> {
     }
 }
 
-fn outputs(vm: &Vm, i: &mut Input, pos: Pos) -> R<()> {
-    if let Some(h) = &i.output_hash {
+/// The outputs, in order of names.
+fn outputs<'a>(vm: &Vm, i: &'a Input, pos: Pos) -> R<Vec<(&'a str, Output)>> {
+    if let Some(h) = i.output_hash {
         if i.outputs != ["out"] {
             return fail(
                 pos,
                 "multiple outputs are not supported in fixed-output derivations",
             );
         }
-        let text = String::from_utf8_lossy(h).into_owned();
+        let text = String::from_utf8_lossy(h);
         let algo = algo(i, pos)?;
         let hash = if text.is_empty() {
             let algo = algo.ok_or_else(|| {
@@ -462,81 +464,61 @@ fn outputs(vm: &Vm, i: &mut Input, pos: Pos) -> R<()> {
                 .map_err(|e| Error::new(Kind::Derivation, pos, e.to_string()))?
         };
         let method = method(i, pos)?;
-        i.drv
-            .outputs
-            .insert("out".into(), Output::Fixed { method, hash });
-        return Ok(());
+        return Ok(vec![("out", Output::Fixed { method, hash })]);
     }
-    let floating = i.content_addressed;
-    for o in i.outputs.clone() {
-        let out = if floating {
-            let method = if i.output_hash_mode.is_none() {
-                Method::Recursive
-            } else {
-                method(i, pos)?
-            };
-            let default = if method == Method::Rootfs {
-                HashAlgo::Blake3
-            } else {
-                HashAlgo::Sha256
-            };
-            Output::Floating {
-                method,
-                algo: algo(i, pos)?.unwrap_or(default),
-            }
+    let how = if i.content_addressed {
+        let method = if i.output_hash_mode.is_none() {
+            Method::Recursive
         } else {
-            Output::Deferred
+            method(i, pos)?
         };
-        i.drv.outputs.insert(o, out);
-    }
-    Ok(())
+        let default = if method == Method::Rootfs {
+            HashAlgo::Blake3
+        } else {
+            HashAlgo::Sha256
+        };
+        Output::Floating {
+            method,
+            algo: algo(i, pos)?.unwrap_or(default),
+        }
+    } else {
+        Output::Deferred
+    };
+    let mut all: Vec<_> = i.outputs.iter().map(|o| (&**o, how.clone())).collect();
+    all.sort_unstable_by_key(|o| o.0);
+    Ok(all)
 }
 
-/// Adds what the strings refer to.
-fn inputs(vm: &Vm, i: &mut Input, pos: Pos) -> R<()> {
-    let ctx = std::mem::take(&mut i.ctx).finish(vm);
-    let mut closures = Vec::new();
-    vm.contexts.borrow().each(ctx, |e| match e {
-        ContextElem::Opaque(p) => {
-            i.drv.input_srcs.insert(p.clone());
-        }
-        ContextElem::Built(p, o) => {
-            let outputs = i.drv.input_drvs.entry(p.clone()).or_default();
-            outputs.insert(o.clone());
-        }
-        ContextElem::Closure(p) => closures.push(p.clone()),
-    });
-    for p in closures {
-        closure(vm, i, p, pos)?;
-    }
-    Ok(())
+/// Derivations with all that they need.
+#[derive(Default)]
+struct Closure {
+    /// Derivations and sources, as what they are.
+    srcs: BTreeSet<StorePath>,
+    /// Derivations with all outputs.
+    drvs: BTreeMap<StorePath, Rc<Derivation>>,
 }
 
-/// A reference to a derivation with all it needs: every derivation below it with all outputs, and every source.
-fn closure(vm: &Vm, i: &mut Input, root: StorePath, pos: Pos) -> R<()> {
-    let mut todo = vec![root];
-    let mut seen: BTreeSet<StorePath> = BTreeSet::new();
-    while let Some(p) = todo.pop() {
-        if !seen.insert(p.clone()) {
-            continue;
-        }
-        i.drv.input_srcs.insert(p.clone());
-        if !p.is_derivation() {
-            if let Some(refs) = vm.text_refs.borrow().get(&p) {
-                todo.extend(refs.iter().cloned());
+impl Closure {
+    /// Adds a derivation and all it needs: every derivation below it with all outputs, and every source.
+    fn add(&mut self, vm: &Vm, root: StorePath, pos: Pos) -> R<()> {
+        let mut todo = vec![root];
+        while let Some(p) = todo.pop() {
+            if !self.srcs.insert(p.clone()) {
+                continue;
             }
-            continue;
+            if !p.is_derivation() {
+                if let Some(refs) = vm.text_refs.borrow().get(&p) {
+                    todo.extend(refs.iter().cloned());
+                }
+                continue;
+            }
+            let d = vm.read_drv(&p, pos)?;
+            todo.extend(d.input_drvs.keys().cloned());
+            todo.extend(d.input_srcs.iter().cloned());
+            self.drvs.insert(p, d);
         }
-        let d = vm.read_drv(&p, pos)?;
-        i.drv
-            .input_drvs
-            .entry(p)
-            .or_default()
-            .extend(d.outputs.keys().cloned());
-        todo.extend(d.input_drvs.keys().cloned());
-        todo.extend(d.input_srcs.iter().cloned());
+        Ok(())
     }
-    Ok(())
 }
 
 impl Vm {
@@ -556,33 +538,72 @@ impl Vm {
 }
 
 fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos, place: Pos, given: Option<Attrs>) -> R {
-    if !i.has_builder || i.drv.builder.is_empty() {
+    if !i.has_builder || i.builder.is_empty() {
         return fail(pos, "required attribute 'builder' missing");
     }
-    if i.drv.system.is_empty() {
+    if i.system.is_empty() {
         return fail(pos, "required attribute 'system' missing");
     }
     if name.ends_with(".drv") {
         return fail(pos, "derivation names are not allowed to end in '.drv'");
     }
-    outputs(vm, &mut i, pos)?;
-    inputs(vm, &mut i, pos)?;
-    let mut drv = i.drv;
-    let bad = |e: &dyn std::fmt::Display| Error::new(Kind::Derivation, pos, e.to_string());
+    let ctx = std::mem::take(&mut i.ctx).finish(vm);
+    let mut closure = Closure::default();
+    let mut roots = Vec::new();
+    vm.contexts.borrow().each(ctx, |e| {
+        if let ContextElem::Closure(p) = e {
+            roots.push(p.clone());
+        }
+    });
+    for root in roots {
+        closure.add(vm, root, pos)?;
+    }
+    let contexts = vm.contexts.borrow();
+    let (args, env) = (std::mem::take(&mut i.args), std::mem::take(&mut i.env));
+    let mut draft = Draft {
+        outputs: outputs(vm, &i, pos)?,
+        system: &i.system,
+        builder: i.builder,
+        args,
+        env,
+        ..Draft::default()
+    };
+    draft.input_srcs.extend(&closure.srcs);
+    for (p, d) in &closure.drvs {
+        draft.input_drvs.extend(d.outputs.keys().map(|o| (p, &**o)));
+    }
+    contexts.each(ctx, |e| match e {
+        ContextElem::Opaque(p) => draft.input_srcs.push(p),
+        ContextElem::Built(p, o) => draft.input_drvs.push((p, o)),
+        ContextElem::Closure(_) => {}
+    });
     let mut lookup = |p: &StorePath| -> Result<Derivation, String> {
         vm.read_drv(p, pos)
             .map(|d| Derivation::clone(&d))
             .map_err(|e| e.message)
     };
     let mut hashes = vm.drv_hashes.borrow_mut();
-    let (path, aterm) = hashes
-        .instantiate(&mut drv, name, &mut lookup)
-        .map_err(|e| bad(&e))?;
+    let path = hashes
+        .instantiate(&mut draft, name, &mut lookup)
+        .map_err(|e| Error::new(Kind::Derivation, pos, e.to_string()))?;
+    vm.host
+        .add_derivation(&path, hashes.text())
+        .map_err(|e| vm.host_error(e, pos, "cannot store the derivation"))?;
     drop(hashes);
     let dir = vm.host.store_dir();
-    vm.host
-        .add_derivation(&path, &drv, &aterm)
-        .map_err(|e| vm.host_error(e, pos, "cannot store the derivation"))?;
+    let outputs: Vec<(Sym, String)> = draft
+        .outputs
+        .iter()
+        .map(|(o, how)| {
+            let text = match how.path(dir, name, o) {
+                Some(p) => vm.absolute(&p),
+                None => store_path::downstream_placeholder(&path, o),
+            };
+            (Sym::new(o.as_bytes()), text)
+        })
+        .collect();
+    drop(draft);
+    drop(contexts);
     if place != Pos::NONE {
         // The same derivation may be written in several places: the first is as good as any.
         let mut places = vm.drv_places.borrow_mut();
@@ -592,25 +613,18 @@ fn instantiate(vm: &Vm, mut i: Input, name: &str, pos: Pos, place: Pos, given: O
             all.entry(path.clone()).or_insert(given);
         }
     }
-    let mut all = vec![(
+    let mut all = Vec::with_capacity(1 + outputs.len());
+    all.push((
         vm.s.drv_path,
         Value::string_ctx(
             vm.absolute(&path).as_bytes(),
-            vm.ctx_of([ContextElem::Closure(path.clone())]),
+            vm.ctx_one(ContextElem::Closure(path.clone())),
         ),
         Pos::NONE,
-    )];
-    for o in drv.outputs.keys() {
-        let text = match drv.output_path(dir, name, o) {
-            Some(p) => vm.absolute(&p),
-            None => store_path::downstream_placeholder(&path, o),
-        };
-        let ctx = vm.ctx_of([ContextElem::Built(path.clone(), o.clone())]);
-        all.push((
-            Sym::new(o.as_bytes()),
-            Value::string_ctx(text.as_bytes(), ctx),
-            Pos::NONE,
-        ));
+    ));
+    for (o, text) in outputs {
+        let ctx = vm.ctx_one(ContextElem::Built(path.clone(), o.text().into_owned()));
+        all.push((o, Value::string_ctx(text.as_bytes(), ctx), Pos::NONE));
     }
     Ok(Value::attrs(Attrs::from_pairs(all)))
 }

@@ -76,7 +76,8 @@ fn fetch(vm: &Vm, v: Value, unpack: bool, pos: Pos) -> R {
             Kind::Pure,
             pos,
             format!("in pure evaluation mode, '{who}' requires a 'sha256' argument"),
-        ));
+        )
+        .help("name the hash of the content (`sha256`), or use `--impure`"));
     }
     let given = name.is_some();
     let name = name.unwrap_or_else(|| {

@@ -474,7 +474,8 @@ fn store_path_of(vm: &Vm, a: &[Value], pos: Pos) -> R {
             Kind::Pure,
             pos,
             "'builtins.storePath' is not allowed in pure evaluation mode",
-        ));
+        )
+        .help("use `--impure`"));
     }
     let s = vm.coerce(a[0], Coerce::PLAIN, pos)?;
     let text = String::from_utf8_lossy(s.bytes()).into_owned();

@@ -72,8 +72,17 @@ pub(super) fn write(
     pos: Pos,
 ) -> R<()> {
     let v = vm.force(v)?;
-    let depth = vm.depth();
-    vm.enter(pos)?;
+    vm.deeper(pos, || write_forced(vm, v, copy, out, ctx, pos))
+}
+
+fn write_forced(
+    vm: &Vm,
+    v: Value,
+    copy: bool,
+    out: &mut Vec<u8>,
+    ctx: &mut Collector,
+    pos: Pos,
+) -> R<()> {
     match v.tag() {
         Tag::Int => out.extend_from_slice(int_text(v.as_int().unwrap_or_default(), &mut [0; 20])),
         Tag::Imm if v == Value::NULL => out.extend_from_slice(b"null"),
@@ -85,7 +94,6 @@ pub(super) fn write(
             }
         }
         Tag::List => {
-            vm.check_stack()?;
             out.push(b'[');
             for (i, x) in v.as_list().unwrap_or_default().iter().enumerate() {
                 if i > 0 {
@@ -99,7 +107,6 @@ pub(super) fn write(
             out.push(b']');
         }
         Tag::Attrs => {
-            vm.check_stack()?;
             let Some(set) = v.as_attrs() else {
                 return Ok(());
             };
@@ -110,7 +117,6 @@ pub(super) fn write(
                 {
                     let s = vm.coerce(r, Coerce { wide: false, copy }, pos)?;
                     ctx.add(s.ctx());
-                    vm.set_depth(depth);
                     return quote(out, s.bytes(), pos);
                 }
                 let Some(s) = r.as_str() else {
@@ -127,13 +133,10 @@ pub(super) fn write(
                     ));
                 };
                 ctx.add(s.ctx());
-                vm.set_depth(depth);
                 return quote(out, s.bytes(), pos);
             }
             if let Some(o) = set.get(vm.s.out_path) {
-                write(vm, o, copy, out, ctx, pos)?;
-                vm.set_depth(depth);
-                return Ok(());
+                return write(vm, o, copy, out, ctx, pos);
             }
             out.push(b'{');
             for (i, (s, x)) in set.iter_by_name().enumerate() {
@@ -173,7 +176,6 @@ pub(super) fn write(
             ));
         }
     }
-    vm.set_depth(depth);
     Ok(())
 }
 

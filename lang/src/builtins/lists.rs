@@ -227,6 +227,8 @@ fn some(vm: &Vm, a: &[Value], pos: Pos, want: bool) -> R {
 
 /// Longest list that `genList` makes: more cannot fit into memory anyway.
 const MAX_LIST: usize = 1 << 34;
+/// Items of it after which somebody may have asked to stop.
+const PATIENCE: usize = 1 << 16;
 
 fn gen_list(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let n = vm.force_int(a[1], pos)?;
@@ -235,7 +237,12 @@ fn gen_list(vm: &Vm, a: &[Value], pos: Pos) -> R {
         .filter(|n| *n <= MAX_LIST)
         .ok_or_else(|| Error::new(Kind::Value, pos, format!("cannot create list of size {n}")))?;
     let f = vm.force_fun(a[0], pos)?;
-    Value::list_build(n, |i| Ok(Value::thunk_app(f, Value::int(i as i64))))
+    Value::list_build(n, |i| {
+        if i % PATIENCE == 0 {
+            vm.go_on(pos)?;
+        }
+        Ok(Value::thunk_app(f, Value::int(i as i64)))
+    })
 }
 
 fn concat(vm: &Vm, lists: impl Iterator<Item = R>, pos: Pos, what: &str) -> R {

@@ -83,7 +83,7 @@ impl Vm {
             let function = i == 0 && prim.strict & FUNCTION_FIRST != 0;
             let mut r = self.eval(a, env);
             if function {
-                r = r.and_then(|f| self.force_fun(f, pos));
+                r = r.and_then(|f| self.force_fun(f, pos).map_err(|e| e.among(&[f], pos)));
             }
             out[i] = match r {
                 Ok(v) => v,

@@ -49,6 +49,18 @@ impl Access {
     }
 }
 
+/// Whether a part of a URL leads upwards. Whoever fetches it may resolve that, or not.
+fn climbs(rest: &str) -> bool {
+    let plain = rest
+        .to_ascii_lowercase()
+        .replace("%2e", ".")
+        .replace("%2f", "/");
+    plain.split(['/', '\\']).any(|part| {
+        let part = part.split(['?', '#']).next().unwrap_or_default();
+        part == ".."
+    })
+}
+
 /// Travels inside an I/O error from where a path is refused to where the place is known.
 #[derive(Debug)]
 struct Forbidden(String);
@@ -144,7 +156,8 @@ impl Vm {
         let below = |prefix: &String| {
             !prefix.is_empty()
                 && url.strip_prefix(prefix.as_str()).is_some_and(|rest| {
-                    rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/')
+                    (rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
+                        && !climbs(rest)
                 })
         };
         if self.options.allowed_uris.iter().any(below) {

@@ -109,7 +109,14 @@ impl Vm {
                 );
             }
             if let Some(o) = a.get(self.s.out_path) {
-                return self.coerce(o, how, pos);
+                return self.coerce(o, how, pos).map_err(|e| {
+                    // A derivation is known by its own name.
+                    let e = e.at(pos);
+                    match a.get(self.s.drv_path) {
+                        Some(_) => e,
+                        None => super::step(e, self.s.out_path, pos),
+                    }
+                });
             }
         }
         if how.wide {
@@ -148,7 +155,8 @@ impl Vm {
                 self.show_short(v)
             ),
         )
-        .label(format!("this is {}", self.show_type(v))))
+        .label(format!("this is {}", self.show_type(v)))
+        .wrong(v))
     }
 
     /// A string of several parts.
@@ -296,7 +304,9 @@ impl Vm {
                     Kind::Type,
                     pos,
                     format!("cannot add {} to {to}", self.show_type(b)),
-                ));
+                )
+                .label(format!("this is {}", self.show_type(b)))
+                .wrong(b));
             }
             return self.arith(BinOp::Add, a, b, pos);
         }

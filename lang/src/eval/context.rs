@@ -13,7 +13,8 @@ pub(crate) struct Contexts {
     /// With their hashes: the table is built anew as it grows.
     elems: Vec<(u64, ContextElem)>,
     elem_ids: HashTable<u32>,
-    sets: Vec<Box<[u32]>>,
+    /// With their hashes.
+    sets: Vec<(u64, Box<[u32]>)>,
     set_ids: HashTable<u32>,
     unions: FxHashMap<(u32, u32), u32>,
 }
@@ -49,18 +50,21 @@ impl Contexts {
         }
         let h = hash(ids);
         let Self { sets, set_ids, .. } = self;
-        if let Some(&i) = set_ids.find(h, |&i| &*sets[i as usize] == ids) {
+        if let Some(&i) = set_ids.find(h, |&i| {
+            let (hash, set) = &sets[i as usize];
+            *hash == h && **set == *ids
+        }) {
             return i + 1;
         }
         let i = sets.len() as u32;
-        sets.push(ids.into());
-        set_ids.insert_unique(h, i, |&i| hash(&*sets[i as usize]));
+        sets.push((h, ids.into()));
+        set_ids.insert_unique(h, i, |&i| sets[i as usize].0);
         i + 1
     }
 
     fn ids(&self, set: u32) -> &[u32] {
         match set.checked_sub(1) {
-            Some(i) => &self.sets[i as usize],
+            Some(i) => &self.sets[i as usize].1,
             None => &[],
         }
     }
@@ -147,6 +151,13 @@ impl Vm {
         ids.sort_unstable();
         ids.dedup();
         c.set(&ids)
+    }
+
+    /// The context with one element.
+    pub(crate) fn ctx_one(&self, elem: ContextElem) -> u32 {
+        let mut c = self.contexts.borrow_mut();
+        let id = c.elem(elem);
+        c.set(&[id])
     }
 
     /// The elements of a context, sorted.

@@ -48,7 +48,7 @@ pub(super) fn leave(mut e: Box<Error>, value: Thunk) -> Box<Error> {
 
 /// The error leaves a name that was followed.
 #[cold]
-pub(super) fn step(mut e: Box<Error>, name: Sym, pos: Pos) -> Box<Error> {
+pub(crate) fn step(mut e: Box<Error>, name: Sym, pos: Pos) -> Box<Error> {
     if let Some(cycle) = &mut e.cycle {
         if cycle.closed {
             cycle.name.get_or_insert(name);
@@ -57,6 +57,29 @@ pub(super) fn step(mut e: Box<Error>, name: Sym, pos: Pos) -> Box<Error> {
         }
     }
     e
+}
+
+/// The error of files that import each other, each the next one and the last the first, before they have a value.
+#[cold]
+pub(super) fn of_files(files: &[Vec<u8>], pos: Pos) -> Box<Error> {
+    let quoted = |file: &Vec<u8>| format!("`{}`", String::from_utf8_lossy(file));
+    let Some((first, others)) = files.split_first() else {
+        return Error::new(Kind::Cycle, pos, MESSAGE);
+    };
+    let mut message = format!("{MESSAGE}: {} imports ", quoted(first));
+    if others.is_empty() {
+        message += "itself";
+    } else {
+        for file in others.iter().take(MAX_SHOWN) {
+            message += &format!("{}, which imports ", quoted(file));
+        }
+        if let Some(more @ 1..) = others.len().checked_sub(MAX_SHOWN) {
+            let word = if more == 1 { "file" } else { "files" };
+            message += &format!("{more} more {word}, and these import ");
+        }
+        message += &quoted(first);
+    }
+    Error::new(Kind::Cycle, pos, message)
 }
 
 impl Vm {

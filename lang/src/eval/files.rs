@@ -223,7 +223,7 @@ impl Vm {
         let known = self.imports.borrow().get(&full).copied();
         let v = match known {
             Some(v) => v,
-            None => self.load_file(&full, None, pos)?,
+            None => self.load_once(&full, pos)?,
         };
         let mut imports = self.imports.borrow_mut();
         if full != p {
@@ -233,12 +233,26 @@ impl Vm {
         Ok(v)
     }
 
+    /// Evaluates a file whose value is asked for by its path alone: one that needs itself for that has none.
+    fn load_once(&self, full: &[u8], pos: Pos) -> R {
+        let mut loading = self.loading.borrow_mut();
+        if let Some(first) = loading.iter().position(|file| file == full) {
+            return Err(super::cycle::of_files(&loading[first..], pos));
+        }
+        loading.push(full.to_vec());
+        drop(loading);
+        let r = self.load_file(full, None, pos);
+        self.loading.borrow_mut().pop();
+        r
+    }
+
     /// Evaluates a file.
     pub(crate) fn load_file(&self, full: &[u8], extra: Option<Attrs>, pos: Pos) -> R {
-        self.check_stack()?;
         // Files that import each other without end must not go on until memory is full.
-        let depth = self.depth();
-        self.enter(pos)?;
+        self.deeper(pos, || self.run_file(full, extra, pos))
+    }
+
+    fn run_file(&self, full: &[u8], extra: Option<Attrs>, pos: Pos) -> R {
         let bytes = self
             .read_file(full)
             .map_err(|e| self.io_error(&e, full, pos))?;
@@ -250,7 +264,6 @@ impl Vm {
             path: Some(full.to_vec()),
             around: Surroundings { dir, extra },
         });
-        self.set_depth(depth);
         r.map_err(|e| {
             // A place in the file says as much.
             if self.is_in(e.pos, full) {

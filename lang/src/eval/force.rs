@@ -54,11 +54,18 @@ impl Vm {
     fn force_deep_in(&self, v: Value, pos: Pos, seen: &mut rustc_hash::FxHashSet<u64>) -> R {
         self.check_stack()?;
         let v = self.force(v).map_err(|e| e.at(pos))?;
-        let depth = self.depth();
-        self.enter(pos)?;
+        if matches!(v.tag(), Tag::Attrs | Tag::List) && seen.insert(v.identity()) {
+            self.deeper(pos, || self.force_items(v, pos, seen))?;
+        }
+        Ok(v)
+    }
+
+    fn force_items(&self, v: Value, pos: Pos, seen: &mut rustc_hash::FxHashSet<u64>) -> R<()> {
         match v.tag() {
-            Tag::Attrs if seen.insert(v.identity()) => {
-                let Some(a) = v.as_attrs() else { return Ok(v) };
+            Tag::Attrs => {
+                let Some(a) = v.as_attrs() else {
+                    return Ok(());
+                };
                 for (i, (s, x)) in a.iter().enumerate() {
                     let p = a.shape().pos_at(i);
                     self.force_deep_in(x, p, seen).traced(
@@ -67,7 +74,7 @@ impl Vm {
                     )?;
                 }
             }
-            Tag::List if seen.insert(v.identity()) => {
+            Tag::List => {
                 for (i, x) in v.as_list().unwrap_or_default().iter().enumerate() {
                     self.force_deep_in(*x, pos, seen).traced(
                         || format!("while evaluating list element at index {i}"),
@@ -77,8 +84,7 @@ impl Vm {
             }
             _ => {}
         }
-        self.set_depth(depth);
-        Ok(v)
+        Ok(())
     }
 
     /// "expected X but found Y".
@@ -94,6 +100,7 @@ impl Vm {
             ),
         )
         .label(format!("this is {}", self.show_type(v)))
+        .wrong(v)
     }
 
     #[inline]

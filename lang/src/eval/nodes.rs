@@ -52,7 +52,7 @@ impl Vm {
     pub(super) fn prim(&self, prim: &'static Prim, args: &'static [E], pos: Pos, env: Env) -> R {
         self.check_stack()?;
         let values = self.prim_args(prim, args, pos, env, false)?;
-        self.call_prim(prim, &values[..args.len()], pos)
+        self.call_prim_here(prim, &values[..args.len()], pos)
     }
 
     /// A call of a builtin that turned out to be one.
@@ -73,7 +73,16 @@ impl Vm {
             });
         }
         let values = self.prim_args(prim, args, pos, env, true)?;
-        self.call_prim(prim, &values[..args.len()], pos)
+        self.call_prim_here(prim, &values[..args.len()], pos)
+    }
+
+    /// Calls a builtin with all its arguments, which are written in the call.
+    #[inline]
+    fn call_prim_here(&self, prim: &'static Prim, args: &[Value], pos: Pos) -> R {
+        match (prim.run)(self, args, pos) {
+            Ok(v) => Ok(v),
+            Err(e) => Err(super::call::in_prim(e.among(args, pos), prim, pos)),
+        }
     }
 
     #[inline(never)]
@@ -92,6 +101,7 @@ impl Vm {
             return Ok(Value::bool(same == (op == BinOp::Eq)));
         }
         self.binary(op, a, b, pos)
+            .map_err(|e| e.among(&[a, b], pos))
     }
 
     #[inline(never)]
@@ -103,23 +113,25 @@ impl Vm {
         {
             return Ok(v);
         }
-        self.binary(op, a, Value::int(b), pos)
+        let b = Value::int(b);
+        self.binary(op, a, b, pos)
+            .map_err(|e| e.among(&[a, b], pos))
     }
 
     /// `&&` when the second operand decides if the first one is true, else `||`.
     #[inline(never)]
     pub(super) fn shortcut(&self, a: E, b: E, both: bool, pos: Pos, env: Env) -> R {
         self.check_stack()?;
-        if self.condition(a, env, Pos::NONE)? != both {
+        if self.operand(a, env, pos, 0)? != both {
             return Ok(Value::bool(!both));
         }
-        Ok(Value::bool(self.condition(b, env, pos)?))
+        Ok(Value::bool(self.operand(b, env, pos, 1)?))
     }
 
     #[inline(never)]
     pub(super) fn not(&self, x: E, pos: Pos, env: Env) -> R {
         self.check_stack()?;
-        Ok(Value::bool(!self.condition(x, env, pos)?))
+        Ok(Value::bool(!self.operand(x, env, pos, 0)?))
     }
 
     #[inline(never)]
@@ -128,11 +140,11 @@ impl Vm {
         let a = self.eval(a, env)?;
         let x = a
             .as_list()
-            .ok_or_else(|| self.type_error("a list", a, pos))?;
+            .ok_or_else(|| self.type_error("a list", a, pos).operand(pos, 0))?;
         let b = self.eval(b, env)?;
         let y = b
             .as_list()
-            .ok_or_else(|| self.type_error("a list", b, pos))?;
+            .ok_or_else(|| self.type_error("a list", b, pos).operand(pos, 1))?;
         Ok(if x.is_empty() {
             b
         } else if y.is_empty() {
@@ -148,11 +160,11 @@ impl Vm {
         let a = self.eval(a, env)?;
         let x = a
             .as_attrs()
-            .ok_or_else(|| self.type_error("a set", a, pos))?;
+            .ok_or_else(|| self.type_error("a set", a, pos).operand(pos, 0))?;
         let b = self.eval(b, env)?;
         let y = b
             .as_attrs()
-            .ok_or_else(|| self.type_error("a set", b, pos))?;
+            .ok_or_else(|| self.type_error("a set", b, pos).operand(pos, 1))?;
         Ok(Value::attrs(self.updates.update(x, y)))
     }
 

@@ -182,6 +182,16 @@ impl Vm {
         }
     }
 
+    /// The truth value of an operand of the operator at `pos`.
+    #[inline(always)]
+    pub(super) fn operand(&self, e: E, env: Env, pos: Pos, index: usize) -> R<bool> {
+        let v = self.eval(e, env)?;
+        match v.as_bool() {
+            Some(b) => Ok(b),
+            None => Err(self.type_error("a Boolean", v, pos).operand(pos, index)),
+        }
+    }
+
     /// Runs code to its value. `made`: the innermost frame, when it was made here.
     #[inline(always)]
     fn run(&self, mut e: E, mut env: Env, tail: &mut Tail) -> R {
@@ -267,14 +277,16 @@ impl Vm {
                 }
                 Expr::Const(v) => return self.force(*v),
                 Expr::Implies(a, b, pos) => {
-                    if !self.condition(a, env, Pos::NONE)? {
+                    if !self.operand(a, env, *pos, 0)? {
                         return Ok(Value::TRUE);
                     }
-                    return Ok(Value::bool(self.condition(b, env, *pos)?));
+                    return Ok(Value::bool(self.operand(b, env, *pos, 1)?));
                 }
                 Expr::Neg(x, pos) => {
                     let v = self.eval(x, env)?;
-                    return self.binary(BinOp::Sub, Value::int(0), v, *pos);
+                    return self
+                        .binary(BinOp::Sub, Value::int(0), v, *pos)
+                        .map_err(|e| e.among(&[v], *pos));
                 }
                 _ => return self.eval_node(e, env),
             }

@@ -102,10 +102,27 @@ impl Vm {
             format!("attribute '{}' missing", s.text()),
         )
         .label("no such attribute");
+        let builtins = self.globals().get(&Sym::new(b"builtins"));
+        if self.options.pure
+            && builtins.is_some_and(|b| *b == Value::attrs(set))
+            && let Some(help) = hidden_when_pure(&s.text())
+        {
+            return e.help(help);
+        }
         let names: Vec<String> = set
             .iter_by_name()
             .map(|x| x.0.text().into_owned())
             .collect();
         super::vm::suggest(e, &s.text(), names.iter().map(String::as_str))
     }
+}
+
+/// What to do about a name that pure evaluation hides.
+pub(super) fn hidden_when_pure(name: &str) -> Option<String> {
+    let plain = name.strip_prefix("__").unwrap_or(name);
+    matches!(plain, "currentTime" | "currentSystem").then(|| {
+        format!(
+            "pure evaluation, which flakes always have, does not know `{plain}`: use `--impure`"
+        )
+    })
 }

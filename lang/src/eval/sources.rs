@@ -163,11 +163,41 @@ impl Vm {
         }
     }
 
+    /// Places an error at the operand that it is about, instead of the operator or call.
+    fn place_operand(&self, e: &mut Error) {
+        let Some((at, index, count)) = e.operand.filter(|operand| operand.0 == e.pos) else {
+            return;
+        };
+        let sources = self.sources.borrow();
+        let Some((source, offset)) = sources.find(at) else {
+            return;
+        };
+        let (file, base, foreign) = (source.file.clone(), source.base, source.foreign);
+        drop(sources);
+        let mut work = self.workspace.take().unwrap_or_default();
+        let dialect = self.options.dialect;
+        // What is to be said of the text was said when it was parsed at first.
+        let tree = crate::parse::parse(&file.text, foreign, dialect, &|_, _| (), &mut work);
+        let found = tree.ok().and_then(|tree| {
+            crate::parse::operand(&tree, u32::try_from(offset).ok()?, index, count)
+        });
+        work.clear();
+        self.workspace.set(Some(work));
+        if let Some(part) = found {
+            let text = &file.text[part.start as usize..part.end as usize];
+            // Of many lines the first says enough.
+            let len = text.find('\n').unwrap_or(text.len());
+            e.pos = Pos(base + part.start);
+            e.end = Pos(base + part.start + u32::try_from(len).unwrap_or_default());
+        }
+    }
+
     /// The diagnostic for an error.
     #[allow(clippy::boxed_local, reason = "errors travel boxed")]
     pub(crate) fn diagnostic(&self, e: Box<Error>) -> Box<Diagnostic> {
         let mut e = *e;
         self.explain_cycle(&mut e);
+        self.place_operand(&mut e);
         let mut d = match e.ready {
             Some(d) => *d,
             None => Diagnostic::error(e.kind.code(), Class::Recipe, e.message),

@@ -163,6 +163,11 @@ impl Vm {
                     format!("undefined variable '{}'", s.text()),
                 )
                 .label("not defined");
+                if self.options.pure
+                    && let Some(help) = super::select::hidden_when_pure(&s.text())
+                {
+                    return e.help(help);
+                }
                 let known: Vec<String> = known.iter().map(|k| k.text().into_owned()).collect();
                 super::vm::suggest(
                     e,

@@ -49,6 +49,9 @@ pub(crate) struct Vm {
     depth: Cell<u32>,
     /// How deep calls may nest; nothing more is called once it is zero.
     pub(crate) call_limit: Arc<AtomicU32>,
+    /// How many more calls are counted before one finds that it was asked to stop.
+    #[cfg(test)]
+    pub(crate) calls_left: Cell<Option<u64>>,
     /// The outermost call of a named function in what is being evaluated, which somebody wrote as one expression.
     pub(crate) site: Cell<Pos>,
     stack_limit: usize,
@@ -57,6 +60,8 @@ pub(crate) struct Vm {
     globals: OnceCell<FxHashMap<Sym, Value>>,
     /// Values of imported files by resolved path, and by the paths that led there.
     pub(crate) imports: RefCell<FxHashMap<Vec<u8>, Value>>,
+    /// Files whose values are being computed, outermost first.
+    pub(crate) loading: RefCell<Vec<Vec<u8>>>,
     /// What `readDir` found, by path as it was given.
     pub(crate) dirs: RefCell<FxHashMap<Vec<u8>, Value>>,
     /// Store paths of copied sources.
@@ -94,12 +99,15 @@ impl Vm {
             s: Syms::new(),
             depth: Cell::new(0),
             call_limit: Arc::new(AtomicU32::new(max_call_depth)),
+            #[cfg(test)]
+            calls_left: Cell::new(None),
             site: Cell::new(Pos::NONE),
             stack_limit: stack::limit(),
             sources: RefCell::default(),
             contexts: RefCell::default(),
             globals: OnceCell::new(),
             imports: RefCell::default(),
+            loading: RefCell::default(),
             dirs: RefCell::default(),
             copied: RefCell::default(),
             text_refs: RefCell::default(),
@@ -146,6 +154,8 @@ impl Vm {
     /// Counts a call.
     #[inline(always)]
     pub(crate) fn enter(&self, pos: Pos) -> R<()> {
+        #[cfg(test)]
+        self.count_down();
         let d = self.depth.get() + 1;
         self.depth.set(d);
         if d > self.call_limit.load(Ordering::Relaxed) {
@@ -153,6 +163,24 @@ impl Vm {
         } else {
             Ok(())
         }
+    }
+
+    #[cfg(test)]
+    fn count_down(&self) {
+        match self.calls_left.get() {
+            None => {}
+            Some(0) => self.call_limit.store(0, Ordering::Relaxed),
+            Some(n) => self.calls_left.set(Some(n - 1)),
+        }
+    }
+
+    /// For long work that calls nothing: fails when somebody asked to stop.
+    #[inline]
+    pub(crate) fn go_on(&self, pos: Pos) -> R<()> {
+        if self.call_limit.load(Ordering::Relaxed) == 0 {
+            return Err(self.too_deep(pos));
+        }
+        Ok(())
     }
 
     /// The error of what nests too deep, or would without end.

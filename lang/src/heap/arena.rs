@@ -130,6 +130,8 @@ fn grow(a: &Arena, size: usize) -> *mut u64 {
         a.end.set(start);
         a.last.set(start + CHUNK);
     }
+    // Whole steps fill a chunk: what is opened never reaches beyond it.
+    debug_assert!(a.next.get() <= a.end.get() && a.end.get() <= a.last.get());
     let p = a.next.get();
     while a.end.get() - p < size {
         let end = a.end.get();
@@ -142,9 +144,12 @@ fn grow(a: &Arena, size: usize) -> *mut u64 {
 }
 
 /// Opens a step with a huge page, unless the last of those was slow, else a part of one. Returns its size in bytes.
+///
+/// A step that was begun in parts goes on in parts: a large object can leave the rest of a chunk behind in the middle of a step, and
+/// the parts that are still to come then end in the middle of one of the next chunk, whose last step would end beyond it.
 fn open(a: &Arena, at: *mut u8) -> usize {
-    if a.small.get() > 0 {
-        a.small.set(a.small.get() - 1);
+    if a.small.get() > 0 || !at.addr().is_multiple_of(STEP) {
+        a.small.set(a.small.get().saturating_sub(1));
         // SAFETY: the part lies within a mapping of ours that nobody uses yet. Where the call is not known, faults do its work.
         unsafe { libc::madvise(at.cast(), PART, libc::MADV_POPULATE_WRITE) };
         return PART;
@@ -202,4 +207,45 @@ fn map(bytes: usize) -> *mut u8 {
 /// Bytes taken from the system by this thread's arena.
 pub(crate) fn bytes_used() -> usize {
     ARENA.with(|a| a.total.get() - (a.end.get() - a.next.get()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where objects of a size lie, when they fill three chunks of which the first has small pages only.
+    fn places(size: usize, small: usize) -> Vec<(usize, usize)> {
+        std::thread::spawn(move || {
+            ARENA.with(|a| a.small.set(small));
+            let count = 3 * CHUNK / size;
+            (0..count)
+                .map(|_| {
+                    let p = words(size / 8) as usize;
+                    let last = ARENA.with(|a| {
+                        assert!(a.next.get() <= a.end.get() && a.end.get() <= a.last.get());
+                        a.last.get()
+                    });
+                    (p, last)
+                })
+                .collect()
+        })
+        .join()
+        .unwrap()
+    }
+
+    #[test]
+    fn objects_stay_within_their_chunk() {
+        // 800,008 bytes leave half of the last step of a chunk behind, as lists of 100,000 items do.
+        for (size, small) in [(800_008, 256), (800_008, 8), (2_400_008, 300)] {
+            let places = places(size, small);
+            for (p, last) in &places {
+                assert!(p + size <= *last && last - CHUNK <= *p, "{size} {small}");
+            }
+            assert!(
+                places
+                    .windows(2)
+                    .all(|w| w[0].0 + size <= w[1].0 || w[1].0 + size <= w[0].0)
+            );
+        }
+    }
 }

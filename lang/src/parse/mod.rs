@@ -6,6 +6,7 @@ pub(crate) mod ast;
 mod attrs;
 mod binds;
 mod describe;
+mod find;
 mod lex;
 mod limits;
 mod lint;
@@ -16,6 +17,7 @@ mod strings;
 mod tokens;
 
 pub(crate) use ahead::{Ahead, Names};
+pub(crate) use find::operand;
 pub(crate) use literals::no_nul;
 pub(crate) use parser::{Workspace, parse};
 pub(crate) use source::decode;

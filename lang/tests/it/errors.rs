@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use sos_lang::{Evaluator, Options};
+
 use crate::host::MemoryHost;
 
 /// Code, message, the marked text and the helps of the error.
@@ -9,7 +11,7 @@ use crate::host::MemoryHost;
 fn check(text: &str, code: &str, marked: &str, helps: &[&str]) {
     let text = text.to_owned();
     let got = sos_lang::with_big_stack(move || {
-        let e = sos_lang::Evaluator::new(MemoryHost::new(&[]), sos_lang::Options::default());
+        let e = Evaluator::new(MemoryHost::new(&[]), Options::default());
         let d = e
             .eval_str(&text, "site.nix", Path::new("/"))
             .and_then(|v| e.force_deep(v))
@@ -48,7 +50,7 @@ fn places_and_suggestions() {
         "pakage",
         &["did you mean `package`?"],
     );
-    check("1 + { }", "eval-type", "+", &[]);
+    check("1 + { }", "eval-type", "{ }", &[]);
     check("{ a = 1; b = 2; a = 3; }", "parse-syntax", "a", &[]);
     check("let x = 1;\nin x.y", "eval-type", "y", &[]);
     check("assert 1 + 1 == 3; 1", "eval-assert", "1 + 1 == 3", &[]);
@@ -64,6 +66,76 @@ fn places_and_suggestions() {
     check("{ a = ; }", "parse-syntax", ";", &[]);
 }
 
+#[test]
+fn a_wrong_operand_or_argument_is_the_place() {
+    for (text, marked) in [
+        ("1 + \"x\"", "\"x\""),
+        ("(x: x + (2 * 3)) true", "x"),
+        ("\"x\" + 1", "1"),
+        ("null - 1", "null"),
+        ("1 - (toString 1)", "toString 1"),
+        ("[ 1 ] ++ 2", "2"),
+        ("1 // { }", "1"),
+        ("true && \"x\"", "\"x\""),
+        ("1 || true", "1"),
+        ("!1", "1"),
+        ("-\"x\"", "\"x\""),
+        ("builtins.substring 0 \"a\" \"abc\"", "\"a\""),
+        ("builtins.elemAt 1 [ 2 ]", "[ 2 ]"),
+        ("map (x: x) { a = 1; }", "{ a = 1; }"),
+        ("let f = builtins.head; in f \"text\"", "\"text\""),
+        ("{ a = [ (builtins.length { b = 1; }) ]; }", "{ b = 1; }"),
+        // Which of two that are equal is meant is not known.
+        ("null * null", "*"),
+        // What is not written in the call is not shown there.
+        ("let f = builtins.elemAt 1; in f 2", "f"),
+    ] {
+        check(text, "eval-type", marked, &[]);
+    }
+}
+
+#[test]
+fn derivations_that_need_each_other_are_named() {
+    let text =
+        "let make = name: v: derivation { inherit name v; system = \"s\"; builder = \"b\"; };
+        d = make \"d\" e; e = make \"e\" [ \"${d}\" ]; in d.drvPath";
+    let message = sos_lang::with_big_stack(move || {
+        let e = Evaluator::new(MemoryHost::new(&[]), Options::default());
+        let failed = e.eval_str(text, "site.nix", Path::new("/"));
+        failed.and_then(|v| e.force(v)).unwrap_err().message
+    });
+    assert_eq!(
+        message,
+        "infinite recursion encountered: `drvPath` needs `d`, which needs `v`, which needs `e`, which needs `v`, which is `drvPath`"
+    );
+}
+
+#[test]
+fn files_that_import_each_other_are_named() {
+    let message = |file: &'static str| {
+        sos_lang::with_big_stack(move || {
+            let files = [
+                ("/p/a.nix", "(import ./b.nix) + 1"),
+                ("/p/b.nix", "1 + import ./a.nix"),
+                ("/p/self.nix", "import ./self.nix"),
+                ("/p/lazy.nix", "{ me = import ./lazy.nix; x = 1; }"),
+                ("/p/asks.nix", "(import ./lazy.nix).me.me.x"),
+            ];
+            let e = Evaluator::new(MemoryHost::new(&files), Options::default());
+            let value = e.eval_file(Path::new(file)).and_then(|v| e.force(v));
+            value.map(|v| e.print(v)).map_err(|d| (d.code, d.message))
+        })
+    };
+    let cycle = "infinite recursion encountered";
+    let says = |what| Err(("eval-cycle", format!("{cycle}: {what}")));
+    assert_eq!(
+        message("/p/a.nix"),
+        says("`/p/a.nix` imports `/p/b.nix`, which imports `/p/a.nix`")
+    );
+    assert_eq!(message("/p/self.nix"), says("`/p/self.nix` imports itself"));
+    assert_eq!(message("/p/asks.nix"), Ok("1".to_owned()));
+}
+
 /// The frames of the error of a file.
 fn frames(file: &'static str) -> Vec<String> {
     sos_lang::with_big_stack(move || {
@@ -72,7 +144,7 @@ fn frames(file: &'static str) -> Vec<String> {
             ("/p/throws.nix", "throw \"no\""),
             ("/p/imports.nix", "[ (import ./throws.nix) ]"),
         ];
-        let e = sos_lang::Evaluator::new(MemoryHost::new(&files), sos_lang::Options::default());
+        let e = Evaluator::new(MemoryHost::new(&files), Options::default());
         let failed = e.eval_file(Path::new(file)).and_then(|v| e.force_deep(v));
         let frames = failed.unwrap_err().trace;
         frames.into_iter().map(|f| f.message).collect()
@@ -92,7 +164,7 @@ fn frames_say_more_than_the_place() {
 fn check_labels(text: &str, message: &str, labels: &[(&str, &str)]) {
     let text = text.to_owned();
     let (found, places) = sos_lang::with_big_stack(move || {
-        let e = sos_lang::Evaluator::new(MemoryHost::new(&[]), sos_lang::Options::default());
+        let e = Evaluator::new(MemoryHost::new(&[]), Options::default());
         let d = e
             .eval_str(&text, "site.nix", Path::new("/"))
             .and_then(|v| e.force_deep(v))
@@ -131,6 +203,11 @@ fn an_infinite_recursion_names_its_cycle() {
         "let f = x: x + 1; a = f a; in a",
         "infinite recursion encountered: `a` needs itself",
         &[("a", "`a` needs itself")],
+    );
+    check_labels(
+        "let d = { outPath = \"${d}\"; }; in \"${d}\"",
+        "infinite recursion encountered: `outPath` needs itself",
+        &[("d", "`outPath` needs itself")],
     );
     // A function that looks at its argument only later.
     check_labels(

@@ -123,13 +123,9 @@ impl Host for MemoryHost {
             .insert(p.absolute(&self.dir).into(), contents.to_vec());
         Ok(p)
     }
-    fn add_derivation(
-        &self,
-        path: &StorePath,
-        drv: &Derivation,
-        _aterm: &[u8],
-    ) -> Result<(), HostError> {
-        self.drvs.borrow_mut().insert(path.clone(), drv.clone());
+    fn add_derivation(&self, path: &StorePath, aterm: &[u8]) -> Result<(), HostError> {
+        let drv = Derivation::parse_aterm(aterm, &self.dir).map_err(text)?;
+        self.drvs.borrow_mut().insert(path.clone(), drv);
         Ok(())
     }
     fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sos_formats::diagnostic::{Class, Diagnostic, SourceFile};
+use sos_formats::diagnostic::{Class, Diagnostic, Label, SourceFile};
 use sos_lang::{FileType, Plain};
 
 use super::checkout::{Checkout, Result};
@@ -11,9 +11,10 @@ use super::kaem::{Reader, Shell};
 use super::manifest::Kind;
 use super::plan::{Plan, Step};
 use super::sources::Distfile;
-use super::stage0::{self, Input, Made, Stage0};
+use super::stage0::{self, Input, Stage0};
 use super::variables::Variables;
 use crate::plain::{Set, text, texts};
+use crate::rootfs::places::Made;
 
 /// Where distfiles are, for steps.
 const DISTFILES: &str = "/external/distfiles";
@@ -24,7 +25,7 @@ const BASH: &str = "/usr/bin/bash";
 /// Distfiles that a step opens although it does not declare them, by name of the step.
 pub(crate) type Extra = BTreeMap<String, Vec<String>>;
 
-/// Returns what `bootstrap.nix` takes.
+/// Returns what `bootstrap.nix` takes; `made` gets the places of its `places`, where the manifest has each step.
 ///
 /// # Errors
 /// Problems of stage0's scripts and of links in steps.
@@ -32,6 +33,7 @@ pub(crate) fn lower(
     checkout: &Checkout<'_>,
     plan: &Plan,
     extra: &Extra,
+    made: &mut Made,
 ) -> std::result::Result<Plain, Vec<Diagnostic>> {
     let one = |e: Box<Diagnostic>| vec![*e];
     let arch = plan.settings.get("ARCH").to_owned();
@@ -75,10 +77,41 @@ pub(crate) fn lower(
             .with("config", Plain::List(config))
             .with("steps", Plain::List(steps))
             .with("pins", Plain::List(pins))
+            .with("places", places(checkout, plan, made).map_err(one)?)
             .done())
     } else {
         Err(problems)
     }
+}
+
+/// A set with an attribute for each step, by its number, whose place is the line of the step.
+fn places(checkout: &Checkout<'_>, plan: &Plan, made: &mut Made) -> Result<Plain> {
+    let mut manifests: BTreeMap<&str, std::sync::Arc<SourceFile>> = BTreeMap::new();
+    let mut set = Set::new();
+    for step in &plan.steps {
+        if !manifests.contains_key(step.tree.as_str()) {
+            let manifest = checkout.need_text(&format!("{}/manifest", step.tree))?;
+            manifests.insert(&step.tree, manifest);
+        }
+        let index = step.index.to_string();
+        if let Some(manifest) = manifests.get(step.tree.as_str()) {
+            let before = manifest
+                .text
+                .split_inclusive('\n')
+                .take(step.line.saturating_sub(1));
+            let start: usize = before.map(str::len).sum();
+            let line = manifest.text[start..].lines().next().unwrap_or_default();
+            let label = Label {
+                file: std::sync::Arc::clone(manifest),
+                span: start..start + line.len(),
+                text: String::new(),
+            };
+            let path = ["places", &index, "name"].map(str::to_owned);
+            made.insert(path.into(), label);
+        }
+        set = set.with(&index, Set::new().with("name", Plain::Null).done());
+    }
+    Ok(set.done())
 }
 
 /// The system whose programs the steps of an architecture are.
@@ -156,7 +189,7 @@ impl Lowerer<'_> {
             .done())
     }
 
-    fn command(&self, made: &Made) -> Plain {
+    fn command(&self, made: &stage0::Made) -> Plain {
         let inputs = made.inputs.iter().map(|(at, input)| match input {
             Input::Made(index) => Set::new()
                 .with("at", text(at))
@@ -347,6 +380,7 @@ impl Lowerer<'_> {
         let distfiles = self.distfiles(step)?;
         Ok(Set::new()
             .with("name", text(name))
+            .with("index", text(step.index.to_string()))
             .with("target", text(target(step)))
             .with("pass", text(key(step, self.plan)))
             .with("line", crate::plain::int(step.line))

@@ -9,7 +9,7 @@ use super::checkout::{Checkout, Result};
 use super::files::{Files, at_source, at_text};
 use super::lower::distfile;
 use super::plan::{Settings, starting_variables};
-use super::sources::{self, Distfile};
+use super::sources::{self, Digests, Distfile};
 use super::stage0;
 use super::variables::Mode;
 use crate::plain::{Set, text, texts};
@@ -124,7 +124,8 @@ fn split(checkout: &Checkout<'_>) -> std::result::Result<Split, Vec<Diagnostic>>
     let imports = lines
         .iter()
         .any(|line| is(line, "improve:") && line.get(1).is_some_and(|name| name == IMPORT));
-    let mut seen: BTreeMap<String, Distfile> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let mut digests = Digests::default();
     let mut steps = BTreeSet::new();
     let mut online = false;
     for line in &lines {
@@ -145,31 +146,18 @@ fn split(checkout: &Checkout<'_>) -> std::result::Result<Split, Vec<Diagnostic>>
             continue;
         };
         let mut problems = Problems::in_file(&file);
-        let files = sources::read(&file, &mut problems);
+        let files = sources::read(&file, &mut digests, &mut problems);
         let problems = problems.finish();
         if !problems.is_empty() {
             return Err(problems);
         }
         for file in files {
-            match seen.get(&file.name) {
-                Some(known) if known.sha256 != file.sha256 => {
-                    let message = format!(
-                        "`{}` has two digests: that of `steps/{name}` is {}, and an earlier step has {}",
-                        file.name, file.sha256, known.sha256
-                    );
-                    let problem =
-                        Diagnostic::error("bootstrap-two-digests", Class::Recipe, message);
-                    return Err(vec![problem]);
-                }
-                Some(_) => {}
-                None => {
-                    seen.insert(file.name.clone(), file.clone());
-                    found
-                        .payload
-                        .as_mut()
-                        .unwrap_or(&mut found.image)
-                        .push(file);
-                }
+            if seen.insert(file.name.clone()) {
+                found
+                    .payload
+                    .as_mut()
+                    .unwrap_or(&mut found.image)
+                    .push(file);
             }
         }
     }

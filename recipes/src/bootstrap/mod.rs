@@ -17,6 +17,7 @@ mod sources;
 mod stage0;
 #[cfg(test)]
 mod tests;
+mod undeclared;
 mod variables;
 
 pub use attr::attr_path;
@@ -27,4 +28,5 @@ pub(crate) use media::media;
 pub(crate) use plan::of_checkout;
 pub use plan::{Package, Plan, Settings, Step, plan};
 pub use sources::Distfile;
+pub use undeclared::undeclared;
 pub use variables::{Mode, Variables};

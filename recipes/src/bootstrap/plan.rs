@@ -9,7 +9,7 @@ use sos_lang::Host;
 use super::checkout::Checkout;
 use super::manifest::{self, Directive, Kind};
 use super::pins;
-use super::sources::{self, Distfile};
+use super::sources::{self, Digests, Distfile};
 use super::variables::{self, Mode, Variables};
 use crate::problems::Problems;
 
@@ -114,6 +114,7 @@ pub(crate) fn of_checkout(
         found: Vec::new(),
         steps: Vec::new(),
         packages: Vec::new(),
+        digests: Digests::default(),
         generation: usize::from(settings.bash),
     };
     planner.tree("steps");
@@ -194,6 +195,7 @@ struct Planner<'a> {
     steps: Vec<Step>,
     /// File names of the packages so far.
     packages: Vec<String>,
+    digests: Digests,
     generation: usize,
 }
 
@@ -328,7 +330,7 @@ impl Planner<'_> {
             return Ok(Vec::new());
         };
         let mut problems = Problems::in_file(&file);
-        let read = sources::read(&file, &mut problems);
+        let read = sources::read(&file, &mut self.digests, &mut problems);
         self.found.extend(problems.finish());
         Ok(read)
     }

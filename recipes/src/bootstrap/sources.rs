@@ -1,8 +1,9 @@
 //! `sources`: the files that a step takes from outside, each with its digest.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use sos_formats::diagnostic::SourceFile;
+use sos_formats::diagnostic::{Label, SourceFile};
 
 use crate::problems::Problems;
 
@@ -28,12 +29,34 @@ struct Source<'t> {
     place: Range<usize>,
 }
 
+/// The digest that each name was given first, and where: steps share one directory of files, in which a name is one file.
+#[derive(Debug, Default)]
+pub(crate) struct Digests(BTreeMap<String, (String, Option<Label>)>);
+
 /// Reads a `sources` file: lines of one name and digest are alternative addresses of one file, in the order of their first lines.
-pub(crate) fn read(file: &SourceFile, problems: &mut Problems) -> Vec<Distfile> {
+/// A name that has another digest in an earlier file is refused as one that has two in this file; `digests` is what is known of
+/// those files, and learns of this one.
+pub(crate) fn read(
+    file: &SourceFile,
+    digests: &mut Digests,
+    problems: &mut Problems,
+) -> Vec<Distfile> {
     let mut out: Vec<(Distfile, Range<usize>)> = Vec::new();
     for source in lines(&file.text, problems) {
         let known = out.iter_mut().find(|(d, _)| d.name == source.name);
         let Some((known, first)) = known else {
+            let place = Some(source.place.clone());
+            match digests.0.get(source.name) {
+                Some((digest, first)) if digest != source.sha256 => {
+                    two_digests(source.name, &place, first.clone(), problems);
+                }
+                Some(_) => {}
+                None => {
+                    let first = problems.label(&place, FIRST);
+                    let known = (source.sha256.to_owned(), first);
+                    digests.0.insert(source.name.to_owned(), known);
+                }
+            }
             out.push((
                 Distfile {
                     name: source.name.to_owned(),
@@ -46,17 +69,30 @@ pub(crate) fn read(file: &SourceFile, problems: &mut Problems) -> Vec<Distfile> 
             continue;
         };
         if known.sha256 != source.sha256 {
-            let message = format!("`{}` has two digests", source.name);
-            let problem = problems
-                .error("bootstrap-two-digests", message, &Some(source.place), "another digest")
-                .with_labels(problems.label(&Some(first.clone()), "the first one"))
-                .help("steps find files by name, so that two need two names: give one a name as its last word");
-            problems.add(problem);
+            let first = problems.label(&Some(first.clone()), FIRST);
+            two_digests(source.name, &Some(source.place), first, problems);
         } else if let Some(url) = source.url {
             known.urls.push(url.to_owned());
         }
     }
     out.into_iter().map(|(distfile, _)| distfile).collect()
+}
+
+/// What the place of the first digest is called.
+const FIRST: &str = "the first one";
+
+fn two_digests(
+    name: &str,
+    place: &Option<Range<usize>>,
+    first: Option<Label>,
+    problems: &mut Problems,
+) {
+    let message = format!("`{name}` has two digests");
+    let problem = problems
+        .error("bootstrap-two-digests", message, place, "another digest")
+        .with_labels(first)
+        .help("steps find files by name, so that two need two names: give one a name as its last word");
+    problems.add(problem);
 }
 
 fn lines<'t>(text: &'t str, problems: &mut Problems) -> Vec<Source<'t>> {

@@ -225,6 +225,32 @@ fn bad_manifests_say_where() {
 }
 
 #[test]
+fn a_name_has_one_digest_in_all_steps() {
+    let (first, second) = (
+        format!("f http://h/y {OTHER}\nf http://h/x {DIGEST}\n"),
+        format!("f http://g/x {OTHER}\n"),
+    );
+    let files = [
+        ("a/pass1.kaem", ""),
+        ("a/sources", first.as_str()),
+        ("b/pass1.kaem", ""),
+        ("b/sources", second.as_str()),
+    ];
+    let tree = Tree::new("build: a\nbuild: b\n", &files);
+    assert_eq!(
+        tree.problems(),
+        "steps/b/sources:1:1 bootstrap-two-digests: `x` has two digests"
+    );
+    // What is not built does not count.
+    let tree = Tree::new("build: a\nbuild: b ( A == B )\n", &files);
+    assert_eq!(tree.problems(), "");
+    let same = [("a/pass1.kaem", ""), ("a/sources", first.as_str())];
+    let again = [("c/pass1.kaem", ""), ("c/sources", first.as_str())];
+    let tree = Tree::new("build: a\nbuild: c\n", &[same, again].concat());
+    assert_eq!(tree.problems(), "");
+}
+
+#[test]
 fn bad_sources_say_where() {
     #[track_caller]
     fn check(sources: &str, expect: &str) {

@@ -114,10 +114,10 @@ let
 
   # Files from outside. `after` is what has to be there first: nothing is fetched for a step before the step before it is done,
   # so that a run stops where something is missing, and not before it began.
-  fetched = after: step: file:
+  fetched = after: step: place: file:
     derive.fixed {
       name = derive.storeName file.name;
-      __place = args;
+      __place = place;
       builder = "builtin:fetch";
       # For the message when nobody has it.
       distfile = step;
@@ -126,10 +126,10 @@ let
       outputHash = file.sha256;
       inherit after;
     };
-  inOrder = root: step: files:
+  inOrder = root: step: place: files:
     (foldl'
       (done: file:
-        let one = "${fetched done.after step file}";
+        let one = "${fetched done.after step place file}";
         in {
           after = one;
           all = done.all // { ${file.at} = one; };
@@ -137,21 +137,25 @@ let
       { after = "${root}"; all = { }; }
       files).all;
 
+  # Where the manifest has a step.
+  placeOf = one: plan.places.${one.index};
+
   run = root: one:
     let
       ran = derive.rootfs (step {
         name = derive.storeName one.name;
+        __place = placeOf one;
         rootfs = "${root}";
         inherit (one) script env;
         shell = if shell != null then shell else one.shell;
         parallel = if one.parallel then true else null;
         layers = places one.layers;
-        mounts = inOrder root one.name one.distfiles;
+        mounts = inOrder root one.name (placeOf one) one.distfiles;
       });
       # What the step packed, as it wrote it.
       package = derive.tree {
         name = derive.storeName (baseNameOf one.package);
-        __place = args;
+        __place = placeOf one;
         builder = "builtin:rootfs-file";
         rootfs = "${ran}";
         path = one.package;
@@ -187,7 +191,7 @@ let
 
   # The disk that a machine without a kernel boots, and what it imports later. Only these need every file at once.
   media = __sosBootstrapMedia { inherit tree settings; };
-  all = files: listToAttrs (map (file: { name = file.at; value = "${fetched null "the image" file}"; }) files);
+  all = files: listToAttrs (map (file: { name = file.at; value = "${fetched null "the image" args file}"; }) files);
   hex0Image = files:
     derive.tree {
       name = "init.img";
@@ -205,7 +209,7 @@ let
           name = "payload.img";
           __place = args;
           builder = "builtin:payload-image";
-          files = listToAttrs (map (file: { inherit (file) name; value = "${fetched null "the payload" file}"; }) media.payload);
+          files = listToAttrs (map (file: { inherit (file) name; value = "${fetched null "the payload" args file}"; }) media.payload);
           inherit wide;
         }
     else
@@ -243,6 +247,8 @@ let
 in
 withImages chain.root // {
   inherit steps stage0;
+  # By this the program knows a tree of steps, and what it was asked for.
+  bootstrap = { inherit tree settings extraDistfiles; shell = shell != null; };
   seed = first;
   # Every digest that the tree says a result has, with the root that it is in.
   pins = map
@@ -257,6 +263,6 @@ withImages chain.root // {
   rootfs = withImages chain.root;
   # A list: names of files are no names by which the members of a set are built.
   distfiles = builtins.attrValues (listToAttrs (builtins.concatLists (map
-    (one: map (file: { inherit (file) name; value = fetched null one.name file; }) one.distfiles)
+    (one: map (file: { inherit (file) name; value = fetched null one.name (placeOf one) file; }) one.distfiles)
     plan.steps)));
 }

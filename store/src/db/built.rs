@@ -95,8 +95,11 @@ pub(crate) fn built_names(db: &Connection) -> Result<Vec<String>> {
 
 /// Notes that a collection takes a path. Must come before its results are forgotten.
 pub(crate) fn note_collected(db: &Connection, path: &StorePath) -> Result<()> {
-    let sql = "UPDATE built SET collected = 1
-               WHERE drv IN (SELECT drv FROM drv_output WHERE path = ?1)";
+    let sql = concat!(
+        "UPDATE built SET collected = 1 WHERE drv IN (SELECT drv FROM drv_output WHERE ",
+        is_base!("path"),
+        ")"
+    );
     db.prepare_cached(sql)?.execute([path.as_str()])?;
     Ok(())
 }

@@ -51,8 +51,8 @@ pub(crate) fn delete_drv(db: &Connection, path: &StorePath) -> Result<()> {
 
 /// Forgets that a path is the output of anything.
 pub(crate) fn delete_results_of(db: &Connection, path: &StorePath) -> Result<()> {
-    db.prepare_cached("DELETE FROM drv_output WHERE path = ?1")?
-        .execute([path.as_str()])?;
+    let sql = concat!("DELETE FROM drv_output WHERE ", is_base!("path"));
+    db.prepare_cached(sql)?.execute([path.as_str()])?;
     db.prepare_cached("DELETE FROM trace WHERE path = ?1")?
         .execute([path.as_str()])?;
     db.prepare_cached("DELETE FROM rebuild WHERE path = ?1")?
@@ -66,7 +66,10 @@ pub(crate) fn get_output(
     drv: &StorePath,
     output: &str,
 ) -> Result<Option<StorePath>> {
-    let sql = "SELECT path FROM drv_output WHERE drv = ?1 AND output = ?2";
+    let sql = concat!(
+        "SELECT path FROM drv_output WHERE output = ?2 AND ",
+        is_base!("drv")
+    );
     let found: Option<String> = db
         .prepare_cached(sql)?
         .query_row(params![drv.as_str(), output], |row| row.get(0))
@@ -81,16 +84,38 @@ pub(crate) fn set_output(
     output: &str,
     path: &StorePath,
 ) -> Result<()> {
-    let sql = "INSERT OR REPLACE INTO drv_output (drv, output, path) VALUES (?1, ?2, ?3)";
-    db.prepare_cached(sql)?
-        .execute(params![drv.as_str(), output, path.as_str()])?;
+    let sql = concat!(
+        "SELECT id, path FROM drv_output WHERE output = ?2 AND ",
+        is_base!("drv")
+    );
+    let known: Option<(i64, String)> = db
+        .prepare_cached(sql)?
+        .query_row(params![drv.as_str(), output], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    match known {
+        Some((_, there)) if there == path.as_str() => {}
+        Some((id, _)) => {
+            db.prepare_cached("UPDATE drv_output SET path = ?2 WHERE id = ?1")?
+                .execute(params![id, path.as_str()])?;
+        }
+        None => {
+            db.prepare_cached("INSERT INTO drv_output (drv, output, path) VALUES (?1, ?2, ?3)")?
+                .execute(params![drv.as_str(), output, path.as_str()])?;
+        }
+    }
     Ok(())
 }
 
 /// All outputs of a derivation that are valid.
 pub(crate) fn outputs_of(db: &Connection, drv: &StorePath) -> Result<Vec<(String, StorePath)>> {
-    let mut statement =
-        db.prepare_cached("SELECT output, path FROM drv_output WHERE drv = ?1 ORDER BY output")?;
+    let sql = concat!(
+        "SELECT output, path FROM drv_output WHERE ",
+        is_base!("drv"),
+        " ORDER BY output"
+    );
+    let mut statement = db.prepare_cached(sql)?;
     let rows = statement.query_map([drv.as_str()], |row| {
         Ok((row.get::<_, String>(0)?, row.get(1)?))
     })?;

@@ -34,15 +34,22 @@ pub(crate) fn put_step(db: &Connection, step: &StepRow) -> Result<()> {
 
 /// Notes that something took part in a run, unless it did in an earlier one.
 pub(crate) fn put_seen(db: &Connection, base: &StorePath, build: i64) -> Result<()> {
-    db.prepare_cached("INSERT OR IGNORE INTO seen (base, build) VALUES (?1, ?2)")?
+    let sql = concat!(
+        "INSERT INTO seen (base, build) SELECT ?1, ?2
+         WHERE NOT EXISTS (SELECT 1 FROM seen WHERE ",
+        is_base!("base"),
+        ")"
+    );
+    db.prepare_cached(sql)?
         .execute(params![base.as_str(), build])?;
     Ok(())
 }
 
 /// The first run in which something took part.
 pub(crate) fn first_seen(db: &Connection, base: &StorePath) -> Result<Option<i64>> {
+    let sql = concat!("SELECT build FROM seen WHERE ", is_base!("base"));
     Ok(db
-        .prepare_cached("SELECT build FROM seen WHERE base = ?1")?
+        .prepare_cached(sql)?
         .query_row([base.as_str()], |row| row.get(0))
         .optional()?)
 }
@@ -73,7 +80,8 @@ pub(crate) fn steps_of_drv(
     limit: u32,
 ) -> Result<Vec<StepRow>> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM step WHERE drv = ?1 AND build <= ?2 ORDER BY id DESC LIMIT ?3"
+        "SELECT {COLUMNS} FROM step WHERE {} AND build <= ?2 ORDER BY id DESC LIMIT ?3",
+        is_base!("drv")
     );
     let mut statement = db.prepare_cached(&sql)?;
     let mut rows = statement.query(params![drv.as_str(), until, limit])?;
@@ -105,7 +113,8 @@ pub(crate) fn failed_last(db: &Connection, builds: u32) -> Result<Vec<StorePath>
     let sql = "SELECT drv FROM step AS one
                WHERE build > (SELECT coalesce(max(id), 0) FROM build) - ?1 AND status = 'failed' AND NOT EXISTS (
                    SELECT 1 FROM step AS later
-                   WHERE later.drv = one.drv AND later.id > one.id
+                   WHERE substr(later.drv, 1, 12) = substr(one.drv, 1, 12) AND later.drv = one.drv
+                       AND later.id > one.id
                        AND later.status IN ('built', 'fetched', 'cached', 'failed'))";
     let mut statement = db.prepare_cached(sql)?;
     let mut rows = statement.query([builds])?;

@@ -10,6 +10,10 @@ use crate::support::peer;
 use crate::support::process::{all_gone, descendants};
 use crate::support::terminal::Terminal;
 
+/// What the first Ctrl-C is answered with, and what the next one and other signals are.
+const DRAINS: &str = "starting nothing more, what runs comes to its end; Ctrl-C once more stops it";
+const STOPS: &str = "stopping; one more signal ends sos at once";
+
 /// Stops a build by its keyboard or by a signal.
 fn stopped(stop: impl FnOnce(&mut Terminal), code: i32, word: &str) {
     let Some(stage) = Stage::new() else {
@@ -31,24 +35,67 @@ fn stopped(stop: impl FnOnce(&mut Terminal), code: i32, word: &str) {
         assert_eq!(found.len(), 1, "`{text}` in {rows:#?}");
         found[0]
     };
-    assert!(
-        at("stopping; a second signal stops at once")
-            < at("built 0, cached 0, stopped 2, not tried 2")
-    );
+    assert!(at(STOPS) < at("built 0, cached 0, stopped 2, not tried 2"));
     assert!(
         rows.last().is_some_and(|row| row.contains(word)),
         "{rows:#?}"
     );
 }
 
+/// The builders are in no group of the terminal: Ctrl-C reaches them only through `sos`.
 #[test]
-fn ctrl_c_leaves_a_clean_screen() {
-    stopped(|terminal| terminal.send(b"\x03"), 130, "interrupted");
+fn ctrl_c_starts_nothing_more_and_what_runs_comes_to_its_end() {
+    let Some(mut stage) = Stage::new() else {
+        return;
+    };
+    stage.jobs(3, &format!("echo line @; {WAIT}; echo x > $out"));
+    let Some(mut terminal) = Terminal::start(&stage.build(&["-j", "2"]), 24, 80) else {
+        return;
+    };
+    terminal.at_every_frame(check_frame);
+    terminal.wait_for_text("next: ");
+    terminal.send(b"\x03");
+    terminal.wait_for_text(DRAINS);
+    // One after the other: the slot of the first is free while the second runs.
+    for n in 1..=2 {
+        stage.open();
+        terminal.wait_for("a line", |screen| {
+            screen.contents().matches(" ✓ job-").count() == n
+        });
+    }
+    assert_eq!(terminal.finish(), 130);
+    let rows = check_end(&mut terminal);
+    let has = |text: &str| rows.iter().any(|row| row.contains(text));
+    assert!(
+        has("built 2, cached 0, not tried 2") && !has(STOPS),
+        "{rows:#?}"
+    );
+    assert!(
+        rows.last().is_some_and(|row| row.contains("interrupted")),
+        "{rows:#?}"
+    );
+    // What was built is there.
+    stage.open();
+    stage
+        .world
+        .sos(["build", "--no-link", "f.nix"])
+        .ok()
+        .says(&["built 2, cached 2"]);
 }
 
-/// A build that is told to stop waits for the database, which somebody else holds: the second Ctrl-C does not.
 #[test]
-fn a_second_ctrl_c_ends_at_once_and_leaves_a_clean_screen() {
+fn ctrl_c_twice_stops_what_runs_and_leaves_a_clean_screen() {
+    let twice = |terminal: &mut Terminal| {
+        terminal.send(b"\x03");
+        terminal.wait_for_text(DRAINS);
+        terminal.send(b"\x03");
+    };
+    stopped(twice, 130, "interrupted");
+}
+
+/// A build that is told to stop waits for the database, which somebody else holds: one more Ctrl-C does not.
+#[test]
+fn a_third_ctrl_c_ends_at_once_and_leaves_a_clean_screen() {
     let (Some(stage), Some(python)) = (Stage::new(), peer("python3")) else {
         return;
     };
@@ -78,8 +125,10 @@ fn a_second_ctrl_c_ends_at_once_and_leaves_a_clean_screen() {
     assert_eq!(said, "held\n");
     let family = descendants(terminal.pid());
     assert!(family.len() > 1, "{family:?}");
-    terminal.send(b"\x03");
-    terminal.wait_for_text("stopping; a second signal stops at once");
+    for answer in [DRAINS, STOPS] {
+        terminal.send(b"\x03");
+        terminal.wait_for_text(answer);
+    }
     terminal.send(b"\x03");
     assert_eq!(terminal.finish(), 130);
     let rows = terminal.history();

@@ -198,6 +198,9 @@ impl Build for Sources<'_> {
     fn log(&self, line: &str) {
         (self.told)(line);
     }
+    fn warn(&self, warning: Diagnostic) {
+        (self.told)(&format!("warning: {}", warning.message));
+    }
     fn progress(&self, _done: u64, _total: u64) {}
     fn cancelled(&self) -> bool {
         false

@@ -139,14 +139,10 @@ impl Host for DiskHost {
         self.put(&made, None);
         Ok(made)
     }
-    fn add_derivation(
-        &self,
-        path: &StorePath,
-        drv: &Derivation,
-        aterm: &[u8],
-    ) -> Result<(), HostError> {
+    fn add_derivation(&self, path: &StorePath, aterm: &[u8]) -> Result<(), HostError> {
         self.put(path, Some(aterm));
-        self.drvs.borrow_mut().insert(path.clone(), drv.clone());
+        let drv = Derivation::parse_aterm(aterm, &self.dir).map_err(text)?;
+        self.drvs.borrow_mut().insert(path.clone(), drv);
         Ok(())
     }
     fn read_derivation(&self, path: &StorePath) -> Result<Derivation, HostError> {
