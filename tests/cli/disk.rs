@@ -206,6 +206,18 @@ fn an_exported_disk_is_signed_and_has_its_holes() {
     ])
     .fails(2)
     .says(&["disk:FILE"]);
+    w.sos([
+        "export",
+        ".#qcow2",
+        "disk:signed.qcow2",
+        "--secure-boot-key",
+        key,
+        "--secure-boot-cert",
+        cert,
+    ])
+    .fails(2)
+    .says(&["is a qcow2 image: only raw disks can be signed"]);
+    assert!(!w.project().join("signed.qcow2").exists());
     let at = format!("{}@@1M", file.display());
     let out = w.project().join("uki.efi");
     let out = out.to_str().expect("plain");

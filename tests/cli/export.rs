@@ -132,13 +132,14 @@ fn a_repository_leaves_signed_and_packed() {
     w.sos(["export", ".#first", "dir:out", "--deltas"])
         .fails(2)
         .says(&["error[export-destination]"]);
-    let check = w.sos(["export", ".#one", "ostree:repo", "--fsck"]);
+    let check = w.sos(["export", ".#one", "ostree:checked", "--fsck"]);
     if cfg!(feature = "libostree") {
         check.ok().says(&["all are sound"]);
     } else {
         check
             .fails(4)
             .says(&["error[export-not-built-in]", "libostree-dev"]);
+        assert!(!w.project().join("checked").exists());
     }
 }
 
