@@ -120,9 +120,10 @@ fn no_network_and_no_machine() {
     check("cat /proc/net/dev | sed 1,2d | cut -d: -f1", ok, "    lo\n");
     check("ip addr show lo 2>/dev/null | grep -c 127.0.0.1", ok, "1\n");
     check(
-        "ls /home /usr 2>/dev/null; ls /proc | grep -c '^[0-9]*$'",
+        // The shell itself counts: programs of a pipe may not have begun, or have ended, when /proc is read.
+        "ls /home /usr 2>/dev/null; cd /proc; set -- [0-9]*; echo $#",
         ok,
-        "4\n",
+        "2\n",
     );
     check(
         "echo core 2>/dev/null >/proc/sys/kernel/core_pattern || echo refused; kill -9 1; echo alive",
