@@ -160,7 +160,12 @@ impl Engine {
             .map_err(store_failed)?
     }
 
-    fn plan_at_once(&self, graph: &Graph, wanted: &[Wanted]) -> Result<Plan, Box<Diagnostic>> {
+    /// Finds what must be done for what is wanted, and how.
+    fn look(
+        &self,
+        graph: &Graph,
+        wanted: &[Wanted],
+    ) -> Result<(Needed, Vec<NodePlan>), Box<Diagnostic>> {
         let needed = find_needed(
             &self.store,
             &self.builders,
@@ -169,6 +174,11 @@ impl Engine {
             self.options.rebuild,
         )?;
         let plans = self.node_plans(&needed)?;
+        Ok((needed, plans))
+    }
+
+    fn plan_at_once(&self, graph: &Graph, wanted: &[Wanted]) -> Result<Plan, Box<Diagnostic>> {
+        let (needed, plans) = self.look(graph, wanted)?;
         let schedule = schedule(&needed, &plans, self.options.jobs, self.options.io_jobs)?;
         let history = self.history(&needed, graph, wanted)?;
         let mut plan = Plan {

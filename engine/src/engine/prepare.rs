@@ -16,7 +16,7 @@ use crate::diagnose::{store_failed, wrong_system};
 use crate::event::Event;
 use crate::features;
 use crate::graph::{Graph, Wanted};
-use crate::needed::{Needed, find_needed};
+use crate::needed::Needed;
 use crate::report::Flusher;
 use crate::run::{NodePlan, schedule};
 use crate::sandbox::{Session, start_early};
@@ -34,17 +34,7 @@ impl Engine {
     ) -> Result<(Needed, Vec<NodePlan>, Worker, Taken), Box<Diagnostic>> {
         // The lease comes before the look at what is there: what is found must not be collected meanwhile.
         let lease = self.store.lease().map_err(store_failed)?;
-        let found = || {
-            let needed = find_needed(
-                &self.store,
-                &self.builders,
-                graph,
-                wanted,
-                self.options.rebuild,
-            )?;
-            let plans = self.node_plans(&needed)?;
-            Ok::<_, Box<Diagnostic>>((needed, plans))
-        };
+        let found = || self.look(graph, wanted);
         let (mut needed, mut plans) = self.store.snapshot(found).map_err(store_failed)??;
         let mut taken = Taken::default();
         let mut mirrors = None;
