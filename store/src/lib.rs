@@ -58,6 +58,7 @@ mod statcache;
 mod steps;
 mod store;
 mod sys;
+mod targets;
 mod temp;
 
 pub use built::{Built, NewBuilt};
