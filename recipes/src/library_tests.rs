@@ -847,6 +847,7 @@ fn layers_of_an_image_follow_steps_packages_or_the_image_below() {
     assert_eq!(
         image["annotations"]["org.opencontainers.image.base.digest"],
         digest.as_str()
+        ("arch = \"aarch46\";", "did you mean `aarch64`?"),
     );
     let names: Vec<String> = above.closure().into_keys().collect();
     assert!(names.contains(&"web.drv".to_owned()), "{names:?}");

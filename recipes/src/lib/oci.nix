@@ -30,8 +30,7 @@ let
     let found = builtins.match "0*([1-9][0-9]{0,4})(/(tcp|udp|sctp))?" text;
     in found != null && builtins.fromJSON (builtins.head found) < 65536;
   isTag = text: builtins.match "[A-Za-z0-9]+((--|[-._:@/+])[A-Za-z0-9]+)*" text != null;
-  isArch = text:
-    builtins.match "(amd64|x86_64|386|i[36]86|arm64|aarch64|armhf|armv7l|arm|armel|armv5tel|armv6l|riscv64|ppc64el|ppc64le|powerpc64le|s390x|mips64el|mips64le|loong64|loongarch64)(-linux)?" text != null;
+  architectures = (__sosArchitectures null).names;
   within = low: high: value: value >= low && value <= high;
 
   levelProblems = given: { compression ? null, level ? null, ... }:
@@ -276,7 +275,9 @@ let
         ++ (if builtins.isString tag && !(isTag tag) then
           say "tag" "`${tag}` is not a tag; it must be letters and digits joined by one of `-._:@/+`"
         else [ ])
-        ++ (if builtins.isString arch && !(isArch arch) then say "arch" "`${arch}` is no architecture of images, such as \"amd64\" or \"arm64\"" else [ ])
+        ++ (if builtins.isString arch && !(builtins.elem arch architectures) then
+          say "arch" "`${arch}` is no architecture of images, such as \"amd64\" or \"arm64\"${meant arch architectures}"
+        else [ ])
         ++ (if builtins.isInt maxLayers && !(within 1 400 maxLayers) then
           say "maxLayers" "`maxLayers` is ${toString maxLayers}; it can be 1 to 400"
         else [ ])
