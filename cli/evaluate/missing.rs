@@ -14,16 +14,14 @@ pub(super) fn known_attribute(target: &Target) -> Result<(), Box<Diagnostic>> {
     if first.is_empty() || sos_recipes::ROOTFS_ATTRS.contains(&first) {
         return Ok(());
     }
-    let shown = [
-        "rootfs", "oci", "ostree", "bootc", "disk", "ext4", "erofs", "squashfs", "packages",
-    ];
+    let shown = sos_recipes::ROOTFS_TARGETS;
     let problem = Diagnostic::error(
         "eval-attr-missing",
         Class::Recipe,
         format!("attribute `{first}` of `{}` not found", target.text),
     )
     .note(format!("a rootfs recipe has `{}`", shown.join("`, `")))
-    .suggest(first, shown.into_iter());
+    .suggest(first, shown.iter().copied());
     Err(Box::new(problem))
 }
 

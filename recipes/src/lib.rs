@@ -33,6 +33,24 @@ use std::path::Path;
 /// Suffix of the recipe files of Debian root filesystems.
 pub const ROOTFS_SUFFIX: &str = ".rootfs.toml";
 
+/// What of a rootfs recipe a person may want: itself, its images, its commit, its disk and what belongs to that, its packages.
+pub const ROOTFS_TARGETS: &[&str] = &[
+    "rootfs",
+    "oci",
+    "ostree",
+    "bootc",
+    "disk",
+    "qcow2",
+    "uki",
+    "netboot",
+    "iso",
+    "provision",
+    "ext4",
+    "erofs",
+    "squashfs",
+    "packages",
+];
+
 /// The attributes of what a rootfs recipe stands for: its image, its commit, its disk, its file systems, itself, its packages, and those
 /// of every derivation.
 pub const ROOTFS_ATTRS: &[&str] = &[
