@@ -847,6 +847,7 @@ fn oci_problems_are_told_at_once() {
         ),
         ("tag = \"a b\";", "`a b` is not a tag"),
         ("arch = \"vax\";", "`vax` is no architecture"),
+        ("arch = \"aarch46\";", "did you mean `aarch64`?"),
         (
             "config.exposedPorts = [ \"80/tcp\" \"70000\" ];",
             "`70000` in `exposedPorts`",
@@ -860,6 +861,40 @@ fn oci_problems_are_told_at_once() {
         let expression = format!("sos.oci {{ name = \"i\"; rootfs = {base}; {given} }}");
         let said = p.fails(&expression);
         assert!(said.contains(part), "{expression}: {said}");
+    }
+}
+
+/// What is made of an image that was pulled has its date, which the builder reads; one that is given goes before it.
+#[test]
+fn dates_of_what_an_image_becomes() {
+    let p = Project::new(&[("sos.nix", "{ ... }: null")]);
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let root = format!(
+        "sos.oci.rootfs {{ image = sos.oci.pull {{ ref = \"r.example/x\"; digest = \"{digest}\"; }}; }}"
+    );
+    let edited = format!("sos.rootfs.edit {{ rootfs = {root}; hostname = \"h\"; }}");
+    for (make, name) in [
+        ("sos.ostree", "name = \"c\";"),
+        ("sos.ext4", ""),
+        ("sos.erofs", ""),
+        ("sos.squashfs", ""),
+        ("sos.oci", "name = \"i\";"),
+    ] {
+        for rootfs in [&root, &edited] {
+            let of = |more: &str| {
+                json(&p.one(&format!("{make} {{ {name} rootfs = {rootfs}; {more} }}")))
+            };
+            let found = of("");
+            assert!(found.get("epoch").is_none(), "{make}: {found}");
+            assert!(found["epochOf"].is_string(), "{make}: {found}");
+            let given = of("epoch = 77;");
+            assert_eq!(given["epoch"], 77, "{make}");
+            assert!(given.get("epochOf").is_none(), "{make}: {given}");
+        }
+        // Of anything else it is known here.
+        let known = "sos.debian.rootfs { name = \"base\"; suite = \"bookworm\"; epoch = 9; }";
+        let known = json(&p.one(&format!("{make} {{ {name} rootfs = {known}; }}")));
+        assert_eq!(known["epoch"], 9, "{make}");
     }
 }
 
@@ -898,7 +933,6 @@ fn layers_of_an_image_follow_steps_packages_or_the_image_below() {
     assert_eq!(
         image["annotations"]["org.opencontainers.image.base.digest"],
         digest.as_str()
-        ("arch = \"aarch46\";", "did you mean `aarch64`?"),
     );
     let names: Vec<String> = above.closure().into_keys().collect();
     assert!(names.contains(&"web.drv".to_owned()), "{names:?}");

@@ -207,15 +207,11 @@ let
       images = map (derive.sourceAt args "images") images;
     });
 
-  # The root filesystems that one was made of, one after the other.
-  chain = one: (if one ? below then chain one.below else [ ]) ++ [ one ];
-
   # The image that another one lies on, if its date is not known here.
   origin = { from ? null, rootfs ? null, ... }:
-    let
-      image = if from != null then from else if rootfs == null then null else (builtins.head (chain rootfs)).image or null;
-    in
-    if image ? epoch then null else image;
+    if from != null then (if from ? epoch then null else from)
+    else if rootfs == null then null
+    else derive.originOf rootfs;
 
   layerings = [ "whole" "steps" "packages" ];
 
@@ -313,7 +309,7 @@ let
           first = if found == [ ] then 0 else builtins.elemAt found (builtins.length found - 1) + 1;
         in
         builtins.genList (i: builtins.elemAt list (first + i)) (length - first);
-      all = if layering == "steps" then chain top else [ top ];
+      all = if layering == "steps" then derive.chain top else [ top ];
       steps = if from == null then all else [ below ] ++ after all;
       differences = builtins.genList (i: difference (i + 1) (builtins.elemAt steps i) (builtins.elemAt steps (i + 1))) (builtins.length steps - 1);
       chunks = derive.tree (derive.present {
