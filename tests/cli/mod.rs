@@ -28,6 +28,7 @@ mod repl;
 mod same;
 mod screen;
 mod shell;
+mod secure_boot;
 mod verbs;
 mod verify;
 mod why;
