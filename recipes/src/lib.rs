@@ -51,23 +51,8 @@ pub const ROOTFS_TARGETS: &[&str] = &[
     "packages",
 ];
 
-/// The attributes of what a rootfs recipe stands for: its image, its commit, its disk, its file systems, itself, its packages, and those
-/// of every derivation.
+/// What else it has, as every derivation, or as what other expressions look at.
 pub const ROOTFS_ATTRS: &[&str] = &[
-    "oci",
-    "ostree",
-    "disk",
-    "qcow2",
-    "uki",
-    "netboot",
-    "iso",
-    "provision",
-    "ext4",
-    "erofs",
-    "squashfs",
-    "bootc",
-    "rootfs",
-    "packages",
     "arch",
     "epoch",
     "name",
