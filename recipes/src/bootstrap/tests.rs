@@ -578,18 +578,21 @@ o = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(o)
 base = o.DirTree(sys.argv[2])
 class Tree:
-    def __init__(self, manifest): self.manifest = manifest
+    def __init__(self, job):
+        self.texts = {"steps/manifest": job["manifest"]}
+        if job.get("sources") is not None: self.texts["steps/a/sources"] = job["sources"]
     def exists(self, p): return base.exists(p)
     def mode(self, p): return base.mode(p)
-    def data(self, p): return self.manifest.encode() if p == "steps/manifest" else base.data(p)
+    def data(self, p): return self.texts[p].encode() if p in self.texts else base.data(p)
 out = []
 for job in json.load(sys.stdin):
-    cfg = o.default_cfg(job["mode"], job["arch"], "1")
-    for k, v in job["set"]:
-        cfg = [(n, v if n == k else x) for n, x in cfg] if k in dict(cfg) else cfg + [(k, v)]
     try:
-        steps, vs = o.plan(Tree(job["manifest"]), cfg)
-        scripts = o.scripts(Tree(job["manifest"]), cfg)
+        if job.get("cfg") is None: cfg = o.default_cfg(job["mode"], job["arch"], "1")
+        else: cfg = o.parse_cfg(job["cfg"])
+        for k, v in job["set"]:
+            cfg = [(n, v if n == k else x) for n, x in cfg] if k in dict(cfg) else cfg + [(k, v)]
+        steps, vs = o.plan(Tree(job), cfg)
+        scripts = o.scripts(Tree(job), cfg)
         out.append({"steps": steps, "variables": vs.v, "scripts": scripts})
     except o.Bad:
         out.append(None)
@@ -635,7 +638,13 @@ fn compare(job: &Value, want: &Value, tree: &Path) {
     let host = TestHost::new();
     let plan = plan(&host, tree, ".", &settings_of(job));
     let (plan, got) = match (want, plan) {
-        (Value::Null, Err(_)) => return,
+        (Value::Null, Err(problems)) => {
+            // What is refused is refused at a place.
+            for problem in &problems {
+                assert!(!problem.labels.is_empty(), "{problem:#?}\n{job:#}");
+            }
+            return;
+        }
         (Value::Null, Ok(_)) => panic!("accepted what the other refuses: {job:#}"),
         (_, Err(problems)) => panic!("refused: {problems:#?}\n{job:#}"),
         (_, Ok(plan)) => {
@@ -748,6 +757,61 @@ fn random_manifest(r: &mut Random) -> String {
     out
 }
 
+/// Lists of sources, most of them good.
+fn random_sources(r: &mut Random) -> String {
+    let mut out = String::new();
+    for _ in 0..r.below(5) {
+        let name = r.one(&["x", "y", "z.tar.gz"]);
+        // A name with two digests is refused, so most have their own.
+        let digest = if (name == "x") != r.chance(4) {
+            DIGEST
+        } else {
+            OTHER
+        };
+        let host = r.one(&["h", "g", "h/d"]);
+        let line = match r.below(40) {
+            0 => format!("f http://{host}/{name} {}", &digest[1..]),
+            1 => format!("f http://{host}/{name} {}", digest.to_uppercase()),
+            2 => format!("h http://{host}/{name} {digest}"),
+            3 => format!("f http://{host}/{name}"),
+            4 => format!("g http://{host}/r~v1 _ {digest}"),
+            5 => format!("f _ {digest}"),
+            6..=9 => String::new(),
+            10..=14 => format!("g http://{host}/r.git~v1.0 _ {digest} {name}"),
+            15..=19 => format!("git http://{host}/r~x http://{host}/{name} {digest}"),
+            20..=24 => format!("file  http://{host}/other\t{digest} {name} "),
+            25..=26 => format!("f _ {digest} {name}"),
+            _ => format!("f http://{host}/{name} {digest}"),
+        };
+        out.push_str(&line);
+        out.push('\n');
+    }
+    if r.chance(20) {
+        out.pop();
+    }
+    out
+}
+
+/// The text of a `bootstrap.cfg`, most of them good; names may come twice.
+fn random_cfg(r: &mut Random) -> String {
+    let mut out = String::new();
+    for _ in 0..=r.below(6) {
+        let name = r.one(&["ARCH", "V", "W", "CHROOT", "INTERACTIVE"]);
+        let value = match name {
+            "ARCH" => r.one(&["x86", "amd64"]),
+            _ => r.one(&["True", "False", "v", ""]),
+        };
+        let line = match r.below(40) {
+            0 => "# a comment".to_owned(),
+            1 => name.to_owned(),
+            _ => format!("{name}={value}"),
+        };
+        out.push_str(&line);
+        out.push('\n');
+    }
+    out
+}
+
 #[test]
 fn random_manifests_are_read_as_by_an_independent_reader() {
     let Some(oracle) = oracle() else { return };
@@ -799,6 +863,8 @@ fn random_manifests_are_read_as_by_an_independent_reader() {
                 "manifest": random_manifest(&mut r),
                 "mode": r.one(&super::Mode::NAMES),
                 "arch": r.one(&["x86", "amd64", "riscv64"]),
+                "sources": random_sources(&mut r),
+                "cfg": r.chance(30).then(|| random_cfg(&mut r)),
                 "set": if r.chance(30) { json!([["V", "v"]]) } else if r.chance(20) { json!([["INTERACTIVE", "True"]]) } else { json!([]) },
             })
         })
@@ -811,15 +877,22 @@ fn random_manifests_are_read_as_by_an_independent_reader() {
     );
     for (job, want) in jobs.iter().zip(&want) {
         tree.write("steps/manifest", job["manifest"].as_str().unwrap());
+        tree.write("steps/a/sources", job["sources"].as_str().unwrap());
+        let cfg = "steps/bootstrap.cfg";
+        match job["cfg"].as_str() {
+            Some(text) => tree.write(cfg, text),
+            None => fs::remove_file(tree.dir.path().join(cfg)).unwrap_or_default(),
+        }
         compare(job, want, tree.dir.path());
     }
 }
 
 fn settings_of(job: &Value) -> Settings {
     let text = |v: &Value| v.as_str().unwrap().to_owned();
+    let defaults = job["cfg"].is_null();
     Settings {
-        mode: super::Mode::parse(job["mode"].as_str().unwrap()),
-        arch: Some(text(&job["arch"])),
+        mode: super::Mode::parse(job["mode"].as_str().unwrap()).filter(|_| defaults),
+        arch: defaults.then(|| text(&job["arch"])),
         set: job["set"]
             .as_array()
             .unwrap()
