@@ -33,6 +33,8 @@ pub(crate) struct RunOptions {
     pub(crate) keep_going: bool,
     pub(crate) rebuild: bool,
     pub(crate) keep_failed: bool,
+    /// Watch what bootstrap steps look for in vain.
+    pub(crate) watch_steps: bool,
     pub(crate) timeout_secs: Option<u64>,
     pub(crate) silent_timeout_secs: Option<u64>,
     pub(crate) max_log_bytes: Option<u64>,
@@ -76,6 +78,7 @@ pub(crate) fn engine(
     build.keep_going = options.keep_going;
     build.rebuild = options.rebuild;
     build.keep_failed = options.keep_failed;
+    build.watch_steps = options.watch_steps;
     build.keep_failed_states = config.keep_failed_states;
     build.timeout_secs = options.timeout_secs.or(config.timeout_secs);
     build.silent_timeout_secs = options.silent_timeout_secs.or(config.silent_timeout_secs);

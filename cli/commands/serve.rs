@@ -30,10 +30,12 @@ use crate::target;
 /// Targets are built first, and what they are decides where they are:
 ///
 /// - an image (`sos.oci`) is `HOST/NAME:TAG` for podman and skopeo; NAME is that of the image, or what stands before the target
-///   (`team/web=.#image`), TAG is its `tag`;
+///   (`team/web=.#image`), TAG is its `tag`
+///
 /// - a commit (`sos.ostree`, mode `archive`) is the ref of its recipe in the repository `http://HOST/ostree`; with `--repository` that is a
-///   directory in their place, with the signatures and static deltas that `sos export` has put there;
-/// - files that the recipes of the targets pin go before others of the same name.
+///   directory in their place, with the signatures and static deltas that `sos export` has put there
+///
+/// - files that the recipes of the targets pin go before others of the same name
 ///
 /// Nothing can be uploaded. A name that two files with different content have is refused when it is asked for.
 ///

@@ -395,12 +395,9 @@ impl Inner {
         } else {
             shown
         };
-        let checkout = bootstrap::Checkout::open(call.host, &tree, &shown)
-            .map_err(|e| Box::new(placed(*e, call)))?;
-        read(&checkout, &settings, &extra).or_else(|found| {
-            let found = found.into_iter().map(|d| placed(d, call)).collect();
-            self.accept(None, found)
-        })
+        // What has no place in the tree is said without one: the call is in the library, where nobody can change anything.
+        let checkout = bootstrap::Checkout::open(call.host, &tree, &shown)?;
+        read(&checkout, &settings, &extra).or_else(|found| self.accept(None, found))
     }
 
     fn rootfs_edit(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
@@ -617,14 +614,6 @@ fn with_places(answer: Plain, places: Plain) -> Plain {
             Plain::Attrs(all)
         }
         other => other,
-    }
-}
-
-/// A problem without a place of its own is shown at the call.
-fn placed(problem: Diagnostic, call: &ExtCall<'_>) -> Diagnostic {
-    match problem.labels.as_slice() {
-        [] => problem.with_labels(call.label.clone()),
-        _ => problem,
     }
 }
 

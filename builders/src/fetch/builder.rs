@@ -182,9 +182,10 @@ fn of_step(
             diagnostic = diagnostic.note(url.clone());
         }
     }
-    diagnostic.help(format!(
-        "name a mirror that has it as `<mirror>/{name}`: `SOS_MIRRORS_DISTFILES=http://mirror.example`, or `mirrors.distfiles` in the configuration"
-    ))
+    // The same words for every file: of many that are missing it is said once.
+    diagnostic.help(
+        "name a mirror that has it under its name, as `<mirror>/NAME`: `SOS_MIRRORS_DISTFILES=http://mirror.example`, or `mirrors.distfiles` in the configuration",
+    )
 }
 
 /// Says of a package what the failure of its download does not: that a lock asks for it, for exactly what, and the way out.

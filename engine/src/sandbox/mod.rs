@@ -34,6 +34,7 @@ mod step;
 mod sys;
 mod tree;
 mod vary;
+mod watch;
 mod worker;
 mod worker_child;
 
@@ -51,3 +52,4 @@ pub use step::{
     StepSpec, converse_in_step, remove_tree, reset_work_trees, run_step,
 };
 pub use vary::Vary;
+pub use watch::Watched;

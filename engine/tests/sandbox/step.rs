@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use sos_engine::sandbox::{
-    Control, Exit, StepMount, StepOutput, remove_tree, reset_work_trees, run_step,
+    Control, Exit, SandboxError, StepMount, StepOutput, Watched, remove_tree, reset_work_trees,
+    run_step,
 };
 use sos_store::GcOptions;
 use sos_store::rootfs::KindView;
@@ -25,6 +26,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("step::idle_trees_are_collected", idle_trees),
     ("step::a_killed_change_is_made_again", damaged),
     ("step::failures_give_no_root", failures),
+    ("step::what_it_looks_for_in_vain_is_seen", watched),
     ("step::an_empty_root", empty),
     ("step::the_machine_is_probed", probed),
 ];
@@ -476,4 +478,45 @@ fn probed() {
         .filter(|e| e.file_name().to_string_lossy().starts_with(".sos-probe"))
         .count();
     assert_eq!(left, 0);
+}
+
+fn watched() {
+    let lab = Lab::new();
+    let script = "cd /etc
+        for f in /steps/b/run ../steps/c ./b; do test -e $f || :; done
+        busybox cat /steps/d/x 2>/dev/null || :
+        (cd / && exec steps/e 2>/dev/null) || :
+        busybox mkdir /steps; echo made > /steps/own; busybox cat /steps/own
+        busybox mknod /node c 1 3 2>/dev/null || busybox mkfifo /pipe
+        exit 3";
+    let mut spec = lab.plan(lab.base, script);
+    let (outcome, log) = lab.run(&spec);
+    assert_eq!(outcome.exit, Exit::Code(3), "{log}");
+    assert_eq!(outcome.watched, Watched::default());
+    spec.watch = vec![PathBuf::from("/steps")];
+    let (outcome, same) = lab.run(&spec);
+    assert_eq!(outcome.exit, Exit::Code(3), "{same}");
+    assert_eq!(log, same);
+    assert_eq!(
+        outcome.watched,
+        Watched {
+            missing: ["/steps/b/run", "/steps/c", "/steps/d/x", "/steps/e"]
+                .map(str::to_owned)
+                .into(),
+            devices: vec!["/node".to_owned()],
+        }
+    );
+    // Who succeeds gives the same root with and without somebody watching.
+    let script = "test -e /steps/x || echo no > /etc/b";
+    let mut spec = lab.plan(lab.base, script);
+    let (unwatched, _) = lab.run(&spec);
+    spec.watch = vec![PathBuf::from("/steps")];
+    let (outcome, _) = lab.run(&spec);
+    assert!(outcome.root.is_some());
+    assert_eq!(outcome.root, unwatched.root);
+    assert_eq!(outcome.watched.missing, ["/steps/x"]);
+    // A program that is not there is said to be so by whoever watches, too.
+    spec.argv = vec![b"/nonexistent".to_vec()];
+    let failed = run_step(&lab.store, &spec, &mut |_| {}, &Control::default());
+    assert!(matches!(failed, Err(SandboxError::Exec { .. })));
 }
