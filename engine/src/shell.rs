@@ -207,6 +207,7 @@ impl Engine {
             pool: Pool::Build,
             expected_ms: None,
             forced: false,
+            place: None,
         };
         let reporter = Reporter::new(
             store.clone(),

@@ -31,6 +31,7 @@ mod tests;
 
 pub use chunks::OciChunksBuilder;
 pub use compress::Compression;
+pub(crate) use dates::DateAttrs;
 pub use index::OciIndexBuilder;
 pub use layer::OciLayerBuilder;
 pub use layout::OciBuilder;

@@ -30,8 +30,7 @@ let
     let found = builtins.match "0*([1-9][0-9]{0,4})(/(tcp|udp|sctp))?" text;
     in found != null && builtins.fromJSON (builtins.head found) < 65536;
   isTag = text: builtins.match "[A-Za-z0-9]+((--|[-._:@/+])[A-Za-z0-9]+)*" text != null;
-  isArch = text:
-    builtins.match "(amd64|x86_64|386|i[36]86|arm64|aarch64|armhf|armv7l|arm|armel|armv5tel|armv6l|riscv64|ppc64el|ppc64le|powerpc64le|s390x|mips64el|mips64le|loong64|loongarch64)(-linux)?" text != null;
+  architectures = (__sosArchitectures null).names;
   within = low: high: value: value >= low && value <= high;
 
   levelProblems = given: { compression ? null, level ? null, ... }:
@@ -212,15 +211,11 @@ let
       images = map (derive.sourceAt args "images") images;
     });
 
-  # The root filesystems that one was made of, one after the other.
-  chain = one: (if one ? below then chain one.below else [ ]) ++ [ one ];
-
   # The image that another one lies on, if its date is not known here.
   origin = { from ? null, rootfs ? null, ... }:
-    let
-      image = if from != null then from else if rootfs == null then null else (builtins.head (chain rootfs)).image or null;
-    in
-    if image ? epoch then null else image;
+    if from != null then (if from ? epoch then null else from)
+    else if rootfs == null then null
+    else derive.originOf rootfs;
 
   layerings = [ "whole" "steps" "packages" ];
 
@@ -280,7 +275,9 @@ let
         ++ (if builtins.isString tag && !(isTag tag) then
           say "tag" "`${tag}` is not a tag; it must be letters and digits joined by one of `-._:@/+`"
         else [ ])
-        ++ (if builtins.isString arch && !(isArch arch) then say "arch" "`${arch}` is no architecture of images, such as \"amd64\" or \"arm64\"" else [ ])
+        ++ (if builtins.isString arch && !(builtins.elem arch architectures) then
+          say "arch" "`${arch}` is no architecture of images, such as \"amd64\" or \"arm64\"${meant arch architectures}"
+        else [ ])
         ++ (if builtins.isInt maxLayers && !(within 1 400 maxLayers) then
           say "maxLayers" "`maxLayers` is ${toString maxLayers}; it can be 1 to 400"
         else [ ])
@@ -317,7 +314,7 @@ let
           first = if found == [ ] then 0 else builtins.elemAt found (builtins.length found - 1) + 1;
         in
         builtins.genList (i: builtins.elemAt list (first + i)) (length - first);
-      all = if layering == "steps" then chain top else [ top ];
+      all = if layering == "steps" then derive.chain top else [ top ];
       steps = if from == null then all else [ below ] ++ after all;
       differences = builtins.genList (i: difference (i + 1) (builtins.elemAt steps i) (builtins.elemAt steps (i + 1))) (builtins.length steps - 1);
       chunks = objectOf compression (derive.present {
