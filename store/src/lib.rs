@@ -20,6 +20,7 @@
 //! written and synced before the row. Nothing here is asynchronous; a [`Store`] can be used from many threads.
 #![forbid(unsafe_code)]
 
+mod blob_writer;
 mod built;
 mod cas;
 mod check;
@@ -60,6 +61,7 @@ mod store;
 mod sys;
 mod temp;
 
+pub use blob_writer::BlobWriter;
 pub use built::{Built, NewBuilt};
 pub use check::{CheckOptions, CheckReport, Problem};
 pub use derived::Derived;

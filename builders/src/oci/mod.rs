@@ -18,6 +18,7 @@ mod kept;
 mod layer;
 mod layout;
 pub(crate) mod names;
+mod object;
 mod packages;
 mod placed;
 mod read;

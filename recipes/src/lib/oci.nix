@@ -79,7 +79,11 @@ let
 
   path = args: name: value: if value == null then null else derive.sourceAt args name value;
 
-  ociLayer =
+  # A layer for everybody is a tree, one of our own an object of blobs, which is not read again when it is registered. The bytes of a
+  # plain tar are those of its files, and what they refer to is looked for.
+  ociLayer = layerAs (compression: derive.tree);
+  objectOf = compression: if compression == "none" then derive.tree else derive.rootfs;
+  layerAs = kindOf:
     { name ? "layer"
     , files ? null
     , tree ? null
@@ -107,7 +111,7 @@ let
       values = { inherit name at diff owner epoch compression level; };
       problems = derive.problems "the layer `${name}`" types args values ++ levelProblems args args;
     in
-    derive.tree (derive.sound problems (dates // values // {
+    kindOf compression (derive.sound problems (dates // values // {
       builder = "builtin:oci-layer";
       __place = args;
       files = if files == null then null else derive.sources files;
@@ -285,19 +289,20 @@ let
       dates =
         if epoch != null then { }
         else { epochOf = path args "from" (origin args); epochArch = arch; epochTag = if from == null then null else fromTag; };
+      ownLayer = layerAs objectOf;
       shared = { inherit epoch compression level dates; };
       below = rootfsOf ({ image = from; inherit arch; } // (if fromTag == null then { } else { tag = fromTag; }));
       # What placed files lie on.
       top = if rootfs == null then below else rootfs;
       same = a: b: "${a}" == "${b}";
       difference = number: base: over:
-        ociLayer (shared // {
+        ownLayer (shared // {
           name = "${name}-layer-${toString number}";
           inherit base;
           rootfs = over;
           diff = true;
         });
-      bottom = ociLayer (shared // {
+      bottom = ownLayer (shared // {
         name = "${name}-layer-0";
         rootfs = builtins.head steps;
       });
@@ -312,7 +317,7 @@ let
       all = if layering == "steps" then derive.chain top else [ top ];
       steps = if from == null then all else [ below ] ++ after all;
       differences = builtins.genList (i: difference (i + 1) (builtins.elemAt steps i) (builtins.elemAt steps (i + 1))) (builtins.length steps - 1);
-      chunks = derive.tree (derive.present {
+      chunks = objectOf compression (derive.present {
         name = "${name}-layers";
         builder = "builtin:oci-chunks";
         __place = args;
@@ -330,7 +335,7 @@ let
         if isLayer given then
           given
         else
-          ociLayer (shared // {
+          ownLayer (shared // {
             name = "${name}-layer-${toString (i + builtins.length ground)}";
             # Parents of placed files take their owner and mode from the image below; of a root filesystem only the
             # difference to it is stored.
