@@ -126,6 +126,7 @@ fn a_plan_and_a_picture_of_many_derivations_weigh_little() {
         });
         let each = many.saturating_sub(few) / (COUNTS[1] - COUNTS[0]) as u64;
         say(&format!("{words:?}: {each} bytes of memory a derivation"));
-        assert!(each < 1024, "{words:?}: {each} bytes a derivation");
+        // The plan itself holds all of it, with names and causes.
+        assert!(each < 1280, "{words:?}: {each} bytes a derivation");
     }
 }
