@@ -29,12 +29,7 @@ in mk {count} (builtins.genList (k: at ({count} - 64 + k)) 64)"#
 
 /// Bytes of memory that the process of a build takes at most; what its helpers take does not follow from the graph.
 fn peak(w: &World, python: &std::path::Path, drv: &str) -> u64 {
-    peak_of(w, python, &["build", "--no-link", "--quiet", drv])
-}
-
-/// Bytes of memory that a command takes at most.
-fn peak_of(w: &World, python: &std::path::Path, words: &[&str]) -> u64 {
-    let sos = w.command_of(words);
+    let sos = w.command_of(&["build", "--no-link", "--quiet", drv]);
     let mut watched = Command::new(python);
     watched
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/peak.py"))
@@ -91,42 +86,4 @@ fn ten_thousand_derivations_are_built_and_weigh_little() {
         checked.contains(&format!("checked {built} paths")),
         "{checked}"
     );
-}
-
-/// What is told of a graph is told piece by piece.
-#[test]
-fn a_plan_and_a_picture_of_many_derivations_weigh_little() {
-    const COUNTS: [usize; 2] = [3_200, 9_600];
-    if !slow() {
-        return;
-    }
-    let (Some(w), Some(python)) = (world_with_busybox(), peer("python3")) else {
-        return;
-    };
-    let drvs = COUNTS.map(|count| {
-        let drv = layers(&w, &format!("of-{count}"), count);
-        // A build that fails at its first derivation has written all of them down: what an evaluation takes does not count here.
-        let without = "build.sandbox-paths=[]";
-        let file = format!("of-{count}.nix");
-        let failed = w.sos(["--config", without, "build", "--no-link", "--file", &file]);
-        assert_ne!(failed.code, 0);
-        drv.trim().to_owned()
-    });
-    for words in [
-        &["plan"][..],
-        &["plan", "--format", "json"],
-        &["plan", "--format", "dot"],
-        &["graph", "--format", "json"],
-        &["graph", "--all", "--format", "dot"],
-        &["graph", "--format", "html"],
-    ] {
-        let [few, many] = drvs.each_ref().map(|drv| {
-            let all: Vec<&str> = words.iter().copied().chain([drv.as_str()]).collect();
-            peak_of(&w, &python, &all)
-        });
-        let each = many.saturating_sub(few) / (COUNTS[1] - COUNTS[0]) as u64;
-        say(&format!("{words:?}: {each} bytes of memory a derivation"));
-        // The plan itself holds all of it, with names and causes.
-        assert!(each < 1280, "{words:?}: {each} bytes a derivation");
-    }
 }
