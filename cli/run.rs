@@ -407,7 +407,8 @@ fn fetch_unpinned(
         let store = session.store()?;
         let dir = store.temp_dir("fetch")?;
         let file = dir.path().join("file");
-        std::fs::write(&file, &bytes).map_err(|e| Failure::io("cannot write to the store", &e))?;
+        std::fs::write(&file, &bytes)
+            .map_err(|e| Failure::io(&format!("cannot write `{}`", file.display()), &e))?;
         Ok(store.add_path(&file, &request.name, Method::Flat, None)?)
     };
     let path = run().map_err(Failure::into_first)?;

@@ -395,7 +395,7 @@ fn kind_of(stat: &Stat) -> FileType {
 }
 
 /// What an entry is.
-pub(super) fn kind_of_std(t: std::fs::FileType) -> FileType {
+pub(crate) fn kind_of_std(t: std::fs::FileType) -> FileType {
     if t.is_dir() {
         FileType::Directory
     } else if t.is_symlink() {

@@ -4,7 +4,6 @@ mod flush;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::io::Write;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -311,7 +310,7 @@ impl Reporter {
             }
         }
         if let Some(writer) = &mut log.writer
-            && let Err(e) = writer.write_all(bytes)
+            && let Err(e) = writer.add(bytes)
         {
             log.lost = Some(e.to_string());
         }

@@ -84,4 +84,5 @@ pub use source_files::{FileChange, SourceEntry, SourceFiles};
 pub use statcache::{StatKey, now_nanos};
 pub use steps::Step;
 pub use store::{OpenOptions, Store};
+pub use sys::is_disk_full;
 pub use temp::{SweepReport, TempDir};

@@ -184,10 +184,7 @@ impl SandboxError {
             }
             Self::Store(error) => Diagnostic::from(error),
             Self::Io { ref source, .. } | Self::Setup { ref source, .. } => {
-                let full = matches!(
-                    source.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                );
+                let full = sos_store::is_disk_full(source);
                 let code = if full { "env-disk-full" } else { "sandbox-setup" };
                 let diagnostic = Diagnostic::error(code, Class::Machine, self.to_string());
                 if full {

@@ -7,8 +7,10 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 
 /// Mount attributes of `mount_setattr`, as the kernel numbers them.
@@ -107,6 +109,25 @@ pub(super) fn start(until_exec: &mut dyn FnMut()) -> io::Result<Pid> {
         .ok()
         .and_then(Pid::from_raw)
         .ok_or_else(|| io::Error::other("no process id"))
+}
+
+/// Lets the program that `command` becomes be asked to end when this process ends, however that comes: for programs that no sandbox
+/// holds. What it has started itself is not asked, and ends when its pipe to it is gone. The thread that starts it must be one that waits
+/// for it, as the end of that thread counts.
+pub fn ends_with_us(command: &mut Command) {
+    let us = rustix::process::getpid();
+    let ask = move || -> io::Result<()> {
+        // Not SIGKILL: such programs have children of their own, and things to remove.
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        if rustix::process::getppid() == Some(us) {
+            Ok(())
+        } else {
+            // This process ended before the request was made.
+            Err(rustix::io::Errno::SRCH.into())
+        }
+    };
+    // SAFETY: between fork and exec there are two system calls; nothing is allocated and no lock is taken.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// Kills every process of the pid namespace that this process is the first of.

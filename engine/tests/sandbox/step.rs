@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("step::nothing_changed_is_the_same_root", unchanged),
     ("step::metadata_survives_a_round_trip", round_trip),
     ("step::hard_links", hard_links),
+    ("step::device_nodes_are_those_of_the_machine", device_nodes),
     ("step::mount_points_do_not_show", mounts),
     ("step::a_directory_made_anew_is_empty", opaque),
     ("step::trees_come_out_owned_by_the_caller", trees),
@@ -307,6 +308,14 @@ fd\nfull\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzer
             .replace("groups=0\n", "\n")
             .replace("gid=0 \n", "gid=0\n")
     );
+}
+
+fn device_nodes() {
+    let before = crate::nix::nodes_of_the_machine();
+    let lab = Lab::new();
+    let (_, log) = lab.step(lab.base, crate::nix::SPOIL);
+    assert_eq!(log, crate::nix::SPOILED);
+    assert_eq!(crate::nix::nodes_of_the_machine(), before);
 }
 
 fn users() {
