@@ -20,6 +20,7 @@ use sos_formats::store_path::{self, StoreDir, StorePath};
 use sos_lang::{FetchRequest, FetchedTree, FileType, Host, HostError, PathFilter, TreeRequest};
 use sos_store::Store;
 
+use crate::cache::kind_of_std;
 use crate::environment::Environment;
 use crate::render::{live, output};
 use crate::session::Session;
@@ -255,7 +256,7 @@ impl Host for StoreHost {
                 // Not every file system says.
                 rustix::fs::FileType::Unknown => {
                     let place = dir.join(std::ffi::OsStr::from_bytes(name));
-                    file_type(std::fs::symlink_metadata(place)?.file_type())
+                    kind_of_std(std::fs::symlink_metadata(place)?.file_type())
                 }
                 _ => FileType::Unknown,
             };
@@ -271,7 +272,7 @@ impl Host for StoreHost {
             return Ok(Some(FileType::Directory));
         }
         match std::fs::symlink_metadata(self.physical(path)) {
-            Ok(meta) => Ok(Some(file_type(meta.file_type()))),
+            Ok(meta) => Ok(Some(kind_of_std(meta.file_type()))),
             Err(e)
                 if matches!(
                     e.kind(),
@@ -483,18 +484,6 @@ impl Host for StoreHost {
 
     fn warn(&self, message: &str) {
         output::message(&format!("warning: {}", live::foreign(message)));
-    }
-}
-
-fn file_type(t: std::fs::FileType) -> FileType {
-    if t.is_dir() {
-        FileType::Directory
-    } else if t.is_symlink() {
-        FileType::Symlink
-    } else if t.is_file() {
-        FileType::Regular
-    } else {
-        FileType::Unknown
     }
 }
 

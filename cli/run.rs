@@ -33,6 +33,8 @@ pub(crate) struct RunOptions {
     pub(crate) keep_going: bool,
     pub(crate) rebuild: bool,
     pub(crate) keep_failed: bool,
+    /// Watch what bootstrap steps look for in vain.
+    pub(crate) watch_steps: bool,
     pub(crate) timeout_secs: Option<u64>,
     pub(crate) silent_timeout_secs: Option<u64>,
     pub(crate) max_log_bytes: Option<u64>,
@@ -76,6 +78,7 @@ pub(crate) fn engine(
     build.keep_going = options.keep_going;
     build.rebuild = options.rebuild;
     build.keep_failed = options.keep_failed;
+    build.watch_steps = options.watch_steps;
     build.keep_failed_states = config.keep_failed_states;
     build.timeout_secs = options.timeout_secs.or(config.timeout_secs);
     build.silent_timeout_secs = options.silent_timeout_secs.or(config.silent_timeout_secs);
@@ -404,7 +407,8 @@ fn fetch_unpinned(
         let store = session.store()?;
         let dir = store.temp_dir("fetch")?;
         let file = dir.path().join("file");
-        std::fs::write(&file, &bytes).map_err(|e| Failure::io("cannot write to the store", &e))?;
+        std::fs::write(&file, &bytes)
+            .map_err(|e| Failure::io(&format!("cannot write `{}`", file.display()), &e))?;
         Ok(store.add_path(&file, &request.name, Method::Flat, None)?)
     };
     let path = run().map_err(Failure::into_first)?;

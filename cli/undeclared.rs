@@ -1,5 +1,5 @@
-//! What is said of a failed bootstrap step besides its failure: its script, and the files from outside that it looked for without
-//! declaring them.
+//! What is said of a failed bootstrap step besides its failure: its script, and whose the files are that it looked for without
+//! having declared them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,8 +12,10 @@ use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::Diagnostic;
 use sos_formats::store_path::{StoreDir, StorePath};
 
-/// Where steps look for them.
+/// Where steps look for files from outside.
 const DIR: &str = "/external/distfiles/";
+/// The longest list of sources that is read.
+const SOURCES_BYTES_MAX: u64 = 1 << 20;
 
 /// The derivations of bootstrap steps and of their files: what of a graph is kept while it is built.
 pub(crate) struct Steps(Vec<(StorePath, Arc<[u8]>)>);
@@ -33,8 +35,8 @@ pub(crate) fn steps(graph: &Graph) -> Steps {
 /// A step by the name of its derivation, with its attributes.
 type Named = (String, Value);
 
-/// Says for each failed step which script it ran, and which files of other steps its last lines name: a step sees none but its
-/// own, and what its programs say is only that a file is missing.
+/// Says for each failed step which script it ran, and whose the files are that its last lines name or that it was seen to look for:
+/// a step sees none but its own, and what its programs say is only that a file is missing.
 pub(crate) fn notes(graph: &Steps, dir: &StoreDir, failures: &[Diagnostic]) -> Vec<String> {
     if failures.is_empty() || graph.0.is_empty() {
         return Vec::new();
@@ -46,16 +48,30 @@ pub(crate) fn notes(graph: &Steps, dir: &StoreDir, failures: &[Diagnostic]) -> V
         let Some((step, attrs)) = steps.iter().find(is_it) else {
             continue;
         };
-        out.extend(script_note(step, attrs, failure));
-        let files: BTreeSet<&str> = failure.notes.iter().flat_map(|n| files(n)).collect();
-        for file in files {
+        let tree = tree_of(failure);
+        let script = attrs["script"].as_str().and_then(script);
+        if let (Some(tree), Some(script)) = (tree, &script) {
+            out.push(script_note(step, tree, script));
+        }
+        let own_dir = script.as_deref().and_then(|s| Some(s.split_once('/')?.0));
+        let named: BTreeSet<&str> = failure.notes.iter().flat_map(|n| files(n)).collect();
+        for file in named {
             let own = attrs["mounts"].get(format!("{DIR}{file}")).is_some();
-            let owner = declared.iter().find(|(name, _)| name == file);
-            if let (false, Some((_, owner))) = (own, owner) {
+            let in_graph = || declared.iter().find(|(name, _)| name == file);
+            let owner = match in_graph() {
+                _ if own => None,
+                Some((_, owner)) => Some(owner.clone()),
+                None => tree.and_then(|tree| declaring(tree, file)),
+            };
+            if let Some(owner) = owner {
+                let whose = own_dir.unwrap_or("NAME");
                 out.push(format!(
-                    "note: `{step}` names `{DIR}{file}`, which it does not declare and `{owner}` does; `extraDistfiles` of sos.bootstrap shows it to the step"
+                    "note: `{step}` names `{DIR}{file}`, which it does not declare and `{owner}` does; declare it in its `sources`, or show it to the step: `extraDistfiles.\"{whose}\" = [ \"{file}\" ];` of sos.bootstrap"
                 ));
             }
+        }
+        if let Some(tree) = tree {
+            out.extend(others(step, tree, own_dir, &failure.notes));
         }
     }
     out
@@ -80,15 +96,16 @@ fn read(graph: &Steps, dir: &StoreDir) -> (Vec<Named>, Vec<(String, String)>) {
     (steps, declared)
 }
 
-/// Names the script of a step whose failure is shown at its line of the manifest.
-fn script_note(step: &str, attrs: &Value, failure: &Diagnostic) -> Option<String> {
+/// The directory of the steps of a failure that is shown at its line of the manifest.
+fn tree_of(failure: &Diagnostic) -> Option<&Path> {
     let manifest = Path::new(&failure.labels.first()?.file.name);
-    let tree = manifest
-        .parent()
-        .filter(|_| manifest.ends_with("manifest"))?;
-    let script = script(attrs["script"].as_str()?)?;
-    let file = tree.join(&script);
-    Some(if file.is_file() {
+    manifest.parent().filter(|_| manifest.ends_with("manifest"))
+}
+
+/// Names the script of a step.
+fn script_note(step: &str, tree: &Path, script: &str) -> String {
+    let file = tree.join(script);
+    if file.is_file() {
         format!("note: `{step}` runs `{}`", file.display())
     } else {
         format!(
@@ -96,7 +113,67 @@ fn script_note(step: &str, attrs: &Value, failure: &Diagnostic) -> Option<String
             file.display(),
             tree.join("helpers.sh").display()
         )
-    })
+    }
+}
+
+/// Says whose the paths are that a step was seen to look for in the directories of others.
+fn others(step: &str, tree: &Path, own: Option<&str>, notes: &[String]) -> Vec<String> {
+    let Some(name) = tree.file_name().and_then(|name| name.to_str()) else {
+        return Vec::new();
+    };
+    let below = format!("/{name}/");
+    let seen = notes.iter().flat_map(|note| note.lines());
+    let seen = seen.filter_map(|line| line.strip_prefix("  ")?.strip_prefix(&below));
+    let mut told = BTreeSet::new();
+    let mut out = Vec::new();
+    for path in seen {
+        let owner = path.split('/').next().unwrap_or(path);
+        if Some(owner) == own || !tree.join(owner).exists() || !told.insert(owner) {
+            continue;
+        }
+        let there = tree.join(path);
+        let mut note = format!("note: `{step}` looked for `{below}{path}`");
+        note.push_str(&if there.exists() {
+            let advice = match own {
+                Some(own) => format!(
+                    "a link to it in `{}` shows it there",
+                    tree.join(own).display()
+                ),
+                None => "let a file of its own have what it needs".to_owned(),
+            };
+            format!(
+                ", which is `{}`: a step sees its own directory and no other, and {advice}",
+                there.display()
+            )
+        } else {
+            format!(
+                ", which would be of `{owner}`: nothing is at `{}`, and no step before left it",
+                there.display()
+            )
+        });
+        out.push(note);
+    }
+    out
+}
+
+/// The step of a tree whose `sources` has a file of this name.
+fn declaring(tree: &Path, file: &str) -> Option<String> {
+    let mut steps: Vec<_> = std::fs::read_dir(tree).ok()?.flatten().collect();
+    steps.sort_by_key(std::fs::DirEntry::file_name);
+    let declares = |dir: &Path| {
+        let sources = dir.join("sources");
+        let small = sources.metadata().ok()?.len() <= SOURCES_BYTES_MAX;
+        let text = small.then(|| std::fs::read_to_string(&sources).ok())??;
+        let is_it = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            words.iter().skip(1).any(|word| {
+                *word == file || word.rsplit_once('/').is_some_and(|(_, name)| name == file)
+            })
+        };
+        text.lines().any(is_it).then_some(())
+    };
+    let found = steps.iter().find(|step| declares(&step.path()).is_some())?;
+    found.file_name().into_string().ok()
 }
 
 /// The script that a step runs, below the directory of its tree, read off what is generated to run it.

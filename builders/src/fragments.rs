@@ -4,6 +4,7 @@
 //! followed by [`FINAL`], are one deflate stream. It is a piece of a gzip layer of an image, and the body of a `.filez` of an
 //! OSTree repository. Fragments take no room of their own: the store remembers in which artifact one lies, and where.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Take};
 
@@ -95,6 +96,34 @@ pub(crate) fn find(
         return Ok(None);
     };
     Ok(store.take_blob(&fragment.container)?.then_some(fragment))
+}
+
+/// Finds the fragments that were made of all these, as [`find`] does.
+pub(crate) fn find_all(
+    store: &Store,
+    level: u32,
+    raws: &[Blake3],
+) -> Result<BTreeMap<Blake3, Fragment>, StoreError> {
+    let keys: Vec<Blake3> = raws.iter().map(|raw| key(level, raw)).collect();
+    let values = store.derived(&keys)?;
+    // Most lie in few artifacts.
+    let mut there = BTreeMap::new();
+    let mut found = BTreeMap::new();
+    for (raw, value) in raws.iter().zip(values) {
+        let Some(fragment) = value.and_then(|value| Fragment::parse(&value)) else {
+            continue;
+        };
+        let container = fragment.container;
+        let is_there = match there.get(&container) {
+            Some(known) => *known,
+            None => store.take_blob(&container)?,
+        };
+        there.insert(container, is_there);
+        if is_there {
+            found.insert(*raw, fragment);
+        }
+    }
+    Ok(found)
 }
 
 /// Makes fragments, one after the other.
@@ -229,6 +258,9 @@ mod tests {
             .expect("keep");
         assert_eq!(find(store, 6, &raw).expect("read"), Some(fragment));
         assert_eq!(find(store, 7, &raw).expect("read"), None);
+        let all = |level| find_all(store, level, &[holder, raw, raw]).expect("read");
+        assert_eq!(all(6), BTreeMap::from([(raw, fragment)]));
+        assert!(all(7).is_empty());
         let mut text = String::new();
         fragment
             .open(store)
@@ -238,5 +270,6 @@ mod tests {
         assert_eq!(text, "fragment");
         std::fs::remove_file(store.blob_path(&holder, false)).expect("a blob");
         assert_eq!(find(store, 6, &raw).expect("read"), None);
+        assert!(all(6).is_empty());
     }
 }

@@ -16,7 +16,9 @@ use sos_store::{Ingested, Store};
 mod substituter;
 
 use crate::debian::codec;
-use crate::fetch::{Download as _, FetchError, Fetcher, FileSink, Observer, Quiet, Request};
+use crate::fetch::{
+    Download as _, FetchError, Fetcher, FileSink, Observer, Placed, Quiet, Request, unwritable,
+};
 
 /// A larger compressed archive is not fetched.
 const MAX_FILE_BYTES: u64 = 4 << 30;
@@ -287,13 +289,6 @@ impl Mirror {
     ) -> Result<File, Box<Diagnostic>> {
         let urls = [format!("{}/{}", self.url, info.url)];
         let name = info.path.name();
-        let unwritable = |e: io::Error| {
-            Box::new(Diagnostic::error(
-                "fetch-write",
-                Class::Machine,
-                format!("cannot write the download of `{name}`: {e}"),
-            ))
-        };
         let request = Request {
             name,
             urls: &urls,
@@ -307,20 +302,25 @@ impl Mirror {
         let dir = store
             .temp_dir("nar")
             .map_err(|e| Box::new(Diagnostic::from(e)))?;
+        let place = dir.path().join("packed");
+        let failed = |e: io::Error| Box::new(unwritable(name, &Placed::error(&place, e)));
         let file = File::options()
             .read(true)
             .write(true)
             .create_new(true)
-            .open(dir.path().join("packed"))
-            .map_err(unwritable)?;
+            .open(&place)
+            .map_err(failed)?;
         // The open file is all that is needed of it.
         drop(dir);
-        let mut sink = FileSink::new(file);
+        let mut sink = FileSink::new(file, &place);
         match self.fetcher.fetch(&request, &mut sink, observer) {
             Ok(_) => {}
             Err(FetchError::Failed(mut why)) => {
-                why.helps =
-                    vec!["the mirror says that it has this archive: tell who keeps it".to_owned()];
+                if why.class != Class::Machine {
+                    why.helps = vec![
+                        "the mirror says that it has this archive: tell who keeps it".to_owned(),
+                    ];
+                }
                 return Err(why);
             }
             Err(FetchError::Cancelled) => {
@@ -332,7 +332,7 @@ impl Mirror {
             }
         }
         let mut file = sink.into_file();
-        file.rewind().map_err(unwritable)?;
+        file.rewind().map_err(failed)?;
         Ok(file)
     }
 

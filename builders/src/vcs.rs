@@ -1,7 +1,14 @@
-//! The programs `git` and `hg`, with nothing of this machine's settings.
+//! The programs `git` and `hg`, with nothing of this machine's settings, and how they end.
+//!
+//! None outlives `sos`. What an evaluation runs is in the group of the terminal: Ctrl-C ends it there and then. What a build runs is
+//! not, since the first Ctrl-C lets builds come to their end.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use sos_engine::sandbox::ends_with_us;
 
 /// Variables that they, and the programs that they speak through, need of the user's environment.
 const KEPT: &[&str] = &[
@@ -34,9 +41,44 @@ const LEADING: &[&str] = &[
     "GIT_CONFIG_COUNT",
 ];
 
+/// A program that ends with this one.
+fn bound(name: &str) -> Command {
+    let mut command = Command::new(name);
+    ends_with_us(&mut command);
+    command
+}
+
+/// A program that a build runs, beside `git`: out of the reach of the terminal's keys. Who starts it calls [`end`] when the build
+/// is to end.
+pub(crate) fn of_build(name: &str) -> Command {
+    let mut command = bound(name);
+    command.process_group(0);
+    command
+}
+
+/// `git` for a build, with the environment of this process; else as [`git`] and [`of_build`] have it.
+pub(crate) fn git_of_build() -> Command {
+    let mut command = git(None);
+    command.process_group(0);
+    command
+}
+
+/// Ends what [`of_build`] or [`git_of_build`] made, with everything that it started.
+pub(crate) fn end(child: &mut Child) {
+    // It is not waited for yet, so its number is still its own, and that of its group.
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let _gone = group.map(|group| kill_process_group(group, Signal::KILL));
+    let _collected = child.wait();
+}
+
+/// Whether a program complains of a full disk; it speaks English, as `LC_ALL=C` has it.
+pub(crate) fn has_no_room(said: &str) -> bool {
+    said.contains("No space left on device") || said.contains("Disk quota exceeded")
+}
+
 /// A program that reads nothing, and sees of an environment only what it needs.
 pub(crate) fn program(name: &str, environment: &BTreeMap<String, String>) -> Command {
-    let mut command = Command::new(name);
+    let mut command = bound(name);
     command.env_clear().stdin(Stdio::null());
     for name in KEPT {
         if let Some(value) = environment.get(*name) {
@@ -52,7 +94,7 @@ pub(crate) fn git(environment: Option<&BTreeMap<String, String>>) -> Command {
     let mut command = match environment {
         Some(environment) => program("git", environment),
         None => {
-            let mut command = Command::new("git");
+            let mut command = bound("git");
             for name in LEADING {
                 command.env_remove(name);
             }

@@ -88,7 +88,16 @@ impl Maker {
         )
     }
 
-    fn image(&mut self, urls: &[String]) -> StorePath {
+    /// An image of two layers, which are trees or objects of blobs.
+    fn image(&mut self, urls: &[String], objects: bool) -> StorePath {
+        let kind = || {
+            if objects {
+                floating(Method::Rootfs, HashAlgo::Blake3)
+            } else {
+                tree()
+            }
+        };
+        let mode = if objects { "rootfs" } else { "recursive" };
         let file = self.fetch(urls, Hash::of(HashAlgo::Sha256, TEXT.as_bytes()));
         let source = self.reference(&file);
         let rootfs = self.add(
@@ -103,15 +112,15 @@ impl Maker {
             }),
         );
         let root = self.reference(&rootfs);
-        let attrs = json!({"rootfs": root, "epoch": EPOCH});
-        let bottom = self.add("layer-0", "builtin:oci-layer", tree(), &[&rootfs], &attrs);
+        let attrs = json!({"rootfs": root, "epoch": EPOCH, "outputHashMode": mode});
+        let bottom = self.add("layer-0", "builtin:oci-layer", kind(), &[&rootfs], &attrs);
         let attrs = json!({
-            "base": root, "files": {"/srv/again": source}, "epoch": EPOCH, "compression": "zstd",
+            "base": root, "files": {"/srv/again": source}, "epoch": EPOCH, "compression": "zstd", "outputHashMode": mode,
         });
         let top = self.add(
             "layer-1",
             "builtin:oci-layer",
-            tree(),
+            kind(),
             &[&rootfs, &file],
             &attrs,
         );
@@ -192,7 +201,7 @@ fn files(dir: &Path, found: &mut Vec<(String, Vec<u8>)>) {
 
 #[test]
 fn an_image_is_the_same_wherever_it_is_built() {
-    let built = [1, 4].map(|cores| {
+    let built = [(1, false), (4, false), (3, true)].map(|(cores, objects)| {
         let world = World::new(cores);
         let mut maker = Maker::default();
         let urls = [
@@ -200,7 +209,7 @@ fn an_image_is_the_same_wherever_it_is_built() {
             "file:///nowhere/at/all".into(),
             world.url("right", TEXT),
         ];
-        let drv = maker.image(&urls);
+        let drv = maker.image(&urls, objects);
         let report = world.build(&maker.graph, &drv);
         assert!(report.success(), "{:?}", report.failures);
         let path = report.results[0].1["out"].clone();
@@ -215,6 +224,7 @@ fn an_image_is_the_same_wherever_it_is_built() {
         (path, found)
     });
     assert_eq!(built[0], built[1]);
+    assert_eq!(built[0], built[2], "layers that are objects");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use sos_formats::hash::Blake3;
 use sos_lang::TreeRequest;
 
 use super::inputs::Local;
+use super::look;
 use super::names::Names;
 use super::walk::{self, Look, Print};
 use crate::host::StoreHost;
@@ -17,6 +18,8 @@ pub(super) enum Kind {
     Pinned,
     /// It lies there and can be looked at.
     Local(PathBuf),
+    /// It is a part of a tree that was fetched before it, which is at this path.
+    Part(PathBuf),
     /// It may be another one tomorrow.
     Open,
 }
@@ -25,14 +28,19 @@ pub(super) enum Kind {
 pub(super) fn kind(request: &TreeRequest) -> Kind {
     let attrs = &request.attrs;
     let text = |name| flake_ref::text(attrs, name);
+    // Whatever hash is asked for: the tree that it is a part of may change, and then it is compared with what is there.
+    if let Some(base) = &request.base
+        && flake_ref::kind(attrs) == "path"
+        && text("path").is_some_and(|path| !path.starts_with('/'))
+    {
+        return Kind::Part(base.clone());
+    }
     if text("narHash").is_some() || (text("rev").is_some() && flake_ref::kind(attrs) != "tarball") {
         return Kind::Pinned;
     }
     match flake_ref::kind(attrs) {
         "path" => match text("path") {
             Some(path) if path.starts_with('/') => Kind::Local(path.into()),
-            // Relative to a tree that was fetched before it.
-            Some(_) if request.base.is_some() => Kind::Pinned,
             _ => Kind::Open,
         },
         "git" => match Url::parse(text("url").unwrap_or_default()) {
@@ -56,6 +64,9 @@ pub(super) fn print(
     }
     // Links on the way lead to the tree; those in it are part of it.
     let place = std::fs::canonicalize(place).ok()?;
+    if !look::keeps_times(&place) {
+        return None;
+    }
     let look = Look {
         now_nanos,
         taken: None,

@@ -1,8 +1,11 @@
 //! How paths are looked at, for recording and for checking alike.
 
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::RwLock;
 
 use sos_formats::Bytes;
 use sos_formats::hash::Blake3;
@@ -13,9 +16,53 @@ use super::bytes::Writer;
 use super::inputs::{Asked, Seen, type_byte};
 use super::walk::kind_of_std;
 
-/// What `stat` says of a path, links followed; none when it says nothing.
+/// What `stat` says of a path, links followed; none when it says nothing, or nothing about what was written.
 pub(super) fn stat(path: &Path) -> Option<StatKey> {
-    std::fs::metadata(path).ok().as_ref().map(StatKey::of)
+    let meta = std::fs::metadata(path).ok()?;
+    trusts(&meta, path).then(|| StatKey::of(&meta))
+}
+
+/// The kinds of file systems whose files show by their times that somebody wrote to them, by the numbers of `statfs(2)`: what is in
+/// `/proc` or `/sys` changes without, and what comes over a network or from a program (FUSE) has the times that those like to tell.
+const WITH_TIMES: [i64; 14] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // btrfs
+    0x794c_7630, // overlayfs
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+    0x2fc1_2fc1, // ZFS
+    0xca45_1a4e, // bcachefs
+    0xf2f5_2010, // F2FS
+    0x3153_464a, // JFS
+    0x3434,      // NILFS
+    0x5265_4973, // ReiserFS
+    0x7371_7368, // squashfs
+    0xe0f5_e1e2, // EROFS
+];
+
+/// Devices and whether they are of such a kind, as far as that was asked: a machine has a handful.
+static DEVICES: RwLock<Vec<(u64, bool)>> = RwLock::new(Vec::new());
+
+fn trusts(meta: &Metadata, path: &Path) -> bool {
+    let device = meta.dev();
+    let known = |all: &[(u64, bool)]| all.iter().find(|known| known.0 == device).map(|d| d.1);
+    if let Some(trusted) = DEVICES.read().ok().and_then(|all| known(&all)) {
+        return trusted;
+    }
+    let Ok(found) = rustix::fs::statfs(path) else {
+        return false;
+    };
+    let trusted = WITH_TIMES.contains(&found.f_type);
+    if let Ok(mut all) = DEVICES.write() {
+        all.push((device, trusted));
+    }
+    trusted
+}
+
+/// Whether the times of what is at a path can be trusted, as far as its own file system goes.
+pub(super) fn keeps_times(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|meta| trusts(&meta, path))
 }
 
 /// Asks a path again.
@@ -81,7 +128,7 @@ pub(super) fn listing_digest(entries: &[(Bytes, FileType)]) -> Blake3 {
 }
 
 /// The digest of what a path is; none when that cannot be told.
-fn type_digest(found: io::Result<std::fs::Metadata>) -> Option<Blake3> {
+fn type_digest(found: io::Result<Metadata>) -> Option<Blake3> {
     match found {
         Ok(meta) => Some(known_type_digest(kind_of_std(meta.file_type()))),
         Err(e) if is_missing(&e) => Some(nothing_digest()),

@@ -37,6 +37,7 @@ pub(crate) use ahead::read_program;
 use bytes::{Reader, Writer};
 use inputs::{Inputs, Message};
 pub(crate) use recorder::Recorder;
+pub(crate) use walk::kind_of_std;
 
 /// Results and records above this size are not kept.
 const MAX_BYTES: usize = 32 << 20;

@@ -16,6 +16,7 @@ use sos_lang::FileType;
 use sos_store::StatKey;
 
 use super::bytes::{Reader, Writer};
+use super::look::keeps_times;
 use super::walk::{self, Taken};
 
 /// Names of larger trees are not kept: reading them back would take as long as looking at the tree.
@@ -89,7 +90,7 @@ impl Names {
     pub(super) fn of(root: &Path, taken: Option<Taken<'_>>, now_nanos: i128) -> Option<Self> {
         let mut met = Met::default();
         let meta = std::fs::symlink_metadata(root).ok()?;
-        if !meta.is_dir() {
+        if !meta.is_dir() || !keeps_times(root) {
             return None;
         }
         met.add(Path::new(""), &meta);

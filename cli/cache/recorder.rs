@@ -132,6 +132,12 @@ impl Recorder {
         !valid
     }
 
+    /// Whether a path is in no object of the store, there or not.
+    fn outside_of_store(&self, path: &Path) -> bool {
+        let text = path.to_str().unwrap_or_default();
+        StorePath::split_absolute(self.inner.store_dir(), text).is_err()
+    }
+
     fn note_object(&self, object: &StorePath, valid: bool) {
         let mut inputs = self.inputs.borrow_mut();
         let before = inputs.objects.insert(object.clone(), valid);
@@ -280,7 +286,8 @@ impl Host for Recorder {
         let mut names = Met::default();
         let meta = std::fs::symlink_metadata(path).ok();
         let is_directory = meta.as_ref().is_some_and(std::fs::Metadata::is_dir);
-        let mut print = meta.map(|meta| {
+        let timed = meta.filter(|_| look::keeps_times(path));
+        let mut print = timed.map(|meta| {
             let mut print = Print::default();
             print.add_met(Path::new(""), &meta, true, self.since_nanos);
             names.add(Path::new(""), &meta);
@@ -398,6 +405,9 @@ impl Host for Recorder {
         let mut leads = None;
         match kind {
             Kind::Pinned => {}
+            // Another file in the other tree may be another tree here.
+            Kind::Part(base) if !self.outside_of_store(&base) => self.object_named(&base),
+            Kind::Part(_) => self.refuse("it fetches a part of what may change"),
             Kind::Local(place) => {
                 // What is known about a directory always has the same attributes; about a repository it has others when
                 // a file was edited, and a program can ask for that without a look at any.

@@ -17,6 +17,7 @@ use sos_store::StatKey;
 
 use super::bytes::Writer;
 use super::inputs::type_byte;
+use super::look::keeps_times;
 
 /// Threads of a walk; more do not help one disk or one kernel.
 const MAX_THREADS: usize = 8;
@@ -120,6 +121,9 @@ pub(super) struct Look<'a> {
 /// Looks at a file, link or directory and at everything in it. Nothing when that cannot be done, when `taken` does not know
 /// something, or when there are too many entries.
 pub(super) fn tree(root: &Path, look: Look<'_>) -> Option<Print> {
+    if !keeps_times(root) {
+        return None;
+    }
     let mut print = Print::default();
     let meta = std::fs::symlink_metadata(root).ok()?;
     if meta.is_dir() {
@@ -391,7 +395,7 @@ fn kind_of(stat: &Stat) -> FileType {
 }
 
 /// What an entry is.
-pub(super) fn kind_of_std(t: std::fs::FileType) -> FileType {
+pub(crate) fn kind_of_std(t: std::fs::FileType) -> FileType {
     if t.is_dir() {
         FileType::Directory
     } else if t.is_symlink() {

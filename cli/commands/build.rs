@@ -56,6 +56,9 @@ pub(crate) struct BuildArgs {
     /// Keep the directory of a failed build
     #[arg(long)]
     keep_failed: bool,
+    /// Warn of files of other steps that a bootstrap step looked for and did without; slower, and only of steps that are built now
+    #[arg(long)]
+    watch_steps: bool,
     /// Stop a build after this many seconds; 0 is no limit
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
@@ -114,6 +117,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         keep_going: args.keep_going,
         rebuild: args.rebuild,
         keep_failed: args.keep_failed,
+        watch_steps: args.watch_steps,
         timeout_secs: args.timeout,
         silent_timeout_secs: args.silent_timeout,
         max_log_bytes: args.max_log_size,

@@ -47,7 +47,7 @@ pub(crate) fn run(session: &Session, args: &BuildsArgs) -> Result<(), Failure> {
     }
     let builds = store.recent_builds(args.number)?;
     if session.global.json {
-        return output::json(&builds.iter().map(summary).collect());
+        return output::json(&builds.iter().map(summary).collect::<Value>());
     }
     if builds.is_empty() {
         output::message("nothing was built here yet");

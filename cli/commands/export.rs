@@ -5,7 +5,7 @@ mod image;
 use std::path::{Path, PathBuf};
 
 use sos_builders::disk::provision::Device;
-use sos_builders::disk::sign::{Signer, sign_disk};
+use sos_builders::disk::sign::{Signer, sign_directory, sign_disk};
 use sos_builders::export::{self, AddOptions, Owners, Signers};
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
@@ -15,6 +15,7 @@ use sos_store::{ObjectKind, PathInfo, PlainRemover, Remover as _};
 use self::image::{ImageDest, ImageFlags};
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
+use crate::commands::secure_boot::SignFlags;
 use crate::evaluate::{self, Mode};
 use crate::failure::Failure;
 use crate::render::{output, size};
@@ -25,26 +26,23 @@ use crate::target;
 /// Build a target and write it outside the store
 ///
 /// DEST is `dir:DIR`, a directory that is not there yet: of a root filesystem with its owners when root does it, else with yours. Or
-/// `disk:FILE`: a disk image or another single file, with its holes.
+/// `disk:FILE`: a disk image or another single file, with its holes. What firmware starts of a disk, of an EFI program or of a netboot
+/// directory is signed with `--secure-boot-key`.
 /// `ostree:REPO[:REF]`: the commits of a target made by `sos.ostree` go into the repository REPO, which is made when it is not there. Or
 /// `sysroot:DIR[:OS]`: libostree deploys the commit into a system root, as the next one that boots; only root may do that.
 /// An image goes to `oci:DIR[:TAG]`, a layout to which it is added, to `oci-archive:FILE[:TAG]`, or to a registry: `docker://HOST/NAME[:TAG]`.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "sos export [OPTIONS] [TARGET] DEST",
-    after_help = "Examples:\n  sos export .#web dir:web                            a root filesystem as a directory\n  sos export ./web.rootfs.toml#ostree ostree:repo     its commit, into a repository to be served\n  sos export .#commit ostree:/srv/repo:os/amd64/main  under another name\n  sos export .#image oci:images:1.0                   an image, into a layout\n  sos export .#image oci-archive:image.tar            in one file\n  sos export .#image docker://registry.example/web:1  into a registry"
+    after_help = "Examples:\n  sos export .#web dir:web                            a root filesystem as a directory\n  sos export .#netboot dir:tftp --secure-boot-key key.pem --secure-boot-cert cert.pem\n  sos export ./web.rootfs.toml#ostree ostree:repo     its commit, into a repository to be served\n  sos export .#commit ostree:/srv/repo:os/amd64/main  under another name\n  sos export .#image oci:images:1.0                   an image, into a layout\n  sos export .#image oci-archive:image.tar            in one file\n  sos export .#image docker://registry.example/web:1  into a registry"
 )]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     target: TargetArgs,
     #[command(flatten)]
     lock: LockFlags,
-    /// Sign the EFI programs of a disk, or an EFI program, with this RSA key; it is read now and never gets into the store
-    #[arg(long, value_name = "PEM", requires = "secure_boot_cert")]
-    secure_boot_key: Option<PathBuf>,
-    /// The certificate of that key, which the firmware knows
-    #[arg(long, value_name = "PEM", requires = "secure_boot_key")]
-    secure_boot_cert: Option<PathBuf>,
+    #[command(flatten)]
+    sign: SignFlags,
     /// A repository of the same registry that may have layers of the image: they are taken over from there and not sent
     #[arg(long, value_name = "NAME")]
     mount_from: Vec<String>,
@@ -100,19 +98,9 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
     if args.fsck {
         return Err(not_built_in("cannot check the repository"));
     }
-    let signer = match (&args.secure_boot_key, &args.secure_boot_cert) {
-        (Some(key), Some(cert)) => Some(Signer::read(key, cert).map_err(refused)?),
-        _ => None,
-    };
-    if signer.is_some() && !matches!(dest, Dest::Disk(_)) {
-        return Err(Failure::new(
-            Diagnostic::error(
-                "export-sign",
-                Class::Usage,
-                "only disks and EFI programs are signed for Secure Boot",
-            )
-            .help("write `disk:FILE` behind the target"),
-        ));
+    let signer = args.sign.signer().map_err(refused)?;
+    if signer.is_some() && !matches!(dest, Dest::Disk(_) | Dest::Dir(_)) {
+        return Err(not_signed());
     }
     let built = built(session, &target, args.lock, "export")?;
     let [info] = built.as_slice() else {
@@ -126,7 +114,7 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
         ));
     };
     match dest {
-        Dest::Dir(dir) => to_dir(session, info, &dir),
+        Dest::Dir(dir) => to_dir(session, info, &dir, signer.as_ref()),
         Dest::Disk(file) => to_file(session, info, &file, signer.as_ref()),
         Dest::Image(image) => {
             let flags = ImageFlags {
@@ -261,13 +249,37 @@ pub(super) fn built(
     Ok(found)
 }
 
-fn to_dir(session: &Session, info: &PathInfo, dir: &Path) -> Result<(), Failure> {
+fn not_signed() -> Failure {
+    Failure::new(
+        Diagnostic::error(
+            "export-sign",
+            Class::Usage,
+            "only disks, EFI programs and directories for booting over the network are signed for Secure Boot",
+        )
+        .help("write `disk:FILE` behind a disk or a program, `dir:DIR` behind `.#netboot`"),
+    )
+}
+
+fn to_dir(
+    session: &Session,
+    info: &PathInfo,
+    dir: &Path,
+    signer: Option<&Signer>,
+) -> Result<(), Failure> {
     let store = session.store()?;
+    let place = store.physical(&info.path);
+    if signer.is_some() && (info.kind != ObjectKind::Tree || !place.is_dir()) {
+        return Err(not_signed());
+    }
     if info.kind == ObjectKind::Tree {
-        return export::write_tree(&store.physical(&info.path), dir).map_err(|error| {
+        let written = export::write_tree(&place, dir)
+            .and_then(|()| signer.map_or(Ok(Vec::new()), |signer| sign_directory(dir, signer)));
+        let signed = written.map_err(|error| {
             let _left = PlainRemover.remove_tree(dir).is_err();
             refused(error)
-        });
+        })?;
+        tell_signed(session, &signed);
+        return Ok(());
     }
     let Some(root) = &info.root else {
         return Ok(());
@@ -317,12 +329,16 @@ fn to_file(
         let _left = std::fs::remove_file(file).is_err();
         refused(error)
     })?;
+    tell_signed(session, &signed);
+    Ok(())
+}
+
+fn tell_signed(session: &Session, signed: &[String]) {
     if !session.global.quiet {
         signed
             .iter()
             .for_each(|path| output::message(&format!("signed `{path}`")));
     }
-    Ok(())
 }
 
 /// What a disk begins with that is kept in another form than raw.

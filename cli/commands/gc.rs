@@ -12,6 +12,9 @@ use crate::session::Session;
 
 /// Free what no root needs; says what and how much first
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Logs of builds whose results are gone, and of builds that failed, stay for 30 days, and at most 128 MiB of them; with --older-than they go by that age."
+)]
 pub(crate) struct GcArgs {
     /// Only say what would be freed
     #[arg(short = 'n', long)]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use sos_engine::{DagNode, EventSink, Wanted, load_derivation, present_output};
+use sos_engine::{EventSink, Wanted, load_derivation, present_output};
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
@@ -12,7 +12,7 @@ use crate::commands::build;
 use crate::evaluate::{self, Evaluated, Item, Mode};
 use crate::failure::Failure;
 use crate::graph::{self, Graph, Node, State};
-use crate::render::output;
+use crate::render::output::{self, Items};
 use crate::run::{self, RunOptions};
 use crate::session::Session;
 use crate::target;
@@ -74,6 +74,8 @@ pub(crate) fn run(session: &Session, args: &GraphArgs) -> Result<(), Failure> {
         };
         made_of(session, &evaluated, args.depth, &options)?
     };
+    // The derivations themselves are not needed any more, and may be much.
+    drop(evaluated);
     whole.title = if args.runtime {
         format!("{names}: what it refers to")
     } else {
@@ -85,19 +87,9 @@ pub(crate) fn run(session: &Session, args: &GraphArgs) -> Result<(), Failure> {
     } else {
         args.format
     };
-    let fold = |whole: &Graph| {
-        if args.all {
-            whole.clone()
-        } else {
-            graph::fold(whole)
-        }
-    };
-    let text = match format {
-        Format::Dot => graph::dot::dot(&fold(&whole)),
-        Format::Svg => graph::svg::svg(&fold(&whole)),
-        Format::Html => graph::html::html(&fold(&whole), &whole),
-        Format::Json => json(&whole),
-    };
+    if format == Format::Json {
+        return json(&whole);
+    }
     if !session.global.quiet
         && matches!(format, Format::Dot | Format::Svg)
         && !args.all
@@ -108,7 +100,13 @@ pub(crate) fn run(session: &Session, args: &GraphArgs) -> Result<(), Failure> {
             whole.nodes.len()
         ));
     }
-    output::bytes(text.as_bytes())
+    let folded = (!args.all).then(|| graph::fold(&whole));
+    let drawn = folded.as_ref().unwrap_or(&whole);
+    output::pieces(|out| match format {
+        Format::Svg => graph::svg::svg(drawn, out),
+        Format::Html => graph::html::html(drawn, &whole, out),
+        Format::Dot | Format::Json => graph::dot::dot(drawn, out),
+    })
 }
 
 /// The derivations.
@@ -147,23 +145,28 @@ fn made_of(
     let mut roots: Vec<usize> = wanted.iter().map(|want| place[&want.drv]).collect();
     roots.sort_unstable();
     roots.dedup();
+    drop(place);
     let dir = session.store_dir()?;
-    let node = |one: &DagNode| Node {
-        key: one.drv.absolute(&dir),
-        name: Derivation::name_from_path(&one.drv).to_owned(),
-        state: one.state,
-        ms: one.took_ms.or(one.expected_ms),
-        bytes: one.bytes,
-        critical: false,
-        hidden: one.hidden,
-        members: Vec::new(),
-    };
-    Ok(Graph {
-        title: String::new(),
-        nodes: dag.iter().map(node).collect(),
-        needs: dag.iter().map(|one| one.needs.clone()).collect(),
+    let mut graph = Graph {
+        nodes: Vec::with_capacity(dag.len()),
+        needs: Vec::with_capacity(dag.len()),
         roots,
-    })
+        ..Graph::default()
+    };
+    for one in dag {
+        graph.nodes.push(Node {
+            key: one.drv.absolute(&dir),
+            name: Derivation::name_from_path(&one.drv).to_owned(),
+            state: one.state,
+            ms: one.took_ms.or(one.expected_ms),
+            bytes: one.bytes,
+            critical: false,
+            hidden: one.hidden,
+            members: Vec::new(),
+        });
+        graph.needs.push(one.needs);
+    }
+    Ok(graph)
 }
 
 /// The objects.
@@ -247,24 +250,45 @@ fn runtime(
     Ok(graph)
 }
 
-fn json(graph: &Graph) -> String {
-    let nodes: Vec<serde_json::Value> = graph
-        .nodes
-        .iter()
-        .zip(&graph.needs)
-        .map(|(node, needs)| {
-            let keys: Vec<&str> = needs.iter().map(|n| graph.nodes[*n].key.as_str()).collect();
-            serde_json::json!({
-                "path": node.key, "name": node.name, "state": graph::key(node.state), "ms": node.ms, "bytes": node.bytes,
-                "critical": node.critical, "hidden": node.hidden, "needs": keys,
-            })
-        })
-        .collect();
-    let roots: Vec<&str> = graph
-        .roots
-        .iter()
-        .map(|id| graph.nodes[*id].key.as_str())
-        .collect();
-    let all = serde_json::json!({ "title": graph.title, "roots": roots, "nodes": nodes });
-    serde_json::to_string_pretty(&all).unwrap_or_default() + "\n"
+/// A graph in JSON.
+#[derive(serde::Serialize)]
+struct Whole<'a, N, R> {
+    nodes: N,
+    roots: R,
+    title: &'a str,
+}
+
+/// A node in JSON; what it needs is told by its paths.
+#[derive(serde::Serialize)]
+struct Part<'a, K> {
+    bytes: u64,
+    critical: bool,
+    hidden: usize,
+    ms: Option<u64>,
+    name: &'a str,
+    needs: K,
+    path: &'a str,
+    state: &'a str,
+}
+
+fn json(graph: &Graph) -> Result<(), Failure> {
+    let key = |id: &usize| graph.nodes[*id].key.as_str();
+    let part = |id: usize| {
+        let node = &graph.nodes[id];
+        Part {
+            bytes: node.bytes,
+            critical: node.critical,
+            hidden: node.hidden,
+            ms: node.ms,
+            name: &node.name,
+            needs: Items(move || graph.needs[id].iter().map(key)),
+            path: &node.key,
+            state: graph::key(node.state),
+        }
+    };
+    output::json(&Whole {
+        nodes: Items(|| (0..graph.nodes.len()).map(part)),
+        roots: Items(|| graph.roots.iter().map(key)),
+        title: &graph.title,
+    })
 }

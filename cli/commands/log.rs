@@ -29,6 +29,10 @@ const LINE_BYTES: usize = 64 * 1024;
 const ESCAPE_BYTES: usize = 256;
 /// Builds of the journal that are looked through for a failure.
 const BUILDS: u32 = 100;
+/// Steps of one derivation that are looked through for one that ran.
+const STEPS: u32 = 20;
+/// Why there may be no log of something that ran.
+const NOT_KEPT: &str = "either it wrote nothing, or `sos gc` has removed what it wrote";
 /// Between two looks at the log of a running build.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -102,6 +106,19 @@ pub(crate) fn run(session: &Session, args: &LogArgs) -> Result<(), Failure> {
             ));
             return Ok(());
         }
+        let ran = store.steps_of_drv(&drv, BuildId(i64::MAX), STEPS)?;
+        if let Some(step) = ran.iter().find(|step| step.started_ms.is_some()) {
+            let (name, build) = (&step.name, step.build.0);
+            return Err(Failure::new(
+                Diagnostic::error(
+                    "log-not-found",
+                    Class::Other,
+                    format!("there is no log of `{name}` any more"),
+                )
+                .note(format!("build {build} ran it; {NOT_KEPT}"))
+                .help(format!("`sos builds {build}` says what is known of it")),
+            ));
+        }
         return Err(Failure::new(
             Diagnostic::error(
                 "log-not-found",
@@ -154,6 +171,8 @@ fn of_build(
                 follow(store, &step.drv, &running, printer)?;
             } else if let Some(mut log) = store.read_log(&step.drv)? {
                 pass(&mut log, printer)?;
+            } else if !printer.raw {
+                output::message(&format!("no log of `{}` is kept: {NOT_KEPT}", step.name));
             }
             printer.end()?;
             done.insert(step.drv);
@@ -309,9 +328,21 @@ fn last_failed(store: &Store) -> Result<StorePath, Failure> {
     )))
 }
 
+/// The derivation of a name that ran last, as the journal tells: of what was collected since nothing else does.
+fn ran(store: &Store, name: &str) -> Result<Option<StorePath>, Failure> {
+    let steps = store.steps_named(name)?.into_iter();
+    let mut ran = steps.filter(|step| step.started_ms.is_some());
+    Ok(ran
+        .find(|step| find::is_named(&step.drv, name))
+        .map(|step| step.drv))
+}
+
 fn find(session: &Session, log: &LogArgs, text: &str) -> Result<StorePath, Failure> {
     let store = session.store()?;
-    let named = store.built_named(text)?.into_iter().next();
+    let named = match store.built_named(text)?.into_iter().next() {
+        None => ran(store, text)?,
+        known => known,
+    };
     let says_target = log.attr.is_some() || !log.arg.is_empty() || !log.argstr.is_empty();
     let meaning = if says_target {
         Meaning::Target

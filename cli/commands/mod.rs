@@ -23,6 +23,7 @@ pub(crate) mod provision;
 pub(crate) mod recipe;
 pub(crate) mod repl;
 pub(crate) mod schema;
+mod secure_boot;
 pub(crate) mod serve;
 pub(crate) mod shell;
 pub(crate) mod store;

@@ -1,13 +1,17 @@
 //! `sos plan`: says what a build would do.
 
-use sos_engine::{EventSink, Plan, Planned};
-use sos_formats::store_path::StorePath;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use sos_engine::{Causes, EventSink, Plan, Planned};
+use sos_formats::store_path::{StoreDir, StorePath};
 
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
 use crate::evaluate::{self, Mode};
 use crate::failure::Failure;
-use crate::render::{output, size};
+use crate::render::output::{self, Items};
+use crate::render::size;
 use crate::run::{self, RunOptions};
 use crate::session::Session;
 use crate::target::{self, Target};
@@ -74,73 +78,104 @@ pub(super) fn show(
         EventSink::null(),
     )?;
     let plan = engine.plan(&evaluated.graph, &build::wanted(&evaluated.values))?;
-    if format == Format::Json {
-        let dir = session.store_dir()?;
-        let list = |all: &[Planned]| -> Vec<_> {
-            all.iter().map(|p| serde_json::json!({ "drv": p.drv.absolute(&dir), "name": p.name, "expectedMs": p.expected_ms, "maybe": p.maybe, "cause": p.cause })).collect()
-        };
-        return output::json(&serde_json::json!({
-            "build": list(&plan.to_build), "fetch": list(&plan.to_fetch), "cached": plan.cached.len(), "etaMs": plan.eta_ms,
-        }));
+    // All that is told stands in the plan.
+    drop((evaluated, engine));
+    match format {
+        Format::Text => output::pieces(|out| text(&plan, out)),
+        Format::Json => {
+            let dir = session.store_dir()?;
+            output::json(&Whole {
+                build: Items(|| plan.to_build.iter().map(|p| Step::of(p, &dir))),
+                cached: plan.cached.len(),
+                eta_ms: plan.eta_ms,
+                fetch: Items(|| plan.to_fetch.iter().map(|p| Step::of(p, &dir))),
+            })
+        }
+        Format::Dot => output::pieces(|out| dot(&plan, out)),
     }
-    if format == Format::Dot {
-        return output::bytes(dot(&plan).as_bytes());
+}
+
+/// The plan in JSON.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Whole<B, F> {
+    build: B,
+    cached: usize,
+    eta_ms: Option<u64>,
+    fetch: F,
+}
+
+/// One derivation of the plan in JSON.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Step<'a> {
+    cause: &'a Causes,
+    drv: String,
+    expected_ms: Option<u64>,
+    maybe: bool,
+    name: &'a str,
+}
+
+impl<'a> Step<'a> {
+    fn of(planned: &'a Planned, dir: &StoreDir) -> Self {
+        Self {
+            cause: &planned.cause,
+            drv: planned.drv.absolute(dir),
+            expected_ms: planned.expected_ms,
+            maybe: planned.maybe,
+            name: &planned.name,
+        }
     }
-    let mut text = String::new();
+}
+
+/// The plan for people.
+fn text(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
+    let duration = |ms| size::duration(Duration::from_millis(ms));
     for (title, list) in [("fetch", &plan.to_fetch), ("build", &plan.to_build)] {
         if list.is_empty() {
             continue;
         }
-        text.push_str(&format!("to {title}: {}\n", list.len()));
+        writeln!(out, "to {title}: {}", list.len())?;
         for p in list {
-            let expected = p.expected_ms.map_or(String::new(), |ms| {
-                format!(
-                    "  about {}",
-                    size::duration(std::time::Duration::from_millis(ms))
-                )
-            });
+            let expected = p
+                .expected_ms
+                .map_or(String::new(), |ms| format!("  about {}", duration(ms)));
             let maybe = if p.maybe {
                 "  unless its inputs turn out equal"
             } else {
                 ""
             };
-            text.push_str(&format!("  {}{expected}  ({}){maybe}\n", p.name, p.cause));
+            writeln!(out, "  {}{expected}  ({}){maybe}", p.name, p.cause)?;
         }
     }
-    let eta = plan.eta_ms.map_or(String::new(), |ms| {
-        format!(
-            ", about {}",
-            size::duration(std::time::Duration::from_millis(ms))
-        )
-    });
-    text.push_str(&format!(
-        "{} to build, {} to fetch, {} there{eta}\n",
+    let eta = plan
+        .eta_ms
+        .map_or(String::new(), |ms| format!(", about {}", duration(ms)));
+    writeln!(
+        out,
+        "{} to build, {} to fetch, {} there{eta}",
         plan.to_build.len(),
         plan.to_fetch.len(),
         plan.cached.len()
-    ));
-    output::bytes(text.as_bytes())
+    )
 }
 
 /// The plan as a graph: an arrow leads from what is needed to what needs it; what is fetched is drawn dashed.
-fn dot(plan: &Plan) -> String {
-    let mut text = String::from("digraph plan {\n  rankdir = LR;\n  node [shape = box];\n");
+fn dot(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(b"digraph plan {\n  rankdir = LR;\n  node [shape = box];\n")?;
     let id = |drv: &StorePath| quoted(drv.as_str());
     for (list, style) in [(&plan.to_fetch, "dashed"), (&plan.to_build, "solid")] {
         for p in list {
             let label = quoted(&format!("{}\n{}", p.name, p.cause));
-            text.push_str(&format!(
-                "  {} [label = {label}, style = {style}];\n",
-                id(&p.drv)
-            ));
+            writeln!(out, "  {} [label = {label}, style = {style}];", id(&p.drv))?;
         }
     }
     for p in plan.to_fetch.iter().chain(&plan.to_build) {
         for need in &p.needs {
-            text.push_str(&format!("  {} -> {};\n", id(need), id(&p.drv)));
+            writeln!(out, "  {} -> {};", id(need), id(&p.drv))?;
         }
     }
-    text + "}\n"
+    out.write_all(b"}\n")
 }
 
 /// A text in the quotes of Graphviz.

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use sos_builders::disk::provision::{Device, Plan, Sources, Spec, Wish};
-use sos_builders::disk::sign::Signer;
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::export;
+use crate::commands::secure_boot::SignFlags;
 use crate::failure::Failure;
 use crate::render::output;
 use crate::session::Session;
@@ -49,6 +49,8 @@ struct PlanArgs {
     /// Take the device whatever is on it; all of that is lost
     #[arg(long)]
     wipe: bool,
+    #[command(flatten)]
+    sign: SignFlags,
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,12 +66,8 @@ struct ApplyArgs {
     /// Do it
     #[arg(long)]
     yes: bool,
-    /// Sign the EFI programs that are written, for Secure Boot, with this RSA key
-    #[arg(long, value_name = "PEM", requires = "secure_boot_cert")]
-    secure_boot_key: Option<PathBuf>,
-    /// The certificate of that key, which the firmware knows
-    #[arg(long, value_name = "PEM", requires = "secure_boot_key")]
-    secure_boot_cert: Option<PathBuf>,
+    #[command(flatten)]
+    sign: SignFlags,
 }
 
 /// Runs the verb.
@@ -81,7 +79,9 @@ pub(crate) fn run(session: &Session, args: &ProvisionArgs) -> Result<(), Failure
         ProvisionCommand::Plan(args) => {
             let spec = spec(session, &args.common)?;
             let device = Device::open(&args.common.device, false).map_err(refused)?;
-            let plan = planned(session, &spec, &device, args.wipe, false)?;
+            // Read as `apply` reads it: a key that cannot sign is told now.
+            let signer = args.sign.signer().map_err(refused)?;
+            let plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
             show(session, &spec, &device, &plan)
         }
         ProvisionCommand::Apply(args) => apply(session, args),
@@ -92,10 +92,7 @@ pub(crate) fn run(session: &Session, args: &ProvisionArgs) -> Result<(), Failure
 fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
     let spec = spec(session, &args.common)?;
     let device = Device::open(&args.common.device, args.yes).map_err(refused)?;
-    let signer = match (&args.secure_boot_key, &args.secure_boot_cert) {
-        (Some(key), Some(certificate)) => Some(Signer::read(key, certificate).map_err(refused)?),
-        _ => None,
-    };
+    let signer = args.sign.signer().map_err(refused)?;
     let plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
     if !args.yes {
         show(session, &spec, &device, &plan)?;

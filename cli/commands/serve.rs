@@ -30,9 +30,12 @@ use crate::target;
 /// Targets are built first, and what they are decides where they are:
 ///
 /// - an image (`sos.oci`) is `HOST/NAME:TAG` for podman and skopeo; NAME is that of the image, or what stands before the target
-///   (`team/web=.#image`), TAG is its `tag`;
-/// - a commit (`sos.ostree`, mode `archive`) is the ref of its recipe in the repository `http://HOST/ostree`;
-/// - files that the recipes of the targets pin go before others of the same name.
+///   (`team/web=.#image`), TAG is its `tag`
+///
+/// - a commit (`sos.ostree`, mode `archive`) is the ref of its recipe in the repository `http://HOST/ostree`; with `--repository` that is a
+///   directory in their place, with the signatures and static deltas that `sos export` has put there
+///
+/// - files that the recipes of the targets pin go before others of the same name
 ///
 /// Nothing can be uploaded. A name that two files with different content have is refused when it is asked for.
 ///
@@ -40,7 +43,7 @@ use crate::target;
 /// ten seconds more.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sos serve                                        the store, on http://127.0.0.1:8089\n  sos serve .#image ./web.rootfs.toml#ostree       and an image and a commit\n  sos serve team/web=.#image --listen 0.0.0.0:8089 under another name, for everybody\n  sos serve --key secret.key                       signed, as `nix copy --from` wants it"
+    after_help = "Examples:\n  sos serve                                        the store, on http://127.0.0.1:8089\n  sos serve .#image ./web.rootfs.toml#ostree       and an image and a commit\n  sos serve --repository /srv/repo                 a repository with its signatures and static deltas\n  sos serve team/web=.#image --listen 0.0.0.0:8089 under another name, for everybody\n  sos serve --key secret.key                       signed, as `nix copy --from` wants it"
 )]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
@@ -53,6 +56,9 @@ pub(crate) struct ServeArgs {
     /// Sign what the binary cache says with the secret key in FILE, as `nix-store --generate-binary-cache-key` makes it
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
+    /// Serve the OSTree repository in DIR, as it is; keys for signing are with `sos export`
+    #[arg(long, value_name = "DIR")]
+    repository: Option<PathBuf>,
     /// How the archives of the binary cache are compressed
     #[arg(long, value_name = "HOW", value_enum, default_value = "zstd")]
     compression: How,
@@ -92,6 +98,10 @@ pub(crate) fn run(session: &Session, args: &ServeArgs) -> Result<(), Failure> {
     for (hash, output, path) in built.realised {
         offers.realised(&hash, &output, path);
     }
+    if let Some(dir) = &args.repository {
+        let offered = offers.add_repository(dir)?;
+        tell(session, &server, &dir.display().to_string(), &offered)?;
+    }
     for (at, paths) in built.paths.into_iter().enumerate() {
         let name = names.get(at).cloned().flatten();
         let mut images = 0;
@@ -104,7 +114,8 @@ pub(crate) fn run(session: &Session, args: &ServeArgs) -> Result<(), Failure> {
                 },
             )?;
             images += offered.iter().filter(|one| is_image(one)).count();
-            tell(session, &server, &path, &offered)?;
+            let shown = path.absolute(store.store_dir());
+            tell(session, &server, &shown, &offered)?;
         }
         if let (Some(name), 0) = (&name, images) {
             return Err(unused(name, target.targets.get(at)));
@@ -321,13 +332,12 @@ fn pins(graph: &Graph, dir: &StoreDir) -> BTreeSet<StorePath> {
 fn tell(
     session: &Session,
     server: &Server,
-    path: &StorePath,
+    shown: &str,
     offered: &[Offered],
 ) -> Result<(), Failure> {
     if session.global.quiet {
         return Ok(());
     }
-    let shown = path.absolute(&session.store_dir()?);
     let address = server.address();
     for one in offered {
         output::message(&match one {

@@ -32,7 +32,7 @@ const SHOWN_INPUTS: usize = 6;
 /// Open a shell in the sandbox in which a target is built
 ///
 /// Builds the inputs of the target, not the target, and runs a shell where its builder would run: with the same files,
-/// environment, user, limits and filter, and `$out` to be written. What is made there is thrown away.
+/// environment, user, limits and filter, and `$out` to be written. What is made there is thrown away, but with --at-failure.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  sos shell site.nix#app                  look around; `/build/.sos-run` runs the builder\n  sos shell site.nix#app -c 'env | sort'  one command, its output and its exit code; `/build` is as the builder finds it\n  sos shell zlib --at-failure             after `sos build` has failed: the state it has left\n\nA NAME is that of a derivation that was built here, with or without its version. With --at-failure, what is changed stays in the\nkept state until the next failure of that build or `sos gc`; as many states are kept as `build.keep-failed-states` says."
@@ -42,7 +42,8 @@ pub(crate) struct ShellArgs {
     target: TargetArgs,
     #[command(flatten)]
     lock: LockFlags,
-    /// Enter the state that the failed build has left: its build directory and what it wrote of `$out`, or its changed root
+    /// Enter the state that the failed build has left, and change it: its build directory and what it wrote of `$out`, but not its
+    /// `/tmp`, which is memory; of a step, its changed root
     #[arg(long)]
     at_failure: bool,
     /// Run a command in place of a conversation; its exit code is that of sos

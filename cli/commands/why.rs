@@ -72,7 +72,7 @@ pub(crate) fn run(session: &Session, args: &WhyArgs) -> Result<(), Failure> {
         Ok(told)
     })??;
     if session.global.json {
-        return output::json(&told.iter().map(|one| one.to_json(store)).collect());
+        return output::json(&told.iter().map(|one| one.to_json(store)).collect::<Value>());
     }
     let text: String = told.iter().map(|one| one.to_text(args.all)).collect();
     output::bytes(text.as_bytes())
@@ -384,7 +384,7 @@ fn needs(session: &Session, args: &TargetArgs, needed: &str) -> Result<(), Failu
             ways.iter().map(way).collect()
         };
         let one = |(drv, build, run): &(StorePath, Ways, Ways)| json!({ "drv": drv.absolute(dir), "name": name(drv), "build": list(build), "run": list(run) });
-        return output::json(&all.iter().map(one).collect());
+        return output::json(&all.iter().map(one).collect::<Value>());
     }
     let mut text = String::new();
     for (_, build, run) in &all {

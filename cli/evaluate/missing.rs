@@ -11,19 +11,18 @@ use crate::target::{Source, Target};
 pub(super) fn known_attribute(target: &Target) -> Result<(), Box<Diagnostic>> {
     let first = target.attr.split('.').next().unwrap_or_default();
     let first = first.trim_matches('"');
-    if first.is_empty() || sos_recipes::ROOTFS_ATTRS.contains(&first) {
+    let shown = sos_recipes::ROOTFS_TARGETS;
+    let mut known = shown.iter().chain(sos_recipes::ROOTFS_ATTRS);
+    if first.is_empty() || known.any(|known| *known == first) {
         return Ok(());
     }
-    let shown = [
-        "rootfs", "oci", "ostree", "bootc", "disk", "ext4", "erofs", "squashfs", "packages",
-    ];
     let problem = Diagnostic::error(
         "eval-attr-missing",
         Class::Recipe,
         format!("attribute `{first}` of `{}` not found", target.text),
     )
     .note(format!("a rootfs recipe has `{}`", shown.join("`, `")))
-    .suggest(first, shown.into_iter());
+    .suggest(first, shown.iter().copied());
     Err(Box::new(problem))
 }
 

@@ -1,35 +1,38 @@
 //! A graph in the language of Graphviz.
 
+use std::io::{self, Write};
+
 use super::{Graph, about};
 
 /// Writes the graph; an arrow leads from what is needed to what needs it.
-pub(crate) fn dot(graph: &Graph) -> String {
-    let mut text = String::from("digraph ");
-    text.push_str(&quoted(&graph.title));
-    text.push_str(
-        " {\n  rankdir = LR;\n  node [shape = box, style = filled, fillcolor = white];\n",
-    );
+pub(crate) fn dot(graph: &Graph, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "digraph {} {{\n  rankdir = LR;\n  node [shape = box, style = filled, fillcolor = white];",
+        quoted(&graph.title)
+    )?;
     for (id, node) in graph.nodes.iter().enumerate() {
         let (color, style) = if node.members.is_empty() {
             (color(node.state), "filled")
         } else {
             ("#eeeeee", "filled,dashed")
         };
-        text.push_str(&format!(
-            "  n{id} [label = {}, tooltip = {}, fillcolor = \"{color}\", style = \"{style}\"{}];\n",
+        writeln!(
+            out,
+            "  n{id} [label = {}, tooltip = {}, fillcolor = \"{color}\", style = \"{style}\"{}];",
             quoted(&format!("{}\n{}", node.name, about(node))),
             quoted(&node.key),
             if node.critical { ", penwidth = 3" } else { "" },
-        ));
+        )?;
     }
     for (id, needs) in graph.needs.iter().enumerate() {
         for need in needs {
             let both = graph.nodes[id].critical && graph.nodes[*need].critical;
             let heavy = if both { " [penwidth = 3]" } else { "" };
-            text.push_str(&format!("  n{need} -> n{id}{heavy};\n"));
+            writeln!(out, "  n{need} -> n{id}{heavy};")?;
         }
     }
-    text + "}\n"
+    out.write_all(b"}\n")
 }
 
 fn color(state: super::State) -> &'static str {
@@ -64,14 +67,14 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::graph;
+    use super::super::tests::{graph, text_of};
     use super::*;
 
     #[test]
     fn names_cannot_break_out() {
         let mut one = graph(&[&[]]);
         one.nodes[0].name = "a\"]; b\\ [\0\n".to_owned();
-        let text = dot(&one);
+        let text = text_of(|out| dot(&one, out));
         assert!(
             text.contains("label = \"a\\\"]; b\\\\ [\u{fffd}\\n\\nbuilt"),
             "{text}"

@@ -1,6 +1,6 @@
 //! A graph as a page: one file, complete without a script.
 
-use std::fmt::Write as _;
+use std::io::{self, Write};
 
 use super::svg::{STYLE, class, draw};
 use super::{Graph, about, word};
@@ -17,81 +17,78 @@ td:last-child{font-family:ui-monospace,monospace;font-size:12px;word-break:break
 .counts span{margin-right:1rem}details{margin:.3rem 0}li{font-family:ui-monospace,monospace;font-size:12px}";
 
 /// Writes the page: what is drawn, and of the whole graph what the groups stand for.
-pub(crate) fn html(drawn: &Graph, whole: &Graph) -> String {
-    let mut text =
-        String::from("<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
-    let mut put = |part: &str| text.push_str(part);
-    put("<meta name=\"viewport\" content=\"width=device-width\">\n");
-    put(
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n",
-    );
-    put(&format!("<title>{}</title>\n", escaped(&whole.title)));
-    put(&format!(
-        "<style>{PAGE_STYLE}{STYLE}</style>\n</head>\n<body>\n"
-    ));
-    put(&format!(
-        "<h1>{}</h1>\n<p class=\"counts\">",
-        escaped(&whole.title)
-    ));
+pub(crate) fn html(drawn: &Graph, whole: &Graph, out: &mut dyn Write) -> io::Result<()> {
+    let title = escaped(&whole.title);
+    out.write_all(b"<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n")?;
+    writeln!(
+        out,
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+    )?;
+    writeln!(out, "<title>{title}</title>")?;
+    writeln!(out, "<style>{PAGE_STYLE}{STYLE}</style>\n</head>\n<body>")?;
+    write!(out, "<h1>{title}</h1>\n<p class=\"counts\">")?;
     for (state, count) in whole.counts() {
-        put(&format!("<span>{count} {}</span>", word(state)));
+        write!(out, "<span>{count} {}</span>", word(state))?;
     }
-    put("</p>\n");
+    writeln!(out, "</p>")?;
     if drawn.nodes.len() < whole.nodes.len() {
-        put(&format!(
-            "<p>{} nodes are too many to draw: shown are what was asked for, what failed, what runs, the way that takes longest (marked), and what is next to these; the rest is counted.</p>\n",
+        writeln!(
+            out,
+            "<p>{} nodes are too many to draw: shown are what was asked for, what failed, what runs, the way that takes longest (marked), and what is next to these; the rest is counted.</p>",
             whole.nodes.len()
-        ));
+        )?;
     }
-    put(
-        "<p hidden><input type=\"search\" placeholder=\"part of a name\" aria-label=\"search\"> <button value=\"1.25\">larger</button> <button value=\"0.8\">smaller</button></p>\n",
-    );
-    put("<div class=\"frame\">\n");
-    draw(drawn, false, &mut text);
-    text.push_str("</div>\n<table>\n<thead><tr><th>name</th><th>state</th><th>path</th></tr></thead>\n<tbody>\n");
+    writeln!(
+        out,
+        "<p hidden><input type=\"search\" placeholder=\"part of a name\" aria-label=\"search\"> <button value=\"1.25\">larger</button> <button value=\"0.8\">smaller</button></p>"
+    )?;
+    writeln!(out, "<div class=\"frame\">")?;
+    draw(drawn, false, out)?;
+    writeln!(
+        out,
+        "</div>\n<table>\n<thead><tr><th>name</th><th>state</th><th>path</th></tr></thead>\n<tbody>"
+    )?;
     for (id, node) in drawn.nodes.iter().enumerate() {
         if !node.members.is_empty() {
             continue;
         }
-        // Writing to a string cannot fail.
-        let _infallible = writeln!(
-            text,
+        writeln!(
+            out,
             "<tr class=\"{}\"><td><a href=\"#n{id}\">{}</a></td><td>{}</td><td>{}</td></tr>",
             class(node),
             escaped(&node.name),
             escaped(&about(node)),
             escaped(&node.key)
-        );
+        )?;
     }
-    text.push_str("</tbody>\n</table>\n");
+    writeln!(out, "</tbody>\n</table>")?;
     for (id, node) in drawn.nodes.iter().enumerate() {
         if node.members.is_empty() {
             continue;
         }
-        let _infallible = write!(
-            text,
+        write!(
+            out,
             "<details><summary><a href=\"#n{id}\">{}</a>: {}</summary>\n<ul>\n",
             escaped(&node.key),
             escaped(&node.name)
-        );
+        )?;
         for member in node.members.iter().take(LISTED) {
-            let _infallible = writeln!(text, "<li>{}</li>", escaped(&whole.nodes[*member].name));
+            writeln!(out, "<li>{}</li>", escaped(&whole.nodes[*member].name))?;
         }
         if node.members.len() > LISTED {
-            let _infallible = writeln!(text, "<li>and {} more</li>", node.members.len() - LISTED);
+            writeln!(out, "<li>and {} more</li>", node.members.len() - LISTED)?;
         }
-        text.push_str("</ul>\n</details>\n");
+        writeln!(out, "</ul>\n</details>")?;
     }
-    text.push_str("<script>\n");
-    text.push_str(include_str!("page.js"));
-    text.push_str("</script>\n</body>\n</html>\n");
-    text
+    writeln!(out, "<script>")?;
+    out.write_all(include_bytes!("page.js"))?;
+    writeln!(out, "</script>\n</body>\n</html>")
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::fold;
-    use super::super::tests::large;
+    use super::super::tests::{large, text_of};
     use super::*;
 
     #[test]
@@ -102,7 +99,7 @@ mod tests {
             node.key.clone_from(&node.name);
         }
         graph.title = "</title><script>".to_owned();
-        let page = html(&fold(&graph), &graph);
+        let page = text_of(|out| html(&fold(&graph), &graph, out));
         assert_eq!(page.matches("<script").count(), 1);
         assert!(page.contains("<details>"));
     }

@@ -171,6 +171,15 @@ pub(crate) fn about(node: &Node) -> String {
 pub(crate) mod tests {
     use super::*;
 
+    /// What is written as text.
+    pub(crate) fn text_of(
+        write: impl FnOnce(&mut dyn std::io::Write) -> std::io::Result<()>,
+    ) -> String {
+        let mut bytes = Vec::new();
+        write(&mut bytes).expect("memory can be written");
+        String::from_utf8(bytes).expect("text")
+    }
+
     /// A graph of nodes `n0`, `n1`, ... with these needs.
     pub(crate) fn graph(needs: &[&[usize]]) -> Graph {
         Graph {

@@ -1,6 +1,6 @@
 //! A graph as a picture.
 
-use std::fmt::Write as _;
+use std::io::{self, Write};
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
@@ -33,63 +33,49 @@ svg.graph .built rect{fill:var(--built)}svg.graph .cached rect{fill:var(--cached
 svg.graph text{fill:var(--text);text-anchor:middle}svg.graph text.about{fill:var(--soft);font-size:10px}";
 
 /// Draws the graph as a document of its own.
-pub(crate) fn svg(graph: &Graph) -> String {
-    let mut text = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    draw(graph, true, &mut text);
-    text
+pub(crate) fn svg(graph: &Graph, out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n")?;
+    draw(graph, true, out)
 }
 
 /// Draws the graph; `alone` brings its style along.
-pub(crate) fn draw(graph: &Graph, alone: bool, text: &mut String) {
-    let names: Vec<String> = graph.nodes.iter().map(|n| elided(&n.name)).collect();
-    let abouts: Vec<String> = graph.nodes.iter().map(about).collect();
-    let sizes: Vec<(f64, f64)> = names
-        .iter()
-        .zip(&abouts)
-        .map(|(name, about)| {
-            // The second line is in smaller letters.
-            let width = (columns(name) * COLUMN).max(columns(about) * COLUMN * 10.0 / 12.0);
-            (width.ceil() + 18.0, HEIGHT)
-        })
-        .collect();
+pub(crate) fn draw(graph: &Graph, alone: bool, out: &mut dyn Write) -> io::Result<()> {
+    let size = |node: &Node| {
+        // The second line is in smaller letters.
+        let about = columns(&about(node)) * COLUMN * 10.0 / 12.0;
+        let width = (columns(&elided(&node.name)) * COLUMN).max(about);
+        (width.ceil() + 18.0, HEIGHT)
+    };
+    let sizes: Vec<(f64, f64)> = graph.nodes.iter().map(size).collect();
     let layout = layout(graph, &sizes);
     let (width, height) = (layout.width + 2.0 * MARGIN, layout.height + 2.0 * MARGIN);
-    line(
-        text,
-        format_args!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"graph\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" role=\"img\">"
-        ),
-    );
-    line(
-        text,
-        format_args!("<title>{}</title>", escaped(&graph.title)),
-    );
+    writeln!(
+        out,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"graph\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\" role=\"img\">"
+    )?;
+    writeln!(out, "<title>{}</title>", escaped(&graph.title))?;
     if alone {
-        line(text, format_args!("<style>{STYLE}</style>"));
+        writeln!(out, "<style>{STYLE}</style>")?;
     }
-    line(
-        text,
-        format_args!("<g transform=\"translate({MARGIN} {MARGIN})\">"),
-    );
-    edges(graph, &layout, text);
+    writeln!(out, "<g transform=\"translate({MARGIN} {MARGIN})\">")?;
+    edges(graph, &layout, out)?;
     for (id, node) in graph.nodes.iter().enumerate() {
         let (x, y) = layout.places[id];
         let (width, height) = sizes[id];
         let hot = if node.critical { " hot" } else { "" };
-        line(
-            text,
-            format_args!(
-                "<g id=\"n{id}\" class=\"{}{hot}\" transform=\"translate({x:.1} {y:.1})\"><title>{}</title><rect x=\"{:.1}\" y=\"{:.1}\" width=\"{width:.0}\" height=\"{height:.0}\" rx=\"5\"/><text y=\"-3\">{}</text><text class=\"about\" y=\"11\">{}</text></g>",
-                class(node),
-                escaped(&format!("{}\n{}\n{}", node.name, node.key, abouts[id])),
-                -width / 2.0,
-                -height / 2.0,
-                escaped(&names[id]),
-                escaped(&abouts[id]),
-            ),
-        );
+        let about = about(node);
+        writeln!(
+            out,
+            "<g id=\"n{id}\" class=\"{}{hot}\" transform=\"translate({x:.1} {y:.1})\"><title>{}</title><rect x=\"{:.1}\" y=\"{:.1}\" width=\"{width:.0}\" height=\"{height:.0}\" rx=\"5\"/><text y=\"-3\">{}</text><text class=\"about\" y=\"11\">{}</text></g>",
+            class(node),
+            escaped(&format!("{}\n{}\n{about}", node.name, node.key)),
+            -width / 2.0,
+            -height / 2.0,
+            escaped(&elided(&node.name)),
+            escaped(&about),
+        )?;
     }
-    text.push_str("</g>\n</svg>\n");
+    out.write_all(b"</g>\n</svg>\n")
 }
 
 /// The class of a node in CSS.
@@ -101,7 +87,7 @@ pub(crate) fn class(node: &Node) -> &'static str {
     }
 }
 
-fn edges(graph: &Graph, layout: &Layout, text: &mut String) {
+fn edges(graph: &Graph, layout: &Layout, out: &mut dyn Write) -> io::Result<()> {
     let is_hot = |piece: &Piece| {
         let to = |id: &usize| graph.nodes[*id].critical;
         graph.nodes[piece.from].critical && piece.to.iter().any(to)
@@ -111,21 +97,18 @@ fn edges(graph: &Graph, layout: &Layout, text: &mut String) {
         for piece in layout.pieces.iter().filter(|piece| is_hot(piece) == hot) {
             let ((x1, y1), (x2, y2)) = (piece.start, piece.end);
             let middle = (x1 + x2) / 2.0;
-            let mut d =
-                format!("M{x1:.1} {y1:.1}C{middle:.1} {y1:.1} {middle:.1} {y2:.1} {x2:.1} {y2:.1}");
-            if let Some(x) = piece.level_to {
-                // Writing to a string cannot fail.
-                let _infallible = write!(d, "H{x:.1}");
-            }
             let class = if hot { " class=\"hot\"" } else { "" };
-            line(text, format_args!("<path{class} d=\"{d}\"/>"));
+            write!(
+                out,
+                "<path{class} d=\"M{x1:.1} {y1:.1}C{middle:.1} {y1:.1} {middle:.1} {y2:.1} {x2:.1} {y2:.1}"
+            )?;
+            if let Some(x) = piece.level_to {
+                write!(out, "H{x:.1}")?;
+            }
+            writeln!(out, "\"/>")?;
         }
     }
-}
-
-fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
-    // Writing to a string cannot fail.
-    let _infallible = writeln!(text, "{line}");
+    Ok(())
 }
 
 #[allow(
@@ -161,7 +144,7 @@ fn elided(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{graph, large};
+    use super::super::tests::{graph, large, text_of};
     use super::super::{Graph, fold};
     use super::*;
 
@@ -180,7 +163,7 @@ mod tests {
         let mut one = graph(&[&[]]);
         one.nodes[0].name = "</text><script>alert('x')&\u{1b}\0".to_owned();
         one.title = "<!--".to_owned();
-        let text = svg(&one);
+        let text = text_of(|out| svg(&one, out));
         assert!(!text.contains("<script") && !text.contains("<!--") && !text.contains('\0'));
         assert!(
             text.contains("&lt;/text&gt;&lt;script&gt;alert(&#39;x&#39;)&amp;\u{fffd}\u{fffd}")
@@ -189,7 +172,7 @@ mod tests {
 
     #[test]
     fn the_same_graph_is_the_same_picture() {
-        let draw = |graph: &Graph| svg(&fold(graph));
+        let draw = |graph: &Graph| text_of(|out| svg(&fold(graph), out));
         let large = large(3000);
         assert_eq!(draw(&large), draw(&large.clone()));
     }

@@ -29,44 +29,12 @@ pub(crate) fn path(path: &[u8]) -> String {
 
 /// How a change is said in a line.
 pub(crate) fn change(change: &Change) -> String {
-    let target = file_name;
-    match change {
-        Change::Added | Change::Removed => change.word().to_owned(),
-        Change::Kind(old, new) => format!("was a {old}, is a {new}"),
-        Change::Content { offset, old, new } if old == new => {
-            format!("content differs from byte {offset} on, of {old}")
-        }
-        Change::Content { offset, old, new } => {
-            format!("content differs from byte {offset} on, {old} -> {new} bytes")
-        }
-        Change::Target(old, new) => format!("link to {} -> {}", target(old), target(new)),
-        Change::Mode(old, new) => format!("mode {old:04o} -> {new:04o}"),
-        Change::Owner(old, new) => {
-            format!("owner {}:{} -> {}:{}", old.0, old.1, new.0, new.1)
-        }
-        Change::Time(old, new) => format!("time {} -> {}", time(*old), time(*new)),
-        Change::Xattrs(names) => {
-            let names: Vec<String> = names.iter().map(|n| target(n)).collect();
-            format!("xattrs {}", names.join(", "))
-        }
-        Change::Links => "other hard links".to_owned(),
-        Change::Device(old, new) => {
-            format!("device {}:{} -> {}:{}", old.0, old.1, new.0, new.1)
-        }
-    }
-}
-
-fn time((secs, nanos): (i64, u32)) -> String {
-    if nanos == 0 {
-        return format!("@{secs}");
-    }
-    format!("@{secs}.{nanos:09}")
+    change.told(&file_name)
 }
 
 /// One line: the path and everything that changed.
 pub(crate) fn line(difference: &Difference) -> String {
-    let changes: Vec<String> = difference.changes.iter().map(change).collect();
-    format!("{}: {}", path(&difference.path), changes.join("; "))
+    difference.told(&file_name)
 }
 
 /// How many there are of each kind: `3 content, 1 mode`.

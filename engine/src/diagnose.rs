@@ -254,6 +254,22 @@ pub(crate) fn wrong_system(
     )))
 }
 
+/// Refuses a derivation each build of which may give something else.
+pub(crate) fn refuse_impure(name: &str, drv: &Derivation) -> Result<(), Box<Diagnostic>> {
+    if !drv.is_impure() {
+        return Ok(());
+    }
+    Err(Box::new(
+        Diagnostic::error(
+            "build-impure",
+            Class::Recipe,
+            format!("`{name}` has `__impure = true`, and impure derivations are not built"),
+        )
+        .note("each build may give something else, so that nothing that uses it could be kept")
+        .help("pin what it gives with `outputHash`, which allows it the network too, or build it as it is without `__impure`"),
+    ))
+}
+
 /// Derivations that need each other in a circle.
 pub(crate) fn graph_cycle(names: &[&str]) -> Diagnostic {
     let first = names.first().copied().unwrap_or("?");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sos_formats::derivation::Derivation;
-use sos_formats::diagnostic::Diagnostic;
+use sos_formats::diagnostic::{Diagnostic, Label};
 use sos_formats::store_path::StorePath;
 
 use crate::builder::Pool;
@@ -32,6 +32,8 @@ pub(crate) struct Job {
     pub(crate) expected_ms: Option<u64>,
     /// It is there, and is built all the same.
     pub(crate) forced: bool,
+    /// Where a person wrote it, as far as that is known.
+    pub(crate) place: Option<Label>,
 }
 
 /// What came of a job.

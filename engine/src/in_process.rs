@@ -1,10 +1,10 @@
 //! A build by a builder of this process.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::OnceLock;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_store::is_disk_full;
 
 use crate::attributes::as_json;
 use crate::builder::{Builder, BuilderError};
@@ -69,20 +69,18 @@ fn builder_failed(attempt: &Attempt<'_>, error: BuilderError) -> Stop {
                 diagnostic.note(format!("while building `{}`", attempt.job.name)),
             ))
         }
-        BuilderError::Io { context, source } if source.kind() == io::ErrorKind::StorageFull => {
-            Stop::Problem(Box::new(
-                Diagnostic::error(
-                    "env-disk-full",
-                    Class::Machine,
-                    format!("the disk is full: {context}"),
-                )
-                .note(format!(
-                    "while building `{}`; nothing was added to the store",
-                    attempt.job.name
-                ))
-                .help("`sos gc` frees what nothing needs any more"),
+        BuilderError::Io { context, source } if is_disk_full(&source) => Stop::Problem(Box::new(
+            Diagnostic::error(
+                "env-disk-full",
+                Class::Machine,
+                format!("the disk is full: {context}"),
+            )
+            .note(format!(
+                "while building `{}`; nothing was added to the store",
+                attempt.job.name
             ))
-        }
+            .help("`sos gc` frees what nothing needs any more"),
+        )),
         error => attempt.failed("build-failed", Class::BuildFailed, &error.to_string()),
     }
 }

@@ -44,6 +44,7 @@ mod substitute;
 #[cfg(test)]
 mod test_store;
 pub mod verify;
+mod watched;
 mod ways;
 pub mod why;
 mod work;

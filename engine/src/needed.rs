@@ -11,7 +11,7 @@ use sos_store::{Store, StoreError};
 
 use crate::builder::{Pool, Registry};
 use crate::choice::pool_of;
-use crate::diagnose::store_failed;
+use crate::diagnose::{refuse_impure, store_failed};
 use crate::features;
 use crate::graph::{Graph, Wanted, wanted_outputs};
 use crate::resolve::{OutputPaths, is_dynamic};
@@ -391,6 +391,9 @@ pub(crate) fn find_needed(
                 node.outputs = all.into_iter().collect();
                 continue;
             }
+            refuse_impure(Derivation::name_from_path(&path), &drv).map_err(|diagnostic| {
+                Box::new(diagnostic.with_labels(graph.places.get(&path).cloned()))
+            })?;
             walk.add(builders, asked.of, &drv, held.clone(), output)?;
             if let Some(node) = walk.needed.nodes.last_mut() {
                 node.forced = forced;

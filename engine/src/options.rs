@@ -22,6 +22,8 @@ pub struct BuildOptions {
     pub rebuild: bool,
     /// Keep what a failed build has left until the next garbage collection, and say where.
     pub keep_failed: bool,
+    /// Watch every step that says what to watch, and warn of what it looks for in vain: it is slower.
+    pub watch_steps: bool,
     /// Builds that failed last and whose state is kept for a shell.
     pub keep_failed_states: usize,
     /// Seconds that one build may take.
@@ -71,6 +73,7 @@ impl BuildOptions {
             keep_going: false,
             rebuild: false,
             keep_failed: false,
+            watch_steps: false,
             keep_failed_states: 0,
             timeout_secs: None,
             silent_timeout_secs: None,

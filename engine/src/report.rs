@@ -4,13 +4,12 @@ mod flush;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::io::Write;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use serde_json::Value;
-use sos_formats::diagnostic::Diagnostic;
+use sos_formats::diagnostic::{Class, Diagnostic, Label};
 use sos_formats::store_path::StorePath;
 use sos_store::{LogWriter, Store};
 
@@ -47,6 +46,8 @@ struct Inner {
     cancel: Cancel,
     log: Mutex<Log>,
     last_progress: AtomicU64,
+    /// Where a person wrote what is built: warnings are shown there.
+    place: OnceLock<Label>,
 }
 
 #[derive(Default)]
@@ -149,8 +150,17 @@ impl Reporter {
                 cancel,
                 log: Mutex::new(Log::default()),
                 last_progress: AtomicU64::new(u64::MAX),
+                place: OnceLock::new(),
             }),
         }
+    }
+
+    /// Tells where a person wrote what is built.
+    pub(crate) fn placed(self, place: Option<Label>) -> Self {
+        if let Some(place) = place {
+            self.inner.place.get_or_init(|| place);
+        }
+        self
     }
 
     /// Writes a line to the log.
@@ -167,6 +177,12 @@ impl Reporter {
             "warning[{}]: {}{fixes}",
             warning.code, warning.message
         ));
+        let warning = match self.inner.place.get() {
+            Some(place) if warning.labels.is_empty() && warning.class != Class::Machine => {
+                warning.with_labels(Some(place.clone()))
+            }
+            _ => warning,
+        };
         self.inner.events.emit(Event::Diagnostic {
             diagnostic: Box::new(warning.note(format!("while building `{}`", self.inner.name))),
         });
@@ -294,7 +310,7 @@ impl Reporter {
             }
         }
         if let Some(writer) = &mut log.writer
-            && let Err(e) = writer.write_all(bytes)
+            && let Err(e) = writer.add(bytes)
         {
             log.lost = Some(e.to_string());
         }

@@ -382,6 +382,7 @@ impl Driver<'_> {
             pool: plan.pool,
             expected_ms: plan.expected_ms,
             forced: node.forced,
+            place: self.place(id),
             drv,
         })
     }

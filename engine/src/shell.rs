@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use crate::builder::Pool;
 use crate::cancel::Cancel;
 use crate::choice::{Chosen, choose};
-use crate::diagnose::{store_failed, wrong_system};
+use crate::diagnose::{refuse_impure, store_failed, wrong_system};
 use crate::engine::Engine;
 use crate::event::{EventSink, Text};
 use crate::executor::Job;
@@ -156,6 +156,7 @@ impl Engine {
         let store = self.store();
         let drv = load(store, graph, path)?;
         let name = Derivation::name_from_path(path);
+        refuse_impure(name, &drv)?;
         self.require_sandbox(path, &drv)?;
         let is_step = matches!(choose(self.builders(), &drv, name)?, Chosen::Step);
         if !self.options().can_build(&drv.system) {
@@ -207,6 +208,7 @@ impl Engine {
             pool: Pool::Build,
             expected_ms: None,
             forced: false,
+            place: None,
         };
         let reporter = Reporter::new(
             store.clone(),

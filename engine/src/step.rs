@@ -17,6 +17,7 @@ use crate::kept;
 use crate::nix_shape::{control, ended, sandbox_failed};
 use crate::output::{Made, Stop};
 use crate::sandbox::{StepMount, StepOutput, StepSpec, run_step};
+use crate::watched;
 use crate::work::Attempt;
 
 /// The name by which derivations ask for it.
@@ -49,6 +50,8 @@ struct StepAttrs {
     hostname: Option<String>,
     #[serde(default)]
     parallel: bool,
+    #[serde(default)]
+    watch: Vec<PathBuf>,
 }
 
 /// A step as its attributes say.
@@ -59,6 +62,8 @@ pub(crate) struct Planned {
     output: String,
     /// Seconds that it allows itself.
     timeout_secs: Option<u64>,
+    /// Directories below which it may look for what others hold.
+    watch: Vec<PathBuf>,
 }
 
 /// Plans the step.
@@ -82,6 +87,7 @@ pub(crate) fn planned(attempt: &Attempt<'_>) -> Result<Planned, Stop> {
         }
     );
     let timeout_secs = attrs.timeout;
+    let watch = attrs.watch.clone();
     let mut spec = plan(attempt, attrs)?;
     let tree = attempt.place.path().join("out").join(output);
     if !is_rootfs {
@@ -100,6 +106,7 @@ pub(crate) fn planned(attempt: &Attempt<'_>) -> Result<Planned, Stop> {
         spec,
         output: output.clone(),
         timeout_secs,
+        watch,
     })
 }
 
@@ -109,7 +116,11 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
         mut spec,
         output,
         timeout_secs,
+        watch,
     } = planned(attempt)?;
+    if attempt.worker.options.watch_steps {
+        spec.watch.clone_from(&watch);
+    }
     let mut control = control(&attempt.worker.options, &attempt.reporter);
     // Named in the message only if it is the one that ends the step.
     let own_limit = timeout_secs.filter(|secs| {
@@ -129,8 +140,14 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     for note in &outcome.notes {
         attempt.reporter.log(&format!("sos: {note}"));
     }
-    ended(attempt, outcome.exit, own_limit)
-        .map_err(|stop| kept::keep_step(attempt, outcome.kept.as_deref(), stop))?;
+    let (exit, seen) = (outcome.exit, outcome.watched);
+    if exit.success() {
+        watched::warn(attempt, &spec, seen);
+    } else {
+        ended(attempt, exit, own_limit)
+            .map_err(|stop| watched::explain(attempt, &spec, &watch, exit, seen, stop))
+            .map_err(|stop| kept::keep_step(attempt, outcome.kept.as_deref(), stop))?;
+    }
     let mut made = BTreeMap::new();
     match spec.output {
         StepOutput::Rootfs => {

@@ -4,6 +4,7 @@
 //! taken, depth is limited, nothing recurses on input depth) and answers with an error, never with a panic.
 #![forbid(unsafe_code)]
 
+pub mod architecture;
 pub mod builder_hex0;
 pub mod calendar;
 pub mod crc32c;

@@ -2,7 +2,8 @@
 
 use sos_formats::diagnostic::Diagnostic;
 
-use crate::heap::Value;
+use crate::eval::Part;
+use crate::heap::{Sym, Value};
 use crate::ir::Pos;
 
 /// What went wrong.
@@ -98,6 +99,10 @@ pub(crate) struct Error {
     pub(crate) wrong: Option<Value>,
     /// Which operand or argument that is, of what is at a place: its number, and how many there are at least.
     pub(crate) operand: Option<(Pos, usize, usize)>,
+    /// Which part of an argument it is about.
+    pub(crate) part: Option<Box<Part>>,
+    /// Attributes that it went through on its way outwards, when calls nest too deep: where they stand, and how often it did.
+    pub(crate) through: Vec<(Sym, Pos, usize)>,
     /// A misspelt name and the right one.
     pub(crate) spelling: Option<(String, String)>,
 }
@@ -141,6 +146,8 @@ impl Error {
             cycle: None,
             wrong: None,
             operand: None,
+            part: None,
+            through: Vec::new(),
             spelling: None,
         })
     }
@@ -207,7 +214,9 @@ impl Error {
         // Of two that are equal it is not known which one was meant.
         if let (Some(index), None) = (found.next(), found.next()) {
             self.operand = Some((pos, index, values.len()));
+            return self;
         }
+        self.part = Part::wrong(wrong, values, pos).map(Box::new);
         self
     }
 

@@ -33,11 +33,12 @@ use std::path::Path;
 /// Suffix of the recipe files of Debian root filesystems.
 pub const ROOTFS_SUFFIX: &str = ".rootfs.toml";
 
-/// The attributes of what a rootfs recipe stands for: its image, its commit, its disk, its file systems, itself, its packages, and those
-/// of every derivation.
-pub const ROOTFS_ATTRS: &[&str] = &[
+/// What of a rootfs recipe a person may want: itself, its images, its commit, its disk and what belongs to that, its packages.
+pub const ROOTFS_TARGETS: &[&str] = &[
+    "rootfs",
     "oci",
     "ostree",
+    "bootc",
     "disk",
     "qcow2",
     "uki",
@@ -47,9 +48,11 @@ pub const ROOTFS_ATTRS: &[&str] = &[
     "ext4",
     "erofs",
     "squashfs",
-    "bootc",
-    "rootfs",
     "packages",
+];
+
+/// What else it has, as every derivation, or as what other expressions look at.
+pub const ROOTFS_ATTRS: &[&str] = &[
     "arch",
     "epoch",
     "name",

@@ -252,8 +252,8 @@ fn the_graph_of_the_example() {
     toolchain-packages-1.drv: x86_64-linux builtin:step floating Rootfs blake3 <- bookworm-essential libssl3_1.0_1_amd64.deb
     toolchain-packages-2.drv: x86_64-linux builtin:step floating Rootfs blake3 <- gcc_1.0_1_amd64.deb libc6-dev_1.0_1_amd64.deb make_1.0_1_amd64.deb toolchain-packages-1
     toolchain-rootfs.drv: builtin builtin:rootfs-edit floating Rootfs blake3 <- toolchain-packages-2
-    web-image-layer-0.drv: builtin builtin:oci-layer floating Recursive sha256 <- web-rootfs
-    web-image-layer-1.drv: builtin builtin:oci-layer floating Recursive sha256 <- hello web-rootfs
+    web-image-layer-0.drv: builtin builtin:oci-layer floating Rootfs blake3 <- web-rootfs
+    web-image-layer-1.drv: builtin builtin:oci-layer floating Rootfs blake3 <- hello web-rootfs
     web-image.drv: builtin builtin:oci floating Recursive sha256 <- web-image-layer-0 web-image-layer-1
     web-packages-1.drv: x86_64-linux builtin:step floating Rootfs blake3 <- bookworm-essential libssl3_1.0_1_amd64.deb
     web-packages-2.drv: x86_64-linux builtin:step floating Rootfs blake3 <- nginx-light_1.0_1_amd64.deb web-packages-1
@@ -289,6 +289,52 @@ fn an_edit_changes_what_depends_on_it_and_nothing_else() {
 }
 
 #[test]
+fn a_disk_that_cannot_start_says_why_before_anything_is_fetched() {
+    let p = Project::new(&[("sos.nix", "{ ... }: null")]);
+    let of = |include: &str, more: &str| {
+        format!(
+            "(sos.debian.rootfs {{ name = \"web\"; suite = \"bookworm\"; epoch = 5; include = [ {include} ]; {more} }})"
+        )
+    };
+    let both = "\"linux-image-amd64\" \"systemd-boot-efi\"";
+    let loader = "\"systemd-boot-efi\"";
+    for form in ["disk", "uki", "netboot", "iso", "provision"] {
+        let message = p.fails(&format!("{}.{form}", of(loader, "")));
+        assert!(
+            message.contains("the disk `web` cannot start: no package of the recipe is a kernel"),
+            "{form}: {message}"
+        );
+        let message = p.fails(&format!("{}.{form}", of("\"linux-image-amd64\"", "")));
+        assert!(message.contains("brings systemd-boot"), "{form}: {message}");
+        p.graph(&format!("{}.{form}", of(both, "")));
+    }
+    let no_esp = "partition = [ { name = \"root\"; type = \"root\"; filesystem = \"ext4\"; rootfs = true; } ];";
+    let message = p.fails(&format!("{}.disk", of(both, no_esp)));
+    assert!(
+        message.contains("no partition of type \"esp\""),
+        "{message}"
+    );
+    // Nothing starts it, and nothing has to.
+    p.graph(&format!(
+        "{}.disk",
+        of("", &format!("disk.boot = \"none\"; {no_esp}"))
+    ));
+    // The type may be written as a UUID, and gets what starts the disk all the same.
+    let by_uuid = p.graph(&format!(
+        "{}.disk",
+        of(both, "partition = [ { name = \"esp\"; type = \"C12A7328-F81F-11D2-BA4B-00A0C93EC93B\"; size = \"64M\"; } { name = \"root\"; filesystem = \"ext4\"; rootfs = true; } ];")
+    ));
+    let disk = json(&by_uuid.all[&by_uuid.wanted[0]]);
+    assert!(
+        disk["partitions"][0]["files"]["EFI/BOOT/BOOTX64.EFI"].is_string(),
+        "{disk}"
+    );
+    // A file may be a kernel, and a package from a file anything.
+    let kernel = "file = [ { path = \"/boot/vmlinuz-6.1\"; content = \"x\"; } ];";
+    p.graph(&format!("{}.disk", of(loader, kernel)));
+}
+
+#[test]
 fn recipes_of_one_suite_share_the_essential_stage() {
     let p = Project::example("web");
     let both = p.graph("[ project.toolchain project.web ]");
@@ -304,10 +350,15 @@ fn recipes_of_one_suite_share_the_essential_stage() {
 fn a_recipe_file_is_a_target() {
     let p = Project::new(&[
         ("web.rootfs.toml", "suite = \"bookworm\"\nepoch = 5"),
+        (
+            "machine.rootfs.toml",
+            "suite = \"bookworm\"\nname = \"web\"\nepoch = 5\ninclude = [\"linux-image-amd64\", \"systemd-boot-efi\"]\n",
+        ),
         ("sos.nix", "{ ... }: null"),
     ]);
-    let file = p.dir.path().canonicalize().unwrap().join("web.rootfs.toml");
-    let expression = entry_expression(&file).unwrap();
+    let place = |name: &str| p.dir.path().canonicalize().unwrap().join(name);
+    let machine = entry_expression(&place("machine.rootfs.toml")).unwrap();
+    let expression = entry_expression(&place("web.rootfs.toml")).unwrap();
     let graph = p.graph(&expression);
     assert_eq!(graph.wanted[0].name(), "web-rootfs.drv");
     assert_eq!(
@@ -330,7 +381,7 @@ fn a_recipe_file_is_a_target() {
         ("iso", "web.iso.drv"),
         ("provision", "web-provision.drv"),
     ] {
-        let found = p.graph(&format!("({expression}).{form}"));
+        let found = p.graph(&format!("({machine}).{form}"));
         assert_eq!(found.wanted[0].name(), name);
     }
     for kind in ["ext4", "erofs", "squashfs"] {
@@ -796,6 +847,7 @@ fn oci_problems_are_told_at_once() {
         ),
         ("tag = \"a b\";", "`a b` is not a tag"),
         ("arch = \"vax\";", "`vax` is no architecture"),
+        ("arch = \"aarch46\";", "did you mean `aarch64`?"),
         (
             "config.exposedPorts = [ \"80/tcp\" \"70000\" ];",
             "`70000` in `exposedPorts`",
@@ -809,6 +861,40 @@ fn oci_problems_are_told_at_once() {
         let expression = format!("sos.oci {{ name = \"i\"; rootfs = {base}; {given} }}");
         let said = p.fails(&expression);
         assert!(said.contains(part), "{expression}: {said}");
+    }
+}
+
+/// What is made of an image that was pulled has its date, which the builder reads; one that is given goes before it.
+#[test]
+fn dates_of_what_an_image_becomes() {
+    let p = Project::new(&[("sos.nix", "{ ... }: null")]);
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let root = format!(
+        "sos.oci.rootfs {{ image = sos.oci.pull {{ ref = \"r.example/x\"; digest = \"{digest}\"; }}; }}"
+    );
+    let edited = format!("sos.rootfs.edit {{ rootfs = {root}; hostname = \"h\"; }}");
+    for (make, name) in [
+        ("sos.ostree", "name = \"c\";"),
+        ("sos.ext4", ""),
+        ("sos.erofs", ""),
+        ("sos.squashfs", ""),
+        ("sos.oci", "name = \"i\";"),
+    ] {
+        for rootfs in [&root, &edited] {
+            let of = |more: &str| {
+                json(&p.one(&format!("{make} {{ {name} rootfs = {rootfs}; {more} }}")))
+            };
+            let found = of("");
+            assert!(found.get("epoch").is_none(), "{make}: {found}");
+            assert!(found["epochOf"].is_string(), "{make}: {found}");
+            let given = of("epoch = 77;");
+            assert_eq!(given["epoch"], 77, "{make}");
+            assert!(given.get("epochOf").is_none(), "{make}: {given}");
+        }
+        // Of anything else it is known here.
+        let known = "sos.debian.rootfs { name = \"base\"; suite = \"bookworm\"; epoch = 9; }";
+        let known = json(&p.one(&format!("{make} {{ {name} rootfs = {known}; }}")));
+        assert_eq!(known["epoch"], 9, "{make}");
     }
 }
 

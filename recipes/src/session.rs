@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sos_formats::architecture::{ARCHITECTURES, Architecture};
 use sos_formats::diagnostic::{Class, Diagnostic, SourceFile};
 use sos_formats::hash::{Hash, HashAlgo};
 use sos_formats::lock::Variant;
@@ -14,7 +15,7 @@ use sos_lang::{ExtBuiltin, ExtCall, Extension, Plain};
 use crate::bootstrap;
 use crate::library::LIBRARY;
 use crate::locks::{LockMode, Locks, Pins};
-use crate::plain::{Set, int, text};
+use crate::plain::{Set, int, text, texts};
 use crate::problems::{Problems, not_utf8};
 use crate::report::LockReport;
 use crate::rootfs;
@@ -133,6 +134,11 @@ impl Session {
                     "__sosDisk",
                     "Checks the description of a disk; returns it with sizes in bytes.",
                     Inner::disk,
+                ),
+                builtin(
+                    "__sosArchitectures",
+                    "Returns every name of an architecture that images have, and by Debian's name the system of Nix; the argument is null.",
+                    Inner::architectures,
                 ),
                 builtin(
                     "__sosUuid",
@@ -389,12 +395,9 @@ impl Inner {
         } else {
             shown
         };
-        let checkout = bootstrap::Checkout::open(call.host, &tree, &shown)
-            .map_err(|e| Box::new(placed(*e, call)))?;
-        read(&checkout, &settings, &extra).or_else(|found| {
-            let found = found.into_iter().map(|d| placed(d, call)).collect();
-            self.accept(None, found)
-        })
+        // What has no place in the tree is said without one: the call is in the library, where nobody can change anything.
+        let checkout = bootstrap::Checkout::open(call.host, &tree, &shown)?;
+        read(&checkout, &settings, &extra).or_else(|found| self.accept(None, found))
     }
 
     fn rootfs_edit(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
@@ -429,6 +432,28 @@ impl Inner {
     }
 
     #[allow(clippy::unused_self, reason = "as the table of builtins calls it")]
+    #[allow(
+        clippy::unnecessary_wraps,
+        clippy::needless_pass_by_value,
+        reason = "as the table of builtins calls it"
+    )]
+    fn architectures(
+        &self,
+        _call: &ExtCall<'_>,
+        _argument: Plain,
+    ) -> Result<Plain, Box<Diagnostic>> {
+        let systems = ARCHITECTURES
+            .iter()
+            .fold(Set::new(), |set, one| set.with(one.debian, text(one.nix)));
+        Ok(Set::new()
+            .with(
+                "names",
+                texts(ARCHITECTURES.iter().flat_map(Architecture::names)),
+            )
+            .with("systems", systems.done())
+            .done())
+    }
+
     fn uuid(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
         let Plain::Attrs(mut argument) = argument else {
             return Err(misuse(call));
@@ -589,14 +614,6 @@ fn with_places(answer: Plain, places: Plain) -> Plain {
             Plain::Attrs(all)
         }
         other => other,
-    }
-}
-
-/// A problem without a place of its own is shown at the call.
-fn placed(problem: Diagnostic, call: &ExtCall<'_>) -> Diagnostic {
-    match problem.labels.as_slice() {
-        [] => problem.with_labels(call.label.clone()),
-        _ => problem,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hyper::StatusCode;
-use sos_formats::hash::Sha256;
+use sos_formats::hash::{Hash, Sha256};
 use sos_store::{ObjectKind, PathInfo, Store};
 
 use crate::answer::{Answer, Cache};
@@ -74,10 +74,14 @@ fn is_pinned(info: &PathInfo) -> bool {
     info.kind == ObjectKind::Tree && flat
 }
 
-/// The hash by which an object is pinned.
-pub(crate) fn pin(info: &PathInfo) -> &str {
+/// The hash by which an object is pinned, in the digits that lists of sources have.
+pub(crate) fn pin(info: &PathInfo) -> String {
     let ca = info.ca.as_deref().unwrap_or_default();
-    ca.strip_prefix("fixed:").unwrap_or(ca)
+    let pin = ca.strip_prefix("fixed:").unwrap_or(ca);
+    match Hash::parse_any(pin, None) {
+        Ok(hash) => format!("{}:{}", hash.algo().as_str(), hash.to_hex()),
+        Err(_) => pin.to_owned(),
+    }
 }
 
 /// All pinned files by name.

@@ -70,6 +70,20 @@ pub enum ServeError {
         /// What is wrong with it.
         what: String,
     },
+    /// A directory is no repository that can be served.
+    #[error("`{path}` is no OSTree repository to serve: {what}")]
+    NoRepository {
+        /// The directory.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A repository outside the store is served alone.
+    #[error("`{path}` cannot be served beside other commits")]
+    RepositoryAlone {
+        /// What came last.
+        path: String,
+    },
     /// The store fails.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -106,6 +120,13 @@ impl From<ServeError> for Diagnostic {
                 .help("give one of them another `ref` in its recipe, or make it the `parent` of the other"),
             ServeError::BadImage { .. } => Self::error("serve-bad-image", Class::Other, text)
                 .help("`sos store check` looks whether the store is damaged"),
+            ServeError::NoRepository { .. } => Self::error("serve-no-repository", Class::Usage, text)
+                .help("name a directory that `sos export TARGET ostree:DIR` has written"),
+            ServeError::RepositoryAlone { .. } => {
+                Self::error("serve-repository-alone", Class::Usage, text)
+                    .note("a repository has one summary, which somebody may have signed")
+                    .help("add the commits to it with `sos export TARGET ostree:DIR`, or leave one of them out")
+            }
             ServeError::BadRepository { .. } => {
                 Self::error("serve-bad-repository", Class::Other, text)
                     .help("`sos store check` looks whether the store is damaged")

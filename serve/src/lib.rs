@@ -7,7 +7,7 @@
 //! | `/nix-cache-info`, `/<hash>.narinfo`, `/nar/…` | every valid tree of the store | `nix.rs` |
 //! | `/realisations/…` | what came out of content-addressed targets | `nix.rs` |
 //! | `/v2/…` | images that are offered | `oci/` |
-//! | `/ostree/…` | commits that are offered, as one archive repository | `ostree.rs` |
+//! | `/ostree/…` | commits that are offered, as one archive repository, or one outside the store | `ostree.rs`, `repository.rs` |
 //! | `/<NAME>` | files pinned by the hash of their content | `distfiles.rs` |
 //!
 //! [`Offers`] says which targets are there and under which names; [`Mirror`] answers requests; [`Server`] speaks HTTP. Requests are
@@ -29,6 +29,7 @@ mod offers;
 mod ostree;
 mod page;
 mod range;
+mod repository;
 mod request;
 mod server;
 mod sign;

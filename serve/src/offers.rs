@@ -1,6 +1,7 @@
 //! Which targets are there, and under which names.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use sos_formats::hash::Sha256;
 use sos_formats::store_path::StorePath;
@@ -75,6 +76,17 @@ impl Offers {
     pub fn realised(&mut self, hash: &str, output: &str, path: StorePath) {
         self.realisations
             .insert(format!("sha256:{hash}!{output}"), path);
+    }
+
+    /// Offers the OSTree repository in a directory outside the store as it is; says which refs it has. It is the only one then.
+    ///
+    /// # Errors
+    /// When it is none in mode `archive`, or commits of the store are offered already.
+    pub fn add_repository(&mut self, dir: &Path) -> Result<Vec<Offered>> {
+        let refs = self.commits.add_directory(dir)?.into_iter();
+        Ok(refs
+            .map(|(branch, commit)| Offered::Ref { branch, commit })
+            .collect())
     }
 
     /// Offers a target, which stays in the store for as long as that is open; says as what.

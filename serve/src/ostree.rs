@@ -4,6 +4,7 @@
 //! the same as having copied them together; only refs and summary are put together here.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use sos_formats::hash::{Blake3, Sha256};
 use sos_formats::manifest::Kind;
@@ -16,6 +17,7 @@ use crate::answer::{Answer, Cache};
 use crate::error::{Result, ServeError};
 use crate::files::{self, Found};
 use crate::mirror::Mirror;
+use crate::repository::Directory;
 
 /// How deep the names of refs may nest.
 const MAX_REF_DEPTH: usize = 32;
@@ -34,6 +36,8 @@ pub(crate) struct Commits {
     /// The top directories of the repositories.
     tops: Vec<Blake3>,
     refs: BTreeMap<String, Ref>,
+    /// A repository outside the store, in place of those.
+    directory: Option<Directory>,
 }
 
 #[derive(Clone, Debug)]
@@ -44,6 +48,30 @@ struct Ref {
 }
 
 impl Commits {
+    /// Serves a repository outside the store, alone; gives its refs.
+    pub(crate) fn add_directory(&mut self, dir: &Path) -> Result<Vec<(String, Sha256)>> {
+        let shown = dir.display().to_string();
+        let bad = |what: String| ServeError::NoRepository {
+            path: shown.clone(),
+            what,
+        };
+        let directory = Directory::open(dir).map_err(bad)?;
+        let found = directory.refs().map_err(bad)?;
+        if self.directory.is_some() || !self.tops.is_empty() {
+            return Err(ServeError::RepositoryAlone { path: shown });
+        }
+        let refs = found.iter();
+        let refs = refs.map(|(branch, about)| (branch.clone(), about.commit));
+        let refs = refs.collect();
+        let known = found.into_iter().map(|(branch, about)| {
+            let shown = shown.clone();
+            (branch, Ref { about, shown })
+        });
+        self.refs = known.collect();
+        self.directory = Some(directory);
+        Ok(refs)
+    }
+
     /// Adds the repository with a manifest; gives its refs, none when it is no archive repository.
     pub(crate) fn add(
         &mut self,
@@ -55,6 +83,11 @@ impl Commits {
         let config = files::read(store, &top, &["config"], ARCHIVE_CONFIG.len() as u64)?;
         if config.as_deref() != Some(ARCHIVE_CONFIG.as_bytes()) {
             return Ok(Vec::new());
+        }
+        if self.directory.is_some() {
+            return Err(ServeError::RepositoryAlone {
+                path: shown.to_owned(),
+            });
         }
         let bad = |what: String| ServeError::BadRepository {
             path: shown.to_owned(),
@@ -222,6 +255,12 @@ pub(crate) fn answer(mirror: &Mirror, path: &[&str]) -> Answer {
     let commits = &mirror.offers.commits;
     let text = "text/plain; charset=utf-8";
     let binary = "application/octet-stream";
+    if let Some(directory) = &commits.directory {
+        return match path {
+            ["config"] => Answer::bytes(ARCHIVE_CONFIG, text),
+            path => directory.answer(path),
+        };
+    }
     match path {
         _ if commits.tops.is_empty() => Answer::missing(),
         ["config"] => Answer::bytes(ARCHIVE_CONFIG, text),

@@ -228,7 +228,7 @@ fn distfiles(mirror: &Mirror, host: &str) -> sos_store::Result<String> {
     let mut table = Table::new(&["name", "hash", "#size"], all.len());
     let mut first = None;
     for (name, infos) in &all {
-        let pins: Vec<&str> = infos.iter().map(distfiles::pin).collect();
+        let pins: Vec<String> = infos.iter().map(distfiles::pin).collect();
         let bytes: Vec<String> = infos.iter().map(|info| size(info.nar_size)).collect();
         let address = format!("/{name}");
         table.row(

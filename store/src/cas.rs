@@ -294,7 +294,13 @@ impl Store {
     }
 
     /// Turns a finished private file into a blob.
-    fn finish_blob(&self, file: &File, path: &Path, hash: &Blake3, size: u64) -> Result<()> {
+    pub(crate) fn finish_blob(
+        &self,
+        file: &File,
+        path: &Path,
+        hash: &Blake3,
+        size: u64,
+    ) -> Result<()> {
         self.session()?.pin([*hash])?;
         seal(file, path, false)?;
         self.cas().move_in(path, hash, size)

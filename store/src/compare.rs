@@ -135,32 +135,32 @@ impl Change {
     }
 }
 
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+impl Change {
+    /// Says it in a line; `name` writes the names in it.
+    #[must_use]
+    pub fn told(&self, name: &dyn Fn(&[u8]) -> String) -> String {
         match self {
-            Self::Added | Self::Removed => f.write_str(self.word()),
-            Self::Kind(old, new) => write!(f, "was a {old}, is a {new}"),
+            Self::Added | Self::Removed => self.word().to_owned(),
+            Self::Kind(old, new) => format!("was a {old}, is a {new}"),
             Self::Content { offset, old, new } if old == new => {
-                write!(f, "content differs from byte {offset} on, of {old}")
+                format!("content differs from byte {offset} on, of {old}")
             }
-            Self::Content { offset, old, new } => write!(
-                f,
-                "content differs from byte {offset} on, {old} -> {new} bytes"
-            ),
-            Self::Target(old, new) => write!(f, "link to {} -> {}", text(old), text(new)),
-            Self::Mode(old, new) => write!(f, "mode {old:04o} -> {new:04o}"),
+            Self::Content { offset, old, new } => {
+                format!("content differs from byte {offset} on, {old} -> {new} bytes")
+            }
+            Self::Target(old, new) => format!("link to {} -> {}", name(old), name(new)),
+            Self::Mode(old, new) => format!("mode {old:04o} -> {new:04o}"),
             Self::Owner(old, new) => {
-                write!(f, "owner {}:{} -> {}:{}", old.0, old.1, new.0, new.1)
+                format!("owner {}:{} -> {}:{}", old.0, old.1, new.0, new.1)
             }
-            Self::Time(old, new) => write!(f, "time {} -> {}", time(*old), time(*new)),
+            Self::Time(old, new) => format!("time {} -> {}", time(*old), time(*new)),
             Self::Xattrs(names) => {
-                let names: Vec<String> = names.iter().map(|name| text(name)).collect();
-                write!(f, "xattrs {}", names.join(", "))
+                let names: Vec<String> = names.iter().map(|one| name(one)).collect();
+                format!("xattrs {}", names.join(", "))
             }
-            Self::Links => f.write_str("other hard links"),
+            Self::Links => "other hard links".to_owned(),
             Self::Device(old, new) => {
-                write!(f, "device {}:{} -> {}:{}", old.0, old.1, new.0, new.1)
+                format!("device {}:{} -> {}:{}", old.0, old.1, new.0, new.1)
             }
         }
     }
@@ -182,19 +182,24 @@ pub struct Difference {
     pub changes: Vec<Change>,
 }
 
-impl fmt::Display for Difference {
-    /// One line: the path, a dot for the root, and everything that changed. It is not cleaned of control characters.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.path.is_empty() {
-            f.write_str(".")?;
+impl Difference {
+    /// Says it in a line, the path, a dot for the root, and everything that changed; `name` writes the names in it.
+    #[must_use]
+    pub fn told(&self, name: &dyn Fn(&[u8]) -> String) -> String {
+        let changes: Vec<String> = self.changes.iter().map(|one| one.told(name)).collect();
+        let path = if self.path.is_empty() {
+            ".".to_owned()
         } else {
-            f.write_str(&String::from_utf8_lossy(&self.path))?;
-        }
-        for (at, change) in self.changes.iter().enumerate() {
-            f.write_str(if at == 0 { ": " } else { "; " })?;
-            fmt::Display::fmt(change, f)?;
-        }
-        Ok(())
+            name(&self.path)
+        };
+        format!("{path}: {}", changes.join("; "))
+    }
+}
+
+impl fmt::Display for Difference {
+    /// As [`Difference::told`], with names as they are: not cleaned of control characters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.told(&|name| String::from_utf8_lossy(name).into_owned()))
     }
 }
 

@@ -248,6 +248,16 @@ impl StoreError {
         }
     }
 
+    /// Says where the database is that has no room: what SQLite tells does not have it.
+    pub(crate) fn of_database(self, file: &Path) -> Self {
+        match self {
+            Self::DiskFull { path } if path.as_os_str().is_empty() => Self::DiskFull {
+                path: file.to_owned(),
+            },
+            other => other,
+        }
+    }
+
     /// Makes the error for a path inside a rootfs.
     pub(crate) fn root_path(path: &[u8], problem: RootPathProblem) -> Self {
         Self::RootPath {
@@ -344,8 +354,9 @@ impl From<rusqlite::Error> for StoreError {
     fn from(source: rusqlite::Error) -> Self {
         use rusqlite::ErrorCode;
         match source.sqlite_error_code() {
+            // Which file it is, `of_database` says.
             Some(ErrorCode::DiskFull) => Self::DiskFull {
-                path: PathBuf::from("db/sos.sqlite"),
+                path: PathBuf::new(),
             },
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::DatabaseCorrupt {
                 detail: source.to_string(),

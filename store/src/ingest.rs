@@ -541,25 +541,12 @@ fn join(root: &Path, item: &Item) -> PathBuf {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` passes")]
 pub(crate) fn nar_error(err: NarError) -> StoreError {
-    match err {
-        NarError::Read(source)
-        | NarError::Write(source)
-        | NarError::Visitor(source)
-        | NarError::Contents(source)
-            if sys::is_disk_full(&source) =>
-        {
-            StoreError::DiskFull {
-                path: PathBuf::from("tmp"),
-            }
-        }
-        other => {
-            let mut detail = other.to_string();
-            if let Some(source) = std::error::Error::source(&other) {
-                detail.push_str(": ");
-                detail.push_str(&source.to_string());
-            }
-            StoreError::Nar { detail }
-        }
+    let mut detail = err.to_string();
+    if let Some(source) = std::error::Error::source(&err) {
+        detail.push_str(": ");
+        detail.push_str(&source.to_string());
     }
+    StoreError::Nar { detail }
 }

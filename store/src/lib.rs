@@ -20,6 +20,7 @@
 //! written and synced before the row. Nothing here is asynchronous; a [`Store`] can be used from many threads.
 #![forbid(unsafe_code)]
 
+mod blob_writer;
 mod built;
 mod cas;
 mod check;
@@ -61,6 +62,7 @@ mod sys;
 mod targets;
 mod temp;
 
+pub use blob_writer::BlobWriter;
 pub use built::{Built, NewBuilt};
 pub use check::{CheckOptions, CheckReport, Problem};
 pub use derived::Derived;
@@ -83,4 +85,5 @@ pub use source_files::{FileChange, SourceEntry, SourceFiles};
 pub use statcache::{StatKey, now_nanos};
 pub use steps::Step;
 pub use store::{OpenOptions, Store};
+pub use sys::is_disk_full;
 pub use temp::{SweepReport, TempDir};

@@ -44,15 +44,25 @@ impl LogWriter {
         self.size
     }
 
+    /// Adds to the log.
+    ///
+    /// # Errors
+    /// When writing fails; says where.
+    pub fn add(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.write_all(bytes);
+        written.at("write", &self.path)
+    }
+
     /// Makes everything so far visible to readers, if anything is not.
     ///
     /// # Errors
-    /// When writing fails.
-    pub fn flush_pending(&mut self) -> io::Result<()> {
+    /// As [`LogWriter::add`].
+    pub fn flush_pending(&mut self) -> Result<()> {
         if self.unflushed == 0 {
             return Ok(());
         }
-        self.flush()
+        let flushed = self.flush();
+        flushed.at("write", &self.path)
     }
 
     /// Ends the log.

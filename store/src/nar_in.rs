@@ -62,6 +62,9 @@ impl Store {
             match (result, unpacker.failure.take()) {
                 (Err(_), _) if source.over => Err(StoreError::TooLarge { limit_bytes }),
                 (_, Some(failure)) => Err(failure),
+                (Err(nar::NarError::Visitor(source)), None) => {
+                    Err(StoreError::io("write", &root, source))
+                }
                 (Err(err), None) => Err(nar_error(err)),
                 (Ok(()), None) => Ok(Unpacked {
                     directories: unpacker.directories,

@@ -174,11 +174,11 @@ pub(crate) fn filesystem_space(path: &Path) -> io::Result<(u64, bool)> {
     Ok((stat.f_bavail.saturating_mul(stat.f_frsize), read_only))
 }
 
-/// Whether an error means that the disk or the quota is full.
-pub(crate) fn is_disk_full(err: &io::Error) -> bool {
+/// Tells whether an error means that the disk or the quota is full, also when it was given more words since.
+pub fn is_disk_full(err: &io::Error) -> bool {
     matches!(
-        rustix::io::Errno::from_io_error(err),
-        Some(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT)
+        err.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
 }
 

@@ -96,6 +96,19 @@ fn caches_and_history_go_too() {
     let failed = some_path("failed.drv");
     store.put_drv(&failed, b"x").unwrap();
     drop(store.log_writer(&failed).unwrap());
+    // Long ago: nobody comes back to look at it.
+    let old = some_path("old.drv");
+    for drv in [&dead, &old] {
+        if drv == &old {
+            drop(store.log_writer(drv).unwrap());
+        }
+        let log = std::fs::File::options()
+            .write(true)
+            .open(store.log_path(drv))
+            .unwrap();
+        log.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
+            .unwrap();
+    }
     for n in 0..1010 {
         let build = store.journal_begin(&format!("build {n}")).unwrap();
         store.journal_event(build, "{}").unwrap();
@@ -142,7 +155,8 @@ fn caches_and_history_go_too() {
         (&kept, true),
         (&held, true),
         (&dead, false),
-        (&failed, false),
+        (&old, false),
+        (&failed, true),
     ] {
         assert_eq!(store.read_log(drv).unwrap().is_some(), is_there, "{drv}");
     }

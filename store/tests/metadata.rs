@@ -169,6 +169,37 @@ fn newer_foreign_and_garbled_stores_are_refused() {
 }
 
 #[test]
+fn blobs_are_written_bit_by_bit() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    // More than the disk is given at once, then what is there already, then nothing.
+    let big: Vec<u8> = (0..70 << 20).map(|n: u32| n.to_le_bytes()[1]).collect();
+    for data in [&big[..], &big, b""] {
+        let mut blob = store.blob_writer().unwrap();
+        for part in data.chunks(3_000_001) {
+            blob.write_all(part).unwrap();
+        }
+        let (hash, size) = blob.finish().unwrap();
+        assert_eq!((hash, size), (Blake3::of(data), data.len() as u64));
+        let path = store.blob_path(&hash, false);
+        assert!(std::fs::read(&path).unwrap() == data);
+        let meta = std::fs::metadata(path).unwrap();
+        assert_eq!((meta.mode() & 0o7777, meta.mtime()), (0o444, 1));
+    }
+    // One that is not finished leaves nothing.
+    let mut blob = store.blob_writer().unwrap();
+    blob.write_all(b"lost").unwrap();
+    drop(blob);
+    assert!(!store.has_blob(&Blake3::of(b"lost")));
+    let left = walkdir::WalkDir::new(store.root().join("tmp")).into_iter();
+    let left: Vec<_> = left
+        .map(|entry| entry.unwrap().into_path())
+        .filter(|path| path.is_file())
+        .collect();
+    assert!(left.len() < 2, "more than the pins: {left:?}");
+}
+
+#[test]
 fn blobs_come_in_every_way_and_only_once() {
     let dir = support::tempdir();
     let store = open(dir.path());

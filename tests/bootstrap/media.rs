@@ -217,6 +217,7 @@ fn the_image_of_upstream_has_the_records_that_upstream_writes() {
 }
 
 /// Minutes in an emulated machine: the loader names on the screen what it takes out of the image.
+/// It does not see that the commands of the image run: that they are those of upstream, the comparison of records sees.
 #[test]
 fn the_image_of_upstream_starts_without_a_kernel() {
     let Some(tree) = upstream() else { return };

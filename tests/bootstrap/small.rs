@@ -360,6 +360,297 @@ fn files_come_from_a_flat_mirror_and_only_those_that_are_declared() {
 }
 
 #[test]
+fn a_store_with_some_files_stops_where_an_empty_one_does() {
+    let Some(mut w) = world() else { return };
+    w.set("SOS_MIRRORS_DISTFILES", "file:///nonexistent");
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let other = "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752";
+    let url = "f http://127.0.0.1:9";
+    w.write("x.txt", "test");
+    w.sos(["store", "add", "--flat", "x.txt"]).ok();
+    w.write(
+        "tree/steps/a/sources",
+        &format!("{url}/missing.txt {other}\n"),
+    );
+    w.write(
+        "tree/steps/b-1.0/sources",
+        &format!("{url}/x.txt {digest}\n{url}/late.txt {other}\n"),
+    );
+    let run = w
+        .sos(["build", "--no-link", "--offline", ".#rootfs"])
+        .fails(5)
+        .says(&["`missing.txt`, which `a-pass1` needs"]);
+    assert!(!run.stderr.contains("late.txt"), "{}", run.stderr);
+    // Files from outside are pins like others; one that was not fetched is none that is missing.
+    let table = w.sos(["recipe", "pins", "."]).ok().stdout;
+    let row = |name: &str| {
+        table
+            .lines()
+            .find(|line| line.ends_with(name))
+            .unwrap_or("")
+    };
+    let x = row("/external/distfiles/x.txt");
+    assert!(x.starts_with("equal      source   b-1.0-pass1"), "{table}");
+    assert!(
+        row("/late.txt").starts_with("not built  source "),
+        "{table}"
+    );
+    assert!(
+        table.contains("3 pins: 1 equal, 0 different, 0 missing, 2 not built"),
+        "{table}"
+    );
+}
+
+#[test]
+fn an_extension_is_built_in_its_own_directory() {
+    let Some(w) = world() else { return };
+    let recipe = recipe().expect("busybox");
+    let recipe = recipe
+        .replace("extra ? { } }", "extra ? { }, settings ? [ ] }")
+        .replace("tree = ./tree;", "tree = ./tree; inherit settings;");
+    w.write("sos.nix", &recipe);
+    // As upstream's helpers do, by a variable.
+    w.write(
+        "tree/steps/helpers.sh",
+        "build() { cd ${SRCDIR}/$1; . ./$2; }\nuninstall() { rm -rf \"$@\"; }\n",
+    );
+    w.write(
+        "tree/steps/env",
+        "PREFIX=/usr\nSRCDIR=/steps\nexport PATH=/bin\n",
+    );
+    w.write("tree/steps-guix/manifest", "build: foo\nimprove: x\n");
+    w.write(
+        "tree/steps-guix/foo/pass1.sh",
+        "pwd > ${PREFIX}/foo; cat here >> ${PREFIX}/foo\n",
+    );
+    w.write("tree/steps-guix/foo/here", "here\n");
+    let build = || {
+        let set = [
+            "build",
+            "--no-link",
+            "--set",
+            "BUILD_GUIX_ALSO=True",
+            ".#rootfs",
+        ];
+        let root = w.sos(set).ok().stdout;
+        content(&w, root.trim(), "usr/foo")
+    };
+    assert_eq!(build(), "/steps-guix/foo\nhere\n");
+    // What it brings itself goes before.
+    w.write(
+        "tree/steps-guix/env",
+        "PREFIX=/usr\nexport PATH=/bin OWN=1\n",
+    );
+    w.write(
+        "tree/steps-guix/foo/pass1.sh",
+        "echo ${OWN} > ${PREFIX}/foo\n",
+    );
+    assert_eq!(build(), "1\n");
+}
+
+#[test]
+fn what_a_tree_lacks_is_said_once_and_without_the_library() {
+    let Some(w) = world() else { return };
+    let wrong = r#"{ zzz = [ "x.txt" ]; }"#;
+    w.sos(["build", "--no-link", "--arg", "extra", wrong, "."])
+        .fails(3)
+        .says(&["`extraDistfiles` gives files to `zzz`, and there is no such step"]);
+    for part in ["env", "helpers.sh"] {
+        let path = w.project().join("tree/steps").join(part);
+        let text = std::fs::read(&path).expect("a file");
+        std::fs::remove_file(&path).expect("a file");
+        let run = w.sos(["build", "--no-link", "."]).fails(3);
+        let message = format!("there is no `tree/steps/{part}`");
+        assert_eq!(run.stderr.matches(&message).count(), 1, "{}", run.stderr);
+        assert!(!run.stderr.contains("sos-builtin"), "{}", run.stderr);
+        std::fs::write(&path, text).expect("a file");
+    }
+}
+
+#[test]
+fn names_that_are_put_together_are_found() {
+    let Some(w) = world() else { return };
+    let recipe = recipe().expect("busybox");
+    let recipe = recipe
+        .replace("extra ? { } }", "extra ? { }, settings ? [ ] }")
+        .replace("tree = ./tree;", "tree = ./tree; inherit settings;");
+    w.write("sos.nix", &recipe);
+    w.write(
+        "tree/steps/improve/x.sh",
+        "eval \"echo \\$VA\"\"R\" > ${PREFIX}/x\n",
+    );
+    let root = w
+        .sos(["build", "--no-link", "--set", "VAR=1", ".#rootfs"])
+        .ok()
+        .stdout;
+    assert_eq!(content(&w, root.trim(), "usr/x"), "1\n");
+}
+
+#[test]
+fn who_fails_for_want_of_what_others_have_is_told_whose_it_is() {
+    let Some(w) = world() else { return };
+    // What is asked for in vain is in no message of the script.
+    let script =
+        "D=/steps; N=b-1.0; test -f $D/$N/run || test -e ${D}/c/x && echo found || exit 9\n";
+    w.write("tree/steps/a/pass2.sh", script);
+    w.write("tree/steps/c/notes", "");
+    let run = w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
+        "it looked for what it was not shown:",
+        "`a-pass2` looked for `/steps/b-1.0/run`, which is `tree/steps/b-1.0/run`: a step sees its own directory and no other, and a link to it in `tree/steps/a` shows it there",
+        "`a-pass2` looked for `/steps/c/x`, which would be of `c`: nothing is at `tree/steps/c/x`",
+    ]);
+    assert!(!run.stderr.contains(" /steps/a/"), "{}", run.stderr);
+    // The advice is right.
+    std::os::unix::fs::symlink("../b-1.0/run", w.project().join("tree/steps/a/run"))
+        .expect("a link");
+    w.write("tree/steps/a/pass2.sh", "test -f run || exit 9\n");
+    w.sos(["build", "--no-link", ".#rootfs"]).ok();
+
+    // A file from outside, named by nobody.
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    w.write(
+        "tree/steps/c/sources",
+        &format!("f http://127.0.0.1:9/y-1.0.txt {digest}\n"),
+    );
+    w.write(
+        "tree/steps/a/pass2.sh",
+        "N=y; cat ${D:-/external/distfiles}/$N-1.0.txt 2>/dev/null\n",
+    );
+    w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
+        "`a-pass2` names `/external/distfiles/y-1.0.txt`, which it does not declare and `c` does",
+        "`extraDistfiles.\"a\" = [ \"y-1.0.txt\" ];`",
+    ]);
+}
+
+#[test]
+fn who_goes_on_without_what_others_have_is_named_when_asked_for() {
+    let Some(w) = world() else { return };
+    w.write(
+        "tree/steps/a/pass2.sh",
+        "if [ -e /steps/b-1.0/run ]; then echo with; else echo without; fi > ${PREFIX}/a2\n",
+    );
+    let quiet = w.sos(["build", "--no-link", ".#rootfs"]).ok();
+    assert!(!quiet.stderr.contains("b-1.0/run"), "{}", quiet.stderr);
+    let other = w.root().join("other");
+    let watched = w
+        .sos([
+            "--store",
+            other.to_str().expect("a plain path"),
+            "build",
+            "--no-link",
+            "--watch-steps",
+            ".#rootfs",
+        ])
+        .ok()
+        .says(&[
+            "warning[build-undeclared]: `a-pass2` went on without files that it looked for",
+            "/steps/b-1.0/run",
+        ]);
+    // Being watched changes nothing.
+    assert_eq!(watched.stdout, quiet.stdout);
+}
+
+#[test]
+fn who_makes_devices_is_told_that_nobody_can() {
+    let Some(w) = world() else { return };
+    w.write("tree/steps/improve/x.sh", "set -e; mknod /dev-x c 1 3\n");
+    w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
+        "it wanted to make devices, which nobody may do in a user namespace:",
+        "/dev-x",
+        "no step can make a device",
+    ]);
+}
+
+#[test]
+fn the_number_of_jobs_is_in_no_key() {
+    let Some(w) = world() else { return };
+    let recipe = recipe().expect("busybox");
+    let recipe = recipe
+        .replace("extra ? { } }", "extra ? { }, settings ? [ ] }")
+        .replace("tree = ./tree;", "tree = ./tree; inherit settings;");
+    w.write("sos.nix", &recipe);
+    // One that names it, and one that is shown the whole file.
+    w.write("tree/steps/improve/x.sh", "echo ${JOBS} > ${PREFIX}/x\n");
+    w.write(
+        "tree/steps/a/pass2.sh",
+        "cat /steps/bootstrap.cfg > ${PREFIX}/a2\n",
+    );
+    let root = w.sos(["build", "--no-link", ".#rootfs"]).ok().stdout;
+    assert_eq!(content(&w, root.trim(), "usr/x"), "1\n");
+    for set in ["JOBS=7", "MIRRORS=http://127.0.0.1:1"] {
+        w.sos(["build", "--no-link", "--set", set, ".#rootfs"])
+            .ok()
+            .says(&["built 0,"]);
+    }
+    // Predicates see what was said.
+    w.write("tree/steps/manifest", "build: a ( JOBS == 7 )\n");
+    let shown = w
+        .sos(["recipe", "show", "--set", "JOBS=7", "."])
+        .ok()
+        .stdout;
+    assert!(shown.contains("build     a pass 1"), "{shown}");
+}
+
+#[test]
+fn scripts_are_shown_when_asked_for() {
+    let Some(w) = world() else { return };
+    let json = |words: &[&str]| -> serde_json::Value {
+        let words = [&["recipe", "show", "--json", "--shell", "tree"], words].concat();
+        serde_json::from_str(&w.sos(words).ok().stdout).expect("JSON")
+    };
+    let plain = json(&[]);
+    assert!(plain.get("scripts").is_none());
+    let full = json(&["--scripts"]);
+    assert_eq!(
+        full["scripts"]["steps/0.sh"],
+        "#!/bin/bash\nset -e\ncd /steps\n. ./bootstrap.cfg\n. ./env\n. ./helpers.sh\nbuild a pass1.sh\nbuild b-1.0 pass1.sh\n. /steps/improve/x.sh\nbuild a pass2.sh\nuninstall /usr/b\n"
+    );
+    assert_eq!(
+        full["scripts"]["steps/bootstrap.cfg"],
+        "ARCH=amd64\nJOBS=1\n"
+    );
+    let linked = serde_json::json!({ "at": "/steps/b-1.0/linked", "source": "steps/a/files/a" });
+    let inputs = full["steps"][1]["inputs"].as_array().expect("a list");
+    assert!(inputs.contains(&linked), "{inputs:?}");
+    let text = w
+        .sos(["recipe", "show", "--shell", "--scripts", "tree"])
+        .ok();
+    assert!(
+        text.stdout.contains("\n==> steps/0.sh <==\n#!/bin/bash\n"),
+        "{}",
+        text.stdout
+    );
+}
+
+#[test]
+fn bad_links_are_named_before_anything_is_built() {
+    let Some(w) = world() else { return };
+    let link = w.project().join("tree/steps/b-1.0/bad");
+    for (target, what) in [
+        ("bad", "is a circle of links"),
+        ("/etc/passwd", "leads out of the tree"),
+    ] {
+        std::os::unix::fs::symlink(target, &link).expect("a link");
+        let message = format!("error[bootstrap-bad-link]: `tree/steps/b-1.0/bad` {what}");
+        for words in [&["recipe", "show", "."][..], &["build", "--no-link", "."]] {
+            let run = w
+                .sos(words)
+                .fails(3)
+                .says(&[&message, "tree/steps/manifest:2:8"]);
+            assert!(!run.stderr.contains("sos-builtin"), "{}", run.stderr);
+        }
+        std::fs::remove_file(&link).expect("a link");
+    }
+    // Nothing but a name was mistyped.
+    w.sos(["recipe", "show", "--shell", "--set", "ARCh=x86", "tree"])
+        .fails(2)
+        .says(&[
+            "nothing in this tree reads the variable `ARCh`",
+            "did you mean `ARCH`?",
+        ]);
+}
+
+#[test]
 fn packages_are_taken_as_the_step_wrote_them() {
     let Some(w) = world() else { return };
     let package = w

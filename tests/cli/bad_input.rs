@@ -86,6 +86,23 @@ fn a_system_that_is_not_this_one() {
 }
 
 #[test]
+fn what_each_build_would_make_anew() {
+    let w = World::new();
+    w.write(
+        "f.nix",
+        "let d = a: derivation ({ system = \"x86_64-linux\"; builder = \"/bin/sh\"; } // a);\nin d { name = \"user\"; x = d { name = \"now\"; __impure = true; }; }\n",
+    );
+    // Its derivations can be looked at.
+    let drv = w.sos(["eval", "--raw", "f.nix", "-A", "x.drvPath"]).ok();
+    assert!(drv.stdout.ends_with("-now.drv"), "{}", drv.stdout);
+    w.sos(["build", "f.nix"]).fails(3).says(&[
+        "error[build-impure]: `now` has `__impure = true`",
+        "--> f.nix:2:",
+        "help: pin what it gives with `outputHash`",
+    ]);
+}
+
+#[test]
 fn every_wrong_argument_of_a_call_is_told_at_its_place() {
     let w = World::new();
     w.write(

@@ -55,6 +55,55 @@ fn an_independent_checker_agrees() {
     assert_eq!(warned, 1, "{said}");
 }
 
+/// A warning stands on the terminal when it is built, at its place in the recipe, and does not stop the build.
+#[test]
+fn what_may_surprise_is_shown_where_it_was_written() {
+    let w = world();
+    let line = RECIPE.lines().position(|line| line.contains("  good ="));
+    let place = format!("sos.nix:{}:", line.expect("it is there") + 1);
+    let told = w.sos(["build", "--no-link", ".#good"]).ok();
+    told.says(&[
+        "warning[bootc-prepare-root]",
+        &place,
+        "/usr/lib/ostree/prepare-root.conf",
+        "while building `",
+    ]);
+    let json = w.sos([
+        "build",
+        "--no-link",
+        "--rebuild",
+        "--progress",
+        "json",
+        ".#good",
+    ]);
+    let event = json.ok().stdout;
+    let event = event
+        .lines()
+        .find(|line| line.contains("bootc-prepare-root") && line.contains("\"diagnostic\""))
+        .expect("an event");
+    assert!(event.contains("sos.nix"), "{event}");
+}
+
+/// The order of a commit in an image is that of its importer, which no order of paths can be: it wants the xattrs of an object before
+/// the object, and in every order by name `<checksum>.file` comes before `<checksum>.file-xattrs-link`. All else is as it should be.
+#[test]
+fn of_a_commit_in_an_image_the_checker_dislikes_the_order_alone() {
+    let w = world();
+    w.sos(["export", ".#container", "dir:image"]).ok();
+    let (Some(python), Some(checker)) = (peer("python3"), shared("checks/oci_check.py")) else {
+        return;
+    };
+    let mut check = std::process::Command::new(python);
+    check.arg(checker).arg("--strict").arg("--bootc");
+    let said = run(check.arg(w.project().join("image"))).stdout;
+    assert!(said.contains("problems=0"), "{said}");
+    let others: Vec<&str> = said
+        .lines()
+        .filter(|line| line.starts_with("R ") && !line.starts_with("R order "))
+        .collect();
+    assert!(others.is_empty(), "{said}");
+}
+
 #[test]
 fn broken_rules_are_told_together_with_what_to_do() {
     let w = world();

@@ -126,6 +126,26 @@ fn a_collection_of_logs_says_so() {
         let run = w.sos(args).ok().says(&["logs, caches and leftovers"]);
         assert!(!run.stderr.contains("0 paths"), "{}", run.stderr);
     }
+    // The log of a failure is what a person comes back for: it goes when it is old, and then that is told.
+    w.sos(["log", "loud"]).ok();
+    let logs = std::fs::read_dir(w.store().join("log")).expect("logs");
+    let mut aged = 0;
+    for shard in logs.flatten() {
+        for log in std::fs::read_dir(shard.path()).expect("logs").flatten() {
+            let log = std::fs::File::options().write(true).open(log.path());
+            let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+            log.and_then(|log| log.set_modified(old)).expect("a time");
+            aged += 1;
+        }
+    }
+    assert_eq!(aged, 1);
+    w.sos(["gc"]).ok().says(&["logs, caches and leftovers"]);
+    w.sos(["log", "loud"]).fails(1).says(&[
+        "error[log-not-found]: there is no log of `loud` any more",
+        "sos gc",
+        "sos builds 1",
+    ]);
+    w.sos(["log", "1"]).ok().says(&["no log of `loud` is kept"]);
 }
 
 #[test]

@@ -468,3 +468,16 @@ fn a_file_that_became_a_pipe_or_a_device_is_not_waited_for() {
     symlink("/dev/null", &text).expect("link");
     assert_eq!(eval(&w, &["f.nix"]).0, "\"\"");
 }
+
+#[test]
+fn what_changes_without_a_trace_is_read_again() {
+    let w = world();
+    w.write("up.nix", "builtins.readFile \"/proc/uptime\"");
+    let first = eval(&w, &["up.nix"]).0;
+    wait_until("the next hundredth of a second", || {
+        std::fs::read_to_string("/proc/uptime").expect("the time")
+            != first.trim_matches('"').replace("\\n", "\n")
+    });
+    let (second, hit) = eval(&w, &["up.nix"]);
+    assert!(!hit && first != second, "{first} {second}");
+}

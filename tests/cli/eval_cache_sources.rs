@@ -194,3 +194,41 @@ fn of_a_repository_what_git_tracks_counts() {
         sees(&w, &args, &clean);
     }
 }
+
+#[test]
+fn an_input_inside_of_the_flake_is_a_part_of_it() {
+    let w = world();
+    w.write(
+        "flake.nix",
+        "{ inputs.i.url = \"path:./i\"; outputs = { self, i }: { x = i.x; }; }",
+    );
+    w.write(
+        "i/flake.nix",
+        "{ inputs.j.url = \"path:./j\"; outputs = { self, j }: { x = import ./x.nix + j.y; }; }",
+    );
+    w.write("i/x.nix", "\"1\"");
+    w.write("i/j/flake.nix", "{ outputs = _: { y = \"1\"; }; }");
+    let target = format!("path:{}#x", w.project().display());
+    // Writes the lock.
+    eval(&w, &[&target]);
+    settled(&w, &[&target]);
+    grow_old(&w);
+    assert_eq!(settled(&w, &[&target]), "\"11\"");
+    for (file, text, answer) in [
+        ("i/x.nix", "\"2\"", "\"21\""),
+        (
+            "i/j/flake.nix",
+            "{ outputs = _: { y = \"2\"; }; }",
+            "\"22\"",
+        ),
+        ("i/flake.nix", "{ outputs = _: { x = \"3\"; }; }", "\"3\""),
+    ] {
+        w.write(file, text);
+        let (found, hit) = eval(&w, &[&target]);
+        assert_eq!((&*found, hit), (answer, false), "{file}");
+        // The lock has changed with it.
+        eval(&w, &[&target]);
+        grow_old(&w);
+        assert_eq!(settled(&w, &[&target]), answer);
+    }
+}

@@ -361,6 +361,13 @@ fn restricted_evaluation_reads_the_search_path_and_allowed_urls() {
             "(builtins.fetchGit ./out).rev",
             "is forbidden in restricted mode",
         ),
+        (
+            &format!(
+                "builtins.fetchurl \"file://{}/in/%2e%2e/out/f\"",
+                w.project().display()
+            ),
+            "is forbidden in restricted mode",
+        ),
     ] {
         eval(expression, &[])
             .fails(3)

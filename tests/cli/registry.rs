@@ -236,6 +236,7 @@ fn a_registry_with_a_password_wants_it() {
         .says(&[
             "error[registry-denied]",
             "with the credentials that are there",
+            &format!("the credentials are from `{host}` in `{}`", wrong.display()),
         ]);
 }
 

@@ -1,11 +1,12 @@
 //! Images, commits, file systems and disks are the same for everybody: another user, another place, another time of the files, another
 //! umask, one core instead of all.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::steps::ROOTFS;
 use crate::support::user::User;
-use crate::support::{World, is_root, peer, run};
+use crate::support::{World, is_root, peer, run, skip};
 
 const RECIPE: &str = r##"{ sos, ... }: let
   edit = import ./rootfs.nix "rootfs-edit";
@@ -85,13 +86,88 @@ fn large(len: usize) -> Vec<u8> {
     bytes
 }
 
+/// What a machine starts from: the loader, the stub and the busybox are those of this machine.
+const STARTING: &str = r##"{ sos, ... }: let
+  edit = import ./rootfs.nix "rootfs-edit";
+  efi = name: builtins.path { path = /. + "/usr/lib/systemd/boot/efi/${name}"; };
+  busybox = builtins.path { path = /. + "/bin/busybox"; };
+  loader = efi "systemd-bootx64.efi";
+  epoch = 1700000000;
+  files = edit {
+    name = "files";
+    files = [
+      { path = "/boot/vmlinuz-6.1"; source = efi "linuxx64.efi.stub"; }
+      { path = "/boot/initrd.img-6.1"; content = "initrd"; }
+      { path = "/usr/lib/os-release"; content = "ID=test
+PRETTY_NAME=Test
+"; }
+      { path = "/usr/lib/ostree/prepare-root.conf"; content = "[composefs]
+enabled = true
+"; }
+      {
+        path = "/usr/lib/modules/6.1/modules.builtin";
+        content = builtins.concatStringsSep "" (map (one: "kernel/${one}.ko
+") [ "ext4" "loop" "overlay" "squashfs" ]);
+      }
+      { path = "/etc/large"; source = ./medium; }
+    ];
+  };
+  disk = sos.disk {
+    name = "system";
+    rootfs = files;
+    slots = 2;
+    root-size = "24M";
+    stub = efi "linuxx64.efi.stub";
+    inherit busybox loader epoch;
+  };
+  system = sos.bootc { name = "system"; layout = "ostree"; rootfs = files; inherit epoch; };
+  commit = sos.ostree { name = "commit"; ref = "os"; rootfs = system; bootable = true; inherit epoch; };
+in {
+  inherit disk system;
+  inherit (disk) uki initrd netboot iso provision;
+  entries = sos.disk { name = "entries"; rootfs = files; boot = "entries"; initrd = "own"; inherit busybox loader epoch; };
+  ostree-disk = sos.ostreeDisk {
+    name = "os";
+    arch = "amd64";
+    deployments = [ { rootfs = system; inherit commit; } ];
+    inherit busybox loader epoch;
+  };
+}
+"##;
+
+const STARTING_TARGETS: [&str; 9] = [
+    "disk",
+    "system",
+    "uki",
+    "initrd",
+    "netboot",
+    "iso",
+    "provision",
+    "entries",
+    "ostree-disk",
+];
+
 #[test]
 fn artifacts_are_the_same_for_everybody() {
+    same_for_everybody("same", RECIPE, &TARGETS);
+}
+
+#[test]
+fn what_starts_is_the_same_for_everybody() {
+    if !Path::new("/usr/lib/systemd/boot/efi/linuxx64.efi.stub").exists() {
+        skip("no systemd-boot-efi");
+    } else if peer("busybox").is_some() {
+        same_for_everybody("starts", STARTING, &STARTING_TARGETS);
+    }
+}
+
+/// Builds here, and as a user of that name somewhere else.
+fn same_for_everybody(user: &str, recipe: &str, names: &[&str]) {
     let plain = World::new();
-    let targets: Vec<String> = TARGETS.iter().map(|name| format!(".#{name}")).collect();
+    let targets: Vec<String> = names.iter().map(|name| format!(".#{name}")).collect();
     let files = [("large", large(5_000_000)), ("medium", large(900_000))];
     let write = |w: &World, below: &str| {
-        w.write(&format!("{below}sos.nix"), RECIPE);
+        w.write(&format!("{below}sos.nix"), recipe);
         w.write(&format!("{below}rootfs.nix"), ROOTFS);
         for (name, bytes) in &files {
             let place = w.project().join(below).join(name);
@@ -108,7 +184,7 @@ fn artifacts_are_the_same_for_everybody() {
 
     // Root can be somebody else; an ordinary user can only be in another place.
     let user = if is_root() {
-        User::new("same", true)
+        User::new(user, true)
     } else {
         None
     };
@@ -153,8 +229,8 @@ fn artifacts_are_the_same_for_everybody() {
     let there = run(&mut command).ok().stdout;
     // The path of each follows from its content.
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
-    assert_eq!(lines(&here).len(), TARGETS.len(), "{here}");
-    for ((name, here), there) in TARGETS.iter().zip(lines(&here)).zip(lines(&there)) {
+    assert_eq!(lines(&here).len(), names.len(), "{here}");
+    for ((name, here), there) in names.iter().zip(lines(&here)).zip(lines(&there)) {
         assert_eq!(here, there, "{name}");
     }
 }

@@ -212,6 +212,7 @@ fn an_attribute_that_no_recipe_has_is_refused_before_anything_is_fetched() {
             "error[eval-attr-missing]",
             "`oic`",
             "`rootfs`, `oci`",
+            "`disk`, `qcow2`, `uki`, `netboot`, `iso`, `provision`",
             "did you mean `oci`?",
         ]);
     nothing_happened(&tiny.world);

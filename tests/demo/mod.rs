@@ -2,6 +2,7 @@
 
 mod image;
 mod inside;
+mod layers;
 mod rebuild;
 mod same;
 
@@ -182,7 +183,7 @@ fn the_example_is_an_image_that_everybody_takes() {
     });
 }
 
-/// One more build in another store, by another user, in another directory, time zone and language, with a strict umask and one job at
+/// One more build in another store, where nothing was built before, by another user, in another directory, time zone and language, with a strict umask and one job at
 /// a time, gives the same image.
 #[test]
 fn the_same_image_comes_out_everywhere() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use super::{Demo, copy_example, digest};
+use super::{Demo, copy_example, digest, layers};
 use crate::support::user::User;
 use crate::support::{World, is_root, run};
 
@@ -65,6 +65,10 @@ pub(super) fn another_user_gets_the_same_image(demo: &Demo) {
     let deep = world.project().join("another/place for it");
     copy_example(&deep);
     std::fs::copy(demo.world.project().join("sos.lock"), deep.join("sos.lock")).expect("the lock");
+    let by_packages = layers::write(demo);
+    if by_packages {
+        layers::copy(demo, &deep);
+    }
     // A checkout that was made with a strict umask.
     run(Command::new("chmod").args(["-R", "go="]).arg(&deep)).ok();
     world.set(
@@ -110,20 +114,30 @@ pub(super) fn another_user_gets_the_same_image(demo: &Demo) {
     .trim()
     .to_owned();
     assert_eq!(path, demo.image, "the same store path");
-    let index = as_user(&[
-        "--store",
-        &store,
-        "store",
-        "cat",
-        &format!("{path}/index.json"),
-    ])
-    .ok()
-    .stdout;
-    let index: serde_json::Value = serde_json::from_str(&index).expect("JSON");
+    let digest_of = |path: &str| {
+        let index = as_user(&[
+            "--store",
+            &store,
+            "store",
+            "cat",
+            &format!("{path}/index.json"),
+        ])
+        .ok()
+        .stdout;
+        let index: serde_json::Value = serde_json::from_str(&index).expect("JSON");
+        let digest = index["manifests"][0]["digest"].as_str();
+        digest.expect("a digest").to_owned()
+    };
     assert_eq!(
-        index["manifests"][0]["digest"],
+        digest_of(&path),
         digest(&demo.world, &demo.image),
         "the same image"
     );
+    // Which package is in which layer follows from the packages: here, what was there before the change was never built.
+    if by_packages {
+        let second = layers::one_changed_package_changes_two_layers(demo);
+        let path = as_user(&["--store", &store, "build", "--no-link", "./layers.nix#two"]);
+        assert_eq!(digest_of(path.ok().stdout.trim()), second);
+    }
     as_user(&["--store", &store, "store", "check"]).ok();
 }

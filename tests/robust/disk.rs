@@ -1,7 +1,10 @@
 //! A full disk is said to be full; it is not blamed on the builder, and what is there can be freed.
 
+use std::process::Command;
+
 use super::{job, text, unshared, world_with_busybox};
-use crate::support::run;
+use crate::support::server::Server;
+use crate::support::{peer, run};
 
 /// Runs `script` with a small disk for the store; its lines `step NAME COMMAND..` leave `NAME.code`, `NAME.out` and `NAME.err` beside
 /// the project.
@@ -154,4 +157,128 @@ fn what_is_there_can_be_freed_when_nothing_is_left() {
     assert!(free > 7000, "{free} KiB free after gc: {}", at("gc.err"));
     assert_eq!(at("check.code"), "0\n", "{}", at("check.err"));
     assert_eq!(at("after.code"), "0\n", "{}", at("after.err"));
+}
+
+/// Whatever it is that finds no room, the message says where that is, nothing is left behind, and with room it works.
+#[test]
+fn every_message_says_where_the_disk_is_full() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let (Some(git), Some(tar)) = (peer("git"), peer("tar")) else {
+        return;
+    };
+    // What is no zeros cannot be packed; what is, fits as an archive and not as files.
+    let noise: Vec<u8> = (0..3_000_000_u32)
+        .map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()[2])
+        .collect();
+    let served = w.root().join("served");
+    let tree = served.join("tree");
+    std::fs::create_dir_all(&tree).expect("a directory");
+    std::fs::write(served.join("noise"), &noise).expect("a file");
+    std::fs::write(tree.join("zeros"), vec![0; 3_000_000]).expect("a file");
+    run(Command::new(tar)
+        .current_dir(&served)
+        .args(["-czf", "tree.tar.gz", "tree"]))
+    .ok();
+    let repository = w.root().join("repository");
+    std::fs::create_dir_all(&repository).expect("a directory");
+    std::fs::write(repository.join("zeros"), vec![0; 3_000_000]).expect("a file");
+    for words in [
+        &["init", "--quiet"][..],
+        &["add", "."],
+        &[
+            "-c",
+            "user.name=x",
+            "-c",
+            "user.email=x@example.org",
+            "commit",
+            "--quiet",
+            "-m",
+            "x",
+        ],
+    ] {
+        run(Command::new(&git).current_dir(&repository).args(words)).ok();
+    }
+    let server = Server::start(&served);
+    let url = server.url();
+    let hash = run(Command::new("sha256sum").arg(served.join("noise")))
+        .ok()
+        .stdout;
+    let hash = hash.split_whitespace().next().unwrap_or_default();
+    w.write("small.nix", &job("small", "echo small > $out"));
+    w.write(
+        "loud.nix",
+        &job(
+            "loud",
+            "/bin/busybox dd if=/dev/urandom bs=64k count=60; echo x > $out",
+        ),
+    );
+    w.write(
+        "fetch.nix",
+        &format!(
+            r#"derivation {{ name = "noise"; system = "builtin"; builder = "builtin:fetchurl"; url = "{url}/noise";
+  outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "{hash}"; }}"#
+        ),
+    );
+    w.write(
+        "unpinned.nix",
+        &format!(r#"builtins.fetchurl "{url}/noise""#),
+    );
+    w.write(
+        "tarball.nix",
+        &format!(r#"builtins.fetchTarball "{url}/tree.tar.gz""#),
+    );
+    w.write(
+        "git.nix",
+        &format!(
+            r#"(builtins.fetchGit {{ url = "{}"; }}).outPath"#,
+            repository.display()
+        ),
+    );
+    let cases = [
+        ("small", "200k", "build --no-link --file small.nix"),
+        ("loud", "1m", "build --no-link --file loud.nix"),
+        ("fetch", "2m", "build --no-link --file fetch.nix"),
+        ("unpinned", "2m", "eval --file unpinned.nix"),
+        ("tarball", "2m", "eval --file tarball.nix"),
+        ("git", "2m", "eval --file git.nix"),
+    ];
+    let store = w.store();
+    std::fs::create_dir_all(&store).expect("the place of the store");
+    let store = store.display().to_string();
+    let mut script = format!(
+        "set -u
+        step() {{ s=$1; shift; \"$@\" >../$s.out 2>../$s.err; echo $? >../$s.code; }}
+        try() {{ n=$1; size=$2; shift 2
+          mount -t tmpfs -o size=$size,mode=0700 none {store}
+          step $n \"$SOS\" \"$@\"; ls -A {store}/tmp >../$n.left
+          mount -o remount,size=64m {store}
+          step $n-again \"$SOS\" \"$@\"; step $n-check \"$SOS\" store check
+          umount {store}; }}\n"
+    );
+    for (name, size, words) in cases {
+        script.push_str(&format!("try {name} {size} {words}\n"));
+    }
+    let Some(mut command) = unshared(&w, &["-rm"], &script) else {
+        return;
+    };
+    run(&mut command).ok();
+    for (name, _, _) in cases {
+        let at = |file: &str| text(&w.root().join(format!("{name}{file}")));
+        let said = at(".err");
+        assert_eq!(at(".code"), "4\n", "{name}: {said}");
+        assert!(
+            said.contains("error[env-disk-full]") && said.contains("sos gc"),
+            "{name}: {said}"
+        );
+        assert!(said.contains(&store), "{name} does not say where: {said}");
+        let bare = said
+            .lines()
+            .find(|line| line.ends_with("No space left on device (os error 28)"));
+        assert!(bare.is_none_or(|line| line.contains('`')), "{name}: {said}");
+        assert_eq!(at(".left"), "", "{name}");
+        assert_eq!(at("-again.code"), "0\n", "{name}: {}", at("-again.err"));
+        assert_eq!(at("-check.code"), "0\n", "{name}: {}", at("-check.err"));
+    }
 }

@@ -2,6 +2,7 @@
 
 mod disk;
 mod groups;
+mod history;
 mod interrupt;
 mod large;
 mod limits;

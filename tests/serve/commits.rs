@@ -114,6 +114,138 @@ fn one_repository_is_served_as_it_is() {
     }
 }
 
+/// Signed commits, a signed summary and static deltas, from an export on to a client that verifies all of it: through `sos serve`,
+/// and by `file://`.
+#[test]
+fn signed_deltas_of_an_export_are_verified_by_ostree() {
+    let w = world();
+    let Some(keys) = Keys::new(&w) else { return };
+    let signed = ["--sign-gpg", "signer.secret"];
+    let export = |target: &str, more: &[&str]| {
+        w.sos([&["export", target, "ostree:out"], &signed[..], more].concat())
+            .ok();
+    };
+    let out = w.project().join("out");
+    let tip = || ostree(&out, &["rev-parse", "os/main"]);
+    export(".#one", &["--deltas"]);
+    let Some(one) = tip() else { return };
+    export(".#two", &["--deltas"]);
+    let two = tip().expect("installed");
+    let serving = Serving::start(&w, &["--repository", "out"]);
+    for (number, url) in [
+        format!("{}/ostree", serving.url),
+        format!("file://{}", out.display()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let client = |name: &str, key: &str| {
+            let repo = w.root().join(format!("{name}-{number}"));
+            let own = |args: &[&str]| ostree(&repo, args).expect("installed");
+            // One that keeps archives takes no deltas.
+            own(&["init", "--mode=bare-user"]);
+            own(&[
+                "remote",
+                "add",
+                &format!("--gpg-import={}", w.project().join(key).display()),
+                "--set=gpg-verify-summary=true",
+                "sos",
+                &url,
+            ]);
+            repo
+        };
+        // From nothing, and from the one before, by deltas alone.
+        for (name, before) in [("new", None), ("old", Some(&one))] {
+            let repo = client(name, "signer");
+            let own = |args: &[&str]| ostree(&repo, args).expect("installed");
+            if let Some(before) = before {
+                own(&["pull", "sos", &format!("os/main@{}", before.trim())]);
+            }
+            own(&["pull", "--require-static-deltas", "sos", "os/main"]);
+            own(&["fsck"]);
+            assert_eq!(own(&["rev-parse", "sos:os/main"]), two);
+            assert_eq!(own(&["cat", "sos:os/main", "/etc/motd"]), "two");
+            let shown = own(&["show", "sos:os/main"]);
+            assert!(shown.contains("Good signature"), "{shown}");
+        }
+        // Who knows another key takes nothing.
+        let repo = client("other", "other");
+        let mut pull = Command::new(&keys.ostree);
+        pull.arg(format!("--repo={}", repo.display()));
+        let refused = run(pull.args(["pull", "sos", "os/main"]));
+        assert_ne!(refused.code, 0, "{}", refused.stdout);
+        assert!(refused.stderr.contains("ignature"), "{}", refused.stderr);
+    }
+    // What is not for others stays where it is.
+    std::fs::write(out.join("state/secret"), "x").expect("written");
+    for absent in [
+        "state/secret",
+        "objects/../state/secret",
+        "tmp",
+        ".lock",
+        "",
+    ] {
+        serving.get(&format!("/ostree/{absent}"), &[]).is(404);
+    }
+    let config = serving.get("/ostree/config", &[]).is(200).text();
+    assert!(config.contains("mode=archive-z2"), "{config}");
+    serving
+        .stop(rustix::process::Signal::TERM)
+        .ok()
+        .says(&["ref    os/main  in http://"]);
+    let refused = |args: &[&str], parts: &[&str]| {
+        w.sos([&["serve", "--listen", "127.0.0.1:0"], args].concat())
+            .fails(2)
+            .says(parts);
+    };
+    refused(
+        &["--repository", "out", ".#other"],
+        &["error[serve-repository-alone]"],
+    );
+    refused(&["--repository", "."], &["error[serve-no-repository]"]);
+    w.sos(["export", ".#bare", "ostree:bare"]).ok();
+    refused(
+        &["--repository", "bare"],
+        &["error[serve-no-repository]", "`bare-user`"],
+    );
+}
+
+/// Two keys of OpenPGP, `signer` and `other`, each with its `.secret` beside it.
+struct Keys {
+    ostree: std::path::PathBuf,
+}
+
+impl Keys {
+    fn new(w: &World) -> Option<Self> {
+        let (gpg, ostree) = (peer("gpg")?, peer("ostree")?);
+        // The socket of its agent has a short limit for its path.
+        let home = tempfile::tempdir().expect("a directory");
+        let with = |args: &[&str]| {
+            let mut command = Command::new(&gpg);
+            command.arg("--homedir").arg(home.path());
+            run(command.args(["--batch", "--yes"]).args(args)).ok();
+        };
+        for name in ["signer", "other"] {
+            let id = format!("{name}@example.org");
+            let file = |ending: &str| w.project().join(format!("{name}{ending}"));
+            let (public, secret) = (file(""), file(".secret"));
+            let output = |path: &Path| path.display().to_string();
+            with(&[
+                "--passphrase",
+                "",
+                "--quick-gen-key",
+                &id,
+                "rsa2048",
+                "sign",
+                "never",
+            ]);
+            with(&["--output", &output(&public), "--export", &id]);
+            with(&["--output", &output(&secret), "--export-secret-keys", &id]);
+        }
+        Some(Self { ostree })
+    }
+}
+
 #[test]
 fn two_commits_for_one_ref_are_refused() {
     let w = world();

@@ -72,6 +72,13 @@ fn a_name_with_two_hashes_is_refused_unless_a_recipe_says_which() {
     let both = first.get("/a.tar", &[]).is(409).text();
     assert!(both.contains("2 files with different content"), "{both}");
     assert_eq!(both.matches("sha256:").count(), 2, "{both}");
+    // As sha256sum and lists of sources have them.
+    for digest in [
+        "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed",
+        "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3",
+    ] {
+        assert!(both.contains(digest), "{both}");
+    }
     drop(first);
     let second = Serving::start(&w, &["."]);
     assert_eq!(second.get("/a.tar", &[]).is(200).text(), "one");

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 /// A running server; it ends with the value.
 pub(crate) struct Server {
@@ -17,6 +17,9 @@ struct State {
     asked: Mutex<Vec<String>>,
     broken: AtomicBool,
     ended: AtomicBool,
+    /// Whether answers wait.
+    held: Mutex<bool>,
+    opened: Condvar,
 }
 
 impl Server {
@@ -29,6 +32,8 @@ impl Server {
             asked: Mutex::default(),
             broken: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            held: Mutex::new(false),
+            opened: Condvar::new(),
         });
         let shared = state.clone();
         std::thread::spawn(move || {
@@ -58,6 +63,17 @@ impl Server {
             .clone()
     }
 
+    /// From now on no answer comes, until [`Server::open`].
+    pub(crate) fn hold(&self) {
+        *self.state.held.lock().expect("no thread panicked") = true;
+    }
+
+    /// What was asked meanwhile is answered, and so is what comes.
+    pub(crate) fn open(&self) {
+        *self.state.held.lock().expect("no thread panicked") = false;
+        self.state.opened.notify_all();
+    }
+
     /// From now on every answer is `503`.
     pub(crate) fn break_down(&self) {
         self.state.broken.store(true, Ordering::SeqCst);
@@ -67,6 +83,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.state.ended.store(true, Ordering::SeqCst);
+        self.open();
         // Wakes the listening thread, which then sees the flag.
         drop(TcpStream::connect(self.address));
     }
@@ -86,7 +103,11 @@ impl State {
             .lock()
             .expect("no thread of the server panicked")
             .push(path.clone());
-        let relative = decoded(path.trim_start_matches('/'));
+        let held = self.held.lock().expect("no thread panicked");
+        let held = self.opened.wait_while(held, |held| *held);
+        drop(held.expect("no thread panicked"));
+        let file = path.split_once('?').map_or(path.as_str(), |(file, _)| file);
+        let relative = decoded(file.trim_start_matches('/'));
         let mut stream = stream;
         let content = if relative.split('/').any(|part| part == "..") {
             None

@@ -3,6 +3,7 @@
 //! The key is read when a program leaves the store, and nothing that was signed comes back into it. A signature has no time in it:
 //! the same program, key and certificate give the same bytes.
 
+use std::fs;
 use std::path::Path;
 
 use rsa::pkcs1::DecodeRsaPrivateKey as _;
@@ -15,8 +16,8 @@ use sos_formats::hash::{HashAlgo, Hasher};
 
 use super::iso;
 use super::pe::{self, Layout};
-use super::provision::Device;
 use super::provision::volume::Volume;
+use super::provision::{Device, entry_kernels};
 
 const SIGNED_DATA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
 const INDIRECT_DATA: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x02, 0x01, 0x04];
@@ -53,7 +54,7 @@ impl Signer {
     /// When one of them is something else, or they do not belong together.
     pub fn read(key: &Path, certificate: &Path) -> Result<Self, BuilderError> {
         let text = |path: &Path| {
-            std::fs::read_to_string(path)
+            fs::read_to_string(path)
                 .map_err(|e| BuilderError::io(format!("cannot read `{}`", path.display()), e))
         };
         Self::parse(&text(key)?, &text(certificate)?)
@@ -169,12 +170,79 @@ impl Signer {
     }
 }
 
-/// Whether a file on an EFI system partition is a program that a loader or firmware starts.
+/// Whether a file on an EFI system partition is a program that a loader or firmware starts: one of the directories that they look
+/// into, or a kernel where the disks of the library have those that an entry names.
 pub(super) fn is_program(path: &str) -> bool {
-    path.to_ascii_lowercase().ends_with(".efi")
-        && path
-            .rsplit_once('/')
-            .is_some_and(|(dir, _)| PROGRAMS.iter().any(|known| dir.eq_ignore_ascii_case(known)))
+    let Some((dir, name)) = path.rsplit_once('/') else {
+        return false;
+    };
+    let below = dir.split_once('/');
+    name.to_ascii_lowercase().ends_with(".efi")
+        && PROGRAMS.iter().any(|known| dir.eq_ignore_ascii_case(known))
+        || name.ends_with("-linux") && below.is_some_and(|(top, _)| top == "EFI")
+        || name.starts_with("vmlinuz-") && below.is_some_and(|(top, _)| top == "ostree")
+}
+
+/// The EFI programs that are on a volume, the kernels that entries of the loader name with them.
+fn programs_on(volume: &Volume) -> Result<Vec<String>, BuilderError> {
+    let mut found = Vec::new();
+    for dir in PROGRAMS {
+        let paths = volume.list(dir).into_iter();
+        let paths = paths.map(|name| format!("{dir}/{name}"));
+        found.extend(paths.filter(|path| is_program(path)));
+    }
+    found.extend(entry_kernels(volume)?);
+    Ok(found)
+}
+
+/// A kernel on a volume that has a signature, if there is any. Loaders do not count: distributions sign theirs.
+pub(super) fn signed_on(volume: &Volume) -> Result<Option<String>, BuilderError> {
+    let is_loader =
+        |path: &String| path.starts_with("EFI/BOOT/") || path.starts_with("EFI/systemd/");
+    for path in programs_on(volume)? {
+        if !is_loader(&path) && is_signed(&volume.read(&path)?.unwrap_or_default()) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Signs what starts out of a directory for booting over the network, each in its place: `vmlinuz` and the EFI programs, as
+/// `builtin:netboot` names them. Returns their names.
+///
+/// # Errors
+/// When there is none, or one of them cannot be signed.
+pub fn sign_directory(dir: &Path, signer: &Signer) -> Result<Vec<String>, BuilderError> {
+    let failed = |what: &str, path: &Path| {
+        let what = format!("cannot {what} `{}`", path.display());
+        move |e| BuilderError::io(what, e)
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed("read", dir))? {
+        let entry = entry.map_err(failed("read", dir))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let starts = name == "vmlinuz" || name.ends_with(".efi");
+        if starts && entry.file_type().map_err(failed("read", dir))?.is_file() {
+            names.push(name);
+        }
+    }
+    if names.is_empty() {
+        return Err(wrong("there is no `vmlinuz` and no EFI program in it"));
+    }
+    names.sort();
+    for name in &names {
+        let path = dir.join(name);
+        let program = fs::read(&path).map_err(failed("read", &path))?;
+        let signed = signer.sign(&program).map_err(|why| of(name, why))?;
+        // Beside it first: the file may be one that nobody writes to.
+        let draft = dir.join(format!("{name}.signed"));
+        let mode = fs::metadata(&path).map_err(failed("read", &path))?;
+        fs::write(&draft, signed)
+            .and_then(|()| fs::set_permissions(&draft, mode.permissions()))
+            .and_then(|()| fs::rename(&draft, &path))
+            .map_err(failed("write", &path))?;
+    }
+    Ok(names)
 }
 
 /// Signs every EFI program on the EFI system partition of a disk or of an image for optical drives, in its place. Returns their paths.
@@ -193,18 +261,11 @@ pub fn sign_disk(device: &Device, signer: &Signer) -> Result<Vec<String>, Builde
         .find(|partition| Some(partition.kind) == kind);
     let esp = esp.ok_or_else(|| wrong("the disk has no EFI system partition"))?;
     let volume = Volume::open(device, esp)?;
-    let mut done = Vec::new();
-    for dir in PROGRAMS {
-        for name in volume.list(dir) {
-            let path = format!("{dir}/{name}");
-            if !is_program(&path) {
-                continue;
-            }
-            let program = volume.read(&path)?.unwrap_or_default();
-            let signed = signer.sign(&program)?;
-            volume.write(&path, &mut &signed[..])?;
-            done.push(path);
-        }
+    let done = programs_on(&volume)?;
+    for path in &done {
+        let program = volume.read(path)?.unwrap_or_default();
+        let signed = signer.sign(&program).map_err(|why| of(path, why))?;
+        volume.write(path, &mut &signed[..])?;
     }
     volume.close()?;
     device.sync()?;
@@ -306,6 +367,16 @@ fn pem(text: &str) -> Option<Vec<u8>> {
     base64::engine::general_purpose::STANDARD.decode(body).ok()
 }
 
+/// Says which program it is that cannot be signed.
+fn of(path: &str, why: BuilderError) -> BuilderError {
+    match why {
+        BuilderError::Diagnostic(diagnostic) => {
+            (*diagnostic).note(format!("this is about `{path}`")).into()
+        }
+        other => other,
+    }
+}
+
 fn wrong(why: &str) -> BuilderError {
     Diagnostic::error("boot-sign", Class::Usage, format!("cannot sign for Secure Boot: {why}"))
         .help("`openssl req -newkey rsa:2048 -nodes -x509 -subj /CN=boot -keyout key.pem -out cert.pem` makes a key and a certificate")
@@ -314,8 +385,6 @@ fn wrong(why: &str) -> BuilderError {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::peers::{peer, said};
 

@@ -14,6 +14,8 @@ use sos_formats::hash::Blake3;
 use sos_formats::manifest::{Entry, Kind, Meta};
 use sos_store::{PlainRemover, Remover as _, Store};
 
+use crate::walk::{Visit, visit};
+
 /// Who the files belong to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Owners {
@@ -51,8 +53,10 @@ pub fn write_rootfs(
         owners,
         links: BTreeMap::new(),
         left_out: LeftOut::default(),
+        dest,
+        open: Vec::new(),
     };
-    match writer.whole(root, dest) {
+    match writer.whole(root) {
         Ok(()) => Ok(writer.left_out),
         Err(error) => {
             // The error tells more than what is left of a directory that nobody asked for.
@@ -98,12 +102,6 @@ pub fn write_tree(tree: &Path, dest: &Path) -> Result<(), BuilderError> {
     }
     Ok(())
 }
-/// A directory on the way down.
-struct Level {
-    path: PathBuf,
-    meta: Meta,
-    entries: std::vec::IntoIter<Entry>,
-}
 
 struct Writer<'a> {
     store: &'a Store,
@@ -111,43 +109,43 @@ struct Writer<'a> {
     /// First names of files that have several.
     links: BTreeMap<[u8; 16], PathBuf>,
     left_out: LeftOut,
+    /// Where it goes.
+    dest: &'a Path,
+    /// The directories that it is in.
+    open: Vec<(PathBuf, Meta)>,
+}
+
+impl Visit for Writer<'_> {
+    fn entry(&mut self, path: &[u8], entry: Entry) -> Result<bool, BuilderError> {
+        let path = self.dest.join(OsStr::from_bytes(path));
+        if !matches!(entry.kind, Kind::Dir { .. }) {
+            return self.place(&path, &entry).map(|()| false);
+        }
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|e| failed("make the directory", &path, e))?;
+        self.open.push((path, entry.meta));
+        Ok(true)
+    }
+
+    fn leave(&mut self) -> Result<(), BuilderError> {
+        // Last: a directory may not be writable, and its time changes with what is put into it.
+        match self.open.pop() {
+            Some((path, meta)) => self.attributes(&path, &meta, false),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Writer<'_> {
-    fn whole(&mut self, root: &Blake3, dest: &Path) -> Result<(), BuilderError> {
-        let root = self.store.get_root(root)?;
-        let mut stack = vec![Level {
-            path: dest.to_owned(),
-            meta: root.meta,
-            entries: self.store.get_node(&root.node)?.entries.into_iter(),
-        }];
-        while let Some(level) = stack.last_mut() {
-            let Some(entry) = level.entries.next() else {
-                // Last: a directory may not be writable, and its time changes with what is put into it.
-                if let Some(done) = stack.pop() {
-                    self.attributes(&done.path, &done.meta, false)?;
-                }
-                continue;
-            };
-            let path = level.path.join(OsStr::from_bytes(&entry.name));
-            if let Kind::Dir { node } = entry.kind {
-                fs::DirBuilder::new()
-                    .mode(0o700)
-                    .create(&path)
-                    .map_err(|e| failed("make the directory", &path, e))?;
-                stack.push(Level {
-                    path,
-                    meta: entry.meta,
-                    entries: self.store.get_node(&node)?.entries.into_iter(),
-                });
-            } else {
-                self.entry(&path, &entry)?;
-            }
-        }
-        Ok(())
+    fn whole(&mut self, root: &Blake3) -> Result<(), BuilderError> {
+        let (store, root) = (self.store, self.store.get_root(root)?);
+        self.open.push((self.dest.to_owned(), root.meta));
+        visit(store, b"", root.node, self)
     }
 
-    fn entry(&mut self, path: &Path, entry: &Entry) -> Result<(), BuilderError> {
+    fn place(&mut self, path: &Path, entry: &Entry) -> Result<(), BuilderError> {
         let mut is_link = false;
         let is_device = matches!(entry.kind, Kind::CharDev { .. } | Kind::BlockDev { .. });
         if is_device && self.owners == Owners::Caller {

@@ -129,7 +129,7 @@ pub(crate) fn unpack(file: &mut File, work: &Path, out: &Path) -> Result<i64, Fa
         );
         return Err(Failure::Content { reason });
     };
-    fs::rename(tree.place(top), out).map_err(Failure::Write)?;
+    fs::rename(tree.place(top), out).map_err(Failure::write_at(out))?;
     Ok(modified.unwrap_or(0))
 }
 
@@ -171,27 +171,29 @@ impl Tree {
                 return Err(bad(path, "is first a directory and then something else"));
             }
             // A later entry replaces an earlier one, and does not write into it: it may have other names.
-            Some(_) => fs::remove_file(&place).map_err(Failure::Write)?,
+            Some(_) => fs::remove_file(&place).map_err(Failure::write_at(&place))?,
             None => {}
         }
         match entry.kind {
             EntryKind::File => {
-                let mut file = File::create_new(&place).map_err(Failure::Write)?;
-                let copied = copy(data, &mut file)?;
+                let mut file = File::create_new(&place).map_err(Failure::write_at(&place))?;
+                let copied = copy(data, &mut file, &place)?;
                 if copied != entry.size {
                     return Err(bad(path, "is cut short"));
                 }
                 if entry.mode & 0o100 != 0 {
                     file.set_permissions(Permissions::from_mode(0o755))
-                        .map_err(Failure::Write)?;
+                        .map_err(Failure::write_at(&place))?;
                 }
             }
             EntryKind::Symlink => {
-                symlink(OsStr::from_bytes(&entry.link), &place).map_err(Failure::Write)?;
+                symlink(OsStr::from_bytes(&entry.link), &place)
+                    .map_err(Failure::write_at(&place))?;
             }
             EntryKind::Hardlink => match self.made.get(&entry.link) {
                 Some(EntryKind::File | EntryKind::Hardlink) => {
-                    fs::hard_link(self.place(&entry.link), &place).map_err(Failure::Write)?;
+                    fs::hard_link(self.place(&entry.link), &place)
+                        .map_err(Failure::write_at(&place))?;
                 }
                 _ => {
                     return Err(bad(
@@ -211,7 +213,8 @@ impl Tree {
             Some(EntryKind::Dir) => Ok(()),
             Some(_) => Err(bad(path, "is used as a directory, but is none")),
             None => {
-                fs::create_dir(self.place(path)).map_err(Failure::Write)?;
+                let place = self.place(path);
+                fs::create_dir(&place).map_err(Failure::write_at(&place))?;
                 self.made.insert(path.to_vec(), EntryKind::Dir);
                 Ok(())
             }
@@ -220,7 +223,7 @@ impl Tree {
 }
 
 /// Copies to the end. Whose fault an error is matters: content is the source's, writing is this machine's.
-pub(super) fn copy(from: &mut dyn Read, to: &mut File) -> Result<u64, Failure> {
+pub(super) fn copy(from: &mut dyn Read, to: &mut File, place: &Path) -> Result<u64, Failure> {
     let mut buffer = vec![0; COPY_BYTES];
     let mut copied = 0;
     loop {
@@ -234,7 +237,8 @@ pub(super) fn copy(from: &mut dyn Read, to: &mut File) -> Result<u64, Failure> {
                 });
             }
         };
-        to.write_all(&buffer[..n]).map_err(Failure::Write)?;
+        to.write_all(&buffer[..n])
+            .map_err(Failure::write_at(place))?;
         copied += n as u64;
     }
 }

@@ -9,7 +9,7 @@ use sos_formats::derivation::Output;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
 use super::fetcher::{FetchError, Fetcher};
-use super::from_git;
+use super::from_git::{self, NotMade};
 use super::observer::Observer;
 use super::output::{Unpack, Wish, fetch_output};
 use crate::build::Build;
@@ -120,7 +120,15 @@ fn made_from_git(ctx: &BuilderCtx<'_>, git: &str, why: Diagnostic) -> Result<(),
     {
         return Err(io_error("cannot remove", &out, error));
     }
-    from_git::write(ctx, git, ctx.name, hash, &out, &work).map_err(|git| why.note(git).into())
+    from_git::write(ctx, git, ctx.name, hash, &out, &work).map_err(|not| match not {
+        NotMade::Cancelled => BuilderError::Cancelled,
+        NotMade::NoRoom(path) => io_error(
+            "cannot write",
+            &path,
+            std::io::ErrorKind::StorageFull.into(),
+        ),
+        NotMade::Because(git) => why.note(git).into(),
+    })
 }
 
 /// Puts the failure of a download into the words of the lock that asked for it.
@@ -182,9 +190,10 @@ fn of_step(
             diagnostic = diagnostic.note(url.clone());
         }
     }
-    diagnostic.help(format!(
-        "name a mirror that has it as `<mirror>/{name}`: `SOS_MIRRORS_DISTFILES=http://mirror.example`, or `mirrors.distfiles` in the configuration"
-    ))
+    // The same words for every file: of many that are missing it is said once.
+    diagnostic.help(
+        "name a mirror that has it under its name, as `<mirror>/NAME`: `SOS_MIRRORS_DISTFILES=http://mirror.example`, or `mirrors.distfiles` in the configuration",
+    )
 }
 
 /// Says of a package what the failure of its download does not: that a lock asks for it, for exactly what, and the way out.

@@ -1,10 +1,30 @@
 //! Why one source did not deliver.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sos_formats::diagnostic::Diagnostic;
 use sos_formats::hash::Hash;
+
+/// An error of the file system, with its place.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}`: {source}", .path.display())]
+pub(crate) struct Placed {
+    /// Where.
+    pub(super) path: PathBuf,
+    /// What.
+    #[source]
+    source: io::Error,
+}
+
+impl Placed {
+    /// Gives an error its place, and leaves its kind as it is.
+    pub(crate) fn error(path: &Path, source: io::Error) -> io::Error {
+        let path = path.to_owned();
+        io::Error::new(source.kind(), Self { path, source })
+    }
+}
 
 /// The reason why one source of a fetch was given up.
 #[derive(Debug, thiserror::Error)]
@@ -174,6 +194,11 @@ impl Failure {
             Self::Broken { received, .. } => *received > 0,
             _ => false,
         }
+    }
+
+    /// Makes the failure to write at a place.
+    pub(super) fn write_at(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |error| Self::Write(Placed::error(path, error))
     }
 
     /// Tells whether trying further sources is pointless.

@@ -5,11 +5,12 @@
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use sos_formats::hash::{Hash, Hasher};
+use sos_store::is_disk_full;
 
 use super::limits::MAX_OUTPUT_BYTES;
 use crate::build::Build;
@@ -19,6 +20,23 @@ use crate::vcs;
 const LOOK: Duration = Duration::from_millis(20);
 /// The last bytes of what a program said that a message repeats.
 const MAX_SAID_BYTES: usize = 400;
+
+/// Why there is no archive.
+#[derive(Debug)]
+pub(super) enum NotMade {
+    /// The build is to end.
+    Cancelled,
+    /// The disk is full; what could not be written.
+    NoRoom(PathBuf),
+    /// A sentence for the list of places where the file was looked for.
+    Because(String),
+}
+
+impl From<String> for NotMade {
+    fn from(why: String) -> Self {
+        Self::Because(why)
+    }
+}
 
 /// What an archive is made of.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,7 +79,7 @@ impl<'a> Wanted<'a> {
 /// directory.
 ///
 /// # Errors
-/// A sentence for the list of places where the file was looked for.
+/// Why it cannot be made.
 pub(super) fn write(
     build: &dyn Build,
     from: &str,
@@ -69,20 +87,24 @@ pub(super) fn write(
     hash: &Hash,
     out: &Path,
     work: &Path,
-) -> Result<(), String> {
+) -> Result<(), NotMade> {
     let wanted = Wanted::parse(from).ok_or_else(|| format!("`{from}` is not `REPOSITORY~REF`"))?;
-    let failed = |why: String| format!("git archive of {from}: {why}");
+    let failed = |why: String| NotMade::from(format!("git archive of {from}: {why}"));
+    let run = |command: Command| match finish(build, work, command) {
+        Err(NotMade::Because(why)) => Err(failed(why)),
+        ended => ended,
+    };
     let copy = work.join("repository");
     build.log(&format!("making {name} from {from}"));
-    let mut clone = vcs::git(None);
+    let mut clone = vcs::git_of_build();
     clone
         .stdout(Stdio::null())
         .args(["clone", "--quiet", "--bare", "--template=", "--"])
         .arg(wanted.repository)
         .arg(&copy);
-    finish(build, work, clone).map_err(failed)?;
+    run(clone)?;
     let tar = work.join("archive.tar");
-    let mut archive = vcs::git(None);
+    let mut archive = vcs::git_of_build();
     archive
         .stdout(Stdio::null())
         .arg("--git-dir")
@@ -92,7 +114,7 @@ pub(super) fn write(
         .arg("--output")
         .arg(&tar)
         .arg(wanted.reference);
-    finish(build, work, archive).map_err(failed)?;
+    run(archive)?;
     let compressor: &[&str] = if name.ends_with(".gz") || name.ends_with(".tgz") {
         &["gzip", "-n", "-c"]
     } else if name.ends_with(".xz") {
@@ -100,7 +122,13 @@ pub(super) fn write(
     } else {
         &[]
     };
-    let io = |error: std::io::Error| failed(error.to_string());
+    let io = |error: std::io::Error| {
+        if is_disk_full(&error) {
+            NotMade::NoRoom(out.to_owned())
+        } else {
+            failed(error.to_string())
+        }
+    };
     let tar = File::open(&tar).map_err(io)?;
     let mut file = File::options()
         .read(true)
@@ -113,12 +141,12 @@ pub(super) fn write(
             std::io::copy(&mut &tar, &mut file).map_err(io)?;
         }
         [program, arguments @ ..] => {
-            let mut command = Command::new(program);
+            let mut command = vcs::of_build(program);
             // What a person has set for these programs would change what they write.
             command.args(arguments).env_remove("GZIP");
             command.env_remove("XZ_OPT").env_remove("XZ_DEFAULTS");
             command.stdin(tar).stdout(file.try_clone().map_err(io)?);
-            finish(build, work, command).map_err(failed)?;
+            run(command)?;
         }
     }
     let found = digest(&mut file, hash).map_err(io)?;
@@ -135,7 +163,7 @@ pub(super) fn write(
 }
 
 /// Runs a program to its end, or until the build is cancelled.
-fn finish(build: &dyn Build, work: &Path, mut command: Command) -> Result<(), String> {
+fn finish(build: &dyn Build, work: &Path, mut command: Command) -> Result<(), NotMade> {
     let program = command.get_program().to_string_lossy().into_owned();
     let said = work.join("said");
     let errors = File::create(&said).map_err(|error| error.to_string())?;
@@ -145,11 +173,11 @@ fn finish(build: &dyn Build, work: &Path, mut command: Command) -> Result<(), St
         match child.try_wait() {
             Ok(Some(status)) => break status,
             Ok(None) if build.cancelled() => {
-                end(&mut child);
-                return Err("it was cancelled".to_owned());
+                vcs::end(&mut child);
+                return Err(NotMade::Cancelled);
             }
             Ok(None) => std::thread::sleep(LOOK),
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.to_string().into()),
         }
     };
     if status.success() {
@@ -158,13 +186,11 @@ fn finish(build: &dyn Build, work: &Path, mut command: Command) -> Result<(), St
     let text = fs::read(&said).unwrap_or_default();
     let from = text.len().saturating_sub(MAX_SAID_BYTES);
     let text = String::from_utf8_lossy(&text[from..]);
+    if vcs::has_no_room(&text) {
+        return Err(NotMade::NoRoom(work.to_owned()));
+    }
     let line = text.trim().lines().last().unwrap_or_default();
-    Err(format!("`{program}` ended with {status}: {line}"))
-}
-
-fn end(child: &mut Child) {
-    let _gone = child.kill();
-    let _collected = child.wait();
+    Err(format!("`{program}` ended with {status}: {line}").into())
 }
 
 /// The digest of a whole file, of the kind of `like`.

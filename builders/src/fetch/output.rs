@@ -73,7 +73,7 @@ pub(super) fn fetch_output(
         offline: wish.offline,
     };
     let mut sink = OutputSink {
-        file: FileSink::new(file),
+        file: FileSink::new(file, place),
         wish,
         out,
         work,
@@ -137,19 +137,19 @@ impl Sink for OutputSink<'_> {
             }
             Unpack::Nar => {
                 // What an earlier source left there.
-                remove(self.out).map_err(Failure::Write)?;
+                remove(self.out).map_err(Failure::write_at(self.out))?;
                 unpack_nar(file, self.out, Hasher::new(wish.hash.algo()))?
             }
             Unpack::Archive => {
-                remove(self.out).map_err(Failure::Write)?;
+                remove(self.out).map_err(Failure::write_at(self.out))?;
                 let dir = self.work.join("unpacked");
                 remove(&dir)
                     .and_then(|()| fs::create_dir(&dir))
-                    .map_err(Failure::Write)?;
+                    .map_err(Failure::write_at(&dir))?;
                 archive::unpack(file, &dir, self.out)?;
                 let mut nar = nar::Writer::new(Hasher::new(wish.hash.algo()))
                     .map_err(|error| broken(&error))?;
-                write_tree(&mut nar, self.out).map_err(Failure::Write)?;
+                write_tree(&mut nar, self.out).map_err(Failure::write_at(self.out))?;
                 nar.finish().map_err(|error| broken(&error))?.finish()
             }
         };
@@ -191,7 +191,10 @@ fn unpack_nar(file: &mut File, out: &Path, hasher: Hasher) -> Result<Hash, Failu
     match nar::read(&mut tee, &mut tree) {
         Ok(()) => {}
         Err(nar::NarError::Visitor(error)) => {
-            return Err(tree.failure.unwrap_or(Failure::Write(error)));
+            let path = std::mem::take(&mut tree.path);
+            return Err(tree
+                .failure
+                .unwrap_or_else(|| Failure::write_at(&path)(error)));
         }
         Err(other) => {
             return Err(Failure::Content {
@@ -249,8 +252,9 @@ impl nar::Visitor for Unpacker {
         _size: u64,
         contents: &mut dyn Read,
     ) -> io::Result<()> {
-        let mut file = File::create_new(self.child(name))?;
-        if let Err(failure) = archive::copy(contents, &mut file) {
+        let place = self.child(name);
+        let mut file = File::create_new(&place)?;
+        if let Err(failure) = archive::copy(contents, &mut file, &place) {
             self.failure = Some(failure);
             return Err(io::Error::other("the file ended early"));
         }

@@ -7,8 +7,9 @@ use reqwest::Url;
 use sos_engine::in_notation_of;
 use sos_formats::diagnostic::{Class, Diagnostic, WrongHash};
 use sos_formats::hash::Hash;
+use sos_store::is_disk_full;
 
-use super::failure::Failure;
+use super::failure::{Failure, Placed};
 use super::fetcher::{self, Request};
 
 /// One source and why it was given up.
@@ -115,6 +116,23 @@ pub(super) fn shown(url: &str) -> String {
     }
 }
 
+/// Makes the error for a download, or for what is unpacked of it, that this machine cannot write.
+pub(crate) fn unwritable(name: &str, error: &io::Error) -> Diagnostic {
+    let what = match error.get_ref().and_then(|e| e.downcast_ref::<Placed>()) {
+        Some(placed) => format!("`{}` of the download of `{name}`", placed.path.display()),
+        None => format!("the download of `{name}`"),
+    };
+    if is_disk_full(error) {
+        let message = format!("the disk is full: cannot write {what}");
+        return Diagnostic::error("env-disk-full", Class::Machine, message)
+            .help("`sos gc` frees what nothing needs any more");
+    }
+    let why = error.get_ref().and_then(|e| e.source());
+    let why = why.map_or_else(|| error.to_string(), ToString::to_string);
+    let message = format!("cannot write {what}: {why}");
+    Diagnostic::error("fetch-write", Class::Machine, message)
+}
+
 /// Makes the error that lists every source tried.
 pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagnostic {
     let name = request.name;
@@ -124,13 +142,7 @@ pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagno
         ..
     }) = attempts.last()
     {
-        if error.kind() == io::ErrorKind::StorageFull {
-            let message = format!("the disk is full: cannot write the download of `{name}`");
-            return Diagnostic::error("env-disk-full", Class::Machine, message)
-                .help("`sos gc` frees what nothing needs any more");
-        }
-        let message = format!("cannot write the download of `{name}`: {error}");
-        return Diagnostic::error("fetch-write", Class::Machine, message);
+        return unwritable(name, error);
     }
     if let Some(refused) = attempts.iter().find_map(|attempt| match &attempt.failure {
         Failure::Refused(why) => Some(why),

@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Seek, Write};
+use std::path::PathBuf;
 
-use super::failure::Failure;
+use super::failure::{Failure, Placed};
 
 /// Takes the bytes of one file; may be asked to begin again, because the next source starts from the first byte.
 pub trait Sink {
@@ -45,12 +46,15 @@ impl Sink for MemorySink {
 #[derive(Debug)]
 pub struct FileSink {
     file: File,
+    /// Where it is, for messages.
+    path: PathBuf,
 }
 
 impl FileSink {
-    /// Makes a sink of an open, empty file.
-    pub fn new(file: File) -> Self {
-        Self { file }
+    /// Makes a sink of an open, empty file, which is at `path`.
+    pub fn new(file: File, path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        Self { file, path }
     }
 
     /// Gives access to the file.
@@ -66,10 +70,11 @@ impl FileSink {
 
 impl Sink for FileSink {
     fn restart(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.rewind()
+        let emptied = self.file.set_len(0).and_then(|()| self.file.rewind());
+        emptied.map_err(|error| Placed::error(&self.path, error))
     }
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+        let written = self.file.write_all(bytes);
+        written.map_err(|error| Placed::error(&self.path, error))
     }
 }

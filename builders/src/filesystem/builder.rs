@@ -13,6 +13,7 @@ use super::options::{Acls, Kind, Options, parse_size};
 use super::verity::Verity;
 use super::write;
 use crate::build::Build;
+use crate::oci::DateAttrs;
 
 /// The last second that every kind can tell: in the year 2106.
 const MAX_EPOCH: i64 = u32::MAX as i64;
@@ -32,7 +33,9 @@ impl Builder for FilesystemBuilder {
         1
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
-        let attrs: FilesystemAttrs = ctx.attrs_as()?;
+        let mut attrs: FilesystemAttrs = ctx.attrs_as()?;
+        let dates: DateAttrs = ctx.attrs_as()?;
+        attrs.epoch = dates.or(ctx, attrs.epoch)?;
         let out = ctx.out_path("out");
         make(ctx, &attrs, &out)
     }

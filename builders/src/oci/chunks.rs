@@ -17,9 +17,11 @@ use sos_store::rootfs::RootTree;
 
 use super::compress::Compression;
 use super::contents::{Data, LayerEntry, ancestors, arrange, whole};
-use super::kept::{Form, write_layer};
+use super::kept::{Form, place, write_layer};
 use super::layer::{LayerInfo, wrong};
+use super::layout::json;
 use super::names::MAX_EPOCH;
+use super::object::{is_object, object};
 use super::packages::{self, Tier};
 use crate::build::Build;
 
@@ -52,6 +54,18 @@ impl Builder for OciChunksBuilder {
         let mut attrs: ChunkAttrs = ctx.attrs_as()?;
         let dates: super::dates::DateAttrs = ctx.attrs_as()?;
         attrs.epoch = dates.or(ctx, attrs.epoch)?;
+        if is_object(ctx) {
+            let layers = write_chunks(ctx, &attrs)?;
+            let names: Vec<String> = (0..layers.len()).map(blob_name).collect();
+            let blobs = names.iter().zip(&layers);
+            let blobs: Vec<_> = blobs
+                .map(|(name, (info, blob))| (name.as_str(), *blob, info.size))
+                .collect();
+            let about = json(&infos(&layers))?;
+            let root = object(ctx.store, &blobs, ("layers.json", &about))?;
+            ctx.set_rootfs("out", root);
+            return Ok(());
+        }
         let out = ctx.out_path("out");
         make_chunks(ctx, &attrs, &out).map(|_| ())
     }
@@ -82,6 +96,30 @@ pub(super) fn make_chunks(
     attrs: &ChunkAttrs,
     out: &std::path::Path,
 ) -> Result<Vec<LayerInfo>, BuilderError> {
+    let layers = write_chunks(build, attrs)?;
+    let io = |what: &'static str| move |error| BuilderError::io(what, error);
+    fs::create_dir(out).map_err(io("cannot create the output of the layers"))?;
+    for (number, (_, blob)) in layers.iter().enumerate() {
+        place(build.store(), blob, &out.join(blob_name(number)))?;
+    }
+    let infos = infos(&layers);
+    fs::write(out.join("layers.json"), json(&infos)?).map_err(io("cannot write `layers.json`"))?;
+    Ok(infos)
+}
+
+fn blob_name(number: usize) -> String {
+    format!("{number}.blob")
+}
+
+fn infos(layers: &[(LayerInfo, Blake3)]) -> Vec<LayerInfo> {
+    layers.iter().map(|(info, _)| info.clone()).collect()
+}
+
+/// Writes the layers as blobs of the store.
+fn write_chunks(
+    build: &dyn Build,
+    attrs: &ChunkAttrs,
+) -> Result<Vec<(LayerInfo, Blake3)>, BuilderError> {
     if !(0..=MAX_EPOCH).contains(&attrs.epoch) {
         let epoch = attrs.epoch;
         return Err(wrong(
@@ -100,22 +138,17 @@ pub(super) fn make_chunks(
     let form = Form::new(build, attrs.compression, attrs.level)?;
     let root = build.rootfs(&attrs.rootfs)?;
     let chunks = divide(build, &root, attrs.epoch, most)?;
-    let io = |what: &'static str| move |error| BuilderError::io(what, error);
-    fs::create_dir(out).map_err(io("cannot create the output of the layers"))?;
     let mut layers = Vec::new();
-    for (number, (holds, entries)) in chunks.into_iter().enumerate() {
+    for (holds, entries) in chunks {
         if build.cancelled() {
             return Err(BuilderError::Cancelled);
         }
         let entries = arrange(entries)?;
-        let mut info = write_layer(build, &entries, form, &out.join(format!("{number}.blob")))?;
+        let (mut info, blob) = write_layer(build, &entries, form)?;
         build.log(&format!("{} {} bytes: {holds}", info.digest, info.size));
         info.holds = Some(holds);
-        layers.push(info);
+        layers.push((info, blob));
     }
-    let json =
-        serde_json::to_vec(&layers).map_err(|error| BuilderError::failed(error.to_string()))?;
-    fs::write(out.join("layers.json"), json).map_err(io("cannot write `layers.json`"))?;
     Ok(layers)
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 
 use serde::Deserialize;
 use sos_formats::hash::{Blake3, HashAlgo, Hasher, Sha256};
-use sos_store::{Derived, Store};
+use sos_store::Store;
 
 use super::deflate::{Made, ParallelGzip};
 use crate::fragments::MIN_BYTES;
@@ -57,8 +57,6 @@ impl Compression {
 struct Digesting<W> {
     out: W,
     hasher: Hasher,
-    /// The name of the blob in the store.
-    blob: Hasher,
     size: u64,
 }
 
@@ -67,7 +65,6 @@ impl<W> Digesting<W> {
         Self {
             out,
             hasher: Hasher::new(HashAlgo::Sha256),
-            blob: Hasher::new(HashAlgo::Blake3),
             size: 0,
         }
     }
@@ -77,7 +74,6 @@ impl<W: Write> Write for Digesting<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.out.write(bytes)?;
         self.hasher.update(&bytes[..n]);
-        self.blob.update(&bytes[..n]);
         self.size += n as u64;
         Ok(n)
     }
@@ -87,7 +83,7 @@ impl<W: Write> Write for Digesting<W> {
 }
 
 enum Coder<'s, W: Write> {
-    Gzip(ParallelGzip<'s, Digesting<W>>),
+    Gzip(Box<ParallelGzip<'s, Digesting<W>>>),
     Zstd(zstd::stream::write::Encoder<'static, Digesting<W>>),
     None(Digesting<W>),
 }
@@ -95,10 +91,11 @@ enum Coder<'s, W: Write> {
 /// Takes the tar stream of a layer.
 pub(super) struct LayerWriter<'s, W: Write> {
     coder: Coder<'s, W>,
-    level: u32,
     hasher: Hasher,
     /// Encoders see pieces of one size only, whatever the writes were.
     buffer: Vec<u8>,
+    /// How much of it is filled.
+    filled: usize,
 }
 
 /// What became of a layer.
@@ -110,10 +107,6 @@ pub(super) struct Written {
     pub(super) size: u64,
     /// SHA-256 of the plain tar.
     pub(super) diff_id: Sha256,
-    /// The name of the blob in the store.
-    pub(super) blob: Blake3,
-    /// What the store can keep of it.
-    pub(super) fragments: Vec<Derived>,
 }
 
 /// How many bytes are handed on at once.
@@ -132,7 +125,9 @@ impl<'s, W: Write> LayerWriter<'s, W> {
         let out = Digesting::new(out);
         let unsigned = u32::try_from(level).map_err(io::Error::other)?;
         let coder = match compression {
-            Compression::Gzip => Coder::Gzip(ParallelGzip::new(out, unsigned, cores, store)?),
+            Compression::Gzip => {
+                Coder::Gzip(Box::new(ParallelGzip::new(out, unsigned, cores, store)?))
+            }
             Compression::Zstd => {
                 // One thread: zstd's own threads change the bytes with their number.
                 let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
@@ -144,10 +139,19 @@ impl<'s, W: Write> LayerWriter<'s, W> {
         };
         Ok(Self {
             coder,
-            level: unsigned,
             hasher: Hasher::new(HashAlgo::Sha256),
-            buffer: Vec::with_capacity(PIECE_BYTES),
+            buffer: vec![0; PIECE_BYTES],
+            filled: 0,
         })
+    }
+
+    /// Says which files out of the store will come, by their names and sizes there.
+    pub(super) fn expect(&mut self, files: impl Iterator<Item = (Blake3, u64)>) -> io::Result<()> {
+        if let Coder::Gzip(gzip) = &mut self.coder {
+            let pieces = files.filter(|(_, size)| *size >= MIN_BYTES);
+            gzip.expect(&pieces.map(|(blob, _)| blob).collect::<Vec<_>>())?;
+        }
+        Ok(())
     }
 
     /// Takes a file out of the store, which has this name and size there.
@@ -158,7 +162,7 @@ impl<'s, W: Write> LayerWriter<'s, W> {
         data: &mut dyn Read,
     ) -> io::Result<u64> {
         if size < MIN_BYTES || !matches!(self.coder, Coder::Gzip(_)) {
-            return io::copy(data, self);
+            return self.copy(data);
         }
         self.hand_on()?;
         let Self { coder, hasher, .. } = self;
@@ -168,8 +172,8 @@ impl<'s, W: Write> LayerWriter<'s, W> {
         Ok(size)
     }
 
-    /// Ends the blob.
-    pub(super) fn finish(mut self) -> io::Result<Written> {
+    /// Ends the blob; gives the writer back, what became of it, and what can be found in it.
+    pub(super) fn finish(mut self) -> io::Result<(W, Written, Made)> {
         self.hand_on()?;
         let (mut out, made) = match self.coder {
             Coder::Gzip(gzip) => gzip.finish()?,
@@ -179,38 +183,63 @@ impl<'s, W: Write> LayerWriter<'s, W> {
         out.flush()?;
         let digest = out.hasher.finish().as_sha256();
         let diff_id = self.hasher.finish().as_sha256();
-        let blob = out.blob.finish().as_blake3();
-        match (digest, diff_id, blob) {
-            (Some(digest), Some(diff_id), Some(blob)) => Ok(Written {
-                digest,
-                size: out.size,
-                diff_id,
-                blob,
-                fragments: made.derived(self.level, blob),
-            }),
+        match (digest, diff_id) {
+            (Some(digest), Some(diff_id)) => {
+                let size = out.size;
+                let written = Written {
+                    digest,
+                    size,
+                    diff_id,
+                };
+                Ok((out.out, written, made))
+            }
             _ => Err(io::Error::other("a hasher gave another hash")),
         }
     }
 
-    fn hand_on(&mut self) -> io::Result<()> {
-        self.hasher.update(&self.buffer);
-        match &mut self.coder {
-            Coder::Gzip(gzip) => gzip.write_all(&self.buffer)?,
-            Coder::Zstd(encoder) => encoder.write_all(&self.buffer)?,
-            Coder::None(out) => out.write_all(&self.buffer)?,
+    /// Reads to the end, into the buffer at once.
+    fn copy(&mut self, data: &mut dyn Read) -> io::Result<u64> {
+        let mut copied = 0;
+        loop {
+            match data.read(&mut self.buffer[self.filled..]) {
+                Ok(0) => return Ok(copied),
+                Ok(n) => {
+                    copied += n as u64;
+                    self.filled += n;
+                    self.hand_on_if_full()?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
-        self.buffer.clear();
+    }
+
+    fn hand_on_if_full(&mut self) -> io::Result<()> {
+        if self.filled < PIECE_BYTES {
+            return Ok(());
+        }
+        self.hand_on()
+    }
+
+    fn hand_on(&mut self) -> io::Result<()> {
+        let piece = &self.buffer[..self.filled];
+        self.hasher.update(piece);
+        match &mut self.coder {
+            Coder::Gzip(gzip) => gzip.write_all(piece)?,
+            Coder::Zstd(encoder) => encoder.write_all(piece)?,
+            Coder::None(out) => out.write_all(piece)?,
+        }
+        self.filled = 0;
         Ok(())
     }
 }
 
 impl<W: Write> Write for LayerWriter<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = bytes.len().min(PIECE_BYTES - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..n]);
-        if self.buffer.len() == PIECE_BYTES {
-            self.hand_on()?;
-        }
+        let n = bytes.len().min(PIECE_BYTES - self.filled);
+        self.buffer[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
+        self.filled += n;
+        self.hand_on_if_full()?;
         Ok(n)
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -236,7 +265,7 @@ mod tests {
         for chunk in data.chunks(piece) {
             writer.write_all(chunk).expect("write");
         }
-        let written = writer.finish().expect("finish");
+        let (_, written, _) = writer.finish().expect("finish");
         (blob, written)
     }
 

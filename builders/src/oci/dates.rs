@@ -1,12 +1,17 @@
-//! The date of an image that takes it from the one below.
+//! The date of what is made of an image and takes it from there.
+
+use std::io::{BufReader, Read as _};
 
 use serde::Deserialize;
 use sos_engine::BuilderError;
 use sos_formats::calendar::days_since_1970;
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::tar::Reader;
 
 use super::archive;
 use super::names::MAX_EPOCH;
+use super::read::{MAX_ENTRIES, MAX_UNPACKED_BYTES, WHITEOUT, decoded, split};
+use super::source::{Layout, ManifestDocument};
 use super::unpack::manifest_of;
 use crate::build::Build;
 
@@ -15,7 +20,7 @@ const SECONDS_OF_DAY: i64 = 86_400;
 /// An image whose date is taken, when a recipe gives none.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(super) struct DateAttrs {
+pub(crate) struct DateAttrs {
     epoch_of: Option<String>,
     epoch_arch: Option<String>,
     epoch_tag: Option<String>,
@@ -31,11 +36,12 @@ impl DateAttrs {
         }
     }
 
-    /// Gives `epoch`, or where an image is named the second in which that was created.
+    /// Gives `epoch`, or where an image is named the second in which that was created. An image that does not say when has the time of
+    /// its newest file: nothing in it is younger than that.
     ///
     /// # Errors
-    /// When the image cannot be read, or has no date within 1970 and 9999.
-    pub(super) fn or(&self, build: &dyn Build, epoch: i64) -> Result<i64, BuilderError> {
+    /// When the image cannot be read, or its date is none, or not within 1970 and 9999.
+    pub(crate) fn or(&self, build: &dyn Build, epoch: i64) -> Result<i64, BuilderError> {
         let Some(image) = &self.epoch_of else {
             return Ok(epoch);
         };
@@ -48,6 +54,10 @@ impl DateAttrs {
         )?;
         let config = layout.json(&manifest.config)?;
         let created = config["created"].as_str().unwrap_or_default();
+        // Go writes the year 1 for a time that nobody has set.
+        if created.is_empty() || created.starts_with("0001-01-01T00:00:00") {
+            return newest(build, layout, &manifest);
+        }
         let found = seconds(created).filter(|secs| (0..=MAX_EPOCH).contains(secs));
         found.ok_or_else(|| {
             let message = format!(
@@ -60,6 +70,37 @@ impl DateAttrs {
                 .into()
         })
     }
+}
+
+/// The time of the newest file in the layers of an image, not before 1970 and not after 9999.
+fn newest(
+    build: &dyn Build,
+    layout: &Layout,
+    manifest: &ManifestDocument,
+) -> Result<i64, BuilderError> {
+    let (mut newest, mut entries) = (0, 0);
+    for layer in &manifest.layers {
+        let blob = layout.checked(layer)?;
+        let bad = |why: String| layout.bad(&format!("its layer {}: {why}", layer.digest));
+        let archive = decoded(&blob).map_err(|e| bad(e.to_string()))?;
+        let mut reader = Reader::new(BufReader::with_capacity(
+            1 << 20,
+            archive.take(MAX_UNPACKED_BYTES),
+        ));
+        while let Some(entry) = reader.next_entry().map_err(|e| bad(e.to_string()))? {
+            if build.cancelled() {
+                return Err(BuilderError::Cancelled);
+            }
+            entries += 1;
+            if entries > MAX_ENTRIES {
+                return Err(bad("it has too many entries".to_owned()).into());
+            }
+            if !split(&entry.path).1.starts_with(WHITEOUT) {
+                newest = newest.max(entry.mtime_secs);
+            }
+        }
+    }
+    Ok(newest.min(MAX_EPOCH))
 }
 
 /// Reads RFC 3339, without the part of a second; none for anything else.

@@ -13,8 +13,8 @@ use super::contents::{Attributes, Data, LayerEntry, measure, write};
 use super::layer::{LayerInfo, wrong};
 use crate::build::Build;
 
-/// Buffer before the file of the blob.
-const FILE_BUFFER_BYTES: usize = 1 << 20;
+/// Buffer before the blob; most of what is written is more, and goes by it.
+const BUFFER_BYTES: usize = 64 << 10;
 /// Raised with the bytes of layers.
 const REVISION: u32 = 4;
 
@@ -45,46 +45,70 @@ impl Form {
     }
 }
 
-/// Writes arranged entries into the new file `place`, or finds the blob that was made of the same entries before.
+/// Writes arranged entries as a blob of the store, or finds the blob that was made of the same entries before.
 pub(super) fn write_layer(
     build: &dyn Build,
     entries: &[LayerEntry],
     form: Form,
-    place: &Path,
-) -> Result<LayerInfo, BuilderError> {
+) -> Result<(LayerInfo, Blake3), BuilderError> {
     let store = build.store();
+    let files = entries.len() as u64;
     let key = key(entries, form);
     if let Some(key) = &key
         && let Some(kept) = Kept::find(store, key)?
     {
-        kept.take(store, place)?;
-        return Ok(kept.info(form, entries.len() as u64));
+        return Ok((kept.info(form, files), kept.blob));
     }
     let io = |what: &'static str| move |error| BuilderError::io(what, error);
     let tar_size = match form.compression {
         Compression::Zstd => measure(entries)?,
         _ => 0,
     };
-    let file = File::create_new(place).map_err(io("cannot create the blob of the layer"))?;
-    let file = BufWriter::with_capacity(FILE_BUFFER_BYTES, file);
+    let blob = BufWriter::with_capacity(BUFFER_BYTES, store.blob_writer()?);
     let Form { compression, level } = form;
     let cores = build.cores();
-    let writer = LayerWriter::new(file, compression, level, tar_size, cores, Some(store))
+    let mut writer = LayerWriter::new(blob, compression, level, tar_size, cores, Some(store))
         .map_err(io("cannot begin the layer"))?;
-    let mut written = write(build, entries, writer)?
+    let blobs = entries.iter().filter_map(|entry| match &entry.data {
+        Data::Blob { id, size, .. } => Some((*id, *size)),
+        _ => None,
+    });
+    writer
+        .expect(blobs)
+        .map_err(io("cannot look for what is known of the layer"))?;
+    let (blob, written, made) = write(build, entries, writer)?
         .finish()
         .map_err(io("cannot end the layer"))?;
+    let blob = blob.into_inner().map_err(|error| error.into_error());
+    let (blob, size) = blob.map_err(io("cannot end the layer"))?.finish()?;
     let kept = Kept {
-        blob: written.blob,
+        blob,
         digest: written.digest,
         diff_id: written.diff_id,
-        size: written.size,
+        size,
     };
-    if let Some(key) = key {
-        written.fragments.push(kept.derived(key));
+    let mut derived = made.derived(blob);
+    derived.extend(key.map(|key| kept.derived(key)));
+    store.keep_derived(&derived)?;
+    Ok((kept.info(form, files), blob))
+}
+
+/// Makes the new file `place` the blob, without copying where that is possible.
+pub(super) fn place(store: &Store, blob: &Blake3, place: &Path) -> Result<(), BuilderError> {
+    let path = store.blob_path(blob, false);
+    if fs::hard_link(path, place).is_ok() {
+        return Ok(());
     }
-    store.keep_derived(&written.fragments)?;
-    Ok(kept.info(form, entries.len() as u64))
+    let mut from = store.open_blob(blob)?;
+    File::create_new(place)
+        .and_then(|mut to| {
+            if rustix::fs::ioctl_ficlone(&to, &from).is_ok() {
+                return Ok(0);
+            }
+            io::copy(&mut from, &mut to)
+        })
+        .map(|_| ())
+        .map_err(|error| BuilderError::io("cannot take the blob of a layer", error))
 }
 
 /// What is remembered of a layer: the blob is in the store as long as an object that has it.
@@ -123,24 +147,6 @@ impl Kept {
             source: self.blob,
             value: [&self.blob.0[..], &self.digest.0, &self.diff_id.0, &size].concat(),
         }
-    }
-
-    /// Makes `place` the blob, without copying where that is possible.
-    fn take(&self, store: &Store, place: &Path) -> Result<(), BuilderError> {
-        let blob = store.blob_path(&self.blob, false);
-        if fs::hard_link(blob, place).is_ok() {
-            return Ok(());
-        }
-        let mut from = store.open_blob(&self.blob)?;
-        File::create_new(place)
-            .and_then(|mut to| {
-                if rustix::fs::ioctl_ficlone(&to, &from).is_ok() {
-                    return Ok(0);
-                }
-                io::copy(&mut from, &mut to)
-            })
-            .map(|_| ())
-            .map_err(|error| BuilderError::io("cannot take the blob of a layer", error))
     }
 
     fn info(&self, form: Form, files: u64) -> LayerInfo {

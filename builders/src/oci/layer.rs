@@ -7,12 +7,15 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::Blake3;
 
 use super::compress::Compression;
 use super::contents::{arrange, whole};
 use super::diff::difference;
-use super::kept::{Form, write_layer};
+use super::kept::{Form, place, write_layer};
+use super::layout::json;
 use super::names::MAX_EPOCH;
+use super::object::{is_object, object};
 use super::placed::{Placed, Style};
 use crate::build::{Build, parse_ids};
 
@@ -34,6 +37,17 @@ impl Builder for OciLayerBuilder {
         let mut attrs: LayerAttrs = ctx.attrs_as()?;
         let dates: super::dates::DateAttrs = ctx.attrs_as()?;
         attrs.epoch = dates.or(ctx, attrs.epoch)?;
+        if is_object(ctx) {
+            let (info, blob) = compose(ctx, &attrs)?;
+            let json = json(&info)?;
+            let root = object(
+                ctx.store,
+                &[("blob", blob, info.size)],
+                ("layer.json", &json),
+            )?;
+            ctx.set_rootfs("out", root);
+            return Ok(());
+        }
         let out = ctx.out_path("out");
         make_layer(ctx, &attrs, &out).map(|_| ())
     }
@@ -78,6 +92,20 @@ pub(super) fn make_layer(
     attrs: &LayerAttrs,
     out: &Path,
 ) -> Result<LayerInfo, BuilderError> {
+    let (info, blob) = compose(build, attrs)?;
+    let io = |what: &'static str| move |error| BuilderError::io(what, error);
+    if attrs.single {
+        place(build.store(), &blob, out)?;
+    } else {
+        fs::create_dir(out).map_err(io("cannot create the output of the layer"))?;
+        place(build.store(), &blob, &out.join("blob"))?;
+        fs::write(out.join("layer.json"), json(&info)?).map_err(io("cannot write `layer.json`"))?;
+    }
+    Ok(info)
+}
+
+/// Writes a layer as a blob of the store.
+fn compose(build: &dyn Build, attrs: &LayerAttrs) -> Result<(LayerInfo, Blake3), BuilderError> {
     let epoch = attrs.epoch;
     if !(0..=MAX_EPOCH).contains(&epoch) {
         return Err(wrong(
@@ -128,22 +156,12 @@ pub(super) fn make_layer(
         }
     };
     let entries = arrange(entries)?;
-    let io = |what: &'static str| move |error| BuilderError::io(what, error);
-    let info = if attrs.single {
-        write_layer(build, &entries, form, out)?
-    } else {
-        fs::create_dir(out).map_err(io("cannot create the output of the layer"))?;
-        let info = write_layer(build, &entries, form, &out.join("blob"))?;
-        let json =
-            serde_json::to_vec(&info).map_err(|error| BuilderError::failed(error.to_string()))?;
-        fs::write(out.join("layer.json"), json).map_err(io("cannot write `layer.json`"))?;
-        info
-    };
+    let (info, blob) = write_layer(build, &entries, form)?;
     build.log(&format!(
         "{} entries, {} bytes, {}",
         info.files, info.size, info.digest
     ));
-    Ok(info)
+    Ok((info, blob))
 }
 
 pub(super) fn wrong(build: &dyn Build, what: &str) -> BuilderError {

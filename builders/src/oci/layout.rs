@@ -17,6 +17,7 @@ use super::documents::{
 };
 use super::layer::LayerInfo;
 use super::names::{MAX_EPOCH, is_ref_name, rfc3339};
+use super::object::Layers;
 use super::unpack::{manifest_of, wanted};
 use crate::build::Build;
 
@@ -289,24 +290,25 @@ fn take_layers(
     blobs: &Path,
     over_another: bool,
 ) -> Result<Vec<LayerInfo>, BuilderError> {
-    let dir = build.tree(layer)?;
+    let made = Layers::open(build, layer)?;
     let not_a_layer = |what: &dyn std::fmt::Display| {
         BuilderError::failed(format!("`{layer}` is not a layer: {what}"))
     };
-    let several = dir.join("layers.json");
-    let found: Vec<(LayerInfo, PathBuf)> = if several.is_file() {
+    let place = |name: &str| {
+        let place = made.place(name);
+        place.ok_or_else(|| not_a_layer(&format!("it has no file `{name}`")))
+    };
+    let found: Vec<(LayerInfo, PathBuf)> = if let Some(several) = made.place("layers.json") {
         let json = fs::read(several).map_err(|error| not_a_layer(&error))?;
         let all: Vec<LayerInfo> =
             serde_json::from_slice(&json).map_err(|error| not_a_layer(&error))?;
-        let blob = |number| dir.join(format!("{number}.blob"));
-        all.into_iter()
-            .enumerate()
-            .map(|(number, info)| (info, blob(number)))
-            .collect()
+        let all = all.into_iter().enumerate();
+        all.map(|(number, info)| Ok((info, place(&format!("{number}.blob"))?)))
+            .collect::<Result<_, BuilderError>>()?
     } else {
-        let json = fs::read(dir.join("layer.json")).map_err(|error| not_a_layer(&error))?;
+        let json = fs::read(place("layer.json")?).map_err(|error| not_a_layer(&error))?;
         let info = serde_json::from_slice(&json).map_err(|error| not_a_layer(&error))?;
-        vec![(info, dir.join("blob"))]
+        vec![(info, place("blob")?)]
     };
     let mut layers = Vec::new();
     for (info, blob) in found {

@@ -18,6 +18,7 @@ mod kept;
 mod layer;
 mod layout;
 pub(crate) mod names;
+mod object;
 mod packages;
 mod placed;
 mod read;
@@ -30,6 +31,7 @@ mod tests;
 
 pub use chunks::OciChunksBuilder;
 pub use compress::Compression;
+pub(crate) use dates::DateAttrs;
 pub use index::OciIndexBuilder;
 pub use layer::OciLayerBuilder;
 pub use layout::OciBuilder;

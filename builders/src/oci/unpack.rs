@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::Deserialize;
 use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 use sos_formats::Bytes;
+use sos_formats::architecture::ARCHITECTURES;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Blake3, HashAlgo, Hasher};
 use sos_formats::manifest::Meta;
@@ -73,12 +74,9 @@ pub(super) fn wanted(arch: &str) -> Result<Platform, BuilderError> {
 
 /// The error for an architecture that has no name in images.
 pub(super) fn unknown_arch(arch: &str) -> Diagnostic {
-    let known = [
-        "amd64", "arm64", "i386", "armhf", "armel", "riscv64", "ppc64el", "s390x", "mips64el",
-        "loong64",
-    ];
+    let known = ARCHITECTURES.iter().map(|known| known.debian);
     let message = format!("images have no name for the architecture `{arch}`");
-    Diagnostic::error("oci-arch", Class::Recipe, message).suggest(arch, known.into_iter())
+    Diagnostic::error("oci-arch", Class::Recipe, message).suggest(arch, known)
 }
 
 /// Finds the manifest that is meant: of several machines that of `arch`.

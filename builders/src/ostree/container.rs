@@ -7,13 +7,15 @@
 //! hard links to it at the places of the tree. A file without content is written at its places instead, since builds on top of the image
 //! change such files. `/usr/etc` is shown as `/etc`. Every time is 0.
 //!
-//! The order is a fixed one, and not that of paths: an object comes behind its xattrs, which those who import it read first, and before
-//! its names in the tree, most of which, as `etc` or `sbin`, come before `sysroot` in the order of paths; a hard link to what is not
-//! there yet cannot be unpacked.
+//! The order is a fixed one, and cannot be that of paths, because of those who import it. They take the first object of the first layer
+//! for the commit, whatever its name (`import_commit`), and refuse an object whose `.file-xattrs-link` was not the last one before it
+//! (`import_content_object`); by name `<checksum>.file` always comes before `<checksum>.file-xattrs-link`. And an object comes before its
+//! names in the tree, most of which, as `etc` or `sbin`, come before `sysroot` in the order of paths: a hard link to what is not there
+//! yet cannot be unpacked. Within that, objects are sorted by their checksums and directories by their paths.
 //!
 //! Labels, repeated as annotations, name the commit and the last layer that belongs to it: what comes behind was added by others.
 //!
-//! Source: `ostree-ext/src/tar/export.rs` and `container/encapsulate.rs` of bootc-dev/bootc.
+//! Source: `crates/ostree-ext/src/tar/export.rs`, `tar/import.rs` and `container/encapsulate.rs` of bootc-dev/bootc, 534c76ea.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

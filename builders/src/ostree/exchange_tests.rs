@@ -738,7 +738,9 @@ fn a_container_holds_the_commit_as_it_is() {
         let gzip = flate2::bufread::GzDecoder::new(std::io::BufReader::new(file));
         let mut reader = Reader::new(gzip);
         let mut seen = std::collections::BTreeSet::new();
-        let mut linked = std::collections::BTreeSet::new();
+        // As the importer reads it: the last link to xattrs is for the object that comes next.
+        let (mut next, mut first, mut content) = (None, None, Vec::new());
+        let mut kept = std::collections::BTreeSet::new();
         while let Some(entry) = reader.next_entry().expect("an entry") {
             assert!(seen.insert(entry.path.clone()), "twice: {entry:?}");
             assert_eq!(entry.mtime_secs, 0);
@@ -746,16 +748,31 @@ fn a_container_holds_the_commit_as_it_is() {
                 assert!(seen.contains(&entry.link), "{entry:?}");
             }
             assert!(!entry.path.starts_with(b"usr/etc"));
+            let is_object = entry.path.starts_with(b"sysroot/ostree/repo/objects/");
+            if is_object && entry.kind != EntryKind::Dir {
+                first.get_or_insert_with(|| entry.path.clone());
+            }
             if let Some(name) = object(&entry.path, ".file-xattrs-link") {
-                assert!(object(&entry.link, ".file-xattrs").is_some());
-                linked.insert(name);
+                let xattrs = object(&entry.link, ".file-xattrs").expect("xattrs");
+                assert!(kept.contains(&xattrs), "they come before the link");
+                assert_eq!(next.replace(name), None, "an object for each link");
+            } else if let Some(name) = object(&entry.path, ".file-xattrs") {
+                kept.insert(name);
             } else if let Some(name) = object(&entry.path, ".file") {
-                assert!(linked.contains(&name), "its xattrs come before it");
+                assert_eq!(
+                    next.take().as_ref(),
+                    Some(&name),
+                    "its xattrs come before it"
+                );
                 assert_ne!(at, 0, "content is in layers of its own");
-            } else if object(&entry.path, ".commit").is_some() {
-                assert_eq!(at, 0, "the commit comes first");
+                content.push(name);
             }
         }
+        assert_eq!(next, None);
+        let is_commit = object(&first.expect("objects"), ".commit").is_some();
+        assert_eq!(is_commit, at == 0, "the commit comes first");
+        // What the importer leaves open is sorted.
+        assert!(content.is_sorted());
         let layer = blob(layer).display().to_string();
         let into = merged.display().to_string();
         let args = ["-C", &into, "--same-owner", "-pxzf", &layer];

@@ -32,6 +32,7 @@ pub use pull::OstreePullBuilder;
 pub use sysroot::SysrootBuilder;
 
 use crate::build::Build;
+use crate::oci::DateAttrs;
 
 /// Makes a repository with one commit of a root filesystem.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,7 +49,9 @@ impl Builder for OstreeBuilder {
         4
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
-        let attrs: OstreeAttrs = ctx.attrs_as()?;
+        let mut attrs: OstreeAttrs = ctx.attrs_as()?;
+        let dates: DateAttrs = ctx.attrs_as()?;
+        attrs.epoch = dates.or(ctx, attrs.epoch)?;
         let root = make(ctx, &attrs)?;
         ctx.set_rootfs("out", root);
         Ok(())

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use sos_engine::BuilderError;
-use sos_formats::Bytes;
-use sos_formats::hash::{Blake3, Sha256};
-use sos_formats::manifest::{Kind, Meta, Root};
+use sos_formats::hash::Sha256;
+use sos_formats::manifest::{Entry, Kind, Meta, Root};
 use sos_formats::ostree::{
     DirTree, MODE_SYMLINK, ObjectKind, TYPE_DIR, TYPE_FILE, Xattrs, dirmeta,
 };
@@ -14,6 +13,7 @@ use super::content::{Content, FileKey};
 use super::problems::Unfit;
 use super::repository::Repository;
 use crate::build::Build;
+use crate::walk::{Visit, visit};
 
 /// A root filesystem as a commit sees it.
 pub(super) struct Found {
@@ -37,74 +37,61 @@ pub(super) struct Dir {
     dirs: Vec<(String, usize)>,
 }
 
-/// A directory on the way down.
-struct Level {
-    dir: Dir,
-    path: Bytes,
-    name: String,
-    entries: std::vec::IntoIter<sos_formats::manifest::Entry>,
+/// What is found on the way.
+struct Reader<'a> {
+    build: &'a dyn Build,
+    found: Found,
+    known: BTreeMap<FileKey, usize>,
+    /// The directories that it is in, with their names.
+    open: Vec<(Dir, String)>,
+    unfit: Unfit,
+    left_out: usize,
 }
 
 /// Reads all directories of a root filesystem. What lies in `/dev` belongs to the machine and is left out.
 pub(super) fn read(build: &dyn Build, root: &Root) -> Result<Found, BuilderError> {
-    let store = build.store();
-    let mut unfit = Unfit::default();
-    let mut left_out = 0_usize;
-    let mut found = Found {
-        dirs: Vec::new(),
-        files: Vec::new(),
-        kernels: Vec::new(),
+    let mut reader = Reader {
+        build,
+        found: Found {
+            dirs: Vec::new(),
+            files: Vec::new(),
+            kernels: Vec::new(),
+        },
+        known: BTreeMap::new(),
+        open: vec![(Dir::new(&root.meta), String::new())],
+        unfit: Unfit::default(),
+        left_out: 0,
     };
-    let mut known: BTreeMap<FileKey, usize> = BTreeMap::new();
-    let enter = |meta: &Meta, node: &Blake3, path: Bytes, name: String| {
-        let entries = store.get_node(node)?.entries;
-        Ok::<_, BuilderError>(Level {
-            dir: Dir::new(meta),
-            path,
-            name,
-            entries: entries.into_iter(),
-        })
-    };
-    let mut stack = vec![enter(&root.meta, &root.node, Bytes::new(), String::new())?];
-    while let Some(level) = stack.last_mut() {
-        let Some(entry) = level.entries.next() else {
-            let Some(Level { dir, name, .. }) = stack.pop() else {
-                break;
-            };
-            if let Some(above) = stack.last_mut() {
-                above.dir.dirs.push((name, found.dirs.len()));
-            }
-            found.dirs.push(dir);
-            continue;
-        };
-        if build.cancelled() {
+    visit(build.store(), b"", root.node, &mut reader)?;
+    reader.unfit.finish()?;
+    if reader.left_out > 0 {
+        build.log(&format!("left out {} entries of /dev", reader.left_out));
+    }
+    let mut found = reader.found;
+    found.kernels.sort();
+    Ok(found)
+}
+
+impl Visit for Reader<'_> {
+    fn entry(&mut self, path: &[u8], entry: Entry) -> Result<bool, BuilderError> {
+        if self.build.cancelled() {
             return Err(BuilderError::Cancelled);
         }
-        if level.path == b"dev" {
-            left_out += 1;
-            continue;
+        if path.starts_with(b"dev/") {
+            self.left_out += 1;
+            return Ok(false);
         }
-        let path = if level.path.is_empty() {
-            entry.name.clone()
-        } else {
-            [&level.path, b"/".as_slice(), &entry.name].concat()
-        };
         let Ok(name) = String::from_utf8(entry.name) else {
-            unfit.name(&path);
-            continue;
+            self.unfit.name(path);
+            return Ok(false);
         };
         let key = match entry.kind {
-            Kind::Dir { node } => {
-                let below = enter(&entry.meta, &node, path, name)?;
-                stack.push(below);
-                continue;
+            Kind::Dir { .. } => {
+                self.open.push((Dir::new(&entry.meta), name));
+                return Ok(true);
             }
             Kind::File { blob, size, .. } => {
-                if name == "vmlinuz"
-                    && let Some(version) = kernel_version(&level.path)
-                {
-                    found.kernels.push(version);
-                }
+                self.found.kernels.extend(kernel_version(path));
                 FileKey {
                     uid: entry.meta.uid,
                     gid: entry.meta.gid,
@@ -116,8 +103,8 @@ pub(super) fn read(build: &dyn Build, root: &Root) -> Result<Found, BuilderError
             }
             Kind::Symlink { target } => {
                 let Ok(target) = String::from_utf8(target) else {
-                    unfit.name(&path);
-                    continue;
+                    self.unfit.name(path);
+                    return Ok(false);
                 };
                 FileKey {
                     uid: entry.meta.uid,
@@ -129,26 +116,36 @@ pub(super) fn read(build: &dyn Build, root: &Root) -> Result<Found, BuilderError
                 }
             }
             Kind::Fifo | Kind::CharDev { .. } | Kind::BlockDev { .. } => {
-                unfit.special(&path);
-                continue;
+                self.unfit.special(path);
+                return Ok(false);
             }
         };
-        let at = *known.entry(key).or_insert_with_key(|key| {
-            found.files.push(key.clone());
-            found.files.len() - 1
+        let files = &mut self.found.files;
+        let at = *self.known.entry(key).or_insert_with_key(|key| {
+            files.push(key.clone());
+            files.len() - 1
         });
-        level.dir.files.push((name, at));
+        if let Some((dir, _)) = self.open.last_mut() {
+            dir.files.push((name, at));
+        }
+        Ok(false)
     }
-    unfit.finish()?;
-    if left_out > 0 {
-        build.log(&format!("left out {left_out} entries of /dev"));
+
+    fn leave(&mut self) -> Result<(), BuilderError> {
+        if let Some((dir, name)) = self.open.pop() {
+            if let Some((above, _)) = self.open.last_mut() {
+                above.dirs.push((name, self.found.dirs.len()));
+            }
+            self.found.dirs.push(dir);
+        }
+        Ok(())
     }
-    found.kernels.sort();
-    Ok(found)
 }
 
-fn kernel_version(dir: &[u8]) -> Option<String> {
-    let version = dir.strip_prefix(b"usr/lib/modules/")?;
+/// The version of the kernel that a path is.
+fn kernel_version(path: &[u8]) -> Option<String> {
+    let version = path.strip_prefix(b"usr/lib/modules/")?;
+    let version = version.strip_suffix(b"/vmlinuz")?;
     let whole = !version.contains(&b'/');
     whole.then(|| String::from_utf8(version.to_vec()).ok())?
 }

@@ -60,12 +60,18 @@ impl AuthFiles {
         names.join(", ")
     }
 
-    /// Finds the credentials for a repository.
+    /// Finds the credentials for a repository, and where they are from.
     pub(super) async fn find(
         &self,
         host: &str,
         name: &str,
-    ) -> Result<Option<Credentials>, Box<Diagnostic>> {
+    ) -> Result<Option<(Credentials, String)>, Box<Diagnostic>> {
+        let asked = |file: &Path, helper: &str| {
+            format!(
+                "the helper `docker-credential-{helper}`, which `{}` names",
+                file.display()
+            )
+        };
         for file in &self.files {
             let Some(text) = read(file)? else { continue };
             let config: Value =
@@ -73,15 +79,15 @@ impl AuthFiles {
             if let Some(helper) = config["credHelpers"][host].as_str()
                 && let Some(found) = ask(file, helper, host).await?
             {
-                return Ok(Some(found));
+                return Ok(Some((found, asked(file, helper))));
             }
-            if let Some(found) = listed(file, &config["auths"], host, name)? {
-                return Ok(Some(found));
+            if let Some((found, key)) = listed(file, &config["auths"], host, name)? {
+                return Ok(Some((found, format!("`{key}` in `{}`", file.display()))));
             }
             if let Some(helper) = config["credsStore"].as_str()
                 && let Some(found) = ask(file, helper, host).await?
             {
-                return Ok(Some(found));
+                return Ok(Some((found, asked(file, helper))));
             }
         }
         Ok(None)
@@ -109,18 +115,22 @@ fn read(file: &Path) -> Result<Option<String>, Box<Diagnostic>> {
     Ok((!text.trim().is_empty()).then_some(text))
 }
 
-/// Finds the entry with the longest name that the repository begins with.
+/// Finds the entry with the longest name that the repository begins with, and its key.
 fn listed(
     file: &Path,
     auths: &Value,
     host: &str,
     name: &str,
-) -> Result<Option<Credentials>, Box<Diagnostic>> {
+) -> Result<Option<(Credentials, String)>, Box<Diagnostic>> {
     let mut wanted = format!("{host}/{name}");
     loop {
         let entries = auths.as_object().into_iter().flatten();
         let mut entries = entries.filter(|(key, _)| plain(key) == wanted);
-        if let Some(found) = entries.find_map(|(_, entry)| entry_of(file, entry).transpose()) {
+        let found = entries.find_map(|(key, entry)| {
+            let found = entry_of(file, entry).transpose()?;
+            Some(found.map(|found| (found, key.clone())))
+        });
+        if let Some(found) = found {
             return found.map(Some);
         }
         match wanted.rfind('/') {
@@ -224,7 +234,11 @@ mod tests {
             .enable_all()
             .build()
             .expect("a runtime");
-        runtime.block_on(files.find(host, name)).expect("sound")
+        let found = runtime.block_on(files.find(host, name)).expect("sound");
+        found.map(|(found, from)| {
+            assert!(from.contains("auth.json"), "{from}");
+            found
+        })
     }
 
     fn password(user: &str, password: &str) -> Option<Credentials> {

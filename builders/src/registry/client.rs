@@ -90,6 +90,8 @@ pub(super) struct Client<'a> {
     auth: &'a AuthFiles,
     /// The `Authorization` header for each scope.
     known: Mutex<BTreeMap<String, HeaderValue>>,
+    /// Where the credentials are from that were shown.
+    from: Mutex<Option<String>>,
 }
 
 impl<'a> Client<'a> {
@@ -126,6 +128,7 @@ impl<'a> Client<'a> {
             base,
             auth,
             known: Mutex::default(),
+            from: Mutex::default(),
         })
     }
 
@@ -306,7 +309,12 @@ impl<'a> Client<'a> {
         shown: bool,
     ) -> Result<bool, Box<Diagnostic>> {
         let Reference { host, name, .. } = self.reference;
-        let credentials = self.auth.find(host, name).await?;
+        let found = self.auth.find(host, name).await?;
+        let credentials = found.map(|(credentials, from)| {
+            let mut known = self.from.lock().unwrap_or_else(PoisonError::into_inner);
+            *known = Some(from);
+            credentials
+        });
         for challenge in challenge::parse(challenges) {
             let value = match (challenge.scheme.as_str(), &credentials) {
                 // Sent before, it would be refused again.
@@ -417,9 +425,12 @@ impl<'a> Client<'a> {
         for error in answer.errors() {
             problem = problem.note(error);
         }
+        let from = self.from.lock().unwrap_or_else(PoisonError::into_inner);
         let files = self.auth.names();
-        if !files.is_empty() {
-            problem = problem.note(format!("credentials are looked for in {files}"));
+        match from.as_deref().filter(|_| shown) {
+            Some(from) => problem = problem.note(format!("the credentials are from {from}")),
+            None if files.is_empty() => {}
+            None => problem = problem.note(format!("credentials are looked for in {files}")),
         }
         Box::new(problem.help(format!("log in: `podman login {host}`")))
     }

@@ -293,10 +293,11 @@ impl Pull<'_> {
         };
         let mut again = true;
         loop {
-            let file = File::create(&place)
-                .map_err(|error| BuilderError::io("cannot create a blob", error))?;
+            let file = File::create(&place).map_err(|error| {
+                BuilderError::io(format!("cannot create `{}`", place.display()), error)
+            })?;
             let authorization = self.client.authorization(&self.scope);
-            let mut sink = FileSink::new(file);
+            let mut sink = FileSink::new(file, &place);
             let fetched =
                 self.fetcher
                     .fetch_as(&request, authorization.as_ref(), &mut sink, observer);

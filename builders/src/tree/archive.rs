@@ -35,14 +35,15 @@ pub fn unpack_archive(
 
 fn open(file: &mut File, work: &Path, out: &Path, name: &str) -> Answer<Opened> {
     let bad = |e: fetch::Failure| {
-        Box::new(
-            Diagnostic::error(
+        Box::new(match e {
+            fetch::Failure::Write(error) => fetch::unwritable(name, &error),
+            other => Diagnostic::error(
                 "fetch-bad-archive",
                 Class::Fetch,
                 format!("`{name}` cannot be unpacked"),
             )
-            .note(e.to_string()),
-        )
+            .note(other.to_string()),
+        })
     };
     let commit = fetch::commit_of_archive(file).map_err(bad)?;
     let modified = fetch::unpack(file, work, out).map_err(bad)?;
@@ -90,7 +91,7 @@ impl Trees {
         let file = options.read(true).write(true).create_new(true).open(place);
         let file = file.map_err(|e| io("create", place, &e))?;
         let shown = file.try_clone().map_err(|e| io("open", place, &e))?;
-        let mut sink = FileSink::new(file);
+        let mut sink = FileSink::new(file, place);
         let request = fetch::Request {
             name: urls.first().map_or("archive", String::as_str),
             urls,

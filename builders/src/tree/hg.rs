@@ -145,6 +145,10 @@ impl Hg {
     }
 
     fn failed(&self, out: &Output) -> Box<Diagnostic> {
+        let said = String::from_utf8_lossy(&out.stderr);
+        if vcs::has_no_room(&said) {
+            return super::no_room("hg", &self.place, &said);
+        }
         let class = if self.remote {
             Class::Fetch
         } else {
@@ -152,7 +156,6 @@ impl Hg {
         };
         let message = format!("Mercurial failed on the repository '{}'", self.url);
         let mut d = Diagnostic::error("hg-failed", class, message);
-        let said = String::from_utf8_lossy(&out.stderr);
         for line in said.lines().filter(|l| !l.trim().is_empty()).take(8) {
             d = d.note(line.trim().to_owned());
         }

@@ -298,10 +298,30 @@ fn problem(code: &'static str, class: Class, message: impl Into<String>) -> Box<
 }
 
 fn io(what: &str, path: &Path, error: &std::io::Error) -> Box<Diagnostic> {
+    if sos_store::is_disk_full(error) {
+        return full(&format!("cannot {what} `{}`", path.display()));
+    }
     problem(
         "tree-io",
         Class::Other,
         format!("cannot {what} `{}`: {error}", path.display()),
+    )
+}
+
+fn full(what: &str) -> Box<Diagnostic> {
+    let message = format!("the disk is full: {what}");
+    let diagnostic = Diagnostic::error("env-disk-full", Class::Machine, message);
+    Box::new(diagnostic.help("`sos gc` frees what nothing needs any more"))
+}
+
+/// A full disk that a program met which keeps a repository at `place`.
+fn no_room(program: &str, place: &Path, said: &str) -> Box<Diagnostic> {
+    let diagnostic = full(&format!("{program} cannot write `{}`", place.display()));
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    Box::new(
+        lines
+            .take(8)
+            .fold(*diagnostic, |d, line| d.note(line.to_owned())),
     )
 }
 

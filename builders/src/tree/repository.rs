@@ -133,6 +133,9 @@ impl Repository {
 
     pub(super) fn failed(&self, out: &Output) -> Box<Diagnostic> {
         let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        if vcs::has_no_room(&said) {
+            return super::no_room("git", &self.git_dir, &said);
+        }
         let (class, mut d) = if said.contains("dubious ownership") {
             let message = format!("the Git repository '{}' belongs to another user", self.url);
             (

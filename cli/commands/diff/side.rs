@@ -191,14 +191,8 @@ fn of_target(
 }
 
 fn of_object(store: &Store, name: &str, path: &StorePath) -> Result<Side, Failure> {
-    let info = store.query(path)?.ok_or_else(|| {
-        Diagnostic::error(
-            "store-not-valid",
-            Class::Other,
-            format!("`{}` is not in the store", path.absolute(store.store_dir())),
-        )
-        .help("`sos store ls` lists what is there")
-    })?;
+    let info = store.query(path)?;
+    let info = info.ok_or_else(|| store_verb::not_there(store, path))?;
     let place = store.physical(path);
     let mut side = if info.kind == ObjectKind::Tree && oci::is_layout(&place) {
         of_image(store, name, &place, None)?

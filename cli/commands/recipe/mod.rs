@@ -45,6 +45,9 @@ struct ShowArgs {
     /// The first step is run by a shell that the root brings, and not by kaem
     #[arg(long)]
     shell: bool,
+    /// Print also the texts of the scripts that upstream's generator writes for this plan
+    #[arg(long)]
+    scripts: bool,
 }
 
 /// Runs the verb.
@@ -66,10 +69,10 @@ fn show(session: &Session, args: &ShowArgs) -> Result<(), Failure> {
         set: pairs(&args.set)?,
         bash: args.shell,
     };
-    let (plan, warnings) = plan(session, &args.tree, &settings)?;
+    let found = plan(session, &args.tree, &settings)?;
     if !session.global.quiet {
         let style = session.style();
-        for warning in &warnings {
+        for warning in &found.warnings {
             if session.global.json {
                 output::message(&warning.to_json().to_string());
             } else {
@@ -77,19 +80,36 @@ fn show(session: &Session, args: &ShowArgs) -> Result<(), Failure> {
             }
         }
     }
+    let scripts = match args.scripts {
+        true => Some(found.plan.scripts(&found.host, &found.root, &found.shown)?),
+        false => None,
+    };
     if session.global.json {
-        return output::json(&plan.to_json());
+        let mut json = found.plan.to_json();
+        if let Some(scripts) = scripts {
+            json["scripts"] = serde_json::json!(scripts);
+        }
+        return output::json(&json);
     }
-    let text: String = plan.steps.iter().map(line).collect();
+    let mut text: String = found.plan.steps.iter().map(line).collect();
+    for (path, script) in scripts.into_iter().flatten() {
+        text.push_str(&format!("\n==> {path} <==\n{script}"));
+    }
     output::bytes(text.as_bytes())
 }
 
+/// A plan, and where it is from.
+struct Found {
+    plan: Plan,
+    warnings: Vec<Diagnostic>,
+    host: StoreHost,
+    root: PathBuf,
+    /// How messages name the root.
+    shown: String,
+}
+
 /// Reads the plan of a tree, or of the one that a recipe builds, and says what is strange in it.
-fn plan(
-    session: &Session,
-    tree: &Path,
-    settings: &Settings,
-) -> Result<(Plan, Vec<Diagnostic>), Failure> {
+fn plan(session: &Session, tree: &Path, settings: &Settings) -> Result<Found, Failure> {
     let here = std::env::current_dir()
         .map_err(|e| Failure::io("cannot tell the current directory", &e))?;
     let words = settings.set.iter().map(|(n, v)| format!("{n}={v}"));
@@ -117,8 +137,15 @@ fn plan(
         Err(_) => root.display().to_string(),
     };
     let plan = bootstrap::plan(&host, &root, &shown, &settings)?;
-    let warnings = bootstrap::undeclared(&host, &root, &shown, &plan, &extra);
-    Ok((plan, warnings))
+    let mut warnings = bootstrap::undeclared(&host, &root, &shown, &plan, &extra);
+    warnings.extend(bootstrap::left_behind(&host, &root, &shown, &plan));
+    Ok(Found {
+        plan,
+        warnings,
+        host,
+        root,
+        shown,
+    })
 }
 
 /// Reads `NAME=VALUE` words.

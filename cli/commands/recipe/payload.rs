@@ -76,7 +76,7 @@ fn ls(session: &Session, file: &Path) -> Result<(), Failure> {
 fn check(session: &Session, file: &Path, tree: Option<&Path>) -> Result<(), Failure> {
     let mut pins: BTreeMap<String, String> = BTreeMap::new();
     if let Some(tree) = tree {
-        let (plan, _) = super::plan(session, tree, &Settings::default())?;
+        let plan = super::plan(session, tree, &Settings::default())?.plan;
         let files = plan.steps.into_iter().flat_map(|step| step.distfiles);
         pins.extend(files.map(|f| (f.name, f.sha256)));
     }

@@ -228,11 +228,28 @@ impl Roots<'_> {
         let Some(drv) = &pin.drv else {
             return Ok(Found::NotBuilt);
         };
+        if pin.kind == "source" {
+            return self.source(pin, drv);
+        }
         if self.load(drv)?.is_none() {
             return self.of_failure(pin, drv);
         }
         let found = self.file(pin, drv)?;
         Ok(found.map_or(Found::Missing, Found::Digest))
+    }
+
+    /// A file from outside: it is in the store or it is not, and what it was named by is looked at again.
+    fn source(&self, pin: &Pin, drv: &StorePath) -> Result<Found, Failure> {
+        for (_, path) in self.engine.known_outputs(self.graph, drv)? {
+            if self.store.query(&path)?.is_none() {
+                continue;
+            }
+            let place = self.store.physical(&path);
+            let mut file = File::open(&place)
+                .map_err(|e| Failure::io(&format!("cannot read `{}`", place.display()), &e))?;
+            return digest(pin, &mut file).map(Found::Digest);
+        }
+        Ok(Found::NotBuilt)
     }
 
     /// The digest of a pinned file in the root that a derivation made; nothing when that was not built, or has no such file.

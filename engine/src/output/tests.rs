@@ -61,6 +61,7 @@ impl Bench {
             pool: Pool::Build,
             expected_ms: None,
             forced: false,
+            place: None,
         };
         let made = outputs
             .iter()

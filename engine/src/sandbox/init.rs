@@ -19,6 +19,7 @@ use super::channel::Channel;
 use super::network::Network;
 use super::protocol::{Answer, Failure, Naming, Plan, Streams};
 use super::spec::{Shape, Spec};
+use super::watch::Watcher;
 use super::{helper, root, seccomp, sys, vary};
 
 /// The most files a program may have open unless it asks for more; the caller's own limit must not show.
@@ -186,8 +187,9 @@ fn live(channel: &Channel, output: &OwnedFd) -> Result<Answer, Failure> {
     // The program has the same user: it must not look into this process, which holds the channel.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .naming(|| "hide from the program".to_owned())?;
+    let watcher = Watcher::start(&spec.watch)?;
     let mut failure = None;
-    let program = sys::start(&mut || failure = exec(&spec, &console))
+    let program = sys::start(&mut || failure = exec(&spec, &console, watcher.as_ref()))
         .naming(|| "start a process".to_owned())?;
     // The end of the program must show as the end of its streams.
     drop(console);
@@ -201,6 +203,7 @@ fn live(channel: &Channel, output: &OwnedFd) -> Result<Answer, Failure> {
     Ok(Answer::Ended {
         status,
         net_clean: network.is_some_and(|network| network.is_clean()),
+        watched: watcher.map(Watcher::finish).unwrap_or_default(),
     })
 }
 
@@ -261,8 +264,8 @@ fn c_string(bytes: &[u8]) -> Result<CString, Failure> {
 }
 
 /// Becomes the program; returns why that failed, and nothing for a trial run.
-fn exec(spec: &Spec, console: &Console) -> Option<Failure> {
-    match prepare(spec, console) {
+fn exec(spec: &Spec, console: &Console, watcher: Option<&Watcher>) -> Option<Failure> {
+    match prepare(spec, console, watcher) {
         // A trial run, which only wants to know that everything up to here works.
         Ok((program, ..)) if program.is_empty() => None,
         Ok((program, argv, env)) => {
@@ -278,7 +281,7 @@ fn exec(spec: &Spec, console: &Console) -> Option<Failure> {
 
 type Image = (CString, Vec<CString>, Vec<CString>);
 
-fn prepare(spec: &Spec, console: &Console) -> Result<Image, Failure> {
+fn prepare(spec: &Spec, console: &Console, watcher: Option<&Watcher>) -> Result<Image, Failure> {
     let program = c_string(&spec.program)?;
     let argv = spec
         .argv
@@ -330,6 +333,10 @@ fn prepare(spec: &Spec, console: &Console) -> Result<Image, Failure> {
     .naming(|| "set the personality".to_owned())?;
     sys::install_filter(&seccomp::program(filter))
         .naming(|| "install the system call filter".to_owned())?;
+    // Afterwards a step may load no filter.
+    if let Some(watcher) = watcher {
+        watcher.show_own_calls();
+    }
     drop_capabilities(nix)?;
     if !nix && (spec.uid, spec.gid) != (0, 0) {
         helper::become_user(spec.uid, spec.gid)?;

@@ -34,6 +34,7 @@ mod step;
 mod sys;
 mod tree;
 mod vary;
+mod watch;
 mod worker;
 mod worker_child;
 
@@ -50,4 +51,6 @@ pub use step::{
     NamespaceRemover, STEP_DIR, STEP_OUT, STEP_SCRIPT, StepMount, StepOutcome, StepOutput,
     StepSpec, converse_in_step, remove_tree, reset_work_trees, run_step,
 };
+pub use sys::ends_with_us;
 pub use vary::Vary;
+pub use watch::Watched;

@@ -11,6 +11,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 
 use super::prepared::PreparedSets;
 use super::spec::Limits;
+use super::watch::Watched;
 use crate::cancel::{Cancel, Subscription};
 
 /// The code of a helper that was killed, if its class is that of the machine.
@@ -86,12 +87,14 @@ impl Exit {
 }
 
 /// The end of one run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Outcome {
     /// What ended it.
     pub exit: Exit,
     /// Bytes that it wrote to its log.
     pub log_bytes: u64,
+    /// What it looked for in vain, if it was watched.
+    pub watched: Watched,
 }
 
 /// Why a run could not be made. A program that fails is no error here, it is an [`Exit`].
@@ -181,10 +184,7 @@ impl SandboxError {
             }
             Self::Store(error) => Diagnostic::from(error),
             Self::Io { ref source, .. } | Self::Setup { ref source, .. } => {
-                let full = matches!(
-                    source.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                );
+                let full = sos_store::is_disk_full(source);
                 let code = if full { "env-disk-full" } else { "sandbox-setup" };
                 let diagnostic = Diagnostic::error(code, Class::Machine, self.to_string());
                 if full {

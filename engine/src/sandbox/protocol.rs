@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::spec::{Input, Spec};
+use super::watch::Watched;
 
 /// The first message to a helper: what it is for.
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,6 +97,8 @@ pub(super) enum Answer {
         status: i32,
         /// The network namespace is as good as new.
         net_clean: bool,
+        /// What it looked for in vain.
+        watched: Watched,
     },
     /// Something could not be done.
     Failed(Failure),

@@ -416,7 +416,9 @@ impl Root {
             .chain(spec.devices.iter().cloned());
         for node in nodes {
             let target = dev.file(&node)?;
-            let mount = clone_tree(CWD, &node, 0)?;
+            // The node itself is that of the machine: its owner, mode and times are not for builds to change, and those of root
+            // could. What is written to a device is no write to the file system that it lies in.
+            let mount = clone_tree(CWD, &node, ATTR_RDONLY)?;
             attach(&mount, &target, &node)?;
         }
         for (target, link) in [

@@ -15,6 +15,7 @@ use super::outcome::{Control, Exit, Outcome, SandboxError};
 use super::prepared::{Prepared, PreparedSets};
 use super::protocol::{Answer, Failure, Given, Plan, Streams, UsernsKind};
 use super::spec::{Shape, Spec};
+use super::watch::Watched;
 use crate::clock::{Clock, SystemClock};
 
 const LOG_CHUNK_BYTES: usize = 64 << 10;
@@ -232,10 +233,11 @@ impl Watch<'_> {
                     Err(_) if self.control.cancel.is_cancelled() => continue,
                     other => other?,
                 };
-                if let Some(exit) = self.answered(answer, fds)? {
+                if let Some((exit, watched)) = self.answered(answer, fds)? {
                     return Ok(Outcome {
                         exit,
                         log_bytes: self.log_bytes,
+                        watched,
                     });
                 }
             }
@@ -298,13 +300,17 @@ impl Watch<'_> {
         &mut self,
         answer: Answer,
         fds: Vec<OwnedFd>,
-    ) -> Result<Option<Exit>, SandboxError> {
+    ) -> Result<Option<(Exit, Watched)>, SandboxError> {
         match answer {
             Answer::Network => {
                 self.net = fds.into_iter().next();
                 Ok(None)
             }
-            Answer::Ended { status, net_clean } => {
+            Answer::Ended {
+                status,
+                net_clean,
+                watched,
+            } => {
                 self.drain()?;
                 if net_clean
                     && !self.network
@@ -312,7 +318,7 @@ impl Watch<'_> {
                 {
                     namespaces::give_net(self.kind, net);
                 }
-                Ok(Some(exit_of(status)))
+                Ok(Some((exit_of(status), watched)))
             }
             Answer::Failed(failure) => {
                 self.drain()?;
@@ -337,6 +343,7 @@ impl Watch<'_> {
         Outcome {
             exit,
             log_bytes: self.log_bytes,
+            watched: Watched::default(),
         }
     }
 }

@@ -18,16 +18,20 @@ enum Rule {
     Errno(i32),
     /// Answer EPERM when the mode argument of this number has a setuid or setgid bit.
     NoSetId(u8),
+    /// Show it to whoever watches.
+    Show,
+    /// Answer EAFNOSUPPORT when the first argument is a family of sockets that no network namespace holds back.
+    NoFamily,
 }
 
 /// System call numbers: x86-64, i386 and aarch64; -1 where the architecture has none.
-struct Call {
-    x86_64: i32,
-    i386: i32,
-    aarch64: i32,
+pub(super) struct Call {
+    pub(super) x86_64: i32,
+    pub(super) i386: i32,
+    pub(super) aarch64: i32,
 }
 
-const fn call(x86_64: i32, i386: i32, aarch64: i32) -> Call {
+pub(super) const fn call(x86_64: i32, i386: i32, aarch64: i32) -> Call {
     Call {
         x86_64,
         i386,
@@ -85,9 +89,15 @@ const FORBIDDEN: [Call; 9] = [
 /// io_uring_setup: its requests pass no filter, so programs must believe that the kernel has none.
 const IO_URING_SETUP: Call = call(425, 425, 425);
 
-const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
-const AUDIT_ARCH_I386: u32 = 0x4000_0003;
-const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
+/// socket. The 32-bit `socketcall` has its arguments in memory, where no filter can look.
+const SOCKET: Call = call(41, 359, 198);
+/// Families that reach beyond the network namespace: vsock leads to the host of a virtual machine and to its guests, qipcrtr to the
+/// other processors of a phone.
+const FAMILIES: [u32; 2] = [libc::AF_VSOCK.unsigned_abs(), 42];
+
+pub(super) const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+pub(super) const AUDIT_ARCH_I386: u32 = 0x4000_0003;
+pub(super) const AUDIT_ARCH_AARCH64: u32 = 0xc000_00b7;
 /// Marks the x32 calls of x86-64; below 512 they have the same numbers, and from there on x86-64 has none.
 const X32_BIT: u32 = 0x4000_0000;
 
@@ -130,6 +140,7 @@ fn rules(filter: Filter, number: fn(&Call) -> i32) -> Vec<(i32, Rule)> {
         .iter()
         .for_each(|c| add(c, Rule::Errno(libc::EPERM)));
     add(&IO_URING_SETUP, Rule::Errno(libc::ENOSYS));
+    add(&SOCKET, Rule::NoFamily);
     rules
 }
 
@@ -146,6 +157,16 @@ fn section(rules: &[(i32, Rule)]) -> Vec<sock_filter> {
                 op(RET, RET_ERRNO | libc::EPERM.unsigned_abs(), 0, 0),
                 op(RET, RET_ALLOW, 0, 0),
             ],
+            Rule::Show => vec![op(RET, libc::SECCOMP_RET_USER_NOTIF, 0, 0)],
+            Rule::NoFamily => {
+                let mut body = vec![op(LD_ABS, DATA_ARGS, 0, 0)];
+                for family in FAMILIES {
+                    body.push(op(JEQ, family, 0, 1));
+                    body.push(op(RET, RET_ERRNO | libc::EAFNOSUPPORT.unsigned_abs(), 0, 0));
+                }
+                body.push(op(RET, RET_ALLOW, 0, 0));
+                body
+            }
         };
         let skip = u8::try_from(body.len()).unwrap_or(u8::MAX);
         code.push(op(JEQ, number.unsigned_abs(), 0, skip));
@@ -157,11 +178,33 @@ fn section(rules: &[(i32, Rule)]) -> Vec<sock_filter> {
 
 /// Returns the whole program.
 pub(super) fn program(filter: Filter) -> Vec<sock_filter> {
+    of_sections(|number| rules(filter, number))
+}
+
+/// Returns a program that shows these calls, and lets all others pass.
+pub(super) fn showing(calls: &[&Call]) -> Vec<sock_filter> {
+    of_sections(|number| {
+        let numbers = calls.iter().map(|call| number(call));
+        let known = numbers.filter(|number| *number >= 0);
+        known.map(|number| (number, Rule::Show)).collect()
+    })
+}
+
+/// The number of a call of x86-64 without the mark of x32.
+pub(super) fn without_x32(arch: u32, number: i32) -> i32 {
+    if arch == AUDIT_ARCH_X86_64 {
+        number & !X32_BIT.cast_signed()
+    } else {
+        number
+    }
+}
+
+fn of_sections(rules: impl Fn(fn(&Call) -> i32) -> Vec<(i32, Rule)>) -> Vec<sock_filter> {
     let mut code = vec![op(LD_ABS, DATA_ARCH, 0, 0)];
     let sections = [
-        (AUDIT_ARCH_X86_64, section(&rules(filter, |c| c.x86_64))),
-        (AUDIT_ARCH_I386, section(&rules(filter, |c| c.i386))),
-        (AUDIT_ARCH_AARCH64, section(&rules(filter, |c| c.aarch64))),
+        (AUDIT_ARCH_X86_64, section(&rules(|c| c.x86_64))),
+        (AUDIT_ARCH_I386, section(&rules(|c| c.i386))),
+        (AUDIT_ARCH_AARCH64, section(&rules(|c| c.aarch64))),
     ];
     for (arch, body) in sections {
         let mut head = vec![op(LD_ABS, DATA_NR, 0, 0)];
@@ -266,5 +309,25 @@ mod tests {
         );
         check(Step, AUDIT_ARCH_X86_64, 425, none, Err(libc::ENOSYS));
         check(Step, 1, 425, none, Ok(()));
+        for (arch, number) in [
+            (AUDIT_ARCH_X86_64, 41),
+            (AUDIT_ARCH_X86_64, X32_BIT | 41),
+            (AUDIT_ARCH_I386, 359),
+            (AUDIT_ARCH_AARCH64, 198),
+        ] {
+            for filter in [Nix, Step] {
+                let family = |family: u32| [family, 1, 0, 0, 0, 0];
+                check(filter, arch, number, family(40), Err(libc::EAFNOSUPPORT));
+                check(filter, arch, number, family(42), Err(libc::EAFNOSUPPORT));
+                for usual in [
+                    libc::AF_UNIX,
+                    libc::AF_INET,
+                    libc::AF_INET6,
+                    libc::AF_NETLINK,
+                ] {
+                    check(filter, arch, number, family(usual.unsigned_abs()), Ok(()));
+                }
+            }
+        }
     }
 }

@@ -52,6 +52,8 @@ pub struct Spec {
     pub limits: Limits,
     /// What is different from other runs, to see what depends on it.
     pub vary: Vary,
+    /// Directories, inside, below which every name is reported that the program looks for in vain. It makes the run slower.
+    pub watch: Vec<PathBuf>,
 }
 
 /// What the root directory of a run is made of.
@@ -194,6 +196,7 @@ impl Spec {
             devices: Vec::new(),
             limits: Limits::default(),
             vary: Vary::default(),
+            watch: Vec::new(),
         }
     }
 

@@ -24,6 +24,7 @@ use super::run::run;
 use super::spec::{Bind, InlineFile, Limits, Shape, Spec};
 use super::tree::{self, WorkTree};
 use super::vary::Vary;
+use super::watch::Watched;
 use super::worker::Worker;
 
 /// Where the private directory of a step is, as the step sees it.
@@ -99,6 +100,8 @@ pub struct StepSpec {
     pub keep_failed: Option<PathBuf>,
     /// What is different from other runs, to see what depends on it.
     pub vary: Vary,
+    /// Directories, inside, below which names are reported that the step looks for in vain; see [`Watched`].
+    pub watch: Vec<PathBuf>,
 }
 
 impl StepSpec {
@@ -124,6 +127,7 @@ impl StepSpec {
             cores: None,
             keep_failed: None,
             vary: Vary::default(),
+            watch: Vec::new(),
         }
     }
 
@@ -186,6 +190,7 @@ impl StepSpec {
             devices: Vec::new(),
             limits: Limits::default(),
             vary: self.vary.clone(),
+            watch: self.watch.clone(),
         }
     }
 
@@ -254,6 +259,8 @@ pub struct StepOutcome {
     pub notes: Vec<String>,
     /// Where what a failing program has written is, if it was to be kept: `upper` and `private`.
     pub kept: Option<PathBuf>,
+    /// What it looked for in vain, if it was to be watched.
+    pub watched: Watched,
 }
 
 /// Runs a step and captures what it made. Blocks; call it from a thread that lives until it returns.
@@ -511,6 +518,7 @@ fn in_tree(
         root: None,
         notes: Vec::new(),
         kept: None,
+        watched: outcome.watched,
     };
     if !outcome.exit.success() {
         if let Some(to) = &spec.keep_failed

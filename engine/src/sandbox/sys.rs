@@ -7,8 +7,10 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 
 /// Mount attributes of `mount_setattr`, as the kernel numbers them.
@@ -80,7 +82,7 @@ pub(super) fn clone_into(namespaces: UnshareFlags) -> io::Result<Cloned> {
 const START_STACK_BYTES: usize = 256 << 10;
 
 /// Starts a child that shares the memory of this process until it becomes a program or `until_exec` returns, which ends it.
-/// This process stands still meanwhile, and so pays for no copy of its memory.
+/// The calling thread stands still meanwhile, and pays for no copy of the memory.
 pub(super) fn start(until_exec: &mut dyn FnMut()) -> io::Result<Pid> {
     extern "C" fn entry(argument: *mut libc::c_void) -> libc::c_int {
         // SAFETY: `start` passes exactly this, and stands still while it is used.
@@ -107,6 +109,25 @@ pub(super) fn start(until_exec: &mut dyn FnMut()) -> io::Result<Pid> {
         .ok()
         .and_then(Pid::from_raw)
         .ok_or_else(|| io::Error::other("no process id"))
+}
+
+/// Lets the program that `command` becomes be asked to end when this process ends, however that comes: for programs that no sandbox
+/// holds. What it has started itself is not asked, and ends when its pipe to it is gone. The thread that starts it must be one that waits
+/// for it, as the end of that thread counts.
+pub fn ends_with_us(command: &mut Command) {
+    let us = rustix::process::getpid();
+    let ask = move || -> io::Result<()> {
+        // Not SIGKILL: such programs have children of their own, and things to remove.
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        if rustix::process::getppid() == Some(us) {
+            Ok(())
+        } else {
+            // This process ended before the request was made.
+            Err(rustix::io::Errno::SRCH.into())
+        }
+    };
+    // SAFETY: between fork and exec there are two system calls; nothing is allocated and no lock is taken.
+    unsafe { command.pre_exec(ask) };
 }
 
 /// Kills every process of the pid namespace that this process is the first of.
@@ -198,6 +219,111 @@ pub(super) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
         )
     })?;
     Ok(())
+}
+
+/// A system call that waits to be let go on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Notice {
+    pub(super) id: u64,
+    /// The thread that makes it, as this process sees it.
+    pub(super) pid: u32,
+    /// The way into the kernel, as `AUDIT_ARCH_...` has it.
+    pub(super) arch: u32,
+    pub(super) nr: i32,
+    pub(super) args: [u64; 6],
+}
+
+/// Loads a BPF program as a further filter of this thread and its children, and returns where its notices arrive.
+pub(super) fn install_listener(program: &[libc::sock_filter]) -> io::Result<OwnedFd> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog {
+        len,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel reads `len` instructions from `filter` and copies them before the call ends.
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+            &raw const program,
+        )
+    })?;
+    let fd = libc::c_int::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Waits for the next notice; `None` when no process is left that has the filter.
+pub(super) fn next_notice(listener: BorrowedFd<'_>) -> io::Result<Option<Notice>> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    loop {
+        let mut fds = [PollFd::from_borrowed_fd(listener, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            other => other?,
+        };
+        if fds[0].revents().contains(PollFlags::IN) {
+            break;
+        }
+        if !fds[0].revents().is_empty() {
+            return Ok(None);
+        }
+    }
+    // SAFETY: all-zero is a valid `seccomp_notif`, and what the kernel asks for.
+    let mut notice: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one `seccomp_notif`, whose size is part of the number of the request.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_RECV,
+            &raw mut notice,
+        )
+    }))?;
+    Ok(Some(Notice {
+        id: notice.id,
+        pid: notice.pid,
+        arch: notice.data.arch,
+        nr: notice.data.nr,
+        args: notice.data.args,
+    }))
+}
+
+/// Lets the system call of a notice go on as if nobody had looked.
+pub(super) fn let_go_on(listener: BorrowedFd<'_>, notice: &Notice) -> io::Result<()> {
+    let answer = libc::seccomp_notif_resp {
+        id: notice.id,
+        val: 0,
+        error: 0,
+        flags: u32::try_from(libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE).map_err(io::Error::other)?,
+    };
+    // SAFETY: the kernel reads one `seccomp_notif_resp`, whose size is part of the number of the request.
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(
+            listener.as_raw_fd(),
+            libc::SECCOMP_IOCTL_NOTIF_SEND,
+            &raw const answer,
+        )
+    }))?;
+    Ok(())
+}
+
+/// Reads memory of another process; fewer bytes than asked for when there are no more.
+pub(super) fn read_memory(pid: u32, address: u64, into: &mut [u8]) -> io::Result<usize> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    let local = libc::iovec {
+        iov_base: into.as_mut_ptr().cast(),
+        iov_len: into.len(),
+    };
+    let remote = libc::iovec {
+        iov_base: std::ptr::without_provenance_mut(
+            usize::try_from(address).map_err(io::Error::other)?,
+        ),
+        iov_len: into.len(),
+    };
+    // SAFETY: the kernel writes at most `into.len()` bytes to `into`; the other address is of another process, and checked there.
+    let read = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
+    usize::try_from(read).map_err(|_negative| io::Error::last_os_error())
 }
 
 /// Turns address randomisation off unless it is wanted, and makes the machine look like a 32-bit one, or like one with an

@@ -424,6 +424,7 @@ impl Engine {
             pool: pool_of(self.builders(), &drv, name),
             expected_ms: None,
             forced: false,
+            place: None,
             drv,
         };
         Ok(Subject {

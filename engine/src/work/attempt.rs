@@ -49,7 +49,8 @@ impl Worker {
             job.pool,
             self.events.clone(),
             self.cancel.clone(),
-        );
+        )
+        .placed(job.place.clone());
         self.flusher.watch(&reporter);
         let mut outcome = self.build_once(job, resolved, chosen, key, &reporter);
         // Nothing of it was registered, and whatever was killed from outside says nothing about the build.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_store::{Lease, NewBuilt, Store, TempDir, TryLock};
+use sos_store::{Lease, NewBuilt, Store, TempDir, TryLock, is_disk_full};
 use tokio::runtime::Handle;
 
 use crate::builder::{Pool, Registry};
@@ -443,7 +443,7 @@ pub(crate) fn systems(options: &BuildOptions) -> BTreeSet<String> {
 }
 
 pub(crate) fn place_failed(place: &TempDir, error: &io::Error) -> Box<Diagnostic> {
-    let code = if error.kind() == io::ErrorKind::StorageFull {
+    let code = if is_disk_full(error) {
         "env-disk-full"
     } else {
         "build-directory"

@@ -25,7 +25,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("nix::network_namespaces_are_reused_only_when_clean", reuse),
     ("nix::a_closure_of_500_paths", many_inputs),
     ("nix::prepared_inputs", prepared_inputs),
-    ("nix::launch_time", launch_time),
+    ("nix::device_nodes_are_those_of_the_machine", device_nodes),
 ];
 
 #[track_caller]
@@ -342,41 +342,30 @@ fn prepared_inputs() {
     assert_eq!(count(), 0);
 }
 
-/// Prints what a launch costs with 0, 100 and 500 inputs; the limit only catches a new kind of cost.
-fn launch_time() {
-    for (count, prepared) in [
-        (0, false),
-        (100, false),
-        (500, false),
-        (100, true),
-        (500, true),
-    ] {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Lab::at(&dir.path().join("lab")).store;
-        let control = Control {
-            prepared: prepared.then(|| Arc::new(PreparedSets::new(store))),
-            ..Control::default()
-        };
-        let at = |name: &str| dir.path().join(name);
-        std::fs::create_dir(at("tree")).unwrap();
-        let mut plan = nix_plan(dir.path(), "exit 0");
-        if let sos_engine::sandbox::Shape::Nix { inputs, .. } = &mut plan.spec.shape {
-            inputs.extend((0..count).map(|n| Input {
-                base: format!("input-{n}"),
-                physical: at("tree"),
-            }));
-        }
-        let mut times: Vec<Duration> = (0..30)
-            .map(|_| {
-                let begin = std::time::Instant::now();
-                plan.run(&control).unwrap();
-                begin.elapsed()
-            })
-            .collect();
-        times.sort();
-        let (least, median) = (times[0], times[times.len() / 2]);
-        let how = if prepared { " prepared" } else { "" };
-        println!("launch with {count}{how} inputs: least {least:?}, median {median:?}");
-        assert!(least < Duration::from_secs(1));
-    }
+/// Owner, group and mode of the machine's device nodes that builds see.
+pub(crate) fn nodes_of_the_machine() -> Vec<(String, u32, u32, u32)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let look = |name: &&str| {
+        let meta = std::fs::symlink_metadata(Path::new("/dev").join(name)).unwrap();
+        ((*name).to_owned(), meta.uid(), meta.gid(), meta.mode())
+    };
+    ["null", "zero", "full", "random", "urandom", "tty"]
+        .iter()
+        .map(look)
+        .collect()
+}
+
+/// Tries to change every device node, then uses them. What is set is what there is: where it succeeds, the machine takes no harm.
+pub(crate) const SPOIL: &str = "for n in null zero full random urandom tty; do
+    busybox chmod 666 /dev/$n && echo changed; busybox chown $(busybox stat -c %u:%g /dev/$n) /dev/$n && echo changed
+    busybox touch -r /dev/$n /dev/$n && echo changed; busybox rm -f /dev/$n && echo changed; done 2>/tmp/said
+    echo x >/dev/null && echo written; echo y 2>/dev/null >/dev/full || echo full; busybox head -c 2 /dev/zero | busybox wc -c
+    busybox head -c 3 /dev/urandom | busybox wc -c";
+/// What it prints.
+pub(crate) const SPOILED: &str = "written\nfull\n2\n3\n";
+
+fn device_nodes() {
+    let before = nodes_of_the_machine();
+    check(&SPOIL.replace("busybox ", ""), Exit::Code(0), SPOILED);
+    assert_eq!(nodes_of_the_machine(), before);
 }

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use sos_engine::sandbox::{
-    Control, Exit, StepMount, StepOutput, remove_tree, reset_work_trees, run_step,
+    Control, Exit, SandboxError, StepMount, StepOutput, Watched, remove_tree, reset_work_trees,
+    run_step,
 };
 use sos_store::GcOptions;
 use sos_store::rootfs::KindView;
@@ -16,6 +17,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("step::nothing_changed_is_the_same_root", unchanged),
     ("step::metadata_survives_a_round_trip", round_trip),
     ("step::hard_links", hard_links),
+    ("step::device_nodes_are_those_of_the_machine", device_nodes),
     ("step::mount_points_do_not_show", mounts),
     ("step::a_directory_made_anew_is_empty", opaque),
     ("step::trees_come_out_owned_by_the_caller", trees),
@@ -25,6 +27,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("step::idle_trees_are_collected", idle_trees),
     ("step::a_killed_change_is_made_again", damaged),
     ("step::failures_give_no_root", failures),
+    ("step::what_it_looks_for_in_vain_is_seen", watched),
     ("step::an_empty_root", empty),
     ("step::the_machine_is_probed", probed),
 ];
@@ -307,6 +310,14 @@ fd\nfull\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzer
     );
 }
 
+fn device_nodes() {
+    let before = crate::nix::nodes_of_the_machine();
+    let lab = Lab::new();
+    let (_, log) = lab.step(lab.base, crate::nix::SPOIL);
+    assert_eq!(log, crate::nix::SPOILED);
+    assert_eq!(crate::nix::nodes_of_the_machine(), before);
+}
+
 fn users() {
     let lab = Lab::new();
     let mut plan = lab.plan(lab.base, "busybox id -u; busybox id -g; busybox touch /etc/x 2>/dev/null || echo refused; busybox cat /proc/self/status | busybox grep CapEff | busybox cut -f2");
@@ -476,4 +487,45 @@ fn probed() {
         .filter(|e| e.file_name().to_string_lossy().starts_with(".sos-probe"))
         .count();
     assert_eq!(left, 0);
+}
+
+fn watched() {
+    let lab = Lab::new();
+    let script = "cd /etc
+        for f in /steps/b/run ../steps/c ./b; do test -e $f || :; done
+        busybox cat /steps/d/x 2>/dev/null || :
+        (cd / && exec steps/e 2>/dev/null) || :
+        busybox mkdir /steps; echo made > /steps/own; busybox cat /steps/own
+        busybox mknod /node c 1 3 2>/dev/null || busybox mkfifo /pipe
+        exit 3";
+    let mut spec = lab.plan(lab.base, script);
+    let (outcome, log) = lab.run(&spec);
+    assert_eq!(outcome.exit, Exit::Code(3), "{log}");
+    assert_eq!(outcome.watched, Watched::default());
+    spec.watch = vec![PathBuf::from("/steps")];
+    let (outcome, same) = lab.run(&spec);
+    assert_eq!(outcome.exit, Exit::Code(3), "{same}");
+    assert_eq!(log, same);
+    assert_eq!(
+        outcome.watched,
+        Watched {
+            missing: ["/steps/b/run", "/steps/c", "/steps/d/x", "/steps/e"]
+                .map(str::to_owned)
+                .into(),
+            devices: vec!["/node".to_owned()],
+        }
+    );
+    // Who succeeds gives the same root with and without somebody watching.
+    let script = "test -e /steps/x || echo no > /etc/b";
+    let mut spec = lab.plan(lab.base, script);
+    let (unwatched, _) = lab.run(&spec);
+    spec.watch = vec![PathBuf::from("/steps")];
+    let (outcome, _) = lab.run(&spec);
+    assert!(outcome.root.is_some());
+    assert_eq!(outcome.root, unwatched.root);
+    assert_eq!(outcome.watched.missing, ["/steps/x"]);
+    // A program that is not there is said to be so by whoever watches, too.
+    spec.argv = vec![b"/nonexistent".to_vec()];
+    let failed = run_step(&lab.store, &spec, &mut |_| {}, &Control::default());
+    assert!(matches!(failed, Err(SandboxError::Exec { .. })));
 }

@@ -7,8 +7,8 @@ use super::Counts;
 
 /// The longest match.
 pub(super) const LONGEST: usize = 258;
-/// Four bytes are a match too, where another hash would not have been better.
-const SHORTEST: u32 = 4;
+/// Four bytes are a match too, where another hash would not have been better: the bits in which they must not differ.
+const FIRST: u64 = 0xffff_ffff;
 /// A hash is of so many bytes.
 const HASHED: u32 = 5;
 const WINDOW: usize = 1 << 15;
@@ -61,14 +61,13 @@ impl Finder {
         while at < wanted {
             let Some(word) = word(raw, at) else { break };
             let back = self.remember(word, at);
-            // Without a branch: nobody could foretell it.
-            let near = back.wrapping_sub(1) < WINDOW.min(at);
-            let there = at - if near { back } else { 0 };
+            let there = at.wrapping_sub(back);
             let Some(before) = self::word(raw, there) else {
                 break;
             };
-            let differ = (word ^ before) | u64::from(!near);
-            if differ.trailing_zeros() < 8 * SHORTEST {
+            let differ = word ^ before;
+            // One branch for both, as nobody could foretell it: other bytes, or too far away, or no place at all.
+            if differ & FIRST | (back.wrapping_sub(1) / WINDOW) as u64 != 0 {
                 counts.literal(word.to_le_bytes()[0]);
                 at += 1;
                 misses += 1;
@@ -87,13 +86,14 @@ impl Finder {
                 len: low(len),
                 distance: low(back),
             });
-            let end = at + len;
-            for inside in [at + 1, at + 2, at + 3] {
-                if let Some(word) = self::word(raw, inside) {
-                    self.remember(word, inside);
-                }
+            // All bytes that these hashes are of.
+            if let Some(word) = self::word(raw, at + 1) {
+                self.remember(word, at + 1);
+                self.remember(word >> 8, at + 2);
+                self.remember(word >> 16, at + 3);
             }
-            (at, literals) = (end, end);
+            at += len;
+            literals = at;
         }
         let end = at.max(wanted).min(raw.len());
         raw[at.min(end)..end]
@@ -102,8 +102,8 @@ impl Finder {
         end
     }
 
-    /// Notes a place and tells how far back the one before it is; what is as far as that may be another place, which is why the bytes
-    /// there have to be looked at.
+    /// Notes a place and tells how far back the one before it is, which is never before the first. What is as far as that may be
+    /// another place: the bytes there have to be looked at.
     #[inline(always)]
     fn remember(&mut self, word: u64, at: usize) -> usize {
         let hash =

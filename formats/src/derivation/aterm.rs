@@ -71,6 +71,9 @@ pub enum AtermProblem {
     TrailingBytes,
 }
 
+/// What stands for the hash of an impure output.
+const IMPURE: &str = "impure";
+
 impl Derivation {
     /// Writes the derivation named `name`.
     ///
@@ -296,10 +299,12 @@ pub(super) fn write_output(
             out.push(b',');
             plain(out, &[&hash.to_hex()]);
         }
-        Output::Floating { method, algo } => {
+        Output::Floating { method, algo } | Output::Impure { method, algo } => {
             out.extend_from_slice(b"\"\",");
             plain(out, &[method.prefix(), &algo.to_string()]);
-            out.extend_from_slice(b",\"\"");
+            out.push(b',');
+            let impure = matches!(how, Output::Impure { .. });
+            plain(out, &[if impure { IMPURE } else { "" }]);
         }
     }
     Ok(())
@@ -527,9 +532,6 @@ impl Reader<'_> {
         if algo.is_empty() && hash.is_empty() {
             return Ok(path.map_or(Output::Deferred, Output::InputAddressed));
         }
-        if hash == "impure" {
-            return self.fail(AtermProblem::Unsupported("impure derivations".to_owned()));
-        }
         let bad_hash = || AtermProblem::BadOutputHash {
             algo: algo.to_owned(),
             hash: hash.to_owned(),
@@ -539,6 +541,7 @@ impl Reader<'_> {
         };
         match (path, hash) {
             (None, "") => Ok(Output::Floating { method, algo }),
+            (None, IMPURE) => Ok(Output::Impure { method, algo }),
             (Some(path), _) => {
                 // Only lower-case hexadecimal, since that is how it is written.
                 let parsed = Hash::parse_any(hash, Some(algo));

@@ -215,7 +215,9 @@ impl Draft<'_> {
                 let path = fixed_path(dir, name, output, *method, hash)?;
                 plain(out, &[dir.as_str(), "/", path.as_str()]);
             }
-            Output::Floating { .. } => plain(out, &[&store_path::placeholder(output)]),
+            Output::Floating { .. } | Output::Impure { .. } => {
+                plain(out, &[&store_path::placeholder(output)]);
+            }
             Output::Deferred => plain(out, &[]),
         }
         Ok(())

@@ -90,6 +90,14 @@ pub enum Output {
         /// With which algorithm.
         algo: HashAlgo,
     },
+    /// The path follows from the content, and each build may give another one. Such derivations can be written and read; nothing here
+    /// builds them.
+    Impure {
+        /// How the content is hashed.
+        method: Method,
+        /// With which algorithm.
+        algo: HashAlgo,
+    },
     /// Input-addressed, but an input's path is not known yet.
     Deferred,
 }
@@ -100,7 +108,7 @@ impl Output {
         match self {
             Self::InputAddressed(path) => Some(path.clone()),
             Self::Fixed { method, hash } => fixed_path(dir, drv_name, output, *method, hash).ok(),
-            Self::Floating { .. } | Self::Deferred => None,
+            Self::Floating { .. } | Self::Impure { .. } | Self::Deferred => None,
         }
     }
 }
@@ -178,6 +186,13 @@ impl Derivation {
         self.outputs
             .values()
             .any(|o| matches!(o, Output::Floating { .. }))
+    }
+
+    /// Says whether each build may give other outputs.
+    pub fn is_impure(&self) -> bool {
+        self.outputs
+            .values()
+            .any(|o| matches!(o, Output::Impure { .. }))
     }
 
     /// Says whether an output waits for the paths of inputs.

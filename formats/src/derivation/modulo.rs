@@ -167,7 +167,7 @@ impl DrvHashes {
         lookup: &mut dyn FnMut(&StorePath) -> Result<Derivation, E>,
     ) -> Result<(StorePath, Computed), ModuloError<E>> {
         let is = |kind: fn(&Output) -> bool| draft.outputs.iter().any(|output| kind(&output.1));
-        let mut deferred = is(|how| matches!(how, Output::Floating { .. }));
+        let mut deferred = is(|how| matches!(how, Output::Floating { .. } | Output::Impure { .. }));
         if is(|how| matches!(how, Output::Fixed { .. })) {
             // What it is made of does not count.
             draft.write_shared(&self.dir, &Vec::new(), texts);
@@ -204,7 +204,7 @@ impl DrvHashes {
                 Output::Fixed { method, hash } => {
                     fixed_path(&self.dir, name, &output, *method, hash)?.absolute(&self.dir)
                 }
-                Output::Floating { .. } => {
+                Output::Floating { .. } | Output::Impure { .. } => {
                     filled = Filled::Floating;
                     store_path::placeholder(&output)
                 }
@@ -344,7 +344,7 @@ impl DrvHashes {
                 deferred: false,
             });
         }
-        let mut deferred = drv.is_floating();
+        let mut deferred = drv.is_floating() || drv.is_impure();
         let inputs = drv.input_drvs.iter();
         let inputs = inputs.flat_map(|(path, outputs)| outputs.iter().map(move |o| (path, &**o)));
         let inputs = self.inputs(inputs, &mut deferred)?;

@@ -347,11 +347,18 @@ fn malformed_outputs() {
         problem(r#"("a/b","","","")"#),
         P::BadOutputName(_)
     ));
+    let two = |a: &str, b: &str| problem(&format!("{a},{b}"));
     assert!(matches!(
         problem(r#"("out","","","impure")"#),
-        P::Unsupported(_)
+        P::BadOutputHash { .. }
     ));
-    let two = |a: &str, b: &str| problem(&format!("{a},{b}"));
+    assert_eq!(
+        two(
+            r#"("dev","","r:sha256","impure")"#,
+            r#"("out","","r:sha256","")"#
+        ),
+        P::MixedOutputs
+    );
     let plain = r#"("out","","","")"#;
     assert_eq!(two(plain, plain), P::NotSorted);
     assert_eq!(two(plain, r#"("dev","","","")"#), P::NotSorted);
@@ -364,6 +371,16 @@ fn malformed_outputs() {
         problem(&fixed(fx, &hello).replace("\"out\"", "\"dev\"")),
         P::MixedOutputs
     );
+}
+
+/// As Nix 2.8 writes it with its feature `impure-derivations`.
+#[test]
+fn impure_outputs() {
+    let text = br#"Derive([("dev","","r:sha256","impure"),("out","","r:sha256","impure")],[],[],"x86_64-linux","/bin/sh",[],[("builder","/bin/sh"),("dev","/02qcpld1y6xhs5gz9bchpxaw0xdhmsp5dv88lh25r2ss44kh8dxz"),("name","i"),("out","/1rz4g4znpzjwh1xymhjpm42vipw92pr73vdgl6xs1hycac8kf2n9"),("system","x86_64-linux")])"#;
+    let drv = Derivation::parse_aterm(text, &dir()).unwrap();
+    assert!(drv.is_impure() && !drv.is_floating() && !drv.is_deferred());
+    assert_eq!(drv.output_path(&dir(), "i", "out"), None);
+    assert_eq!(drv.to_aterm(&dir(), "i").unwrap(), text);
 }
 
 #[test]
@@ -439,10 +456,12 @@ fn derivation() -> impl Strategy<Value = Derivation> {
         let hash = Hash::of(algo, &data);
         BTreeMap::from([("out".to_owned(), Output::Fixed { method, hash })])
     });
-    let floating = (names(), algo).prop_map(|(names, algo)| {
-        let output = Output::Floating {
-            method: Method::Recursive,
-            algo,
+    let floating = (names(), algo, any::<bool>()).prop_map(|(names, algo, impure)| {
+        let method = Method::Recursive;
+        let output = if impure {
+            Output::Impure { method, algo }
+        } else {
+            Output::Floating { method, algo }
         };
         names.into_iter().map(|n| (n, output.clone())).collect()
     });

@@ -205,7 +205,7 @@ fn intersect_attrs(vm: &Vm, a: &[Value], pos: Pos) -> R {
 
 fn map_attrs(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let set = vm.force_attrs(a[1], pos)?;
-    let f = a[0].peel();
+    let f = vm.for_parts(a[0].peel(), 2, pos, a[1]);
     let shape = set.shape().bare();
     let values = set.values();
     Attrs::build(shape, |i| {
@@ -233,6 +233,7 @@ fn zip_attrs_with(vm: &Vm, a: &[Value], pos: Pos) -> R {
         all.extend(set.iter().map(|(s, v)| (s, i as u32, v)));
     }
     all.sort_by_key(|x| (x.0, x.1));
+    let f = vm.for_parts(f, 2, pos, Value::NULL);
     let mut syms = Vec::new();
     let mut values = Vec::new();
     let mut items = Vec::new();

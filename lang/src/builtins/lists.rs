@@ -169,6 +169,7 @@ fn map(vm: &Vm, a: &[Value], pos: Pos) -> R {
         return Ok(Value::list_tail(l, 0));
     }
     let f = vm.force_fun(a[0], pos)?;
+    let f = vm.for_parts(f, 1, pos, a[1]);
     Value::list_build(l.len(), |i| Ok(Value::thunk_app(f, l[i])))
 }
 
@@ -236,7 +237,7 @@ fn gen_list(vm: &Vm, a: &[Value], pos: Pos) -> R {
         .ok()
         .filter(|n| *n <= MAX_LIST)
         .ok_or_else(|| Error::new(Kind::Value, pos, format!("cannot create list of size {n}")))?;
-    let f = vm.force_fun(a[0], pos)?;
+    let f = vm.for_parts(vm.force_fun(a[0], pos)?, 1, pos, Value::NULL);
     Value::list_build(n, |i| {
         if i % PATIENCE == 0 {
             vm.go_on(pos)?;

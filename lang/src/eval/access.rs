@@ -51,14 +51,36 @@ impl Access {
 
 /// Whether a part of a URL leads upwards. Whoever fetches it may resolve that, or not.
 fn climbs(rest: &str) -> bool {
-    let plain = rest
-        .to_ascii_lowercase()
-        .replace("%2e", ".")
-        .replace("%2f", "/");
-    plain.split(['/', '\\']).any(|part| {
-        let part = part.split(['?', '#']).next().unwrap_or_default();
-        part == ".."
-    })
+    let mut plain = rest.as_bytes().to_vec();
+    // Readers of URLs pass over these.
+    plain.retain(|b| !matches!(b, b'\t' | b'\n' | b'\r'));
+    // A server behind another one may find what the first one left.
+    for _ in 0..2 {
+        plain = decoded(&plain);
+    }
+    plain
+        .split(|b| matches!(b, b'/' | b'\\'))
+        .any(|part| part.split(|b| b"?#;".contains(b)).next() == Some(b".."))
+}
+
+/// A part of a URL with what is written as `%` and two digits.
+fn decoded(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, tail)) = rest.split_first() {
+        let digit = |i: usize| char::from(*tail.get(i)?).to_digit(16);
+        match (first, digit(0), digit(1)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                rest = &tail[2..];
+            }
+            _ => {
+                out.push(first);
+                rest = tail;
+            }
+        }
+    }
+    out
 }
 
 /// Travels inside an I/O error from where a path is refused to where the place is known.
@@ -167,9 +189,10 @@ impl Vm {
             .strip_prefix("file://")
             .or_else(|| url.starts_with('/').then_some(url));
         match path {
-            Some(p) => self
-                .admit(p.as_bytes())
-                .map_err(|e| self.io_error(&e, p.as_bytes(), pos)),
+            // Which file it is in the end is known only to whoever fetches it.
+            Some(p) => [p.as_bytes(), &decoded(p.as_bytes())]
+                .into_iter()
+                .try_for_each(|p| self.admit(p).map_err(|e| self.io_error(&e, p, pos))),
             None => Err(Error::new(
                 Kind::Pure,
                 pos,

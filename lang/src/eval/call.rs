@@ -3,7 +3,7 @@
 use super::{R, Vm};
 use crate::builtins::Prim;
 use crate::error::{Error, Kind, Traced};
-use crate::heap::{Attrs, Env, Fun, Sym, Value};
+use crate::heap::{Attrs, Env, Fun, Sym, Tag, Value};
 use crate::ir::{Formals, Lambda, Pos};
 
 /// Arguments that are usually few.
@@ -27,13 +27,26 @@ impl Vm {
 
     #[inline(never)]
     fn call_inner(&self, f: Value, args: &[Value], pos: Pos) -> R {
-        let mut f = self.force(f)?;
-        let mut args = args;
+        let f = self.force(f)?;
+        let r = self.call_parts(f, args, pos);
+        match r {
+            Err(e) if f.tag() == Tag::Attrs => Err(super::cycle::through(e, f, self.s.functor, 1)),
+            r => r,
+        }
+    }
+
+    /// Calls a function with as many arguments as it takes, then its result with the others.
+    fn call_parts(&self, mut f: Value, mut args: &[Value], pos: Pos) -> R {
+        let mut functors = 0;
         while !args.is_empty() {
             let Some(fun) = f.as_fun() else {
                 // A functor that gives itself would go on without end.
-                self.enter(pos)?;
-                f = self.call_functor(f, pos)?;
+                functors += 1;
+                self.enter(pos)
+                    .map_err(|e| super::cycle::through(e, f, self.s.functor, functors))?;
+                f = self
+                    .call_functor(f, pos)
+                    .map_err(|e| super::cycle::through(e, f, self.s.functor, functors))?;
                 continue;
             };
             let (arity, have): (usize, &[Value]) = match fun {
@@ -106,7 +119,7 @@ impl Vm {
     pub(crate) fn call_prim(&self, p: &'static Prim, args: &[Value], pos: Pos) -> R {
         match (p.run)(self, args, pos) {
             Ok(v) => Ok(v),
-            Err(e) => Err(in_prim(e, p, pos)),
+            Err(e) => Err(in_prim(super::cycle::item(e, args, pos, false), p, pos)),
         }
     }
 

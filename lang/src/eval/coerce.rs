@@ -1,7 +1,7 @@
 //! Values to strings and paths.
 
 use super::context::Collector;
-use super::{R, Vm};
+use super::{R, Vm, cycle};
 use crate::error::{Error, Kind, Traced};
 use crate::heap::{Env, Str, Tag, Value};
 use crate::host::ContextElem;
@@ -102,16 +102,21 @@ impl Vm {
         }
         if let Some(a) = v.as_attrs() {
             if let Some(f) = a.get(self.s.to_string) {
-                let r = self.call(f, &[v], pos)?;
-                return self.coerce(r, how, pos).traced(
-                    || "while evaluating the result of the '__toString' attribute".into(),
-                    pos,
-                );
+                let r = self
+                    .call(f, &[v], pos)
+                    .map_err(|e| cycle::through(e, v, self.s.to_string, 1))?;
+                return self
+                    .coerce(r, how, pos)
+                    .map_err(|e| cycle::through(e, v, self.s.to_string, 1))
+                    .traced(
+                        || "while evaluating the result of the '__toString' attribute".into(),
+                        pos,
+                    );
             }
             if let Some(o) = a.get(self.s.out_path) {
                 return self.coerce(o, how, pos).map_err(|e| {
                     // A derivation is known by its own name.
-                    let e = e.at(pos);
+                    let e = cycle::through(e, v, self.s.out_path, 1).at(pos);
                     match a.get(self.s.drv_path) {
                         Some(_) => e,
                         None => super::step(e, self.s.out_path, pos),

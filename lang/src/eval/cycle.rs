@@ -2,23 +2,43 @@
 
 use super::Vm;
 use crate::error::{Error, Kind};
-use crate::heap::{Sym, Thunk};
+use crate::heap::{Attrs, Sym, Thunk, Value};
 use crate::ir::Pos;
+use crate::parse::Place;
 
 /// The way from a value that is being evaluated back to itself, collected while the error travels outwards.
 pub(crate) struct Cycle {
     start: Thunk,
     closed: bool,
-    /// The names that were followed and where, innermost first.
-    steps: Vec<(Sym, Pos)>,
-    /// The name by which the value was asked for at first.
-    name: Option<Sym>,
+    /// The value whose evaluation was left last, and whether it is known how that was asked for.
+    inner: Thunk,
+    named: bool,
+    /// What was followed and where, innermost first.
+    steps: Vec<(What, Pos)>,
+    /// How the value was asked for at first.
+    name: Option<What>,
+    /// Elements and attributes that are still looked at for the value that was left.
+    patience: usize,
+}
+
+/// What leads to a value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Name(Sym),
+    /// An element of a list, and which argument of the call or operator at a place that list is, of how many.
+    Element(usize, Option<(Pos, usize, usize)>),
 }
 
 /// Steps that are kept.
 const MAX_STEPS: usize = 1000;
 /// Names that a message holds, and places that are shown.
 const MAX_SHOWN: usize = 4;
+/// Elements and attributes that are looked at for one error.
+pub(super) const PATIENCE: usize = 1 << 20;
+/// Lists and sets inside each other that are looked into.
+pub(super) const NESTED: u32 = 3;
+/// Bytes of an expression that stands for a list in a message.
+const MAX_LIST: usize = 40;
 
 const MESSAGE: &str = "infinite recursion encountered";
 
@@ -29,8 +49,11 @@ pub(super) fn infinite(start: Thunk) -> Box<Error> {
     e.cycle = Some(Box::new(Cycle {
         start,
         closed: false,
+        inner: start,
+        named: false,
         steps: Vec::new(),
         name: None,
+        patience: PATIENCE,
     }));
     e
 }
@@ -38,10 +61,98 @@ pub(super) fn infinite(start: Thunk) -> Box<Error> {
 /// The error leaves the evaluation of a value.
 #[cold]
 pub(super) fn leave(mut e: Box<Error>, value: Thunk) -> Box<Error> {
+    if let Some(cycle) = &mut e.cycle {
+        cycle.closed |= cycle.start == value;
+        cycle.inner = value;
+        cycle.named = false;
+    }
+    e
+}
+
+impl Cycle {
+    fn step(&mut self, what: What, pos: Pos) {
+        self.named = true;
+        if self.closed {
+            self.name.get_or_insert(what);
+        } else if self.steps.len() < MAX_STEPS {
+            self.steps.push((what, pos));
+        }
+    }
+
+    /// How one of some values leads to the value that was left.
+    fn find(&mut self, values: &[Value], pos: Pos, written: bool) -> Option<What> {
+        let inner = self.inner;
+        let patience = &mut self.patience;
+        let mut is_it = |x: Value| x.as_thunk() == Some(inner);
+        values.iter().enumerate().find_map(|(arg, v)| {
+            let v = v.peel();
+            if let Some(items) = v.as_list() {
+                let mut all = items.iter();
+                let index = all.position(|x| holds(*x, NESTED, patience, &mut is_it))?;
+                let list = written.then_some((pos, arg, values.len()));
+                Some(What::Element(index, list))
+            } else {
+                let mut all = v.as_attrs()?.iter();
+                all.find(|x| holds(x.1, NESTED, patience, &mut is_it))
+                    .map(|x| What::Name(x.0))
+            }
+        })
+    }
+}
+
+/// Whether a value is the one that is looked for, or has it inside, so many lists and sets deep. Nothing is evaluated.
+pub(super) fn holds(
+    v: Value,
+    deep: u32,
+    patience: &mut usize,
+    is_it: &mut impl FnMut(Value) -> bool,
+) -> bool {
+    let Some(left) = patience.checked_sub(1) else {
+        return false;
+    };
+    *patience = left;
+    if is_it(v) {
+        return true;
+    }
+    let Some(deep) = deep.checked_sub(1) else {
+        return false;
+    };
+    let v = v.peel();
+    if let Some(items) = v.as_list() {
+        items.iter().any(|x| holds(*x, deep, patience, is_it))
+    } else {
+        v.as_attrs()
+            .is_some_and(|set| set.iter().any(|x| holds(x.1, deep, patience, is_it)))
+    }
+}
+
+/// The error leaves a builtin or operator that was given these values, and may have followed an element of one. `written`: they are
+/// what is written at `pos`.
+#[cold]
+pub(super) fn item(mut e: Box<Error>, values: &[Value], pos: Pos, written: bool) -> Box<Error> {
     if let Some(cycle) = &mut e.cycle
-        && cycle.start == value
+        && !cycle.named
+        && let Some(what) = cycle.find(values, pos, written)
     {
-        cycle.closed = true;
+        cycle.step(what, pos);
+    }
+    e
+}
+
+/// The error of calls that nest too deep leaves what was called for an attribute of `set`, so many times.
+#[cold]
+pub(super) fn through(mut e: Box<Error>, set: Value, name: Sym, times: usize) -> Box<Error> {
+    if e.kind != Kind::Depth {
+        return e;
+    }
+    let shape = set.peel().as_attrs().map(Attrs::shape);
+    let at = shape.and_then(|s| Some(s.pos_at(s.find(name)?)));
+    let at = at.unwrap_or(Pos::NONE);
+    let all = &mut e.through;
+    if let Some(known) = all.iter_mut().find(|t| (t.0, t.1) == (name, at)) {
+        known.2 += times;
+    } else if all.len() < MAX_SHOWN {
+        all.push((name, at, times));
     }
     e
 }
@@ -50,11 +161,7 @@ pub(super) fn leave(mut e: Box<Error>, value: Thunk) -> Box<Error> {
 #[cold]
 pub(crate) fn step(mut e: Box<Error>, name: Sym, pos: Pos) -> Box<Error> {
     if let Some(cycle) = &mut e.cycle {
-        if cycle.closed {
-            cycle.name.get_or_insert(name);
-        } else if cycle.steps.len() < MAX_STEPS {
-            cycle.steps.push((name, pos));
-        }
+        cycle.step(What::Name(name), pos);
     }
     e
 }
@@ -83,33 +190,81 @@ pub(super) fn of_files(files: &[Vec<u8>], pos: Pos) -> Box<Error> {
 }
 
 impl Vm {
+    fn quoted(&self, what: What) -> String {
+        let (index, list) = match what {
+            What::Name(s) => return format!("`{}`", s.text()),
+            What::Element(index, list) => (index, list),
+        };
+        let written = list.and_then(|(at, arg, count)| {
+            let (start, end, _) = self.find_place(at, &Place::argument(arg, count))?;
+            self.text_between(start, end)
+        });
+        // A name, or what is selected from one.
+        let name = |text: &String| {
+            text.len() <= MAX_LIST
+                && text
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"_-'.".contains(&b))
+        };
+        match written.filter(name) {
+            Some(text) => format!("element {index} of `{text}`"),
+            None => format!("element {index} of a list"),
+        }
+    }
+
+    /// Says which attributes led back to themselves until calls were nested too deep.
+    pub(super) fn explain_depth(&self, e: &mut Error) {
+        let mut names: Vec<String> = Vec::new();
+        for (name, at, times) in std::mem::take(&mut e.through) {
+            if times < 2 {
+                continue;
+            }
+            let name = format!("`{}`", name.text());
+            e.others.push((at, format!("{name} leads back to itself")));
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if !names.is_empty() {
+            let verb = if names.len() == 1 { "leads" } else { "lead" };
+            e.helps = vec![format!(
+                "calls may nest {} deep, and {} {verb} back to itself",
+                self.options.max_call_depth,
+                names.join(" and "),
+            )];
+        }
+    }
+
     /// Puts the names of the cycle into the message, and their places beside it.
     pub(super) fn explain_cycle(&self, e: &mut Error) {
         let Some(cycle) = e.cycle.take().filter(|c| c.closed) else {
             return;
         };
-        let mut steps = cycle.steps;
-        steps.retain(|s| !self.is_library(s.1));
+        let steps = cycle.steps.into_iter().rev();
         // Steps outermost first; one name that is followed several times in a row is one step.
-        steps.reverse();
-        steps.dedup_by_key(|s| s.0);
-        let Some(&(last, at)) = steps.last() else {
+        let mut steps: Vec<(String, Pos)> = steps
+            .filter(|s| !self.is_library(s.1))
+            .map(|(what, pos)| (self.quoted(what), pos))
+            .collect();
+        steps.dedup_by(|a, b| a.0 == b.0);
+        let Some((last, at)) = steps.last().cloned() else {
             return;
         };
-        let first = cycle.name.unwrap_or(last);
-        let quoted = |s: Sym| format!("`{}`", s.text());
+        let first = cycle
+            .name
+            .map_or_else(|| last.clone(), |what| self.quoted(what));
         let back = if first == last {
-            quoted(first)
+            first.clone()
         } else {
-            format!("{}, which is {}", quoted(last), quoted(first))
+            format!("{last}, which is {first}")
         };
         let between = &steps[..steps.len() - 1];
-        let mut message = format!("{MESSAGE}: {} needs ", quoted(first));
+        let mut message = format!("{MESSAGE}: {first} needs ");
         if between.is_empty() && first == last {
             message += "itself";
         } else {
             for s in between.iter().take(MAX_SHOWN) {
-                message += &format!("{}, which needs ", quoted(s.0));
+                message += &format!("{}, which needs ", s.0);
             }
             if let Some(more @ 1..) = between.len().checked_sub(MAX_SHOWN) {
                 let names = if more == 1 { "name" } else { "names" };
@@ -122,11 +277,11 @@ impl Vm {
             e.pos = at;
         }
         let mut owner = first;
-        for (i, &(name, pos)) in steps.iter().enumerate() {
+        for (i, (name, pos)) in steps.into_iter().enumerate() {
             let says = if owner == name {
-                format!("{} needs itself", quoted(owner))
+                format!("{owner} needs itself")
             } else {
-                format!("{} needs {}", quoted(owner), quoted(name))
+                format!("{owner} needs {name}")
             };
             if pos == e.pos {
                 e.label = says;

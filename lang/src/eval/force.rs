@@ -1,6 +1,6 @@
 //! From thunks to values.
 
-use super::{R, Vm, cycle};
+use super::{R, Vm, cycle, parts};
 use crate::error::{Error, Kind, Traced};
 use crate::heap::{Attrs, Code, Str, Tag, Thunk, ThunkState, Value};
 use crate::ir::Pos;
@@ -28,8 +28,14 @@ impl Vm {
         let site = self.site.replace(Pos::NONE);
         let r = match code {
             Code::Expr(e, env) => self.eval_node(e, env),
-            Code::App(f, x) => self.call(f, &[x], Pos::NONE),
-            Code::App2(f, x, y) => self.call(f, &[x, y], Pos::NONE),
+            Code::App(f, x) => {
+                let (f, pos) = f.without_place();
+                self.call(f, &[x], pos)
+            }
+            Code::App2(f, x, y) => {
+                let (f, pos) = f.without_place();
+                self.call(f, &[x, y], pos)
+            }
             Code::Native(n, a, b) => (n.run)(self, &[a, b]),
         };
         self.site.set(site);
@@ -40,7 +46,7 @@ impl Vm {
             }
             Err(e) => {
                 t.restore(code);
-                Err(cycle::leave(e, t))
+                Err(cycle::leave(parts::of_thunk(e, code), t))
             }
         }
     }
@@ -68,7 +74,8 @@ impl Vm {
                 };
                 for (i, (s, x)) in a.iter().enumerate() {
                     let p = a.shape().pos_at(i);
-                    self.force_deep_in(x, p, seen).traced(
+                    let r = self.force_deep_in(x, p, seen);
+                    r.map_err(|e| cycle::step(e, s, p)).traced(
                         || format!("while evaluating the attribute '{}'", s.text()),
                         p,
                     )?;

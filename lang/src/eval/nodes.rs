@@ -81,7 +81,10 @@ impl Vm {
     fn call_prim_here(&self, prim: &'static Prim, args: &[Value], pos: Pos) -> R {
         match (prim.run)(self, args, pos) {
             Ok(v) => Ok(v),
-            Err(e) => Err(super::call::in_prim(e.among(args, pos), prim, pos)),
+            Err(e) => {
+                let e = super::cycle::item(e, args, pos, true).among(args, pos);
+                Err(super::call::in_prim(e, prim, pos))
+            }
         }
     }
 
@@ -101,7 +104,7 @@ impl Vm {
             return Ok(Value::bool(same == (op == BinOp::Eq)));
         }
         self.binary(op, a, b, pos)
-            .map_err(|e| e.among(&[a, b], pos))
+            .map_err(|e| super::cycle::item(e, &[a, b], pos, true).among(&[a, b], pos))
     }
 
     #[inline(never)]
@@ -115,7 +118,7 @@ impl Vm {
         }
         let b = Value::int(b);
         self.binary(op, a, b, pos)
-            .map_err(|e| e.among(&[a, b], pos))
+            .map_err(|e| super::cycle::item(e, &[a, b], pos, true).among(&[a, b], pos))
     }
 
     /// `&&` when the second operand decides if the first one is true, else `||`.

@@ -10,6 +10,7 @@ use super::files::VIRTUAL;
 use crate::error::{Error, Kind};
 use crate::heap::Value;
 use crate::ir::Pos;
+use crate::parse::Place;
 
 /// One text.
 pub(crate) struct Source {
@@ -168,28 +169,44 @@ impl Vm {
         let Some((at, index, count)) = e.operand.filter(|operand| operand.0 == e.pos) else {
             return;
         };
-        let sources = self.sources.borrow();
-        let Some((source, offset)) = sources.find(at) else {
-            return;
+        if let Some((start, end, _)) = self.find_place(at, &Place::argument(index, count)) {
+            (e.pos, e.end) = (start, end);
+        }
+    }
+
+    /// Where a part of the operator or call at `at` begins and ends, and whether that is all that was asked for. The end is that of
+    /// the first line.
+    pub(super) fn find_place(&self, at: Pos, place: &Place) -> Option<(Pos, Pos, bool)> {
+        let (file, base, foreign, offset) = {
+            let sources = self.sources.borrow();
+            let (source, offset) = sources.find(at)?;
+            (source.file.clone(), source.base, source.foreign, offset)
         };
-        let (file, base, foreign) = (source.file.clone(), source.base, source.foreign);
-        drop(sources);
         let mut work = self.workspace.take().unwrap_or_default();
         let dialect = self.options.dialect;
         // What is to be said of the text was said when it was parsed at first.
         let tree = crate::parse::parse(&file.text, foreign, dialect, &|_, _| (), &mut work);
-        let found = tree.ok().and_then(|tree| {
-            crate::parse::operand(&tree, u32::try_from(offset).ok()?, index, count)
-        });
+        let found = tree
+            .ok()
+            .and_then(|tree| crate::parse::part(&tree, u32::try_from(offset).ok()?, place));
         work.clear();
         self.workspace.set(Some(work));
-        if let Some(part) = found {
-            let text = &file.text[part.start as usize..part.end as usize];
-            // Of many lines the first says enough.
-            let len = text.find('\n').unwrap_or(text.len());
-            e.pos = Pos(base + part.start);
-            e.end = Pos(base + part.start + u32::try_from(len).unwrap_or_default());
-        }
+        let (part, exact) = found?;
+        let text = file.text.get(part.start as usize..part.end as usize)?;
+        // Of many lines the first says enough.
+        let len = text.find('\n').unwrap_or(text.len());
+        let start = Pos(base.checked_add(part.start)?);
+        let end = Pos(start.0.checked_add(u32::try_from(len).ok()?)?);
+        Some((start, end, exact))
+    }
+
+    /// What is written between two places of one text.
+    pub(super) fn text_between(&self, start: Pos, end: Pos) -> Option<String> {
+        let sources = self.sources.borrow();
+        let (source, offset) = sources.find(start)?;
+        let len = end.0.checked_sub(start.0)? as usize;
+        let text = source.file.text.get(offset..offset.checked_add(len)?)?;
+        Some(text.to_owned())
     }
 
     /// The diagnostic for an error.
@@ -197,7 +214,9 @@ impl Vm {
     pub(crate) fn diagnostic(&self, e: Box<Error>) -> Box<Diagnostic> {
         let mut e = *e;
         self.explain_cycle(&mut e);
+        self.explain_depth(&mut e);
         self.place_operand(&mut e);
+        let part = self.place_part(&mut e);
         let mut d = match e.ready {
             Some(d) => *d,
             None => Diagnostic::error(e.kind.code(), Class::Recipe, e.message),
@@ -237,6 +256,7 @@ impl Vm {
                     None => d.labels.push(other),
                 }
             }
+            d.labels.extend(part.filter(|l| !is_library_file(&l.file)));
         }
         d.notes.extend(e.notes);
         d.helps.extend(e.helps);

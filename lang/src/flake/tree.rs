@@ -67,7 +67,10 @@ impl Vm {
                 pos,
                 format!("cannot find flake '{url}' in the flake registries"),
             )
-            .help("sos has no registry: give the input a `url`"));
+            .help(format!(
+                "`{}` is a name that a registry would know, and sos has none: write where the flake is, as in `github:owner/name` or `path:/directory`",
+                flake_ref::text(attrs, "id").unwrap_or_default()
+            )));
         }
         if relative && base.is_none() {
             return Err(fail(

@@ -15,6 +15,7 @@ mod kept;
 mod shape;
 mod string;
 mod symbol;
+mod thunk;
 mod value;
 
 pub(crate) use arena::bytes_used;
@@ -23,8 +24,9 @@ pub(crate) use kept::{Kept, keep};
 pub(crate) use shape::{Attrs, Shape};
 pub(crate) use string::Str;
 pub(crate) use symbol::Sym;
+pub(crate) use thunk::{Thunk, ThunkState};
 pub use value::Value;
-pub(crate) use value::{Fun, Tag, Thunk, ThunkState};
+pub(crate) use value::{Fun, Tag};
 
 use crate::ir::Expr;
 

@@ -2,31 +2,74 @@
 
 use super::ast::{Ast, Attr, AttrSet, AttrValue, Node, Param, Part};
 
-/// The byte range of operand `index` of the operator at `offset`, or of an argument of the call that begins there and has at least
-/// `count` of them.
-pub(crate) fn operand(
+/// What part of an operator or call is looked for.
+pub(crate) struct Place {
+    /// Which operand or argument.
+    pub(crate) index: usize,
+    /// A call has at least as many arguments.
+    pub(crate) count: usize,
+    /// Which element of a list of how many, when the list is written there.
+    pub(crate) element: Option<(usize, usize)>,
+    /// Only in a call of something named `map`.
+    pub(crate) mapped: bool,
+}
+
+impl Place {
+    /// An operand, or an argument of a call that has at least `count` of them.
+    pub(crate) fn argument(index: usize, count: usize) -> Self {
+        Self {
+            index,
+            count,
+            element: None,
+            mapped: false,
+        }
+    }
+}
+
+/// The byte range of a part of the operator at `offset`, or of the call that begins there; and whether it is the element that was
+/// asked for, and not the whole argument.
+pub(crate) fn part(
     tree: &Ast<'_>,
     offset: u32,
-    index: usize,
-    count: usize,
-) -> Option<std::ops::Range<u32>> {
+    place: &Place,
+) -> Option<(std::ops::Range<u32>, bool)> {
     // Explicit, so that a deep tree costs no stack.
     let mut todo = vec![tree];
     while let Some(ast) = todo.pop() {
         let found = match &ast.node {
-            Node::Bin(_, at, x, y) if *at == offset => [*x, *y].get(index).copied(),
-            Node::Not(x) | Node::Neg(x) if ast.start == offset && index == 0 => Some(*x),
-            Node::Call([_, args @ ..]) if ast.start == offset && args.len() >= count => {
-                args.get(index)
+            Node::Bin(_, at, x, y) if *at == offset => [*x, *y].get(place.index).copied(),
+            Node::Not(x) | Node::Neg(x) if ast.start == offset && place.index == 0 => Some(*x),
+            Node::Call([f, args @ ..])
+                if ast.start == offset
+                    && args.len() >= place.count
+                    && (!place.mapped || is_map(f)) =>
+            {
+                args.get(place.index)
             }
             _ => None,
         };
         if let Some(part) = found {
-            return Some(part.start..part.end);
+            let Some((index, len)) = place.element else {
+                return Some((part.start..part.end, true));
+            };
+            return Some(match &part.node {
+                Node::List(items) if items.len() == len && index < len => {
+                    (items[index].start..items[index].end, true)
+                }
+                _ => (part.start..part.end, false),
+            });
         }
         children(ast, &mut todo);
     }
     None
+}
+
+fn is_map(f: &Ast<'_>) -> bool {
+    match &f.node {
+        Node::Var(name) => [&b"map"[..], b"__map"].contains(&name.bytes()),
+        Node::Select(s) => matches!(s.path, [.., Attr::Name(name, ..)] if name.bytes() == b"map"),
+        _ => false,
+    }
 }
 
 fn children<'t, 'a>(ast: &'t Ast<'a>, to: &mut Vec<&'t Ast<'a>>) {

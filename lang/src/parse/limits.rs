@@ -21,7 +21,8 @@ pub(super) fn check(text: &str) -> Result<(), Box<SyntaxError>> {
         looks += run_end - at;
         if looks > MAX_LOOKS {
             let message = "the expression has too many tokens that nothing separates";
-            return Err(SyntaxError::too_deep(message, at..at + 1));
+            let help = "blanks or line breaks between what follows, as around each `+`, are enough";
+            return Err(SyntaxError::too_deep(message, at..at + 1).labelled(help.to_owned()));
         }
         let Some((_, s)) = tokens.next() else {
             return Ok(());

@@ -10,16 +10,18 @@ use super::source::encode;
 use super::strings::{self, Raw};
 use super::tokens::Token;
 
+/// Digits that a message shows of one number.
+const MAX_DIGITS: usize = 100;
+
 impl<'a> Parser<'a, '_> {
     /// A number or an address.
     pub(super) fn literal(&self, t: Token) -> Res<Node<'a>> {
         let text = self.slice(t);
         let span = t.start as usize..t.end as usize;
         Ok(match t.kind {
-            TOKEN_INTEGER => Node::Int(
-                text.parse()
-                    .map_err(|_e| SyntaxError::new(format!("invalid integer '{text}'"), span))?,
-            ),
+            TOKEN_INTEGER => Node::Int(text.parse().map_err(|_e| {
+                SyntaxError::new(format!("invalid integer '{}'", short(text)), span)
+            })?),
             TOKEN_FLOAT => {
                 let f: Option<f64> = text.parse().ok();
                 let zero = || {
@@ -29,7 +31,12 @@ impl<'a> Parser<'a, '_> {
                 };
                 match f {
                     Some(f) if f.is_finite() && (f != 0.0 || zero()) => Node::Float(f),
-                    _ => return Err(SyntaxError::new(format!("invalid float '{text}'"), span)),
+                    _ => {
+                        return Err(SyntaxError::new(
+                            format!("invalid float '{}'", short(text)),
+                            span,
+                        ));
+                    }
                 }
             }
             _ => {
@@ -153,4 +160,14 @@ pub(crate) fn no_nul(text: &str) -> String {
         "input string '{}' cannot be represented as Nix string because it contains null bytes",
         text.replace('\0', "␀")
     )
+}
+
+/// A number for a message: a program may have written a very long one.
+fn short(digits: &str) -> String {
+    match digits.get(..MAX_DIGITS) {
+        Some(first) if first.len() < digits.len() => {
+            format!("{first}…")
+        }
+        _ => digits.to_owned(),
+    }
 }

@@ -17,7 +17,7 @@ mod strings;
 mod tokens;
 
 pub(crate) use ahead::{Ahead, Names};
-pub(crate) use find::operand;
+pub(crate) use find::{Place, part};
 pub(crate) use literals::no_nul;
 pub(crate) use parser::{Workspace, parse};
 pub(crate) use source::decode;

@@ -218,6 +218,202 @@ fn an_infinite_recursion_names_its_cycle() {
 }
 
 #[test]
+fn a_cycle_through_elements_and_attributes_names_them() {
+    let itself = "infinite recursion encountered: element 0 of `l` needs itself";
+    for (text, marked) in [
+        (
+            "let l = [ (builtins.head l) ]; in builtins.head l",
+            "builtins.head",
+        ),
+        (
+            "let l = map (x: builtins.head l) [ 1 ]; in l",
+            "builtins.head",
+        ),
+        (
+            "let l = builtins.genList (i: builtins.elemAt l i) 3; in l",
+            "builtins.elemAt",
+        ),
+        (
+            "let l = [ (builtins.foldl' builtins.add 0 l) ]; in l",
+            "builtins.foldl'",
+        ),
+        (
+            "let l = [ (builtins.filter builtins.isInt l) ]; in l",
+            "builtins.filter",
+        ),
+        ("let l = [ (l == [ 1 ]) ]; in l", "=="),
+        // In a list inside of it.
+        ("let l = [ [ (toString l) ] ]; in l", "toString"),
+    ] {
+        let label = "element 0 of `l` needs itself";
+        check_labels(text, itself, &[(marked, label)]);
+    }
+    check_labels(
+        "let a = builtins.head s.l; s = { l = [ (a + 1) ]; }; in a",
+        "infinite recursion encountered: `a` needs element 0 of `s.l`, which needs `a`",
+        &[
+            ("a", "element 0 of `s.l` needs `a`"),
+            ("builtins.head", "`a` needs element 0 of `s.l`"),
+        ],
+    );
+    check_labels(
+        "let s = { a = builtins.getAttr \"a\" s; }; in s.a",
+        "infinite recursion encountered: `a` needs itself",
+        &[("builtins.getAttr", "`a` needs itself")],
+    );
+    // A list without a name, and a builtin that no call of the user's hands it to.
+    check_labels(
+        "let l = map builtins.head [ (map (x: x) l) ]; in builtins.head l",
+        "infinite recursion encountered: element 0 of `l` needs element 0 of a list, which needs `x`, which is element 0 of `l`",
+        &[
+            ("x", "element 0 of a list needs `x`"),
+            ("map", "element 0 of `l` needs element 0 of a list"),
+        ],
+    );
+}
+
+#[test]
+fn a_name_for_another_one_is_part_of_the_cycle() {
+    // `z` is not evaluated by itself: it is `x`.
+    check_labels(
+        "rec { x = y.z; y = { z = x; }; }",
+        "infinite recursion encountered: `x` needs `z`, which is `x`",
+        &[("z", "`x` needs `z`")],
+    );
+    check_labels(
+        "(rec { x = y.z; y = { z = x; }; }).x",
+        "infinite recursion encountered: `x` needs `z`, which is `x`",
+        &[("z", "`x` needs `z`")],
+    );
+}
+
+#[test]
+fn a_message_holds_no_more_of_a_number_than_one_reads() {
+    for (number, kind) in [
+        ("9".repeat(5000), "integer"),
+        ("1".repeat(5000) + ".5e999999", "float"),
+    ] {
+        let message = format!("invalid {kind} '{}…'", &number[..100]);
+        let failed = sos_lang::with_big_stack(move || {
+            let e = Evaluator::new(MemoryHost::new(&[]), Options::default());
+            let failed = e.eval_str(&number, "site.nix", Path::new("/"));
+            failed.map(|_| ()).unwrap_err().message
+        });
+        assert_eq!(failed, message);
+    }
+}
+
+#[test]
+fn what_calls_itself_through_an_attribute_is_shown() {
+    let deep = "stack overflow; max-call-depth exceeded";
+    let back = |name: &str| format!("`{name}` leads back to itself");
+    check_labels(
+        "let a = { __toString = self: \"${self}\"; }; in \"${a}\"",
+        deep,
+        &[("self", ""), ("__toString", &back("__toString"))],
+    );
+    check_labels(
+        "let a = { outPath = b; }; b = { outPath = a; }; in \"${a}\"",
+        deep,
+        &[
+            ("a", ""),
+            ("outPath", &back("outPath")),
+            ("outPath", &back("outPath")),
+        ],
+    );
+    for functor in ["self: self", "self: x: self x"] {
+        let text = format!("let a = {{ __functor = {functor}; }}; in a 1");
+        let place = if functor == "self: self" { "a" } else { "self" };
+        check_labels(
+            &text,
+            deep,
+            &[(place, ""), ("__functor", &back("__functor"))],
+        );
+    }
+    check(
+        "let a = { __toString = self: toString self; }; in toString a",
+        "eval-too-deep",
+        "toString",
+        &["calls may nest 10000 deep, and `__toString` leads back to itself"],
+    );
+    // Nobody's attribute.
+    check(
+        "let f = x: 1 + f x; in f 1",
+        "eval-too-deep",
+        "f",
+        &["calls may nest 10000 deep; a function that calls itself without end is the usual cause"],
+    );
+}
+
+#[test]
+fn an_error_in_an_element_shows_it() {
+    let string = "expected an integer but found a string: \"x\"";
+    let each = ("map", "for each element");
+    for text in [
+        "map (builtins.add 1) [ 1 \"x\" ]",
+        "let f = builtins.add 1; in map f [ 1 \"x\" ]",
+        "map (builtins.add 1) (map (builtins.add 1) [ \"x\" ])",
+        "map { __functor = self: builtins.add 1; } [ \"x\" ]",
+    ] {
+        check_labels(text, string, &[("\"x\"", "this is a string"), each]);
+    }
+    check_labels(
+        "let l = [ 1 \"x\" ]; in map (builtins.add 1) l",
+        string,
+        &[("map", ""), ("l", "element 1 of this is a string")],
+    );
+    check_labels(
+        "map (builtins.elemAt [ 1 2 ]) [ 0 5 ]",
+        "'builtins.elemAt' called with index 5 on a list of size 2",
+        &[("map", ""), ("5", "for this element")],
+    );
+    check_labels(
+        "map ({ a }: a) [ { a = 1; } { } ]",
+        "function 'anonymous lambda' called without required argument 'a'",
+        &[
+            ("map", ""),
+            ("a", "required here"),
+            ("{ }", "for this element"),
+        ],
+    );
+    check_labels(
+        "builtins.genList (builtins.elemAt [ 1 ]) 2",
+        "'builtins.elemAt' called with index 1 on a list of size 1",
+        &[("builtins.genList", "for the number 1")],
+    );
+    check_labels(
+        "builtins.mapAttrs (n: builtins.add 1) { a = \"x\"; }",
+        string,
+        &[("builtins.mapAttrs", ""), ("a", "this is a string")],
+    );
+    check_labels(
+        "builtins.zipAttrsWith builtins.add [ { a = 1; } ]",
+        "expected an integer but found a string: \"a\"",
+        &[("builtins.zipAttrsWith", "for the attribute `a`")],
+    );
+    // The builtin that failed is still running: the element is the place, as another argument would be.
+    check_labels(
+        "builtins.foldl' builtins.add 0 [ 1 \"x\" ]",
+        string,
+        &[("\"x\"", "this is a string")],
+    );
+    check_labels(
+        "builtins.listToAttrs [ { name = 1; value = 2; } ]",
+        "expected a string but found an integer: 1",
+        &[
+            ("builtins.listToAttrs", ""),
+            ("{ name = 1; value = 2; }", "for this element"),
+        ],
+    );
+    // Something else that is called `map` may do anything with its arguments; what it says is not made up.
+    check_labels(
+        "let each = map (builtins.add 1); in each [ \"x\" ]",
+        string,
+        &[("each", "")],
+    );
+}
+
+#[test]
 fn misspelt_arguments_are_shown_where_they_are_given() {
     check_labels(
         "({ host, port }: host) { host = 1; prt = 2; }",

@@ -325,6 +325,19 @@ fn only_roots_may_be_read() {
         let got = eval(restricted, expression).unwrap_err();
         assert!(got.contains(what), "{expression}: {got}");
     }
+    for url in [
+        "file:///in/../out/a",
+        "file:///in/%2e%2e/out/a",
+        "file:///in/.%2E/out/a",
+        "file:///in%2f..%2fout/a",
+    ] {
+        let call = format!("builtins.fetchurl \"{url}\"");
+        let got = eval(restricted, &call).unwrap_err();
+        assert!(
+            got.contains("is forbidden in restricted mode"),
+            "{url}: {got}"
+        );
+    }
     let roots = || Options {
         roots: vec!["/in".into()],
         ..pure()
@@ -335,6 +348,122 @@ fn only_roots_may_be_read() {
         got,
         "eval-impure: access to absolute path '/out/a' is forbidden in pure evaluation mode (use '--impure' to override)"
     );
+}
+
+#[test]
+fn the_beginning_of_a_url_ends_where_a_name_ends() {
+    let fetch = |allowed: &'static [&'static str], url: &str| {
+        let options = move || Options {
+            restricted: true,
+            allowed_uris: allowed.iter().map(|a| (*a).to_owned()).collect(),
+            ..Options::default()
+        };
+        eval(
+            options,
+            &format!("(builtins.fetchurl {{ url = \"{url}\"; name = \"n\"; }})"),
+        )
+    };
+    let foo: &[&str] = &["https://a.example/foo"];
+    for url in [
+        "https://a.example/foo",
+        "https://a.example/foo/",
+        "https://a.example/foo/bar",
+        "https://a.example/foo/bar/?x=1#y",
+        "https://a.example/foo/..bar/a..b/...",
+        "https://a.example/foo//bar",
+        "https://a.example/foo/./bar",
+        "https://a.example/foo/%20",
+    ] {
+        let got = fetch(foo, url);
+        assert!(got.is_ok(), "{url}: {got:?}");
+    }
+    for url in [
+        // Another name that begins like it.
+        "https://a.example/foobar",
+        "https://a.example/foo.bar",
+        "https://a.example/foo?x",
+        "https://a.example/fo",
+        "https://a.example/",
+        // Another host, another scheme.
+        "https://a.example.org/foo",
+        "https://b.example/foo",
+        "http://a.example/foo",
+        "https://a.example@b.example/foo",
+        "https://user@a.example/foo",
+        // Upwards, as servers and readers of URLs understand it.
+        "https://a.example/foo/..",
+        "https://a.example/foo/../bar",
+        "https://a.example/foo/bar/../../baz",
+        "https://a.example/foo/%2e%2e/bar",
+        "https://a.example/foo/.%2E/bar",
+        "https://a.example/foo/..%2fbar",
+        "https://a.example/foo%2f..%2fbar",
+        "https://a.example/foo/%252e%252e/bar",
+        "https://a.example/foo/..\\\\bar",
+        "https://a.example/foo/..%5cbar",
+        "https://a.example/foo/..;x/bar",
+        "https://a.example/foo/..?x",
+        "https://a.example/foo/..#x",
+        "https://a.example/foo/.\\t./bar",
+        "https://a.example/foo/.\\n./bar",
+    ] {
+        let got = fetch(foo, url).unwrap_err();
+        assert!(
+            got.contains("is forbidden in restricted mode"),
+            "{url}: {got}"
+        );
+    }
+    // With a slash at its end it is a directory, and not what has its name.
+    let dir: &[&str] = &["https://a.example/foo/"];
+    assert!(fetch(dir, "https://a.example/foo/bar").is_ok());
+    assert!(fetch(dir, "https://a.example/foo/").is_ok());
+    assert!(fetch(dir, "https://a.example/foo").is_err());
+    assert!(fetch(dir, "https://a.example/foo/../bar").is_err());
+    // A whole scheme or host; nothing allows nothing.
+    assert!(fetch(&["https:"], "https://a.example/foo").is_ok());
+    assert!(fetch(&["https://"], "https://a.example/foo").is_ok());
+    assert!(fetch(&["https://a.example"], "https://a.example/foo").is_ok());
+    assert!(fetch(&["https://a.example"], "https://a.example.org/foo").is_err());
+    assert!(fetch(&["https://a.example"], "https://a.example:8080/foo").is_err());
+    assert!(fetch(&[""], "https://a.example/foo").is_err());
+    assert!(fetch(&[], "https://a.example/foo").is_err());
+    assert!(fetch(&["ftp:", "https:"], "https://a.example/foo").is_ok());
+}
+
+/// The helps of an error in pure evaluation.
+fn pure_helps(text: &'static str) -> (String, Vec<String>) {
+    with_big_stack(move || {
+        let e = Evaluator::new(MemoryHost::new(&[]), pure());
+        let failed = e.eval_str(text, "x.nix", Path::new("/in"));
+        let d = failed.and_then(|v| e.force_deep(v)).unwrap_err();
+        (d.message, d.helps)
+    })
+}
+
+#[test]
+fn what_pure_evaluation_refuses_names_the_option() {
+    for text in [
+        "builtins.currentTime",
+        "builtins.currentSystem",
+        "builtins.readFile /etc/hostname",
+        "<nixpkgs>",
+        "builtins.fetchurl \"http://a.example/x\"",
+        "builtins.fetchTarball \"http://a.example/x.tar\"",
+        "builtins.fetchGit \"http://a.example/x.git\"",
+        "builtins.fetchTree \"path:/out\"",
+        "builtins.getFlake \"path:/out\"",
+        "builtins.storePath \"/nix/store/9d794zbx10n43fa6zaqf33pfymdrm4r2-x\"",
+    ] {
+        let (message, helps) = pure_helps(text);
+        let named = |t: &String| t.contains("--impure");
+        assert!(
+            named(&message) || helps.iter().any(named),
+            "{text}: {message} {helps:?}"
+        );
+    }
+    // What is wrong in any mode does not.
+    let (message, helps) = pure_helps("builtins.currentTim");
+    assert!(!message.contains("--impure") && !helps.iter().any(|h| h.contains("--impure")));
 }
 
 #[test]

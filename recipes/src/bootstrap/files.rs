@@ -27,11 +27,33 @@ pub(super) fn at_text(at: &str, content: &str) -> Plain {
         .done()
 }
 
+/// A file or directory of the checkout, and where a step finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// The absolute path that it has for the step.
+    pub at: String,
+    /// Its path in the checkout, links followed.
+    pub source: String,
+}
+
+impl Shown {
+    pub(super) fn new(at: impl Into<String>, source: impl Into<String>) -> Self {
+        Self {
+            at: at.into(),
+            source: source.into(),
+        }
+    }
+
+    pub(super) fn to_plain(&self, checkout: &Checkout<'_>) -> Plain {
+        at_source(checkout, &self.at, &self.source)
+    }
+}
+
 /// Finds what has to be placed.
 pub(super) struct Files<'a> {
     checkout: &'a Checkout<'a>,
-    /// What was found, each a place and a source.
-    pub(super) found: Vec<Plain>,
+    /// What was found.
+    pub(super) found: Vec<Shown>,
     seen: BTreeSet<String>,
 }
 
@@ -60,7 +82,7 @@ impl<'a> Files<'a> {
                 message,
             )));
         }
-        self.found.push(at_source(self.checkout, at, &real));
+        self.found.push(Shown::new(at, &real));
         self.links(at, &real, depth)
     }
 
@@ -85,7 +107,7 @@ impl<'a> Files<'a> {
                         self.dir(&at, &real, depth + 1)?;
                         self.seen.remove(&real);
                     }
-                    Some(real) => self.found.push(at_source(self.checkout, &at, &real)),
+                    Some(real) => self.found.push(Shown::new(at, real)),
                     None => {
                         let message = format!("`{}` leads nowhere", self.checkout.shown(&path));
                         let problem =

@@ -6,7 +6,8 @@ use super::manifest::Kind;
 use super::plan::{Plan, Step};
 
 impl Plan {
-    /// Returns the plan as `sos recipe show --json` prints it: `variables`, a list of pairs, and `steps`.
+    /// Returns the plan as `sos recipe show --json` prints it: `variables`, a list of pairs, and `steps`. Of each step, `inputs` has
+    /// what it finds of the checkout: `source` there, and the path `at` which it finds it.
     pub fn to_json(&self) -> Value {
         let variables: Vec<Value> = self.variables.iter().map(|(n, v)| json!([n, v])).collect();
         let steps: Vec<Value> = self.steps.iter().map(step).collect();
@@ -34,6 +35,12 @@ fn step(step: &Step) -> Value {
         put("script", json!(script));
         put("script_real", json!(step.script_real));
     }
+    let inputs: Vec<Value> = step
+        .inputs
+        .iter()
+        .map(|shown| json!({ "at": shown.at, "source": shown.source }))
+        .collect();
+    put("inputs", json!(inputs));
     match step.kind {
         Kind::Build => {
             let files: Vec<Value> = step
@@ -57,6 +64,7 @@ fn step(step: &Step) -> Value {
         Kind::Uninstall => {
             let names: Vec<&str> = step.name.split(' ').collect();
             put("removes", json!(names));
+            put("packages", json!(step.removed));
         }
         Kind::Improve | Kind::Jump => {}
     }

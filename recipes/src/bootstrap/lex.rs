@@ -65,6 +65,10 @@ pub(crate) fn lines<'t>(text: &'t str, problems: &mut Problems) -> Vec<Line<'t>>
             );
             problems.add(problem);
         }
+        // Said once: what the rest of the line means is not known.
+        if words.iter().any(|w| w.text.len() > MAX_WORD_BYTES) {
+            continue;
+        }
         out.push(Line {
             number: index + 1,
             words,

@@ -6,10 +6,11 @@ use sos_formats::diagnostic::{Class, Diagnostic, Label, SourceFile};
 use sos_lang::{FileType, Plain};
 
 use super::checkout::{Checkout, Result};
-use super::files::{Files, at_source, at_text};
+use super::files::{at_source, at_text};
 use super::kaem::{Reader, Shell};
 use super::manifest::Kind;
 use super::plan::{Plan, Step};
+use super::scripts::lines;
 use super::sources::Distfile;
 use super::stage0::{self, Input, Stage0};
 use super::variables::Variables;
@@ -44,6 +45,7 @@ pub(crate) fn lower(
         plan,
         extra,
         pins: of_packages(plan),
+        variables: plan.variables.of_no_machine(),
         seeded,
     };
     let mut set = Set::new()
@@ -63,10 +65,12 @@ pub(crate) fn lower(
         BTreeMap::new()
     };
     let mut steps = Vec::new();
-    let mut problems = Vec::new();
+    let mut problems = unknown_steps(checkout, plan, extra).map_err(one)?;
     for step in &plan.steps {
         match lowerer.step(step, &kaem) {
             Ok(step) => steps.push(step),
+            // What every step reads is missed by each.
+            Err(problem) if problems.contains(&problem) => {}
             Err(problem) => problems.push(*problem),
         }
     }
@@ -82,6 +86,25 @@ pub(crate) fn lower(
     } else {
         Err(problems)
     }
+}
+
+/// Complains of files that are given to steps that are not there. A step that the variables leave out is one.
+fn unknown_steps(checkout: &Checkout<'_>, plan: &Plan, extra: &Extra) -> Result<Vec<Diagnostic>> {
+    let known: BTreeSet<&str> = plan.steps.iter().map(|s| s.name.as_str()).collect();
+    let mut found = Vec::new();
+    for name in extra.keys().filter(|name| !known.contains(name.as_str())) {
+        let is_plain = !name.contains('/') && !matches!(name.as_str(), "" | "." | "..");
+        if is_plain && checkout.resolve(&format!("steps/{name}"))?.is_some() {
+            continue;
+        }
+        let message =
+            format!("`extraDistfiles` gives files to `{name}`, and there is no such step");
+        found.push(
+            Diagnostic::error("bootstrap-missing", Class::Recipe, message)
+                .suggest(name, known.iter().copied()),
+        );
+    }
+    Ok(found)
 }
 
 /// A set with an attribute for each step, by its number, whose place is the line of the step.
@@ -145,6 +168,8 @@ struct Lowerer<'a> {
     plan: &'a Plan,
     extra: &'a Extra,
     pins: BTreeMap<usize, String>,
+    /// As steps get them.
+    variables: Variables,
     /// A seed of upstream's has left the variables in the root.
     seeded: bool,
 }
@@ -267,7 +292,7 @@ impl Lowerer<'_> {
         // What the seed sets, steps inherit.
         let seed = self.checkout.need_text("seed/seed.kaem")?;
         let env = self.checkout.need_text("steps/env")?;
-        let whole = format!("{}{}{}", self.plan.variables.to_cfg(), env.text, seed.text);
+        let whole = format!("{}{}{}", self.variables.to_cfg(), env.text, seed.text);
         let mut reader = Reader {
             checkout: self.checkout,
             root: "seed",
@@ -288,7 +313,7 @@ impl Lowerer<'_> {
     /// itself: see [`Lowerer::variables`].
     fn config(&self, with_variables: bool) -> Result<Vec<Plain>> {
         let env = self.checkout.need_text("steps/env")?;
-        let cfg = self.plan.variables.to_cfg();
+        let cfg = self.variables.to_cfg();
         let file = |path: &str, content: &str| {
             Set::new()
                 .with("path", text(path))
@@ -303,7 +328,8 @@ impl Lowerer<'_> {
     }
 
     /// The variables that a step can use: those that it, or what every step reads, has the names of. A changed variable is then no
-    /// change for the others. A step that names the file itself, to change it for those after it, gets all of it.
+    /// change for the others. A step that names the file itself, to change it for those after it, gets all of it, and so does one
+    /// that may put names together.
     fn variables(&self, step: &Step) -> Result<Variables> {
         let mut words = BTreeSet::new();
         let mut of = vec!["steps/env".to_owned(), "steps/helpers.sh".to_owned()];
@@ -312,11 +338,20 @@ impl Lowerer<'_> {
             Kind::Improve | Kind::Jump => of.extend(step.script_real.clone()),
             Kind::Uninstall => {}
         }
+        let mut own = BTreeSet::new();
+        for path in of.split_off(2) {
+            self.checkout.words(&path, 0, &mut own)?;
+        }
         for path in of {
             self.checkout.words(&path, 0, &mut words)?;
         }
-        let whole = words.contains("bootstrap") && words.contains("cfg");
-        let all = &self.plan.variables;
+        // Names that are put together while it runs are in no text.
+        let puts_together = ["eval", "printenv", "compgen"]
+            .iter()
+            .any(|w| own.contains(*w));
+        words.extend(own);
+        let whole = puts_together || (words.contains("bootstrap") && words.contains("cfg"));
+        let all = &self.variables;
         Ok(all.only(|name| whole || words.contains(name)))
     }
 
@@ -325,41 +360,36 @@ impl Lowerer<'_> {
         let bash = step.generation > 0;
         let mut layers = Vec::new();
         if bash {
-            layers.push(self.at(&format!("{tree}/helpers.sh"), "steps/helpers.sh"));
+            if self.checkout.resolve("steps/helpers.sh")?.is_none() {
+                let problem = self.checkout.missing("steps/helpers.sh").help(
+                    "steps in bash are run by the function `build` of it; a tree whose first steps are for bash has it, too",
+                );
+                return Err(Box::new(problem));
+            }
             let pin = self.pins.get(&step.index).map_or("", String::as_str);
             layers.push(at_text(&format!("{tree}/SHA256SUMS.pkgs"), pin));
         }
-        match step.kind {
-            Kind::Build => {
-                let dir = format!("{}/{}", step.tree, step.name);
-                let mut files = Files::new(self.checkout);
-                files.dir(&format!("/{dir}"), &dir, 0)?;
-                layers.extend(files.found);
-            }
-            Kind::Improve | Kind::Jump => {
-                if let (Some(script), Some(real)) = (&step.script, &step.script_real) {
-                    layers.push(self.at(&format!("{tree}/{script}"), real));
-                }
-                // It runs the generator again, which must not find the steps after it.
-                if step.name == "reconfigure" {
-                    layers.push(at_text(&format!("{tree}/manifest"), "\n"));
-                    if self.checkout.resolve("steps/configurator")?.is_some() {
-                        layers.push(self.at(&format!("{tree}/configurator"), "steps/configurator"));
-                    }
-                }
-            }
-            Kind::Uninstall => {}
+        let shown = step.inputs.iter();
+        layers.extend(shown.map(|shown| shown.to_plain(self.checkout)));
+        // It runs the generator again, which must not find the steps after it.
+        if step.kind == Kind::Improve && step.name == "reconfigure" {
+            layers.push(at_text(&format!("{tree}/manifest"), "\n"));
         }
-        // After the files of the step: a circle of links among them was found by now.
         if bash && !self.seeded {
             let cfg = self.variables(step)?.to_cfg();
             layers.push(at_text("/steps/bootstrap.cfg", &cfg));
         }
-        let env = self.checkout.need_text("steps/env")?;
+        let own_env = format!("{}/env", step.tree);
+        let has_own_env = step.tree != "steps" && self.checkout.resolve(&own_env)?.is_some();
+        if has_own_env && bash {
+            layers.push(self.at(&format!("/{own_env}"), &own_env));
+        }
+        let env = if has_own_env { &own_env } else { "steps/env" };
+        let env = self.checkout.need_text(env)?;
         let script = if bash {
-            bash_script(step)
+            bash_script(step, has_own_env)
         } else {
-            kaem_script(step, &self.plan.variables, &env.text)
+            kaem_script(step, &self.variables, &env.text)
         };
         let mut environment = BTreeMap::new();
         if bash {
@@ -389,6 +419,7 @@ impl Lowerer<'_> {
             .with("env", variables_of(&environment))
             .with("parallel", Plain::Bool(bash && step.kind == Kind::Build))
             .with("layers", Plain::List(layers))
+            .with("watch", texts(watched(step)))
             .with(
                 "distfiles",
                 Plain::List(distfiles.iter().map(distfile).collect()),
@@ -429,7 +460,21 @@ impl Lowerer<'_> {
                 }
             }
         }
+        let mut seen = BTreeSet::new();
         for step in &self.plan.steps {
+            for file in step.distfiles.iter().filter(|f| seen.insert(&f.name)) {
+                let pin = pin(
+                    "source",
+                    &format!("{DISTFILES}/{}", file.name),
+                    &file.sha256,
+                );
+                let name = format!("{}-pass{}", step.name, step.pass.unwrap_or(1));
+                out.push(
+                    pin.with("of", text(name))
+                        .with("file", distfile(file))
+                        .done(),
+                );
+            }
             let index = || crate::plain::int(step.index);
             let installed = step.outputs.iter().flatten();
             for (path, digest) in installed {
@@ -502,41 +547,53 @@ fn key(step: &Step, plan: &Plan) -> String {
 
 /// What a step in kaem runs: the beginning of the script that upstream generates, and its own lines of it.
 fn kaem_script(step: &Step, variables: &Variables, env: &str) -> String {
-    let header = format!("set -ex\ncd /{}\n{}{env}", step.tree, variables.to_cfg());
+    let mut header = format!("set -ex\ncd /{}\n{}{env}", step.tree, variables.to_cfg());
+    if step.tree != "steps" {
+        header.push_str(&format!("SRCDIR=/{}\n", step.tree));
+    }
     let body = match step.kind {
-        Kind::Build => format!(
-            "pkg={}\ncd ${{pkg}}\nkaem --file {}\ncd ..\n",
-            step.name,
-            step.script.as_deref().unwrap_or_default()
-        ),
-        Kind::Improve | Kind::Jump => format!(
+        Kind::Jump => format!(
             "kaem --file /{}/{}\n",
             step.tree,
             step.script.as_deref().unwrap_or_default()
         ),
-        Kind::Uninstall => format!("uninstall {}\n", step.name),
+        _ => lines(step),
     };
     header + &body
 }
 
-/// The same for bash. The number of jobs is set between what is read: it is of this machine, and in no file.
-fn bash_script(step: &Step) -> String {
+/// The same for bash. The number of jobs is set between what is read: it is of this machine, and in no file. An extension reads the
+/// variables of the main tree, and its `env` if it brings none; its steps are where `SRCDIR` says.
+fn bash_script(step: &Step, own_env: bool) -> String {
+    let tree = &step.tree;
+    let (from, env, dir) = if tree == "steps" {
+        (".", ".", String::new())
+    } else {
+        (
+            "/steps",
+            if own_env { "." } else { "/steps" },
+            format!("SRCDIR=/{tree}\n"),
+        )
+    };
     let header = format!(
-        "#!/bin/bash\nset -e\ncd /{}\n. ./bootstrap.cfg\n[ -z \"${{SOS_CORES}}\" ] || JOBS=${{SOS_CORES}}\nunset SOS_CORES\n. ./env\n. ./helpers.sh\n",
-        step.tree
+        "#!/bin/bash\nset -e\ncd /{tree}\n. {from}/bootstrap.cfg\n[ -z \"${{SOS_CORES}}\" ] || JOBS=${{SOS_CORES}}\nunset SOS_CORES\n. {env}/env\n{dir}. ./helpers.sh\n"
     );
     let body = match step.kind {
-        Kind::Build => format!(
-            "build {} {}\n",
-            step.name,
-            step.script.as_deref().unwrap_or_default()
-        ),
-        Kind::Improve | Kind::Jump => format!(
+        Kind::Jump => format!(
             ". /{}/{}\n",
             step.tree,
             step.script.as_deref().unwrap_or_default()
         ),
-        Kind::Uninstall => format!("uninstall {}\n", step.name),
+        _ => lines(step),
     };
     header + &body
+}
+
+/// Directories that others have files in, which a step may look for without having declared them.
+fn watched(step: &Step) -> Vec<String> {
+    let mut dirs = vec![DISTFILES.to_owned(), "/steps".to_owned()];
+    if step.tree != "steps" {
+        dirs.push(format!("/{}", step.tree));
+    }
+    dirs
 }

@@ -97,9 +97,12 @@ impl<'t> Words<'_, 't> {
         let end = self.line.end;
         let word = self.line.words.get(at);
         // An empty word is the gap between two blanks: one byte is shown of it.
-        let place = word.map_or(end..end, |Word { place, .. }| {
-            place.start..place.end.max((place.start + 1).min(end))
+        let place = word.map_or(end..end, |Word { text, place }| match text.find('\t') {
+            Some(tab) => place.start + tab..place.start + tab + 1,
+            None => place.start..place.end.max((place.start + 1).min(end)),
         });
+        let is_tab = word.is_some_and(|word| word.text.contains('\t'));
+        let label = if is_tab { "this tab" } else { label };
         let problem = self
             .problems
             .error("bootstrap-syntax", message, &Some(place), label);

@@ -99,7 +99,8 @@ fn files(checkout: &Checkout<'_>) -> Result<Vec<Plain>> {
     }
     let mut steps = Files::new(checkout);
     steps.dir("/steps", "steps", 0)?;
-    Ok(placed.into_values().chain(steps.found).collect())
+    let steps = steps.found.iter().map(|shown| shown.to_plain(checkout));
+    Ok(placed.into_values().chain(steps).collect())
 }
 
 struct Split {

@@ -7,12 +7,14 @@ mod checkout;
 mod files;
 mod json;
 mod kaem;
+mod left;
 mod lex;
 mod lower;
 mod manifest;
 mod media;
 mod pins;
 mod plan;
+mod scripts;
 mod sources;
 mod stage0;
 #[cfg(test)]
@@ -22,6 +24,8 @@ mod variables;
 
 pub use attr::attr_path;
 pub(crate) use checkout::Checkout;
+pub use files::Shown;
+pub use left::left_behind;
 pub(crate) use lower::{Extra, lower};
 pub use manifest::Kind;
 pub(crate) use media::media;

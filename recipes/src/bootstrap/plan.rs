@@ -1,12 +1,13 @@
 //! The plan of a run: which steps there are, in which shell, with which script, files from outside and pins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::diagnostic::{Class, Diagnostic, suggest};
 use sos_lang::Host;
 
 use super::checkout::Checkout;
+use super::files::{Files, Shown};
 use super::manifest::{self, Directive, Kind};
 use super::pins;
 use super::sources::{self, Digests, Distfile};
@@ -60,6 +61,10 @@ pub struct Step {
     pub script: Option<String>,
     /// Path of that script in the checkout, links followed; none where the default stages of the helpers do all.
     pub script_real: Option<String>,
+    /// What it finds of the checkout: its directory or its script, what links in there lead to, and in bash the helpers.
+    pub inputs: Vec<Shown>,
+    /// What it removes of packages: the files that list what is in them.
+    pub removed: Vec<String>,
     /// Files from outside.
     pub distfiles: Vec<Distfile>,
     /// What bash packs: file name, revision and digest.
@@ -115,6 +120,7 @@ pub(crate) fn of_checkout(
         steps: Vec::new(),
         packages: Vec::new(),
         digests: Digests::default(),
+        directories: BTreeMap::new(),
         generation: usize::from(settings.bash),
     };
     planner.tree("steps");
@@ -172,12 +178,34 @@ pub(super) fn starting_variables(
         }
         _ => of_settings(),
     };
+    let wrong = settings.set.iter().filter_map(|(name, value)| {
+        let why = variables::wrong(name, value)?;
+        let message = format!(
+            "`{}` cannot be a line of `bootstrap.cfg`: {why}",
+            format!("{name}={value}").escape_debug()
+        );
+        Some(Diagnostic::error("usage-bad-value", Class::Usage, message))
+    });
+    let wrong: Vec<Diagnostic> = wrong.collect();
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    known_names(checkout, &start, settings)?;
     for (name, value) in &settings.set {
         start.set(name, value);
         // The directory goes with the architecture unless it is given, too.
         if name == "ARCH" && !settings.set.iter().any(|(name, _)| name == "ARCH_DIR") {
             start.set("ARCH_DIR", variables::arch_dir(value));
         }
+    }
+    if !matches!(
+        start.get("ARCH"),
+        "" | "x86" | "amd64" | "aarch64" | "riscv64"
+    ) {
+        let message = format!("ARCH is `{}`, which no system runs", start.get("ARCH"));
+        let problem = Diagnostic::error("bootstrap-arch", Class::Recipe, message)
+            .note("known are `x86`, `amd64`, `aarch64` and `riscv64`");
+        return Err(vec![problem]);
     }
     if !matches!(start.get("CONFIGURATOR"), "" | "False") {
         let message = "CONFIGURATOR is not False: the configurator would ask for values while the system is built";
@@ -188,6 +216,39 @@ pub(super) fn starting_variables(
     Ok(start)
 }
 
+/// Refuses a variable that nothing in the tree knows and that is called nearly as one that is known: it would change nothing.
+fn known_names(
+    checkout: &Checkout<'_>,
+    start: &Variables,
+    settings: &Settings,
+) -> Result<(), Vec<Diagnostic>> {
+    let mut words: Option<BTreeSet<String>> = None;
+    let mut found = Vec::new();
+    for (name, _) in settings.set.iter().filter(|(name, _)| !start.has(name)) {
+        let known: Vec<&str> = start.iter().map(|(known, _)| known).collect();
+        let near = suggest(name, known.iter().copied());
+        if near.is_empty() {
+            continue;
+        }
+        let words = match &mut words {
+            Some(words) => words,
+            None => {
+                let mut all = BTreeSet::new();
+                checkout.words("steps", 0, &mut all).map_err(|e| vec![*e])?;
+                words.insert(all)
+            }
+        };
+        if !words.contains(name) {
+            let message = format!("nothing in this tree reads the variable `{name}`");
+            found.push(
+                Diagnostic::error("usage-bad-value", Class::Usage, message)
+                    .suggest(name, known.into_iter()),
+            );
+        }
+    }
+    if found.is_empty() { Ok(()) } else { Err(found) }
+}
+
 struct Planner<'a> {
     checkout: &'a Checkout<'a>,
     variables: Variables,
@@ -196,6 +257,8 @@ struct Planner<'a> {
     /// File names of the packages so far.
     packages: Vec<String>,
     digests: Digests,
+    /// What is in the directories of steps, by path.
+    directories: BTreeMap<String, Vec<Shown>>,
     generation: usize,
 }
 
@@ -233,6 +296,8 @@ impl Planner<'_> {
                 pass: None,
                 script: None,
                 script_real: None,
+                inputs: Vec::new(),
+                removed: Vec::new(),
                 distfiles: Vec::new(),
                 package: None,
                 patch_dir: None,
@@ -246,8 +311,12 @@ impl Planner<'_> {
                     done
                 }
                 Kind::Improve | Kind::Jump => self.script(&mut step, directive, &mut problems),
-                Kind::Uninstall => Ok(()),
+                Kind::Uninstall => {
+                    step.removed = self.removed(&step.name);
+                    Ok(())
+                }
             };
+            let done = done.and_then(|()| self.inputs(&mut step));
             if let Err(problem) = done {
                 problems.add(located(*problem, directive, &problems));
             }
@@ -323,6 +392,52 @@ impl Planner<'_> {
             };
         }
         Ok(())
+    }
+
+    /// Finds what a step is shown of the checkout; a link there that leads nowhere or elsewhere is found here.
+    fn inputs(&mut self, step: &mut Step) -> super::checkout::Result<()> {
+        let tree = format!("/{}", step.tree);
+        if step.generation > 0 {
+            let own = format!("{}/helpers.sh", step.tree);
+            let own = self.checkout.resolve(&own)?;
+            let helpers = own.unwrap_or_else(|| "steps/helpers.sh".to_owned());
+            step.inputs
+                .push(Shown::new(format!("{tree}/helpers.sh"), helpers));
+        }
+        match step.kind {
+            Kind::Build => {
+                let dir = format!("{}/{}", step.tree, step.name);
+                if !self.directories.contains_key(&dir) {
+                    let mut files = Files::new(self.checkout);
+                    files.dir(&format!("/{dir}"), &dir, 0)?;
+                    self.directories.insert(dir.clone(), files.found);
+                }
+                step.inputs.extend(self.directories[&dir].iter().cloned());
+            }
+            Kind::Improve | Kind::Jump => {
+                if let (Some(script), Some(real)) = (&step.script, &step.script_real) {
+                    step.inputs
+                        .push(Shown::new(format!("{tree}/{script}"), real));
+                }
+                let configurator = "steps/configurator";
+                if step.name == "reconfigure" && self.checkout.resolve(configurator)?.is_some() {
+                    let at = format!("{tree}/configurator");
+                    step.inputs.push(Shown::new(at, configurator));
+                }
+            }
+            Kind::Uninstall => {}
+        }
+        Ok(())
+    }
+
+    /// The newest package of each name that is no path, counted as the helpers count.
+    fn removed(&self, names: &str) -> Vec<String> {
+        let packages = names.split(' ').filter(|name| !name.starts_with('/'));
+        let newest = packages.filter_map(|name| {
+            let alike = self.packages.iter().filter(|p| p.starts_with(name)).count();
+            Some(format!("{name}_{}.tar.bz2", alike.checked_sub(1)?))
+        });
+        newest.collect()
     }
 
     fn sources(&mut self, dir: &str) -> super::checkout::Result<Vec<Distfile>> {

@@ -101,8 +101,22 @@ fn lines<'t>(text: &'t str, problems: &mut Problems) -> Vec<Source<'t>> {
     for line in text.split('\n') {
         let offset = start;
         start += line.len() + 1;
+        if let Some(at) = line.find('\r') {
+            let at = offset + at;
+            let problem = problems.error(
+                "bootstrap-sources",
+                "a carriage return in a list of sources is part of the word before it",
+                &Some(at..at + 1),
+                "here",
+            );
+            problems
+                .add(problem.help(
+                    "lines end with a line feed alone: `sed -i 's/\\r$//'` repairs the file",
+                ));
+            continue;
+        }
         let words: Vec<(&str, Range<usize>)> = line
-            .split([' ', '\t', '\r', '\u{b}', '\u{c}'])
+            .split([' ', '\t', '\u{b}', '\u{c}'])
             .filter(|word| !word.is_empty())
             .map(|word| {
                 let at = offset + (word.as_ptr() as usize - line.as_ptr() as usize);

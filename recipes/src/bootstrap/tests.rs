@@ -131,6 +131,141 @@ fn links_are_followed_inside_the_tree() {
 }
 
 #[test]
+fn bad_links_are_found_wherever_a_step_has_them() {
+    #[track_caller]
+    fn check(link: &str, target: &str, expect: &str) {
+        let files = [
+            ("a/pass1.kaem", ""),
+            ("a/files/x", ""),
+            ("improve/i.sh", ""),
+        ];
+        let tree = Tree::new("build: a\nimprove: i\n", &files);
+        tree.link(&format!("steps/{link}"), target);
+        assert_eq!(tree.problems(), expect, "{link} -> {target}");
+    }
+    let bad = "steps/manifest:1:8 bootstrap-bad-link:";
+    check(
+        "a/files/l",
+        "l",
+        &format!("{bad} `steps/a/files/l` is a circle of links"),
+    );
+    check(
+        "a/files/l",
+        "../../a",
+        &format!("{bad} `steps/a/files/l` is a circle of links"),
+    );
+    check(
+        "a/files/l",
+        "/etc/passwd",
+        &format!("{bad} `steps/a/files/l` leads out of the tree"),
+    );
+    check(
+        "a/l",
+        "../../../x",
+        &format!("{bad} `steps/a/l` leads nowhere"),
+    );
+    check(
+        "a/l",
+        "../../..",
+        &format!("{bad} `steps/a/l` leads out of the tree"),
+    );
+}
+
+#[test]
+fn what_a_step_finds_of_the_checkout_is_listed() {
+    let tree = Tree::new(
+        "build: bash-1\nbuild: a\nimprove: i\nbuild: a\nuninstall: a /x b\n",
+        &[
+            ("bash-1/pass1.kaem", ""),
+            ("a/x", ""),
+            ("improve/i.sh", ""),
+            ("shared/f", ""),
+        ],
+    );
+    tree.link("steps/a/linked", "../shared");
+    let json = tree.plan(&[]).unwrap().to_json();
+    let shown: Vec<String> = json["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| {
+            let inputs = step["inputs"].as_array().unwrap().iter();
+            let inputs = inputs.map(|one| {
+                format!(
+                    "{}={}",
+                    one["at"].as_str().unwrap(),
+                    one["source"].as_str().unwrap()
+                )
+            });
+            inputs.collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    let helpers = "/steps/helpers.sh=steps/helpers.sh";
+    let of_a = format!("{helpers} /steps/a=steps/a /steps/a/linked=steps/shared");
+    assert_eq!(
+        shown,
+        [
+            "/steps/bash-1=steps/bash-1",
+            &of_a,
+            &format!("{helpers} /steps/improve/i.sh=steps/improve/i.sh"),
+            &of_a,
+            helpers,
+        ]
+    );
+    assert_eq!(json["steps"][4]["packages"], json!(["a_1.tar.bz2"]));
+}
+
+#[test]
+fn a_variable_that_a_later_step_will_not_find_is_told_of() {
+    let tree = Tree::new(
+        "build: bash-1\nimprove: sets\nimprove: keeps\nbuild: a\nbuild: bash-2\nimprove: reads\n",
+        &[
+            ("bash-1/pass1.kaem", ""),
+            ("bash-2/x", ""),
+            ("improve/sets.sh", "LEFT=1\nOWN=2\nGONE=3\nunset GONE\n"),
+            (
+                "improve/keeps.sh",
+                "TARGET=x\necho \"TARGET=${TARGET}\" >> /steps/env\n",
+            ),
+            (
+                "a/pass1.sh",
+                "OWN=3\necho ${LEFT} ${OWN} ${TARGET} ${GONE}\n",
+            ),
+            // Another script, and another shell for upstream as well.
+            ("improve/reads.sh", "echo ${LEFT}\n"),
+        ],
+    );
+    let plan = tree.plan(&[]).unwrap();
+    let found = super::left_behind(&TestHost::new(), tree.dir.path(), ".", &plan);
+    let told: Vec<&str> = found.iter().map(|d| d.message.as_str()).collect();
+    assert_eq!(
+        told,
+        ["`improve: sets` leaves the variable `LEFT`, which `build: a` reads and will not find"]
+    );
+    let place = |n: usize| {
+        let label = &found[0].labels[n];
+        let (line, column) = label.file.line_column(label.span.start);
+        format!("{}:{line}:{column}", label.file.name)
+    };
+    assert_eq!(place(0), "steps/a/pass1.sh:2:8");
+    assert_eq!(place(1), "steps/improve/sets.sh:1:1");
+}
+
+#[test]
+fn a_variable_that_is_nearly_one_is_refused() {
+    let tree = Tree::new("build: a ( ARCHS == x )\n", &[]);
+    let problem = &tree.plan(&[("ARCh", "amd64")]).unwrap_err()[0];
+    assert_eq!(
+        problem.message,
+        "nothing in this tree reads the variable `ARCh`"
+    );
+    assert_eq!(problem.helps, ["did you mean `ARCH`?"]);
+    // What something reads is a variable, and so is what is called like none.
+    assert!(tree.plan(&[("ARCHS", "y")]).is_ok());
+    assert!(tree.plan(&[("COLOUR", "red")]).is_ok());
+}
+
+#[test]
 fn extensions_come_after_the_main_manifest_and_count_for_themselves() {
     let tree = Tree::new(
         "build: bash-1\nbuild: a\n",
@@ -159,7 +294,7 @@ fn bad_manifests_say_where() {
     let long = "x".repeat(64);
     check(
         "build: a (\tA == B )\n",
-        "steps/manifest:1:10 bootstrap-syntax: expected `(`, found `(\tA`",
+        "steps/manifest:1:11 bootstrap-syntax: expected `(`, found `(\tA`",
     );
     check(
         "build: a  ( A == B )\n",
@@ -172,6 +307,11 @@ fn bad_manifests_say_where() {
     check(
         &format!("#\nbuild: a ( A == {long} )\n"),
         "steps/manifest:2:17 bootstrap-syntax: a word of 64 bytes is too long: upstream's generator takes 63",
+    );
+    // Once, whatever else the line may lack.
+    check(
+        &format!("{long}\n"),
+        "steps/manifest:1:1 bootstrap-syntax: a word of 64 bytes is too long: upstream's generator takes 63",
     );
     check(
         "buidl: a\n",
@@ -270,6 +410,10 @@ fn bad_sources_say_where() {
         ),
     );
     check(
+        &format!("f http://h/x {DIGEST}\r\n"),
+        "steps/a/sources:1:78 bootstrap-sources: a carriage return in a list of sources is part of the word before it",
+    );
+    check(
         "f http://h/x abc\n",
         "steps/a/sources:1:14 bootstrap-sources: `abc` is no SHA-256 digest",
     );
@@ -340,9 +484,78 @@ fn bad_settings_say_where() {
         &format!("steps/bootstrap.cfg:1:1 {line} it ends with a carriage return"),
     );
     check(
+        "",
+        "steps/bootstrap.cfg:1:1 bootstrap-syntax: `bootstrap.cfg` is empty: upstream's programs take no such file",
+    );
+    for value in ["a b", "$(x)", "a;b", "`x`", "~/x", "\"a$b\"", "\"a"] {
+        check(
+            &format!("ARCH=x86\nX={value}\n"),
+            &format!(
+                "steps/bootstrap.cfg:2:1 {line} the value has what means something to a shell"
+            ),
+        );
+    }
+    check(
+        "ARCH=mips\n",
+        "bootstrap-arch: ARCH is `mips`, which no system runs",
+    );
+    check(
         "CONFIGURATOR=True\n",
         "bootstrap-configurator: CONFIGURATOR is not False: the configurator would ask for values while the system is built",
     );
+}
+
+#[test]
+fn what_a_shell_would_run_is_no_value() {
+    let tree = Tree::new(
+        "",
+        &[(
+            "bootstrap.cfg",
+            "ARCH=x86\nMIRRORS=\"http://h:1 http://g:2\"\nX=\n",
+        )],
+    );
+    assert!(tree.plan(&[("Y", "http://h/a?b=c%20d,e+f@g")]).is_err());
+    assert!(
+        tree.plan(&[("Y", "http://h/a=c%20d,e+f@g"), ("Z", "")])
+            .is_ok()
+    );
+    for (name, value, why) in [
+        (
+            "X",
+            "1\necho injected",
+            "there is a control character in the value",
+        ),
+        (
+            "X",
+            "1 echo hi",
+            "the value has what means something to a shell",
+        ),
+        ("A B", "x", "what is before `=` is no name of a variable"),
+        (
+            "steps cfg",
+            "1",
+            "what is before `=` is no name of a variable",
+        ),
+    ] {
+        let problem = &tree.plan(&[(name, value)]).unwrap_err()[0];
+        assert_eq!(problem.code, "usage-bad-value");
+        assert!(problem.message.ends_with(why), "{}", problem.message);
+        assert!(!problem.message.contains('\n'));
+    }
+}
+
+#[test]
+fn a_setting_replaces_every_variable_of_its_name() {
+    let tree = Tree::new(
+        "improve: i ( X == new )\n",
+        &[
+            ("bootstrap.cfg", "ARCH=x86\nX=old\nX=older\n"),
+            ("improve/i.sh", ""),
+        ],
+    );
+    let plan = tree.plan(&[("X", "new")]).unwrap();
+    assert_eq!(plan.steps.len(), 1);
+    assert_eq!(plan.variables.to_cfg(), "ARCH=x86\nX=new\nX=new\n");
 }
 
 #[test]
@@ -365,18 +578,22 @@ o = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(o)
 base = o.DirTree(sys.argv[2])
 class Tree:
-    def __init__(self, manifest): self.manifest = manifest
+    def __init__(self, job):
+        self.texts = {"steps/manifest": job["manifest"]}
+        if job.get("sources") is not None: self.texts["steps/a/sources"] = job["sources"]
     def exists(self, p): return base.exists(p)
     def mode(self, p): return base.mode(p)
-    def data(self, p): return self.manifest.encode() if p == "steps/manifest" else base.data(p)
+    def data(self, p): return self.texts[p].encode() if p in self.texts else base.data(p)
 out = []
 for job in json.load(sys.stdin):
-    cfg = o.default_cfg(job["mode"], job["arch"])
-    for k, v in job["set"]:
-        cfg = [(n, v if n == k else x) for n, x in cfg] if k in dict(cfg) else cfg + [(k, v)]
     try:
-        steps, vs = o.plan(Tree(job["manifest"]), cfg)
-        out.append({"steps": steps, "variables": vs.v})
+        if job.get("cfg") is None: cfg = o.default_cfg(job["mode"], job["arch"], "1")
+        else: cfg = o.parse_cfg(job["cfg"])
+        for k, v in job["set"]:
+            cfg = [(n, v if n == k else x) for n, x in cfg] if k in dict(cfg) else cfg + [(k, v)]
+        steps, vs = o.plan(Tree(job), cfg)
+        scripts = o.scripts(Tree(job), cfg)
+        out.append({"steps": steps, "variables": vs.v, "scripts": scripts})
     except o.Bad:
         out.append(None)
 json.dump(out, sys.stdout)
@@ -415,23 +632,27 @@ fn ask(oracle: &Path, tree: &Path, jobs: &Value) -> Vec<Value> {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Compares every field that both have; JOBS is of the machine upstream, and of none here.
+/// Compares every field that both have, and the text of every generated script; one job, as here.
 #[track_caller]
-fn compare(job: &Value, want: &Value, got: Result<Plan, Vec<Diagnostic>>) {
-    let got = match (want, got) {
-        (Value::Null, Err(_)) => return,
+fn compare(job: &Value, want: &Value, tree: &Path) {
+    let host = TestHost::new();
+    let plan = plan(&host, tree, ".", &settings_of(job));
+    let (plan, got) = match (want, plan) {
+        (Value::Null, Err(problems)) => {
+            // What is refused is refused at a place.
+            for problem in &problems {
+                assert!(!problem.labels.is_empty(), "{problem:#?}\n{job:#}");
+            }
+            return;
+        }
         (Value::Null, Ok(_)) => panic!("accepted what the other refuses: {job:#}"),
         (_, Err(problems)) => panic!("refused: {problems:#?}\n{job:#}"),
-        (_, Ok(plan)) => plan.to_json(),
+        (_, Ok(plan)) => {
+            let json = plan.to_json();
+            (plan, json)
+        }
     };
-    let jobs = ["JOBS", "FINAL_JOBS"].map(Value::from);
-    let variables = |all: &Value| -> Vec<Value> {
-        let all = all["variables"].as_array().unwrap().iter();
-        all.filter(|pair| !jobs.contains(&pair[0]))
-            .cloned()
-            .collect()
-    };
-    assert_eq!(variables(&got), variables(want), "{job:#}");
+    assert_eq!(got["variables"], want["variables"], "{job:#}");
     let (ours, theirs) = (
         got["steps"].as_array().unwrap(),
         want["steps"].as_array().unwrap(),
@@ -442,6 +663,8 @@ fn compare(job: &Value, want: &Value, got: Result<Plan, Vec<Diagnostic>>) {
             assert_eq!(&ours[name], value, "{name} of {theirs:#} in {job:#}");
         }
     }
+    let scripts = plan.scripts(&host, tree, ".").unwrap();
+    assert_eq!(json!(scripts), want["scripts"], "{job:#}");
 }
 
 /// Numbers that follow from a seed: xorshift64*.
@@ -534,6 +757,61 @@ fn random_manifest(r: &mut Random) -> String {
     out
 }
 
+/// Lists of sources, most of them good.
+fn random_sources(r: &mut Random) -> String {
+    let mut out = String::new();
+    for _ in 0..r.below(5) {
+        let name = r.one(&["x", "y", "z.tar.gz"]);
+        // A name with two digests is refused, so most have their own.
+        let digest = if (name == "x") != r.chance(4) {
+            DIGEST
+        } else {
+            OTHER
+        };
+        let host = r.one(&["h", "g", "h/d"]);
+        let line = match r.below(40) {
+            0 => format!("f http://{host}/{name} {}", &digest[1..]),
+            1 => format!("f http://{host}/{name} {}", digest.to_uppercase()),
+            2 => format!("h http://{host}/{name} {digest}"),
+            3 => format!("f http://{host}/{name}"),
+            4 => format!("g http://{host}/r~v1 _ {digest}"),
+            5 => format!("f _ {digest}"),
+            6..=9 => String::new(),
+            10..=14 => format!("g http://{host}/r.git~v1.0 _ {digest} {name}"),
+            15..=19 => format!("git http://{host}/r~x http://{host}/{name} {digest}"),
+            20..=24 => format!("file  http://{host}/other\t{digest} {name} "),
+            25..=26 => format!("f _ {digest} {name}"),
+            _ => format!("f http://{host}/{name} {digest}"),
+        };
+        out.push_str(&line);
+        out.push('\n');
+    }
+    if r.chance(20) {
+        out.pop();
+    }
+    out
+}
+
+/// The text of a `bootstrap.cfg`, most of them good; names may come twice.
+fn random_cfg(r: &mut Random) -> String {
+    let mut out = String::new();
+    for _ in 0..=r.below(6) {
+        let name = r.one(&["ARCH", "V", "W", "CHROOT", "INTERACTIVE"]);
+        let value = match name {
+            "ARCH" => r.one(&["x86", "amd64"]),
+            _ => r.one(&["True", "False", "v", ""]),
+        };
+        let line = match r.below(40) {
+            0 => "# a comment".to_owned(),
+            1 => name.to_owned(),
+            _ => format!("{name}={value}"),
+        };
+        out.push_str(&line);
+        out.push('\n');
+    }
+    out
+}
+
 #[test]
 fn random_manifests_are_read_as_by_an_independent_reader() {
     let Some(oracle) = oracle() else { return };
@@ -557,6 +835,12 @@ fn random_manifests_are_read_as_by_an_independent_reader() {
     }
     tree.write("steps/b/patches/x", "");
     tree.link("steps/c/patches-pass2", "../b/patches");
+    tree.write("steps/env", "PREFIX=/usr\n");
+    // What a later bash does in a run with a person, and what an early one does.
+    tree.write(
+        "seed/script-generator.c",
+        r#"void f() { if (x) { fputs("set -E\ntrap 'echo \"[TRAP]\"' ERR\n", out); } else { fputs("set -e\n" "trap 'TRAP' EXIT\n", out); } }"#,
+    );
     for script in [
         "improve/a",
         "improve/b",
@@ -579,7 +863,9 @@ fn random_manifests_are_read_as_by_an_independent_reader() {
                 "manifest": random_manifest(&mut r),
                 "mode": r.one(&super::Mode::NAMES),
                 "arch": r.one(&["x86", "amd64", "riscv64"]),
-                "set": if r.chance(30) { json!([["V", "v"]]) } else { json!([]) },
+                "sources": random_sources(&mut r),
+                "cfg": r.chance(30).then(|| random_cfg(&mut r)),
+                "set": if r.chance(30) { json!([["V", "v"]]) } else if r.chance(20) { json!([["INTERACTIVE", "True"]]) } else { json!([]) },
             })
         })
         .collect();
@@ -591,20 +877,22 @@ fn random_manifests_are_read_as_by_an_independent_reader() {
     );
     for (job, want) in jobs.iter().zip(&want) {
         tree.write("steps/manifest", job["manifest"].as_str().unwrap());
-        let settings = settings_of(job);
-        compare(
-            job,
-            want,
-            plan(&TestHost::new(), tree.dir.path(), ".", &settings),
-        );
+        tree.write("steps/a/sources", job["sources"].as_str().unwrap());
+        let cfg = "steps/bootstrap.cfg";
+        match job["cfg"].as_str() {
+            Some(text) => tree.write(cfg, text),
+            None => fs::remove_file(tree.dir.path().join(cfg)).unwrap_or_default(),
+        }
+        compare(job, want, tree.dir.path());
     }
 }
 
 fn settings_of(job: &Value) -> Settings {
     let text = |v: &Value| v.as_str().unwrap().to_owned();
+    let defaults = job["cfg"].is_null();
     Settings {
-        mode: super::Mode::parse(job["mode"].as_str().unwrap()),
-        arch: Some(text(&job["arch"])),
+        mode: super::Mode::parse(job["mode"].as_str().unwrap()).filter(|_| defaults),
+        arch: defaults.then(|| text(&job["arch"])),
         set: job["set"]
             .as_array()
             .unwrap()
@@ -640,12 +928,12 @@ fn the_plans_of_upstream_are_those_of_an_independent_reader() {
     }
     let want = ask(&oracle, &upstream, &Value::Array(jobs.clone()));
     for (job, want) in jobs.iter().zip(&want) {
-        compare(
-            job,
-            want,
-            plan(&TestHost::new(), &upstream, ".", &settings_of(job)),
-        );
+        compare(job, want, &upstream);
     }
+    let plan = plan(&TestHost::new(), &upstream, ".", &Settings::default()).unwrap();
+    let left = super::left_behind(&TestHost::new(), &upstream, ".", &plan);
+    let left: Vec<&str> = left.iter().map(|d| d.message.as_str()).collect();
+    assert_eq!(left, [""; 0]);
 }
 
 /// stage0 in small: two scripts of the smallest kaem, one of the full one, a compiler that runs other programs.

@@ -74,8 +74,10 @@ fn names(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.split_inclusive('\n').flat_map(move |line| {
         let offset = start;
         start += line.len();
-        let comment = line.trim_start().starts_with('#');
-        let line = if comment { "" } else { line };
+        let begin = line.trim_start();
+        // Who removes a file does without it.
+        let passed_by = begin.starts_with('#') || begin.starts_with("rm ");
+        let line = if passed_by { "" } else { line };
         line.match_indices('/').map(move |(slash, _)| {
             let rest = &line[slash + 1..];
             let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || "._+-~".contains(c)));
@@ -90,9 +92,9 @@ mod tests {
 
     #[test]
     fn names_stand_behind_a_slash() {
-        let text = "# /x/no.gz\ncat \"${DISTFILES}/a-1.0.tar.gz\" || /b\n";
+        let text = "# /x/no.gz\nrm /x/a\ncat \"${DISTFILES}/a-1.0.tar.gz\" || /b\n";
         let found: Vec<(usize, &str)> = names(text).collect();
-        assert_eq!(found, [(29, "a-1.0.tar.gz"), (47, "b")]);
+        assert_eq!(found, [(37, "a-1.0.tar.gz"), (55, "b")]);
         assert!(found.iter().all(|(at, name)| text[*at..].starts_with(name)));
     }
 }

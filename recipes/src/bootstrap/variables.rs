@@ -27,9 +27,12 @@ impl Variables {
 
     /// Gives a variable a value before the manifest is read: in its place, or at the end.
     pub fn set(&mut self, name: &str, value: &str) {
-        match self.0.iter_mut().find(|(n, _)| n == name) {
-            Some((_, old)) => value.clone_into(old),
-            None => self.0.push((name.to_owned(), value.to_owned())),
+        if !self.has(name) {
+            self.0.push((name.to_owned(), value.to_owned()));
+        }
+        // A file may have it twice: the shell takes the last, and predicates the first.
+        for (_, old) in self.0.iter_mut().filter(|(n, _)| n == name) {
+            value.clone_into(old);
         }
     }
 
@@ -55,6 +58,17 @@ impl Variables {
     pub(crate) fn only(&self, wanted: impl Fn(&str) -> bool) -> Self {
         let kept = self.0.iter().filter(|(name, _)| wanted(name));
         Self(kept.cloned().collect())
+    }
+
+    /// The variables as steps get them. The number of jobs is one, and mirrors are none: both are of a machine and must not get into
+    /// what is built. Steps are told of its cores when they run, and files from outside are there before they do.
+    pub(crate) fn of_no_machine(&self) -> Self {
+        let mut out = self.only(|name| !matches!(name, "MIRRORS" | "MIRRORS_LEN"));
+        let counts = |name: &str| matches!(name, "JOBS" | "FINAL_JOBS");
+        for (_, value) in out.0.iter_mut().filter(|(name, _)| counts(name)) {
+            "1".clone_into(value);
+        }
+        out
     }
 
     /// Returns the text of a `bootstrap.cfg`: one `NAME=value` a line.
@@ -137,6 +151,11 @@ pub(super) fn defaults(mode: Mode, arch: &str) -> Variables {
 /// Reads a `bootstrap.cfg`: `NAME=value` lines and nothing else.
 pub(crate) fn read_cfg(file: &SourceFile, problems: &mut Problems) -> Variables {
     let mut list = Vec::new();
+    if file.text.is_empty() {
+        let message = "`bootstrap.cfg` is empty: upstream's programs take no such file";
+        let problem = problems.error("bootstrap-syntax", message, &Some(0..0), "nothing is here");
+        problems.add(problem.help("remove it: what upstream writes for a chroot is taken then"));
+    }
     let mut start = 0;
     for line in file.text.split('\n') {
         let place = start..start + line.len();
@@ -148,11 +167,13 @@ pub(crate) fn read_cfg(file: &SourceFile, problems: &mut Problems) -> Variables 
         let wrong = match line.split_once('=') {
             _ if line.starts_with('#') => "comments are not allowed here",
             _ if line.ends_with('\r') => "it ends with a carriage return",
-            Some((name, value)) if is_name(name) => {
-                list.push((name.to_owned(), value.to_owned()));
-                continue;
-            }
-            Some(_) => "what is before `=` is no name of a variable",
+            Some((name, value)) => match wrong(name, value) {
+                Some(why) => why,
+                None => {
+                    list.push((name.to_owned(), value.to_owned()));
+                    continue;
+                }
+            },
             None if line.is_empty() => "empty lines are not allowed here",
             None => "there is no `=` in it",
         };
@@ -160,6 +181,27 @@ pub(crate) fn read_cfg(file: &SourceFile, problems: &mut Problems) -> Variables 
         problems.add(problems.error("bootstrap-syntax", message, &Some(place), "this line"));
     }
     Variables(list)
+}
+
+/// Says why a line of this name and value would be more to a shell, or to kaem, than a variable with that value. A value in double
+/// quotes may have blanks, as that of MIRRORS has.
+pub(super) fn wrong(name: &str, value: &str) -> Option<&'static str> {
+    if !is_name(name) {
+        return Some("what is before `=` is no name of a variable");
+    }
+    let quoted = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+    let special = |c: char| match quoted {
+        Some(_) => "\"`$\\".contains(c),
+        None => " \t;&|<>()$`\\\"'*?[]#!{}".contains(c),
+    };
+    let text = quoted.unwrap_or(value);
+    if text.chars().any(char::is_control) {
+        return Some("there is a control character in the value");
+    }
+    if text.chars().any(special) || (quoted.is_none() && text.starts_with('~')) {
+        return Some("the value has what means something to a shell");
+    }
+    None
 }
 
 /// Says whether `name` can be the name of a variable of a shell.
@@ -172,6 +214,23 @@ pub(crate) fn is_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::Variables;
+
+    #[test]
+    fn numbers_of_a_machine_stay_there() {
+        let list = [
+            ("A", "8"),
+            ("JOBS", "8"),
+            ("MIRRORS", "http://h:1"),
+            ("MIRRORS_LEN", "1"),
+            ("FINAL_JOBS", "4"),
+            ("JOBS", "2"),
+        ];
+        let vars = Variables::new(list.map(|(n, v)| (n.to_owned(), v.to_owned())).into());
+        assert_eq!(
+            vars.of_no_machine().to_cfg(),
+            "A=8\nJOBS=1\nFINAL_JOBS=1\nJOBS=1\n"
+        );
+    }
 
     #[test]
     fn define_never_replaces_the_first() {

@@ -131,10 +131,11 @@ let
       (done: file:
         let one = "${fetched done.after step place file}";
         in {
-          after = one;
+          # For the root as well: the file before may be there already.
+          after = [ "${root}" one ];
           all = done.all // { ${file.at} = one; };
         })
-      { after = "${root}"; all = { }; }
+      { after = [ "${root}" ]; all = { }; }
       files).all;
 
   # Where the manifest has a step.
@@ -146,7 +147,7 @@ let
         name = derive.storeName one.name;
         __place = placeOf one;
         rootfs = "${root}";
-        inherit (one) script env;
+        inherit (one) script env watch;
         shell = if shell != null then shell else one.shell;
         parallel = if one.parallel then true else null;
         layers = places one.layers;
@@ -253,8 +254,12 @@ withImages chain.root // {
   # Every digest that the tree says a result has, with the root that it is in.
   pins = map
     (pin: pin // {
-      root = if pin ? step then elemAt chain.all pin.step else if pin.kind == "seed" then seed else checked;
-      target = if pin ? step then (elemAt plan.steps pin.step).name else pin.kind;
+      root =
+        if pin ? file then fetched null pin.of args pin.file
+        else if pin ? step then elemAt chain.all pin.step
+        else if pin.kind == "seed" then seed
+        else checked;
+      target = pin.of or (if pin ? step then (elemAt plan.steps pin.step).name else pin.kind);
     })
     plan.pins;
   # `bare` is without files from outside: it boots, and ends where the first one is needed.

@@ -120,6 +120,21 @@ in
         };
       configured = foldl' batch preseeded (numbers plan.batches);
 
+      # What starts a machine, and certainly comes from no package and no file of the recipe. A package from a file may be anything.
+      lacks =
+        let
+          nothing = package: files:
+            !(builtins.any (d: d ? local || package d) plan.debs)
+            && !(builtins.any (one: builtins.match files one.path != null) (plan.edit.files or [ ]));
+        in
+        {
+          kernel = nothing (d: builtins.match ".*(linux-image|kernel).*" d.name != null) "/boot(/.*)?|/(usr/)?lib(/modules.*)?|/(usr)?";
+          # Up to 251 it was part of systemd itself.
+          loader = nothing
+            (d: builtins.match ".*boot-efi.*" d.name != null || d.name == "systemd" && builtins.compareVersions d.version "252~" < 0)
+            "/usr(/lib(/systemd(/boot.*)?)?)?|/";
+        };
+
       drv = derive.rootfs (rootfs.withSources plan.edit // {
         name = "${plan.name}-rootfs";
         __place = plan.places.edit;
@@ -145,7 +160,7 @@ in
         };
         disk = disk.ofRecipe plan.places.recipe plan.disk {
           inherit (plan) name arch;
-          inherit epoch;
+          inherit epoch lacks;
           rootfs = whole;
         };
         inherit (whole.disk) qcow2 uki netboot iso provision;

@@ -155,6 +155,25 @@ rec {
       outputHashAlgo = "sha256";
     } // present attrs);
 
+  # The root filesystems that one was made of, one after the other.
+  chain = one: (if one ? below then chain one.below else [ ]) ++ [ one ];
+
+  # The image that a root filesystem began as, if its date is known only when it is read.
+  originOf = rootfs:
+    let image = (builtins.head (chain rootfs)).image or null;
+    in if image ? epoch then null else image;
+
+  # The date of what is made of a root filesystem, as attributes of its builder: one that is given, one that the root filesystem has, or
+  # that of the image that it began as.
+  datesOf = rootfs: given:
+    let
+      epoch = if given != null then given else rootfs.epoch or 1;
+      origin = originOf rootfs;
+    in
+    if given == null && epoch == 1 && origin != null then
+      { epochOf = source origin; epochArch = rootfs.arch or "amd64"; }
+    else { inherit epoch; };
+
   # A text that can name a store path.
   storeName = text:
     let

@@ -11,10 +11,32 @@ let
     arm64 = { default = "BOOTAA64.EFI"; name = "aa64"; root = "root-arm64"; verity = "root-arm64-verity"; };
   };
 
-  # `given` is what a recipe says, read and checked; `place` is where messages point.
-  make = place: given: { rootfs, name, epoch, arch }:
+  # The type of partitions that firmware looks into, as a word or as its UUID.
+  isEspType = type: elem type [ "esp" "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" "C12A7328-F81F-11D2-BA4B-00A0C93EC93B" ];
+
+  # `given` is what a recipe says, read and checked; `place` is where messages point. `lacks` is what the root filesystem is known not
+  # to have before it is built.
+  make = place: given: { rootfs, name, epoch, arch, lacks ? { kernel = false; loader = false; } }:
     let
       refuse = message: names: derive.refuse { message = "the disk `${name}` ${message}"; } names place;
+      without = { code, message, help }: derive.refuse { inherit code help; message = "the disk `${name}` cannot start: ${message}"; } [ "include" ] place;
+      # The root filesystem, where its kernel is needed, and where its boot loader or the stub that comes with it is.
+      kernelRoot =
+        if lacks.kernel then
+          without {
+            code = "disk-no-kernel";
+            message = "no package of the recipe is a kernel, and no file of it lies in `/boot` or `/usr/lib/modules`";
+            help = "add `linux-image-${arch}`, or `linux-image-cloud-${arch}` for virtual machines, to `include`; `boot = \"none\"` makes a disk that nothing starts";
+          }
+        else "${rootfs}";
+      loaderRoot =
+        if lacks.loader then
+          without {
+            code = "disk-file-missing";
+            message = "no package of the recipe brings systemd-boot and its stub";
+            help = "add `systemd-boot-efi` to `include`, or name the files: `loader` and `stub`";
+          }
+        else "${rootfs}";
       platform = platforms.${arch} or (refuse "is for ${arch}, for which there is no boot loader here" [ "arch" ]);
       uuid = role: __sosUuid { inherit seed role; };
       path = attribute: if given ? ${attribute} then derive.source given.${attribute} else null;
@@ -93,9 +115,14 @@ let
         attributes = if isReadOnly then [ "read-only" ] else [ ];
         size = given.root-size or (refuse "has two slots and needs `root-size`: both are as large as any version will ever be" [ "slots" ]);
       };
+      isEsp = one: isEspType (one.type or "linux");
       layout =
-        if given ? partitions then given.partitions
-        else if given.slots or 1 == 1 then [ esp ] ++ withHashes root
+        if given ? partitions && boot != "none" && !(builtins.any isEsp given.partitions) then
+          refuse "cannot start: it has no partition of type \"esp\", where firmware looks for what it starts; add one, or choose `boot = \"none\"`" [ "partition" "partitions" ]
+        else given.partitions or standard;
+      # Without `[[partition]]`.
+      standard =
+        if given.slots or 1 == 1 then [ esp ] ++ withHashes root
         else [ esp ] ++ withHashes (slot "a") ++ withHashes (removeAttrs (slot "b") [ "rootfs" "filesystem" ]);
 
       # With hashes the file system is made first, since the kernel image has to know them.
@@ -123,7 +150,6 @@ let
       lowered = map
         (one:
           let
-            isEsp = one.type or "linux" == "esp";
             isCopied = images ? ${one.name};
           in derive.present {
             inherit (one) name;
@@ -132,9 +158,9 @@ let
             size = one.size or null;
             rest = one.rest or null;
             attributes = one.attributes or [ ];
-            filesystem = if isCopied then null else one.filesystem or (if isEsp then "vfat" else null);
+            filesystem = if isCopied then null else one.filesystem or (if isEsp one then "vfat" else null);
             filesystem_uuid = one.filesystem-uuid or (uuid "filesystem ${one.name}");
-            label = one.label or (if isEsp then "ESP" else null);
+            label = one.label or (if isEsp one then "ESP" else null);
             rootfs =
               if one.rootfs or false == false || isCopied then null
               else if one.rootfs == true then "${rootfs}"
@@ -142,7 +168,7 @@ let
             free = one.free or null;
             image = images.${one.name} or (if one ? image then derive.source one.image else null);
             files =
-              if isEsp then loaderFiles // systemFiles bootRoot // derive.sources (one.files or { })
+              if isEsp one then loaderFiles // systemFiles bootRoot // derive.sources (one.files or { })
               else if one ? files then derive.sources one.files
               else null;
           })
@@ -183,7 +209,7 @@ let
       );
 
       makeInitrd = suffix: filesystems: required: more: part suffix "initrd" ({
-        rootfs = "${rootfs}";
+        rootfs = kernelRoot;
         modules = required ++ modules;
         inherit filesystems kernel busybox epoch;
       } // more);
@@ -201,12 +227,15 @@ let
         else if wanted == "distribution" then [ "distribution" ]
         else [ (derive.source wanted) ];
 
+      # That of the root filesystem, when none is named.
+      ownStub = if stub == null then builtins.seq loaderRoot null else stub;
       makeUki = root: part "_${version}.efi" "uki" {
-        rootfs = "${rootfs}";
+        rootfs = kernelRoot;
+        stub = ownStub;
         cmdline = cmdline root;
         roothash = if verity then "${rootHashes}/roothash" else null;
         os_release = release;
-        inherit kernel initrds stub;
+        inherit kernel initrds;
       };
 
       # What starts one version of the system, with its root in a partition.
@@ -221,7 +250,7 @@ let
           { "EFI/Linux/${id}.efi" = "${makeUki root}"; }
         else
           {
-            ${linuxName} = derive.present { kernel_of = "${rootfs}"; version = kernel; };
+            ${linuxName} = derive.present { kernel_of = kernelRoot; version = kernel; };
             "loader/entries/${id}.conf".text = concatStringsSep "\n" (
               [ "title ${name} ${version}" "version ${version}" "sort-key ${name}" "linux /${linuxName}" ]
               ++ genList (i: "initrd /${initrdName i}") (length initrds)
@@ -236,7 +265,7 @@ let
             })
             (length initrds));
 
-      loader = if given ? loader then derive.source given.loader else "${rootfs}/usr/lib/systemd/boot/efi/systemd-boot${platform.name}.efi";
+      loader = if given ? loader then derive.source given.loader else "${loaderRoot}/usr/lib/systemd/boot/efi/systemd-boot${platform.name}.efi";
       startFiles = {
         "EFI/BOOT/${platform.default}" = loader;
         "EFI/systemd/systemd-boot${platform.name}.efi" = loader;
@@ -251,13 +280,14 @@ let
         inherit epoch;
       };
       netboot = part "-netboot" "netboot" {
-        rootfs = "${rootfs}";
+        rootfs = kernelRoot;
+        stub = ownStub;
         initrd = "${makeInitrd "-netboot-initrd" [ ] [ "loop" "overlay" "squashfs" ] { }}";
         filesystem = "squashfs";
         cmdline = concatStringsSep " " (consoles ++ given.cmdline or [ ]);
         os_release = release;
         uki = id;
-        inherit kernel stub epoch;
+        inherit kernel epoch;
       };
       # The loader and one program with everything in it: a root on an optical drive would need drivers that kernels for virtual
       # machines lack.

@@ -5,10 +5,11 @@ let
     { rootfs
     , name ? "${rootfs.name or "root"}.${type}"
     , size ? null
-    , epoch ? rootfs.epoch or 1
+    , epoch ? null
     , ...
     }@args:
     let
+      dates = derive.datesOf rootfs epoch;
       unknown = builtins.attrNames (removeAttrs args ([ "rootfs" "name" "size" "epoch" ] ++ options));
       isSize = value:
         value == null || builtins.isInt value && value >= 0
@@ -37,8 +38,8 @@ let
         label = "text";
         uuid = "text";
         epoch = "int";
-      } args {
-        inherit name size epoch;
+      } args (dates // {
+        inherit name size;
         filesystem = type;
         builder = "builtin:filesystem";
         __place = args;
@@ -47,7 +48,7 @@ let
         uuid = args.uuid or null;
         free = args.free or null;
         acls = args.acls or null;
-      }) // { inherit epoch; };
+      })) // (if dates ? epoch then { inherit (dates) epoch; } else { });
 in
 {
   ext4 = filesystem "ext4" [ "label" "uuid" "free" ];

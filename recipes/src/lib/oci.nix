@@ -30,8 +30,7 @@ let
     let found = builtins.match "0*([1-9][0-9]{0,4})(/(tcp|udp|sctp))?" text;
     in found != null && builtins.fromJSON (builtins.head found) < 65536;
   isTag = text: builtins.match "[A-Za-z0-9]+((--|[-._:@/+])[A-Za-z0-9]+)*" text != null;
-  isArch = text:
-    builtins.match "(amd64|x86_64|386|i[36]86|arm64|aarch64|armhf|armv7l|arm|armel|armv5tel|armv6l|riscv64|ppc64el|ppc64le|powerpc64le|s390x|mips64el|mips64le|loong64|loongarch64)(-linux)?" text != null;
+  architectures = (__sosArchitectures null).names;
   within = low: high: value: value >= low && value <= high;
 
   levelProblems = given: { compression ? null, level ? null, ... }:
@@ -80,7 +79,11 @@ let
 
   path = args: name: value: if value == null then null else derive.sourceAt args name value;
 
-  ociLayer =
+  # A layer for everybody is a tree, one of our own an object of blobs, which is not read again when it is registered. The bytes of a
+  # plain tar are those of its files, and what they refer to is looked for.
+  ociLayer = layerAs (compression: derive.tree);
+  objectOf = compression: if compression == "none" then derive.tree else derive.rootfs;
+  layerAs = kindOf:
     { name ? "layer"
     , files ? null
     , tree ? null
@@ -108,7 +111,7 @@ let
       values = { inherit name at diff owner epoch compression level; };
       problems = derive.problems "the layer `${name}`" types args values ++ levelProblems args args;
     in
-    derive.tree (derive.sound problems (dates // values // {
+    kindOf compression (derive.sound problems (dates // values // {
       builder = "builtin:oci-layer";
       __place = args;
       files = if files == null then null else derive.sources files;
@@ -208,15 +211,11 @@ let
       images = map (derive.sourceAt args "images") images;
     });
 
-  # The root filesystems that one was made of, one after the other.
-  chain = one: (if one ? below then chain one.below else [ ]) ++ [ one ];
-
   # The image that another one lies on, if its date is not known here.
   origin = { from ? null, rootfs ? null, ... }:
-    let
-      image = if from != null then from else if rootfs == null then null else (builtins.head (chain rootfs)).image or null;
-    in
-    if image ? epoch then null else image;
+    if from != null then (if from ? epoch then null else from)
+    else if rootfs == null then null
+    else derive.originOf rootfs;
 
   layerings = [ "whole" "steps" "packages" ];
 
@@ -276,7 +275,9 @@ let
         ++ (if builtins.isString tag && !(isTag tag) then
           say "tag" "`${tag}` is not a tag; it must be letters and digits joined by one of `-._:@/+`"
         else [ ])
-        ++ (if builtins.isString arch && !(isArch arch) then say "arch" "`${arch}` is no architecture of images, such as \"amd64\" or \"arm64\"" else [ ])
+        ++ (if builtins.isString arch && !(builtins.elem arch architectures) then
+          say "arch" "`${arch}` is no architecture of images, such as \"amd64\" or \"arm64\"${meant arch architectures}"
+        else [ ])
         ++ (if builtins.isInt maxLayers && !(within 1 400 maxLayers) then
           say "maxLayers" "`maxLayers` is ${toString maxLayers}; it can be 1 to 400"
         else [ ])
@@ -288,19 +289,20 @@ let
       dates =
         if epoch != null then { }
         else { epochOf = path args "from" (origin args); epochArch = arch; epochTag = if from == null then null else fromTag; };
+      ownLayer = layerAs objectOf;
       shared = { inherit epoch compression level dates; };
       below = rootfsOf ({ image = from; inherit arch; } // (if fromTag == null then { } else { tag = fromTag; }));
       # What placed files lie on.
       top = if rootfs == null then below else rootfs;
       same = a: b: "${a}" == "${b}";
       difference = number: base: over:
-        ociLayer (shared // {
+        ownLayer (shared // {
           name = "${name}-layer-${toString number}";
           inherit base;
           rootfs = over;
           diff = true;
         });
-      bottom = ociLayer (shared // {
+      bottom = ownLayer (shared // {
         name = "${name}-layer-0";
         rootfs = builtins.head steps;
       });
@@ -312,10 +314,10 @@ let
           first = if found == [ ] then 0 else builtins.elemAt found (builtins.length found - 1) + 1;
         in
         builtins.genList (i: builtins.elemAt list (first + i)) (length - first);
-      all = if layering == "steps" then chain top else [ top ];
+      all = if layering == "steps" then derive.chain top else [ top ];
       steps = if from == null then all else [ below ] ++ after all;
       differences = builtins.genList (i: difference (i + 1) (builtins.elemAt steps i) (builtins.elemAt steps (i + 1))) (builtins.length steps - 1);
-      chunks = derive.tree (derive.present {
+      chunks = objectOf compression (derive.present {
         name = "${name}-layers";
         builder = "builtin:oci-chunks";
         __place = args;
@@ -333,7 +335,7 @@ let
         if isLayer given then
           given
         else
-          ociLayer (shared // {
+          ownLayer (shared // {
             name = "${name}-layer-${toString (i + builtins.length ground)}";
             # Parents of placed files take their owner and mode from the image below; of a root filesystem only the
             # difference to it is stored.

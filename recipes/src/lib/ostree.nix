@@ -12,9 +12,10 @@ let
     , metadata ? { }
     , bootable ? false
     , parent ? null
-    , epoch ? rootfs.epoch or 1
+    , epoch ? null
     }@args:
     let
+      dates = derive.datesOf rootfs epoch;
       modes = [ "archive" "bare-user" ];
       known =
         if builtins.elem mode modes then
@@ -36,16 +37,16 @@ let
       metadata = "textSet";
       bootable = "bool";
       epoch = "int";
-    } args {
-      inherit name ref mode subject body version metadata bootable epoch;
+    } args (dates // {
+      inherit name ref mode subject body version metadata bootable;
       builder = "builtin:ostree";
       __place = args;
       rootfs = "${rootfs}";
       parent = if parent == null then null else "${parent}";
-    }) // {
-      inherit ref epoch;
+    })) // {
+      inherit ref;
       arch = rootfs.arch or "amd64";
-    };
+    } // (if dates ? epoch then { inherit (dates) epoch; } else { });
 
   # The root filesystem of a commit: of the repository that `sos.ostree` made, by its ref or a commit.
   checkout = { repository, name ? "${repository.name or "ostree"}-rootfs", ref ? repository.ref or null, commit ? null }@args:

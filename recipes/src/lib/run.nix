@@ -1,17 +1,6 @@
 derive:
 let
-  systems = {
-    amd64 = "x86_64-linux";
-    arm64 = "aarch64-linux";
-    armel = "armv5tel-linux";
-    armhf = "armv7l-linux";
-    i386 = "i686-linux";
-    loong64 = "loongarch64-linux";
-    mips64el = "mips64el-linux";
-    ppc64el = "powerpc64le-linux";
-    riscv64 = "riscv64-linux";
-    s390x = "s390x-linux";
-  };
+  inherit (__sosArchitectures null) systems;
 
   run =
     { name

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use sos_formats::architecture::Architecture;
 use sos_formats::lock::{LockedPackage, LockedSuite, Phase, RootfsLocked};
 use sos_lang::Plain;
 
@@ -261,18 +262,7 @@ fn newest(suites: &[LockedSuite]) -> Option<i64> {
 
 /// The Nix name of the machine that runs programs of a Debian architecture.
 pub(crate) fn nix_system(arch: &str) -> &'static str {
-    match arch {
-        "arm64" => "aarch64-linux",
-        "armel" => "armv5tel-linux",
-        "armhf" => "armv7l-linux",
-        "i386" => "i686-linux",
-        "loong64" => "loongarch64-linux",
-        "mips64el" => "mips64el-linux",
-        "ppc64el" => "powerpc64le-linux",
-        "riscv64" => "riscv64-linux",
-        "s390x" => "s390x-linux",
-        _ => "x86_64-linux",
-    }
+    Architecture::named(arch).map_or("x86_64-linux", |found| found.nix)
 }
 
 #[cfg(test)]

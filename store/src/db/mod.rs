@@ -129,8 +129,12 @@ impl Db {
     /// Opens the database for writing, making or migrating it. The caller holds the store's set-up lock.
     pub(crate) fn open(root: &Path) -> Result<Self> {
         let file = root.join("db/sos.sqlite");
-        let mut writer = connect(&file, Mode::ReadWrite)?;
-        migrate(&mut writer, root)?;
+        let open = || {
+            let mut writer = connect(&file, Mode::ReadWrite)?;
+            migrate(&mut writer, root)?;
+            Ok(writer)
+        };
+        let writer = open().map_err(|e: StoreError| e.of_database(&file))?;
         Ok(Self {
             file,
             mode: Mode::ReadWrite,
@@ -177,12 +181,17 @@ impl Db {
             _ => None,
         });
         if let Some(connection) = pinned {
-            return work(&connection);
+            return self.named(work(&connection));
         }
         let connection = self.reader()?;
         let result = work(&connection);
         self.give_back(connection);
-        result
+        self.named(result)
+    }
+
+    /// Says of a full disk which file is on it.
+    pub(crate) fn named<T>(&self, result: Result<T>) -> Result<T> {
+        result.map_err(|e| e.of_database(&self.file))
     }
 
     /// Lets everything that `work` reads on this thread be of one moment. SQLite locks and unlocks its files once, and not for
@@ -221,7 +230,7 @@ impl Db {
         } else {
             self.mode
         };
-        connect(&self.file, mode)
+        self.named(connect(&self.file, mode))
     }
 
     fn give_back(&self, connection: Connection) {
@@ -237,10 +246,13 @@ impl Db {
             return Err(StoreError::ReadOnly);
         }
         let mut writer = lock(&self.writer);
-        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let value = work(&transaction)?;
-        transaction.commit()?;
-        Ok(value)
+        let write = || {
+            let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = work(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        self.named(write())
     }
 
     /// Opens another writing connection, for a collection.
@@ -248,7 +260,8 @@ impl Db {
         if self.mode != Mode::ReadWrite {
             return Err(StoreError::ReadOnly);
         }
-        Ok(GcConnection(connect(&self.file, Mode::ReadWrite)?))
+        self.named(connect(&self.file, Mode::ReadWrite))
+            .map(GcConnection)
     }
 
     /// Copies the write-ahead log back and cuts it, so that a full disk gets its room back.
@@ -257,8 +270,8 @@ impl Db {
             return Err(StoreError::ReadOnly);
         }
         let writer = lock(&self.writer);
-        writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-        Ok(())
+        let done = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        self.named(done.map_err(StoreError::from))
     }
 
     /// Asks SQLite to look through the whole file; returns what it complains about.

@@ -20,6 +20,12 @@ use crate::steps;
 use crate::store::Store;
 use crate::temp::{list_dir, lock_dir};
 
+/// How long the log of a build stays of which nothing else is known any more, unless a collection is told otherwise: failures are
+/// often looked at days later.
+const LOG_DAYS: u64 = 30;
+/// Bytes of such logs that stay, the newest.
+const LOGS_BYTES_MAX: u64 = 128 << 20;
+
 /// Finds directories that may go: caches that are not in use, and what failed builds have left. With `take`, they are
 /// out of the way of everybody else when this returns.
 pub(super) fn idle(
@@ -98,16 +104,35 @@ fn dead_logs(
             .filter(|(_, path)| !gone.contains(path))
             .map(|(drv, _)| drv),
     );
-    let before = older_than.map(before);
-    let is_old = |log: &Path| {
-        let modified = || std::fs::symlink_metadata(log).and_then(|meta| meta.modified());
-        before.is_none_or(|before| modified().is_ok_and(|modified| modified < before))
+    let unknown = logs.into_iter().filter(|(drv, _)| !kept.contains(drv));
+    let dated = unknown.filter_map(|(_, log)| {
+        let meta = std::fs::symlink_metadata(&log).ok()?;
+        Some((meta.modified().ok()?, meta.blocks() * 512, log))
+    });
+    let (age, most) = match older_than {
+        Some(age) => (age, u64::MAX),
+        None => (Duration::from_secs(LOG_DAYS * 24 * 60 * 60), LOGS_BYTES_MAX),
     };
-    Ok(logs
-        .into_iter()
-        .filter(|(drv, log)| !kept.contains(drv) && is_old(log))
-        .map(|(_, log)| log)
-        .collect())
+    Ok(outworn(dated.collect(), before(age), most))
+}
+
+/// Of logs with their times and sizes those from before a moment, and the oldest others as far as all together have more bytes than
+/// `most`.
+fn outworn(
+    mut logs: Vec<(SystemTime, u64, PathBuf)>,
+    before: SystemTime,
+    most: u64,
+) -> Vec<PathBuf> {
+    logs.sort();
+    let mut kept = 0_u64;
+    let mut out = Vec::new();
+    for (modified, bytes, log) in logs.into_iter().rev() {
+        kept = kept.saturating_add(bytes);
+        if modified < before || kept > most {
+            out.push(log);
+        }
+    }
+    out
 }
 
 /// The bytes of the logs that would go with what is marked.
@@ -180,5 +205,29 @@ impl Collection<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_logs_go_and_so_do_the_oldest_of_too_many() {
+        let at = |secs: u64| UNIX_EPOCH + Duration::from_secs(secs);
+        let logs = || {
+            (1..=4)
+                .map(|n| (at(n * 10), 100, PathBuf::from(n.to_string())))
+                .collect::<Vec<_>>()
+        };
+        let check = |before, most, expect: &[&str]| {
+            let gone = outworn(logs(), at(before), most);
+            let expect: Vec<PathBuf> = expect.iter().map(PathBuf::from).collect();
+            assert_eq!(gone, expect);
+        };
+        check(0, u64::MAX, &[]);
+        check(20, u64::MAX, &["1"]);
+        check(0, 250, &["2", "1"]);
+        check(41, 1000, &["4", "3", "2", "1"]);
     }
 }

@@ -78,6 +78,10 @@ impl Store {
     /// # Errors
     /// As [`Store::gc`].
     pub fn gc_with(&self, options: GcOptions, progress: Progress<'_>) -> Result<GcReport> {
+        self.db().named(self.collect(options, progress))
+    }
+
+    fn collect(&self, options: GcOptions, progress: Progress<'_>) -> Result<GcReport> {
         if options.dry_run {
             return self.plan_gc(&options);
         }

@@ -1,6 +1,7 @@
 //! What the loader of a device offers: entries and kernel images, the root that each starts, and its counter.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use sos_engine::BuilderError;
 use sos_formats::deb;
@@ -102,6 +103,28 @@ impl Entry {
             .cmp(&works(other))
             .then_with(|| deb::version::compare(self.version(), other.version()))
     }
+}
+
+/// The kernels on a volume that entries of the loader name, of whatever system.
+pub(in crate::disk) fn entry_kernels(volume: &Volume) -> Result<Vec<String>, BuilderError> {
+    const ENTRIES: &str = "loader/entries";
+    let mut found = BTreeSet::new();
+    for name in volume.list(ENTRIES) {
+        let bytes = volume.read(&format!("{ENTRIES}/{name}"))?;
+        let text = String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned();
+        let kernels = text.lines().filter_map(|line| {
+            let (key, value) = line.trim().split_once(char::is_whitespace)?;
+            (key == "linux").then(|| value.trim().trim_start_matches('/').to_owned())
+        });
+        found.extend(kernels);
+    }
+    let mut there = Vec::new();
+    for path in found {
+        if volume.read(&path)?.is_some() {
+            there.push(path);
+        }
+    }
+    Ok(there)
 }
 
 /// Id and counter of `web_2+3-1.efi`.

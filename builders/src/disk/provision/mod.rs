@@ -26,6 +26,7 @@ use sos_store::Store;
 
 pub use device::Device;
 pub use drift::Difference;
+pub(in crate::disk) use entries::entry_kernels;
 pub use plan::{Plan, Step, Wish};
 
 use super::assemble::PartitionAttrs;

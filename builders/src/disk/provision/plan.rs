@@ -1,12 +1,13 @@
 //! What will be done to a device.
 
 use std::fmt;
+use std::io::Read as _;
 
 use sos_engine::BuilderError;
 use sos_formats::gpt::Table;
 use sos_formats::uuid::Uuid;
 
-use super::super::sign;
+use super::super::{esp, sign};
 use super::apply::of_partition;
 use super::device::Device;
 use super::drift::{Difference, Repair, drift};
@@ -124,7 +125,7 @@ pub(super) fn plan(
             .into());
     }
     let found = drift(sources, spec, device)?;
-    update(spec, device, &table, wish, &found)
+    update(sources, spec, device, &table, wish, &found)
 }
 
 fn names(table: &Table) -> String {
@@ -166,6 +167,7 @@ fn first(spec: &Spec) -> Plan {
 }
 
 fn update(
+    sources: &dyn Build,
     spec: &Spec,
     device: &Device,
     table: &Table,
@@ -239,7 +241,40 @@ fn update(
     steps.extend(others);
     steps.extend(last);
     plan.slot = Some(slot.name.clone());
+    if !wish.signs {
+        let loss = unsigned(sources, &volume, slot)?;
+        plan.notes.extend(loss);
+    }
     Ok(plan)
+}
+
+/// Says of a new version without signatures that it comes beside one with them: firmware that looks would start the old one only.
+fn unsigned(
+    sources: &dyn Build,
+    volume: &Volume,
+    slot: &Slot,
+) -> Result<Option<String>, BuilderError> {
+    let Some(signed) = sign::signed_on(volume)? else {
+        return Ok(None);
+    };
+    for (path, from) in &slot.files {
+        if !sign::is_program(path) {
+            continue;
+        }
+        let source = esp::source(sources, from)?;
+        let mut program = Vec::new();
+        (source.open)()
+            .and_then(|mut reader| reader.read_to_end(&mut program))
+            .map_err(|e| BuilderError::io(format!("cannot read what becomes `{path}`"), e))?;
+        // A distribution may have signed its kernel.
+        if !sign::is_signed(&program) {
+            return Ok(Some(format!(
+                "warning: `{signed}` is signed, and `{path}` will not be: firmware with Secure Boot does not start it; \
+                 `--secure-boot-key` signs it"
+            )));
+        }
+    }
+    Ok(None)
 }
 
 /// Adds the steps that make differences go, other than that a version is not there.

@@ -1,6 +1,10 @@
 //! EROFS, as its programs and the kernel read it.
 
+use std::os::unix::ffi::OsStrExt as _;
+
+use super::compare::same_bytes;
 use super::*;
+use crate::filesystem::tree::{Content, Tree};
 
 #[test]
 fn comes_back_equal() {

@@ -1,6 +1,9 @@
 //! ext4, as e2fsprogs and the kernel read it.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use super::*;
+use crate::peers::skip;
 
 pub(super) fn checked(image: &Path) {
     run("e2fsck", &["-fn", &text(image)]);

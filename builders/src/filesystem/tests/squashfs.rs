@@ -1,5 +1,6 @@
 //! Squashfs, as its programs and the kernel read it.
 
+use super::compare::is_root;
 use super::*;
 
 #[test]

@@ -675,6 +675,80 @@ fn what_was_made_once_is_taken_as_it_is() {
     assert_eq!(super::blob(&fake, "known"), super::blob(&fake, "unknown"));
 }
 
+/// Writes a document as a blob of a layout; gives its descriptor's digest and size.
+fn put_document(place: &Path, document: &Value) -> (String, usize) {
+    let bytes = document.to_string();
+    let digest = Sha256::of(bytes.as_bytes()).to_hex();
+    let blob = place.join("blobs/sha256").join(&digest);
+    fs::write(blob, &bytes).expect("written");
+    (format!("sha256:{digest}"), bytes.len())
+}
+
+/// Changes when an image says that it was created.
+fn set_created(place: &Path, created: Option<&str>) {
+    let read = |path: PathBuf| -> Value {
+        serde_json::from_slice(&fs::read(path).expect("a file")).expect("a document")
+    };
+    let blob = |descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().expect("a digest");
+        place.join("blobs").join(digest.replace(':', "/"))
+    };
+    let describe = |descriptor: &mut Value, (digest, size): (String, usize)| {
+        descriptor["digest"] = digest.into();
+        descriptor["size"] = size.into();
+    };
+    let mut index = read(place.join("index.json"));
+    let mut manifest = read(blob(&index["manifests"][0]));
+    let mut config = read(blob(&manifest["config"]));
+    match created {
+        Some(created) => config["created"] = created.into(),
+        None => {
+            config.as_object_mut().expect("an object").remove("created");
+        }
+    }
+    describe(&mut manifest["config"], put_document(place, &config));
+    describe(&mut index["manifests"][0], put_document(place, &manifest));
+    fs::write(place.join("index.json"), index.to_string()).expect("written");
+}
+
+#[test]
+fn an_image_without_a_date_is_as_old_as_its_newest_file() {
+    let mut fake = Fake::new();
+    let mut tree = RootTree::empty_in(&fake.store, Meta::default());
+    for (path, mtime_secs) in [("old", 5), ("new", EPOCH - 7), ("older", 3)] {
+        let kind = SpecKind::Symlink {
+            target: b"x".to_vec(),
+        };
+        let meta = Meta {
+            mtime_secs,
+            mode: 0o777,
+            ..Meta::default()
+        };
+        tree.insert(path, FileSpec { meta, kind }).expect("placed");
+    }
+    store_root(&mut fake, "root", tree);
+    let bottom = LayerAttrs {
+        rootfs: Some("root".into()),
+        ..attrs()
+    };
+    layer(&mut fake, "bottom", &bottom);
+    let attrs = ImageAttrs {
+        layers: vec!["bottom".into()],
+        ..ImageAttrs::default()
+    };
+    let place = image(&mut fake, "image", attrs);
+    let date = |fake: &Fake| DateAttrs::of("image").or(fake, 0);
+    assert_eq!(date(&fake).expect("a date"), EPOCH);
+    // Absent, or as Go writes a time that nobody has set.
+    for created in [None, Some("0001-01-01T00:00:00Z"), Some("")] {
+        set_created(&place, created);
+        assert_eq!(date(&fake).expect("a date"), EPOCH - 7, "{created:?}");
+    }
+    set_created(&place, Some("last week"));
+    let refused = date(&fake).expect_err("no date");
+    assert!(matches!(refused, BuilderError::Diagnostic(why) if why.code == "oci-no-date"));
+}
+
 #[test]
 fn images_of_several_machines_are_one() {
     let mut fake = Fake::new();

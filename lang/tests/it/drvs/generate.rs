@@ -83,7 +83,8 @@ fn derivation(r: &mut Random, text: &mut Vec<u8>, made: &[Made]) -> Made {
             attr("outputHashMode", quoted(mode).as_bytes());
         }
     } else if floating {
-        attr("__contentAddressed", b"true");
+        let kind = w.r.pick(&["__contentAddressed", "__impure"]);
+        attr(kind, b"true");
         attr(
             "outputHashMode",
             quoted(w.r.pick(&["recursive", "flat"])).as_bytes(),

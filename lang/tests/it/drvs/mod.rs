@@ -54,7 +54,7 @@ fn theirs(file: &Path, root: &Path) -> Result<Made, String> {
         .env("NIX_PATH", "")
         .env(
             "NIX_CONFIG",
-            "experimental-features = ca-derivations\nbuild-users-group =",
+            "experimental-features = ca-derivations impure-derivations\nbuild-users-group =",
         )
         .output()
         .unwrap();

@@ -1,0 +1,84 @@
+//! A blob that is written bit by bit: hashed, and sent to the disk, while it is made.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use sos_formats::hash::Blake3;
+
+use crate::cas::{create_private, discard};
+use crate::error::Result;
+use crate::large::EarlySync;
+use crate::store::Store;
+
+/// After so many bytes the disk is given what it has not seen yet.
+const SYNC_BYTES: u64 = 32 << 20;
+
+/// Takes the bytes of a blob. It is thrown away unless it is finished.
+#[must_use]
+pub struct BlobWriter<'s> {
+    store: &'s Store,
+    file: File,
+    path: PathBuf,
+    hasher: blake3::Hasher,
+    size: u64,
+    /// How many bytes the disk was given.
+    sent: u64,
+    early: EarlySync,
+}
+
+impl Store {
+    /// Begins a blob.
+    ///
+    /// # Errors
+    /// When the store is read-only or the file cannot be made.
+    pub fn blob_writer(&self) -> Result<BlobWriter<'_>> {
+        let path = self.session()?.new_file();
+        Ok(BlobWriter {
+            store: self,
+            file: create_private(&path)?,
+            path,
+            hasher: blake3::Hasher::new(),
+            size: 0,
+            sent: 0,
+            early: EarlySync::default(),
+        })
+    }
+}
+
+impl BlobWriter<'_> {
+    /// Makes it a blob; gives its hash and its size in bytes. Like every blob that no object refers to it is safe while the store is
+    /// open.
+    ///
+    /// # Errors
+    /// When it cannot be moved to its place.
+    pub fn finish(self) -> Result<(Blake3, u64)> {
+        let hash = Blake3(*self.hasher.finalize().as_bytes());
+        self.store
+            .finish_blob(&self.file, &self.path, &hash, self.size)?;
+        Ok((hash, self.size))
+    }
+}
+
+impl Write for BlobWriter<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(data)?;
+        self.hasher.update(&data[..count]);
+        self.size += count as u64;
+        if self.size - self.sent >= SYNC_BYTES {
+            self.early.begin(&self.file, self.size);
+            self.sent = self.size;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for BlobWriter<'_> {
+    fn drop(&mut self) {
+        discard(&self.path);
+    }
+}
