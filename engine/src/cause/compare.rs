@@ -30,10 +30,6 @@ const PLACEHOLDER_DIGITS: usize = 52;
 /// What stands in the environment besides, and is compared by itself.
 const TWICE: [&str; 2] = ["builder", "system"];
 
-/// A builder whose inputs decide when it runs and not what it makes: its attribute [`ORDER`] names what has to be there first.
-const ORDERED: &[u8] = b"builtin:fetch";
-const ORDER: &str = "after";
-
 /// Bytes of a value that is told; a longer one is only said to differ.
 const VALUE_BYTES_MAX: usize = 100;
 
@@ -65,12 +61,9 @@ impl From<Cause> for Difference {
 /// Compares; what matters most comes first. Gives none if one is not an earlier form of the other.
 pub(super) fn compare(dir: &StoreDir, old: &Side<'_>, new: &Side<'_>) -> Option<Vec<Difference>> {
     let (before, now) = (Texts::of(dir, old.drv), Texts::of(dir, new.drv));
-    let mut inputs = Inputs::of(old.drv, new.drv);
+    let inputs = Inputs::of(old.drv, new.drv);
     if !is_successor(old, new, &before, &now, &inputs) {
         return None;
-    }
-    if new.drv.builder == ORDERED {
-        inputs = Inputs::default();
     }
     let mut found: Vec<Difference> = Vec::new();
     if before.builder != now.builder {
@@ -216,9 +209,6 @@ impl Texts {
         for name in TWICE {
             attrs.remove(name);
         }
-        if drv.builder == ORDERED {
-            attrs.remove(ORDER);
-        }
         Self {
             builder: masked(dir, &drv.builder),
             args: drv.args.iter().map(|arg| masked(dir, arg)).collect(),
@@ -243,7 +233,6 @@ fn add_all(dir: &StoreDir, map: Map<String, Value>, attrs: &mut BTreeMap<String,
 }
 
 /// Inputs that are not on both sides.
-#[derive(Default)]
 struct Inputs {
     changed: Vec<(StorePath, StorePath)>,
     added: Vec<StorePath>,
@@ -459,23 +448,6 @@ mod tests {
         check(&at(&known), &new, &[]);
         new.1.env.insert(b"outputs".to_vec(), b"out".to_vec());
         check(&at(&known), &new, &["recipe changed"]);
-    }
-
-    #[test]
-    fn what_only_has_to_be_there_first_is_no_cause() {
-        let of = |builder: &str, after: &str, digit| {
-            let root = path(digit, "root");
-            let mut one = side("x", std::slice::from_ref(&root), &[], &[(ORDER, after)]);
-            one.1.builder = builder.as_bytes().to_vec();
-            one
-        };
-        let fetch = |after: &str, digit| of("builtin:fetch", after, digit);
-        check(&fetch("a", '1'), &fetch("b", '2'), &[]);
-        check(
-            &of("/bin/sh", "a", '1'),
-            &of("/bin/sh", "b", '2'),
-            &["root changed", "`after` changed"],
-        );
     }
 
     #[test]
