@@ -4,9 +4,15 @@ umask 022
 set -o pipefail
 
 # The shell of the seed has programs of its own that it prefers to those of the same name in PATH; of these it takes those in PATH.
-for tool in bzip2 cmp find gzip m4 make patch tar; do
-	eval "${tool}() { \"\${PREFIX}/bin/${tool}\" \"\$@\"; }"
-done
+# One by one, since a step gets the variables whose names stand in its texts, and all of them where names are put together.
+bzip2() { "${PREFIX}/bin/bzip2" "$@"; }
+cmp() { "${PREFIX}/bin/cmp" "$@"; }
+find() { "${PREFIX}/bin/find" "$@"; }
+gzip() { "${PREFIX}/bin/gzip" "$@"; }
+m4() { "${PREFIX}/bin/m4" "$@"; }
+make() { "${PREFIX}/bin/make" "$@"; }
+patch() { "${PREFIX}/bin/patch" "$@"; }
+tar() { "${PREFIX}/bin/tar" "$@"; }
 
 # How many packages there are already whose names begin like this one.
 revision_of() {

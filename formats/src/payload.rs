@@ -60,6 +60,22 @@ pub enum PayloadError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A name longer than the importer takes.
+    #[error("file {index} has a name of {length} bytes; the importer takes {MAX_NAME_BYTES}")]
+    Long {
+        /// Which file, from 1.
+        index: u64,
+        /// How long its name is said to be, in bytes.
+        length: u64,
+    },
+    /// What would be the wide form makes no sense, and the first name of the narrow one is empty.
+    #[error(
+        "the name of its first file is empty; or its numbers are of 64 bits, and then {otherwise}"
+    )]
+    Unnamed {
+        /// What is wrong with the wide form.
+        otherwise: Box<PayloadError>,
+    },
     /// Two files of one name.
     #[error("file {index} has the name {name:?}, as an earlier one")]
     Twice {
@@ -123,6 +139,10 @@ pub fn write<R: Read>(
     let mut seen = std::collections::BTreeSet::new();
     for (i, (name, size)) in files.iter().enumerate() {
         let index = i as u64 + 1;
+        let length = name.len() as u64;
+        if length > MAX_NAME_BYTES {
+            return Err(PayloadError::Long { index, length });
+        }
         check_name(name.as_bytes()).map_err(|why| PayloadError::Name {
             index,
             name: name.clone(),
@@ -206,25 +226,16 @@ pub fn read(
     let mut pending = (!wide).then(|| u64::from(u32::from_le_bytes(next)));
     let mut seen = std::collections::BTreeSet::new();
     for index in 1..=low {
-        let length = match pending.take() {
-            Some(length) => length,
-            None => input.number(wide, "the length of a name")?,
-        };
-        let size = input.number(wide, "the size of a file")?;
-        let bad = |name: &[u8], why| PayloadError::Name {
-            index,
-            name: String::from_utf8_lossy(name).into_owned(),
-            why,
-        };
-        if length > MAX_NAME_BYTES {
-            return Err(bad(b"", "it is longer than 1024 bytes"));
-        }
-        let mut name = vec![0; usize::try_from(length).unwrap_or_default()];
-        if input.fill(&mut name)? < name.len() {
-            return Err(input.short("a name"));
-        }
-        check_name(&name).map_err(|why| bad(&name, why))?;
-        let name = String::from_utf8(name).map_err(|e| bad(e.as_bytes(), "it is not UTF-8"))?;
+        let (name, size) = input
+            .header(wide, index, pending.take())
+            .map_err(|e| match e {
+                PayloadError::Io(_) => e,
+                // The length of the first name was what tells the forms apart.
+                e if wide && index == 1 => PayloadError::Unnamed {
+                    otherwise: Box::new(e),
+                },
+                e => e,
+            })?;
         if !seen.insert(name.clone()) {
             return Err(PayloadError::Twice { index, name });
         }
@@ -297,6 +308,35 @@ impl Counted<'_> {
             return Err(self.short(what));
         }
         Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// Reads the name and the size of a file; `length` is that of the name if it was read already.
+    fn header(
+        &mut self,
+        wide: bool,
+        index: u64,
+        length: Option<u64>,
+    ) -> Result<(String, u64), PayloadError> {
+        let length = match length {
+            Some(length) => length,
+            None => self.number(wide, "the length of a name")?,
+        };
+        let size = self.number(wide, "the size of a file")?;
+        if length > MAX_NAME_BYTES {
+            return Err(PayloadError::Long { index, length });
+        }
+        let bad = |name: &[u8], why| PayloadError::Name {
+            index,
+            name: String::from_utf8_lossy(name).into_owned(),
+            why,
+        };
+        let mut name = vec![0; usize::try_from(length).unwrap_or_default()];
+        if self.fill(&mut name)? < name.len() {
+            return Err(self.short("a name"));
+        }
+        check_name(&name).map_err(|why| bad(&name, why))?;
+        let name = String::from_utf8(name).map_err(|e| bad(e.as_bytes(), "it is not UTF-8"))?;
+        Ok((name, size))
     }
 
     /// Reads to the end, where only zeros may be; `before` was read already.
@@ -423,7 +463,20 @@ mod tests {
         );
         check(
             b"LBPAYLD1\x01\0\0\0\xff\xff\0\0\0\0\0\0",
-            "file 1 has the name \"\": it is longer than 1024 bytes",
+            "file 1 has a name of 65535 bytes; the importer takes 1024",
+        );
+        // A name of no bytes in the narrow form, which then looks like the wide one.
+        check(
+            b"LBPAYLD1\x01\0\0\0\0\0\0\0\x04\0\0\0text",
+            "the name of its first file is empty; or its numbers are of 64 bits, and then it ends at byte 24, within the size of a file",
+        );
+        check(
+            b"LBPAYLD1\x01\0\0\0\0\0\0\0\x09\0\0\0long text",
+            "the name of its first file is empty; or its numbers are of 64 bits, and then it ends at byte 29, within the size of a file",
+        );
+        check(
+            b"LBPAYLD1\x02\0\0\0\x01\0\0\0\0\0\0\0a\0\0\0\0\0\0\0\0",
+            "file 2 has the name \"\": it is empty",
         );
     }
 
@@ -450,6 +503,9 @@ mod tests {
         let twice = [("a".to_owned(), 0), ("a".to_owned(), 0)];
         let error = write(&mut out, Width::Wide, &twice, |_| Ok(&b""[..])).unwrap_err();
         assert!(matches!(error, PayloadError::Twice { index: 2, .. }));
+        let long = [("a".repeat(1025), 0)];
+        let error = write(&mut out, Width::Wide, &long, |_| Ok(&b""[..])).unwrap_err();
+        assert!(matches!(error, PayloadError::Long { length: 1025, .. }));
         assert!(out.is_empty());
     }
 }

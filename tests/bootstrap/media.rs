@@ -8,6 +8,9 @@ use crate::support::{World, peer, say};
 const DIGEST: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 const OTHER: &str = "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752";
 
+const THIRD: &str = "fd61a03af4f77d870fc21e05e7e80678095c92d808cfb3b5c279ee04c74aca13";
+const FOURTH: &str = "a4e624d686e03ed2767c0abd85c14426b0b1157d2ce81d27bb4fe4f6f01d688a";
+
 /// A tree with a boot loader and two files from outside, the second of which is for the payload.
 fn world() -> World {
     let mut w = World::new();
@@ -106,6 +109,13 @@ fn the_image_has_what_comes_before_the_payload_and_the_payload_the_rest() {
         w.sos(&check[..4]).ok().stdout,
         "1 files, numbers of 32 bits; no digest was compared: `--tree DIR` names what has them\n"
     );
+    // A name is one line.
+    let odd = b"LBPAYLD1\x01\0\0\0\x03\0\0\0\0\0\0\0a\nb";
+    std::fs::write(w.project().join("odd.img"), odd).expect("as the test has it");
+    assert_eq!(
+        w.sos(["recipe", "payload", "ls", "odd.img"]).ok().stdout,
+        "           0 a\\nb\n"
+    );
     // One byte of the content is another one.
     let mut wrong = payload.clone();
     *wrong.last_mut().expect("as the test has it") = b'3';
@@ -141,6 +151,72 @@ fn without_its_directive_there_is_no_payload() {
     ])
     .fails(3)
     .says(&["builder-hex0 boots x86 alone"]);
+}
+
+#[test]
+fn an_extension_comes_with_its_files() {
+    let w = world();
+    w.write("tree/steps-more/manifest", "build: a\nbuild: c\n");
+    // A step of the main tree is called so as well.
+    w.write("tree/steps-more/a/pass1.kaem", "echo more\n");
+    w.write("tree/steps-more/c/pass1.kaem", "");
+    w.write(
+        "tree/steps-more/c/sources",
+        &format!("f http://127.0.0.1:9/z.txt {THIRD}\n"),
+    );
+    w.write(
+        "tree/steps-more/a/sources",
+        &format!("f http://127.0.0.1:9/w.txt {FOURTH}\n"),
+    );
+    w.write("mirror/z.txt", "test3");
+    w.write("mirror/w.txt", "test4");
+    let asked = |target: &str, set: &[&str]| {
+        let words = [&["build", "--no-link", target][..], set].concat();
+        let path = w.sos(words).ok().stdout;
+        std::fs::read(w.physical(path.trim())).expect("a file")
+    };
+    let names = |image: &[u8]| {
+        std::fs::write(w.project().join("payload.img"), image).expect("a file");
+        let listed = w
+            .sos(["recipe", "payload", "ls", "payload.img"])
+            .ok()
+            .stdout;
+        let words = listed.split_whitespace().map(str::to_owned);
+        words.collect::<Vec<String>>().join(" ")
+    };
+    let without = asked("tree#builder-hex0-image.bare", &[]);
+    assert!(position(&without, "steps-more").is_none());
+    assert_eq!(names(&asked("tree#payload-image", &[])), "5 y.txt");
+    let more = ["--set", "EXTRA_BUILDS=more"];
+    let image = asked("tree#builder-hex0-image", &more);
+    assert!(position(&image, "src 0 ./steps-more\n").is_some());
+    assert!(position(&image, "src 10 ./steps-more/a/pass1.kaem\necho more\n").is_some());
+    assert!(position(&image, "EXTRA_BUILDS=more\n").is_some());
+    assert!(position(&image, "z.txt\n").is_none());
+    let all = "5 w.txt 5 y.txt 5 z.txt";
+    assert_eq!(names(&asked("tree#payload-image", &more)), all);
+    // The manifest may ask for one itself. Without a payload the image has all.
+    w.write(
+        "tree/steps/manifest",
+        "define: EXTRA_BUILDS = more\nbuild: a\n",
+    );
+    let image = asked("tree#builder-hex0-image", &[]);
+    assert!(position(&image, "src 5 ./external/distfiles/z.txt\ntest3").is_some());
+    // Nobody can reach the network before the main tree has it, and its extensions come later.
+    w.write("tree/steps/manifest", "build: a\nimprove: get_network\n");
+    w.write("tree/steps/improve/get_network.sh", "");
+    let image = asked("tree#builder-hex0-image", &more);
+    assert!(position(&image, "src 0 ./steps-more\n").is_some());
+    assert!(position(&image, "z.txt\n").is_none());
+    w.sos([
+        "build",
+        "--no-link",
+        "--set",
+        "EXTRA_BUILDS=none",
+        "tree#builder-hex0-image",
+    ])
+    .fails(3)
+    .says(&["there is no `tree/steps-none/manifest`"]);
 }
 
 /// Has upstream's own code write the image, and prints both as sorted records: order is that of the directory there.

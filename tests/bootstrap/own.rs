@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::small::content;
+use crate::support::user::User;
 use crate::support::{World, one_at_a_time, peer, run, say, skip, slow, steps};
 
 /// The tree as git has it.
@@ -87,6 +88,53 @@ fn our_own_tree_ends_in_a_root_of_its_own() {
         w.sos(["build", "--no-link", &format!("steps#rootfs.{image}")])
             .ok();
     }
+}
+
+#[test]
+fn an_ordinary_user_builds_our_own_tree() {
+    if !slow() {
+        say("skipped: our own tree takes minutes; SOS_TEST_SLOW=1 builds it");
+        return;
+    }
+    let _alone = one_at_a_time();
+    let mut w = World::new();
+    if steps::possible(&w).is_none() {
+        return;
+    }
+    let Some(user) = User::new("own", true) else {
+        return;
+    };
+    if let Ok(value) = std::env::var("SOS_MIRRORS_DEBIAN") {
+        w.set("SOS_MIRRORS_DEBIAN", &value);
+    }
+    copy(&w);
+    let _program = w.with_program_for(&user);
+    let as_user = |words: &[&str]| run(user.becomes(&mut w.command_of(words)));
+    let store = w.root().join("home/of-user").display().to_string();
+    let first = as_user(&["--store", &store, "build", "--no-link", "steps#rootfs"]);
+    if [4, 5].contains(&first.code) && first.stderr.contains("mirror") {
+        skip(&format!(
+            "mirror://debian cannot be reached: {}",
+            first.stderr
+        ));
+        return;
+    }
+    let root = first.ok().stdout.trim().to_owned();
+    // Every package of it is byte for byte what the pins say, which root has made.
+    let pins = as_user(&["--store", &store, "recipe", "pins", "steps"]).ok();
+    assert!(
+        pins.stdout.contains("equal      package"),
+        "{}",
+        pins.stdout
+    );
+    let list = format!("{root}/etc/bootstrap-packages");
+    let list = as_user(&["--store", &store, "store", "cat", &list]).ok();
+    assert!(
+        list.stdout.contains("tcc-0.9.27_2.tar.bz2"),
+        "{}",
+        list.stdout
+    );
+    as_user(&["--store", &store, "store", "check"]).ok();
 }
 
 #[test]

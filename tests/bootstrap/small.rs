@@ -487,6 +487,77 @@ fn names_that_are_put_together_are_found() {
 }
 
 #[test]
+fn a_variable_is_in_the_keys_of_those_who_can_see_it() {
+    let Some(w) = world() else { return };
+    let recipe = recipe().expect("busybox");
+    let recipe = recipe
+        .replace("extra ? { } }", "extra ? { }, settings ? [ ] }")
+        .replace("tree = ./tree;", "tree = ./tree; inherit settings;");
+    w.write("sos.nix", &recipe);
+    w.write(
+        "tree/steps/manifest",
+        "build: a\nbuild: b-1.0\nimprove: x\n",
+    );
+    let built = |value: &str, steps: usize| {
+        let set = format!("VALUE={value}");
+        let run = w
+            .sos(["build", "--no-link", "--set", &set, ".#rootfs"])
+            .ok();
+        let count = format!("built {steps},");
+        assert!(run.stderr.contains(&count), "{value}: {}", run.stderr);
+        run.stdout.trim().to_owned()
+    };
+    built("0", 5);
+    // Nobody names it.
+    built("1", 0);
+    // One that takes a name from somewhere, and makes the same whatever it is.
+    w.write("tree/steps/b-1.0/names", "echo ${!1}\n");
+    built("2", 1);
+    built("3", 1);
+    std::fs::remove_file(w.project().join("tree/steps/b-1.0/names")).expect("a file");
+    built("3", 0);
+    // What each step reads may put names together for each.
+    w.write(
+        "tree/steps/helpers.sh",
+        &format!("{HELPERS}of() {{ eval \"echo \\$$1\"; }}\n"),
+    );
+    built("4", 3);
+    w.write("tree/steps/b-1.0/pass1.sh", "of VA\"\"LUE > ${PREFIX}/b\n");
+    let root = built("5", 3);
+    assert_eq!(content(&w, &root, "usr/b"), "5\n");
+    // A name that is left for those who come later.
+    w.write("tree/steps/helpers.sh", HELPERS);
+    w.write(
+        "tree/steps/manifest",
+        "improve: x\nbuild: a\nbuild: b-1.0\n",
+    );
+    w.write(
+        "tree/steps/improve/x.sh",
+        "echo 'SEEN=${VALUE}' >> /steps/env\n",
+    );
+    w.write("tree/steps/b-1.0/pass1.sh", "echo ${SEEN} > ${PREFIX}/b\n");
+    for value in ["6", "7"] {
+        let root = built(value, 3);
+        assert_eq!(content(&w, &root, "usr/b"), format!("{value}\n"));
+    }
+}
+
+#[test]
+fn what_a_plan_says_of_targets_and_of_nothing() {
+    let Some(w) = world() else { return };
+    let shown = w.sos(["recipe", "show", "."]).ok().stdout;
+    assert!(shown.contains("improve   x (#improve-x)\n"), "{shown}");
+    assert!(
+        shown.contains("uninstall /usr/b (#uninstall--usr-b)\n"),
+        "{shown}"
+    );
+    w.sos(["build", "--no-link", ".#improve-x"]).ok();
+    w.sos(["build", "--no-link", ".#uninstall--usr-b"]).ok();
+    w.write("tree/steps/manifest", "# nothing\n");
+    assert_eq!(w.sos(["recipe", "show", "."]).ok().stdout, "no steps\n");
+}
+
+#[test]
 fn who_fails_for_want_of_what_others_have_is_told_whose_it_is() {
     let Some(w) = world() else { return };
     // What is asked for in vain is in no message of the script.

@@ -154,6 +154,9 @@ fn edits_are_done_again_where_they_are_and_no_further() {
         .says(&["simple-patch-1.0-pass1", "built 0,", "failed 1"]);
     std::fs::write(&pin, right).expect("pins");
     w.sos(last).ok().says(&["built 0,"]);
+    // Another variable: the root with it, the seed, which copies it, and two steps; stage0 and its answers know of none.
+    let set = [&last[..5], &["--set", "BUILD_KERNELS=True", last[5]]].concat();
+    w.sos(set).ok().says(&["built 4,"]);
 }
 
 fn append(file: &Path, text: &str) {

@@ -92,6 +92,9 @@ fn show(session: &Session, args: &ShowArgs) -> Result<(), Failure> {
         return output::json(&json);
     }
     let mut text: String = found.plan.steps.iter().map(line).collect();
+    if found.plan.steps.is_empty() {
+        text.push_str("no steps\n");
+    }
     for (path, script) in scripts.into_iter().flatten() {
         text.push_str(&format!("\n==> {path} <==\n{script}"));
     }
@@ -173,8 +176,13 @@ fn line(step: &bootstrap::Step) -> String {
         Some(package) => format!(" -> {} (no pin)", package.file),
         None => String::new(),
     };
+    // A build is asked for by its own name.
+    let target = match step.target() {
+        target if target == step.name => String::new(),
+        target => format!(" (#{target})"),
+    };
     format!(
-        "{:>4} {:4} {:9} {}{pass}{package}\n",
+        "{:>4} {:4} {:9} {}{pass}{package}{target}\n",
         step.index + 1,
         step.shell(),
         step.kind.as_str(),

@@ -12,6 +12,7 @@ use sos_recipes::bootstrap::Settings;
 
 use crate::failure::Failure;
 use crate::render::output;
+use crate::render::text::file_name;
 use crate::session::Session;
 
 /// Look into a payload image
@@ -68,7 +69,7 @@ fn ls(session: &Session, file: &Path) -> Result<(), Failure> {
     }
     let text: String = files
         .iter()
-        .map(|f| format!("{:>12} {}\n", f.size, f.name))
+        .map(|f| format!("{:>12} {}\n", f.size, file_name(f.name.as_bytes())))
         .collect();
     output::bytes(text.as_bytes())
 }
@@ -90,9 +91,12 @@ fn check(session: &Session, file: &Path, tree: Option<&Path>) -> Result<(), Fail
         match pins.get(&found.name) {
             Some(pin) if *pin != digest => wrong.push(format!(
                 "`{}`: expected sha256 {pin}, found {digest}",
-                found.name
+                file_name(found.name.as_bytes())
             )),
-            None if tree.is_some() => wrong.push(format!("`{}`: no step declares it", found.name)),
+            None if tree.is_some() => wrong.push(format!(
+                "`{}`: no step declares it",
+                file_name(found.name.as_bytes())
+            )),
             _ => {}
         }
         Ok(())

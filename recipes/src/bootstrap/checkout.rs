@@ -15,6 +15,19 @@ const MAX_DEPTH: usize = 32;
 /// The longest word that is taken for the name of a variable.
 const MAX_WORD_BYTES: usize = 64;
 
+/// What stands in a script that finds variables by names which are in no text: names are put together, or all there are is listed.
+const INDIRECT: [&str; 9] = [
+    "${!",
+    "declare -n",
+    "local -n",
+    "typeset -n",
+    "declare -p",
+    "typeset -p",
+    "set |",
+    "set >",
+    "$(set)",
+];
+
 /// A problem, boxed: it is large, and rare.
 pub(crate) type Result<T> = std::result::Result<T, Box<Diagnostic>>;
 
@@ -58,6 +71,9 @@ impl<'h> Checkout<'h> {
     pub(crate) fn absolute(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
+
+    /// What [`Self::words`] finds besides words. No variable is called so.
+    pub(crate) const INDIRECT_WORD: &'static str = "${!";
 
     /// A problem with a file that has to be there.
     pub(crate) fn missing(&self, path: &str) -> Diagnostic {
@@ -116,8 +132,8 @@ impl<'h> Checkout<'h> {
         }
     }
 
-    /// Adds to `found` the words of a file, or of every file below a directory, that are names of variables: letters, digits and `_`.
-    /// Links are followed; what is too large to be a script is not looked at.
+    /// Adds to `found` the words of a file, or of every file below a directory, that are names of variables: letters, digits and `_`;
+    /// and [`Self::INDIRECT_WORD`] where names are put together. Links are followed; what is too large to be a script is not looked at.
     ///
     /// # Errors
     /// As [`Checkout::resolve`] and [`Checkout::list`].
@@ -146,6 +162,11 @@ impl<'h> Checkout<'h> {
             let words = bytes.split(|b| !b.is_ascii_alphanumeric() && *b != b'_');
             let words = words.filter(|word| !word.is_empty() && word.len() <= MAX_WORD_BYTES);
             found.extend(words.map(|word| String::from_utf8_lossy(word).into_owned()));
+            let text = String::from_utf8_lossy(&bytes);
+            let by_word = ["eval", "compgen"].iter().any(|word| found.contains(*word));
+            if by_word || INDIRECT.iter().any(|part| text.contains(part)) {
+                found.insert(Self::INDIRECT_WORD.to_owned());
+            }
         }
         Ok(())
     }

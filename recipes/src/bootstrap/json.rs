@@ -25,6 +25,7 @@ fn step(step: &Step) -> Value {
     put("line", json!(step.line));
     put("kind", json!(step.kind.as_str()));
     put("name", json!(step.name));
+    put("target", json!(step.target()));
     put("script_index", json!(step.script_index));
     put("shell", json!(step.shell()));
     put("bash_generation", json!(step.generation));

@@ -76,7 +76,7 @@ pub(crate) fn lower(
     }
     if problems.is_empty() {
         let pins = lowerer.pins(&arch, seeded)?;
-        let config = lowerer.config(false).map_err(one)?;
+        let config = lowerer.config().map_err(one)?;
         Ok(set
             .with("config", Plain::List(config))
             .with("steps", Plain::List(steps))
@@ -174,6 +174,14 @@ struct Lowerer<'a> {
     seeded: bool,
 }
 
+/// A text as a file of a root.
+fn placed_text(path: &str, content: &str) -> Plain {
+    Set::new()
+        .with("path", text(path))
+        .with("content", text(content))
+        .done()
+}
+
 fn variables_of(all: &BTreeMap<String, String>) -> Plain {
     let set = all.iter();
     Plain::Attrs(set.map(|(n, v)| (n.clone(), text(v))).collect())
@@ -266,7 +274,7 @@ impl Lowerer<'_> {
                 stage0::DIR
             ),
         ));
-        files.extend(self.config(true)?);
+        files.extend(self.config()?);
         let mut layers = vec![
             // The seed runs what it generates. With nothing in the manifest that is nothing, and every step is a run of its own.
             at_text("/steps/manifest", "\n"),
@@ -288,6 +296,13 @@ impl Lowerer<'_> {
             .with("env", variables_of(&stage0.variables))
             .with("layers", Plain::List(layers))
             .with("files", Plain::List(files))
+            .with(
+                "cfg",
+                Plain::List(vec![placed_text(
+                    "/steps/bootstrap.cfg",
+                    &self.variables.to_cfg(),
+                )]),
+            )
             .done();
         // What the seed sets, steps inherit.
         let seed = self.checkout.need_text("seed/seed.kaem")?;
@@ -309,48 +324,50 @@ impl Lowerer<'_> {
         Ok((run, shell.variables))
     }
 
-    /// What steps read before they begin, and may change for those after them. Where no seed has been, each step gets the variables for
-    /// itself: see [`Lowerer::variables`].
-    fn config(&self, with_variables: bool) -> Result<Vec<Plain>> {
+    /// What steps read before they begin, and may change for those after them. Where no seed has been, each step gets the variables
+    /// for itself: see [`Lowerer::variables`]. A seed of upstream's puts all of them into its root: it copies the file whole into the
+    /// script that it runs, its generator writes them to the next one, and its steps read and change the one file. From the seed on
+    /// they are in every key; stage0, its answers and the files of the seed are without them.
+    fn config(&self) -> Result<Vec<Plain>> {
         let env = self.checkout.need_text("steps/env")?;
-        let cfg = self.variables.to_cfg();
-        let file = |path: &str, content: &str| {
-            Set::new()
-                .with("path", text(path))
-                .with("content", text(content))
-                .done()
-        };
-        let mut files = vec![file("/steps/env", &env.text)];
-        if with_variables {
-            files.push(file("/steps/bootstrap.cfg", &cfg));
-        }
-        Ok(files)
+        Ok(vec![placed_text("/steps/env", &env.text)])
     }
 
-    /// The variables that a step can use: those that it, or what every step reads, has the names of. A changed variable is then no
-    /// change for the others. A step that names the file itself, to change it for those after it, gets all of it, and so does one
-    /// that may put names together.
+    /// The variables that a step in bash can use: those that it, or what every step reads, has the names of. A changed variable is
+    /// then no change for the others. A step that names the file itself, to change it for those after it, gets all of it. So does one
+    /// that may put names together, and so does every step when the helpers or `env` may: upstream's do not.
+    ///
+    /// Nobody else can see one. What bash reads from `bootstrap.cfg` is not exported unless a script says so, which names it. That is
+    /// why this is for bash alone: kaem has no variables but those of the environment, so that each program a step in kaem runs,
+    /// `make` for one, is given all of them, and may use any.
     fn variables(&self, step: &Step) -> Result<Variables> {
-        let mut words = BTreeSet::new();
-        let mut of = vec!["steps/env".to_owned(), "steps/helpers.sh".to_owned()];
+        let mut of: BTreeSet<String> = ["env", "helpers.sh"]
+            .iter()
+            .flat_map(|file| [format!("steps/{file}"), format!("{}/{file}", step.tree)])
+            .collect();
         match step.kind {
-            Kind::Build => of.push(format!("{}/{}", step.tree, step.name)),
+            Kind::Build => {
+                of.insert(format!("{}/{}", step.tree, step.name));
+            }
             Kind::Improve | Kind::Jump => of.extend(step.script_real.clone()),
             Kind::Uninstall => {}
         }
-        let mut own = BTreeSet::new();
-        for path in of.split_off(2) {
-            self.checkout.words(&path, 0, &mut own)?;
-        }
+        let mut words = BTreeSet::new();
         for path in of {
             self.checkout.words(&path, 0, &mut words)?;
         }
-        // Names that are put together while it runs are in no text.
-        let puts_together = ["eval", "printenv", "compgen"]
-            .iter()
-            .any(|w| own.contains(*w));
-        words.extend(own);
-        let whole = puts_together || (words.contains("bootstrap") && words.contains("cfg"));
+        let mut whole = words.contains("bootstrap") && words.contains("cfg");
+        // What they write to `env` each step after them reads.
+        let earlier = self.plan.steps[..step.index].iter();
+        let scripts = earlier.filter(|step| matches!(step.kind, Kind::Improve | Kind::Jump));
+        for script in scripts.filter_map(|step| step.script_real.as_ref()) {
+            let mut of_script = BTreeSet::new();
+            self.checkout.words(script, 0, &mut of_script)?;
+            if of_script.contains("env") {
+                words.extend(of_script);
+            }
+        }
+        whole |= words.contains(Checkout::INDIRECT_WORD);
         let all = &self.variables;
         Ok(all.only(|name| whole || words.contains(name)))
     }
@@ -411,7 +428,7 @@ impl Lowerer<'_> {
         Ok(Set::new()
             .with("name", text(name))
             .with("index", text(step.index.to_string()))
-            .with("target", text(target(step)))
+            .with("target", text(step.target()))
             .with("pass", text(key(step, self.plan)))
             .with("line", crate::plain::int(step.line))
             .with("script", text(script))
@@ -522,15 +539,6 @@ pub(super) fn distfile(file: &Distfile) -> Plain {
         .with("urls", texts(&file.urls))
         .with_some("git", file.git.as_ref().map(text))
         .done()
-}
-
-/// The name below `steps` by which a step is asked for.
-fn target(step: &Step) -> String {
-    match step.kind {
-        Kind::Build => step.name.clone(),
-        Kind::Improve | Kind::Jump => format!("{}-{}", step.kind.as_str(), step.name),
-        Kind::Uninstall => format!("uninstall-{}", step.name.replace([' ', '/'], "-")),
-    }
 }
 
 /// Which of the steps of one target it is: builds by their pass, others by how often they came.

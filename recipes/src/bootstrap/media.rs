@@ -8,10 +8,11 @@ use sos_lang::{FileType, Plain};
 use super::checkout::{Checkout, Result};
 use super::files::{Files, at_source, at_text};
 use super::lower::distfile;
-use super::plan::{Settings, starting_variables};
+use super::manifest;
+use super::plan::{Settings, extensions, starting_variables};
 use super::sources::{self, Digests, Distfile};
 use super::stage0;
-use super::variables::Mode;
+use super::variables::{Mode, Variables};
 use crate::plain::{Set, text, texts};
 use crate::problems::Problems;
 
@@ -41,9 +42,10 @@ pub(crate) fn media(
         return Err(vec![problem]);
     }
     let one = |e: Box<Diagnostic>| vec![*e];
-    let mut files = files(checkout).map_err(one)?;
+    let trees = trees(checkout, &variables)?;
+    let mut files = files(checkout, &trees).map_err(one)?;
     files.push(at_text("/steps/bootstrap.cfg", &variables.to_cfg()));
-    let split = split(checkout)?;
+    let split = split(checkout, &trees)?;
     let all = |list: &[Distfile]| Plain::List(list.iter().map(distfile).collect());
     let stage = |n: u8| {
         let path = format!("{LOADER}-stage{n}.hex0");
@@ -76,8 +78,26 @@ const COMMANDS: [&str; 7] = [
     "/bootstrap-seeds/POSIX/x86/kaem-optional-seed /kaem.x86",
 ];
 
-/// stage0 without its programs, the files of the seed over it, and the steps.
-fn files(checkout: &Checkout<'_>) -> Result<Vec<Plain>> {
+/// The main tree, and the extensions that run after it: the main manifest may ask for one, too.
+fn trees(
+    checkout: &Checkout<'_>,
+    variables: &Variables,
+) -> std::result::Result<Vec<String>, Vec<Diagnostic>> {
+    let main = checkout.need_text("steps/manifest").map_err(|e| vec![*e])?;
+    let mut problems = Problems::in_file(&main);
+    let mut after = variables.clone();
+    manifest::interpret(&main.text, &mut after, &mut problems);
+    let problems = problems.finish();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut trees = vec!["steps".to_owned()];
+    trees.extend(extensions(&after));
+    Ok(trees)
+}
+
+/// stage0 without its programs, the files of the seed over it, and the steps of every tree.
+fn files(checkout: &Checkout<'_>, trees: &[String]) -> Result<Vec<Plain>> {
     let mut placed: BTreeMap<String, Plain> = BTreeMap::new();
     for (name, _) in checkout.list(stage0::DIR)? {
         if name != "bootstrap-seeds" && !name.contains(".git") {
@@ -98,7 +118,9 @@ fn files(checkout: &Checkout<'_>) -> Result<Vec<Plain>> {
         }
     }
     let mut steps = Files::new(checkout);
-    steps.dir("/steps", "steps", 0)?;
+    for tree in trees {
+        steps.dir(&format!("/{tree}"), tree, 0)?;
+    }
     let steps = steps.found.iter().map(|shown| shown.to_plain(checkout));
     Ok(placed.into_values().chain(steps).collect())
 }
@@ -110,26 +132,39 @@ struct Split {
 }
 
 /// Tells which files from outside go where. Predicates do not count, as upstream has it: a medium is made before they are known.
-fn split(checkout: &Checkout<'_>) -> std::result::Result<Split, Vec<Diagnostic>> {
-    let manifest = checkout.need_text("steps/manifest").map_err(|e| vec![*e])?;
+/// Extensions come after the whole main tree, so that theirs are of the payload if there is one, and of nothing once steps in the
+/// main tree have a network.
+fn split(checkout: &Checkout<'_>, trees: &[String]) -> std::result::Result<Split, Vec<Diagnostic>> {
+    let mut lines: Vec<(&str, Vec<String>)> = Vec::new();
+    for tree in trees {
+        let manifest = checkout
+            .need_text(&format!("{tree}/manifest"))
+            .map_err(|e| vec![*e])?;
+        let words = |line: &str| -> Vec<String> {
+            let line = line.split('#').next().unwrap_or_default();
+            line.split(' ').map(str::to_owned).collect()
+        };
+        lines.extend(
+            manifest
+                .text
+                .lines()
+                .map(|line| (tree.as_str(), words(line))),
+        );
+    }
     let mut found = Split {
         image: Vec::new(),
         payload: None,
     };
-    let words = |line: &str| -> Vec<String> {
-        let line = line.split('#').next().unwrap_or_default();
-        line.split(' ').map(str::to_owned).collect()
-    };
-    let lines: Vec<Vec<String>> = manifest.text.lines().map(words).collect();
     let is = |line: &[String], kind: &str| line.first().is_some_and(|word| word == kind);
-    let imports = lines
-        .iter()
-        .any(|line| is(line, "improve:") && line.get(1).is_some_and(|name| name == IMPORT));
+    let imports = lines.iter().any(|(tree, line)| {
+        // What an extension imports, the image would have to hold: it is asked for too late.
+        *tree == "steps" && is(line, "improve:") && line.get(1).is_some_and(|name| name == IMPORT)
+    });
     let mut seen = BTreeSet::new();
     let mut digests = Digests::default();
     let mut steps = BTreeSet::new();
     let mut online = false;
-    for line in &lines {
+    for (tree, line) in &lines {
         let Some(name) = line.get(1) else { continue };
         if is(line, "improve:") {
             if imports && name == IMPORT {
@@ -137,13 +172,11 @@ fn split(checkout: &Checkout<'_>) -> std::result::Result<Split, Vec<Diagnostic>>
             }
             online |= !imports && name.contains("network");
         }
-        if !is(line, "build:") || online || !steps.insert(name.clone()) {
+        let sources = format!("{tree}/{name}/sources");
+        if !is(line, "build:") || online || !steps.insert(sources.clone()) {
             continue;
         }
-        let Some(file) = checkout
-            .text(&format!("steps/{name}/sources"))
-            .map_err(|e| vec![*e])?
-        else {
+        let Some(file) = checkout.text(&sources).map_err(|e| vec![*e])? else {
             continue;
         };
         let mut problems = Problems::in_file(&file);

@@ -91,6 +91,15 @@ impl Step {
     pub fn shell(&self) -> &'static str {
         if self.generation == 0 { "kaem" } else { "bash" }
     }
+
+    /// The name below `steps` by which it is asked for.
+    pub fn target(&self) -> String {
+        match self.kind {
+            Kind::Build => self.name.clone(),
+            Kind::Improve | Kind::Jump => format!("{}-{}", self.kind.as_str(), self.name),
+            Kind::Uninstall => format!("uninstall-{}", self.name.replace([' ', '/'], "-")),
+        }
+    }
 }
 
 /// Reads the plan of the checkout at `root`, which messages call `shown`.
@@ -139,7 +148,7 @@ pub(crate) fn of_checkout(
 }
 
 /// Manifests that run after the main one: `EXTRA_BUILDS` has the names, separated by commas.
-fn extensions(variables: &Variables) -> Vec<String> {
+pub(super) fn extensions(variables: &Variables) -> Vec<String> {
     let mut names: Vec<&str> = variables
         .get("EXTRA_BUILDS")
         .split([',', ' '])
@@ -234,7 +243,11 @@ fn known_names(
             Some(words) => words,
             None => {
                 let mut all = BTreeSet::new();
-                checkout.words("steps", 0, &mut all).map_err(|e| vec![*e])?;
+                for (tree, _) in checkout.list("").map_err(|e| vec![*e])? {
+                    if tree == "steps" || tree.starts_with("steps-") {
+                        checkout.words(&tree, 0, &mut all).map_err(|e| vec![*e])?;
+                    }
+                }
                 words.insert(all)
             }
         };

@@ -105,9 +105,14 @@ let
       }))
     base
     plan.stage0.check;
+  # Only what runs from here on is told of the variables.
   seed = derive.rootfs (step {
     name = "${name}-seed";
-    rootfs = "${checked}";
+    rootfs = "${edit {
+      name = "${name}-variables";
+      rootfs = "${checked}";
+      files = plan.seed.cfg;
+    }}";
     inherit (plan.seed) command env;
     layers = places plan.seed.layers;
   });
