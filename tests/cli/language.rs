@@ -207,6 +207,38 @@ fn what_is_built_is_called_as_nix_build_does() {
 }
 
 #[test]
+fn store_path_follows_links_into_the_store() {
+    let w = World::new();
+    let file = w.write("file", "hello");
+    let added = w.sos(["store", "add", &file.display().to_string()]).ok();
+    let object = added.stdout.trim().to_owned();
+    let link = w.project().join("link");
+    std::os::unix::fs::symlink(w.physical(&object), &link).expect("a link");
+    let call = |path: &str| format!("builtins.storePath {path}");
+    let quoted = format!("\"{object}\"");
+    let shown = format!("{quoted}\n");
+    for restricted in [&[][..], &["--restrict-eval"]] {
+        let of_object = call(&quoted);
+        let run = w.sos([&["eval", "-E", &of_object], restricted].concat());
+        assert_eq!(run.ok().stdout, shown);
+    }
+    let linked = w.sos(["eval", "-E", &call("./link")]);
+    assert_eq!(linked.ok().stdout, shown);
+    w.sos(["eval", "-E", &call(&format!("\"{object}/none\""))])
+        .fails(3)
+        .says(&["/none"]);
+    w.sos(["eval", "-E", &call("/etc/passwd")])
+        .fails(3)
+        .says(&["'/etc/passwd' is not in the Nix store"]);
+    w.sos(["eval", "--restrict-eval", "-E", &call("./link")])
+        .fails(3)
+        .says(&["is forbidden in restricted mode"]);
+    w.sos(["eval", "--pure-eval", "-E", &call(&quoted)])
+        .fails(3)
+        .says(&["not allowed in pure evaluation mode"]);
+}
+
+#[test]
 fn a_missing_attribute_names_its_neighbour() {
     let w = World::new();
     w.write(
