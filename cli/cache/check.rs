@@ -149,13 +149,7 @@ fn check_tree(tree: &mut Tree, store: &Store, now_nanos: i128) -> Result<bool, S
             .filter(|(was, _)| *was == kind)
             .map(|(_, taken)| *taken),
     };
-    let how = walk::Look {
-        now_nanos,
-        taken: Some(&taken),
-        directory_times: false,
-        skip: None,
-    };
-    let print = walk::tree(&tree.path, how).and_then(walk::Print::finish);
+    let print = walk::source(&tree.path, Some(&taken), now_nanos);
     // A directory may have another time, and the same in it as before.
     let better = || Names::of(&tree.path, Some(&taken), now_nanos);
     if print.is_some() && print == tree.print {

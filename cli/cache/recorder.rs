@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::Metadata;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -161,6 +162,99 @@ impl Recorder {
         inputs.added.insert(tree.object.clone());
         inputs.trees.push(tree);
     }
+
+    /// Adds an object, or a part of one, and whatever the filter takes of it. Without a filter what was copied to the store may stand
+    /// for the object.
+    fn add_of_object(
+        &self,
+        path: &Path,
+        (name, method): (&str, Method),
+        filter: Option<PathFilter<'_>>,
+        expected: Option<&Hash>,
+    ) -> Result<StorePath, HostError> {
+        let filtered = filter.is_some();
+        let added = self.inner.add_path(path, name, method, filter, expected)?;
+        self.inputs.borrow_mut().added.insert(added.clone());
+        let Some(origin) = self.origin(path) else {
+            return Ok(added);
+        };
+        let print = walk::source(&origin, None, self.since_nanos);
+        let same = || self.store.compute_path(&origin, name, method, None);
+        if filtered || !same().is_ok_and(|path| path == added) {
+            self.object_named(path);
+            return Ok(added);
+        }
+        let names = Names::of(&origin, None, self.since_nanos);
+        self.note_tree(Tree {
+            path: origin,
+            name: name.to_owned(),
+            method,
+            object: added.clone(),
+            chosen: None,
+            print,
+            names,
+        });
+        Ok(added)
+    }
+
+    /// Adds files of the machine; what the store asks for on its way through them is noted.
+    fn add_source(
+        &self,
+        path: &Path,
+        (name, method): (&str, Method),
+        filter: Option<PathFilter<'_>>,
+        expected: Option<&Hash>,
+    ) -> Result<StorePath, HostError> {
+        let meta = std::fs::symlink_metadata(path).ok();
+        let is_directory = meta.as_ref().is_some_and(Metadata::is_dir);
+        let timed = meta.filter(|_| look::keeps_times(path));
+        let mut seen = timed.map(|meta| {
+            let mut seen = (Print::default(), Met::default());
+            self.met(&mut seen, Path::new(""), &meta, true);
+            seen
+        });
+        let mut chosen = filter.is_some().then(BTreeMap::new);
+        let mut filter = filter;
+        let mut asked = |file: &Path, kind: FileType| {
+            let taken = match filter.as_mut() {
+                Some(filter) => filter(file, kind)?,
+                None => true,
+            };
+            let below = file.strip_prefix(path).unwrap_or(file);
+            match (std::fs::symlink_metadata(file), seen.as_mut()) {
+                (Ok(meta), Some(seen)) => self.met(seen, below, &meta, taken),
+                _ => seen = None,
+            }
+            if let Some(chosen) = &mut chosen {
+                chosen.insert(below.to_owned(), (kind, taken));
+            }
+            Ok(taken)
+        };
+        let filter: Option<PathFilter<'_>> = Some(&mut asked);
+        let added = self.inner.add_path(path, name, method, filter, expected)?;
+        let (print, names) = seen.unzip();
+        self.note_tree(Tree {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            method,
+            object: added.clone(),
+            chosen,
+            print: print.and_then(Print::finish),
+            names: names
+                .filter(|_| is_directory)
+                .and_then(|names| names.finish(self.since_nanos)),
+        });
+        Ok(added)
+    }
+
+    /// Notes one file of a source, below its root.
+    fn met(&self, seen: &mut (Print, Met), below: &Path, meta: &Metadata, taken: bool) {
+        let (print, names) = seen;
+        print.add_met(below, meta, taken, self.since_nanos);
+        if taken {
+            names.add(below, meta);
+        }
+    }
 }
 
 impl Host for Recorder {
@@ -252,86 +346,11 @@ impl Host for Recorder {
         filter: Option<PathFilter<'_>>,
         expected: Option<&Hash>,
     ) -> Result<StorePath, HostError> {
-        if !self.outside(path) {
-            // An object, or a part of one, and whatever the filter takes of it.
-            let filtered = filter.is_some();
-            let added = self.inner.add_path(path, name, method, filter, expected)?;
-            self.inputs.borrow_mut().added.insert(added.clone());
-            if let Some(origin) = self.origin(path) {
-                let how = walk::Look {
-                    now_nanos: self.since_nanos,
-                    taken: None,
-                    directory_times: false,
-                    skip: None,
-                };
-                let print = walk::tree(&origin, how).and_then(Print::finish);
-                let same = || self.store.compute_path(&origin, name, method, None);
-                if !filtered && same().is_ok_and(|path| path == added) {
-                    let names = Names::of(&origin, None, self.since_nanos);
-                    self.note_tree(Tree {
-                        path: origin,
-                        name: name.to_owned(),
-                        method,
-                        object: added.clone(),
-                        chosen: None,
-                        print,
-                        names,
-                    });
-                } else {
-                    self.object_named(path);
-                }
-            }
-            return Ok(added);
+        if self.outside(path) {
+            self.add_source(path, (name, method), filter, expected)
+        } else {
+            self.add_of_object(path, (name, method), filter, expected)
         }
-        let mut names = Met::default();
-        let meta = std::fs::symlink_metadata(path).ok();
-        let is_directory = meta.as_ref().is_some_and(std::fs::Metadata::is_dir);
-        let timed = meta.filter(|_| look::keeps_times(path));
-        let mut print = timed.map(|meta| {
-            let mut print = Print::default();
-            print.add_met(Path::new(""), &meta, true, self.since_nanos);
-            names.add(Path::new(""), &meta);
-            print
-        });
-        let mut chosen = filter.is_some().then(BTreeMap::new);
-        let mut filter = filter;
-        let mut asked = |file: &Path, kind: FileType| {
-            let taken = match filter.as_mut() {
-                Some(filter) => filter(file, kind)?,
-                None => true,
-            };
-            let below = file.strip_prefix(path).unwrap_or(file);
-            match (std::fs::symlink_metadata(file), print.as_mut()) {
-                (Ok(meta), Some(print)) => {
-                    print.add_met(below, &meta, taken, self.since_nanos);
-                    if taken {
-                        names.add(below, &meta);
-                    }
-                }
-                _ => print = None,
-            }
-            if let Some(chosen) = &mut chosen {
-                chosen.insert(below.to_owned(), (kind, taken));
-            }
-            Ok(taken)
-        };
-        let added = self
-            .inner
-            .add_path(path, name, method, Some(&mut asked), expected)?;
-        let names = (is_directory && print.is_some())
-            .then(|| names.finish(self.since_nanos))
-            .flatten();
-        let print = print.and_then(Print::finish);
-        self.note_tree(Tree {
-            path: path.to_owned(),
-            name: name.to_owned(),
-            method,
-            object: added.clone(),
-            chosen,
-            print,
-            names,
-        });
-        Ok(added)
     }
 
     fn add_text(

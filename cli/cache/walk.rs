@@ -141,6 +141,18 @@ pub(super) fn tree(root: &Path, look: Look<'_>) -> Option<Print> {
     Some(print)
 }
 
+/// The digest of a source as it is copied to the store, of which everything or what `taken` says counts. Nothing where [`tree`] has
+/// nothing, or when something is so young that it may change unseen.
+pub(super) fn source(root: &Path, taken: Option<Taken<'_>>, now_nanos: i128) -> Option<Blake3> {
+    let look = Look {
+        now_nanos,
+        taken,
+        directory_times: false,
+        skip: None,
+    };
+    tree(root, look).and_then(Print::finish)
+}
+
 /// Looks at files by their names below a directory; what is not there counts as that.
 pub(super) fn files(root: &Path, names: &[&[u8]], now_nanos: i128) -> Option<Print> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH;

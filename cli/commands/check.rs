@@ -39,6 +39,7 @@ pub(crate) fn run(session: &Session, args: &CheckArgs) -> Result<(), Failure> {
         only_lock: false,
         builds_here: true,
         whole_graph: false,
+        calls: true,
     };
     let (mut problems, mut derivations) = look(session, args, &targets, &mode);
     if args.fix {

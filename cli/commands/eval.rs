@@ -49,7 +49,7 @@ fn print(session: &Session, args: &EvalArgs) -> Result<(), Failure> {
         session,
         &args.target,
         &targets,
-        &Mode::of(args.lock),
+        &Mode::showing(args.lock),
         &format!("{args:?}"),
         |evaluator, value, _| {
             if args.raw {

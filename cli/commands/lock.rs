@@ -43,6 +43,7 @@ pub(crate) fn run(session: &Session, args: &LockArgs) -> Result<(), Failure> {
         only_lock: true,
         builds_here: false,
         whole_graph: false,
+        calls: true,
     };
     let evaluated = if targets.iter().all(|t| matches!(t.source, Source::Flake(_))) {
         // A flake says what it changes itself, and need not hold anything that could be built.

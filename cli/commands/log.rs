@@ -371,6 +371,7 @@ fn find(session: &Session, log: &LogArgs, text: &str) -> Result<StorePath, Failu
                 only_lock: false,
                 builds_here: false,
                 whole_graph: false,
+                calls: true,
             };
             let found = find::evaluate(session, &args, &mode)?.derivations();
             match found.into_iter().next() {

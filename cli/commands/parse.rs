@@ -13,7 +13,6 @@ use crate::session::Session;
 
 /// Parse a Nix file and print the expression in canonical form
 #[derive(Debug, clap::Args)]
-#[command(hide = true)]
 pub(crate) struct ParseArgs {
     /// The file, or `-` for standard input
     file: PathBuf,

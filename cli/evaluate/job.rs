@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sos_engine::{Graph, Wanted};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_lang::{Evaluator, Host, Options, Plain, Value};
+use sos_lang::{Arguments, Evaluator, Host, Options, Plain, Value};
 use sos_recipes::{Context, LockMode};
 use sos_store::Store;
 
@@ -292,19 +292,40 @@ impl<'a> Job<'a> {
         if !self.args.set.is_empty() {
             self.takes_settings(evaluator, whole)?;
         }
-        let whole = evaluator.auto_call(whole, &arguments)?;
         if target.attr.is_empty() {
-            return Ok(whole);
+            return self.called(evaluator, whole, target, &arguments);
         }
-        if steps::is_tree(evaluator, whole) {
-            return steps::select(evaluator, whole, target, &arguments);
-        }
-        evaluator
-            .select_with(whole, &target.attr, &arguments)
-            .map_err(|why| match why.code {
+        let whole = evaluator.auto_call(whole, &arguments)?;
+        let value = if steps::is_tree(evaluator, whole) {
+            steps::select(evaluator, whole, target, &arguments)?
+        } else {
+            let found = evaluator.select_with(whole, &target.attr, &arguments);
+            found.map_err(|why| match why.code {
                 "eval-attr-missing" => missing(evaluator, whole, target, &arguments).unwrap_or(why),
                 _ => why,
-            })
+            })?
+        };
+        self.called(evaluator, value, target, &arguments)
+    }
+
+    /// What a target leads to, called if it is a function that is to be: who asks for a value as `nix-instantiate --eval` does gets
+    /// the function itself, unless the command line has arguments for it or it is a recipe.
+    fn called(
+        &self,
+        evaluator: &Evaluator,
+        value: Value,
+        target: &Target,
+        arguments: &Arguments,
+    ) -> Result<Value, Box<Diagnostic>> {
+        let given = !self.args.arg.is_empty() || !self.args.argstr.is_empty();
+        let may_be_recipe = !matches!(target.source, Source::Expression(_));
+        if self.mode.calls
+            || given
+            || may_be_recipe && evaluator.asks_for_offered(value, arguments)?
+        {
+            return evaluator.auto_call(value, arguments);
+        }
+        Ok(value)
     }
 
     /// The value of a target in a tree of bootstrap steps.
@@ -320,7 +341,8 @@ impl<'a> Job<'a> {
         if target.attr.is_empty() {
             return Ok(whole);
         }
-        steps::select(evaluator, whole, target, &BTreeMap::new())
+        let value = steps::select(evaluator, whole, target, &Arguments::default())?;
+        evaluator.auto_call(value, &Arguments::default())
     }
 
     /// A recipe gets what `--set` says as its argument `settings`, and one that has none would not see it.
@@ -334,12 +356,9 @@ impl<'a> Job<'a> {
         Err(not_taken("recipe"))
     }
 
-    pub(super) fn arguments(
-        &self,
-        evaluator: &Evaluator,
-    ) -> Result<BTreeMap<String, Value>, Box<Diagnostic>> {
-        let mut out = BTreeMap::new();
-        out.insert(
+    pub(super) fn arguments(&self, evaluator: &Evaluator) -> Result<Arguments, Box<Diagnostic>> {
+        let mut out = Arguments::default();
+        out.offered.insert(
             "sos".to_owned(),
             evaluator.eval_str("import <sos>", "the sos library", Path::new("/"))?,
         );
@@ -349,16 +368,17 @@ impl<'a> Job<'a> {
                 context: Vec::new(),
             });
             let settings = Plain::List(settings.collect());
-            out.insert("settings".to_owned(), evaluator.from_plain(&settings));
+            out.offered
+                .insert("settings".to_owned(), evaluator.from_plain(&settings));
         }
         for pair in self.args.arg.chunks_exact(2) {
-            out.insert(
+            out.given.insert(
                 pair[0].clone(),
                 evaluator.eval_str(&pair[1], &format!("--arg {}", pair[0]), &self.here)?,
             );
         }
         for pair in self.args.argstr.chunks_exact(2) {
-            out.insert(
+            out.given.insert(
                 pair[0].clone(),
                 evaluator.from_plain(&Plain::Str {
                     s: pair[1].clone().into_bytes(),

@@ -1,9 +1,7 @@
 //! What is said of an attribute that a target names and nobody defines.
 
-use std::collections::BTreeMap;
-
 use sos_formats::diagnostic::{Class, Diagnostic};
-use sos_lang::{Evaluator, Value};
+use sos_lang::{Arguments, Evaluator, Value};
 
 use crate::target::{Source, Target};
 
@@ -34,7 +32,7 @@ pub(super) fn missing(
     evaluator: &Evaluator,
     whole: Value,
     target: &Target,
-    arguments: &BTreeMap<String, Value>,
+    arguments: &Arguments,
 ) -> Option<Box<Diagnostic>> {
     let parts = sos_lang::attr_path(&target.attr)?;
     let mut set = evaluator.auto_call(whole, arguments).ok()?;

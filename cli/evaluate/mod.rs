@@ -5,7 +5,6 @@ mod missing;
 mod steps;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use std::sync::Arc;
 use sos_engine::{Graph, Wanted};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_lang::{Evaluator, Value};
+use sos_lang::{Arguments, Evaluator, Value};
 use sos_recipes::{LockMode, LockReport};
 
 use crate::args::{LockFlags, TargetArgs};
@@ -44,6 +43,8 @@ pub(crate) struct Mode {
     pub(crate) builds_here: bool,
     /// All derivations are looked at, also below what the store has.
     pub(crate) whole_graph: bool,
+    /// A function that a target leads to is called also when the command line gives it nothing.
+    pub(crate) calls: bool,
 }
 
 impl Mode {
@@ -62,6 +63,15 @@ impl Mode {
             only_lock: false,
             builds_here: false,
             whole_graph: false,
+            calls: true,
+        }
+    }
+
+    /// How a value is asked for: a function that is no recipe is one.
+    pub(crate) fn showing(flags: LockFlags) -> Self {
+        Self {
+            calls: false,
+            ..Self::of(flags)
         }
     }
 
@@ -210,8 +220,8 @@ pub(crate) fn cached<T: Cached + Send + Sync>(
             format!("{args:?}"),
             format!("{targets:?}"),
             format!(
-                "{:?} {} {} {}",
-                mode.lock, mode.offline, mode.only_lock, mode.builds_here
+                "{:?} {} {} {} {}",
+                mode.lock, mode.offline, mode.only_lock, mode.builds_here, mode.calls
             ),
             asked.to_owned(),
         ];
@@ -255,7 +265,7 @@ pub(crate) struct Interactive {
     pub(crate) evaluator: Evaluator,
     pub(crate) host: Rc<StoreHost>,
     /// What functions get that are not called with anything else.
-    pub(crate) arguments: BTreeMap<String, Value>,
+    pub(crate) arguments: Arguments,
     /// Where relative paths start.
     pub(crate) here: PathBuf,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use sos_formats::diagnostic::{Class, Diagnostic};
-use sos_lang::{Evaluator, Plain, Value};
+use sos_lang::{Arguments, Evaluator, Plain, Value};
 
 use super::missing::missing;
 use super::{Mode, cached, values};
@@ -53,7 +53,7 @@ pub(super) fn select(
     evaluator: &Evaluator,
     whole: Value,
     target: &Target,
-    arguments: &BTreeMap<String, Value>,
+    arguments: &Arguments,
 ) -> Result<Value, Box<Diagnostic>> {
     let names = |set: &str| -> Result<Vec<String>, Box<Diagnostic>> {
         match evaluator.attr(whole, set)? {

@@ -10,7 +10,7 @@
 )]
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
@@ -299,7 +299,7 @@ fn run(a: &Args) -> Result<Vec<u8>, Box<Diagnostic>> {
     } else {
         e.eval_file(&cwd.join(&file))?
     };
-    let mut args = BTreeMap::new();
+    let mut args = sos_lang::Arguments::default();
     for (name, text, string) in &a.args {
         let x = if *string {
             e.from_plain(&sos_lang::Plain::Str {
@@ -309,9 +309,10 @@ fn run(a: &Args) -> Result<Vec<u8>, Box<Diagnostic>> {
         } else {
             e.eval_str(text, "«arg»", &cwd)?
         };
-        args.insert(name.clone(), x);
+        args.given.insert(name.clone(), x);
     }
     v = e.select_with(v, &a.attr, &args)?;
+    v = e.auto_call(v, &args)?;
     if a.strict || a.xml || a.json {
         v = e.force_deep(v)?;
     }

@@ -14,11 +14,20 @@ use crate::error::{Error, Kind, R};
 use crate::eval::{Coerce, Surroundings, Text, Vm, canon_path, path_bytes};
 use crate::heap::{Attrs, Fun, Sym, Tag, Value};
 use crate::host::{ContextElem, FlakeLocks, Host, HostError, Options, Plain};
-use crate::ir::Pos;
+use crate::ir::{Formals, Lambda, Pos};
 use crate::parse::Ahead;
 
 /// Answers of the evaluator.
 pub type Answer<T> = Result<T, Box<Diagnostic>>;
+
+/// What functions get that are called because a target leads to or through them.
+#[derive(Debug, Clone, Default)]
+pub struct Arguments {
+    /// For every function that takes them, be it by `...`, as the options of a command line are.
+    pub given: BTreeMap<String, Value>,
+    /// Only for functions that ask for them by name.
+    pub offered: BTreeMap<String, Value>,
+}
 
 /// A derivation that an expression names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -179,40 +188,43 @@ impl Evaluator {
         Ok(None)
     }
 
-    /// Calls a function that takes a set with those of the given arguments that it wants; other values stay as they are.
-    pub fn auto_call(&self, v: Value, args: &BTreeMap<String, Value>) -> Answer<Value> {
+    /// Calls a function that takes a set with those of the arguments that it wants; other values stay as they are.
+    pub fn auto_call(&self, v: Value, args: &Arguments) -> Answer<Value> {
         self.out(self.auto_call_inner(v, args))
     }
 
-    fn auto_call_inner(&self, v: Value, args: &BTreeMap<String, Value>) -> R {
+    /// Whether a value is a function whose pattern has the name of something that is only offered.
+    pub fn asks_for_offered(&self, v: Value, args: &Arguments) -> Answer<bool> {
+        let v = self.force(v)?;
+        let asks = |name: &Sym| args.offered.contains_key(&*name.text());
+        Ok(pattern(v).is_some_and(|(_, formals)| formals.names.iter().any(|f| asks(&f.name))))
+    }
+
+    fn auto_call_inner(&self, v: Value, args: &Arguments) -> R {
         let vm = &self.vm;
         let mut v = vm.force(v)?;
         if let Some(f) = v.as_attrs().and_then(|a| a.get(vm.s.functor)) {
             let g = vm.call(f, &[v], Pos::NONE)?;
             return self.auto_call_inner(g, args);
         }
-        let (l, have) = match v.as_fun() {
-            Some(Fun::Closure(l, _)) => (l, 0),
-            Some(Fun::Partial(g, have)) => match g.as_fun() {
-                Some(Fun::Closure(l, _)) => (l, have.len()),
-                _ => return Ok(v),
-            },
-            _ => return Ok(v),
-        };
-        let Some(formals) = l.formals.as_ref().filter(|_| have + 1 == l.arity as usize) else {
+        let Some((l, formals)) = pattern(v) else {
             return Ok(v);
         };
-        let mut given = Vec::new();
-        if formals.ellipsis {
-            given.extend(
-                args.iter()
-                    .map(|(k, v)| (Sym::new(k.as_bytes()), *v, Pos::NONE)),
-            );
-        } else {
-            for f in &formals.names {
-                match args.get(&*f.name.text()) {
+        let mut given: Vec<_> = args
+            .given
+            .iter()
+            .filter(|_| formals.ellipsis)
+            .map(|(k, v)| (Sym::new(k.as_bytes()), *v, Pos::NONE))
+            .collect();
+        for f in &formals.names {
+            let name = f.name.text();
+            match args.given.get(&*name) {
+                Some(_) if formals.ellipsis => {}
+                Some(v) => given.push((f.name, *v, Pos::NONE)),
+                None => match args.offered.get(&*name) {
                     Some(v) => given.push((f.name, *v, Pos::NONE)),
-                    None if f.default.is_none() => {
+                    // With `...` the call itself says what is missing.
+                    None if f.default.is_none() && !formals.ellipsis => {
                         return Err(Error::new(
                             Kind::Argument,
                             f.pos,
@@ -221,7 +233,7 @@ impl Evaluator {
                         .help("values for arguments can be given with `--arg` or `--argstr`"));
                     }
                     None => {}
-                }
+                },
             }
         }
         v = vm.call(v, &[Value::attrs(Attrs::from_pairs(given))], l.pos)?;
@@ -230,23 +242,20 @@ impl Evaluator {
 
     /// Follows an attribute path such as `a.b."c d".0`; empty means the value itself. Functions on the way are called without arguments.
     pub fn select(&self, v: Value, path: &str) -> Answer<Value> {
-        self.select_with(v, path, &BTreeMap::new())
+        let none = Arguments::default();
+        let v = self.select_with(v, path, &none)?;
+        self.auto_call(v, &none)
     }
 
-    /// Follows an attribute path; functions on the way get the given arguments.
-    pub fn select_with(
-        &self,
-        v: Value,
-        path: &str,
-        args: &BTreeMap<String, Value>,
-    ) -> Answer<Value> {
+    /// Follows an attribute path; functions on the way get the given arguments, and one at its end is not called.
+    pub fn select_with(&self, v: Value, path: &str, args: &Arguments) -> Answer<Value> {
         let parts = self.out(split_attr_path(path))?;
         let mut v = v;
         for p in parts {
             v = self.auto_call(v, args)?;
             v = self.out(self.step(v, &p, path))?;
         }
-        self.auto_call(v, args)
+        Ok(v)
     }
 
     fn step(&self, v: Value, part: &str, whole: &str) -> R {
@@ -568,6 +577,20 @@ impl From<String> for HostError {
     fn from(m: String) -> Self {
         HostError::Message(m)
     }
+}
+
+/// A function that takes a set by a pattern, and has all arguments before it.
+fn pattern(v: Value) -> Option<(&'static Lambda, &'static Formals)> {
+    let (l, have) = match v.as_fun()? {
+        Fun::Closure(l, _) => (l, 0),
+        Fun::Partial(g, have) => match g.as_fun()? {
+            Fun::Closure(l, _) => (l, have.len()),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let formals = l.formals.as_ref()?;
+    (have + 1 == l.arity as usize).then_some((l, formals))
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ mod parse;
 mod print;
 mod regex;
 
-pub use api::{Answer, DrvRef, Evaluator, Interrupter, attr_path};
+pub use api::{Answer, Arguments, DrvRef, Evaluator, Interrupter, attr_path};
 pub use heap::Value;
 pub use host::{
     ContextElem, Dialect, ExtBuiltin, ExtCall, ExtFn, Extension, FetchRequest, FetchedTree,

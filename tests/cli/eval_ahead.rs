@@ -35,7 +35,7 @@ fn programs(w: &World, directory: &str) {
     }
     w.write(
         &format!("{directory}/all.nix"),
-        "{ b ? 0 }: builtins.foldl' (sum: i: sum + import (./. + \"/p${toString i}.nix\") { inherit b; }) 0 (builtins.genList (i: i) 60)",
+        "{ sos ? null, b ? 0 }: builtins.foldl' (sum: i: sum + import (./. + \"/p${toString i}.nix\") { inherit b; }) 0 (builtins.genList (i: i) 60)",
     );
 }
 

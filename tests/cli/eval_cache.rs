@@ -137,7 +137,7 @@ fn variables_options_and_arguments() {
     let mut w = world();
     w.write(
         "f.nix",
-        "{ a ? \"none\" }: [ (builtins.getEnv \"COLOUR\") a (import <dep>) builtins.currentSystem ]",
+        "{ sos, a ? \"none\" }: [ (builtins.getEnv \"COLOUR\") a (import <dep>) builtins.currentSystem ]",
     );
     w.write("one/dep/default.nix", "1");
     w.write("two/dep/default.nix", "2");

@@ -242,6 +242,42 @@ fn what_is_wrong_with_a_flake_is_said() {
         w.sos(["eval", "./bad#x"]).fails(code).says(says);
         assert_eq!(lock_file.exists(), lock.is_some(), "{flake}");
     };
+    for (input, at) in [
+        (
+            "inputs.x.url = \"nixpkgs\"; outputs = _: { };",
+            "flake.nix:2:3",
+        ),
+        (
+            "inputs = { x.url = \"flake:nixpkgs\"; }; outputs = _: { };",
+            "flake.nix:2:14",
+        ),
+        (
+            "inputs.x = { type = \"indirect\"; id = \"nixpkgs\"; }; outputs = _: { };",
+            "flake.nix:2:3",
+        ),
+    ] {
+        check(
+            &format!("{{\n  {input}\n}}\n"),
+            None,
+            3,
+            &[
+                "cannot find flake 'flake:nixpkgs' of the input 'x' in the flake registries",
+                at,
+                "`nixpkgs` is the name of a flake in a registry, and sos has none",
+                "`github:owner/name`",
+            ],
+        );
+    }
+    check(
+        "{\n  outputs =\n    { self, nope }: { };\n}",
+        None,
+        3,
+        &[
+            "of the input 'nope'",
+            "flake.nix:3:13",
+            "`nope` is the name of a flake",
+        ],
+    );
     let ok = "{ outputs = _: { y = 1; }; }";
     check(
         "{ outputs = 1; }",

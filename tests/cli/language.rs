@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::support::{World, one_at_a_time, say, shared};
+use crate::support::{World, one_at_a_time, peer, say, shared};
 
 /// The values of `../shared/bench/lang`, as real Nix gives them.
 #[test]
@@ -92,6 +92,150 @@ fn functions_get_their_arguments() {
         .stdout,
         "[ 2 \"z\" ]\n"
     );
+}
+
+/// What `sos eval` prints, and real Nix, where there is one, for the same words.
+fn as_nix_instantiate(w: &World, words: &[&str], printed: &str) {
+    let ours = w.sos([&["eval"], words].concat()).ok().stdout;
+    assert_eq!(ours.trim_end(), printed, "{words:?}");
+    let Some(nix) = peer("nix-instantiate") else {
+        return;
+    };
+    let out = std::process::Command::new(nix)
+        .args(["--eval", "--readonly-mode"])
+        .args(words)
+        .current_dir(w.project())
+        .env("NIX_STATE_DIR", w.root().join("nix-state"))
+        .env("HOME", w.root())
+        .output()
+        .expect("nix-instantiate runs");
+    let theirs = String::from_utf8_lossy(&out.stdout).into_owned();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(theirs.trim_end(), printed, "{words:?}: {said}");
+}
+
+#[test]
+fn functions_are_called_where_nix_instantiate_calls_them() {
+    let w = World::new();
+    w.write(
+        "f.nix",
+        "{ x ? 1 }: { a = x; f = { x ? 1, ... }@all: all; }",
+    );
+    w.write(
+        "functor.nix",
+        "{ __functor = _: { x ? 1 }: { a = x; }; b = 2; }",
+    );
+    w.write("needs.nix", "{ x }: x");
+    w.write("any.nix", "{ ... }@all: builtins.attrNames all");
+    let set = "{ __functor = <LAMBDA>; b = 2; }";
+    for (words, printed) in [
+        (&["f.nix"][..], "<LAMBDA>"),
+        (&["f.nix", "--arg", "x", "2", "-A", "a"], "2"),
+        (
+            &["f.nix", "--strict", "--argstr", "y", "2", "-A", "f"],
+            "{ y = \"2\"; }",
+        ),
+        (&["f.nix", "-A", "a"], "1"),
+        // On the way to an attribute functions are called; what is found is printed.
+        (&["f.nix", "-A", "f"], "<LAMBDA>"),
+        (&["functor.nix", "--strict"], set),
+        (&["functor.nix", "-A", "a"], "1"),
+        (
+            &["functor.nix", "--strict", "--arg", "x", "3"],
+            "{ a = 3; }",
+        ),
+        (&["needs.nix"], "<LAMBDA>"),
+        (&["needs.nix", "--arg", "x", "4"], "4"),
+        (&["any.nix"], "<LAMBDA>"),
+        (&["any.nix", "--strict", "--arg", "x", "4"], "[ \"x\" ]"),
+        (&["-E", "{ x ? 1 }: x"], "<LAMBDA>"),
+        (&["-E", "{ sos ? 1 }: sos"], "<LAMBDA>"),
+        (&["-E", "{ x ? 1 }: x", "--arg", "x", "5"], "5"),
+        (
+            &["-E", "{ ... }@all: { a = all ? sos; }", "-A", "a"],
+            "false",
+        ),
+    ] {
+        as_nix_instantiate(&w, words, printed);
+    }
+    assert_eq!(w.sos(["eval", "f.nix#a"]).ok().stdout, "1\n");
+}
+
+#[test]
+fn a_recipe_is_called_because_it_asks_for_sos() {
+    let w = World::new();
+    w.write(
+        "sos.nix",
+        "{ sos, ... }@all: { names = builtins.attrNames all; f = { sos, x ? 3 }: x; }",
+    );
+    w.write(
+        "any.nix",
+        "{ ... }@all: { names = builtins.attrNames all; }",
+    );
+    let names = |words: &[&str]| w.sos([&["eval", "--strict"], words].concat()).ok().stdout;
+    assert_eq!(names(&["."]), "{ f = <LAMBDA>; names = [ \"sos\" ]; }\n");
+    assert_eq!(names(&[".#names"]), "[ \"sos\" ]\n");
+    assert_eq!(names(&[".#f"]), "3\n");
+    assert_eq!(names(&["any.nix#names"]), "[ ]\n");
+    // Others get what the command line says, and no library.
+    assert_eq!(names(&["any.nix#names", "--arg", "x", "1"]), "[ \"x\" ]\n");
+}
+
+#[test]
+fn what_is_built_is_called_as_nix_build_does() {
+    let w = World::new();
+    w.write("pkgs.nix", "{ }: { system = \"x86_64-linux\"; }");
+    w.write(
+        "default.nix",
+        "{ pkgs ? import ./pkgs.nix { }, name ? \"d\" }: let
+           make = name: derivation { inherit name; inherit (pkgs) system; builder = \"/bin/sh\"; };
+         in { a = make name; f = { n ? \"n\" }: make n; }",
+    );
+    for (target, more, name) in [
+        ("default.nix#a", &[][..], "-d.drv"),
+        ("default.nix#f", &[], "-n.drv"),
+        ("default.nix#a", &["--argstr", "name", "e"], "-e.drv"),
+    ] {
+        w.sos([&["plan", target], more].concat()).ok();
+        let run = w.sos([&["plan", "--json", target], more].concat()).ok();
+        assert!(run.stdout.contains(name), "{target}: {}", run.stdout);
+    }
+    assert_eq!(
+        w.sos(["eval", "--raw", "default.nix#a.name"]).ok().stdout,
+        "d"
+    );
+}
+
+#[test]
+fn store_path_follows_links_into_the_store() {
+    let w = World::new();
+    let file = w.write("file", "hello");
+    let added = w.sos(["store", "add", &file.display().to_string()]).ok();
+    let object = added.stdout.trim().to_owned();
+    let link = w.project().join("link");
+    std::os::unix::fs::symlink(w.physical(&object), &link).expect("a link");
+    let call = |path: &str| format!("builtins.storePath {path}");
+    let quoted = format!("\"{object}\"");
+    let shown = format!("{quoted}\n");
+    for restricted in [&[][..], &["--restrict-eval"]] {
+        let of_object = call(&quoted);
+        let run = w.sos([&["eval", "-E", &of_object], restricted].concat());
+        assert_eq!(run.ok().stdout, shown);
+    }
+    let linked = w.sos(["eval", "-E", &call("./link")]);
+    assert_eq!(linked.ok().stdout, shown);
+    w.sos(["eval", "-E", &call(&format!("\"{object}/none\""))])
+        .fails(3)
+        .says(&["/none"]);
+    w.sos(["eval", "-E", &call("/etc/passwd")])
+        .fails(3)
+        .says(&["'/etc/passwd' is not in the Nix store"]);
+    w.sos(["eval", "--restrict-eval", "-E", &call("./link")])
+        .fails(3)
+        .says(&["is forbidden in restricted mode"]);
+    w.sos(["eval", "--pure-eval", "-E", &call(&quoted)])
+        .fails(3)
+        .says(&["not allowed in pure evaluation mode"]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ fn every_verb_has_help_and_an_example_of_use() {
         "build",
         "check",
         "eval",
+        "parse",
         "lock",
         "log",
         "plan",
@@ -29,7 +30,10 @@ fn every_verb_has_help_and_an_example_of_use() {
         "init",
         "completions",
     ] {
-        assert!(help.contains(verb), "`sos --help` names {verb}");
+        assert!(
+            help.contains(&format!("\n  {verb} ")),
+            "`sos --help` names {verb}"
+        );
         assert!(
             w.sos([verb, "--help"]).ok().stdout.contains("Usage:"),
             "{verb}"

@@ -167,9 +167,16 @@ pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagno
     {
         return fetcher::offline(name, lines);
     }
+    let mut what = name;
     let sources = match attempts {
         [] => "it has no source".to_owned(),
-        [one] => one.failure.to_string(),
+        [one] => {
+            // The end of an address says nothing about what is wrong with the beginning.
+            if matches!(one.failure, Failure::Url { .. }) {
+                what = &one.url;
+            }
+            one.failure.to_string()
+        }
         several => format!("none of its {} sources delivers", several.len()),
     };
     let mut diagnostic = if wrong {
@@ -187,7 +194,7 @@ pub(super) fn none_worked(request: &Request<'_>, attempts: &[Attempt]) -> Diagno
         Diagnostic::error(
             "fetch-failed",
             Class::Fetch,
-            format!("cannot fetch `{name}`: {sources}"),
+            format!("cannot fetch `{what}`: {sources}"),
         )
     };
     for line in lines {
@@ -294,5 +301,13 @@ mod tests {
         let told = none_worked(&request(&urls, None), &[attempt]);
         assert_eq!(told.message, "cannot fetch `x`: answered 404 Not Found");
         assert!(told.helps[0].contains("mirrors.debian"), "{told:?}");
+        let urls = ["ftp://h.example/a/x".to_owned()];
+        let reason = "the scheme `ftp` is not supported".to_owned();
+        let attempt = Attempt::new(&urls[0], Failure::Url { reason });
+        let told = none_worked(&request(&urls, None), &[attempt]);
+        assert_eq!(
+            told.message,
+            "cannot fetch `ftp://h.example/a/x`: the scheme `ftp` is not supported"
+        );
     }
 }

@@ -288,6 +288,11 @@ fn opaque(vm: &Vm, p: StorePath) -> Value {
 
 fn to_file(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let name = String::from_utf8_lossy(vm.force_str_no_ctx(a[0], pos)?).into_owned();
+    if let Some(why) = super::name_problem(&name) {
+        let message = format!("invalid name for a file in the store: {why}");
+        return Err(Error::new(Kind::Value, pos, message)
+            .help("names have letters, digits and `+-._?=`, and do not begin as `.` and `..` do"));
+    }
     let text = vm.force_str(a[1], pos)?;
     let mut refs = BTreeSet::new();
     for e in vm.ctx_elems(text.ctx()) {
@@ -478,7 +483,14 @@ fn store_path_of(vm: &Vm, a: &[Value], pos: Pos) -> R {
         .help("use `--impure`"));
     }
     let s = vm.coerce(a[0], Coerce::PLAIN, pos)?;
-    let text = String::from_utf8_lossy(s.bytes()).into_owned();
+    let mut place = s.bytes().to_vec();
+    let mut text = String::from_utf8_lossy(&place).into_owned();
+    // An object may be a link itself; any other path is where it leads to.
+    if text.starts_with('/') && StorePath::from_absolute(vm.host.store_dir(), &text).is_err() {
+        let real = vm.admit(&place).and_then(|()| vm.real_path(&place));
+        place = real.map_err(|e| vm.io_error(&e, &place, pos))?;
+        text = String::from_utf8_lossy(&place).into_owned();
+    }
     let split = StorePath::split_absolute(vm.host.store_dir(), &text);
     let Ok((path, _)) = split else {
         return Err(Error::new(
@@ -499,7 +511,7 @@ fn store_path_of(vm: &Vm, a: &[Value], pos: Pos) -> R {
         Err(e) => return Err(vm.host_error(e, pos, "cannot ask the store")),
     }
     let ctx = vm.ctx_union(s.ctx(), vm.ctx_of([ContextElem::Opaque(path)]));
-    Ok(Value::string_ctx(s.bytes(), ctx))
+    Ok(Value::string_ctx(&place, ctx))
 }
 
 fn find_file(vm: &Vm, a: &[Value], pos: Pos) -> R {

@@ -110,7 +110,10 @@ fn round(vm: &Vm, a: &[Value], pos: Pos, f: fn(f64) -> f64, name: &str) -> R {
         return Err(Error::new(
             Kind::Arith,
             pos,
-            format!("NixFloat argument {x} is not in the range of NixInt ({name})"),
+            format!(
+                "NixFloat argument {} is not in the range of NixInt ({name})",
+                vm.show(v)
+            ),
         ));
     }
     Ok(Value::int(i))

@@ -138,10 +138,15 @@ impl Vm {
         self.host.read_dir(&os)
     }
 
+    /// Where a path is without links; it has to be there.
+    pub(crate) fn real_path(&self, p: &[u8]) -> io::Result<Vec<u8>> {
+        self.host.canonicalize(&os_path(p)).map(path_bytes)
+    }
+
     /// Resolves a path that is a link.
     pub(crate) fn resolve_link(&self, p: &[u8]) -> io::Result<Vec<u8>> {
         if !p.starts_with(VIRTUAL) && self.file_type(p)? == Some(FileType::Symlink) {
-            return Ok(path_bytes(self.host.canonicalize(&os_path(p))?));
+            return self.real_path(p);
         }
         Ok(p.to_vec())
     }

@@ -23,6 +23,8 @@ pub(super) struct Input {
     pub(super) follows: Option<Vec<String>>,
     /// What is said about its own inputs.
     pub(super) overrides: Inputs,
+    /// Where that is written; nowhere when a lock says it.
+    pub(super) place: Pos,
 }
 
 /// Inputs by name.
@@ -181,6 +183,7 @@ impl Vm {
                         is_flake: true,
                         follows: None,
                         overrides: Inputs::new(),
+                        place: formal.pos,
                     });
                 }
             }
@@ -242,6 +245,7 @@ impl Vm {
             is_flake: true,
             follows: None,
             overrides: Inputs::new(),
+            place: pos,
         };
         let mut attrs = Attrs::new();
         let mut url = None;
@@ -294,6 +298,7 @@ impl Vm {
                     ));
                 }
                 input.reference = Some(reference);
+                input.place = at;
             }
         }
         // What only speaks of the inputs of an input leaves the input itself as it is.

@@ -8,8 +8,9 @@ use sos_formats::flake_lock::{Edge, FlakeLock, Node, Pinned, ROOT};
 use sos_formats::flake_ref::{self, FlakeRef};
 
 use super::inputs::{Flake, Input, Inputs, bad_lock};
+use super::tree::no_registry;
 use super::{LockFlags, Wants, fail, shown};
-use crate::error::R;
+use crate::error::{Error, R};
 use crate::eval::Vm;
 use crate::ir::Pos;
 
@@ -105,6 +106,17 @@ impl Vm {
     }
 }
 
+/// Says which input needs a registry.
+#[cold]
+fn unknown(path: &[String], reference: &FlakeRef, at: Pos) -> Box<Error> {
+    let message = format!(
+        "cannot find flake '{}' of the input '{}' in the flake registries",
+        shown(reference),
+        path.join("/")
+    );
+    fail(at, message).help(no_registry(&reference.tree))
+}
+
 impl Locker<'_> {
     fn inputs(&mut self, inputs: &Inputs, place: &Place<'_>) -> R<()> {
         self.vm.check_stack()?;
@@ -165,6 +177,9 @@ impl Locker<'_> {
                 (Some(pinned), Some((lock, n))) => {
                     self.keep(name, &path, pinned, (lock.clone(), *n), place)?;
                 }
+                _ if flake_ref::kind(&reference.tree) == "indirect" => {
+                    return Err(unknown(&path, &reference, input.place.or(self.pos)));
+                }
                 _ => {
                     let original = written.reference.clone().unwrap_or(reference.clone());
                     self.pin(
@@ -224,6 +239,7 @@ impl Locker<'_> {
                             is_flake: p.is_flake,
                             follows: None,
                             overrides: Inputs::new(),
+                            place: Pos::NONE,
                         }
                     }
                     None => continue,
@@ -238,6 +254,7 @@ impl Locker<'_> {
                         is_flake: true,
                         follows: Some(follows),
                         overrides: Inputs::new(),
+                        place: Pos::NONE,
                     }
                 }
             };

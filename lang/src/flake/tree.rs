@@ -32,6 +32,14 @@ impl Default for Wants<'_> {
     }
 }
 
+/// What is to be done about a tree that only a registry would know.
+pub(super) fn no_registry(attrs: &Attrs) -> String {
+    format!(
+        "`{}` is the name of a flake in a registry, and sos has none: write where the flake is, as in `github:owner/name` or `path:/directory`",
+        flake_ref::text(attrs, "id").unwrap_or_default()
+    )
+}
+
 impl Vm {
     /// Where a tree is, for the code that calls flakes: the program has not seen it yet.
     pub(super) fn tree_place(&self, tree: &FetchedTree) -> Value {
@@ -67,10 +75,7 @@ impl Vm {
                 pos,
                 format!("cannot find flake '{url}' in the flake registries"),
             )
-            .help(format!(
-                "`{}` is a name that a registry would know, and sos has none: write where the flake is, as in `github:owner/name` or `path:/directory`",
-                flake_ref::text(attrs, "id").unwrap_or_default()
-            )));
+            .help(no_registry(attrs)));
         }
         if relative && base.is_none() {
             return Err(fail(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use sos_lang::{Evaluator, ExtBuiltin, Extension, Options, Plain, with_big_stack};
+use sos_lang::{Arguments, Evaluator, ExtBuiltin, Extension, Options, Plain, with_big_stack};
 
 use crate::host::MemoryHost;
 
@@ -45,9 +45,47 @@ fn selection_and_arguments() {
         let v = e
             .eval_str("{ n, m ? 2 }: n + m", "x.nix", Path::new("/"))
             .unwrap();
-        let args = BTreeMap::from([("n".to_owned(), e.from_plain(&Plain::Int(5)))]);
-        let v = e.auto_call(v, &args).unwrap();
-        assert_eq!(e.print(v), "7");
+        let five = || BTreeMap::from([("n".to_owned(), e.from_plain(&Plain::Int(5)))]);
+        let given = Arguments {
+            given: five(),
+            ..Arguments::default()
+        };
+        let offered = Arguments {
+            offered: five(),
+            ..Arguments::default()
+        };
+        for arguments in [&given, &offered] {
+            let v = e.auto_call(v, arguments).unwrap();
+            assert_eq!(e.print(v), "7");
+        }
+        // What is only offered comes to none that does not name it.
+        for (text, with_given, with_offered, asks) in [
+            ("{ ... }@all: all ? n", "true", "false", false),
+            ("{ n ? 0, ... }@all: all.n", "5", "5", true),
+            ("_: { n ? 0 }: n", "<LAMBDA>", "<LAMBDA>", false),
+            ("(_: { n ? 0 }: n) 1", "5", "5", true),
+            ("{ __functor = _: { n }: n; }", "5", "5", false),
+            ("n: n", "<LAMBDA>", "<LAMBDA>", false),
+        ] {
+            let v = e.eval_str(text, "x.nix", Path::new("/")).unwrap();
+            assert_eq!(
+                e.print(e.auto_call(v, &given).unwrap()),
+                with_given,
+                "{text}"
+            );
+            assert_eq!(
+                e.print(e.auto_call(v, &offered).unwrap()),
+                with_offered,
+                "{text}"
+            );
+            assert_eq!(e.asks_for_offered(v, &offered).unwrap(), asks, "{text}");
+        }
+        // On the way functions are called, at the end of it they are not.
+        let v = e
+            .eval_str("{ n }: { f = { n }: n; }", "x.nix", Path::new("/"))
+            .unwrap();
+        let v = e.select_with(v, "f", &given).unwrap();
+        assert_eq!(e.print(v), "<LAMBDA>");
     });
 }
 

@@ -448,3 +448,51 @@ fn what_is_open_is_shown() {
         &[("]", ""), ("(", "this parenthesis is not closed")],
     );
 }
+
+/// The first label of the error that a text makes: what it marks, and what it says there.
+fn label(text: String) -> (String, String) {
+    sos_lang::with_big_stack(move || {
+        let e = Evaluator::new(MemoryHost::new(&[]), Options::default());
+        let d = e.eval_str(&text, "site.nix", Path::new("/")).unwrap_err();
+        let label = d.labels.first().expect("a place");
+        (
+            label.file.text[label.span.clone()].to_owned(),
+            label.text.clone(),
+        )
+    })
+}
+
+#[test]
+fn a_chain_without_blanks_is_told_how_to_get_some() {
+    let (marked, said) = label(vec!["1"; 100_000].join("+"));
+    assert!(["1", "+"].contains(&marked.as_str()), "{marked}");
+    assert!(said.contains("as around each `+`, are enough"), "{said}");
+    // They are.
+    let value = sos_lang::with_big_stack(move || {
+        let e = Evaluator::new(MemoryHost::new(&[]), Options::default());
+        let v = e.eval_str(&vec!["1"; 2000].join(" + "), "site.nix", Path::new("/"));
+        v.map(|v| e.print(v)).map_err(|d| d.message.clone())
+    });
+    assert_eq!(value.as_deref(), Ok("2000"));
+}
+
+#[test]
+fn names_of_files_in_the_store_are_told_apart_from_paths() {
+    for (name, says) in [
+        (
+            ".",
+            "invalid name for a file in the store: name '.' is not valid",
+        ),
+        ("a b", "name 'a b' contains illegal character ' '"),
+        ("", "name must not be empty"),
+    ] {
+        let text = format!("builtins.toFile \"{name}\" \"x\"");
+        let d = sos_lang::with_big_stack(move || {
+            let e = Evaluator::new(MemoryHost::new(&[]), Options::default());
+            e.eval_str(&text, "site.nix", Path::new("/")).unwrap_err()
+        });
+        assert_eq!(d.code, "eval-value");
+        assert!(d.message.contains(says), "{}", d.message);
+        assert!(d.helps[0].contains("letters, digits"), "{:?}", d.helps);
+    }
+}

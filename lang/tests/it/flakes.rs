@@ -172,7 +172,7 @@ fn what_is_wrong_is_said() {
     );
     check(
         "{ outputs = { self, nope }: { }; }",
-        "cannot find flake 'flake:nope' in the flake registries",
+        "cannot find flake 'flake:nope' of the input 'nope' in the flake registries",
     );
 }
 
