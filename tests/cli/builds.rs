@@ -398,3 +398,43 @@ fn an_equal_result_stops_the_rebuild() {
         .stdout;
     assert_eq!(one, two);
 }
+
+#[test]
+fn structured_attributes_are_written_as_nix_writes_them() {
+    let (Some(w), Some(nix), Some(busybox)) =
+        (world_with_busybox(), peer("nix-build"), peer("busybox"))
+    else {
+        return;
+    };
+    // The text is given as it is, so that both builders read the same derivation: what the evaluators write for floats differs, as
+    // Nix 2.8 rounds to six digits and newer versions do not.
+    let json = r#"{"PATH":"/bin","z":[3,3.0,1.5,1e100,1.0E15,-3.0,0.0,-0.0,0.0001,0.00001,0.0000999],
+        "a":{"y":1.23457e+06,"x":9007199254740993.0},"b":[1234567890123456.0,123456789012345.0,5e-324,1.7976931348623157e308],
+        "c":[18446744073709551615,18446744073709551616,-9223372036854775808],"d":"\u00e4\u0001/\u2028","e":[],"f":{},"g":null}"#;
+    let script = r#"out=$(/bin/busybox sed 's/.*"outputs":{"out":"\([^"]*\)".*/\1/' .attrs.json)
+        /bin/busybox cat .attrs.json .attrs.sh > $out"#;
+    w.write(
+        "f.nix",
+        &recipe("attrs", script, &format!("__json = ''{json}'';")),
+    );
+    let mut nix = Command::new(nix);
+    nix.arg("--store")
+        .arg(w.root().join("nix-store"))
+        .args(["--no-out-link", "--option", "sandbox", "true"])
+        .args(["--option", "build-users-group", ""])
+        .args(["--option", "substituters", ""])
+        .args(["--option", "sandbox-paths"])
+        .arg(format!("/bin/busybox={}", busybox.display()))
+        .arg(w.project().join("f.nix"))
+        .env("HOME", w.root().join("home"));
+    let theirs = run(&mut nix).ok().stdout;
+    let path = w.sos(["build", "--no-link", "f.nix"]).ok().stdout;
+    assert_eq!(path, theirs);
+    let at = w
+        .root()
+        .join("nix-store")
+        .join(theirs.trim().trim_start_matches('/'));
+    let theirs = std::fs::read_to_string(at).expect("what Nix wrote");
+    assert!(theirs.contains("3,3.0,1.5,1e+100"), "{theirs}");
+    assert_eq!(w.sos(["store", "cat", path.trim()]).ok().stdout, theirs);
+}
