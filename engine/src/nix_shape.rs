@@ -56,7 +56,8 @@ pub(crate) fn plan(attempt: &Attempt<'_>) -> Result<Spec, Stop> {
         })
         .collect();
     let store_dir = PathBuf::from(store.store_dir().as_str());
-    let mut spec = Spec::nix(&scratch, &store_dir, &outputs, &build_dir, inputs);
+    let inside = attempt.conditions.build_dir();
+    let mut spec = Spec::nix(&scratch, &store_dir, &outputs, &build_dir, &inside, inputs);
     let references = References {
         store,
         inputs: attempt.closure,
@@ -66,6 +67,7 @@ pub(crate) fn plan(attempt: &Attempt<'_>) -> Result<Spec, Stop> {
         &attempt.drv,
         &attempt.resolved.building,
         options,
+        &inside,
     )
     .map_err(|e| attempt.failed("build-bad-attributes", Class::BuildFailed, &e))?;
     for (name, content) in &environment.files {
