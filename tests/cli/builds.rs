@@ -438,3 +438,79 @@ fn structured_attributes_are_written_as_nix_writes_them() {
     assert!(theirs.contains("3,3.0,1.5,1e+100"), "{theirs}");
     assert_eq!(w.sos(["store", "cat", path.trim()]).ok().stdout, theirs);
 }
+
+#[test]
+fn what_a_program_makes_is_built_even_if_its_content_is_known() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let known = "outputHashMode = \"flat\"; outputHashAlgo = \"sha256\"; outputHash = \"5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03\";";
+    w.write(
+        "f.nix",
+        &recipe("known", "echo said; echo hello > $out", known),
+    );
+    let events = w.events(&["f.nix"]);
+    assert_eq!(events.names("build.finished"), ["known"]);
+    assert_eq!(events.names("fetch.started"), Vec::<&str>::new());
+    assert_eq!(events.summary()["built"], 1);
+    assert_eq!(events.summary()["fetched"], 0);
+}
+
+#[test]
+fn a_variable_that_is_too_large_is_named() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let text =
+        "text = builtins.concatStringsSep \"\" (builtins.genList (i: \"0123456789abcdef\") 20000);";
+    let script = "test -z \"$textPath\" || read -n 4 start < $textPath; echo $start > $out";
+    w.write("f.nix", &recipe("large", script, text));
+    w.sos(["build", "--no-link", "f.nix"]).fails(100).says(&[
+        "error[build-exec]",
+        "the variable `text` with 320000 bytes",
+        "`passAsFile = [ \"text\" ];`",
+    ]);
+    let passed = format!("{text} passAsFile = [ \"text\" ];");
+    w.write("f.nix", &recipe("large", script, &passed));
+    let path = w.sos(["build", "--no-link", "f.nix"]).ok().stdout;
+    assert_eq!(w.sos(["store", "cat", path.trim()]).ok().stdout, "0123\n");
+    w.write(
+        "f.nix",
+        &recipe("long", &format!(": {}", "x".repeat(200_000)), ""),
+    );
+    w.sos(["build", "--no-link", "f.nix"])
+        .fails(100)
+        .says(&["the largest is an argument with 200002 bytes"]);
+}
+
+#[test]
+fn what_cannot_be_built_is_refused_before_anything_is() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let good = recipe("good", "echo x > $out", "");
+    for (more, why) in [
+        ("__noChroot = true;", "asks for no sandbox"),
+        ("__json = \"[1]\";", "`__json` is not an object"),
+        (
+            "__structuredAttrs = true; outputChecks.out.maxSize = \"much\";",
+            "is not a number of bytes",
+        ),
+        ("exportReferencesGraph = \"g\";", "odd number of words"),
+    ] {
+        // What is wrong needs the good one, so that it would come last.
+        let bad = recipe("bad", "echo x > $out", &format!("{more} dep = {good};"));
+        w.write("f.nix", &bad);
+        let run = w.sos(["build", "--no-link", "f.nix"]).fails(3);
+        assert!(
+            run.stderr.contains("error[build-bad-attributes]"),
+            "{}",
+            run.stderr
+        );
+        assert!(run.stderr.contains(why), "{}", run.stderr);
+        w.sos(["log", "good"]).fails(1);
+    }
+    w.sos(["build", "-j", "-1", "f.nix"])
+        .fails(2)
+        .says(&["-1 is not in 1..=65535"]);
+}

@@ -11,7 +11,7 @@ use super::{Attempt, Worker, history_key, host, noted, place_failed, run_builder
 use crate::builder::Pool;
 use crate::choice::Chosen;
 use crate::clock::millis;
-use crate::diagnose::{build_no_output, disk_full_of_outputs, store_failed};
+use crate::diagnose::{LOG_NOT_WHOLE, build_no_output, disk_full_of_outputs, store_failed};
 use crate::event::{Event, Status};
 use crate::executor::{Job, Outcome};
 use crate::kept;
@@ -96,6 +96,10 @@ impl Worker {
             Ok(false) => {}
             Ok(true) => {
                 problem.helps.retain(|help| !help.contains("sos log"));
+                // Of a log that is gone nothing is missing.
+                problem
+                    .notes
+                    .retain(|note| !note.starts_with(LOG_NOT_WHOLE));
                 problem = problem.note("its log was removed, to make room");
             }
             Err(error) => tracing::warn!(%error, "a log takes the room that is missing"),
