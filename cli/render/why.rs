@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sos_engine::{Cause, ChangedFile, Only, Text, rfc3339, why};
+use sos_engine::{Cause, ChangedFile, Only, Text, TextChange, rfc3339, why};
 use sos_formats::store_path::StorePath;
 
 use crate::render::size;
@@ -91,10 +91,16 @@ fn without_files(cause: &Cause, at: Option<&Text>) -> String {
         }),
         Cause::InputChanged {
             input, old: None, ..
-        } => format!("input {input} came new"),
+        } => placed(format!("input {input} came new")),
         Cause::InputChanged {
             input, new: None, ..
-        } => format!("input {input} is none any more"),
+        } => placed(format!("input {input} is none any more")),
+        Cause::InputChanged {
+            input,
+            files,
+            text: Some(text),
+            ..
+        } => placed(format!("text {input} changed{}", text_change(text, files))),
         Cause::InputChanged {
             input,
             files,
@@ -121,6 +127,20 @@ fn without_files(cause: &Cause, at: Option<&Text>) -> String {
         },
         other => other.to_string(),
     }
+}
+
+/// `: line 2 (was `a = 1`, is `a = 2`)`; the digests where the line is not known.
+fn text_change(text: &TextChange, files: &[ChangedFile]) -> String {
+    let Some(line) = text.line else {
+        return files.first().map_or_else(String::new, digests);
+    };
+    let values = match (&text.was, &text.is) {
+        (Some(was), Some(is)) => format!(" (was `{was}`, is `{is}`)"),
+        (None, Some(is)) => format!(" (is `{is}`)"),
+        (Some(was), None) => format!(" (was `{was}`)"),
+        (None, None) => String::new(),
+    };
+    format!(": line {line}{values}")
 }
 
 /// A place as it is found from the current directory.
@@ -279,6 +299,7 @@ mod tests {
             file: None,
             files,
             more_files,
+            text: None,
             old: Some("a".into()),
             new: Some("b".into()),
             from: None,
@@ -339,6 +360,7 @@ mod tests {
             file: None,
             files: Vec::new(),
             more_files: 0,
+            text: None,
             old: Some("a".into()),
             new: Some("b".into()),
             from: Some("c".into()),

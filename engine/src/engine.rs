@@ -27,7 +27,7 @@ use crate::journal::Journal;
 use crate::needed::{Needed, Node, answer_at_once, find_needed};
 use crate::options::BuildOptions;
 use crate::report::Flusher;
-use crate::resolve::resolve;
+use crate::resolve::{OutputPaths, resolve};
 use crate::run::{Done, NodePlan, Run, drive, schedule};
 use crate::sandbox::Session;
 use crate::substitute::Substituter;
@@ -275,6 +275,7 @@ impl Engine {
         match there {
             Ok(None) => {}
             Ok(Some(paths)) => {
+                self.note_targets(wanted, &paths);
                 let mut done = Done {
                     paths,
                     ..Done::default()
@@ -380,6 +381,7 @@ impl Engine {
                     cancel,
                 });
                 done.paths = paths_of(wanted, &needed, &done.made);
+                self.note_targets(wanted, &done.paths);
                 let counts = &mut done.counts;
                 // What came from mirrors looks as if it had been there.
                 counts.cached = counts.cached.saturating_sub(taken.count);
@@ -388,6 +390,19 @@ impl Engine {
                 let stopped = cancel.is_stopping().then(|| cancel.exit_code());
                 self.report(graph, wanted, done, since, stopped)
             }
+        }
+    }
+
+    /// Notes what the targets that are there are now: the next form of each is compared with it, also when it was not built here.
+    fn note_targets(&self, wanted: &[Wanted], paths: &OutputPaths) {
+        let there = wanted.iter().filter(|want| paths.contains_key(&want.drv));
+        let targets = there.filter_map(|want| {
+            let attr = self.options.attrs.get(&want.drv)?;
+            Some((attr.as_str(), &want.drv))
+        });
+        if let Err(error) = self.store.note_targets(&self.options.project, targets) {
+            // A build is worth more than its journal.
+            tracing::warn!(%error, "the targets are not noted");
         }
     }
 

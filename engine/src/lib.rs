@@ -51,7 +51,7 @@ mod work;
 
 pub use builder::{Builder, BuilderError, HashMismatch, Pool, Registry};
 pub use cancel::{Cancel, Subscription};
-pub use cause::{Cause, Causes, ChangedFile, Only};
+pub use cause::{Cause, Causes, ChangedFile, Only, TextChange};
 pub use clock::{Clock, SystemClock, rfc3339};
 pub use context::BuilderCtx;
 pub use dag::{DagNode, DagState};

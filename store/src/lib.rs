@@ -59,6 +59,7 @@ mod statcache;
 mod steps;
 mod store;
 mod sys;
+mod targets;
 mod temp;
 
 pub use blob_writer::BlobWriter;

@@ -26,6 +26,9 @@ pub(crate) const SOURCE_BYTES_KEPT: u64 = 128 << 20;
 /// Days after which the files of a source are forgotten.
 pub(crate) const SOURCE_DAYS: i64 = 400;
 
+/// What an equal file counts where two sources are compared, and one with another content counts one.
+const EQUAL_COUNTS: usize = 4;
+
 /// What one name in a source is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceEntry {
@@ -130,6 +133,20 @@ impl SourceFiles {
             !(is_dir(change.was) && is_dir(change.now) && parents.contains(&change.path))
         });
         found
+    }
+
+    /// How much two sources have in common: what is equal counts, and a bit also what only has the same name. 0 is nothing.
+    #[must_use]
+    pub fn in_common(&self, other: &Self) -> usize {
+        let files = self.0.iter().filter(|(path, _)| !path.is_empty());
+        files
+            .filter(|(_, entry)| **entry != SourceEntry::Directory)
+            .map(|(path, entry)| match other.0.get(path) {
+                None | Some(SourceEntry::Directory) => 0,
+                Some(same) if same == entry => EQUAL_COUNTS,
+                Some(_) => 1,
+            })
+            .sum()
     }
 
     fn pack(&self) -> Option<Vec<u8>> {

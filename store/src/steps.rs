@@ -176,6 +176,15 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
+    /// The attribute paths of what a person asked for in a run and was not all there.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn attrs_of_build(&self, build: BuildId) -> Result<Vec<String>> {
+        let found = self.read_journal(|db| db::attrs_of_build(db, build.0))?;
+        Ok(found.unwrap_or_default())
+    }
+
     /// The derivations that were tried in the newest `builds` runs, and failed the last time that they were.
     ///
     /// # Errors

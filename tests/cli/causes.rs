@@ -324,7 +324,7 @@ fn what_failed_before_is_not_told_as_new() {
     // An attempt to mend it is an attempt of the same thing.
     let edited = fail("exit 2");
     let failed = "an earlier form of it failed in build";
-    let since = "since then recipe changed)";
+    let since = "since then recipe changed: `args`)";
     assert!(edited.contains(&format!("{failed} 2; {since}")), "{edited}");
     let plan = w.sos(["plan", "f.nix"]).ok().stdout;
     assert!(plan.contains("it failed in build 3)"), "{plan}");

@@ -33,4 +33,5 @@ mod shell;
 mod verbs;
 mod verify;
 mod why;
+mod why_edits;
 mod why_thousand;

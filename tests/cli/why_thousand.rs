@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -15,13 +16,16 @@ const SOURCES: usize = 200;
 /// Rounds of edits; before the last one everything that the result does not hold is collected.
 const ROUNDS: usize = 4;
 const EDITS: usize = 8;
+/// The round that begins in a copy of the project.
+const COPIED: usize = 1;
 
 /// What one derivation is made of.
 #[derive(Clone)]
 struct Node {
     name: String,
     deps: Vec<usize>,
-    source: Option<usize>,
+    /// All of them are called `source`.
+    sources: Vec<usize>,
     flags: String,
     script: String,
     builder: &'static str,
@@ -60,15 +64,19 @@ fn graph(random: &mut Random) -> Vec<Node> {
     let mut nodes = Vec::new();
     for i in 0..NODES {
         let mut deps = BTreeSet::new();
-        // Whatever shares its name with others is needed by somebody, and nobody needs two of them.
+        // Whatever shares its name with others is needed by somebody, who may need several of them.
         if i > 0 && is_twin(i - 1) {
             deps.insert(i - 1);
         }
         for _ in 0..random.below(3) {
             let back = 1 + random.below(60);
-            if back <= i && !is_twin(i - back) {
+            if back <= i {
                 deps.insert(i - back);
             }
+        }
+        let mut sources = BTreeSet::new();
+        if random.below(5) < 2 {
+            sources.extend((0..=random.below(2)).map(|_| random.below(SOURCES)));
         }
         let floating = random.below(7) == 0;
         nodes.push(Node {
@@ -78,7 +86,7 @@ fn graph(random: &mut Random) -> Vec<Node> {
                 format!("n{i}")
             },
             deps: deps.into_iter().collect(),
-            source: (random.below(5) < 2).then(|| random.below(SOURCES)),
+            sources: sources.into_iter().collect(),
             flags: "f".to_owned(),
             script: format!("echo s{i}"),
             builder: "/bin/busybox",
@@ -92,23 +100,27 @@ fn graph(random: &mut Random) -> Vec<Node> {
 fn recipe(nodes: &[Node]) -> String {
     let mut text = String::from(
         "let\n mk = name: builder: script: more: derivation ({ inherit name builder; system = \"x86_64-linux\"; args = [ \"sh\" \"-c\" script ]; } // more);\n \
+         source = path: builtins.path { inherit path; name = \"source\"; };\n \
          ca = { __contentAddressed = true; outputHashMode = \"recursive\"; outputHashAlgo = \"sha256\"; };\n",
     );
     for (i, node) in nodes.iter().enumerate() {
-        let reads = if node.source.is_some() {
-            "read l < $src/a.c; "
-        } else {
-            ""
-        };
+        let variables = ["src", "data"].iter().zip(&node.sources);
+        let reads: String = variables
+            .clone()
+            .map(|(variable, _)| format!("read {variable}_l < ${variable}/a.c; "))
+            .collect();
         let script = if node.stable {
             format!("{} > $out", node.script)
         } else {
-            format!("{reads}{} $l $FLAGS_{i} $deps > $out", node.script)
+            format!(
+                "{reads}{} $src_l $data_l $FLAGS_{i} $deps > $out",
+                node.script
+            )
         };
         let deps: String = node.deps.iter().map(|d| format!("n{d} ")).collect();
-        let source = node
-            .source
-            .map_or(String::new(), |s| format!("src = ./s/src{s}; "));
+        let source: String = variables
+            .map(|(variable, s)| format!("{variable} = source ./s/src{s}; "))
+            .collect();
         let more = if node.floating { " // ca" } else { "" };
         let _ = writeln!(
             text,
@@ -126,7 +138,7 @@ fn recipe(nodes: &[Node]) -> String {
 }
 
 /// Changes something that was never so before, and says what.
-fn edit(w: &World, nodes: &mut [Node], random: &mut Random, stamp: &str) -> Edit {
+fn edit(w: &World, place: &str, nodes: &mut [Node], random: &mut Random, stamp: &str) -> Edit {
     let node = random.below(NODES);
     match random.below(if is_twin(node) { 4 } else { 6 }) {
         0..=2 => {
@@ -137,7 +149,7 @@ fn edit(w: &World, nodes: &mut [Node], random: &mut Random, stamp: &str) -> Edit
             } else {
                 file.to_owned()
             };
-            w.write(&format!("s/src{source}/{file}"), &format!("{stamp}\n"));
+            w.write(&format!("{place}s/src{source}/{file}"), &content(stamp));
             Edit::File(source, file)
         }
         3 => {
@@ -159,6 +171,10 @@ fn edit(w: &World, nodes: &mut [Node], random: &mut Random, stamp: &str) -> Edit
     }
 }
 
+fn content(stamp: &str) -> String {
+    format!("{stamp}\n")
+}
+
 /// What has to be named for a derivation.
 #[derive(Clone, Default)]
 struct Expected {
@@ -176,7 +192,7 @@ fn expected(nodes: &[Node], edits: &BTreeSet<Edit>) -> Vec<Expected> {
         let mut one = Expected::default();
         for edit in edits {
             let (is_own, shows) = match edit {
-                Edit::File(source, file) => (node.source == Some(*source), file == "a.c"),
+                Edit::File(source, file) => (node.sources.contains(source), file == "a.c"),
                 Edit::Flags(n) => (*n == i, true),
                 Edit::Script(n) => (*n == i, true),
                 Edit::Builder(n) => (*n == i, false),
@@ -204,7 +220,11 @@ fn expected(nodes: &[Node], edits: &BTreeSet<Edit>) -> Vec<Expected> {
 }
 
 /// What `sos why` named, in the words of this test; `None` for what was collected.
-fn named(answer: &Value, number: &BTreeMap<String, usize>) -> BTreeSet<Option<Edit>> {
+fn named(
+    answer: &Value,
+    number: &BTreeMap<String, usize>,
+    written: &BTreeMap<String, Edit>,
+) -> BTreeSet<Option<Edit>> {
     let mut found = BTreeSet::new();
     for reason in answer["reasons"].as_array().expect("a list") {
         let root = &reason["root"];
@@ -216,17 +236,20 @@ fn named(answer: &Value, number: &BTreeMap<String, usize>) -> BTreeSet<Option<Ed
         };
         match cause["kind"].as_str().expect("a kind") {
             "input-changed" => {
-                let source = text(&cause["input"]);
-                let source = source.strip_prefix("src").unwrap_or_else(|| {
-                    panic!("the way does not end at a source: {answer:#}");
-                });
+                assert_eq!(
+                    cause["input"], "source",
+                    "the way ends elsewhere: {answer:#}"
+                );
                 let files = cause["files"].as_array().expect("the files that changed");
                 assert!(!files.is_empty(), "{answer:#}");
                 for file in files {
-                    let is = text(&file["is"]);
-                    assert!(is.starts_with("blake3:"), "{file}");
-                    let source = source.parse().expect("a number");
-                    found.insert(Some(Edit::File(source, text(&file["file"]))));
+                    let edit = written.get(&text(&file["is"]));
+                    let edit = edit.unwrap_or_else(|| panic!("nobody wrote this: {answer:#}"));
+                    let Edit::File(_, name) = edit else {
+                        panic!("only files are written: {edit:?}");
+                    };
+                    assert_eq!(file["file"], name.as_str(), "{answer:#}");
+                    found.insert(Some(edit.clone()));
                 }
             }
             "env-changed" => {
@@ -248,6 +271,21 @@ fn named(answer: &Value, number: &BTreeMap<String, usize>) -> BTreeSet<Option<Ed
         }
     }
     found
+}
+
+/// Copies a directory with all that is in it; links are left out.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a directory");
+    for entry in std::fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let kind = entry.file_type().expect("its type");
+        let to = to.join(entry.file_name());
+        if kind.is_dir() {
+            copy(&entry.path(), &to);
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), to).expect("a copy");
+        }
+    }
 }
 
 #[test]
@@ -284,17 +322,35 @@ fn every_rebuild_of_a_thousand_derivations_names_what_was_edited() {
         .ok()
         .says(&["built 1001"]);
     let (mut rebuilt, mut exact) = (0, 0);
+    // What each content stands for.
+    let mut written: BTreeMap<String, Edit> = BTreeMap::new();
+    let mut place = "";
     for round in 0..ROUNDS {
         let is_last = round + 1 == ROUNDS;
         if is_last {
             w.sos(["gc"]).ok();
         }
-        let edits: BTreeSet<Edit> = (0..EDITS)
-            .map(|n| edit(&w, &mut nodes, &mut random, &format!("r{round}e{n}")))
-            .collect();
+        if round == COPIED {
+            // From here on in a copy of the project, where nothing was ever built.
+            place = "../copy/";
+            copy(&w.project(), &w.project().join(place));
+            w.sos(["build", "-o", "result", "../copy#all"])
+                .ok()
+                .says(&["built 0, cached 1"]);
+        }
+        let mut edits = BTreeSet::new();
+        for n in 0..EDITS {
+            let stamp = format!("r{round}e{n}");
+            let edit = edit(&w, place, &mut nodes, &mut random, &stamp);
+            if let Edit::File(..) = edit {
+                let digest = blake3::hash(content(&stamp).as_bytes()).to_hex();
+                written.insert(format!("blake3:{digest}"), edit.clone());
+            }
+            edits.insert(edit);
+        }
         let expect = expected(&nodes, &edits);
-        w.write("sos.nix", &recipe(&nodes));
-        let events = w.events(&["-o", "result", ".#all"]);
+        w.write(&format!("{place}sos.nix"), &recipe(&nodes));
+        let events = w.events(&["-o", "result", &format!("./{place}#all")]);
         let started: Vec<(String, String)> = events
             .0
             .iter()
@@ -323,7 +379,7 @@ fn every_rebuild_of_a_thousand_derivations_names_what_was_edited() {
         let answers = answers.as_array().expect("a list");
         assert_eq!(answers.len(), started.len());
         for (answer, (_, name)) in answers.iter().zip(&started) {
-            let mut found = named(answer, &number);
+            let mut found = named(answer, &number, &written);
             let was_collected = found.remove(&None);
             assert!(!was_collected || is_last, "{answer:#}");
             let found: BTreeSet<Edit> = found.into_iter().flatten().collect();

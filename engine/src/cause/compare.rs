@@ -10,6 +10,7 @@ use sos_formats::derivation::{Derivation, Output};
 use sos_formats::nix32::ALPHABET;
 use sos_formats::store_path::{StoreDir, StorePath};
 
+use super::pairing::{InCommon, Pairing};
 use super::{Cause, Only};
 use crate::rewrite::HASH_DIGITS;
 
@@ -58,10 +59,20 @@ impl From<Cause> for Difference {
     }
 }
 
-/// Compares; what matters most comes first. Gives none if one is not an earlier form of the other.
-pub(super) fn compare(dir: &StoreDir, old: &Side<'_>, new: &Side<'_>) -> Option<Vec<Difference>> {
+/// Compares; what matters most comes first. Gives none if one is not an earlier form of the other. `in_common` tells how much two
+/// inputs of one name have in common.
+pub(super) fn compare(
+    dir: &StoreDir,
+    old: &Side<'_>,
+    new: &Side<'_>,
+    in_common: &InCommon<'_>,
+) -> Option<Vec<Difference>> {
     let (before, now) = (Texts::of(dir, old.drv), Texts::of(dir, new.drv));
-    let inputs = Inputs::of(old.drv, new.drv);
+    let inputs = Inputs::of(
+        &Pairing::new(dir, old.drv, new.drv, in_common),
+        old.drv,
+        new.drv,
+    );
     if !is_successor(old, new, &before, &now, &inputs) {
         return None;
     }
@@ -117,6 +128,39 @@ pub(super) fn compare(dir: &StoreDir, old: &Side<'_>, new: &Side<'_>) -> Option<
     Some(found)
 }
 
+/// Tells whether two derivations of the same attribute path in two directories are forms of one: the project was moved or copied, and
+/// is not another one with a target of these words.
+pub(super) fn is_same_elsewhere(
+    dir: &StoreDir,
+    old: &Side<'_>,
+    new: &Side<'_>,
+    in_common: &InCommon<'_>,
+) -> bool {
+    if unversioned(old.name) != unversioned(new.name) {
+        return false;
+    }
+    let Some(found) = compare(dir, old, new, in_common) else {
+        return false;
+    };
+    let kept = old.drv.input_srcs.intersection(&new.drv.input_srcs).count();
+    let is_pair = |one: &&Difference| one.old.is_some() && one.new.is_some();
+    let changed = found.iter().filter(is_pair).count();
+    // What has no input at all has nothing by which it could be known again.
+    if kept + changed == 0 {
+        return false;
+    }
+    let (before, now) = (Texts::of(dir, old.drv), Texts::of(dir, new.drv));
+    let is_equal = |name: &&String| before.attrs.get(*name) == now.attrs.get(*name);
+    let attrs = before.attrs.keys().filter(|name| !is_told_by_all(name));
+    let equal = attrs.filter(is_equal).count() + usize::from(before.args == now.args);
+    found.len() - changed <= kept + equal
+}
+
+/// Attributes that are equal in derivations which have nothing to do with each other.
+fn is_told_by_all(name: &str) -> bool {
+    name == "name" || name == "out" || ADDRESS.contains(&name)
+}
+
 fn input(old: Option<&StorePath>, new: Option<&StorePath>) -> Difference {
     let name = new.or(old).map_or("", StorePath::name);
     Difference {
@@ -125,6 +169,7 @@ fn input(old: Option<&StorePath>, new: Option<&StorePath>) -> Difference {
             file: None,
             files: Vec::new(),
             more_files: 0,
+            text: None,
             old: None,
             new: None,
             from: None,
@@ -184,49 +229,56 @@ fn names<'a>(
 }
 
 /// The texts of a derivation without store paths.
-struct Texts {
-    builder: Vec<u8>,
-    args: Vec<Vec<u8>>,
+pub(super) struct Texts {
+    pub(super) builder: Vec<u8>,
+    pub(super) args: Vec<Vec<u8>>,
     /// Variables and attributes; those of `env` in structured attributes stand for themselves.
-    attrs: BTreeMap<String, Vec<u8>>,
+    pub(super) attrs: BTreeMap<String, Vec<u8>>,
 }
 
 impl Texts {
-    fn of(dir: &StoreDir, drv: &Derivation) -> Self {
-        let mut attrs = BTreeMap::new();
-        for (key, value) in &drv.env {
-            let structured = (key == b"__json")
-                .then(|| serde_json::from_slice::<Map<String, Value>>(value).ok())
-                .flatten();
-            match structured {
-                Some(map) => add_all(dir, map, &mut attrs),
-                None => {
-                    let name = String::from_utf8_lossy(key).into_owned();
-                    attrs.insert(name, masked(dir, value));
-                }
-            }
-        }
-        for name in TWICE {
-            attrs.remove(name);
-        }
+    pub(super) fn of(dir: &StoreDir, drv: &Derivation) -> Self {
+        let attrs = raw_attrs(drv).into_iter();
         Self {
             builder: masked(dir, &drv.builder),
             args: drv.args.iter().map(|arg| masked(dir, arg)).collect(),
-            attrs,
+            attrs: attrs
+                .map(|(name, value)| (name, masked(dir, &value)))
+                .collect(),
         }
     }
 }
 
-fn add_all(dir: &StoreDir, map: Map<String, Value>, attrs: &mut BTreeMap<String, Vec<u8>>) {
+/// Variables and attributes as they are; those of `env` in structured attributes stand for themselves.
+pub(super) fn raw_attrs(drv: &Derivation) -> BTreeMap<String, Vec<u8>> {
+    let mut attrs = BTreeMap::new();
+    for (key, value) in &drv.env {
+        let structured = (key == b"__json")
+            .then(|| serde_json::from_slice::<Map<String, Value>>(value).ok())
+            .flatten();
+        match structured {
+            Some(map) => add_all(map, &mut attrs),
+            None => {
+                attrs.insert(String::from_utf8_lossy(key).into_owned(), value.clone());
+            }
+        }
+    }
+    for name in TWICE {
+        attrs.remove(name);
+    }
+    attrs
+}
+
+fn add_all(map: Map<String, Value>, attrs: &mut BTreeMap<String, Vec<u8>>) {
     for (name, value) in map {
         match value {
             Value::Object(inner) if name == "env" => {
                 for (name, value) in inner {
-                    attrs.insert(name, masked(dir, value.to_string().as_bytes()));
+                    attrs.insert(name, value.to_string().into_bytes());
                 }
             }
             value => {
-                attrs.insert(name, masked(dir, value.to_string().as_bytes()));
+                attrs.insert(name, value.to_string().into_bytes());
             }
         }
     }
@@ -242,36 +294,18 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn of(old: &Derivation, new: &Derivation) -> Self {
-        let mut removed: Vec<StorePath> = old
-            .input_srcs
-            .difference(&new.input_srcs)
-            .cloned()
-            .collect();
-        let mut rest: Vec<StorePath> = new
-            .input_srcs
-            .difference(&old.input_srcs)
-            .cloned()
-            .collect();
-        rest.sort_by(|a, b| a.name().cmp(b.name()));
-        let mut changed = Vec::new();
-        // Equal names first, so that `x-1` is not taken for an earlier `x-2` while `x-2` is there.
-        for same in [(|a, b| a == b) as fn(&str, &str) -> bool, |a, b| {
-            unversioned(a) == unversioned(b)
-        }] {
-            rest.retain(|now| {
-                let before = removed
-                    .iter()
-                    .position(|path| same(path.name(), now.name()));
-                if let Some(at) = before {
-                    changed.push((removed.remove(at), now.clone()));
-                }
-                before.is_none()
-            });
-        }
+    fn of(pairing: &Pairing<'_>, old: &Derivation, new: &Derivation) -> Self {
+        let only = |of: &Derivation, other: &Derivation| -> Vec<StorePath> {
+            of.input_srcs
+                .difference(&other.input_srcs)
+                .cloned()
+                .collect()
+        };
+        let (mut removed, mut added) = (only(old, new), only(new, old));
+        added.sort_by(|a, b| a.name().cmp(b.name()));
         Self {
-            changed,
-            added: rest,
+            changed: pairing.pair(&mut removed, &mut added),
+            added,
             removed,
             kept: !old.input_srcs.is_disjoint(&new.input_srcs),
         }
@@ -289,18 +323,24 @@ fn addresses(drv: &Derivation) -> BTreeMap<&String, Option<&Output>> {
         .collect()
 }
 
-/// The text with every store path in it, and every placeholder of one, replaced by a mark.
 fn masked(dir: &StoreDir, text: &[u8]) -> Vec<u8> {
+    mask(dir, text, &mut |_| {})
+}
+
+/// The text with every store path in it, and every placeholder of one, replaced by a mark. The base names of the paths are told.
+pub(super) fn mask(dir: &StoreDir, text: &[u8], met: &mut dyn FnMut(&str)) -> Vec<u8> {
     let prefix = format!("{}/", dir.as_str()).into_bytes();
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((first, tail)) = rest.split_first() {
         let path = rest.strip_prefix(prefix.as_slice()).and_then(path_len);
-        match path
-            .map(|len| prefix.len() + len)
-            .or_else(|| placeholder_len(rest))
-        {
+        let path = path.map(|len| prefix.len() + len);
+        match path.or_else(|| placeholder_len(rest)) {
             Some(len) => {
+                let base = path.and_then(|len| rest.get(prefix.len()..len));
+                if let Some(Ok(base)) = base.map(str::from_utf8) {
+                    met(base);
+                }
                 out.extend_from_slice(b"<store path>");
                 rest = rest.get(len..).unwrap_or_default();
             }
@@ -379,7 +419,7 @@ mod tests {
 
     #[track_caller]
     fn check(old: &(String, Derivation), new: &(String, Derivation), expect: &[&str]) {
-        let found: Vec<String> = compare(&StoreDir::default(), &of(old), &of(new))
+        let found: Vec<String> = compare(&StoreDir::default(), &of(old), &of(new), &|_, _| 0)
             .expect("an earlier form")
             .iter()
             .map(|one| one.cause.to_string())
@@ -455,7 +495,8 @@ mod tests {
         let old = side("x", &[], &["a"], &[("A", "1")]);
         let mut new = side("x", &[], &["a"], &[("B", "2")]);
         new.1.builder = b"/bin/bash".to_vec();
-        let found = compare(&StoreDir::default(), &of(&old), &of(&new)).expect("an earlier form");
+        let found = compare(&StoreDir::default(), &of(&old), &of(&new), &|_, _| 0)
+            .expect("an earlier form");
         let found: Vec<Cause> = found.into_iter().map(|one| one.cause).collect();
         let variable = |name: &str, old: Option<&str>, new: Option<&str>, only| Cause::EnvChanged {
             name: name.to_owned(),
@@ -519,6 +560,6 @@ mod tests {
         let old = side("x", &[], &["a"], &[]);
         let mut new = side("x", &[], &["b"], &[]);
         new.1.builder = b"builtin:other".to_vec();
-        assert!(compare(&dir, &of(&old), &of(&new)).is_none());
+        assert!(compare(&dir, &of(&old), &of(&new), &|_, _| 0).is_none());
     }
 }

@@ -6,22 +6,29 @@
 //! other.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Label, SourceFile};
 use sos_formats::store_path::StorePath;
-use sos_store::{BuildId, Store, StoreError};
+use sos_store::{BuildId, Built, Store, StoreError};
 
-use super::compare::unversioned;
+use super::Causes;
+use super::alike::{Alike, read_kept};
+use super::compare::{Side, is_same_elsewhere, unversioned};
+use super::pairing::Pairing;
 use crate::event::Text;
 use crate::graph::{Graph, Wanted};
 use crate::journal::StepDetail;
 use crate::needed::{Needed, Node};
+use crate::resolve::resolve;
 use crate::work::history_key;
 
 /// Steps of one derivation that are looked at for one that tells its inputs.
 const STEPS: u32 = 4;
+
+/// Projects elsewhere in which a target of the same words is looked at.
+const ELSEWHERE: u32 = 16;
 
 /// What the causes of a run are told from.
 #[derive(Default)]
@@ -40,6 +47,10 @@ pub(crate) struct History {
     places: Places,
     /// By which attribute paths derivations are asked for.
     attrs: BTreeMap<StorePath, String>,
+    /// The recipe files of these.
+    files: BTreeSet<String>,
+    /// Those of earlier runs.
+    files_of: Mutex<BTreeMap<i64, Arc<BTreeSet<String>>>>,
     /// Files that the recipe reads and that have changed.
     changed: Vec<String>,
 }
@@ -70,6 +81,8 @@ impl History {
                 Some((node.path.clone(), label))
             })),
             attrs: attrs.clone(),
+            files: attrs.values().map(|attr| file_of(attr)).collect(),
+            files_of: Mutex::default(),
             changed: graph.changed.clone(),
         })
     }
@@ -94,6 +107,16 @@ impl Places {
             files: files.collect(),
             at,
         }
+    }
+
+    /// The file that a derivation is written in; none if others are written in the same place, as those are that a function makes.
+    fn own_file(&self, drv: &StorePath) -> Option<&str> {
+        let place = self.at.get(drv)?;
+        let is_other = |(other, at): (&StorePath, &(u32, u32, u32))| at == place && other != drv;
+        if self.at.iter().any(is_other) {
+            return None;
+        }
+        self.files.get(place.0 as usize).map(String::as_str)
     }
 
     /// A place as file, line and column.
@@ -173,6 +196,65 @@ impl History {
     }
 }
 
+impl History {
+    /// Whether something was built for one of the recipe files of this run, as far as that is known, or is written in the same file
+    /// as a derivation of it. What another recipe of the project has under the same name is no earlier form.
+    pub(super) fn shares_recipe(
+        &self,
+        store: &Store,
+        new: &StorePath,
+        old: &StorePath,
+    ) -> Result<bool, StoreError> {
+        if self.files.is_empty() {
+            return Ok(true);
+        }
+        let steps = store.steps_of_drv(old, BuildId(i64::MAX), STEPS)?;
+        let mut is_known = false;
+        for step in &steps {
+            let files = self.files_of_build(store, step.build)?;
+            if !files.is_disjoint(&self.files) {
+                return Ok(true);
+            }
+            is_known |= !files.is_empty();
+        }
+        if !is_known {
+            return Ok(true);
+        }
+        let Some(file) = self.places.own_file(new) else {
+            return Ok(false);
+        };
+        let places = steps.iter().filter_map(|step| {
+            let causes: Causes = serde_json::from_str(step.cause.as_deref()?).ok()?;
+            causes.at
+        });
+        let is_there = |at: Text| {
+            let rest = at.as_str().strip_prefix(file);
+            rest.is_some_and(|rest| rest.starts_with(':'))
+        };
+        Ok(places.into_iter().any(is_there))
+    }
+
+    fn files_of_build(
+        &self,
+        store: &Store,
+        build: BuildId,
+    ) -> Result<Arc<BTreeSet<String>>, StoreError> {
+        let lock = || self.files_of.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = lock().get(&build.0) {
+            return Ok(known.clone());
+        }
+        let attrs = store.attrs_of_build(build)?;
+        let files: Arc<BTreeSet<String>> = Arc::new(attrs.iter().map(|a| file_of(a)).collect());
+        lock().insert(build.0, files.clone());
+        Ok(files)
+    }
+}
+
+/// The file, or flake, of an attribute path.
+fn file_of(attr: &str) -> String {
+    attr.split('#').next().unwrap_or(attr).to_owned()
+}
+
 /// The name under which a build is noted for later comparison: other projects have derivations of the same names.
 pub(crate) fn noted_name(project: &str, name: &str) -> String {
     format!("{project}\n{}", history_key(name))
@@ -185,36 +267,32 @@ fn before(
     wanted: &[Wanted],
     attrs: &BTreeMap<StorePath, String>,
 ) -> Result<BTreeMap<StorePath, StorePath>, StoreError> {
-    let nodes: BTreeMap<&StorePath, &Node> =
-        needed.nodes.iter().map(|node| (&node.path, node)).collect();
+    let walk = Walk {
+        store,
+        needed,
+        nodes: needed.nodes.iter().map(|node| (&node.path, node)).collect(),
+    };
     let mut found = BTreeMap::new();
     let mut todo = VecDeque::new();
     for want in wanted {
-        let Some(attr) = attrs
-            .get(&want.drv)
-            .filter(|_| nodes.contains_key(&want.drv))
-        else {
+        let (Some(attr), Some(node)) = (attrs.get(&want.drv), walk.nodes.get(&want.drv)) else {
             continue;
         };
-        if let Some(step) = store.step_of_attr(project, attr)?
-            && step.drv != want.drv
+        if let Some(was) = walk.target(project, attr, node)?
+            && was != want.drv
             && !found.contains_key(&want.drv)
         {
-            found.insert(want.drv.clone(), step.drv.clone());
-            todo.push_back((want.drv.clone(), step.drv));
+            found.insert(want.drv.clone(), was.clone());
+            todo.push_back((want.drv.clone(), was));
         }
     }
     // Nearest first: a derivation that is reached on several ways gets what the shortest one says.
     while let Some((new, old)) = todo.pop_front() {
-        // One that cannot be read is an error when its turn comes.
-        let drv = nodes
-            .get(&new)
-            .and_then(|node| node.drv(store.store_dir()).ok());
-        let Some(drv) = drv else {
+        let Some(node) = walk.nodes.get(&new) else {
             continue;
         };
-        for (now, was) in pairs(&drv, &inputs_of(store, &old)?) {
-            if nodes.contains_key(&now) && !found.contains_key(&now) {
+        for (now, was) in walk.inputs(node, &old)? {
+            if walk.nodes.contains_key(&now) && !found.contains_key(&now) {
                 found.insert(now.clone(), was.clone());
                 todo.push_back((now, was));
             }
@@ -223,51 +301,227 @@ fn before(
     Ok(found)
 }
 
-/// The derivations from which one was built, as the journal has it.
-fn inputs_of(store: &Store, drv: &StorePath) -> Result<BTreeSet<StorePath>, StoreError> {
+/// What the two graphs are read from.
+struct Walk<'a> {
+    store: &'a Store,
+    needed: &'a Needed,
+    nodes: BTreeMap<&'a StorePath, &'a Node>,
+}
+
+impl Walk<'_> {
+    /// A derivation of the run. One that cannot be read is an error when its turn comes.
+    fn drv(&self, node: &Node) -> Option<Arc<Derivation>> {
+        node.drv(self.store.store_dir()).ok()
+    }
+
+    /// What a target was the last time.
+    fn target(
+        &self,
+        project: &str,
+        attr: &str,
+        node: &Node,
+    ) -> Result<Option<StorePath>, StoreError> {
+        if let Some(drv) = self.store.target(project, attr)? {
+            return Ok(Some(drv));
+        }
+        // Of a store whose sos noted no targets.
+        if let Some(step) = self.store.step_of_attr(project, attr)? {
+            return Ok(Some(step.drv));
+        }
+        // The project may have been somewhere else: many projects have a target of the same words, and only one that is much alike
+        // is taken for it.
+        let elsewhere = self.store.targets_elsewhere(project, attr, ELSEWHERE)?;
+        if elsewhere.is_empty() {
+            return Ok(None);
+        }
+        let Some((resolved, from)) = self.resolved(node) else {
+            return Ok(None);
+        };
+        for drv in elsewhere {
+            if drv == node.path {
+                return Ok(None);
+            }
+            let Some(old) = self.built(&drv)? else {
+                continue;
+            };
+            let side = |drv, path| Side {
+                name: Derivation::name_from_path(path),
+                drv,
+            };
+            let from = |path: &StorePath| from.get(path).cloned();
+            let read = |path: &StorePath| self.read(path);
+            let alike = Alike::new(self.store, &drv, &from, None, &read);
+            let is_same = is_same_elsewhere(
+                self.store.store_dir(),
+                &side(&old, &drv),
+                &side(&resolved, &node.path),
+                &|old, new| alike.in_common(old, new),
+            );
+            if is_same {
+                return Ok(Some(drv));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Which derivations that one is made from now stand in the place of which ones that `old` was made from.
+    fn inputs(
+        &self,
+        node: &Node,
+        old: &StorePath,
+    ) -> Result<Vec<(StorePath, StorePath)>, StoreError> {
+        let Some(drv) = self.drv(node) else {
+            return Ok(Vec::new());
+        };
+        let inputs = inputs_of(self.store, old)?;
+        let was: BTreeSet<StorePath> = inputs.iter().filter_map(|(_, drv)| drv.clone()).collect();
+        let (mut found, are_all) = pairs(&drv, &was);
+        if !are_all {
+            found.extend(self.of_equal_names(node, &drv, old, &inputs, &found)?);
+        }
+        Ok(found)
+    }
+
+    /// Pairs those of one name that [`pairs`] left, by what is told in the two derivations.
+    fn of_equal_names(
+        &self,
+        node: &Node,
+        drv: &Derivation,
+        old: &StorePath,
+        inputs: &[(StorePath, Option<StorePath>)],
+        found: &[(StorePath, StorePath)],
+    ) -> Result<Vec<(StorePath, StorePath)>, StoreError> {
+        let (Some((resolved, from)), Some(old_drv)) = (self.resolved(node), self.built(old)?)
+        else {
+            return Ok(Vec::new());
+        };
+        let was: BTreeMap<&StorePath, &StorePath> = inputs
+            .iter()
+            .filter_map(|(path, drv)| Some((path, drv.as_ref()?)))
+            .collect();
+        let drvs_before: BTreeSet<&StorePath> = was.values().copied().collect();
+        let is_left = |drv: &StorePath| !found.iter().any(|(now, was)| drv == now || drv == was);
+        let mut removed: Vec<StorePath> = was
+            .iter()
+            .filter(|(_, maker)| !drv.input_drvs.contains_key(**maker) && is_left(maker))
+            .map(|(path, _)| (*path).clone())
+            .collect();
+        let mut added: Vec<StorePath> = from
+            .iter()
+            .filter(|(_, maker)| !drvs_before.contains(maker) && is_left(maker))
+            .map(|(path, _)| path.clone())
+            .collect();
+        let made = |path: &StorePath| from.get(path).cloned();
+        let read = |path: &StorePath| self.read(path);
+        let alike = Alike::new(self.store, old, &made, None, &read);
+        let in_common = |old: &StorePath, new: &StorePath| alike.in_common(old, new);
+        let pairing = Pairing::new(self.store.store_dir(), &old_drv, &resolved, &in_common);
+        let paired = pairing.pair(&mut removed, &mut added).into_iter();
+        Ok(paired
+            .filter_map(|(old, new)| Some((from.get(&new)?.clone(), (*was.get(&old)?).clone())))
+            .collect())
+    }
+
+    /// A derivation of the run with every input a store path, and which derivation makes each.
+    fn resolved(&self, node: &Node) -> Option<(Derivation, BTreeMap<StorePath, StorePath>)> {
+        let dir = self.store.store_dir();
+        let drv = self.drv(node)?;
+        let inputs = self.needed.expected_inputs(dir, node, &drv).ok()?;
+        let resolved = resolve(dir, &node.path, &drv, &inputs).ok()?;
+        let made = inputs.into_iter().flat_map(|(drv, outputs)| {
+            let paths = outputs.into_values();
+            paths.map(move |path| (path, drv.clone()))
+        });
+        Some((resolved.drv, made.collect()))
+    }
+
+    /// A derivation as its builder saw it.
+    fn built(&self, drv: &StorePath) -> Result<Option<Derivation>, StoreError> {
+        let text = built_of(self.store, drv)?.and_then(|built| built.aterm);
+        Ok(text.and_then(|text| Derivation::parse_aterm(&text, self.store.store_dir()).ok()))
+    }
+
+    fn read(&self, drv: &StorePath) -> Option<Derivation> {
+        match self.nodes.get(drv) {
+            Some(node) => self.drv(node).map(Arc::unwrap_or_clone),
+            None => read_kept(self.store, drv),
+        }
+    }
+}
+
+/// The note of a derivation, or else that of the build which it turned out to be.
+pub(super) fn built_of(store: &Store, drv: &StorePath) -> Result<Option<Built>, StoreError> {
+    if let Some(built) = store.built(drv)? {
+        return Ok(Some(built));
+    }
     for step in store.steps_of_drv(drv, BuildId(i64::MAX), STEPS)? {
         let detail: Option<StepDetail> = step
             .detail
-            .and_then(|text| serde_json::from_str(&text).ok());
-        let inputs = detail.map(|detail| detail.inputs).unwrap_or_default();
-        if !inputs.is_empty() {
-            let drvs = inputs.into_iter().filter_map(|input| input.drv);
-            return Ok(drvs
-                .filter_map(|drv| StorePath::from_base(&drv).ok())
-                .collect());
+            .and_then(|text| serde_json::from_str(text.as_str()).ok());
+        let identity = detail.and_then(|detail| StorePath::from_base(&detail.identity?).ok());
+        if let Some(identity) = identity
+            && let Some(same) = store.built_as(&identity)?
+        {
+            let drv = drv.clone();
+            return Ok(Some(Built { drv, ..same }));
         }
     }
-    Ok(BTreeSet::new())
+    Ok(None)
 }
 
-/// Which new input stands in the place of which old one: by name, then by name without version, where there is one of each.
-fn pairs(drv: &Derivation, old: &BTreeSet<StorePath>) -> Vec<(StorePath, StorePath)> {
-    let mut was: Vec<&StorePath> = old
+/// What a derivation was built from, each with the derivation that made it, as the journal has it.
+pub(super) fn inputs_of(
+    store: &Store,
+    drv: &StorePath,
+) -> Result<Vec<(StorePath, Option<StorePath>)>, StoreError> {
+    for step in store.steps_of_drv(drv, BuildId(i64::MAX), STEPS)? {
+        let detail: Option<StepDetail> = step
+            .detail
+            .and_then(|text| serde_json::from_str(text.as_str()).ok());
+        let inputs = detail.map(|detail| detail.inputs).unwrap_or_default();
+        if !inputs.is_empty() {
+            let path = |base: &str| StorePath::from_base(base).ok();
+            let inputs = inputs.into_iter().filter_map(|input| {
+                let drv = input.drv.as_deref().and_then(path);
+                Some((path(&input.path)?, drv))
+            });
+            return Ok(inputs.collect());
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// Which new input stands in the place of which old one: by name, then by name without version, where there is one of each. Also
+/// whether that is all that names can tell.
+fn pairs(drv: &Derivation, old: &BTreeSet<StorePath>) -> (Vec<(StorePath, StorePath)>, bool) {
+    let was = old
         .iter()
-        .filter(|path| !drv.input_drvs.contains_key(*path))
-        .collect();
-    let mut now: Vec<&StorePath> = drv
-        .input_drvs
-        .keys()
-        .filter(|path| !old.contains(*path))
-        .collect();
+        .filter(|path| !drv.input_drvs.contains_key(*path));
+    let now = drv.input_drvs.keys().filter(|path| !old.contains(*path));
+    let (mut was, mut now): (Vec<&StorePath>, Vec<&StorePath>) = (was.collect(), now.collect());
     let mut found = Vec::new();
+    let mut are_all = true;
     for name in [(|p| p) as fn(&str) -> &str, unversioned] {
-        let named =
-            |all: &[&StorePath], key: &str| all.iter().filter(|p| name(p.name()) == key).count();
-        let all: Vec<&StorePath> = now.clone();
-        for new in all {
-            let key = name(new.name());
-            if named(&now, key) != 1 || named(&was, key) != 1 {
-                continue;
-            }
-            if let Some(at) = was.iter().position(|p| name(p.name()) == key) {
-                found.push((new.clone(), was.remove(at).clone()));
-                now.retain(|p| *p != new);
+        let mut groups: BTreeMap<&str, (Vec<&StorePath>, Vec<&StorePath>)> = BTreeMap::new();
+        for path in &was {
+            groups.entry(name(path.name())).or_default().0.push(path);
+        }
+        for path in &now {
+            groups.entry(name(path.name())).or_default().1.push(path);
+        }
+        for (olds, news) in groups.values() {
+            match (olds.as_slice(), news.as_slice()) {
+                ([old], [new]) => {
+                    found.push(((*new).clone(), (*old).clone()));
+                    was.retain(|path| path != old);
+                    now.retain(|path| path != new);
+                }
+                ([], _) | (_, []) => {}
+                _ => are_all = false,
             }
         }
     }
-    found
+    (found, are_all)
 }
 
 #[cfg(test)]
@@ -313,12 +567,14 @@ mod tests {
             path('9', "gone.drv"),
         ]
         .into();
+        let (found, are_all) = pairs(&drv, &old);
         assert_eq!(
-            pairs(&drv, &old),
+            found,
             [
                 (path('3', "tool.drv"), path('7', "tool.drv")),
                 (path('2', "libc-2.drv"), path('6', "libc-1.drv")),
             ]
         );
+        assert!(!are_all, "one of two twins is that of before");
     }
 }

@@ -1,8 +1,11 @@
 //! Why something is built: the new derivation is compared with what was built before in its place.
 
+mod alike;
 mod compare;
 mod files;
 mod history;
+mod pairing;
+mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,14 +13,17 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sos_formats::derivation::Derivation;
-use sos_formats::store_path::{StoreDir, StorePath};
+use sos_formats::store_path::StorePath;
 use sos_store::{BuildId, Built, Step, Store, StoreError};
 
 use crate::event::Text;
 use crate::journal::StepDetail;
 use crate::resolve::{OutputPaths, Resolved};
+use alike::{Alike, read_kept};
 use compare::{Difference, Side};
+use history::built_of;
 pub(crate) use history::{History, noted_name};
+pub use text::TextChange;
 
 /// Earlier builds of one name that are compared with; the closest one is taken.
 const COMPARED: u32 = 64;
@@ -56,6 +62,9 @@ pub enum Cause {
         /// How many more there are.
         #[serde(default, skip_serializing_if = "is_zero")]
         more_files: usize,
+        /// That it is a text of the recipe (`builtins.toFile`), and what changed in it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<TextChange>,
         /// The store path that it was, absolute; none when it came new.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         old: Option<Text>,
@@ -143,13 +152,18 @@ fn is_zero(n: &usize) -> bool {
 const VALUE_SHOWN: usize = 32;
 
 impl Cause {
-    /// Tells whether it is something that the recipe says.
+    /// Tells whether it is something that the recipe says: also which inputs there are, and what is in those that it writes.
     #[must_use]
     pub fn is_of_recipe(&self) -> bool {
-        matches!(
-            self,
-            Self::BuilderChanged { .. } | Self::EnvChanged { .. } | Self::RecipeChanged { .. }
-        )
+        match self {
+            Self::BuilderChanged { .. } | Self::EnvChanged { .. } | Self::RecipeChanged { .. } => {
+                true
+            }
+            Self::InputChanged { old, new, text, .. } => {
+                old.is_none() || new.is_none() || text.is_some()
+            }
+            _ => false,
+        }
     }
 
     /// Tells whether it is that mirrors did not have a result.
@@ -160,6 +174,9 @@ impl Cause {
 
     /// As [`fmt::Display`], with what was and what is where both are short: a line has little room.
     fn fmt_with_values(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::RecipeChanged { part: Some(part) } = self {
+            return write!(f, "recipe changed: `{part}`");
+        }
         let is_short = |value: &&String| value.chars().count() <= VALUE_SHOWN;
         let (Self::BuilderChanged { old, new } | Self::EnvChanged { old, new, .. }) = self else {
             return fmt::Display::fmt(self, f);
@@ -357,7 +374,9 @@ fn failed_before(
     };
     for step in named.filter(may_be) {
         let run = store.build_record(step.build)?;
-        if run.is_some_and(|run| run.project == history.project) {
+        if run.is_some_and(|run| run.project == history.project)
+            && history.shares_recipe(store, drv, &step.drv)?
+        {
             return Ok(Some(step));
         }
     }
@@ -391,7 +410,10 @@ fn first_time(
         name: &step.name,
         drv: &old,
     };
-    let Some(found) = compare::compare(store.store_dir(), &old, new) else {
+    let read = |drv: &StorePath| read_kept(store, drv);
+    let alike = Alike::new(store, &step.drv, from, Some(&asked.history.before), &read);
+    let in_common = |old: &StorePath, new: &StorePath| alike.in_common(old, new);
+    let Some(found) = compare::compare(store.store_dir(), &old, new, &in_common) else {
         // Of the same name, and no form of it.
         return Ok(Cause::NeverBuilt.into());
     };
@@ -467,7 +489,7 @@ fn causes_without_place(store: &Store, asked: &Asked<'_>) -> Result<Causes, Stor
         .flat_map(|(drv, outputs)| outputs.values().map(move |path| (path, drv)))
         .collect();
     let from = |path: &StorePath| made.get(path).map(|drv| (*drv).clone());
-    let Some((was, found)) = closest(store, asked, &new)? else {
+    let Some((was, found)) = closest(store, asked, &new, &from)? else {
         return first_time(store, asked, &new, &from);
     };
     Ok(Causes::of(told(store, found, &from)?, shown(&was)))
@@ -478,35 +500,54 @@ fn closest(
     store: &Store,
     asked: &Asked<'_>,
     new: &Side<'_>,
+    from: &dyn Fn(&StorePath) -> Option<StorePath>,
 ) -> Result<Option<(StorePath, Vec<Difference>)>, StoreError> {
-    let dir = store.store_dir();
+    let history = asked.history;
+    let compare = |old: &Built| compare_with(store, old, new, from, Some(&history.before));
     // What stood in the same place of the same graph needs no search.
-    if let Some(before) = asked.history.before.get(asked.path)
-        && let Some(old) = store.built(before)?
-        && let Some(found) = compare_with(dir, &old, new)
+    if let Some(before) = history.before.get(asked.path)
+        && let Some(old) = built_of(store, before)?
+        && let Some(found) = compare(&old)
     {
         return Ok(Some((old.drv, found)));
     }
-    let noted = noted_name(&asked.history.project, new.name);
+    let noted = noted_name(&history.project, new.name);
     let before = store.built_before(&noted, &asked.drv.system, COMPARED)?;
-    Ok(before
+    let mut found: Vec<(StorePath, Vec<Difference>)> = before
         .into_iter()
-        .filter(|one| !asked.history.is_of_another(&one.drv))
+        .filter(|one| !history.is_of_another(&one.drv))
         .filter_map(|one| {
-            let found = compare_with(dir, &one, new)?;
+            let found = compare(&one)?;
             Some((one.drv, found))
         })
-        // The first of equals is the newest.
-        .min_by_key(|(_, found)| found.len()))
+        .collect();
+    // The first of equals is the newest.
+    found.sort_by_key(|(_, found)| found.len());
+    for (drv, found) in found {
+        if history.shares_recipe(store, asked.path, &drv)? {
+            return Ok(Some((drv, found)));
+        }
+    }
+    Ok(None)
 }
 
-fn compare_with(dir: &StoreDir, old: &Built, new: &Side<'_>) -> Option<Vec<Difference>> {
+fn compare_with(
+    store: &Store,
+    old: &Built,
+    new: &Side<'_>,
+    from: &dyn Fn(&StorePath) -> Option<StorePath>,
+    before: Option<&BTreeMap<StorePath, StorePath>>,
+) -> Option<Vec<Difference>> {
+    let dir = store.store_dir();
     let drv = Derivation::parse_aterm(old.aterm.as_deref()?, dir).ok()?;
-    let old = Side {
+    let side = Side {
         name: Derivation::name_from_path(&old.drv),
         drv: &drv,
     };
-    compare::compare(dir, &old, new)
+    let read = |drv: &StorePath| read_kept(store, drv);
+    let alike = Alike::new(store, &old.drv, from, before, &read);
+    let in_common = |old: &StorePath, new: &StorePath| alike.in_common(old, new);
+    compare::compare(dir, &side, new, &in_common)
 }
 
 /// Tells in what two builds that were noted differ. `from` says which derivation made an input of the new one.
@@ -517,7 +558,7 @@ pub(crate) fn between(
     from: &dyn Fn(&StorePath) -> Option<StorePath>,
 ) -> Result<Option<Causes>, StoreError> {
     let dir = store.store_dir();
-    let (Some(old), Some(new)) = (store.built(old)?, store.built(new)?) else {
+    let (Some(old), Some(new)) = (built_of(store, old)?, built_of(store, new)?) else {
         return Ok(None);
     };
     let Some(Ok(drv)) = new
@@ -531,7 +572,7 @@ pub(crate) fn between(
         name: Derivation::name_from_path(&new.drv),
         drv: &drv,
     };
-    let Some(found) = compare_with(dir, &old, &side) else {
+    let Some(found) = compare_with(store, &old, &side, from, None) else {
         return Ok(None);
     };
     let was = Some(Text::from(old.drv.absolute(dir)));
@@ -554,8 +595,10 @@ fn told(
         };
         let maker = difference.new.as_ref().and_then(from);
         let mut changes = Vec::new();
+        let mut text = None;
         if let (Some(old), Some(new), None) = (&difference.old, &difference.new, &maker) {
             changes = files::changes(store, old, new)?;
+            text = text::change(store, old, new)?;
         }
         let named = |change: &ChangedFile| !change.file.is_empty();
         let file = changes.first().filter(|c| named(c)).map(|c| c.file.clone());
@@ -566,6 +609,7 @@ fn told(
             file,
             files: changes,
             more_files,
+            text,
             old: difference.old.as_ref().map(shown),
             new: difference.new.as_ref().map(shown),
             from: maker.as_ref().map(shown),

@@ -27,6 +27,7 @@ mod journal;
 mod leases;
 mod paths;
 mod steps;
+mod targets;
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,7 @@ pub(crate) use journal::*;
 pub(crate) use leases::*;
 pub(crate) use paths::*;
 pub(crate) use steps::*;
+pub(crate) use targets::*;
 
 /// How the schema came to be, oldest first; `PRAGMA user_version` counts how many were applied.
 const MIGRATIONS: &[&str] = &[
@@ -60,6 +62,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("006_rebuilds.sql"),
     include_str!("007_below.sql"),
     include_str!("008_appended.sql"),
+    include_str!("009_targets.sql"),
 ];
 
 /// How long a writer waits for another process.

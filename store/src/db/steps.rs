@@ -141,6 +141,14 @@ pub(crate) fn step_of_attr(db: &Connection, project: &str, attr: &str) -> Result
     rows.next()?.map(read).transpose()
 }
 
+/// The attribute paths by which something was asked for in a run.
+pub(crate) fn attrs_of_build(db: &Connection, build: i64) -> Result<Vec<String>> {
+    let sql = "SELECT DISTINCT attr FROM step WHERE build = ?1 AND attr IS NOT NULL";
+    let mut statement = db.prepare_cached(sql)?;
+    let rows = statement.query_map([build], |row| row.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// The newest step that made an output of this path.
 pub(crate) fn step_with_output(db: &Connection, path: &StorePath) -> Result<Option<StepRow>> {
     // Outputs bear the name of their derivation, perhaps with that of the output behind it; but not every output must.

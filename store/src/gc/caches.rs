@@ -186,6 +186,7 @@ impl Collection<'_> {
         steps::trim(&transaction)?;
         let noted_before = clock::now_secs().saturating_sub(DAYS_KEPT * 24 * 60 * 60);
         db::trim_built(&transaction, noted_before)?;
+        db::trim_targets(&transaction, noted_before)?;
         let unused_secs = older_than.map_or(EVALUATION_DAYS * 24 * 60 * 60, |age| {
             i64::try_from(age.as_secs()).unwrap_or(i64::MAX)
         });
