@@ -8,6 +8,7 @@ use sos_formats::diagnostic::{Class, Diagnostic, SourceFile, suggest};
 
 use crate::args::Global;
 use crate::environment::Environment;
+use crate::render::size;
 
 /// The keys of `sos.toml` and `config.toml`, for suggestions.
 const KEYS: &[&str] = &[
@@ -112,7 +113,7 @@ struct BuildSection {
     timeout: Option<u64>,
     silent_timeout: Option<u64>,
     keep_failed_states: Option<usize>,
-    max_log_size: Option<u64>,
+    max_log_size: Option<Size>,
     system_features: Option<Vec<String>>,
     memory_max: Option<Size>,
     pids_max: Option<u64>,
@@ -135,28 +136,16 @@ enum Size {
 }
 
 impl Size {
-    fn bytes(&self) -> Result<u64, Box<Diagnostic>> {
-        let text = match self {
-            Self::Bytes(bytes) => return Ok(*bytes),
-            Self::Text(text) => text,
-        };
-        let (digits, shift) = match text.strip_suffix(['K', 'M', 'G', 'T']) {
-            None => (text.as_str(), 0),
-            Some(digits) => match text.as_bytes().last() {
-                Some(b'K') => (digits, 10),
-                Some(b'M') => (digits, 20),
-                Some(b'G') => (digits, 30),
-                _ => (digits, 40),
-            },
-        };
-        let number: Option<u64> = digits.parse().ok();
-        number
-            .and_then(|n| n.checked_mul(1 << shift))
-            .ok_or_else(|| {
+    /// The bytes; `setting` is what has them.
+    fn bytes(&self, setting: &str) -> Result<u64, Box<Diagnostic>> {
+        match self {
+            Self::Bytes(bytes) => Ok(*bytes),
+            Self::Text(text) => size::parse(text).map_err(|_why| {
                 invalid(format!(
-                    "`build.memory-max` is `{text}`, not a number of bytes such as `2000000000`, `512M` or `4G`"
+                    "`{setting}` is `{text}`, not a number of bytes such as `2000000000`, `1.5M` or `4G`"
                 ))
-            })
+            }),
+        }
     }
 }
 
@@ -330,8 +319,8 @@ impl Config {
                 self.keep_failed_states = states;
                 self.origin("build.keep-failed-states", from);
             }
-            if let Some(bytes) = build.max_log_size {
-                self.max_log_bytes = Some(bytes);
+            if let Some(size) = build.max_log_size {
+                self.max_log_bytes = Some(size.bytes("build.max-log-size")?);
                 self.origin("build.max-log-size", from);
             }
             if let Some(features) = build.system_features {
@@ -339,7 +328,7 @@ impl Config {
                 self.origin("build.system-features", from);
             }
             if let Some(size) = build.memory_max {
-                self.memory_max_bytes = Some(size.bytes()?);
+                self.memory_max_bytes = Some(size.bytes("build.memory-max")?);
                 self.origin("build.memory-max", from);
             }
             if let Some(count) = build.pids_max {

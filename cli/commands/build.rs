@@ -42,7 +42,7 @@ pub(crate) struct BuildArgs {
     #[arg(long)]
     no_substitute: bool,
     /// Builds at once [default: the number of cores]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(short, long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
     /// Name of the link to the result, which also keeps it from being collected [default: result, for results that are files]
     #[arg(short = 'o', long, value_name = "LINK")]
@@ -59,13 +59,13 @@ pub(crate) struct BuildArgs {
     /// Warn of files of other steps that a bootstrap step looked for and did without; slower, and only of steps that are built now
     #[arg(long)]
     watch_steps: bool,
-    /// Stop a build after this many seconds; 0 is no limit
+    /// Stop a build after this many seconds; 0 is no limit [setting: build.timeout]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
-    /// Stop a build that writes nothing for this many seconds; 0 is no limit
+    /// Stop a build that writes nothing for this many seconds; 0 is no limit [setting: build.silent-timeout]
     #[arg(long, value_name = "SECONDS")]
     silent_timeout: Option<u64>,
-    /// Stop a build that writes more log than this, as in `10M`; 0 is no limit
+    /// Stop a build that writes more log than this many bytes, or `10M`, `1.5G`; 0 is no limit [setting: build.max-log-size]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     max_log_size: Option<u64>,
 }

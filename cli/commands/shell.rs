@@ -121,8 +121,14 @@ fn inputs(
 fn enter(session: &Session, shell: Shell, is_conversation: bool) -> Result<(), Failure> {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let has_terminal = stdin.is_terminal() && stdout.is_terminal();
-    if has_terminal && is_conversation && !session.global.quiet {
-        banner(shell.facts());
+    // Where standard error goes elsewhere, it is that of the command alone.
+    let is_seen = if is_conversation {
+        has_terminal
+    } else {
+        stderr.is_terminal()
+    };
+    if is_seen && !session.global.quiet {
+        banner(shell.facts(), is_conversation);
     }
     if let Some((program, place)) = &shell.facts().lent
         && !session.global.quiet
@@ -162,7 +168,7 @@ fn enter(session: &Session, shell: Shell, is_conversation: bool) -> Result<(), F
     }
 }
 
-fn banner(facts: &ShellFacts) {
+fn banner(facts: &ShellFacts, is_conversation: bool) {
     let short = |text: &str| {
         let line = printable(&text.replace('\n', " "));
         match line.char_indices().nth(SHOWN_CHARS) {
@@ -206,7 +212,9 @@ fn banner(facts: &ShellFacts) {
             facts.shown
         ));
     }
-    text.push_str("\n  `exit` or Ctrl-D ends it");
+    if is_conversation {
+        text.push_str("\n  `exit` or Ctrl-D ends it");
+    }
     output::message(&text);
 }
 
@@ -226,12 +234,13 @@ fn find(session: &Session, args: &ShellArgs) -> Result<(StorePath, Graph, String
     let plain = args.target.file.is_none() && args.target.expression.is_none();
     if let Some(name) = args.target.targets.first().filter(|_| plain)
         && !name.contains(['/', '#', '^', ':'])
-        && !Path::new(name).exists()
     {
         let failed = || sos_engine::failed_named(store, name);
+        // The name that was advised counts, also beside a file of that name, which can be named with `./`.
         let known = if args.at_failure { failed() } else { None };
         let drv = match known {
             Some(drv) => Some(drv),
+            None if Path::new(name).exists() => None,
             None => store.built_named(name)?.into_iter().next().or_else(failed),
         };
         if let Some(drv) = drv {

@@ -32,7 +32,7 @@ use crate::target;
 /// Build targets again under other conditions and compare; say equal, or show the first file and byte that differ
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Every build again runs at another second, with other process ids and in another place on the disk; varied besides are the number of cores, the order of directories, umask, locale, time zone, host name, the kernel's release and addresses in memory, as far as the derivation does not set them itself. The clock is not varied: what embeds the date shows when it is verified on another day than it was built; the record then says `date`.\n\nExamples:\n  sos verify                        what this directory makes\n  sos verify .#image --all          and everything it is made from\n  sos verify .#image --rounds 5     five times, with other values each time\n  sos verify .#tool --vary cores    only with another number of cores\n  sos verify .#tool --against https://cache.example   with what a mirror has\n\nExit status: 104 when something differs."
+    after_help = "Every build again runs at another second, with other process ids and in another place on the disk; varied besides are the number of cores, the name of the build directory (the one of a step is its recipe's), the order of directories, umask, locale, time zone, host name, the kernel's release, addresses in memory and the uptime, as far as the derivation does not set them itself and the kernel can. The wall clock is the machine's: a round begins at least a second after the build that it is compared with has ended, so a written time differs, and what embeds the date shows on another day than that of the build; the record then says `date`.\n\nExamples:\n  sos verify                        what this directory makes\n  sos verify .#image --all          and everything it is made from\n  sos verify .#image --rounds 5     five times, with other values each time\n  sos verify .#tool --vary cores    only with another number of cores\n  sos verify .#tool --against https://cache.example   with what a mirror has\n\nExit status: 104 when something differs."
 )]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
@@ -47,7 +47,7 @@ pub(crate) struct VerifyArgs {
     #[arg(long)]
     all: bool,
     /// How many are built again at the same time
-    #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(short, long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: u16,
     /// Vary only these; `none` leaves all as it is
     #[arg(long, value_name = "CONDITION,..", value_delimiter = ',', value_parser = condition_words())]
@@ -165,7 +165,7 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
         output::json(&Value::Array(all.values))?;
     } else if all.same_date && !session.global.quiet {
         output::message(
-            "the clock was not varied: what embeds today's date is found on another day",
+            "the wall clock was not varied: rounds are a second later than the build, and what embeds today's date is found on another day",
         );
     }
     if all.problems.is_empty() {

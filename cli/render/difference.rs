@@ -234,7 +234,7 @@ mod tests {
         };
         assert_eq!(
             line(&difference),
-            "bin/x\\x1b[31m: content differs from byte 7 on, 9 -> 12 bytes; mode 0644 -> 0755"
+            "bin/x\\x1b[31m: content differs from byte 7 on, 9 -> 12 bytes; mode 0644 -> 0755, now executable"
         );
         assert_eq!(counts(&[difference]), "1 content, 1 mode");
     }

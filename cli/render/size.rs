@@ -21,7 +21,7 @@ pub(crate) fn bytes(n: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
-/// A size as a person writes it: `500M`, `2G`, `1024`.
+/// A size in bytes as a person writes it: `500M`, `1.5G`, `1024`; units are powers of 1024.
 ///
 /// # Errors
 /// For what is no size, and one that is too large.
@@ -38,13 +38,29 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
         Some((at, 't' | 'T')) => (&text[..at], 1 << 40),
         _ => (text.trim_end_matches('B'), 1_u64),
     };
-    let number: u64 = number
-        .trim()
-        .parse()
-        .map_err(|_e| format!("`{text}` is no size; write 500M or 2G"))?;
-    number
+    let no_size = || format!("`{text}` is no size; write a number of bytes, 500M or 1.5G");
+    let number = number.trim();
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    // A part of a byte is none, and more digits than these are a slip.
+    let has_part = number.contains('.');
+    if whole.is_empty()
+        || !digits(whole)
+        || !digits(part)
+        || part.len() > 9
+        || (has_part && (part.is_empty() || factor == 1))
+    {
+        return Err(no_size());
+    }
+    let too_large = || format!("`{text}` is too large");
+    let whole: u64 = whole.parse().map_err(|_e| too_large())?;
+    let tenths: u128 = format!("0{part}").parse().map_err(|_e| no_size())?;
+    let scale = (0..part.len()).fold(1_u128, |scale, _| scale * 10);
+    let rest = u64::try_from(tenths * u128::from(factor) / scale).map_err(|_e| too_large())?;
+    whole
         .checked_mul(factor)
-        .ok_or_else(|| format!("`{text}` is too large"))
+        .and_then(|bytes| bytes.checked_add(rest))
+        .ok_or_else(too_large)
 }
 
 /// `340ms`, `14.2s`, `2m 41s`, `1h 3m`: as messages of the engine have it.
@@ -90,6 +106,39 @@ pub(crate) fn count(n: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1024", 1024),
+            ("12B", 12),
+            ("10M", 10 << 20),
+            ("1.5M", 3 << 19),
+            ("0.25k", 256),
+            ("2GiB", 2 << 30),
+            (
+                "16777215.999T",
+                18_446_742_974_197_923_840 + 1_098_412_116_148,
+            ),
+        ] {
+            assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+        for text in [
+            "",
+            "M",
+            "1.5",
+            "1.",
+            ".5M",
+            "-1M",
+            "1,5M",
+            "1.0000000001M",
+            "16777216T",
+            "x",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_have_one_digit_behind_the_point() {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::Diagnostic;
 use sos_formats::store_path::{StoreDir, StorePath, StorePathError};
 use sos_store::{Store, StoreError};
@@ -110,6 +111,26 @@ const LISTS: [(&str, bool, bool); 4] = [
 
 /// The two limits of size: name, whether it is about the closure.
 const LIMITS: [(&str, bool); 2] = [("maxSize", false), ("maxClosureSize", true)];
+
+/// Tells whether what a derivation says of its outputs can be read at all, before they are made.
+pub(crate) fn readable(attributes: &Attributes<'_>, drv: &Derivation) -> Result<(), CheckError> {
+    for output in drv.outputs.keys() {
+        for (attribute, _closure) in LIMITS {
+            attributes
+                .output_limit(output, attribute)
+                .map_err(CheckError::BadValue)?;
+        }
+        for (attribute, ..) in LISTS {
+            attributes
+                .output_list(output, attribute)
+                .map_err(CheckError::BadValue)?;
+        }
+        attributes
+            .output_flag(output, "ignoreSelfRefs")
+            .map_err(CheckError::BadValue)?;
+    }
+    Ok(())
+}
 
 /// Checks every output of a build against what its derivation says.
 pub(crate) fn check_outputs(

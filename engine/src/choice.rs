@@ -76,12 +76,19 @@ pub(crate) fn choose<'a>(
     Err(Box::new(diagnostic))
 }
 
-/// Returns whose slot a derivation takes.
+/// Returns whether a derivation counts as built or as fetched: what a program makes in a sandbox is built, whatever it does there.
 pub(crate) fn pool_of(builders: &Registry, drv: &Derivation, name: &str) -> Pool {
     match choose(builders, drv, name) {
         Ok(Chosen::InProcess(builder)) => builder.pool(),
-        // A build of known content is a download.
-        Ok(Chosen::Nix) if drv.is_fixed() => Pool::Io,
         _ => Pool::Build,
+    }
+}
+
+/// Returns whose slot a derivation takes.
+pub(crate) fn slot_of(builders: &Registry, drv: &Derivation, name: &str) -> Pool {
+    match choose(builders, drv, name) {
+        // A program that makes known content waits for a server most of the time.
+        Ok(Chosen::Nix) if drv.is_fixed() => Pool::Io,
+        _ => pool_of(builders, drv, name),
     }
 }

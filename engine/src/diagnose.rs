@@ -37,10 +37,13 @@ fn log_help(name: &str) -> String {
     format!("`sos log {name}` shows the whole log")
 }
 
+/// How the note begins that a log has lost something.
+pub(crate) const LOG_NOT_WHOLE: &str = "the log is not kept whole";
+
 /// Adds the end of the log, and the first error above it, as notes.
 fn with_excerpt(mut diagnostic: Diagnostic, name: &str, log: &Excerpt) -> Diagnostic {
     if let Some(lost) = &log.lost {
-        diagnostic = diagnostic.note(format!("the log is not kept whole: {lost}"));
+        diagnostic = diagnostic.note(format!("{LOG_NOT_WHOLE}: {lost}"));
     }
     if log.tail.is_empty() {
         return diagnostic.note("it wrote nothing to its log");
@@ -158,7 +161,7 @@ pub(crate) fn build_timeout(name: &str, what: &str, help: &str, log: &Excerpt) -
 pub(crate) fn build_log_limit(name: &str, limit: &str, log: &Excerpt) -> Diagnostic {
     let what = format!("wrote more than {limit} bytes of log");
     stopped("build-log-limit", Class::BuildFailed, name, &what, log).help(
-        "let the builder write less, or allow more with `--max-log-size BYTES`, or the setting `build.max-log-size`",
+        "let the builder write less, or allow more with `--max-log-size SIZE`, or the setting `build.max-log-size`",
     )
 }
 

@@ -4,6 +4,7 @@ mod prepare;
 mod report;
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -145,6 +146,7 @@ impl Engine {
             mirrors: None,
             found: Mutex::default(),
             prepared: Arc::new(crate::sandbox::PreparedSets::new(self.store.clone())),
+            states_kept: AtomicUsize::new(0),
             _session: Session::open(),
             flusher: Flusher::default(),
         })
@@ -415,6 +417,7 @@ impl Engine {
             past.sort_unstable();
             plans.push(NodePlan {
                 pool: node.pool,
+                slot: node.slot,
                 expected_ms: past.get(past.len() / 2).copied(),
             });
         }

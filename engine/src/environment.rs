@@ -13,9 +13,6 @@ use crate::references::References;
 use crate::sandbox::spec::{nix_base_env, nix_directories, nix_terminal};
 use crate::structured::{to_json, to_shell};
 
-/// Where the build directory is, as the build sees it.
-const BUILD_DIR: &str = "/build";
-
 /// Environment and files that a builder gets.
 pub(crate) struct Environment {
     /// Variables; later ones of a name win.
@@ -24,12 +21,13 @@ pub(crate) struct Environment {
     pub(crate) files: Vec<(String, Vec<u8>)>,
 }
 
-/// Makes the environment of `drv`, in which own placeholders are replaced already.
+/// Makes the environment of `drv`, in which own placeholders are replaced already. `inside` is what it calls its directory.
 pub(crate) fn nix_environment(
     references: &References<'_>,
     drv: &Derivation,
     outputs: &BTreeMap<String, StorePath>,
     options: &BuildOptions,
+    inside: &str,
 ) -> Result<Environment, String> {
     let dir = references.store.store_dir();
     let attributes = Attributes::of(drv)?;
@@ -46,8 +44,8 @@ pub(crate) fn nix_environment(
         files.push((".attrs.sh".to_owned(), to_shell(&map).into_bytes()));
         let json = to_json(&Value::Object(map));
         files.push((".attrs.json".to_owned(), json.into_bytes()));
-        let sh = format!("{BUILD_DIR}/.attrs.sh");
-        let json = format!("{BUILD_DIR}/.attrs.json");
+        let sh = format!("{inside}/.attrs.sh");
+        let json = format!("{inside}/.attrs.json");
         set(b"NIX_ATTRS_SH_FILE", sh.as_bytes());
         set(b"NIX_ATTRS_JSON_FILE", json.as_bytes());
     } else {
@@ -64,10 +62,7 @@ pub(crate) fn nix_environment(
             if as_files.contains(text.as_ref()) {
                 let file = format!(".attr-{}", Hash::of(HashAlgo::Sha256, name).to_nix32());
                 let variable = format!("{text}Path");
-                set(
-                    variable.as_bytes(),
-                    format!("{BUILD_DIR}/{file}").as_bytes(),
-                );
+                set(variable.as_bytes(), format!("{inside}/{file}").as_bytes());
                 files.push((file, value.clone()));
             } else {
                 set(name, value);
@@ -75,7 +70,7 @@ pub(crate) fn nix_environment(
         }
         files.extend(references.files(drv).map_err(|e| e.to_string())?);
     }
-    for (name, value) in nix_directories() {
+    for (name, value) in nix_directories(inside) {
         set(&name, &value);
     }
     if drv.is_fixed() {
@@ -111,6 +106,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::sandbox::spec::BUILD_DIR;
     use crate::test_store::test_store;
 
     fn options() -> BuildOptions {
@@ -141,7 +137,8 @@ mod tests {
             store: &store,
             inputs: &BTreeSet::new(),
         };
-        let made = nix_environment(&references, &drv(env), &outputs(), &options()).unwrap();
+        let made =
+            nix_environment(&references, &drv(env), &outputs(), &options(), BUILD_DIR).unwrap();
         let text = |b: Vec<u8>| String::from_utf8(b).unwrap();
         (
             made.env

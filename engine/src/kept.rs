@@ -6,12 +6,14 @@
 //!   <n>-<name>/build, out    of the Nix shape: the build directory, and the store directory with the outputs
 //!   <n>-<name>/upper, private    of a step: what it changed in its root, and its `/run/sos`
 //! ```
-//! Whoever uses a state holds a lock on its directory. Without `--keep-failed` only the newest few are kept.
+//! Whoever uses a state holds a lock on its directory. Without `--keep-failed` only the newest few are kept, and of one run the first
+//! that failed: a state of which a person was told is not replaced by what fails a second later.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
@@ -72,13 +74,19 @@ fn explains(diagnostic: &Diagnostic) -> bool {
     matches!(diagnostic.class, Class::BuildFailed | Class::TimedOut)
 }
 
+/// Takes one of the places for states that this run has.
+fn has_place(attempt: &Attempt<'_>) -> bool {
+    let most = attempt.worker.options.keep_failed_states;
+    attempt.worker.states_kept.fetch_add(1, Ordering::SeqCst) < most
+}
+
 /// Moves what a build in the Nix shape has left to a lasting place, and says how to look at it.
 pub(crate) fn keep_build(attempt: &Attempt<'_>, stop: Stop) -> Stop {
     let Stop::Problem(diagnostic) = stop else {
         return stop;
     };
     let asked = attempt.worker.options.keep_failed;
-    if !wanted(attempt) || !(asked || explains(&diagnostic)) {
+    if !wanted(attempt) || !(asked || (explains(&diagnostic) && has_place(attempt))) {
         return Stop::Problem(diagnostic);
     }
     let move_there = || {
@@ -168,7 +176,7 @@ pub(crate) fn keep_step(attempt: &Attempt<'_>, kept: Option<&Path>, stop: Stop) 
             "what it wrote is kept at `{kept}`: `upper` has what it changed in its root filesystem, `private/out` its `$out`"
         ));
     }
-    if !(asked || explains(&diagnostic)) {
+    if !(asked || (explains(&diagnostic) && has_place(attempt))) {
         discard(kept);
         return Stop::Problem(Box::new(diagnostic));
     }

@@ -10,10 +10,11 @@ use sos_formats::store_path::{StoreDir, StorePath, make_scratch};
 use sos_store::{Store, StoreError};
 
 use crate::builder::{Pool, Registry};
-use crate::choice::pool_of;
+use crate::choice::{pool_of, slot_of};
 use crate::diagnose::{refuse_impure, store_failed};
 use crate::features;
 use crate::graph::{Graph, Wanted, wanted_outputs};
+use crate::nix_shape;
 use crate::resolve::{OutputPaths, is_dynamic};
 
 /// A derivation as it was given, or where it is. Large graphs are given as texts, which take a fraction of the memory, and are
@@ -41,14 +42,18 @@ pub(crate) struct Node {
     pub(crate) needs: Box<[u32]>,
     /// For which system it is.
     pub(crate) system: Arc<str>,
-    /// Whose slot it takes.
+    /// Whether it counts as built or as fetched.
     pub(crate) pool: Pool,
+    /// Whose slot it takes.
+    pub(crate) slot: Pool,
     /// Its outputs are known beforehand.
     pub(crate) fixed: bool,
     /// Its output paths are known only when its inputs are.
     pub(crate) dynamic: bool,
     /// It asks for features of the machine.
     pub(crate) demanding: bool,
+    /// It may have attributes with which it cannot be built.
+    pub(crate) wishing: bool,
     /// It is there, and is built all the same.
     pub(crate) forced: bool,
 }
@@ -510,6 +515,8 @@ impl Walk {
             needs: Box::default(),
             system: self.names.get(&drv.system),
             pool: pool_of(builders, drv, Derivation::name_from_path(&met.path)),
+            slot: slot_of(builders, drv, Derivation::name_from_path(&met.path)),
+            wishing: nix_shape::may_wish(drv),
             fixed: drv.is_fixed(),
             dynamic: is_dynamic(drv),
             demanding: !features::required(drv).is_empty(),

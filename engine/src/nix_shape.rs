@@ -7,11 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 use sos_store::ObjectKind;
 
 use crate::attributes::Attributes;
+use crate::checks;
 use crate::diagnose::{
     build_failed, build_log_limit, build_no_builder, build_timeout, disk_full, store_failed,
 };
@@ -21,7 +23,7 @@ use crate::features;
 use crate::kept;
 use crate::options::BuildOptions;
 use crate::output::{Made, Stop};
-use crate::references::References;
+use crate::references::{self, References};
 use crate::report::Reporter;
 use crate::sandbox::{self, Bind, Control, Exit, Input, Limits, SandboxError, Spec};
 use crate::work::{Attempt, place_failed};
@@ -34,7 +36,12 @@ pub(crate) fn plan(attempt: &Attempt<'_>) -> Result<Spec, Stop> {
     let store = &attempt.worker.store;
     let options = &attempt.worker.options;
     let place = attempt.place.path();
-    check_wishes(attempt)?;
+    refuse_wishes(
+        attempt.job.name.as_str(),
+        &attempt.drv,
+        &options.sandbox_paths,
+    )
+    .map_err(Stop::Problem)?;
     check_inputs(attempt)?;
     let outputs = place.join("out");
     let build_dir = place.join("build");
@@ -56,7 +63,8 @@ pub(crate) fn plan(attempt: &Attempt<'_>) -> Result<Spec, Stop> {
         })
         .collect();
     let store_dir = PathBuf::from(store.store_dir().as_str());
-    let mut spec = Spec::nix(&scratch, &store_dir, &outputs, &build_dir, inputs);
+    let inside = attempt.conditions.build_dir();
+    let mut spec = Spec::nix(&scratch, &store_dir, &outputs, &build_dir, &inside, inputs);
     let references = References {
         store,
         inputs: attempt.closure,
@@ -66,6 +74,7 @@ pub(crate) fn plan(attempt: &Attempt<'_>) -> Result<Spec, Stop> {
         &attempt.drv,
         &attempt.resolved.building,
         options,
+        &inside,
     )
     .map_err(|e| attempt.failed("build-bad-attributes", Class::BuildFailed, &e))?;
     for (name, content) in &environment.files {
@@ -119,6 +128,12 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     control.prepared = Some(attempt.worker.prepared.clone());
     match sandbox::run(&spec, &mut log, &control) {
         Ok(outcome) => ended(attempt, outcome.exit, None),
+        Err(SandboxError::Exec { source, .. }) if source.raw_os_error() == Some(libc::E2BIG) => {
+            Err(Stop::Problem(Box::new(too_large_to_start(
+                attempt.job.name.as_str(),
+                &spec,
+            ))))
+        }
         Err(e) => Err(sandbox_failed(attempt, e)),
     }
     .map_err(|stop| kept::keep_build(attempt, stop))?;
@@ -210,7 +225,7 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
                 ),
                 None => (
                     format!("took longer than {}", seconds(options.timeout_secs)),
-                    "allow more with `--timeout SECONDS`",
+                    "allow more with `--timeout SECONDS`, or the setting `build.timeout`",
                 ),
             };
             stop(build_timeout(name, &what, help, &log))
@@ -252,6 +267,43 @@ fn signal_name(signal: i32) -> &'static str {
     }
 }
 
+/// The arguments and the environment of a builder are more than the kernel passes on.
+fn too_large_to_start(name: &str, spec: &Spec) -> Diagnostic {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let diagnostic = Diagnostic::error(
+        "build-exec",
+        Class::BuildFailed,
+        format!(
+            "`{name}` cannot be started: its variables and arguments are larger than the kernel allows"
+        ),
+    )
+    .note("one of them may have 128 KiB on most machines, all together 2 MiB");
+    // Of two with one name the later one counts, as it does when they are passed on.
+    let env: BTreeMap<&[u8], &[u8]> = spec
+        .env
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    let variable = env.into_iter().max_by_key(|(_, value)| value.len());
+    let argument = spec.argv.iter().map(Vec::len).max().unwrap_or(0);
+    match variable {
+        Some((variable, value)) if value.len() >= argument => {
+            let variable = text(variable);
+            diagnostic
+                .note(format!(
+                    "the largest is the variable `{variable}` with {} bytes",
+                    value.len()
+                ))
+                .help(format!(
+                    "`passAsFile = [ \"{variable}\" ];` puts it into a file, whose path the builder finds in `${variable}Path`"
+                ))
+        }
+        _ => diagnostic
+            .note(format!("the largest is an argument with {argument} bytes"))
+            .help("write it to a file with `builtins.toFile` and pass the path of that"),
+    }
+}
+
 /// Turns a sandbox that could not be made into a problem.
 pub(crate) fn sandbox_failed(attempt: &Attempt<'_>, error: SandboxError) -> Stop {
     match error {
@@ -265,33 +317,64 @@ pub(crate) fn sandbox_failed(attempt: &Attempt<'_>, error: SandboxError) -> Stop
     }
 }
 
-/// Refuses what would let the machine into the build.
-fn check_wishes(attempt: &Attempt<'_>) -> Result<(), Stop> {
-    let refused =
-        |problem: &str| Err(attempt.failed("build-bad-attributes", Class::Recipe, problem));
-    let attributes = match Attributes::of(&attempt.drv) {
+/// Attributes that may be such that a derivation cannot be built here.
+const WISHES: [&str; 4] = [
+    "__noChroot",
+    "__impureHostDeps",
+    "__json",
+    references::ATTRIBUTE,
+];
+
+/// Tells, without reading much of it, whether [`refuse_wishes`] may have something to say about a derivation.
+pub(crate) fn may_wish(drv: &Derivation) -> bool {
+    !drv.builder.starts_with(b"builtin:")
+        && WISHES
+            .iter()
+            .any(|name| drv.env.contains_key(name.as_bytes()))
+}
+
+/// Refuses what would let the machine into the build, and attributes that make no sense. `sandbox_paths` are those that builds
+/// see of this machine: inside, outside.
+pub(crate) fn refuse_wishes(
+    name: &str,
+    drv: &Derivation,
+    sandbox_paths: &[(PathBuf, PathBuf)],
+) -> Result<(), Box<Diagnostic>> {
+    let refusal = |problem: &str| {
+        Diagnostic::error(
+            "build-bad-attributes",
+            Class::Recipe,
+            format!("`{name}` cannot be built: {problem}"),
+        )
+    };
+    let refused = |problem: &str| Err(Box::new(refusal(problem)));
+    let attributes = match Attributes::of(drv) {
         Ok(attributes) => attributes,
         Err(e) => return refused(&e),
     };
     match attributes.flag("__noChroot") {
         Err(e) => return refused(&e),
         Ok(true) => {
-            let refused = refused(
-                "it asks for no sandbox with `__noChroot`, and sos builds nothing without one",
-            );
-            return refused.map_err(|stop| match stop {
-                Stop::Problem(problem) => Stop::Problem(Box::new(problem.help(
-                    "remove it; `build.sandbox-paths` shows the build what it needs of this machine",
-                ))),
-                other => other,
-            });
+            let problem =
+                "it asks for no sandbox with `__noChroot`, and sos builds nothing without one";
+            return Err(Box::new(refusal(problem).help(
+                "remove it; `build.sandbox-paths` shows the build what it needs of this machine",
+            )));
         }
         Ok(false) => {}
+    }
+    if let Err(e) = checks::readable(&attributes, drv) {
+        return refused(&e.to_string());
+    }
+    if attributes.structured().is_none()
+        && let Err(e) = references::pairs(drv)
+    {
+        return refused(&e.to_string());
     }
     // Nix refuses them here, too, unless its configuration lists them; `build.sandbox-paths` is what does so for sos.
     let wanted = attributes.list("__impureHostDeps").unwrap_or_default();
     let shown = |path: &str| {
-        let mut paths = attempt.worker.options.sandbox_paths.iter();
+        let mut paths = sandbox_paths.iter();
         paths.any(|(inside, _)| Path::new(path).starts_with(inside))
     };
     if let Some(path) = wanted.iter().find(|path| !shown(path)) {

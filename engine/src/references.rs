@@ -50,27 +50,37 @@ pub(crate) enum ExportError {
     Store(#[from] StoreError),
 }
 
+/// Reads the names of files and the paths whose graphs they get, of a derivation without structured attributes.
+pub(crate) fn pairs(drv: &Derivation) -> Result<Vec<(String, String)>, ExportError> {
+    let Some(value) = drv.env.get(ATTRIBUTE.as_bytes()) else {
+        return Ok(Vec::new());
+    };
+    let value = String::from_utf8_lossy(value);
+    let words: Vec<&str> = value.split_ascii_whitespace().collect();
+    let pairs = words.chunks_exact(2);
+    if !pairs.remainder().is_empty() {
+        return Err(ExportError::Odd(value.into_owned()));
+    }
+    pairs
+        .map(|pair| {
+            if !is_file_name(pair[0]) {
+                return Err(ExportError::BadName(pair[0].to_owned()));
+            }
+            Ok((pair[0].to_owned(), pair[1].to_owned()))
+        })
+        .collect()
+}
+
 impl References<'_> {
     /// Returns the files that a derivation without structured attributes asks for: name and text.
     ///
     /// The text is what `nix-store --register-validity` reads, without derivers.
     pub(crate) fn files(&self, drv: &Derivation) -> Result<Vec<(String, Vec<u8>)>, ExportError> {
-        let Some(value) = drv.env.get(ATTRIBUTE.as_bytes()) else {
-            return Ok(Vec::new());
-        };
-        let value = String::from_utf8_lossy(value);
-        let words: Vec<&str> = value.split_ascii_whitespace().collect();
-        let pairs = words.chunks_exact(2);
-        if !pairs.remainder().is_empty() {
-            return Err(ExportError::Odd(value.into_owned()));
-        }
-        pairs
-            .map(|pair| {
-                if !is_file_name(pair[0]) {
-                    return Err(ExportError::BadName(pair[0].to_owned()));
-                }
-                let graph = self.graph(&[pair[1]])?;
-                Ok((pair[0].to_owned(), self.registration(&graph).into_bytes()))
+        pairs(drv)?
+            .into_iter()
+            .map(|(name, path)| {
+                let graph = self.graph(&[&path])?;
+                Ok((name, self.registration(&graph).into_bytes()))
             })
             .collect()
     }

@@ -48,8 +48,10 @@ pub struct Counts {
 /// How to run a node, decided by the engine.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct NodePlan {
-    /// Whose slot it takes.
+    /// Whether it counts as built or as fetched.
     pub(crate) pool: Pool,
+    /// Whose slot it takes.
+    pub(crate) slot: Pool,
     /// Milliseconds expected, if the past tells.
     pub(crate) expected_ms: Option<u64>,
 }
@@ -131,7 +133,7 @@ pub(crate) fn schedule(
         .zip(plans)
         .map(|(node, plan)| Task {
             needs: &node.needs,
-            pool: plan.pool,
+            pool: plan.slot,
             cost_ms: plan.expected_ms.unwrap_or(UNKNOWN_COST_MS),
             fixed: node.fixed,
         })
@@ -424,7 +426,7 @@ impl Driver<'_> {
             Outcome::Failed(diagnostic) => {
                 self.tell(&running, Status::Failed, duration_ms, 0, &BTreeMap::new());
                 let class = diagnostic.class;
-                let diagnostic = self.placed(id, *diagnostic);
+                let diagnostic = self.placed(id, self.told_apart(id, *diagnostic));
                 self.problem(diagnostic);
                 self.failed(
                     id,
@@ -468,6 +470,25 @@ impl Driver<'_> {
     fn place(&self, id: usize) -> Option<Label> {
         let path = &self.run.needed.nodes[id].path;
         self.run.graph.places.get(path).cloned()
+    }
+
+    /// Lets commands name the derivation by its path, if another one of this run has its name.
+    fn told_apart(&self, id: usize, mut diagnostic: Diagnostic) -> Diagnostic {
+        let nodes = &self.run.needed.nodes;
+        let name = nodes[id].name();
+        let mut others = nodes.iter().enumerate().filter(|(other, _)| *other != id);
+        if others.any(|(_, node)| node.name() == name) {
+            let path = nodes[id].path.absolute(self.run.dir);
+            for help in &mut diagnostic.helps {
+                for verb in ["log", "shell"] {
+                    *help = help.replace(
+                        &format!("`sos {verb} {name}"),
+                        &format!("`sos {verb} {path}"),
+                    );
+                }
+            }
+        }
+        diagnostic
     }
 
     /// Adds the place of the derivation, unless it has no part in the problem.

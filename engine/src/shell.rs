@@ -395,7 +395,31 @@ fn no_shell(name: &str, note: &str, help: &str) -> Box<Diagnostic> {
     )
 }
 
+/// The name up to its version, which begins with a digit.
+fn without_version(name: &str) -> &str {
+    let version = name
+        .match_indices('-')
+        .find(|(at, _)| name[at + 1..].starts_with(|c: char| c.is_ascii_digit()));
+    version.map_or(name, |(at, _)| &name[..at])
+}
+
 fn nothing_kept(store: &Store, name: &str) -> Box<Diagnostic> {
+    if let Some(other) = kept::failed_named(store, without_version(name)) {
+        let other = Derivation::name_from_path(&other);
+        return Box::new(
+            Diagnostic::error(
+                "shell-no-state",
+                Class::Other,
+                format!("no state of a failed build of `{name}`, as it is now, is kept"),
+            )
+            .note(format!(
+                "the state that is kept of `{other}` is that of another derivation: the recipe, or one of its inputs, has changed since"
+            ))
+            .help(format!(
+                "`sos shell {other} --at-failure` opens the kept one; `sos build` builds what the recipe says now"
+            )),
+        );
+    }
     let kept = kept::names(store);
     let note = if kept.is_empty() {
         "none is kept of any build".to_owned()

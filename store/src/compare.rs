@@ -149,7 +149,15 @@ impl Change {
                 format!("content differs from byte {offset} on, {old} -> {new} bytes")
             }
             Self::Target(old, new) => format!("link to {} -> {}", name(old), name(new)),
-            Self::Mode(old, new) => format!("mode {old:04o} -> {new:04o}"),
+            Self::Mode(old, new) => {
+                let can_run = |mode: &u32| mode & 0o111 != 0;
+                let what = match (can_run(old), can_run(new)) {
+                    (true, false) => ", no longer executable",
+                    (false, true) => ", now executable",
+                    _ => "",
+                };
+                format!("mode {old:04o} -> {new:04o}{what}")
+            }
             Self::Owner(old, new) => {
                 format!("owner {}:{} -> {}:{}", old.0, old.1, new.0, new.1)
             }

@@ -398,3 +398,119 @@ fn an_equal_result_stops_the_rebuild() {
         .stdout;
     assert_eq!(one, two);
 }
+
+#[test]
+fn structured_attributes_are_written_as_nix_writes_them() {
+    let (Some(w), Some(nix), Some(busybox)) =
+        (world_with_busybox(), peer("nix-build"), peer("busybox"))
+    else {
+        return;
+    };
+    // The text is given as it is, so that both builders read the same derivation: what the evaluators write for floats differs, as
+    // Nix 2.8 rounds to six digits and newer versions do not.
+    let json = r#"{"PATH":"/bin","z":[3,3.0,1.5,1e100,1.0E15,-3.0,0.0,-0.0,0.0001,0.00001,0.0000999],
+        "a":{"y":1.23457e+06,"x":9007199254740993.0},"b":[1234567890123456.0,123456789012345.0,5e-324,1.7976931348623157e308],
+        "c":[18446744073709551615,18446744073709551616,-9223372036854775808],"d":"\u00e4\u0001/\u2028","e":[],"f":{},"g":null}"#;
+    let script = r#"out=$(/bin/busybox sed 's/.*"outputs":{"out":"\([^"]*\)".*/\1/' .attrs.json)
+        /bin/busybox cat .attrs.json .attrs.sh > $out"#;
+    w.write(
+        "f.nix",
+        &recipe("attrs", script, &format!("__json = ''{json}'';")),
+    );
+    let mut nix = Command::new(nix);
+    nix.arg("--store")
+        .arg(w.root().join("nix-store"))
+        .args(["--no-out-link", "--option", "sandbox", "true"])
+        .args(["--option", "build-users-group", ""])
+        .args(["--option", "substituters", ""])
+        .args(["--option", "sandbox-paths"])
+        .arg(format!("/bin/busybox={}", busybox.display()))
+        .arg(w.project().join("f.nix"))
+        .env("HOME", w.root().join("home"));
+    let theirs = run(&mut nix).ok().stdout;
+    let path = w.sos(["build", "--no-link", "f.nix"]).ok().stdout;
+    assert_eq!(path, theirs);
+    let at = w
+        .root()
+        .join("nix-store")
+        .join(theirs.trim().trim_start_matches('/'));
+    let theirs = std::fs::read_to_string(at).expect("what Nix wrote");
+    assert!(theirs.contains("3,3.0,1.5,1e+100"), "{theirs}");
+    assert_eq!(w.sos(["store", "cat", path.trim()]).ok().stdout, theirs);
+}
+
+#[test]
+fn what_a_program_makes_is_built_even_if_its_content_is_known() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let known = "outputHashMode = \"flat\"; outputHashAlgo = \"sha256\"; outputHash = \"5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03\";";
+    w.write(
+        "f.nix",
+        &recipe("known", "echo said; echo hello > $out", known),
+    );
+    let events = w.events(&["f.nix"]);
+    assert_eq!(events.names("build.finished"), ["known"]);
+    assert_eq!(events.names("fetch.started"), Vec::<&str>::new());
+    assert_eq!(events.summary()["built"], 1);
+    assert_eq!(events.summary()["fetched"], 0);
+}
+
+#[test]
+fn a_variable_that_is_too_large_is_named() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let text =
+        "text = builtins.concatStringsSep \"\" (builtins.genList (i: \"0123456789abcdef\") 20000);";
+    let script = "test -z \"$textPath\" || read -n 4 start < $textPath; echo $start > $out";
+    w.write("f.nix", &recipe("large", script, text));
+    w.sos(["build", "--no-link", "f.nix"]).fails(100).says(&[
+        "error[build-exec]",
+        "the variable `text` with 320000 bytes",
+        "`passAsFile = [ \"text\" ];`",
+    ]);
+    let passed = format!("{text} passAsFile = [ \"text\" ];");
+    w.write("f.nix", &recipe("large", script, &passed));
+    let path = w.sos(["build", "--no-link", "f.nix"]).ok().stdout;
+    assert_eq!(w.sos(["store", "cat", path.trim()]).ok().stdout, "0123\n");
+    w.write(
+        "f.nix",
+        &recipe("long", &format!(": {}", "x".repeat(200_000)), ""),
+    );
+    w.sos(["build", "--no-link", "f.nix"])
+        .fails(100)
+        .says(&["the largest is an argument with 200002 bytes"]);
+}
+
+#[test]
+fn what_cannot_be_built_is_refused_before_anything_is() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let good = recipe("good", "echo x > $out", "");
+    for (more, why) in [
+        ("__noChroot = true;", "asks for no sandbox"),
+        ("__json = \"[1]\";", "`__json` is not an object"),
+        (
+            "__structuredAttrs = true; outputChecks.out.maxSize = \"much\";",
+            "is not a number of bytes",
+        ),
+        ("exportReferencesGraph = \"g\";", "odd number of words"),
+    ] {
+        // What is wrong needs the good one, so that it would come last.
+        let bad = recipe("bad", "echo x > $out", &format!("{more} dep = {good};"));
+        w.write("f.nix", &bad);
+        let run = w.sos(["build", "--no-link", "f.nix"]).fails(3);
+        assert!(
+            run.stderr.contains("error[build-bad-attributes]"),
+            "{}",
+            run.stderr
+        );
+        assert!(run.stderr.contains(why), "{}", run.stderr);
+        w.sos(["log", "good"]).fails(1);
+    }
+    w.sos(["build", "-j", "-1", "f.nix"])
+        .fails(2)
+        .says(&["-1 is not in 1..=65535"]);
+}

@@ -41,7 +41,7 @@ fn results_targets_and_builds_are_compared() {
         "closure: 1 change\n  dep: 1.0 -> 2.0\n",
         "  gone: removed\n",
         "  l: link to a -> b\n",
-        "  text: content differs from byte 0 on, of 4; mode 0644 -> 0755\n",
+        "  text: content differs from byte 0 on, of 4; mode 0644 -> 0755, now executable\n",
         "-one\n+two\n",
         "variable dep: ",
     ] {

@@ -272,7 +272,7 @@ fn several_outputs_limits_of_none_and_rounds_of_none() {
         "--silent-timeout",
         "0",
         "--max-log-size",
-        "10M",
+        "1.5M",
     ];
     let run = w
         .sos([&["build", "--no-link", "f.nix^man,dev,man"], &limits[..]].concat())

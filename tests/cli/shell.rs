@@ -312,6 +312,60 @@ fn a_refused_output_can_be_looked_at() {
     w.sos(["store", "check"]).ok();
 }
 
+/// The commands that a message advises for looking at states of failed builds.
+fn ways_in(stderr: &str) -> Vec<Vec<String>> {
+    let lines = stderr.lines().filter(|line| line.contains("--at-failure`"));
+    lines
+        .map(|line| {
+            let command = line.split('`').nth(1).expect("a command");
+            command.split(' ').skip(1).map(str::to_owned).collect()
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_advised_after_a_failure_finds_its_state() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let enter = |way: &[String]| {
+        let words = way.iter().map(String::as_str);
+        w.sos(words.chain(["-c", "cat work"])).ok().stdout
+    };
+    let fail = |what: &str| recipe("bad-1.0", &format!("echo {what} > work; exit 3"), "");
+    w.write("f.nix", &fail("first"));
+    let failed = w.sos(["build", "--no-link", "f.nix"]).fails(100);
+    // Neither the new recipe nor a directory of that name is what was advised.
+    w.write("f.nix", &fail("edited"));
+    w.write("bad-1.0/file", "");
+    w.sos(["shell", "f.nix", "--at-failure"]).fails(1).says(&[
+        "error[shell-no-state]",
+        "has changed since",
+        "`sos shell bad-1.0 --at-failure`",
+    ]);
+    let ways = ways_in(&failed.stderr);
+    assert_eq!(ways.len(), 1, "{}", failed.stderr);
+    assert_eq!(enter(&ways[0]), "first\n");
+    // Two of one name are told apart, in the log as well.
+    let both = format!("{{ a = {}; b = {}; }}", fail("one"), fail("two"));
+    w.write("f.nix", &both);
+    let build = ["build", "--no-link", "-k", "-j1", "f.nix#a", "f.nix#b"];
+    let failed = w.sos(build).fails(100);
+    let mut said: Vec<String> = ways_in(&failed.stderr)
+        .iter()
+        .map(|way| enter(way))
+        .collect();
+    said.sort();
+    assert_eq!(said, ["one\n", "two\n"], "{}", failed.stderr);
+    // Nothing is advised that is not there.
+    let few = ["--config", "build.keep-failed-states=1"];
+    let failed = w.sos(build.iter().chain(&few)).fails(100);
+    let ways = ways_in(&failed.stderr);
+    assert_eq!(ways.len(), 1, "{}", failed.stderr);
+    enter(&ways[0]);
+    assert_eq!(states(&w).len(), 1);
+}
+
 /// The states that are kept.
 fn states(w: &World) -> Vec<PathBuf> {
     let dir = std::fs::read_dir(w.store().join("failed"));
@@ -470,7 +524,9 @@ fn a_command_in_a_terminal_has_one() {
         return;
     };
     let said = t.expect("11 44\r\n");
-    assert_eq!(said, "11 44\r\n", "nothing else is said");
+    // Once, and on standard error: where that is no terminal, nothing is said but what the command says.
+    assert_eq!(said.matches("sandbox of `talk`").count(), 1, "{said}");
+    assert!(said.ends_with("inputs   none\r\n11 44\r\n"), "{said}");
     t.send(b"it\n");
     t.expect("got it\r\n");
     assert_eq!(t.finish(), 4);

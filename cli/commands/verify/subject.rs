@@ -1,6 +1,6 @@
 //! What is to be compared: the derivations behind the targets, and their outputs, which are built first if they are not there.
 
-use sos_engine::{Engine, Graph, Wanted};
+use sos_engine::{Engine, Graph, Wanted, all_there};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
 use sos_store::Store;
@@ -104,6 +104,10 @@ pub(super) fn make_present(
                 outputs: outputs.into_iter().collect(),
             });
         }
+    }
+    // What is there is no news, and no run of the journal.
+    if all_there(session.store()?, graph, &wanted)? {
+        return Ok(());
     }
     let stream = Stream::start(session, false);
     let report = run::build(session, graph.clone(), &wanted, options, stream)?;

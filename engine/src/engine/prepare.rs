@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::panic::resume_unwind;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -17,6 +18,7 @@ use crate::event::Event;
 use crate::features;
 use crate::graph::{Graph, Wanted};
 use crate::needed::Needed;
+use crate::nix_shape::refuse_wishes;
 use crate::report::Flusher;
 use crate::run::{NodePlan, schedule};
 use crate::sandbox::{Session, start_early};
@@ -49,6 +51,7 @@ impl Engine {
         }
         self.check_systems(graph, &needed)?;
         self.check_features(graph, &needed)?;
+        self.check_wishes(graph, &needed)?;
         if needed.has_step {
             // Before anything is fetched for a step that cannot run.
             crate::probe::require_step_ids()?;
@@ -110,6 +113,7 @@ impl Engine {
             flusher: Flusher::default(),
             found: Mutex::default(),
             prepared: Arc::new(crate::sandbox::PreparedSets::new(self.store.clone())),
+            states_kept: AtomicUsize::new(0),
             _session: session,
         };
         Ok((needed, plans, worker, taken))
@@ -191,6 +195,21 @@ impl Engine {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses before anything is built what cannot be built anywhere.
+    fn check_wishes(&self, graph: &Graph, needed: &Needed) -> Result<(), Box<Diagnostic>> {
+        if self.options.keep_going {
+            return Ok(());
+        }
+        for node in needed.nodes.iter().filter(|node| node.wishing) {
+            let drv = node.drv(self.store.store_dir())?;
+            refuse_wishes(node.name(), &drv, &self.options.sandbox_paths).map_err(|refused| {
+                let place = graph.places.get(&node.path).cloned();
+                Box::new(refused.with_labels(place))
+            })?;
+        }
+        Ok(())
     }
 
     /// Refuses at once what needs another machine, as [`Self::check_systems`] does.

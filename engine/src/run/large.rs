@@ -177,6 +177,7 @@ fn a_node_weighs_less_than_a_kilobyte() {
         .iter()
         .map(|_| NodePlan {
             pool: Pool::Build,
+            slot: Pool::Build,
             expected_ms: Some(7),
         })
         .collect();

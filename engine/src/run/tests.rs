@@ -170,6 +170,8 @@ fn graph(nodes: &[(&str, &[&str])]) -> Needed {
             needs,
             system: "x86_64-linux".into(),
             pool: Pool::Build,
+            slot: Pool::Build,
+            wishing: false,
             dynamic: name.starts_with('d'),
             demanding: false,
             forced: false,
@@ -214,6 +216,7 @@ fn run_placed(
         .iter()
         .map(|_| NodePlan {
             pool: Pool::Build,
+            slot: Pool::Build,
             expected_ms: None,
         })
         .collect();
@@ -396,6 +399,7 @@ fn jobs_run_at_once_up_to_the_slots() {
     let needed = graph(&[("a", &[]), ("b", &[])]);
     let plan = NodePlan {
         pool: Pool::Build,
+        slot: Pool::Build,
         expected_ms: Some(1),
     };
     let done = drive(&Run {

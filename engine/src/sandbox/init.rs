@@ -173,6 +173,9 @@ fn live(channel: &Channel, output: &OwnedFd) -> Result<Answer, Failure> {
         enter_mounts(&mounts)?;
     }
     let console = Console::of(given.streams, fds)?;
+    if let Some(secs) = spec.vary.uptime_secs {
+        vary::move_uptime(secs).naming(|| "move the clock of the uptime".to_owned())?;
+    }
     let network = if spec.network {
         None
     } else {

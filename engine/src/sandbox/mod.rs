@@ -53,4 +53,5 @@ pub use step::{
 };
 pub use sys::ends_with_us;
 pub use vary::Vary;
+pub(crate) use vary::can_move_uptime;
 pub use watch::Watched;

@@ -65,7 +65,7 @@ pub(super) fn build(spec: &Spec) -> Result<(), Failure> {
                 Some(chosen) => reordered(&spec.scratch, chosen, build_dir, inputs)?,
                 None => (build_dir.clone(), inputs.clone()),
             };
-            bind(&root, &build_dir, Path::new("/build"), 0)?;
+            bind(&root, &build_dir, &spec.cwd, 0)?;
             place_store(&root, outputs, store_dir)?;
             root.show_inputs(store_dir, &inputs)?;
             root

@@ -54,6 +54,7 @@ pub(crate) fn nix(control: &Control) -> Result<Exit, SandboxError> {
         Path::new("/nix/store"),
         &scratch.dir("outputs")?,
         &scratch.dir("build")?,
+        super::spec::BUILD_DIR,
         Vec::new(),
     );
     Ok(run(&spec, &mut |_| {}, control)?.exit)

@@ -12,6 +12,9 @@ pub const NIX_UID: u32 = 1000;
 /// The group id that a build in the Nix shape sees as its own.
 pub const NIX_GID: u32 = 100;
 
+/// Where the build directory is, as a build in the Nix shape sees it.
+pub const BUILD_DIR: &str = "/build";
+
 /// Everything the helper must know to run one program in a sandbox.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Spec {
@@ -68,7 +71,7 @@ pub enum Shape {
         outputs: PathBuf,
         /// The closure of the inputs.
         inputs: Vec<Input>,
-        /// Physical private directory that becomes `/build`.
+        /// Physical private directory that becomes the working directory.
         build_dir: PathBuf,
     },
     /// A root filesystem under an overlay; what changes lands in `upper`.
@@ -145,12 +148,14 @@ pub struct Limits {
 
 impl Spec {
     /// Plans a build in the Nix shape: `/etc` files, ids and directories as Nix has them; the caller adds program, argv, env and binds.
+    /// `inside` is what the build calls its directory: [`BUILD_DIR`] in every build that counts.
     #[must_use]
     pub fn nix(
         scratch: &Path,
         store_dir: &Path,
         outputs: &Path,
         build_dir: &Path,
+        inside: &str,
         inputs: Vec<Input>,
     ) -> Self {
         let file = |path: &str, content: String| InlineFile {
@@ -169,7 +174,7 @@ impl Spec {
             program: Vec::new(),
             argv: Vec::new(),
             env: Vec::new(),
-            cwd: PathBuf::from("/build"),
+            cwd: PathBuf::from(inside),
             uid: NIX_UID,
             gid: NIX_GID,
             hostname: "localhost".to_owned(),
@@ -180,7 +185,7 @@ impl Spec {
                 file(
                     "/etc/passwd",
                     format!(
-                        "root:x:0:0:Nix build user:/build:/noshell\nnixbld:x:{NIX_UID}:{NIX_GID}:Nix build user:/build:/noshell\nnobody:x:65534:65534:Nobody:/:/noshell\n"
+                        "root:x:0:0:Nix build user:{inside}:/noshell\nnixbld:x:{NIX_UID}:{NIX_GID}:Nix build user:{inside}:/noshell\nnobody:x:65534:65534:Nobody:/:/noshell\n"
                     ),
                 ),
                 file(
@@ -242,10 +247,10 @@ pub fn nix_base_env(store_dir: &str, cores: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
 
 /// Returns the variables that name the build directory, whatever the derivation says.
 #[must_use]
-pub fn nix_directories() -> Vec<(Vec<u8>, Vec<u8>)> {
+pub fn nix_directories(inside: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
     ["NIX_BUILD_TOP", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD"]
         .iter()
-        .flat_map(|name| variables(&[(*name, "/build")]))
+        .flat_map(|name| variables(&[(*name, inside)]))
         .collect()
 }
 

@@ -7,9 +7,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::MountFlags;
+use rustix::thread::UnshareFlags;
 use serde::{Deserialize, Serialize};
 
 use super::protocol::{Failure, Naming};
+use super::sys;
 
 /// What is different from every other run; the default is nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +24,31 @@ pub struct Vary {
     pub old_kernel: bool,
     /// The most processors that the program may run on.
     pub processors: Option<usize>,
+    /// Seconds by which the machine seems to have been up for longer.
+    pub uptime_secs: Option<u32>,
     /// Directories list in another order: the build directory, and these inputs by their base names, are in memory.
     pub reordered: Option<Vec<String>>,
+}
+
+/// Moves the clocks that count from the start of the machine, for what this process starts.
+pub(super) fn move_uptime(secs: u32) -> io::Result<()> {
+    sys::unshare(UnshareFlags::NEWTIME)?;
+    // Both at once: each write sets what it names, before anything lives in the namespace.
+    let offsets = format!("monotonic {secs} 0\nboottime {secs} 0\n");
+    fs::write("/proc/self/timens_offsets", offsets)
+}
+
+/// Tells whether these clocks can be moved here: `CLONE_VFORK` enters a time namespace since Linux 6.3 at the latest.
+pub(crate) fn can_move_uptime() -> bool {
+    Path::new("/proc/self/timens_offsets").exists()
+        && is_since(&rustix::system::uname().release().to_string_lossy(), (6, 3))
+}
+
+/// Compares a release of the kernel, as `6.18.4-amd64`, with a version.
+fn is_since(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|n| n.parse::<u32>().ok());
+    matches!((next(), next()), (Some(major), Some(minor)) if (major, minor) >= version)
 }
 
 /// Confines this process to at most `count` of its processors.
@@ -162,6 +187,16 @@ fn newest_first(probe: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn releases_of_the_kernel_are_numbers() {
+        for release in ["6.3.0", "6.18.44-fc", "10.0"] {
+            assert!(is_since(release, (6, 3)), "{release}");
+        }
+        for release in ["6.2.99", "5.19", "6", ""] {
+            assert!(!is_since(release, (6, 3)), "{release}");
+        }
+    }
 
     #[test]
     fn copies_have_the_same_files_and_times() {

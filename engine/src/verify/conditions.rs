@@ -5,13 +5,16 @@ use std::fmt;
 
 use sos_formats::derivation::Derivation;
 
-use crate::sandbox::Vary;
+use crate::sandbox::spec::BUILD_DIR;
+use crate::sandbox::{Vary, can_move_uptime};
 
 /// One thing that a build could depend on and must not.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Condition {
     /// How many cores there are, and how many it is told of.
     Cores,
+    /// What the build directory is called.
+    Directory,
     /// In which order directories list: the build directory, and the inputs that it is built from.
     Order,
     /// The file mode creation mask.
@@ -26,12 +29,15 @@ pub enum Condition {
     Kernel,
     /// Where programs and libraries are in memory.
     Addresses,
+    /// How long the machine has been up: the clocks that count from its start.
+    Uptime,
 }
 
 impl Condition {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Cores,
+        Self::Directory,
         Self::Order,
         Self::Umask,
         Self::Locale,
@@ -39,6 +45,7 @@ impl Condition {
         Self::HostName,
         Self::Kernel,
         Self::Addresses,
+        Self::Uptime,
     ];
 
     /// The word for it on a command line and in records.
@@ -46,6 +53,7 @@ impl Condition {
     pub fn word(self) -> &'static str {
         match self {
             Self::Cores => "cores",
+            Self::Directory => "directory",
             Self::Order => "directory-order",
             Self::Umask => "umask",
             Self::Locale => "locale",
@@ -53,6 +61,7 @@ impl Condition {
             Self::HostName => "host-name",
             Self::Kernel => "kernel",
             Self::Addresses => "addresses",
+            Self::Uptime => "uptime",
         }
     }
 
@@ -61,6 +70,7 @@ impl Condition {
     pub fn clause(self) -> &'static str {
         match self {
             Self::Cores => "the number of cores differs",
+            Self::Directory => "the build directory has another name",
             Self::Order => "directories list in another order",
             Self::Umask => "the umask differs",
             Self::Locale => "the locale differs",
@@ -68,6 +78,7 @@ impl Condition {
             Self::HostName => "the host name differs",
             Self::Kernel => "the kernel's release differs",
             Self::Addresses => "addresses in memory differ",
+            Self::Uptime => "the machine has been up for longer",
         }
     }
 }
@@ -107,14 +118,15 @@ impl Conditions {
         let may = |condition: &Condition| match condition {
             Condition::Cores => true,
             _ if shape == Shape::InProcess => false,
-            // The changes of a step lie on the disk of the store, as its inputs do.
-            Condition::Order => shape == Shape::Nix,
+            // A step has the directory that its recipe says. Its changes lie on the disk of the store, as its inputs do.
+            Condition::Directory | Condition::Order => shape == Shape::Nix,
             // The modes of a root filesystem are part of the result.
             Condition::Umask => shape != Shape::StepToRootfs,
             Condition::Locale => !sets("LC_ALL") && !sets("LANG"),
             Condition::Timezone => !sets("TZ"),
             Condition::HostName => !sets("hostname") || shape == Shape::Nix,
             Condition::Kernel | Condition::Addresses => true,
+            Condition::Uptime => can_move_uptime(),
         };
         wishes.iter().copied().filter(may).collect()
     }
@@ -153,6 +165,16 @@ impl Conditions {
         all
     }
 
+    /// What a build in the Nix shape calls its directory.
+    pub(crate) fn build_dir(&self) -> String {
+        if self.has(Condition::Directory) {
+            // Deeper and longer, so that what has room for the path only shows as well.
+            format!("/verify-{}/directory/build", self.round + 1)
+        } else {
+            BUILD_DIR.to_owned()
+        }
+    }
+
     /// The host name, if it is varied.
     pub(crate) fn host_name(&self) -> Option<String> {
         self.has(Condition::HostName)
@@ -168,6 +190,10 @@ impl Conditions {
                 .then_some([0o077, 0o002][self.round % 2]),
             random_addresses: self.has(Condition::Addresses),
             old_kernel: self.has(Condition::Kernel),
+            // Years, so that even what counts in days differs.
+            uptime_secs: self
+                .has(Condition::Uptime)
+                .then_some([315_360_000, 946_080_000][self.round % 2]),
             processors: self.has(Condition::Cores).then(|| self.cores(usual_cores)),
             reordered: self.has(Condition::Order).then(copied),
         }
@@ -197,7 +223,9 @@ mod tests {
         let all = BTreeSet::from(Condition::ALL);
         let mut drv = Derivation::default();
         let possible = |drv: &Derivation, shape| Conditions::possible(&all, shape, drv);
-        assert_eq!(possible(&drv, Shape::Nix), all);
+        let mut here = all.clone();
+        here.retain(|condition| *condition != Condition::Uptime || can_move_uptime());
+        assert_eq!(possible(&drv, Shape::Nix), here);
         assert_eq!(
             possible(&drv, Shape::InProcess),
             BTreeSet::from([Condition::Cores])

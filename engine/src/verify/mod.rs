@@ -4,8 +4,8 @@
 //! second, in another place on the disk, with other process ids and inodes; [`Condition`] is what is varied on purpose.
 //! The wall clock itself is not varied. It cannot be set for one process without taking part in each of its system calls (a time namespace has
 //! only the monotonic clocks, and a preloaded library does nothing to static programs), so a build that depends on the
-//! date alone is found only from another day, or by its time zone; whether a round was on another day is part of its record. The user id and the path of the build directory are part of
-//! what every build is promised, and stay.
+//! date alone is found only from another day, or by its time zone; whether a round was on another day is part of its record. The user id is part of
+//! what every build is promised, and stays, as does the working directory of a step, which its recipe says.
 
 mod conditions;
 mod culprit;

@@ -11,7 +11,7 @@ use super::{Attempt, Worker, history_key, host, noted, place_failed, run_builder
 use crate::builder::Pool;
 use crate::choice::Chosen;
 use crate::clock::millis;
-use crate::diagnose::{build_no_output, disk_full_of_outputs, store_failed};
+use crate::diagnose::{LOG_NOT_WHOLE, build_no_output, disk_full_of_outputs, store_failed};
 use crate::event::{Event, Status};
 use crate::executor::{Job, Outcome};
 use crate::kept;
@@ -94,10 +94,7 @@ impl Worker {
         let _shown_already = reporter.finish();
         match self.store.remove_log_over(&job.path, LOG_BYTES_KEPT) {
             Ok(false) => {}
-            Ok(true) => {
-                problem.helps.retain(|help| !help.contains("sos log"));
-                problem = problem.note("its log was removed, to make room");
-            }
+            Ok(true) => problem = log_removed(problem),
             Err(error) => tracing::warn!(%error, "a log takes the room that is missing"),
         }
         if let Err(error) = self.store.free_leftovers() {
@@ -236,5 +233,35 @@ fn killed_again(stop: Stop) -> Stop {
                 .help("`dmesg` tells whether memory ran out; build less at once with `-j`, or less beside it"),
         )),
         stop => stop,
+    }
+}
+
+/// Says that the log of a failed build is gone, and nothing else of it that would need it.
+fn log_removed(mut problem: Diagnostic) -> Diagnostic {
+    problem.helps.retain(|help| !help.contains("sos log"));
+    // Of a log that is gone nothing is missing.
+    problem
+        .notes
+        .retain(|note| !note.starts_with(LOG_NOT_WHOLE));
+    problem.note("its log was removed, to make room")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_log_is_not_said_to_be_incomplete_as_well() {
+        let problem = Diagnostic::error("env-disk-full", Class::Machine, "no room")
+            .note("`x` was being built")
+            .note(format!("{LOG_NOT_WHOLE}: no room"))
+            .help("`sos log x` shows the whole log")
+            .help("`sos gc` frees it");
+        let told = log_removed(problem);
+        assert_eq!(
+            told.notes,
+            ["`x` was being built", "its log was removed, to make room"]
+        );
+        assert_eq!(told.helps, ["`sos gc` frees it"]);
     }
 }

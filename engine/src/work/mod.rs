@@ -6,6 +6,7 @@ mod otherwise;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -55,6 +56,8 @@ pub(crate) struct Worker {
     /// What was found done and is not written down yet.
     pub(crate) found: Mutex<Vec<Found>>,
     pub(crate) prepared: Arc<PreparedSets>,
+    /// How many states of failed builds were kept in this run.
+    pub(crate) states_kept: AtomicUsize,
     /// What launches runs ends with this.
     pub(crate) _session: Session,
 }

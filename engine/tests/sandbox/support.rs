@@ -71,13 +71,20 @@ pub(crate) fn nix_plan(dir: &Path, script: &str) -> NixPlan {
     let (outputs, build) = (dir.join("outputs"), dir.join("build"));
     std::fs::create_dir_all(&outputs).unwrap();
     std::fs::create_dir_all(&build).unwrap();
-    let mut spec = Spec::nix(dir, Path::new("/nix/store"), &outputs, &build, Vec::new());
+    let mut spec = Spec::nix(
+        dir,
+        Path::new("/nix/store"),
+        &outputs,
+        &build,
+        spec::BUILD_DIR,
+        Vec::new(),
+    );
     spec.binds
         .push(Bind::read_only(Path::new("/bin/sh"), &busybox()));
     spec.program = b"/bin/sh".to_vec();
     spec.argv = ["sh", "-c", script].map(|a| a.as_bytes().to_vec()).into();
     spec.env = spec::nix_base_env("/nix/store", 1);
-    spec.env.extend(spec::nix_directories());
+    spec.env.extend(spec::nix_directories(spec::BUILD_DIR));
     spec.env.extend(spec::nix_terminal());
     NixPlan { spec, outputs }
 }

@@ -59,7 +59,7 @@ pub(crate) fn json_number(f: f64) -> Option<String> {
         .map_or(("", mantissa), |m| ("-", m));
     let digits: String = mantissa.chars().filter(|c| *c != '.').collect();
     let n = i32::try_from(digits.len()).unwrap_or(i32::MAX);
-    if (-5..15).contains(&exp) {
+    if (-4..15).contains(&exp) {
         let body = if exp < 0 {
             format!(
                 "0.{}{digits}",

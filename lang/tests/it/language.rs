@@ -205,8 +205,8 @@ fn functions_are_equal_only_to_themselves_inside() {
 #[test]
 fn values_of_the_newest_nix() {
     check(
-        "builtins.toJSON [ 1.0 0.1 1.0e5 1.0e-7 123456789012345680.0 ]",
-        "\"[1.0,0.1,100000.0,1e-07,1.2345678901234568e+17]\"",
+        "builtins.toJSON [ 1.0 0.1 1.0e5 1.0e-4 1.0e-5 1.0e-7 123456789012345680.0 ]",
+        "\"[1.0,0.1,100000.0,0.0001,1e-05,1e-07,1.2345678901234568e+17]\"",
     );
     check(
         "builtins.replaceStrings [ \"a\" ] [ (throw \"x\") ] \"b\"",
