@@ -20,7 +20,7 @@ pub(crate) const MIN_BYTES: u64 = 32 << 10;
 /// An empty, final block with fixed codes: ends a deflate stream.
 pub(crate) const FINAL: [u8; 2] = [0x03, 0x00];
 /// Raised whenever the bytes of fragments change: with the library that compresses, with the sizes above.
-const REVISION: u32 = 3;
+const REVISION: u32 = 4;
 /// The level that layers and commits have when nothing else is asked for, so that they share what was compressed.
 pub(crate) const LEVEL: u32 = 1;
 
@@ -128,7 +128,7 @@ pub(crate) fn find_all(
 
 /// Makes fragments, one after the other.
 pub(crate) enum Deflater {
-    /// Level 1, written here: five times as fast as zlib at its usual level, for some 9 % more bytes.
+    /// Level 1, written here: five times as fast as zlib at its usual level, for some 11 % more bytes.
     Fast(Box<Deflate>),
     /// The other levels, as zlib has them.
     Zlib(Compress),
@@ -208,7 +208,7 @@ mod tests {
         for (level, expected) in [
             (
                 1,
-                "f76d8b3a3f7adc543b1b742ba2e642a5753d1941f014d3271d1d2d348454048d",
+                "9fda47161f64b066af0bf8229292a7d79d3d041cdd23c6b0207b18dd18ab19ed",
             ),
             (
                 6,
@@ -219,7 +219,7 @@ mod tests {
             let mut deflater = Deflater::new(level);
             deflater.block(&sample(), &mut out).expect("memory");
             let digest = Sha256::of(&out).to_string();
-            assert_eq!((REVISION, digest.as_str()), (3, expected), "level {level}");
+            assert_eq!((REVISION, digest.as_str()), (4, expected), "level {level}");
         }
     }
 

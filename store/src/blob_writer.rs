@@ -12,7 +12,9 @@ use crate::large::EarlySync;
 use crate::store::Store;
 
 /// After so many bytes the disk is given what it has not seen yet.
-const SYNC_BYTES: u64 = 32 << 20;
+const SYNC_BYTES: u64 = 16 << 20;
+/// What is left at the end is sent too, unless it is less.
+const LAST_BYTES: u64 = 1 << 20;
 
 /// Takes the bytes of a blob. It is thrown away unless it is finished.
 #[must_use]
@@ -52,7 +54,12 @@ impl BlobWriter<'_> {
     ///
     /// # Errors
     /// When it cannot be moved to its place.
-    pub fn finish(self) -> Result<(Blake3, u64)> {
+    pub fn finish(mut self) -> Result<(Blake3, u64)> {
+        if self.size - self.sent >= LAST_BYTES {
+            self.early.begin(&self.file, self.size);
+        }
+        // The disk works on while the caller goes on; whoever commits an object waits for it.
+        self.early.leave();
         let hash = Blake3(*self.hasher.finalize().as_bytes());
         self.store
             .finish_blob(&self.file, &self.path, &hash, self.size)?;

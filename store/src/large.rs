@@ -141,7 +141,7 @@ impl Read for Pieces {
     }
 }
 
-/// Sends files to the disk on a thread of its own, which has ended when this is dropped.
+/// Sends files to the disk on a thread of its own, which has ended when this is dropped, unless it was [left](Self::leave).
 ///
 /// That only saves time: what makes a file safe is the synchronisation of the whole store when the object is committed, which also
 /// tells of a disk that fails.
@@ -171,6 +171,11 @@ impl EarlySync {
         {
             files.try_send(file).ok();
         }
+    }
+
+    /// Lets the thread end by itself.
+    pub(crate) fn leave(&mut self) {
+        self.thread = None;
     }
 }
 

@@ -23,7 +23,7 @@ use crate::fragments::{BLOCK_BYTES, Deflater, FINAL, Fragment, find, find_all};
 const BATCH_BYTES: usize = BLOCK_BYTES / 2;
 /// Batches a thread that wait for their turn. They are of one size, more or less, so that no thread is without work for long while
 /// the oldest one is waited for.
-const BATCHES: usize = 4;
+const BATCHES: usize = 8;
 
 /// Blocks that one thread compresses, one after the other, and what becomes of them. Its memory is used again and again: new one would
 /// have to be filled with zeros first.

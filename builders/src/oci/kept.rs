@@ -16,7 +16,7 @@ use crate::build::Build;
 /// Buffer before the blob; most of what is written is more, and goes by it.
 const BUFFER_BYTES: usize = 64 << 10;
 /// Raised with the bytes of layers.
-const REVISION: u32 = 4;
+const REVISION: u32 = 5;
 
 /// How entries become a blob.
 #[derive(Clone, Copy, Debug)]

@@ -27,12 +27,12 @@ const LONGEST: u8 = 7;
 /// a code to be complete.
 pub(super) fn lengths(counts: &[u32], longest: u8) -> Vec<u8> {
     // Count and symbol in one number: that sorts fastest.
-    let mut used: Vec<u64> = counts
-        .iter()
-        .zip(0_u64..)
-        .filter(|(count, _)| **count > 0)
-        .map(|(count, symbol)| u64::from(*count) << 16 | symbol)
-        .collect();
+    let mut used: Vec<u64> = Vec::with_capacity(counts.len());
+    let pairs = counts.iter().zip(0_u64..);
+    used.extend(
+        pairs
+            .filter_map(|(count, symbol)| (*count > 0).then_some(u64::from(*count) << 16 | symbol)),
+    );
     let symbol = |one: &u64| usize::try_from(one & 0xffff).unwrap_or(0);
     let mut out = vec![0; counts.len()];
     if used.len() < 2 {
@@ -41,7 +41,7 @@ pub(super) fn lengths(counts: &[u32], longest: u8) -> Vec<u8> {
         out[usize::from(only == 0)] = 1;
         return out;
     }
-    used.sort_unstable();
+    sort(&mut used);
     let mut depths: Vec<usize> = used
         .iter()
         .map(|one| usize::try_from(one >> 16).unwrap_or(0))
@@ -76,6 +76,37 @@ pub(super) fn lengths(counts: &[u32], longest: u8) -> Vec<u8> {
         }
     }
     out
+}
+
+/// Sorts by count, those of one count as they stand, which is by symbol.
+fn sort(used: &mut Vec<u64>) {
+    const BITS: u32 = 9;
+    let most = used.iter().fold(0, |most, one| most | one >> 16);
+    if used.len() < 64 || most >> (2 * BITS) != 0 {
+        used.sort_unstable();
+        return;
+    }
+    // Two passes over digits: no branch is there to be foretold.
+    let mut from = std::mem::take(used);
+    let mut to = vec![0; from.len()];
+    for shift in [16, 16 + BITS] {
+        let digit = |one: u64| usize::try_from(one >> shift).unwrap_or(0) & ((1 << BITS) - 1);
+        let mut places = [0_u32; 1 << BITS];
+        for one in &from {
+            places[digit(*one)] += 1;
+        }
+        let mut next = 0;
+        for place in &mut places {
+            (*place, next) = (next, next + *place);
+        }
+        for one in &from {
+            let place = &mut places[digit(*one)];
+            to[*place as usize] = *one;
+            *place += 1;
+        }
+        std::mem::swap(&mut from, &mut to);
+    }
+    *used = from;
 }
 
 /// Replaces counts, which rise, by the depths of their leaves in a tree that is shortest (Moffat and Katajainen, in place).
@@ -191,7 +222,7 @@ pub(super) fn header(codes: &Lengths) -> Header {
 
 /// Lengths in a row: zeros and repetitions in short.
 fn runs(lengths: &[u8]) -> Vec<(u8, u8, u8)> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(lengths.len());
     let mut rest = lengths;
     while let Some(first) = rest.first() {
         let mut run = rest.iter().take_while(|len| *len == first).count();
@@ -217,16 +248,21 @@ fn runs(lengths: &[u8]) -> Vec<(u8, u8, u8)> {
 
 impl Header {
     pub(super) fn write(&self, bits: &mut Bits<'_>) {
-        bits.put(self.literals as u64 - 257, 5);
-        bits.put(self.distances as u64 - 1, 5);
-        bits.put(self.order as u64 - 4, 4);
+        bits.reserve(self.bits);
+        let mut put = |value: u64, len: u8| {
+            bits.add(value, u32::from(len));
+            bits.flush();
+        };
+        put(self.literals as u64 - 257, 5);
+        put(self.distances as u64 - 1, 5);
+        put(self.order as u64 - 4, 4);
         for symbol in &ORDER[..self.order] {
-            bits.put(u64::from(self.lengths[*symbol]), 3);
+            put(u64::from(self.lengths[*symbol]), 3);
         }
         let codes = canonical(&self.lengths);
         for (symbol, value, extra) in &self.symbols {
             let code = codes[usize::from(*symbol)];
-            bits.put(
+            put(
                 u64::from(code.bits) | u64::from(*value) << code.len,
                 code.len + extra,
             );

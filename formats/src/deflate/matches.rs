@@ -1,4 +1,4 @@
-//! What was there before, at most 32 KiB back: the last place where the same five bytes stood.
+//! What was there before, at most 32 KiB back: the last place where the same six bytes stood.
 //!
 //! Most of the time goes into waiting: for a branch that nobody could foretell, and for what was loaded to tell from where to load next.
 //! So there is one place for each hash, in a table that fits the nearest cache, and as few branches as can be.
@@ -9,8 +9,8 @@ use super::Counts;
 pub(super) const LONGEST: usize = 258;
 /// Four bytes are a match too, where another hash would not have been better: the bits in which they must not differ.
 const FIRST: u64 = 0xffff_ffff;
-/// A hash is of so many bytes.
-const HASHED: u32 = 5;
+/// A hash is of so many bytes: shorter matches save little, and each one is a branch that nobody could foretell.
+const HASHED: u32 = 6;
 const WINDOW: usize = 1 << 15;
 const HASH_BITS: u32 = 13;
 /// Bytes that are looked at together.
@@ -86,11 +86,10 @@ impl Finder {
                 len: low(len),
                 distance: low(back),
             });
-            // All bytes that these hashes are of.
+            // Two places more; the others of the match are worth less than they cost.
             if let Some(word) = self::word(raw, at + 1) {
                 self.remember(word, at + 1);
                 self.remember(word >> 8, at + 2);
-                self.remember(word >> 16, at + 3);
             }
             at += len;
             literals = at;

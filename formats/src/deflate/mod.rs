@@ -3,7 +3,7 @@
 //! What comes out follows from the data alone: not from the processor, not from what was compressed before, not from how much memory there is.
 //!
 //! # Format
-//! RFC 1951: blocks of about 64 KiB of data, each with codes of its own, with the fixed ones, or stored, whichever is shortest. No block
+//! RFC 1951: blocks of about 128 KiB of data, each with codes of its own, with the fixed ones, or stored, whichever is shortest. No block
 //! is marked as the last; at the end stands an empty stored block, so that the next byte can begin another such stream.
 
 mod bits;
@@ -17,7 +17,7 @@ use matches::{Finder, Match};
 use symbols::Symbols;
 
 /// Data of one block; the last one may have half as much again.
-const BLOCK_BYTES: usize = 1 << 16;
+const BLOCK_BYTES: usize = 1 << 17;
 /// The most data of one stream: how much stands before a match is kept in 32 bits.
 pub const MAX_BYTES: usize = 1 << 30;
 

@@ -178,4 +178,4 @@ fn the_bytes_stay_the_same() {
     assert_eq!(Sha256::of(&out).to_string(), PINNED);
 }
 
-const PINNED: &str = "243412b7bd2f6941a7579df77cc1acec7c150ace954afb6fdb2df489d050c58d";
+const PINNED: &str = "cdb772f79b122e3e6e35b5eaac439c799f407ec0766e0eca39e53f8014f5524d";
