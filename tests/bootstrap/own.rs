@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::small::content;
 use crate::support::user::User;
-use crate::support::{World, one_at_a_time, peer, run, say, skip, slow, steps};
+use crate::support::{Run, World, one_at_a_time, peer, run, say, skip, slow, steps};
 
 /// The tree as git has it.
 fn copy(w: &World) {
@@ -19,30 +19,40 @@ fn copy(w: &World) {
     }
 }
 
-#[test]
-fn our_own_tree_ends_in_a_root_of_its_own() {
+/// The tree in a project, when there is time for it, and what it needs.
+fn world() -> Option<World> {
     if !slow() {
         say("skipped: our own tree takes minutes; SOS_TEST_SLOW=1 builds it");
-        return;
+        return None;
     }
-    let _alone = one_at_a_time();
     let mut w = World::new();
-    if steps::possible(&w).is_none() {
-        return;
-    }
+    steps::possible(&w)?;
     if let Ok(value) = std::env::var("SOS_MIRRORS_DEBIAN") {
         w.set("SOS_MIRRORS_DEBIAN", &value);
     }
     copy(&w);
-    let first = w.sos(["build", "--no-link", "steps#rootfs"]);
+    Some(w)
+}
+
+/// The path that the first build printed, unless nothing could be fetched.
+#[track_caller]
+fn root_of(first: Run) -> Option<String> {
     if [4, 5].contains(&first.code) && first.stderr.contains("mirror") {
         skip(&format!(
             "mirror://debian cannot be reached: {}",
             first.stderr
         ));
-        return;
+        return None;
     }
-    let root = first.ok().stdout.trim().to_owned();
+    Some(first.ok().stdout.trim().to_owned())
+}
+
+#[test]
+fn our_own_tree_ends_in_a_root_of_its_own() {
+    let _alone = one_at_a_time();
+    let Some(w) = world() else { return };
+    let first = w.sos(["build", "--no-link", "steps#rootfs"]);
+    let Some(root) = root_of(first) else { return };
     w.sos(["recipe", "pins", "steps"]).ok();
     assert!(content(&w, &root, "etc/bootstrap-packages").contains("tcc-0.9.27_2.tar.bz2"));
 
@@ -92,34 +102,16 @@ fn our_own_tree_ends_in_a_root_of_its_own() {
 
 #[test]
 fn an_ordinary_user_builds_our_own_tree() {
-    if !slow() {
-        say("skipped: our own tree takes minutes; SOS_TEST_SLOW=1 builds it");
-        return;
-    }
     let _alone = one_at_a_time();
-    let mut w = World::new();
-    if steps::possible(&w).is_none() {
-        return;
-    }
+    let Some(mut w) = world() else { return };
     let Some(user) = User::new("own", true) else {
         return;
     };
-    if let Ok(value) = std::env::var("SOS_MIRRORS_DEBIAN") {
-        w.set("SOS_MIRRORS_DEBIAN", &value);
-    }
-    copy(&w);
     let _program = w.with_program_for(&user);
     let as_user = |words: &[&str]| run(user.becomes(&mut w.command_of(words)));
     let store = w.root().join("home/of-user").display().to_string();
     let first = as_user(&["--store", &store, "build", "--no-link", "steps#rootfs"]);
-    if [4, 5].contains(&first.code) && first.stderr.contains("mirror") {
-        skip(&format!(
-            "mirror://debian cannot be reached: {}",
-            first.stderr
-        ));
-        return;
-    }
-    let root = first.ok().stdout.trim().to_owned();
+    let Some(root) = root_of(first) else { return };
     // Every package of it is byte for byte what the pins say, which root has made.
     let pins = as_user(&["--store", &store, "recipe", "pins", "steps"]).ok();
     assert!(

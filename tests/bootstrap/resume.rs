@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 
 use rustix::process::Signal;
 
-use super::small::{content, recipe, world};
+use super::small::{content, recipe, take_settings, world};
 use super::write_tree;
 use crate::support::process::{all_gone, descendants, pid, signal};
 use crate::support::{World, one_at_a_time, peer, start, steps};
@@ -155,11 +155,7 @@ fn variables_are_for_recipes_that_take_settings() {
     w.sos(["build", "--no-link", "--set", "JOBS=2", ".#rootfs"])
         .fails(2)
         .says(&["argument-not-taken", "`settings`"]);
-    let recipe = recipe().expect("busybox");
-    let recipe = recipe
-        .replace("extra ? { } }", "extra ? { }, settings ? [ ] }")
-        .replace("tree = ./tree;", "tree = ./tree; inherit settings;");
-    w.write("sos.nix", &recipe);
+    take_settings(&w);
     w.write("tree/steps/improve/x.sh", "echo ${COLOUR} > ${PREFIX}/x\n");
     let root = w
         .sos(["build", "--no-link", "--set", "COLOUR=red", ".#rootfs"])

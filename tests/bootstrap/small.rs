@@ -82,6 +82,15 @@ pub(super) fn world() -> Option<World> {
     Some(w)
 }
 
+/// Makes the recipe one that `--set` can be given to.
+pub(super) fn take_settings(w: &World) {
+    let recipe = recipe()
+        .expect("busybox")
+        .replace("extra ? { } }", "extra ? { }, settings ? [ ] }")
+        .replace("tree = ./tree;", "tree = ./tree; inherit settings;");
+    w.write("sos.nix", &recipe);
+}
+
 /// What a root has at a path.
 #[track_caller]
 pub(super) fn content(w: &World, root: &str, path: &str) -> String {
@@ -404,11 +413,7 @@ fn a_store_with_some_files_stops_where_an_empty_one_does() {
 #[test]
 fn an_extension_is_built_in_its_own_directory() {
     let Some(w) = world() else { return };
-    let recipe = recipe().expect("busybox");
-    let recipe = recipe
-        .replace("extra ? { } }", "extra ? { }, settings ? [ ] }")
-        .replace("tree = ./tree;", "tree = ./tree; inherit settings;");
-    w.write("sos.nix", &recipe);
+    take_settings(&w);
     // As upstream's helpers do, by a variable.
     w.write(
         "tree/steps/helpers.sh",
@@ -470,11 +475,7 @@ fn what_a_tree_lacks_is_said_once_and_without_the_library() {
 #[test]
 fn names_that_are_put_together_are_found() {
     let Some(w) = world() else { return };
-    let recipe = recipe().expect("busybox");
-    let recipe = recipe
-        .replace("extra ? { } }", "extra ? { }, settings ? [ ] }")
-        .replace("tree = ./tree;", "tree = ./tree; inherit settings;");
-    w.write("sos.nix", &recipe);
+    take_settings(&w);
     w.write(
         "tree/steps/improve/x.sh",
         "eval \"echo \\$VA\"\"R\" > ${PREFIX}/x\n",
@@ -489,11 +490,7 @@ fn names_that_are_put_together_are_found() {
 #[test]
 fn a_variable_is_in_the_keys_of_those_who_can_see_it() {
     let Some(w) = world() else { return };
-    let recipe = recipe().expect("busybox");
-    let recipe = recipe
-        .replace("extra ? { } }", "extra ? { }, settings ? [ ] }")
-        .replace("tree = ./tree;", "tree = ./tree; inherit settings;");
-    w.write("sos.nix", &recipe);
+    take_settings(&w);
     w.write(
         "tree/steps/manifest",
         "build: a\nbuild: b-1.0\nimprove: x\n",
@@ -635,11 +632,7 @@ fn who_makes_devices_is_told_that_nobody_can() {
 #[test]
 fn the_number_of_jobs_is_in_no_key() {
     let Some(w) = world() else { return };
-    let recipe = recipe().expect("busybox");
-    let recipe = recipe
-        .replace("extra ? { } }", "extra ? { }, settings ? [ ] }")
-        .replace("tree = ./tree;", "tree = ./tree; inherit settings;");
-    w.write("sos.nix", &recipe);
+    take_settings(&w);
     // One that names it, and one that is shown the whole file.
     w.write("tree/steps/improve/x.sh", "echo ${JOBS} > ${PREFIX}/x\n");
     w.write(

@@ -80,15 +80,21 @@ impl Stage {
     }
 }
 
-#[test]
-fn ctrl_c_lets_a_clone_come_to_its_end() {
-    let Some(stage) = Stage::new() else { return };
-    let Some(mut terminal) = Terminal::start(&stage.build(), 24, 100) else {
-        return;
-    };
+/// A clone that waits for an answer, in a terminal in which Ctrl-C was pressed once; what the clone consists of comes with it.
+fn interrupted() -> Option<(Stage, Terminal, Vec<Process>)> {
+    let stage = Stage::new()?;
+    let mut terminal = Terminal::start(&stage.build(), 24, 100)?;
     let family = stage.asks(terminal.pid());
     terminal.send(b"\x03");
     terminal.wait_for_text(DRAINS);
+    Some((stage, terminal, family))
+}
+
+#[test]
+fn ctrl_c_lets_a_clone_come_to_its_end() {
+    let Some((stage, mut terminal, family)) = interrupted() else {
+        return;
+    };
     // Not even a signal that it has not been given yet is left for it.
     let now = descendants(terminal.pid());
     assert!(family.iter().all(|one| now.contains(one)), "{now:?}");
@@ -102,13 +108,9 @@ fn ctrl_c_lets_a_clone_come_to_its_end() {
 
 #[test]
 fn ctrl_c_twice_ends_a_clone() {
-    let Some(stage) = Stage::new() else { return };
-    let Some(mut terminal) = Terminal::start(&stage.build(), 24, 100) else {
+    let Some((stage, mut terminal, family)) = interrupted() else {
         return;
     };
-    let family = stage.asks(terminal.pid());
-    terminal.send(b"\x03");
-    terminal.wait_for_text(DRAINS);
     terminal.send(b"\x03");
     assert_eq!(terminal.finish(), 130);
     all_gone(&family, stage.world.root());

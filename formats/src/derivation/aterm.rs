@@ -159,16 +159,13 @@ impl Derivation {
         dir: &StoreDir,
         mut write_value: impl FnMut(&mut Bytes, &[u8], &[u8]),
     ) {
-        out.push(b',');
-        list(out, &self.input_srcs, |out, path| {
-            plain(out, &[dir.as_str(), "/", path.as_str()]);
-        });
-        out.push(b',');
-        string(out, self.system.as_bytes());
-        out.push(b',');
-        string(out, &self.builder);
-        out.push(b',');
-        list(out, &self.args, |out, arg| string(out, arg));
+        let args = self.args.iter().map(Vec::as_slice);
+        write_command(
+            out,
+            dir,
+            &self.input_srcs,
+            (&self.system, &self.builder, args),
+        );
         out.push(b',');
         list(out, &self.env, |out, (key, value)| {
             out.push(b'(');
@@ -350,6 +347,27 @@ fn ascending_insert<K: Ord, V>(
     }
     map.insert(key, value);
     Ok(())
+}
+
+/// Writes what stands between the input derivations and the variables, from the comma before it: sources, and the system, the builder
+/// and the arguments of `command`.
+pub(super) fn write_command<'a>(
+    out: &mut Bytes,
+    dir: &StoreDir,
+    sources: impl IntoIterator<Item = &'a StorePath>,
+    command: (&str, &[u8], impl IntoIterator<Item = &'a [u8]>),
+) {
+    let (system, builder, args) = command;
+    out.push(b',');
+    list(out, sources, |out, path| {
+        plain(out, &[dir.as_str(), "/", path.as_str()]);
+    });
+    out.push(b',');
+    string(out, system.as_bytes());
+    out.push(b',');
+    string(out, builder);
+    out.push(b',');
+    list(out, args, string);
 }
 
 pub(super) fn list<T>(

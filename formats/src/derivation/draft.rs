@@ -1,6 +1,6 @@
 //! A derivation while it is made: by reference, and in lists instead of maps. Evaluations make tens of thousands.
 
-use super::aterm::{list, plain, string, write_output, write_outputs_with};
+use super::aterm::{list, plain, string, write_command, write_output, write_outputs_with};
 use super::modulo::Inputs;
 use super::{Output, fixed_path};
 use crate::Bytes;
@@ -69,16 +69,9 @@ impl Draft<'_> {
         let Texts { rest, holes, .. } = to;
         rest.clear();
         holes.clear();
-        rest.push(b',');
-        list(rest, &self.input_srcs, |out, path| {
-            plain(out, &[dir.as_str(), "/", path.as_str()]);
-        });
-        rest.push(b',');
-        string(rest, self.system.as_bytes());
-        rest.push(b',');
-        string(rest, self.builder);
-        rest.push(b',');
-        list(rest, &self.args, |out, arg| string(out, arg));
+        let sources = self.input_srcs.iter().copied();
+        let args = self.args.iter().copied();
+        write_command(rest, dir, sources, (self.system, self.builder, args));
         rest.extend_from_slice(b",[");
         // Two lists in order, as one.
         let mut variables = self.env.iter().peekable();
