@@ -9,7 +9,7 @@ use sos_store::Store;
 
 use super::inputs::{Asked, Inputs, Seen, Tree};
 use super::local;
-use super::look::{self, Same};
+use super::look::{self, Followed, Same};
 use super::names::Names;
 use super::walk;
 use crate::environment::Environment;
@@ -91,12 +91,15 @@ fn check_files(inputs: &mut Inputs, now_nanos: i128) -> Result<bool, String> {
 
 /// The files of the machine whose content is another one than was read.
 pub(super) fn changed_files(inputs: &Inputs, now_nanos: i128) -> Vec<PathBuf> {
+    let mut followed = Followed::default();
     let contents = inputs
         .files
         .iter()
         .filter(|((_, asked), _)| *asked == Asked::Content);
     contents
-        .filter(|((path, asked), seen)| look::same(path, *asked, seen, now_nanos).is_err())
+        .filter(|((path, asked), seen)| {
+            look::same(path, *asked, seen, now_nanos, &mut followed).is_err()
+        })
         .map(|((path, _), _)| path.clone())
         .collect()
 }
@@ -106,6 +109,7 @@ type File<'a> = (&'a (PathBuf, Asked), &'a mut Seen);
 
 fn check_some(files: &mut [File<'_>], now_nanos: i128) -> Result<bool, String> {
     let mut news = false;
+    let mut followed = Followed::default();
     // What a path is needs no look if it is the inode that it was: giving another name to an inode changes its `ctime`.
     let mut unchanged: Option<(&Path, Blake3)> = None;
     for ((path, asked), seen) in files {
@@ -115,7 +119,7 @@ fn check_some(files: &mut [File<'_>], now_nanos: i128) -> Result<bool, String> {
         {
             continue;
         }
-        match look::same(path, *asked, seen, now_nanos) {
+        match look::same(path, *asked, seen, now_nanos, &mut followed) {
             Err(()) => return Err(path.display().to_string()),
             Ok(Same::Untouched) => match asked {
                 Asked::Content => {

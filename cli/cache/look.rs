@@ -1,10 +1,11 @@
 //! How paths are looked at, for recording and for checking alike.
 
+use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::RwLock;
 
 use sos_formats::Bytes;
@@ -88,14 +89,49 @@ pub(super) enum Same {
     Asked(Option<Seen>),
 }
 
+/// Where directories lead, links followed. Each is followed once for all that is asked in it: to do so for every file would take longer
+/// than all other questions about it.
+#[derive(Default)]
+pub(super) struct Followed(BTreeMap<PathBuf, Option<PathBuf>>);
+
+impl Followed {
+    /// What [`std::fs::canonicalize`] says of a path.
+    fn canonicalize(&mut self, path: &Path) -> Option<PathBuf> {
+        let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+            return std::fs::canonicalize(path).ok();
+        };
+        if std::fs::symlink_metadata(path).ok()?.is_symlink() {
+            return std::fs::canonicalize(path).ok();
+        }
+        let target = match self.0.get(dir) {
+            Some(known) => known.as_deref(),
+            None => {
+                let target = std::fs::canonicalize(dir).ok();
+                self.0.entry(dir.to_owned()).or_insert(target).as_deref()
+            }
+        };
+        Some(target?.join(name))
+    }
+}
+
 /// Whether a path answers as it did.
-pub(super) fn same(path: &Path, asked: Asked, seen: &Seen, now_nanos: i128) -> Result<Same, ()> {
+pub(super) fn same(
+    path: &Path,
+    asked: Asked,
+    seen: &Seen,
+    now_nanos: i128,
+    followed: &mut Followed,
+) -> Result<Same, ()> {
     let by_stat = matches!(asked, Asked::Content | Asked::Listing) && seen.answer.is_some();
     let found = if by_stat { stat(path) } else { None };
     if found.is_some() && found == seen.stat {
         return Ok(Same::Untouched);
     }
-    if ask(path, asked) != seen.answer {
+    let answer = match asked {
+        Asked::Target => followed.canonicalize(path).map(|p| target_digest(&p)),
+        _ => ask(path, asked),
+    };
+    if answer != seen.answer {
         return Err(());
     }
     let trusted = found.filter(|key| !key.is_racy(now_nanos));
@@ -154,4 +190,46 @@ fn is_missing(e: &io::Error) -> bool {
         e.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn paths_lead_where_the_system_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("dir")).unwrap();
+        fs::write(at("dir/file"), "").unwrap();
+        symlink("dir", at("way")).unwrap();
+        symlink("file", at("dir/link")).unwrap();
+        symlink("../dir", at("dir/back")).unwrap();
+        symlink("gone", at("dangling")).unwrap();
+        let mut followed = Followed::default();
+        for name in [
+            "dir",
+            "dir/file",
+            "way",
+            "way/file",
+            "way/link",
+            "way/back",
+            "way/back/file",
+            "dir/gone",
+            "gone/file",
+            "dangling",
+            "dir/file/below",
+        ] {
+            let expect = fs::canonicalize(at(name)).ok();
+            assert_eq!(followed.canonicalize(&at(name)), expect, "{name}");
+            assert_eq!(followed.canonicalize(&at(name)), expect, "{name} again");
+        }
+        for path in ["/", "/.."] {
+            let expect = fs::canonicalize(path).ok();
+            assert_eq!(followed.canonicalize(Path::new(path)), expect, "{path}");
+        }
+    }
 }
