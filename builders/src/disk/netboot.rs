@@ -12,7 +12,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use super::cpio::{Archive, Content};
 use super::input::{InputFile, whole_rootfs};
 use super::kernel::Kernel;
-use super::pe::{self, Section};
+use super::pe;
 use super::uki::{self, STUB};
 use crate::build::Build;
 use crate::filesystem::{self, FileImage, Kind, Options};
@@ -123,29 +123,14 @@ pub(super) fn make(
     };
     let release = uki::os_release(build, &tree, &attrs.os_release)?;
     let cmdline = cmdline(attrs);
-    let sections = [
-        Section {
-            name: ".osrel",
-            data: release.as_bytes(),
-        },
-        Section {
-            name: ".cmdline",
-            data: cmdline.as_bytes(),
-        },
-        Section {
-            name: ".uname",
-            data: kernel.version.as_bytes(),
-        },
-        Section {
-            name: ".initrd",
-            data: &initrds,
-        },
-        Section {
-            name: ".linux",
-            data: &linux,
-        },
-    ];
-    let bytes = pe::append(&stub.read()?, &sections)?;
+    let parts = uki::Parts {
+        release: &release,
+        cmdline: &cmdline,
+        version: &kernel.version,
+        initrd: &initrds,
+        linux: &linux,
+    };
+    let bytes = pe::append(&stub.read()?, &parts.sections())?;
     fs::write(out.join(format!("{name}.efi")), bytes).map_err(io("cannot write the kernel image"))
 }
 

@@ -57,6 +57,33 @@ pub(super) struct UkiAttrs {
     pub(super) os_release: BTreeMap<String, String>,
 }
 
+/// What a kernel image is put together of.
+pub(super) struct Parts<'a> {
+    pub(super) release: &'a str,
+    pub(super) cmdline: &'a str,
+    pub(super) version: &'a str,
+    /// Nothing, where there is none.
+    pub(super) initrd: &'a [u8],
+    pub(super) linux: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    /// Gives the sections that the stub looks for.
+    pub(super) fn sections(&self) -> Vec<Section<'a>> {
+        let all = [
+            (".osrel", self.release.as_bytes()),
+            (".cmdline", self.cmdline.as_bytes()),
+            (".uname", self.version.as_bytes()),
+            (".initrd", self.initrd),
+            // Last, so that the kernel may unpack itself behind its own end.
+            (".linux", self.linux),
+        ];
+        let is_there = |(name, data): &(&str, &[u8])| *name != ".initrd" || !data.is_empty();
+        let given = all.into_iter().filter(is_there);
+        given.map(|(name, data)| Section { name, data }).collect()
+    }
+}
+
 /// Makes the bytes of an image.
 pub(super) fn make(build: &dyn Build, attrs: &UkiAttrs) -> Result<Bytes, BuilderError> {
     let mut cmdline = attrs.cmdline.clone();
@@ -73,31 +100,14 @@ pub(super) fn make(build: &dyn Build, attrs: &UkiAttrs) -> Result<Bytes, Builder
     let linux = InputFile::in_rootfs(build, &tree, &kernel.path)?.read()?;
     let release = os_release(build, &tree, &attrs.os_release)?;
     let initrd = initrds(build, &tree, &kernel, &attrs.initrds)?;
-    let mut sections = vec![
-        Section {
-            name: ".osrel",
-            data: release.as_bytes(),
-        },
-        Section {
-            name: ".cmdline",
-            data: cmdline.as_bytes(),
-        },
-        Section {
-            name: ".uname",
-            data: kernel.version.as_bytes(),
-        },
-    ];
-    if !initrd.is_empty() {
-        sections.push(Section {
-            name: ".initrd",
-            data: &initrd,
-        });
-    }
-    // Last, so that the kernel may unpack itself behind its own end.
-    sections.push(Section {
-        name: ".linux",
-        data: &linux,
-    });
+    let parts = Parts {
+        release: &release,
+        cmdline: &cmdline,
+        version: &kernel.version,
+        initrd: &initrd,
+        linux: &linux,
+    };
+    let sections = parts.sections();
     build.log(&format!(
         "kernel {}, {} bytes of initrd",
         kernel.version,
