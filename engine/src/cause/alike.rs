@@ -8,7 +8,7 @@ use sos_formats::derivation::Derivation;
 use sos_formats::store_path::StorePath;
 use sos_store::{SourceFiles, Store};
 
-use super::compare::Texts;
+use super::written::Texts;
 use super::history::inputs_of;
 
 /// A pair that was found to belong together otherwise.
