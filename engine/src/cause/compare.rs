@@ -9,7 +9,7 @@ use sos_formats::derivation::{Derivation, Output};
 use sos_formats::store_path::{StoreDir, StorePath};
 
 use super::pairing::{InCommon, Pairing};
-use super::written::{Texts, unversioned};
+use super::written::{Texts, unversioned, without_order};
 use super::{Cause, Only};
 
 /// Attributes that hold what is run. Phases of a build are found by the end of their names.
@@ -59,6 +59,9 @@ pub(super) fn compare(
     new: &Side<'_>,
     in_common: &InCommon<'_>,
 ) -> Option<Vec<Difference>> {
+    let (old_drv, new_drv) = (without_order(dir, old.drv), without_order(dir, new.drv));
+    let side = |name, drv| Side { name, drv };
+    let (old, new) = (&side(old.name, &*old_drv), &side(new.name, &*new_drv));
     let (before, now) = (Texts::of(dir, old.drv), Texts::of(dir, new.drv));
     let inputs = Inputs::of(
         &Pairing::new(dir, old.drv, new.drv, in_common),
@@ -432,6 +435,38 @@ mod tests {
             &side("x", &[b], &["x"], &[]),
             &["b changed", "a changed"],
         );
+    }
+
+    #[test]
+    fn what_only_comes_before_a_download_is_no_cause() {
+        let (root, other, key) = (path('1', "root"), path('2', "root"), path('3', "key"));
+        let fetch = |before: &[&String], attrs: &str| {
+            let inputs: Vec<String> = before.iter().map(|p| (*p).clone()).collect();
+            let after = serde_json::to_string(before).unwrap();
+            let json = format!(r#"{{"after":{after},"outputHash":"x"{attrs}}}"#);
+            let (name, mut drv) = side("f.tar", &inputs, &[], &[("__json", &json)]);
+            drv.builder = b"builtin:fetch".to_vec();
+            (name, drv)
+        };
+        let old = fetch(&[&root], "");
+        check(&old, &fetch(&[&other], ""), &[]);
+        check(&old, &fetch(&[], ""), &[]);
+        let urls = r#","urls":["u"]"#;
+        check(&old, &fetch(&[&other], urls), &["`urls` changed"]);
+        // What is named for something else, too, counts.
+        let with_key = format!(r#","key":"{key}""#);
+        check(
+            &fetch(&[&root], &with_key),
+            &fetch(&[&root, &key], &with_key),
+            &["key changed"],
+        );
+        // Another builder may read what it finds there.
+        let of = |builder: &[u8], (name, mut drv): (String, Derivation)| {
+            drv.builder = builder.to_vec();
+            (name, drv)
+        };
+        let (was, is) = (fetch(&[&root], ""), fetch(&[&other], ""));
+        check(&of(b"/bin/sh", was), &of(b"/bin/sh", is), &["root changed"]);
     }
 
     #[test]

@@ -209,6 +209,16 @@ fn causes_without_place(store: &Store, asked: &Asked<'_>) -> Result<Causes, Stor
     let Some((was, found)) = closest(store, asked, &new, &from)? else {
         return first_time(store, asked, &new, &from);
     };
+    // Known content that nothing asks for otherwise than before: it is there no more.
+    if found.is_empty()
+        && new.drv.is_fixed()
+        && let Some(same) = built_of(store, &was)?
+    {
+        return Ok(Causes {
+            was: shown(&was),
+            ..lost(store, asked, &same)?.into()
+        });
+    }
     Ok(Causes::of(told(store, found, &from)?, shown(&was)))
 }
 

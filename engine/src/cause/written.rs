@@ -1,6 +1,7 @@
 //! What is written in a derivation, without the store paths in it.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 use sos_formats::derivation::Derivation;
@@ -14,6 +15,47 @@ const PLACEHOLDER_DIGITS: usize = 52;
 
 /// What stands in the environment besides, and is compared by itself.
 const TWICE: [&str; 2] = ["builder", "system"];
+
+/// The builder of downloads, and its attribute that says only what has to be there before: nothing of it reaches the content.
+const ORDERED: (&[u8], &str) = (b"builtin:fetch", "after");
+
+/// The derivation without what only puts it into an order, and without the inputs that are named nowhere else.
+pub(super) fn without_order<'a>(dir: &StoreDir, drv: &'a Derivation) -> Cow<'a, Derivation> {
+    let (builder, name) = ORDERED;
+    if drv.builder != builder {
+        return Cow::Borrowed(drv);
+    }
+    let mut attrs = raw_attrs(drv);
+    let Some(order) = attrs.remove(name) else {
+        return Cow::Borrowed(drv);
+    };
+    let only_before = named_in(dir, std::iter::once(&order));
+    let used = named_in(dir, attrs.values());
+    let mut drv = drv.clone();
+    drv.input_srcs.retain(|path| {
+        let base = path.base();
+        !only_before.contains(&base) || used.contains(&base)
+    });
+    drv.env.remove(name.as_bytes());
+    if let Some(json) = drv.env.get_mut(b"__json".as_slice())
+        && let Ok(mut map) = serde_json::from_slice::<Map<String, Value>>(json)
+    {
+        map.remove(name);
+        *json = Value::Object(map).to_string().into_bytes();
+    }
+    Cow::Owned(drv)
+}
+
+/// The base names of the store paths in texts.
+fn named_in<'a>(dir: &StoreDir, texts: impl Iterator<Item = &'a Vec<u8>>) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for text in texts {
+        mask(dir, text, &mut |base| {
+            named.insert(base.to_owned());
+        });
+    }
+    named
+}
 
 /// The texts of a derivation without store paths.
 pub(super) struct Texts {
