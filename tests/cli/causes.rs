@@ -451,13 +451,13 @@ fn what_comes_before_a_download_is_no_cause() {
     w.write("f.nix", &fetch("two"));
     let run = w.sos(["build", "f.nix", "--no-link"]).ok();
     assert!(
-        run.stderr.contains("fetched file") && run.stderr.contains("(garbage-collected)"),
+        run.stderr.contains("fetched file") && run.stderr.contains(", garbage-collected)"),
         "{}",
         run.stderr
     );
     let why = w.sos(["why", "f.nix"]).ok().stdout;
     assert!(
-        why.contains("garbage collection") && !why.contains("first"),
+        why.contains("garbage collection") && !why.contains("input first"),
         "{why}"
     );
 }

@@ -148,7 +148,7 @@ fn a_build_does_not_hold_the_memory_of_its_evaluation() {
     let build = waiting(&w, "f.nix");
     let (most, now) = (bytes(&build.child, "VmHWM"), bytes(&build.child, "RssAnon"));
     end(build.child);
-    assert!(most > 128 * MIB, "a small evaluation: {} MiB", most / MIB);
+    assert!(most > 96 * MIB, "a small evaluation: {} MiB", most / MIB);
     assert!(
         now < 40 * MIB,
         "{} of {} MiB are held",
