@@ -31,12 +31,13 @@ in derivation {
 }
 "#;
 
-/// Nodes of the two graphs whose difference is taken: what every process needs is in both.
+/// Nodes of the two graphs whose difference is taken: what every process needs is in both, pages of the program and of the database
+/// that the first thousands of nodes bring in among them.
 fn sizes() -> (u64, u64) {
     if slow() {
         (20_000, 100_000)
     } else {
-        (5_000, 20_000)
+        (20_000, 40_000)
     }
 }
 
@@ -149,8 +150,9 @@ fn a_build_does_not_hold_the_memory_of_its_evaluation() {
     let (most, now) = (bytes(&build.child, "VmHWM"), bytes(&build.child, "RssAnon"));
     end(build.child);
     assert!(most > 96 * MIB, "a small evaluation: {} MiB", most / MIB);
+    // The allocator keeps some of what it was given back for a while.
     assert!(
-        now < 40 * MIB,
+        now * 2 < most,
         "{} of {} MiB are held",
         now / MIB,
         most / MIB
