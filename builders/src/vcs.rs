@@ -1,6 +1,6 @@
 //! The programs `git` and `hg`, with nothing of this machine's settings, and how they end.
 //!
-//! None outlives `sos`. What an evaluation runs is in the group of the terminal: Ctrl-C ends it there and then. What a build runs is
+//! None outlives `sos`, nor does what they have started. What an evaluation runs is in the group of the terminal: Ctrl-C ends it there and then. What a build runs is
 //! not, since the first Ctrl-C lets builds come to their end.
 
 use std::collections::BTreeMap;

@@ -101,6 +101,11 @@ pub(crate) fn planned(attempt: &Attempt<'_>) -> Result<Planned, Stop> {
         spec.hostname = name;
     }
     spec.vary = conditions.vary(attempt.usual_cores, Vec::new);
+    if let Some(dir) = conditions.temporary() {
+        spec.env
+            .insert("TMPDIR".into(), dir.as_str().to_owned().into());
+        spec.vary.temporary = Some(dir.into());
+    }
     spec.network = attempt.drv.is_fixed() && !attempt.worker.options.offline;
     Ok(Planned {
         spec,

@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use super::builds::{recipe, world_with_busybox};
+use crate::support::archive::sha256;
+use crate::support::server::Server;
 use crate::support::{World, peer};
 
 /// Two derivations: `tool` writes what `version` says, `app` reads it, a source directory and a variable.
@@ -421,4 +423,41 @@ fn kinds(events: &crate::support::Events) -> Vec<String> {
     started
         .map(|e| format!("{} {}", word(&e["name"]), word(&e["cause"]["kind"])))
         .collect()
+}
+
+/// What has to be there before a download changes nothing of it: that it is fetched again has another cause.
+#[test]
+fn what_comes_before_a_download_is_no_cause() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let served = w.root().join("served");
+    std::fs::create_dir_all(&served).expect("a directory");
+    std::fs::write(served.join("file"), "content\n").expect("a file");
+    let server = Server::start(&served);
+    let hash = sha256(b"content\n");
+    let fetch = |salt: &str| {
+        let first = recipe("first", &format!("echo {salt} > $out"), "");
+        format!(
+            r#"derivation {{ name = "file"; system = "builtin"; builder = "builtin:fetch"; __structuredAttrs = true;
+  urls = [ "{}/file" ]; after = [ "${{{first}}}" ];
+  outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "{hash}"; }}"#,
+            server.url()
+        )
+    };
+    w.write("f.nix", &fetch("one"));
+    w.sos(["build", "f.nix", "--no-link"]).ok();
+    w.sos(["gc", "-q"]).ok();
+    w.write("f.nix", &fetch("two"));
+    let run = w.sos(["build", "f.nix", "--no-link"]).ok();
+    assert!(
+        run.stderr.contains("fetched file") && run.stderr.contains(", garbage-collected)"),
+        "{}",
+        run.stderr
+    );
+    let why = w.sos(["why", "f.nix"]).ok().stdout;
+    assert!(
+        why.contains("garbage collection") && !why.contains("input first"),
+        "{why}"
+    );
 }

@@ -22,6 +22,7 @@ mod flakes;
 mod graph;
 mod language;
 mod logs;
+mod memory;
 mod order;
 mod ostree_disk;
 mod registry;

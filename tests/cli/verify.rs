@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::builds::{recipe, world_with_busybox};
 use crate::support::server::Server;
+use crate::support::steps::{possible, steps};
 use crate::support::{Run, World, peer};
 
 /// A script that writes with programs of busybox.
@@ -121,6 +122,33 @@ fn each_reason_is_named() {
     }
     // Nothing of what came out otherwise is valid.
     w.sos(["store", "check"]).ok();
+}
+
+/// A step has the directory that its recipe says; where it makes temporary files is varied.
+#[test]
+fn where_a_step_makes_temporary_files_is_a_reason() {
+    let w = World::new();
+    if possible(&w).is_none() {
+        return;
+    }
+    let step = |script: &str| {
+        let body = format!(
+            r#"step "odd" {{ rootfs = "${{base "x"}}"; script = "{script}; echo x > $t; busybox rm $t"; }}"#
+        );
+        steps(&body).expect("busybox")
+    };
+    let name = r"t=\${TMPDIR:-/tmp}/x";
+    w.write("f.nix", &step(&format!("{name}; echo $t > /etc/odd")));
+    let (value, run) = verified(&w, "f.nix", &[]);
+    assert_eq!(value["verdict"], "different", "{}", run.fails(104).stderr);
+    assert_eq!(value["dependsOn"], serde_json::json!([["directory"]]));
+    // What it makes there does not show by itself.
+    w.write("f.nix", &step(name));
+    let run = w.sos(["verify", "f.nix", "--rounds", "2"]).ok();
+    assert_eq!(run.stdout, "odd: equal after 2 rounds\n");
+    let path = w.sos(["build", "f.nix", "--no-link"]).ok().stdout;
+    let info = w.sos(["store", "info", path.trim()]).ok().stdout;
+    assert!(info.contains("directory"), "{info}");
 }
 
 #[test]

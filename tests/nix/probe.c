@@ -398,6 +398,15 @@ static int connect_to(int family, struct sockaddr *address, socklen_t length) {
     return value;
 }
 
+/* The way to sockets that i386 had first: its arguments are in memory. */
+static void socketcall(const char *name, uint32_t family, uint32_t type) {
+    uint32_t *words = (uint32_t *)(low + 4096);
+    words[0] = family, words[1] = type, words[2] = 0;
+    long value = call32(102, 1, (long)words, 0, 0);
+    say(name, value < 0 ? error_name((int)-value) : "ok");
+    if (value >= 0) close((int)value);
+}
+
 static void network(void) {
     struct if_nameindex *list = if_nameindex();
     char text[1024] = "";
@@ -429,6 +438,11 @@ static void network(void) {
     inet_pton(AF_INET6, "2001:db8::1", &six.sin6_addr);
     result("net.outside6", connect_to(AF_INET6, (struct sockaddr *)&six, sizeof six));
     result("net.packet", socket(AF_PACKET, SOCK_RAW, 0));
+    everywhere("net.socket.unix", 41, 359, AF_UNIX, SOCK_STREAM, 0, 0);
+    everywhere("net.socket.inet", 41, 359, AF_INET, SOCK_STREAM, 0, 0);
+    everywhere("net.vsock", 41, 359, AF_VSOCK, SOCK_STREAM, 0, 0);
+    socketcall("net.socketcall.unix", AF_UNIX, SOCK_STREAM);
+    socketcall("net.socketcall.inet", AF_INET, SOCK_STREAM);
     result("net.raw", socket(AF_INET, SOCK_RAW, IPPROTO_ICMP));
     struct sockaddr_un abstract = {.sun_family = AF_UNIX};
     const char *name = getenv("hostSocket");

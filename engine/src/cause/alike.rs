@@ -8,8 +8,8 @@ use sos_formats::derivation::Derivation;
 use sos_formats::store_path::StorePath;
 use sos_store::{SourceFiles, Store};
 
-use super::compare::Texts;
 use super::history::inputs_of;
+use super::written::Texts;
 
 /// A pair that was found to belong together otherwise.
 const KNOWN: usize = usize::MAX;

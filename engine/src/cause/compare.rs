@@ -5,14 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
 use sos_formats::derivation::{Derivation, Output};
-use sos_formats::nix32::ALPHABET;
 use sos_formats::store_path::{StoreDir, StorePath};
 
 use super::pairing::{InCommon, Pairing};
+use super::written::{Texts, unversioned, without_order};
 use super::{Cause, Only};
-use crate::rewrite::HASH_DIGITS;
 
 /// Attributes that hold what is run. Phases of a build are found by the end of their names.
 const SCRIPTS: [&str; 5] = ["script", "command", "shell", "buildCommand", "args"];
@@ -24,12 +22,6 @@ const ADDRESS: [&str; 5] = [
     "outputs",
     "__contentAddressed",
 ];
-
-/// Digits of a placeholder, which stands for the path of an output that is not known yet.
-const PLACEHOLDER_DIGITS: usize = 52;
-
-/// What stands in the environment besides, and is compared by itself.
-const TWICE: [&str; 2] = ["builder", "system"];
 
 /// Bytes of a value that is told; a longer one is only said to differ.
 const VALUE_BYTES_MAX: usize = 100;
@@ -67,6 +59,9 @@ pub(super) fn compare(
     new: &Side<'_>,
     in_common: &InCommon<'_>,
 ) -> Option<Vec<Difference>> {
+    let (old_drv, new_drv) = (without_order(dir, old.drv), without_order(dir, new.drv));
+    let side = |name, drv| Side { name, drv };
+    let (old, new) = (&side(old.name, &*old_drv), &side(new.name, &*new_drv));
     let (before, now) = (Texts::of(dir, old.drv), Texts::of(dir, new.drv));
     let inputs = Inputs::of(
         &Pairing::new(dir, old.drv, new.drv, in_common),
@@ -228,62 +223,6 @@ fn names<'a>(
         .collect()
 }
 
-/// The texts of a derivation without store paths.
-pub(super) struct Texts {
-    pub(super) builder: Vec<u8>,
-    pub(super) args: Vec<Vec<u8>>,
-    /// Variables and attributes; those of `env` in structured attributes stand for themselves.
-    pub(super) attrs: BTreeMap<String, Vec<u8>>,
-}
-
-impl Texts {
-    pub(super) fn of(dir: &StoreDir, drv: &Derivation) -> Self {
-        let attrs = raw_attrs(drv).into_iter();
-        Self {
-            builder: masked(dir, &drv.builder),
-            args: drv.args.iter().map(|arg| masked(dir, arg)).collect(),
-            attrs: attrs
-                .map(|(name, value)| (name, masked(dir, &value)))
-                .collect(),
-        }
-    }
-}
-
-/// Variables and attributes as they are; those of `env` in structured attributes stand for themselves.
-pub(super) fn raw_attrs(drv: &Derivation) -> BTreeMap<String, Vec<u8>> {
-    let mut attrs = BTreeMap::new();
-    for (key, value) in &drv.env {
-        let structured = (key == b"__json")
-            .then(|| serde_json::from_slice::<Map<String, Value>>(value).ok())
-            .flatten();
-        match structured {
-            Some(map) => add_all(map, &mut attrs),
-            None => {
-                attrs.insert(String::from_utf8_lossy(key).into_owned(), value.clone());
-            }
-        }
-    }
-    for name in TWICE {
-        attrs.remove(name);
-    }
-    attrs
-}
-
-fn add_all(map: Map<String, Value>, attrs: &mut BTreeMap<String, Vec<u8>>) {
-    for (name, value) in map {
-        match value {
-            Value::Object(inner) if name == "env" => {
-                for (name, value) in inner {
-                    attrs.insert(name, value.to_string().into_bytes());
-                }
-            }
-            value => {
-                attrs.insert(name, value.to_string().into_bytes());
-            }
-        }
-    }
-}
-
 /// Inputs that are not on both sides.
 struct Inputs {
     changed: Vec<(StorePath, StorePath)>,
@@ -321,62 +260,6 @@ fn addresses(drv: &Derivation) -> BTreeMap<&String, Option<&Output>> {
             (name, told.then_some(output))
         })
         .collect()
-}
-
-fn masked(dir: &StoreDir, text: &[u8]) -> Vec<u8> {
-    mask(dir, text, &mut |_| {})
-}
-
-/// The text with every store path in it, and every placeholder of one, replaced by a mark. The base names of the paths are told.
-pub(super) fn mask(dir: &StoreDir, text: &[u8], met: &mut dyn FnMut(&str)) -> Vec<u8> {
-    let prefix = format!("{}/", dir.as_str()).into_bytes();
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((first, tail)) = rest.split_first() {
-        let path = rest.strip_prefix(prefix.as_slice()).and_then(path_len);
-        let path = path.map(|len| prefix.len() + len);
-        match path.or_else(|| placeholder_len(rest)) {
-            Some(len) => {
-                let base = path.and_then(|len| rest.get(prefix.len()..len));
-                if let Some(Ok(base)) = base.map(str::from_utf8) {
-                    met(base);
-                }
-                out.extend_from_slice(b"<store path>");
-                rest = rest.get(len..).unwrap_or_default();
-            }
-            None => {
-                out.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    out
-}
-
-/// The length of a placeholder that the text begins with.
-fn placeholder_len(text: &[u8]) -> Option<usize> {
-    let digits = text.strip_prefix(b"/")?.iter();
-    let len = digits.take_while(|b| ALPHABET.contains(b)).count();
-    (len == PLACEHOLDER_DIGITS).then_some(1 + len)
-}
-
-/// The length of the base name of a store path that the text begins with.
-fn path_len(text: &[u8]) -> Option<usize> {
-    let hash = text.get(..HASH_DIGITS)?;
-    if !hash.iter().all(|b| ALPHABET.contains(b)) || text.get(HASH_DIGITS) != Some(&b'-') {
-        return None;
-    }
-    let is_name = |b: &u8| b.is_ascii_alphanumeric() || b"+-._?=".contains(b);
-    let name = text[HASH_DIGITS + 1..].iter().take_while(|b| is_name(b));
-    Some(HASH_DIGITS + 1 + name.count())
-}
-
-/// A name up to its version, which may be a single number: `libc-1` and `libc-2` are the same input.
-pub(super) fn unversioned(name: &str) -> &str {
-    let bytes = name.as_bytes();
-    let version =
-        (1..bytes.len()).find(|at| bytes[at - 1] == b'-' && !bytes[*at].is_ascii_alphabetic());
-    version.map_or(name, |at| &name[..at - 1])
 }
 
 #[cfg(test)]
@@ -552,6 +435,38 @@ mod tests {
             &side("x", &[b], &["x"], &[]),
             &["b changed", "a changed"],
         );
+    }
+
+    #[test]
+    fn what_only_comes_before_a_download_is_no_cause() {
+        let (root, other, key) = (path('1', "root"), path('2', "root"), path('3', "key"));
+        let fetch = |before: &[&String], attrs: &str| {
+            let inputs: Vec<String> = before.iter().map(|p| (*p).clone()).collect();
+            let after = serde_json::to_string(before).unwrap();
+            let json = format!(r#"{{"after":{after},"outputHash":"x"{attrs}}}"#);
+            let (name, mut drv) = side("f.tar", &inputs, &[], &[("__json", &json)]);
+            drv.builder = b"builtin:fetch".to_vec();
+            (name, drv)
+        };
+        let old = fetch(&[&root], "");
+        check(&old, &fetch(&[&other], ""), &[]);
+        check(&old, &fetch(&[], ""), &[]);
+        let urls = r#","urls":["u"]"#;
+        check(&old, &fetch(&[&other], urls), &["`urls` changed"]);
+        // What is named for something else, too, counts.
+        let with_key = format!(r#","key":"{key}""#);
+        check(
+            &fetch(&[&root], &with_key),
+            &fetch(&[&root, &key], &with_key),
+            &["key changed"],
+        );
+        // Another builder may read what it finds there.
+        let of = |builder: &[u8], (name, mut drv): (String, Derivation)| {
+            drv.builder = builder.to_vec();
+            (name, drv)
+        };
+        let (was, is) = (fetch(&[&root], ""), fetch(&[&other], ""));
+        check(&of(b"/bin/sh", was), &of(b"/bin/sh", is), &["root changed"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sos_formats::derivation::Derivation;
 use sos_formats::store_path::{StoreDir, StorePath};
 
-use super::compare::{mask, raw_attrs, unversioned};
+use super::written::{mask, raw_attrs, unversioned};
 
 /// Pairs of one name that are compared by what is in them; of more only their places tell.
 const COMPARED: usize = 1024;

@@ -19,6 +19,7 @@ use super::*;
 use crate::builder::Registry;
 use crate::clock::SystemClock;
 use crate::engine::Engine;
+use crate::event::Status;
 use crate::graph::{Graph, Wanted};
 use crate::needed::find_needed;
 use crate::options::BuildOptions;

@@ -9,7 +9,7 @@ use sos_formats::diagnostic::SourceFile;
 use sos_formats::hash::{Hash, HashAlgo};
 
 use super::*;
-use crate::event::EventRecord;
+use crate::event::{EventRecord, Status};
 use crate::needed::{Held, Node};
 
 struct Still;

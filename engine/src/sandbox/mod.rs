@@ -15,6 +15,7 @@ mod converse;
 mod devices;
 mod difference;
 mod files;
+mod guard;
 mod helper;
 pub(crate) mod ids;
 mod init;

@@ -180,6 +180,9 @@ fn step_root(
             & 0o7777;
         root.mount_tmpfs(dir, &format!("mode={mode:o}"))?;
     }
+    if let Some(dir) = &spec.vary.temporary {
+        root.directory(dir, 0o1777)?;
+    }
     let private = Root {
         fd: root
             .fd

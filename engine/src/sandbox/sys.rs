@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
 /// Mount attributes of `mount_setattr`, as the kernel numbers them.
@@ -111,23 +111,61 @@ pub(super) fn start(until_exec: &mut dyn FnMut()) -> io::Result<Pid> {
         .ok_or_else(|| io::Error::other("no process id"))
 }
 
-/// Lets the program that `command` becomes be asked to end when this process ends, however that comes: for programs that no sandbox
-/// holds. What it has started itself is not asked, and ends when its pipe to it is gone. The thread that starts it must be one that waits
-/// for it, as the end of that thread counts.
+/// Lets the program that `command` becomes, and everything that it starts, end when this process ends, however that comes: for programs
+/// that no sandbox holds. They are asked to end, and killed when they have not two seconds later. The child of this process is not the
+/// program but who watches over it: killing that one kills the program, and not what the program has started.
 pub fn ends_with_us(command: &mut Command) {
     let us = rustix::process::getpid();
-    let ask = move || -> io::Result<()> {
-        // Not SIGKILL: such programs have children of their own, and things to remove.
-        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-        if rustix::process::getppid() == Some(us) {
-            Ok(())
-        } else {
-            // This process ended before the request was made.
-            Err(rustix::io::Errno::SRCH.into())
+    // SAFETY: between fork and exec there are system calls only; nothing is allocated and no lock is taken.
+    unsafe { command.pre_exec(move || super::guard::split(us)) };
+}
+
+/// Holds every signal back that can be held back.
+pub(super) fn hold_signals() {
+    // SAFETY: the set is initialised by the first call; the old mask is not wanted.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Closes every descriptor besides two.
+pub(super) fn close_all_but(kept: [BorrowedFd<'_>; 2]) {
+    let close = |first: i64, last: i64| {
+        if first > last {
+            return;
+        }
+        // SAFETY: this process owns all of its descriptors, and uses none but those that it keeps.
+        let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        if closed != 0 {
+            // A kernel before 5.9.
+            for number in first..=last.min(0xffff) {
+                // SAFETY: as above.
+                unsafe { libc::syscall(libc::SYS_close, number) };
+            }
         }
     };
-    // SAFETY: between fork and exec there are two system calls; nothing is allocated and no lock is taken.
-    unsafe { command.pre_exec(ask) };
+    let [a, b] = kept.map(|fd| i64::from(fd.as_raw_fd()));
+    let (low, high) = (a.min(b), a.max(b));
+    close(0, low - 1);
+    close(low + 1, high - 1);
+    close(high + 1, i64::from(u32::MAX));
+}
+
+/// Ends this process by a signal, as another one was.
+pub(super) fn end_by(signal: i32) -> ! {
+    let none = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: takes a number and a structure; no memory is to be written of a process that failed nowhere.
+    unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) };
+    // A child may have it handled or ignored, and it is held back.
+    let _refused = reset_signals();
+    // SAFETY: takes numbers only.
+    unsafe { libc::kill(libc::getpid(), signal) };
+    exit(128 + signal)
 }
 
 /// Kills every process of the pid namespace that this process is the first of.

@@ -28,6 +28,8 @@ pub struct Vary {
     pub uptime_secs: Option<u32>,
     /// Directories list in another order: the build directory, and these inputs by their base names, are in memory.
     pub reordered: Option<Vec<String>>,
+    /// A directory below `/tmp` that a step finds there, which anybody may write to.
+    pub temporary: Option<PathBuf>,
 }
 
 /// Moves the clocks that count from the start of the machine, for what this process starts.

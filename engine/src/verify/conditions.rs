@@ -13,7 +13,7 @@ use crate::sandbox::{Vary, can_move_uptime};
 pub enum Condition {
     /// How many cores there are, and how many it is told of.
     Cores,
-    /// What the build directory is called.
+    /// What the build directory is called; for a step, which has the one of its recipe, the directory for temporary files.
     Directory,
     /// In which order directories list: the build directory, and the inputs that it is built from.
     Order,
@@ -70,7 +70,9 @@ impl Condition {
     pub fn clause(self) -> &'static str {
         match self {
             Self::Cores => "the number of cores differs",
-            Self::Directory => "the build directory has another name",
+            Self::Directory => {
+                "the build directory, or the one for temporary files, has another name"
+            }
             Self::Order => "directories list in another order",
             Self::Umask => "the umask differs",
             Self::Locale => "the locale differs",
@@ -118,8 +120,12 @@ impl Conditions {
         let may = |condition: &Condition| match condition {
             Condition::Cores => true,
             _ if shape == Shape::InProcess => false,
-            // A step has the directory that its recipe says. Its changes lie on the disk of the store, as its inputs do.
-            Condition::Directory | Condition::Order => shape == Shape::Nix,
+            // A step has the directory that its recipe says, and may have one for temporary files besides.
+            Condition::Directory => {
+                shape == Shape::Nix || (!sets("TMPDIR") && has_temporary_files(drv))
+            }
+            // The changes of a step lie on the disk of the store, as its inputs do.
+            Condition::Order => shape == Shape::Nix,
             // The modes of a root filesystem are part of the result.
             Condition::Umask => shape != Shape::StepToRootfs,
             Condition::Locale => !sets("LC_ALL") && !sets("LANG"),
@@ -142,6 +148,12 @@ impl Conditions {
             (true, 1) => 2 + self.round,
             (true, usual) => 1 + self.round % (usual - 1),
         }
+    }
+
+    /// Where a step makes temporary files, which is `/tmp` otherwise.
+    pub(crate) fn temporary(&self) -> Option<String> {
+        self.has(Condition::Directory)
+            .then(|| format!("/tmp/verify-{}", self.round + 1))
     }
 
     /// Variables besides the usual ones.
@@ -196,8 +208,19 @@ impl Conditions {
                 .then_some([315_360_000, 946_080_000][self.round % 2]),
             processors: self.has(Condition::Cores).then(|| self.cores(usual_cores)),
             reordered: self.has(Condition::Order).then(copied),
+            temporary: None,
         }
     }
+}
+
+/// Tells whether a step has a memory filesystem at `/tmp`: what it makes there is no part of its result, whatever it is called.
+fn has_temporary_files(drv: &Derivation) -> bool {
+    crate::attributes::as_json(drv).is_ok_and(|json| match json.get("tmpfs") {
+        None | Some(serde_json::Value::Null) => true,
+        Some(dirs) => dirs
+            .as_array()
+            .is_some_and(|dirs| dirs.iter().any(|dir| dir == "/tmp")),
+    })
 }
 
 impl fmt::Display for Conditions {
@@ -241,6 +264,15 @@ mod tests {
         let left = possible(&drv, Shape::StepToTree);
         assert!(!left.contains(&Condition::Locale) && !left.contains(&Condition::HostName));
         assert!(left.contains(&Condition::Timezone));
+        let directory = |json: &str| {
+            let drv = Derivation {
+                env: [(b"__json".to_vec(), json.as_bytes().to_vec())].into(),
+                ..Derivation::default()
+            };
+            possible(&drv, Shape::StepToRootfs).contains(&Condition::Directory)
+        };
+        assert!(directory("{}") && directory(r#"{"tmpfs": ["/run", "/tmp"]}"#));
+        assert!(!directory(r#"{"env": {"TMPDIR": "/x"}}"#) && !directory(r#"{"tmpfs": []}"#));
     }
 
     #[test]

@@ -36,34 +36,24 @@ pub(crate) fn exhausted(limit: usize) -> bool {
     here() < limit
 }
 
-/// Runs code on a thread with a big stack and waits for it.
+/// Runs code on a thread with a big stack and waits for it. What was evaluated there is gone afterwards, with its memory: a build that
+/// follows may take hours.
 pub(crate) fn on_big_stack<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     let mut f = Some(f);
     for size in SIZES {
-        let mut result = None;
-        let ran = std::thread::scope(|s| {
-            let slot = &mut result;
-            let f = &mut f;
-            let body = move || {
-                LIMIT.set(here().saturating_sub(size - RESERVE));
-                if let Some(f) = f.take() {
-                    *slot = Some(f());
-                }
-            };
-            match std::thread::Builder::new()
-                .name("eval".into())
-                .stack_size(size)
-                .spawn_scoped(s, body)
-            {
-                Ok(t) => match t.join() {
-                    Ok(()) => true,
-                    Err(panic) => std::panic::resume_unwind(panic),
-                },
-                Err(_) => false,
-            }
+        let thread = std::thread::Builder::new()
+            .name("eval".into())
+            .stack_size(size);
+        let f = &mut f;
+        let ran = crate::heap::on_thread(thread, move || {
+            LIMIT.set(here().saturating_sub(size - RESERVE));
+            f.take().map(|f| f())
         });
-        if ran && let Some(r) = result {
-            return r;
+        match ran {
+            Ok(Ok(Some(result))) => return result,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            // A smaller stack may be had.
+            Ok(Ok(None)) | Err(_) => {}
         }
     }
     // No thread at all can be had: the caller's stack must do.

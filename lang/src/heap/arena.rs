@@ -1,11 +1,11 @@
-//! Bump allocation of 8-byte words in big chunks that are never returned.
+//! Bump allocation of 8-byte words in big chunks, which are returned all at once when the thread that made them has ended.
 //!
 //! What a short evaluation costs is to a good part what the system needs to zero the pages that it touches. Huge pages make that
 //! three times cheaper where the machine's memory is at hand, and several times dearer on a virtual machine whose host took the memory
 //! back while it was free. Which of the two it is shows only when a page is touched: so the arena looks how long that took.
 
 use std::alloc::{Layout, handle_alloc_error};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 /// Addresses to reserve at once; memory is behind them only when they are used.
 const CHUNK: usize = 64 << 20;
@@ -35,6 +35,42 @@ struct Arena {
     free: [Cell<usize>; SIZES],
 }
 
+/// A part of the address space that this thread has from the system.
+struct Mapping {
+    start: usize,
+    bytes: usize,
+}
+
+/// All that a thread has from the system; dropping it gives it back.
+pub(super) struct Mappings(Vec<Mapping>);
+
+impl Mappings {
+    /// Takes what this thread has; what it asks for from now on comes from elsewhere, and stays until the process ends.
+    ///
+    /// # Safety
+    /// It must be dropped when that thread has ended, destructors of its thread-local values included. Nothing of the heap can be used
+    /// by another thread: handles are not `Send`.
+    pub(super) unsafe fn of_this_thread() -> Self {
+        ARENA.with(|a| {
+            for field in [&a.next, &a.end, &a.last] {
+                field.set(0);
+            }
+            a.free.iter().for_each(|first| first.set(0));
+        });
+        Self(MAPPED.take())
+    }
+}
+
+impl Drop for Mappings {
+    fn drop(&mut self) {
+        for mapping in &self.0 {
+            // SAFETY: the range is a mapping of ours, of a thread that is gone, as whoever took it has promised.
+            let failed = unsafe { libc::munmap(mapping.start as *mut libc::c_void, mapping.bytes) };
+            debug_assert_eq!(failed, 0);
+        }
+    }
+}
+
 thread_local! {
     static ARENA: Arena = const {
         Arena {
@@ -49,7 +85,12 @@ thread_local! {
     };
 }
 
-/// Returns `n` zeroed words. The memory is valid, and exclusively the caller's, until the process ends.
+thread_local! {
+    /// Apart from the arena, which is reached without a look whether it still lives: it has nothing to drop.
+    static MAPPED: RefCell<Vec<Mapping>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Returns `n` zeroed words. The memory is valid, and exclusively the caller's, until the thread has ended.
 #[inline(always)]
 pub(super) fn words(n: usize) -> *mut u64 {
     ARENA.with(|a| {
@@ -201,6 +242,9 @@ fn map(bytes: usize) -> *mut u8 {
     if p == libc::MAP_FAILED {
         handle_alloc_error(Layout::new::<[u64; 512]>());
     }
+    let start = p as usize;
+    // Of a thread that is ending it stays.
+    let _late = MAPPED.try_with(|mapped| mapped.borrow_mut().push(Mapping { start, bytes }));
     p.cast()
 }
 
@@ -212,6 +256,28 @@ pub(crate) fn bytes_used() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_thread_had_is_taken_from_it() {
+        // In chunks and, the last one, by itself.
+        let (places, had) = std::thread::spawn(|| {
+            let place = |size: usize| words(size / 8) as usize;
+            let places = [8, CHUNK / 5, CHUNK / 5, CHUNK / 2].map(place);
+            // SAFETY: dropped below, when the thread has ended.
+            let had = unsafe { Mappings::of_this_thread() };
+            let is_in = |at: usize| {
+                let mut all = had.0.iter();
+                all.any(|one| (one.start..one.start + one.bytes).contains(&at))
+            };
+            assert!(places.into_iter().all(is_in));
+            // What is asked for afterwards is none of it.
+            assert!(!is_in(place(8)));
+            (places.len(), had)
+        })
+        .join()
+        .unwrap();
+        assert_eq!((places, had.0.len()), (4, 2));
+    }
 
     /// Where objects of a size lie, when they fill three chunks of which the first has small pages only.
     fn places(size: usize, small: usize) -> Vec<(usize, usize)> {

@@ -1,4 +1,4 @@
-//! Data that lives as long as the process, in the arena: the program and the shapes of sets.
+//! Data that lives as long as the thread, in the arena: the program and the shapes of sets.
 //!
 //! All of it together is a good part of what a large evaluation allocates, and here it costs neither an allocator's work nor small pages.
 
@@ -10,7 +10,7 @@ use super::arena;
 pub(crate) fn keep<T>(x: T) -> &'static T {
     const { assert!(align_of::<T>() <= 8) };
     let p = arena::words(size_of::<T>().div_ceil(8)).cast::<T>();
-    // SAFETY: the words are our own, aligned and large enough, and are never freed.
+    // SAFETY: the words are our own, aligned and large enough, and are not freed while this thread lives.
     unsafe {
         p.write(x);
         &*p
@@ -26,7 +26,7 @@ impl<T> From<Vec<T>> for Kept<T> {
         const { assert!(align_of::<T>() <= 8) };
         let n = items.len();
         let p = arena::words((size_of::<T>() * n).div_ceil(8)).cast::<T>();
-        // SAFETY: room for n items of our own, never freed; the vector gives its items up.
+        // SAFETY: room for n items of our own, not freed while this thread lives; the vector gives its items up.
         unsafe {
             std::ptr::copy_nonoverlapping(items.as_ptr(), p, n);
             items.set_len(0);

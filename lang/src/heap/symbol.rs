@@ -61,7 +61,7 @@ impl Sym {
         })
     }
 
-    /// Interns a text that lives, unchanged, as long as the process.
+    /// Interns a text that lives, unchanged, as long as this thread.
     #[inline]
     pub(crate) fn of(name: &'static [u8]) -> Sym {
         Self::recent(name, |name| Some(Self::new(name))).unwrap_or_else(|| Self::new(name))
@@ -100,7 +100,8 @@ impl Sym {
         })
     }
 
-    /// The names of this thread's symbols from the one with a number on, in their order. They live as long as the process.
+    /// The names of this thread's symbols from the one with a number on, in their order. They live as long as the process: the thread
+    /// that parses ahead is none of those whose heap is given back ([`super::on_thread`]).
     pub(crate) fn names_from(first: usize) -> Vec<&'static [u8]> {
         TABLE.with_borrow(|t| {
             let new = t.names.get(first..).unwrap_or_default();

@@ -19,7 +19,7 @@ pub(crate) use lower::{LowerError, Scope, lower};
 pub(crate) use pos::Pos;
 pub(crate) use scope::Scopes;
 
-/// A reference to a node: nodes live as long as the process.
+/// A reference to a node: nodes live as long as the thread that evaluates.
 pub(crate) type E = &'static Expr;
 
 /// Remembers where an attribute was found last: the shape and the index, or `ABSENT`.

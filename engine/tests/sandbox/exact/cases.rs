@@ -174,6 +174,50 @@ pub(crate) fn devices() {
     assert_eq!(diagnostic.code, "build-device-unclear");
 }
 
+/// Tries to give every device node of the sandbox extended attributes; prints a line for each that was not refused by the mount. What is
+/// set is taken away again.
+const MARK_NODES: &str = r#"python3 - <<'END'
+import errno, os, struct
+access = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in
+    [(1, 6, 0xffffffff), (2, 6, 1), (4, 6, 0xffffffff), (16, 6, 0xffffffff), (32, 6, 0xffffffff)])
+for node in ["null", "zero", "full", "random", "urandom", "tty"]:
+    for name in ["user.sos", "trusted.sos", "security.sos", "security.capability", "system.posix_acl_access"]:
+        path = "/dev/" + node
+        for change in [lambda: os.setxattr(path, name, access), lambda: os.removexattr(path, name)]:
+            try:
+                change()
+                print(node, name, "changed")
+            except OSError as e:
+                if e.errno != errno.EROFS: print(node, name, os.strerror(e.errno))
+print("done")
+END"#;
+
+/// Who builds as root owns the nodes, and an owner may set access lists on what he owns: that the nodes are mounted read-only keeps
+/// them as they are.
+pub(crate) fn attributes_of_nodes() {
+    let Some(mounts) = super::python() else {
+        crate::support::skip("no /usr/bin/python3");
+        return;
+    };
+    let attributes = || {
+        ["null", "zero", "full", "random", "urandom", "tty"].map(|node| {
+            let mut names = vec![0; 1 << 16];
+            let path = Path::new("/dev").join(node);
+            let length = rustix::fs::llistxattr(&path, names.as_mut_slice()).unwrap();
+            names.truncate(length);
+            names
+        })
+    };
+    let before = attributes();
+    let lab = Lab::new();
+    let mut plan = lab.plan(lab.base, MARK_NODES);
+    plan.mounts = mounts;
+    let (outcome, log) = lab.run(&plan);
+    assert!(outcome.exit.success(), "{log}");
+    assert_eq!(log, "done\n");
+    assert_eq!(attributes(), before);
+}
+
 /// A step that finds the programs of coreutils of this machine as `gnu-mv` and `gnu-cp`.
 fn with_coreutils(lab: &Lab, root: Blake3, script: &str) -> Option<StepSpec> {
     let mut plan = lab.plan(root, script);

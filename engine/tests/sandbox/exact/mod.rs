@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         cases::links_that_are_replaced,
     ),
     ("exact::devices", cases::devices),
+    ("exact::attributes_of_nodes", cases::attributes_of_nodes),
     ("exact::sockets", cases::sockets),
     ("exact::closed_and_deep", cases::closed_and_deep),
     ("exact::owners", cases::owners),
