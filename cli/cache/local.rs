@@ -1,5 +1,6 @@
 //! Trees of this machine that flakes and fetchers take: directories, and git repositories with their working trees.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use sos_formats::flake_ref::{self, Attrs, Url};
@@ -87,10 +88,12 @@ pub(super) fn print(
         (&common, "refs"),
         (&common, "info"),
     ] {
-        match walk::tree(&dir.join(name), look) {
-            Some(seen) => print.merge(&seen),
-            // What is not there shows as that; the parts are told apart by their place in the sum.
-            None => print.add(Path::new(name), sos_lang::FileType::Unknown, None, false),
+        let part = dir.join(name);
+        // What is not there shows as that; the parts are told apart by their place in the sum.
+        if std::fs::symlink_metadata(&part).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+            print.add(Path::new(name), sos_lang::FileType::Unknown, None, false);
+        } else {
+            print.merge(&walk::tree(&part, look)?);
         }
     }
     let names: Vec<&[u8]> = tracked

@@ -45,12 +45,23 @@ const WITH_TIMES: [i64; 14] = [
 /// Devices and whether they are of such a kind, as far as that was asked: a machine has a handful.
 static DEVICES: RwLock<Vec<(u64, bool)>> = RwLock::new(Vec::new());
 
-fn trusts(meta: &Metadata, path: &Path) -> bool {
-    let device = meta.dev();
+/// Whether the times of what is at a path can be trusted; `meta` is what `stat` said of it, of a link or of where that leads.
+pub(super) fn trusts(meta: &Metadata, path: &Path) -> bool {
+    trusts_device(meta.dev(), meta.is_symlink(), || path.to_owned())
+}
+
+/// The same of something on a device; `path` says where it is.
+pub(super) fn trusts_device(device: u64, is_link: bool, path: impl FnOnce() -> PathBuf) -> bool {
     let known = |all: &[(u64, bool)]| all.iter().find(|known| known.0 == device).map(|d| d.1);
     if let Some(trusted) = DEVICES.read().ok().and_then(|all| known(&all)) {
         return trusted;
     }
+    let path = path();
+    // A link may lead to another file system; its own is that of the directory that it is in.
+    let path = match path.parent() {
+        Some(parent) if is_link => parent,
+        _ => &path,
+    };
     let Ok(found) = rustix::fs::statfs(path) else {
         return false;
     };
@@ -61,7 +72,8 @@ fn trusts(meta: &Metadata, path: &Path) -> bool {
     trusted
 }
 
-/// Whether the times of what is at a path can be trusted, as far as its own file system goes.
+/// Whether the times of what is at a path can be trusted, as far as its own file system goes; in a directory there may be another
+/// one.
 pub(super) fn keeps_times(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| trusts(&meta, path))
 }

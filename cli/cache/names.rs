@@ -4,7 +4,7 @@
 //! was listed has changed, none need be listed again: one `stat` for each name tells all. What remains is a `stat` for each file,
 //! since nothing but the inode of a file tells that somebody has written to it.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -16,7 +16,7 @@ use sos_lang::FileType;
 use sos_store::StatKey;
 
 use super::bytes::{Reader, Writer};
-use super::look::keeps_times;
+use super::look::trusts;
 use super::walk::{self, Taken};
 
 /// Names of larger trees are not kept: reading them back would take as long as looking at the tree.
@@ -86,11 +86,12 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Looks at a directory and everything in it that `taken` takes. Nothing when that cannot be done, or when it is too young.
+    /// Looks at a directory and everything in it that `taken` takes. Nothing when that cannot be done, when it is too
+    /// young, or when something in it is on a file system whose times tell nothing.
     pub(super) fn of(root: &Path, taken: Option<Taken<'_>>, now_nanos: i128) -> Option<Self> {
         let mut met = Met::default();
         let meta = std::fs::symlink_metadata(root).ok()?;
-        if !meta.is_dir() || !keeps_times(root) {
+        if !meta.is_dir() || !trusts(&meta, root) {
             return None;
         }
         met.add(Path::new(""), &meta);
@@ -103,6 +104,9 @@ impl Names {
                 let kind = walk::kind_of_std(meta.file_type());
                 if !taken.map_or(Some(true), |taken| taken(below, kind))? {
                     continue;
+                }
+                if !trusts(&meta, &file) {
+                    return None;
                 }
                 met.add(below, &meta);
                 if met.bytes > MAX_BYTES {
@@ -132,9 +136,9 @@ impl Names {
             let mut parts = names.chunks(part);
             let mine = parts.next().unwrap_or_default();
             let others: Vec<_> = parts
-                .map(|names| scope.spawn(move || look(top, names)))
+                .map(|names| scope.spawn(move || look(root, top, names)))
                 .collect();
-            let mut said = look(top, mine)?;
+            let mut said = look(root, top, mine)?;
             for other in others {
                 said.extend(other.join().ok()??);
             }
@@ -156,11 +160,20 @@ impl Names {
     }
 }
 
-/// What `stat` says of names; nothing when one is not there.
-fn look(top: BorrowedFd<'_>, names: &[&CStr]) -> Option<Bytes> {
+/// What `stat` says of names below a directory; nothing when one is not there, or on a file system whose times tell nothing: the
+/// number of a device may be that of another one by now.
+fn look(root: &Path, top: BorrowedFd<'_>, names: &[&CStr]) -> Option<Bytes> {
+    let mut device = None;
     let mut said = Said(Writer(Vec::with_capacity(names.len() * 40)));
     for name in names {
         let stat = rustix::fs::statat(top, *name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        if device != Some(stat.st_dev) {
+            let path = || root.join(OsStr::from_bytes(name.to_bytes()));
+            if !walk::trusts_stat(&stat, path) {
+                return None;
+            }
+            device = Some(stat.st_dev);
+        }
         said.add(&walk::key_of(&stat));
     }
     Some(said.0.0)

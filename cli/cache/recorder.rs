@@ -222,7 +222,10 @@ impl Recorder {
             };
             let below = file.strip_prefix(path).unwrap_or(file);
             match (std::fs::symlink_metadata(file), seen.as_mut()) {
-                (Ok(meta), Some(seen)) => self.met(seen, below, &meta, taken),
+                // Another file system may be mounted on a directory or file of a source.
+                (Ok(meta), Some(seen)) if !taken || look::trusts(&meta, file) => {
+                    self.met(seen, below, &meta, taken);
+                }
                 _ => seen = None,
             }
             if let Some(chosen) = &mut chosen {

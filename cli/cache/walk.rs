@@ -7,6 +7,7 @@ use std::ffi::{CString, OsStr};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -17,7 +18,7 @@ use sos_store::StatKey;
 
 use super::bytes::Writer;
 use super::inputs::type_byte;
-use super::look::keeps_times;
+use super::look::{trusts, trusts_device};
 
 /// Threads of a walk; more do not help one disk or one kernel.
 const MAX_THREADS: usize = 8;
@@ -35,7 +36,7 @@ pub(super) type Taken<'a> = &'a (dyn Fn(&Path, FileType) -> Option<bool> + Sync)
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Print {
     sum: [u64; 4],
-    /// Something is so young that it may change unseen.
+    /// Something is so young that it may change unseen, or on a file system whose times tell nothing.
     racy: bool,
 }
 
@@ -119,20 +120,20 @@ pub(super) struct Look<'a> {
 }
 
 /// Looks at a file, link or directory and at everything in it. Nothing when that cannot be done, when `taken` does not know
-/// something, or when there are too many entries.
+/// something, when something that counts is on a file system whose times tell nothing, or when there are too many entries.
 pub(super) fn tree(root: &Path, look: Look<'_>) -> Option<Print> {
-    if !keeps_times(root) {
-        return None;
-    }
     let mut print = Print::default();
     let meta = std::fs::symlink_metadata(root).ok()?;
+    if !trusts(&meta, root) {
+        return None;
+    }
     if meta.is_dir() {
         let key = look.directory_times.then(|| StatKey::of(&meta));
         print.racy = key.is_some_and(|key| key.is_racy(look.now_nanos));
         print.add(Path::new(""), FileType::Directory, key.as_ref(), true);
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
         let top = rustix::fs::open(root, flags, Mode::empty()).ok()?;
-        let walk = Walk::new(root, top, look);
+        let walk = Walk::new(root, top, meta.dev(), look);
         print.merge(&walk.run()?);
     } else {
         let kind = kind_of_std(meta.file_type());
@@ -157,15 +158,16 @@ pub(super) fn source(root: &Path, taken: Option<Taken<'_>>, now_nanos: i128) -> 
 pub(super) fn files(root: &Path, names: &[&[u8]], now_nanos: i128) -> Option<Print> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::PATH;
     let top = rustix::fs::open(root, flags, Mode::empty()).ok()?;
+    let look = |top, names| some_files(root, top, names, now_nanos);
     let part = names.len().div_ceil(threads()).max(PART);
     std::thread::scope(|scope| {
         let top = top.as_fd();
         let mut parts = names.chunks(part);
         let mine = parts.next().unwrap_or_default();
         let others: Vec<_> = parts
-            .map(|names| scope.spawn(move || some_files(top, names, now_nanos)))
+            .map(|names| scope.spawn(move || look(top, names)))
             .collect();
-        let mut print = some_files(top, mine, now_nanos);
+        let mut print = look(top, mine);
         for other in others {
             print.merge(&other.join().ok()?);
         }
@@ -173,12 +175,19 @@ pub(super) fn files(root: &Path, names: &[&[u8]], now_nanos: i128) -> Option<Pri
     })
 }
 
-fn some_files(top: BorrowedFd<'_>, names: &[&[u8]], now_nanos: i128) -> Print {
+fn some_files(root: &Path, top: BorrowedFd<'_>, names: &[&[u8]], now_nanos: i128) -> Print {
     let mut print = Print::default();
+    let mut device = None;
     for name in names {
         let below = Path::new(OsStr::from_bytes(name));
         match rustix::fs::statat(top, *name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => print.add_key(below, kind_of(&stat), &key_of(&stat), now_nanos),
+            Ok(stat) => {
+                if device != Some(stat.st_dev) {
+                    print.racy |= !trusts_stat(&stat, || root.join(below));
+                    device = Some(stat.st_dev);
+                }
+                print.add_key(below, kind_of(&stat), &key_of(&stat), now_nanos);
+            }
             Err(_) => print.add(below, FileType::Unknown, None, false),
         }
     }
@@ -216,13 +225,15 @@ struct State {
 struct Walk<'a> {
     root: &'a Path,
     top: OwnedFd,
+    /// The file system of the root, which is trusted.
+    device: u64,
     look: Look<'a>,
     state: Mutex<State>,
     more: Condvar,
 }
 
 impl<'a> Walk<'a> {
-    fn new(root: &'a Path, top: OwnedFd, look: Look<'a>) -> Self {
+    fn new(root: &'a Path, top: OwnedFd, device: u64, look: Look<'a>) -> Self {
         let state = State {
             jobs: vec![Job::Directory(PathBuf::new())],
             busy: 0,
@@ -232,6 +243,7 @@ impl<'a> Walk<'a> {
         Self {
             root,
             top,
+            device,
             look,
             state: Mutex::new(state),
             more: Condvar::new(),
@@ -342,6 +354,10 @@ impl<'a> Walk<'a> {
                 Some(taken) => taken(&below, kind)?,
                 None => true,
             };
+            let other = stat.st_dev != self.device;
+            if taken && other && !trusts_stat(&stat, || self.root.join(&below)) {
+                return None;
+            }
             let directory = kind == FileType::Directory;
             if taken && (!directory || self.look.directory_times) {
                 print.add_key(&below, kind, &key_of(&stat), self.look.now_nanos);
@@ -397,6 +413,11 @@ pub(super) fn key_of(stat: &Stat) -> StatKey {
     }
 }
 
+/// Whether the times of what is at a path tell something.
+pub(super) fn trusts_stat(stat: &Stat, path: impl FnOnce() -> PathBuf) -> bool {
+    trusts_device(stat.st_dev, kind_of(stat) == FileType::Symlink, path)
+}
+
 fn kind_of(stat: &Stat) -> FileType {
     match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
         rustix::fs::FileType::Directory => FileType::Directory,
@@ -421,6 +442,7 @@ pub(crate) fn kind_of_std(t: std::fs::FileType) -> FileType {
 
 #[cfg(test)]
 mod tests {
+    use super::super::names::Names;
     use super::*;
 
     fn whole(root: &Path, now_nanos: i128) -> Option<Blake3> {
@@ -463,6 +485,24 @@ mod tests {
         assert_eq!(whole(dir.path(), sos_store::now_nanos()), None);
         std::fs::rename(dir.path().join("d3/e/f1"), dir.path().join("d3/f1")).unwrap();
         assert_ne!(whole(dir.path(), later), Some(walked));
+    }
+
+    /// `/sys` is mounted inside a directory of another file system, and its files change without new times.
+    #[test]
+    fn what_is_mounted_in_a_tree_must_be_trusted_too() {
+        let root = Path::new("/");
+        let later = sos_store::now_nanos() + 10_000_000_000;
+        let here = super::super::look::keeps_times(root);
+        for (mounted, trusted) in [("sys", false), ("none", here)] {
+            let taken =
+                |below: &Path, _| Some([mounted, "sys/kernel"].map(Path::new).contains(&below));
+            assert_eq!(source(root, Some(&taken), later).is_some(), trusted);
+            assert_eq!(Names::of(root, Some(&taken), later).is_some(), trusted);
+        }
+        for (name, trusted) in [("sys/kernel/mm", false), ("none", here)] {
+            let print = files(root, &[name.as_bytes()], later).unwrap();
+            assert_eq!(print.finish().is_some(), trusted, "{name}");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use sos_formats::diagnostic::Diagnostic;
 
-use crate::eval::Part;
-use crate::heap::{Sym, Value};
+use crate::eval::{Part, Through};
+use crate::heap::Value;
 use crate::ir::Pos;
 
 /// What went wrong.
@@ -101,8 +101,8 @@ pub(crate) struct Error {
     pub(crate) operand: Option<(Pos, usize, usize)>,
     /// Which part of an argument it is about.
     pub(crate) part: Option<Box<Part>>,
-    /// Attributes that it went through on its way outwards, when calls nest too deep: where they stand, and how often it did.
-    pub(crate) through: Vec<(Sym, Pos, usize)>,
+    /// What it went through on its way outwards, when calls nest too deep; innermost first.
+    pub(crate) through: Vec<Through>,
     /// A misspelt name and the right one.
     pub(crate) spelling: Option<(String, String)>,
 }

@@ -14,6 +14,9 @@ use crate::heap::{Attrs, Sym, Value};
 use crate::host::{ContextElem, FileType, HostError};
 use crate::ir::Pos;
 
+/// Variables without a value that are remembered for an error.
+const MAX_NO_ENV: usize = 4;
+
 pub(super) static TABLE: &[Prim] = &[
     p(
         "import",
@@ -265,14 +268,7 @@ fn path_exists(vm: &Vm, a: &[Value], pos: Pos) -> R {
 fn to_path(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let s = vm.coerce(a[0], Coerce::PLAIN, pos)?;
     if !s.bytes().starts_with(b"/") {
-        return Err(Error::new(
-            Kind::Value,
-            pos,
-            format!(
-                "string '{}' doesn't represent an absolute path",
-                String::from_utf8_lossy(s.bytes())
-            ),
-        ));
+        return Err(vm.not_absolute(s.bytes(), pos));
     }
     Ok(Value::string_ctx(
         &crate::eval::canon_path(s.bytes()),
@@ -527,5 +523,11 @@ fn get_env(vm: &Vm, a: &[Value], pos: Pos) -> R {
     } else {
         vm.host.env(&name)
     };
+    if v.is_none() {
+        let mut all = vm.no_env.borrow_mut();
+        if all.len() < MAX_NO_ENV && !all.iter().any(|known| known.0 == name) {
+            all.push((name, pos));
+        }
+    }
     Ok(Value::string(v.unwrap_or_default().as_bytes()))
 }

@@ -66,7 +66,7 @@ fn to_string(vm: &Vm, a: &[Value], pos: Pos) -> R {
 
 fn string_length(vm: &Vm, a: &[Value], pos: Pos) -> R {
     Ok(Value::int(
-        vm.coerce(a[0], Coerce::PLAIN, pos)?.bytes().len() as i64,
+        vm.coerce(a[0], Coerce::INTERP, pos)?.bytes().len() as i64,
     ))
 }
 
@@ -92,7 +92,7 @@ fn substring(vm: &Vm, a: &[Value], pos: Pos) -> R {
     let v = vm.force(a[2])?;
     let s = match v.as_str() {
         Some(s) => s,
-        None => vm.coerce(v, Coerce::PLAIN, pos)?,
+        None => vm.coerce(v, Coerce::INTERP, pos)?,
     };
     let b = s.bytes();
     let start = usize::try_from(start).unwrap_or(usize::MAX).min(b.len());

@@ -81,25 +81,50 @@ fn switched_off(feature: &str, pos: Pos) -> Box<Error> {
     .help("sos does not have this feature")
 }
 
-/// A text that may name a repository in the ways that git takes.
-fn git_url(text: &str) -> String {
+/// The URL of a repository, from a text that may name it in the ways that git takes.
+fn repository_url(vm: &Vm, v: Value, pos: Pos) -> R<String> {
+    let text = plain_text(vm, v, pos)?;
     if text.starts_with('/') {
-        return format!("file://{text}");
+        return Ok(format!("file://{text}"));
     }
     if text.contains("://") {
-        return text.to_owned();
+        return Ok(text);
     }
-    if let Some(rest) = text.strip_prefix("file:") {
-        return format!("file://{rest}");
+    if let Some(rest) = text.strip_prefix("file:")
+        && rest.starts_with('/')
+    {
+        return Ok(format!("file://{rest}"));
     }
     // `user@host:path`
     if let Some((user, rest)) = text.split_once('@')
         && let Some((host, path)) = rest.split_once(':')
         && !user.contains('/')
     {
-        return format!("ssh://{user}@{host}/{}", path.trim_start_matches('/'));
+        return Ok(format!(
+            "ssh://{user}@{host}/{}",
+            path.trim_start_matches('/')
+        ));
     }
-    format!("file://{text}")
+    Err(not_a_url(vm, &text, pos))
+}
+
+/// The error of a text that names no repository: a relative path in quotes says nothing of the directory that it starts at.
+#[cold]
+fn not_a_url(vm: &Vm, text: &str, pos: Pos) -> Box<Error> {
+    let e = Error::new(Kind::Value, pos, format!("'{text}' is not a valid URL"))
+        .label("neither a URL nor an absolute path");
+    let below = text.strip_prefix("file:").unwrap_or(text);
+    let below = below.strip_prefix("./").unwrap_or(below);
+    let is_path = |b: u8| b.is_ascii_alphanumeric() || b"._-+/".contains(&b);
+    if below.is_empty() || !below.bytes().all(is_path) {
+        return e;
+    }
+    let here = vm
+        .path_beside(pos, below)
+        .map_or_else(String::new, |path| format!(": `{path}`"));
+    e.help(format!(
+        "write `./{below}` without quotes for the path beside this file{here}"
+    ))
 }
 
 fn plain_text(vm: &Vm, v: Value, pos: Pos) -> R<String> {
@@ -141,7 +166,7 @@ fn fetch_git(vm: &Vm, a: &[Value], pos: Pos) -> R {
                 let key = key.text().into_owned();
                 match key.as_str() {
                     "url" => {
-                        attrs.insert(key, Attr::Str(git_url(&plain_text(vm, v, at)?)));
+                        attrs.insert(key, Attr::Str(repository_url(vm, v, at)?));
                     }
                     "name" => name = plain_text(vm, v, at)?,
                     _ => {
@@ -159,7 +184,7 @@ fn fetch_git(vm: &Vm, a: &[Value], pos: Pos) -> R {
             }
         }
         None => {
-            attrs.insert("url".into(), Attr::Str(git_url(&plain_text(vm, v, pos)?)));
+            attrs.insert("url".into(), Attr::Str(repository_url(vm, v, pos)?));
         }
     }
     if let Some(why) = super::name_problem(&name) {
@@ -226,8 +251,10 @@ fn fetch_mercurial(vm: &Vm, a: &[Value], pos: Pos) -> R {
             "'url' argument required by 'fetchMercurial'",
         ));
     }
-    if !url.contains("://") {
+    if url.starts_with('/') {
         url = format!("file://{url}");
+    } else if !url.contains("://") {
+        return Err(not_a_url(vm, &url, pos));
     }
     if let Some(why) = super::name_problem(&name) {
         return Err(Error::new(

@@ -106,7 +106,7 @@ impl Vm {
             || "anonymous lambda".to_owned(),
             |s| format!("'{}'", s.text()),
         );
-        let e = e.frame(format!("while calling {name}"), l.pos);
+        let e = super::cycle::through_function(e, l).frame(format!("while calling {name}"), l.pos);
         if pos == Pos::NONE {
             e
         } else {

@@ -3,7 +3,7 @@
 use super::Vm;
 use crate::error::{Error, Kind};
 use crate::heap::{Attrs, Sym, Thunk, Value};
-use crate::ir::Pos;
+use crate::ir::{Lambda, Pos};
 use crate::parse::Place;
 
 /// The way from a value that is being evaluated back to itself, collected while the error travels outwards.
@@ -37,6 +37,10 @@ const MAX_SHOWN: usize = 4;
 pub(super) const PATIENCE: usize = 1 << 20;
 /// Lists and sets inside each other that are looked into.
 pub(super) const NESTED: u32 = 3;
+/// Different calls that are counted.
+const MAX_THROUGH: usize = 64;
+/// How many times less often than the most frequent one a call may be met that is a part of the same recursion.
+const RARE: usize = 8;
 /// Bytes of an expression that stands for a list in a message.
 const MAX_LIST: usize = 40;
 
@@ -139,20 +143,56 @@ pub(super) fn item(mut e: Box<Error>, values: &[Value], pos: Pos, written: bool)
     e
 }
 
+/// What calls go through that nest too deep.
+pub(crate) struct Through {
+    what: Called,
+    at: Pos,
+    /// How often it did.
+    times: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Called {
+    /// The value of an attribute, by the place of that.
+    Attr(Sym),
+    /// A function, by its own place.
+    Function(Option<Sym>),
+    /// Whatever is called at a place.
+    Here,
+}
+
 /// The error of calls that nest too deep leaves what was called for an attribute of `set`, so many times.
 #[cold]
-pub(super) fn through(mut e: Box<Error>, set: Value, name: Sym, times: usize) -> Box<Error> {
+pub(super) fn through(e: Box<Error>, set: Value, name: Sym, times: usize) -> Box<Error> {
+    let shape = set.peel().as_attrs().map(Attrs::shape);
+    let at = shape.and_then(|s| Some(s.pos_at(s.find(name)?)));
+    through_at(e, Called::Attr(name), at.unwrap_or(Pos::NONE), times)
+}
+
+/// The same for a function.
+#[cold]
+pub(super) fn through_function(e: Box<Error>, l: &Lambda) -> Box<Error> {
+    through_at(e, Called::Function(l.name.get()), l.pos, 1)
+}
+
+/// The same for so many calls that ended in the next one, the last of them here.
+#[cold]
+pub(super) fn through_call(e: Box<Error>, at: Pos, times: usize) -> Box<Error> {
+    if at == Pos::NONE {
+        return e;
+    }
+    through_at(e, Called::Here, at, times.max(1))
+}
+
+fn through_at(mut e: Box<Error>, what: Called, at: Pos, times: usize) -> Box<Error> {
     if e.kind != Kind::Depth {
         return e;
     }
-    let shape = set.peel().as_attrs().map(Attrs::shape);
-    let at = shape.and_then(|s| Some(s.pos_at(s.find(name)?)));
-    let at = at.unwrap_or(Pos::NONE);
     let all = &mut e.through;
-    if let Some(known) = all.iter_mut().find(|t| (t.0, t.1) == (name, at)) {
-        known.2 += times;
-    } else if all.len() < MAX_SHOWN {
-        all.push((name, at, times));
+    if let Some(known) = all.iter_mut().find(|t| (t.what, t.at) == (what, at)) {
+        known.times += times;
+    } else if all.len() < MAX_THROUGH {
+        all.push(Through { what, at, times });
     }
     e
 }
@@ -212,27 +252,62 @@ impl Vm {
         }
     }
 
-    /// Says which attributes led back to themselves until calls were nested too deep.
+    /// Says which functions and attributes led back to themselves until calls were nested too deep.
     pub(super) fn explain_depth(&self, e: &mut Error) {
-        let mut names: Vec<String> = Vec::new();
-        for (name, at, times) in std::mem::take(&mut e.through) {
-            if times < 2 {
+        let all = std::mem::take(&mut e.through);
+        let most = all.iter().map(|t| t.times).max().unwrap_or(0);
+        // Outermost first, as they call each other.
+        let mut again: Vec<(String, &Through)> = Vec::new();
+        for t in all.iter().rev() {
+            if t.times < 2 || t.times < most / RARE || self.is_library(t.at) {
                 continue;
             }
-            let name = format!("`{}`", name.text());
-            e.others.push((at, format!("{name} leads back to itself")));
+            let name = match t.what {
+                Called::Attr(name) => Some(name.text().into_owned()),
+                Called::Function(name) => name.map(|n| n.text().into_owned()),
+                Called::Here => self.name_at(t.at),
+            };
+            if let Some(name) = name {
+                again.push((format!("`{name}`"), t));
+            }
+        }
+        let mut names: Vec<&String> = Vec::new();
+        for (name, _) in &again {
             if !names.contains(&name) {
                 names.push(name);
             }
         }
-        if !names.is_empty() {
-            let verb = if names.len() == 1 { "leads" } else { "lead" };
-            e.helps = vec![format!(
-                "calls may nest {} deep, and {} {verb} back to itself",
-                self.options.max_call_depth,
-                names.join(" and "),
-            )];
+        let Some((first, others)) = names.split_first() else {
+            return;
+        };
+        let mut message = format!("{}: {first} leads ", e.message);
+        for name in others.iter().take(MAX_SHOWN) {
+            message += &format!("to {name}, which leads ");
         }
+        if let Some(more @ 1..) = others.len().checked_sub(MAX_SHOWN) {
+            let word = if more == 1 { "name" } else { "names" };
+            message += &format!("to {more} more {word}, and these lead ");
+        }
+        message += "back to ";
+        message += if others.is_empty() { "itself" } else { first };
+        for (name, t) in again.iter().take(MAX_SHOWN) {
+            let known = |attr: &(String, &Through)| {
+                attr.0 == *name && matches!(attr.1.what, Called::Attr(_))
+            };
+            let says = match t.what {
+                Called::Here if others.is_empty() => format!("{name} leads back to itself"),
+                Called::Here => format!("leads to {name}"),
+                // The attribute says enough of the function in it.
+                Called::Function(_) if again.iter().any(known) => continue,
+                Called::Attr(_) | Called::Function(_) => format!("{name} leads back to itself"),
+            };
+            e.others.push((t.at, says));
+        }
+        e.message = message;
+        e.helps = vec![format!(
+            "calls may nest {} deep; `--max-call-depth` allows more where this has an end",
+            self.options.max_call_depth,
+        )];
     }
 
     /// Puts the names of the cycle into the message, and their places beside it.

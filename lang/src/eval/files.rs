@@ -397,16 +397,42 @@ impl Vm {
         let s = self.coerce(v, Coerce::PLAIN, pos)?;
         let p = self.realise_path_string(s, pos)?;
         if !p.starts_with(b"/") {
-            return Err(Error::new(
-                Kind::Value,
-                pos,
-                format!(
-                    "string '{}' doesn't represent an absolute path",
-                    String::from_utf8_lossy(&p)
-                ),
-            ));
+            return Err(self.not_absolute(&p, pos));
         }
         Ok(canon_path(&p))
+    }
+
+    /// The error of a text that is no path. An empty one is often that of a variable that is not set.
+    #[cold]
+    pub(crate) fn not_absolute(&self, text: &[u8], pos: Pos) -> Box<Error> {
+        let shown = String::from_utf8_lossy(text);
+        let message = format!("string '{shown}' doesn't represent an absolute path");
+        let e = Error::new(Kind::Value, pos, message);
+        if !text.is_empty() {
+            return e;
+        }
+        let (why, help) = if self.options.pure {
+            (
+                "pure evaluation hides it",
+                "`--impure` shows the environment",
+            )
+        } else if self.options.restricted {
+            (
+                "restricted evaluation hides it",
+                "pass what it needs with `--argstr`",
+            )
+        } else {
+            (
+                "it is not set",
+                "set it, or pass what it needs with `--argstr`",
+            )
+        };
+        let asked = self.no_env.borrow();
+        let outside = asked.iter().filter(|(_, at)| self.is_outside(*at));
+        let e = outside.fold(e, |e, (name, at)| {
+            e.other(*at, format!("`{name}` is empty here: {why}"))
+        });
+        if e.others.is_empty() { e } else { e.help(help) }
     }
 
     /// Builds what a string refers to and returns the string with real paths in it.

@@ -22,7 +22,7 @@ mod vm;
 
 pub(crate) use call::in_prim;
 pub(crate) use coerce::{Coerce, canon_path, int_text};
-pub(crate) use cycle::{Cycle, step};
+pub(crate) use cycle::{Cycle, Through, step};
 pub(crate) use delay::named;
 pub(crate) use files::{os_path, path_bytes, virtual_root};
 pub(crate) use parts::Part;

@@ -107,6 +107,13 @@ impl Vm {
         let mut tail = Tail::default();
         let r = self.run(e, env, &mut tail);
         tail.made.release();
+        let r = match r {
+            Ok(v) => Ok(v),
+            Err(error) => {
+                let calls = self.depth().saturating_sub(depth);
+                Err(cycle::through_call(error, tail.last, calls as usize))
+            }
+        };
         self.set_depth(depth);
         if depth == 0 {
             self.site.set(Pos::NONE);

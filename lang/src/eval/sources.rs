@@ -200,6 +200,26 @@ impl Vm {
         Some((start, end, exact))
     }
 
+    /// The path of something in the directory of the file that a place is in.
+    pub(crate) fn path_beside(&self, pos: Pos, below: &str) -> Option<String> {
+        let sources = self.sources.borrow();
+        let (source, _) = sources.find(pos)?;
+        let dir = [source.path.as_deref()?, b"/../", below.as_bytes()].concat();
+        Some(String::from_utf8_lossy(&super::canon_path(&dir)).into_owned())
+    }
+
+    /// The name, or what is selected from one, that begins at a place.
+    pub(super) fn name_at(&self, pos: Pos) -> Option<String> {
+        let sources = self.sources.borrow();
+        let (source, offset) = sources.find(pos)?;
+        let text = source.file.text.get(offset..)?;
+        let inside = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '\'' | '.');
+        let end = text.find(|c| !inside(c)).unwrap_or(text.len());
+        let name = text[..end].trim_end_matches('.');
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            .then(|| name.to_owned())
+    }
+
     /// What is written between two places of one text.
     pub(super) fn text_between(&self, start: Pos, end: Pos) -> Option<String> {
         let sources = self.sources.borrow();

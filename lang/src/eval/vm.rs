@@ -83,6 +83,8 @@ pub(crate) struct Vm {
     /// What a library says of the places of its derivations.
     pub(crate) drv_given: RefCell<FxHashMap<StorePath, crate::heap::Attrs>>,
     pub(crate) files_read: RefCell<BTreeSet<PathBuf>>,
+    /// Environment variables that were asked for and are not there, or not shown, and where that was first.
+    pub(crate) no_env: RefCell<Vec<(String, Pos)>>,
     pub(crate) updates: super::update::Cache,
     pub(crate) access: super::access::Access,
     pub(crate) trees: crate::flake::Trees,
@@ -120,6 +122,7 @@ impl Vm {
             drv_places: RefCell::default(),
             drv_given: RefCell::default(),
             files_read: RefCell::default(),
+            no_env: RefCell::default(),
             updates: super::update::Cache::default(),
             access,
             trees: crate::flake::Trees::default(),

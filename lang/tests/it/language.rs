@@ -83,11 +83,11 @@ fn deep_but_allowed() {
 fn too_deep() {
     fails(
         "let f = n: 1 + f (n + 1); in f 0",
-        "eval-too-deep: stack overflow; max-call-depth exceeded",
+        "eval-too-deep: stack overflow; max-call-depth exceeded: `f` leads back to itself",
     );
     fails(
         "let f = n: f (n + 1); in f 0",
-        "eval-too-deep: stack overflow; max-call-depth exceeded",
+        "eval-too-deep: stack overflow; max-call-depth exceeded: `f` leads back to itself",
     );
     fails(
         "let a = [ a ]; f = x: [ (f x) ]; in builtins.deepSeq (f 1) 1",

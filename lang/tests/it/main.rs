@@ -6,6 +6,7 @@ mod drvs;
 mod errors;
 mod flakes;
 mod fuzz;
+mod hints;
 mod host;
 mod language;
 mod peer;
