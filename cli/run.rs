@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sos_builders::fetch::{Download, Fetcher};
 use sos_builders::mirror::{Mirror, TrustedKey};
 use sos_engine::{
-    BuildOptions, BuildReport, Cancel, Engine, Event, EventSink, Graph, Substituter, Wanted,
+    BuildOptions, BuildReport, Cancel, Engine, Event, EventSink, Graph, Substituter, Wanted, Whose,
 };
 use sos_formats::derivation::{Derivation, Method, Output};
 use sos_formats::diagnostic::{Class, Diagnostic};
@@ -22,6 +22,7 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::render::progress;
 use crate::session::Session;
+use crate::undeclared;
 
 /// The largest file that an evaluation may fetch without a hash.
 const MAX_UNPINNED_BYTES: u64 = 1 << 30;
@@ -79,6 +80,7 @@ pub(crate) fn engine(
     build.rebuild = options.rebuild;
     build.keep_failed = options.keep_failed;
     build.watch_steps = options.watch_steps;
+    build.whose = Some(Whose::new(undeclared::whose));
     build.keep_failed_states = config.keep_failed_states;
     build.timeout_secs = options.timeout_secs.or(config.timeout_secs);
     build.silent_timeout_secs = options.silent_timeout_secs.or(config.silent_timeout_secs);

@@ -124,6 +124,7 @@ fn others(step: &str, tree: &Path, own: Option<&str>, notes: &[String]) -> Vec<S
     let below = format!("/{name}/");
     let seen = notes.iter().flat_map(|note| note.lines());
     let seen = seen.filter_map(|line| line.strip_prefix("  ")?.strip_prefix(&below));
+    let seen = seen.map(|line| line.rsplit_once(", of `").map_or(line, |(path, _)| path));
     let mut told = BTreeSet::new();
     let mut out = Vec::new();
     for path in seen {
@@ -154,6 +155,25 @@ fn others(step: &str, tree: &Path, own: Option<&str>, notes: &[String]) -> Vec<S
         out.push(note);
     }
     out
+}
+
+/// Says which step has a path, or may have made it, that a step written in `manifest` looked for in vain; nobody else has one.
+pub(crate) fn whose(manifest: &str, path: &str) -> Option<String> {
+    let tree = Path::new(manifest).parent()?;
+    if let Some(file) = path.strip_prefix(DIR) {
+        let mut trees = vec![tree.to_owned()];
+        if !tree.ends_with("steps") {
+            trees.push(tree.with_file_name("steps"));
+        }
+        return trees.iter().find_map(|tree| declaring(tree, file));
+    }
+    // The first part is the tree, and the second one of its steps, or a file that all of them share.
+    let mut parts = path.strip_prefix('/')?.splitn(3, '/');
+    let (in_tree, owner) = (parts.next()?, parts.next()?);
+    tree.with_file_name(in_tree)
+        .join(owner)
+        .exists()
+        .then(|| owner.to_owned())
 }
 
 /// The step of a tree whose `sources` has a file of this name.
@@ -214,12 +234,34 @@ fn files(text: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{files, script};
+    use super::{files, script, whose};
 
     #[test]
     fn names_end_where_a_message_goes_on() {
         let text = "tar: /external/distfiles/a-1.0.tar.gz: no such file\ncp /external/distfiles/b.c. /external/distfiles/";
         assert_eq!(files(text).collect::<Vec<_>>(), ["a-1.0.tar.gz", "b.c"]);
+    }
+
+    #[test]
+    fn a_path_is_of_the_step_that_has_its_directory_or_declares_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for step in ["steps/a", "steps-more/b"] {
+            std::fs::create_dir_all(dir.path().join(step)).unwrap();
+        }
+        std::fs::write(dir.path().join("steps/a/sources"), "f http://h/x.txt 0\n").unwrap();
+        let manifest = dir.path().join("steps-more/manifest");
+        let of = |path: &str| whose(manifest.to_str().unwrap(), path).unwrap_or_default();
+        assert_eq!(of("/steps-more/b/run"), "b");
+        assert_eq!(of("/steps/a"), "a");
+        assert_eq!(of("/external/distfiles/x.txt"), "a");
+        for nobodys in [
+            "/steps",
+            "/steps/include/x.h",
+            "/steps-more/a/run",
+            "/external/distfiles/y",
+        ] {
+            assert_eq!(of(nobodys), "", "{nobodys}");
+        }
     }
 
     #[test]

@@ -68,4 +68,5 @@ pub use report::{Excerpt, Reporter, TAIL_LINES};
 pub use run::Counts;
 pub use shell::{Shell, ShellFacts, ShellWish};
 pub use substitute::{Substituter, Transfer};
+pub use watched::Whose;
 pub use ways::{ways_of_build, ways_of_references};

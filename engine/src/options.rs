@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::features;
+use crate::watched::Whose;
 use sos_formats::store_path::StorePath;
 
 /// Settings of one engine. None of them may change what is built, only whether, how fast and with what limits.
@@ -24,6 +25,8 @@ pub struct BuildOptions {
     pub keep_failed: bool,
     /// Watch every step that says what to watch, and warn of what it looks for in vain: it is slower.
     pub watch_steps: bool,
+    /// Says whose the files are that a step looked for in vain; without it all of them are told.
+    pub whose: Option<Whose>,
     /// Builds that failed last and whose state is kept for a shell.
     pub keep_failed_states: usize,
     /// Seconds that one build may take.
@@ -74,6 +77,7 @@ impl BuildOptions {
             rebuild: false,
             keep_failed: false,
             watch_steps: false,
+            whose: None,
             keep_failed_states: 0,
             timeout_secs: None,
             silent_timeout_secs: None,

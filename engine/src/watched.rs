@@ -3,7 +3,9 @@
 //! A watched run is slower, so it is made when a step has failed, once more and for its messages alone, or when
 //! [`crate::BuildOptions::watch_steps`] asks for it.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
@@ -33,6 +35,60 @@ const TELLING: [&str; 7] = [
 /// Names that are listed.
 const LISTED_MAX: usize = 12;
 
+/// Says whose a path is that a step looked for in vain: given the name of the file in which the step is written, and the path. Nothing
+/// means that nobody has such a file: a compiler asks for each header in each place where one may be, and most of these are nowhere.
+#[derive(Clone)]
+pub struct Whose(Arc<Ask>);
+
+type Ask = dyn Fn(&str, &str) -> Option<String> + Send + Sync;
+
+impl Whose {
+    /// Takes what knows the owners; the answer is their name for people.
+    pub fn new(ask: impl Fn(&str, &str) -> Option<String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ask))
+    }
+}
+
+impl fmt::Debug for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Whose")
+    }
+}
+
+/// What is told of what was seen: each path with its owner, if anybody is known to know them.
+struct Told {
+    missing: Vec<(String, Option<String>)>,
+    devices: Vec<String>,
+}
+
+/// Keeps of the paths those that somebody has, and writes the others to the log of this program alone.
+fn owned(attempt: &Attempt<'_>, spec: &StepSpec, seen: Watched) -> Told {
+    let seen = foreign(seen, spec);
+    let whose = attempt.worker.options.whose.as_ref();
+    let file = attempt.job.place.as_ref().map(|place| &*place.file.name);
+    let Some((whose, file)) = whose.zip(file) else {
+        let missing = seen.missing.into_iter().map(|path| (path, None));
+        return Told {
+            missing: missing.collect(),
+            devices: seen.devices,
+        };
+    };
+    let (mut missing, mut of_nobody) = (Vec::new(), Vec::new());
+    for path in seen.missing {
+        match (whose.0)(file, &path) {
+            Some(owner) => missing.push((path, Some(owner))),
+            None => of_nobody.push(path),
+        }
+    }
+    if !of_nobody.is_empty() {
+        tracing::debug!(step = %attempt.job.name, paths = ?of_nobody, "it looked for what nobody has");
+    }
+    Told {
+        missing,
+        devices: seen.devices,
+    }
+}
+
 /// Adds to the failure of a step what it looked for in vain; `seen` is what is known of it from a run that was watched.
 pub(crate) fn explain(
     attempt: &Attempt<'_>,
@@ -54,12 +110,12 @@ pub(crate) fn explain(
     } else {
         seen
     };
-    Stop::Problem(Box::new(told(*problem, &foreign(seen, spec))))
+    Stop::Problem(Box::new(told(*problem, &owned(attempt, spec, seen))))
 }
 
 /// Warns of what a step that succeeded looked for in vain: it went on without, and goes another way when that is there.
 pub(crate) fn warn(attempt: &Attempt<'_>, spec: &StepSpec, seen: Watched) {
-    let seen = foreign(seen, spec);
+    let seen = owned(attempt, spec, seen);
     if seen.missing.is_empty() {
         return;
     }
@@ -72,7 +128,7 @@ pub(crate) fn warn(attempt: &Attempt<'_>, spec: &StepSpec, seen: Watched) {
         ),
     );
     attempt.worker.events.emit(Event::Diagnostic {
-        diagnostic: Box::new(told(warning, &seen)),
+        diagnostic: Box::new(told(warning, &seen).with_labels(attempt.job.place.clone())),
     });
 }
 
@@ -121,7 +177,7 @@ fn foreign(mut seen: Watched, spec: &StepSpec) -> Watched {
 }
 
 /// Puts it into words.
-fn told(mut problem: Diagnostic, seen: &Watched) -> Diagnostic {
+fn told(mut problem: Diagnostic, seen: &Told) -> Diagnostic {
     let list = |names: &[String]| {
         let mut text: String = names
             .iter()
@@ -134,9 +190,14 @@ fn told(mut problem: Diagnostic, seen: &Watched) -> Diagnostic {
         text
     };
     if !seen.missing.is_empty() {
+        let missing = seen.missing.iter().map(|(path, owner)| match owner {
+            Some(owner) => format!("{path}, of `{owner}`"),
+            None => path.clone(),
+        });
+        let missing: Vec<String> = missing.collect();
         problem = problem.note(format!(
             "it looked for what it was not shown:{}",
-            list(&seen.missing)
+            list(&missing)
         ));
     }
     if !seen.devices.is_empty() {
@@ -170,11 +231,18 @@ mod tests {
     use super::*;
     use crate::sandbox::StepMount;
 
-    fn watched(missing: &[&str], devices: &[&str]) -> Watched {
-        let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
+    fn watched(missing: &[&str]) -> Watched {
         Watched {
-            missing: owned(missing),
-            devices: owned(devices),
+            missing: missing.iter().map(|s| (*s).to_owned()).collect(),
+            devices: Vec::new(),
+        }
+    }
+
+    fn seen(missing: &[&str], devices: &[&str]) -> Told {
+        let missing = missing.iter().map(|path| ((*path).to_owned(), None));
+        Told {
+            missing: missing.collect(),
+            devices: devices.iter().map(|s| (*s).to_owned()).collect(),
         }
     }
 
@@ -187,15 +255,12 @@ mod tests {
                 outside: "/".into(),
             });
         }
-        let seen = watched(
-            &[
-                "/steps/a/build",
-                "/steps/ab/run",
-                "/external/distfiles/x",
-                "/external/distfiles/y",
-            ],
-            &[],
-        );
+        let seen = watched(&[
+            "/steps/a/build",
+            "/steps/ab/run",
+            "/external/distfiles/x",
+            "/external/distfiles/y",
+        ]);
         assert_eq!(
             foreign(seen, &spec).missing,
             ["/steps/ab/run", "/external/distfiles/y"]
@@ -223,12 +288,12 @@ mod tests {
                 .is_empty()
         );
         let both = failed().note("its log:\nmknod: /x: Operation not permitted");
-        let both = told(both, &watched(&[], &["/x"]));
+        let both = told(both, &seen(&[], &["/x"]));
         assert_eq!(both.helps, [DEVICES]);
         assert_eq!(both.notes.len(), 2);
         let many: Vec<String> = (0..20).map(|n| format!("/steps/{n}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        let told = told(failed(), &watched(&many, &[]));
+        let told = told(failed(), &seen(&many, &[]));
         assert!(told.notes[0].ends_with("and 8 more"), "{}", told.notes[0]);
     }
 }

@@ -141,7 +141,10 @@ fn without_its_directive_there_is_no_payload() {
     w.write("tree/steps/manifest", "build: a\n");
     w.sos(["build", "--no-link", "tree#payload-image"])
         .fails(3)
-        .says(&["import_payload"]);
+        .says(&[
+            "`tree/steps/manifest` has no `improve: import_payload`",
+            "help: without it `#builder-hex0-image` has every file",
+        ]);
     w.sos([
         "build",
         "--no-link",
@@ -292,8 +295,8 @@ fn the_image_of_upstream_has_the_records_that_upstream_writes() {
     assert!(records > 500, "{records}");
 }
 
-/// Minutes in an emulated machine: the loader names on the screen what it takes out of the image.
-/// It does not see that the commands of the image run: that they are those of upstream, the comparison of records sees.
+/// Minutes in an emulated machine: the loader names on the screen what it takes out of the image, and the programs of the image what
+/// they run: up to the compiler of C, which `cc_x86` has made and which compiles the next program.
 #[test]
 fn the_image_of_upstream_starts_without_a_kernel() {
     let Some(tree) = upstream() else { return };
@@ -311,11 +314,16 @@ fn the_image_of_upstream_starts_without_a_kernel() {
         "run",
         &target,
         "--timeout",
-        "1500",
+        "2400",
         "--expect",
         r"\./steps",
         "--expect",
         r"\./AMD64/GAS/cc_amd64\.S",
+        "--expect",
+        // The screen breaks lines after 80 characters.
+        r"\+> \./x86/artifact/hex0 \./x86/hex1_x86\.hex0",
+        "--expect",
+        r"\+> \./x86/artifact/M2 --architecture x86 -f \./M2libc/x86/linux/bootstrap\.c",
     ])
     .ok();
 }

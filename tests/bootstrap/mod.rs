@@ -7,6 +7,8 @@ mod own;
 mod resume;
 mod small;
 mod upstream;
+mod variables;
+mod watched;
 
 use std::path::PathBuf;
 

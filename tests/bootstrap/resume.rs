@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 
 use rustix::process::Signal;
 
-use super::small::{content, recipe, take_settings, world};
+use super::small::{content, recipe, world};
 use super::write_tree;
 use crate::support::process::{all_gone, descendants, pid, signal};
 use crate::support::{World, one_at_a_time, peer, start, steps};
@@ -147,35 +147,6 @@ a3a5e715f0cc574a73c3f9bebb6bc24f32ffd5b67b387244c2c909da779a1478  c_0.tar.bz2
     w.sos(["build", "--no-link", ".#rootfs"])
         .ok()
         .says(&["built 0,"]);
-}
-
-#[test]
-fn variables_are_for_recipes_that_take_settings() {
-    let Some(w) = world() else { return };
-    w.sos(["build", "--no-link", "--set", "JOBS=2", ".#rootfs"])
-        .fails(2)
-        .says(&["argument-not-taken", "`settings`"]);
-    take_settings(&w);
-    w.write("tree/steps/improve/x.sh", "echo ${COLOUR} > ${PREFIX}/x\n");
-    let root = w
-        .sos(["build", "--no-link", "--set", "COLOUR=red", ".#rootfs"])
-        .ok()
-        .stdout;
-    assert_eq!(content(&w, root.trim(), "usr/x"), "red\n");
-    // A variable is a change for the steps that name it, and for those after them when they make something else.
-    let build = |set: &str| {
-        let run = w.sos(["build", "--no-link", "--set", set, ".#rootfs"]).ok();
-        run.stderr
-    };
-    w.write("tree/steps/b-1.0/pass1.sh", "# SHAPE\necho > ${PREFIX}/b\n");
-    build("SHAPE=round");
-    assert!(build("SHAPE=round").contains("built 0,"));
-    let other = build("SHAPE=square");
-    assert!(other.contains("built 1,"), "{other}");
-    let nobody = build("SIZE=7");
-    assert!(nobody.contains("built 1,"), "{nobody}");
-    let nobody = build("SIZE=8");
-    assert!(nobody.contains("built 0,"), "{nobody}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::write_tree;
 use crate::support::{World, peer, steps};
 
 /// What our steps are run by, in a few lines: each has a script, which finds itself in its own directory.
-const HELPERS: &str = r#"
+pub(super) const HELPERS: &str = r#"
 build() {
   cd "/steps/$1"
   . "./$2"
@@ -473,73 +473,6 @@ fn what_a_tree_lacks_is_said_once_and_without_the_library() {
 }
 
 #[test]
-fn names_that_are_put_together_are_found() {
-    let Some(w) = world() else { return };
-    take_settings(&w);
-    w.write(
-        "tree/steps/improve/x.sh",
-        "eval \"echo \\$VA\"\"R\" > ${PREFIX}/x\n",
-    );
-    let root = w
-        .sos(["build", "--no-link", "--set", "VAR=1", ".#rootfs"])
-        .ok()
-        .stdout;
-    assert_eq!(content(&w, root.trim(), "usr/x"), "1\n");
-}
-
-#[test]
-fn a_variable_is_in_the_keys_of_those_who_can_see_it() {
-    let Some(w) = world() else { return };
-    take_settings(&w);
-    w.write(
-        "tree/steps/manifest",
-        "build: a\nbuild: b-1.0\nimprove: x\n",
-    );
-    let built = |value: &str, steps: usize| {
-        let set = format!("VALUE={value}");
-        let run = w
-            .sos(["build", "--no-link", "--set", &set, ".#rootfs"])
-            .ok();
-        let count = format!("built {steps},");
-        assert!(run.stderr.contains(&count), "{value}: {}", run.stderr);
-        run.stdout.trim().to_owned()
-    };
-    built("0", 5);
-    // Nobody names it.
-    built("1", 0);
-    // One that takes a name from somewhere, and makes the same whatever it is.
-    w.write("tree/steps/b-1.0/names", "echo ${!1}\n");
-    built("2", 1);
-    built("3", 1);
-    std::fs::remove_file(w.project().join("tree/steps/b-1.0/names")).expect("a file");
-    built("3", 0);
-    // What each step reads may put names together for each.
-    w.write(
-        "tree/steps/helpers.sh",
-        &format!("{HELPERS}of() {{ eval \"echo \\$$1\"; }}\n"),
-    );
-    built("4", 3);
-    w.write("tree/steps/b-1.0/pass1.sh", "of VA\"\"LUE > ${PREFIX}/b\n");
-    let root = built("5", 3);
-    assert_eq!(content(&w, &root, "usr/b"), "5\n");
-    // A name that is left for those who come later.
-    w.write("tree/steps/helpers.sh", HELPERS);
-    w.write(
-        "tree/steps/manifest",
-        "improve: x\nbuild: a\nbuild: b-1.0\n",
-    );
-    w.write(
-        "tree/steps/improve/x.sh",
-        "echo 'SEEN=${VALUE}' >> /steps/env\n",
-    );
-    w.write("tree/steps/b-1.0/pass1.sh", "echo ${SEEN} > ${PREFIX}/b\n");
-    for value in ["6", "7"] {
-        let root = built(value, 3);
-        assert_eq!(content(&w, &root, "usr/b"), format!("{value}\n"));
-    }
-}
-
-#[test]
 fn what_a_plan_says_of_targets_and_of_nothing() {
     let Some(w) = world() else { return };
     let shown = w.sos(["recipe", "show", "."]).ok().stdout;
@@ -552,107 +485,6 @@ fn what_a_plan_says_of_targets_and_of_nothing() {
     w.sos(["build", "--no-link", ".#uninstall--usr-b"]).ok();
     w.write("tree/steps/manifest", "# nothing\n");
     assert_eq!(w.sos(["recipe", "show", "."]).ok().stdout, "no steps\n");
-}
-
-#[test]
-fn who_fails_for_want_of_what_others_have_is_told_whose_it_is() {
-    let Some(w) = world() else { return };
-    // What is asked for in vain is in no message of the script.
-    let script =
-        "D=/steps; N=b-1.0; test -f $D/$N/run || test -e ${D}/c/x && echo found || exit 9\n";
-    w.write("tree/steps/a/pass2.sh", script);
-    w.write("tree/steps/c/notes", "");
-    let run = w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
-        "it looked for what it was not shown:",
-        "`a-pass2` looked for `/steps/b-1.0/run`, which is `tree/steps/b-1.0/run`: a step sees its own directory and no other, and a link to it in `tree/steps/a` shows it there",
-        "`a-pass2` looked for `/steps/c/x`, which would be of `c`: nothing is at `tree/steps/c/x`",
-    ]);
-    assert!(!run.stderr.contains(" /steps/a/"), "{}", run.stderr);
-    // The advice is right.
-    std::os::unix::fs::symlink("../b-1.0/run", w.project().join("tree/steps/a/run"))
-        .expect("a link");
-    w.write("tree/steps/a/pass2.sh", "test -f run || exit 9\n");
-    w.sos(["build", "--no-link", ".#rootfs"]).ok();
-
-    // A file from outside, named by nobody.
-    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
-    w.write(
-        "tree/steps/c/sources",
-        &format!("f http://127.0.0.1:9/y-1.0.txt {digest}\n"),
-    );
-    w.write(
-        "tree/steps/a/pass2.sh",
-        "N=y; cat ${D:-/external/distfiles}/$N-1.0.txt 2>/dev/null\n",
-    );
-    w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
-        "`a-pass2` names `/external/distfiles/y-1.0.txt`, which it does not declare and `c` does",
-        "`extraDistfiles.\"a\" = [ \"y-1.0.txt\" ];`",
-    ]);
-}
-
-#[test]
-fn who_goes_on_without_what_others_have_is_named_when_asked_for() {
-    let Some(w) = world() else { return };
-    w.write(
-        "tree/steps/a/pass2.sh",
-        "if [ -e /steps/b-1.0/run ]; then echo with; else echo without; fi > ${PREFIX}/a2\n",
-    );
-    let quiet = w.sos(["build", "--no-link", ".#rootfs"]).ok();
-    assert!(!quiet.stderr.contains("b-1.0/run"), "{}", quiet.stderr);
-    let other = w.root().join("other");
-    let watched = w
-        .sos([
-            "--store",
-            other.to_str().expect("a plain path"),
-            "build",
-            "--no-link",
-            "--watch-steps",
-            ".#rootfs",
-        ])
-        .ok()
-        .says(&[
-            "warning[build-undeclared]: `a-pass2` went on without files that it looked for",
-            "/steps/b-1.0/run",
-        ]);
-    // Being watched changes nothing.
-    assert_eq!(watched.stdout, quiet.stdout);
-}
-
-#[test]
-fn who_makes_devices_is_told_that_nobody_can() {
-    let Some(w) = world() else { return };
-    w.write("tree/steps/improve/x.sh", "set -e; mknod /dev-x c 1 3\n");
-    w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
-        "it wanted to make devices, which nobody may do in a user namespace:",
-        "/dev-x",
-        "no step can make a device",
-    ]);
-}
-
-#[test]
-fn the_number_of_jobs_is_in_no_key() {
-    let Some(w) = world() else { return };
-    take_settings(&w);
-    // One that names it, and one that is shown the whole file.
-    w.write("tree/steps/improve/x.sh", "echo ${JOBS} > ${PREFIX}/x\n");
-    w.write(
-        "tree/steps/a/pass2.sh",
-        "cat /steps/bootstrap.cfg > ${PREFIX}/a2\n",
-    );
-    let root = w.sos(["build", "--no-link", ".#rootfs"]).ok().stdout;
-    assert_eq!(content(&w, root.trim(), "usr/x"), "1\n");
-    for set in ["JOBS=7", "MIRRORS=http://127.0.0.1:1"] {
-        w.sos(["build", "--no-link", "--set", set, ".#rootfs"])
-            .ok()
-            .says(&["built 0,"]);
-    }
-    // Predicates see what was said.
-    w.write("tree/steps/manifest", "build: a ( JOBS == 7 )\n");
-    let shown = w
-        .sos(["recipe", "show", "--set", "JOBS=7", "."])
-        .ok()
-        .stdout;
-    assert!(shown.contains("build     a pass 1"), "{shown}");
 }
 
 #[test]

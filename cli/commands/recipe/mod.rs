@@ -160,7 +160,8 @@ pub(crate) fn pairs(words: &[String]) -> Result<Vec<(String, String)>, Failure> 
         let pair = word.split_once('=').filter(|(name, _)| !name.is_empty());
         pair.map(|(name, value)| (name.to_owned(), value.to_owned()))
             .ok_or_else(|| {
-                let message = format!("`--set {word}` is not `NAME=VALUE`");
+                let message =
+                    format!("`--set {word}` is not `NAME=VALUE`, as in `--set ARCH=amd64`");
                 Failure::new(Diagnostic::error("usage-bad-value", Class::Usage, message))
             })
     };

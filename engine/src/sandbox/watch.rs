@@ -18,8 +18,8 @@ use super::protocol::{Failure, Naming};
 use super::seccomp::{self, AUDIT_ARCH_AARCH64, AUDIT_ARCH_I386, AUDIT_ARCH_X86_64, Call, call};
 use super::sys::{self, Notice};
 
-/// The most names that are remembered.
-const NAMES_MAX: usize = 64;
+/// The most names that are remembered: a compiler asks for many that nobody has before one that somebody does.
+const NAMES_MAX: usize = 4096;
 /// The longest path, as the kernel has it.
 const PATH_BYTES_MAX: usize = 4096;
 /// Memory is read up to the next multiple of this: behind it there may be none.
@@ -28,9 +28,9 @@ const PAGE_BYTES: u64 = 4096;
 /// What a watched program did that cannot have worked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watched {
-    /// Absolute paths below the watched directories that it looked for and that were not there, sorted, at most 64.
+    /// Absolute paths below the watched directories that it looked for and that were not there, sorted, at most 4096.
     pub missing: Vec<String>,
-    /// Absolute paths at which it wanted to make a device, sorted, at most 64.
+    /// Absolute paths at which it wanted to make a device, sorted, at most 4096.
     pub devices: Vec<String>,
 }
 

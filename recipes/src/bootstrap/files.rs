@@ -111,7 +111,8 @@ impl<'a> Files<'a> {
                     None => {
                         let message = format!("`{}` leads nowhere", self.checkout.shown(&path));
                         let problem =
-                            Diagnostic::error("bootstrap-bad-link", Class::Recipe, message);
+                            Diagnostic::error("bootstrap-bad-link", Class::Recipe, message)
+                                .help("remove it, or make it lead to a file of its own tree");
                         return Err(Box::new(problem));
                     }
                 },

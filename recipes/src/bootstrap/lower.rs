@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use sos_formats::diagnostic::{Class, Diagnostic, Label, SourceFile};
 use sos_lang::{FileType, Plain};
 
+use super::arch::system;
 use super::checkout::{Checkout, Result};
 use super::files::{at_source, at_text};
 use super::kaem::{Reader, Shell};
 use super::manifest::Kind;
 use super::plan::{Plan, Step};
-use super::scripts::lines;
+use super::scripts::{of_bash, of_kaem};
 use super::sources::Distfile;
 use super::stage0::{self, Input, Stage0};
 use super::variables::Variables;
@@ -50,7 +51,7 @@ pub(crate) fn lower(
     };
     let mut set = Set::new()
         .with("arch", text(&arch))
-        .with("system", text(system(&arch).map_err(one)?));
+        .with("system", text(system(checkout, &arch).map_err(one)?));
     let kaem = if seeded {
         let stage0 = stage0::read(checkout, &arch, &arch_dir).map_err(one)?;
         let (seed, variables) = lowerer.seed(&stage0, &arch_dir).map_err(one)?;
@@ -135,22 +136,6 @@ fn places(checkout: &Checkout<'_>, plan: &Plan, made: &mut Made) -> Result<Plain
         set = set.with(&index, Set::new().with("name", Plain::Null).done());
     }
     Ok(set.done())
-}
-
-/// The system whose programs the steps of an architecture are.
-fn system(arch: &str) -> Result<&'static str> {
-    match arch {
-        "x86" => Ok("i686-linux"),
-        "amd64" => Ok("x86_64-linux"),
-        "aarch64" => Ok("aarch64-linux"),
-        "riscv64" => Ok("riscv64-linux"),
-        _ => {
-            let message = format!("ARCH is `{arch}`, which no system runs");
-            let problem = Diagnostic::error("bootstrap-arch", Class::Recipe, message)
-                .note("known are `x86`, `amd64`, `aarch64` and `riscv64`");
-            Err(Box::new(problem))
-        }
-    }
 }
 
 /// The line for each package in the list of pins that its step sees: a step must not depend on the pins of others.
@@ -404,9 +389,9 @@ impl Lowerer<'_> {
         let env = if has_own_env { &own_env } else { "steps/env" };
         let env = self.checkout.need_text(env)?;
         let script = if bash {
-            bash_script(step, has_own_env)
+            of_bash(step, has_own_env)
         } else {
-            kaem_script(step, &self.variables, &env.text)
+            of_kaem(step, &self.variables, &env.text)
         };
         let mut environment = BTreeMap::new();
         if bash {
@@ -551,50 +536,6 @@ fn key(step: &Step, plan: &Plan) -> String {
             (same.count() + 1).to_string()
         }
     }
-}
-
-/// What a step in kaem runs: the beginning of the script that upstream generates, and its own lines of it.
-fn kaem_script(step: &Step, variables: &Variables, env: &str) -> String {
-    let mut header = format!("set -ex\ncd /{}\n{}{env}", step.tree, variables.to_cfg());
-    if step.tree != "steps" {
-        header.push_str(&format!("SRCDIR=/{}\n", step.tree));
-    }
-    let body = match step.kind {
-        Kind::Jump => format!(
-            "kaem --file /{}/{}\n",
-            step.tree,
-            step.script.as_deref().unwrap_or_default()
-        ),
-        _ => lines(step),
-    };
-    header + &body
-}
-
-/// The same for bash. The number of jobs is set between what is read: it is of this machine, and in no file. An extension reads the
-/// variables of the main tree, and its `env` if it brings none; its steps are where `SRCDIR` says.
-fn bash_script(step: &Step, own_env: bool) -> String {
-    let tree = &step.tree;
-    let (from, env, dir) = if tree == "steps" {
-        (".", ".", String::new())
-    } else {
-        (
-            "/steps",
-            if own_env { "." } else { "/steps" },
-            format!("SRCDIR=/{tree}\n"),
-        )
-    };
-    let header = format!(
-        "#!/bin/bash\nset -e\ncd /{tree}\n. {from}/bootstrap.cfg\n[ -z \"${{SOS_CORES}}\" ] || JOBS=${{SOS_CORES}}\nunset SOS_CORES\n. {env}/env\n{dir}. ./helpers.sh\n"
-    );
-    let body = match step.kind {
-        Kind::Jump => format!(
-            ". /{}/{}\n",
-            step.tree,
-            step.script.as_deref().unwrap_or_default()
-        ),
-        _ => lines(step),
-    };
-    header + &body
 }
 
 /// Directories that others have files in, which a step may look for without having declared them.

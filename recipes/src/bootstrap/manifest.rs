@@ -108,12 +108,24 @@ impl<'t> Words<'_, 't> {
             .error("bootstrap-syntax", message, &Some(place), label);
         Box::new(match word {
             Some(word) if word.text.is_empty() => {
-                problem.help("words are separated by exactly one blank: remove the second one")
+                let which = if at == 0 { "this" } else { "the second" };
+                problem.help(format!(
+                    "words are separated by exactly one blank: remove {which} one"
+                ))
             }
             Some(word) if word.text.contains('\t') => problem
                 .help("only blanks separate words, and a tab is part of one: write a blank for it"),
             _ => problem,
         })
+    }
+}
+
+/// A word for a message; an empty one is what two blanks have between them.
+fn said(word: &str) -> String {
+    if word.is_empty() {
+        "a second blank".to_owned()
+    } else {
+        format!("`{word}`")
     }
 }
 
@@ -132,6 +144,10 @@ fn directive(
         "define:" => {
             define(&words, variables)?;
             return Ok(None);
+        }
+        "" => {
+            let message = "a line begins with a blank, and a directive is expected there";
+            return Err(words.wrong(0, message, "this blank"));
         }
         _ => {
             let problem = words.wrong(0, format!("unknown directive `{word}`"), "no directive");
@@ -200,7 +216,7 @@ fn define(words: &Words<'_, '_>, variables: &mut Variables) -> Result<()> {
 fn predicate(words: &Words<'_, '_>, at: usize, variables: &Variables) -> Result<(String, usize)> {
     let open = words.need(at, "`(`")?;
     if open != "(" {
-        return Err(words.wrong(at, format!("expected `(`, found `{open}`"), "not `(`"));
+        return Err(words.wrong(at, format!("expected `(`, found {}", said(open)), "not `(`"));
     }
     let truth = |is: bool| if is { "True" } else { "False" }.to_owned();
     let mut terms: Vec<(String, bool)> = Vec::new();
@@ -220,8 +236,17 @@ fn predicate(words: &Words<'_, '_>, at: usize, variables: &Variables) -> Result<
                 truth((variables.get(left) == right) == (comparison == "=="))
             }
             other => {
-                let message = format!("expected `==` or `!=` after `{left}`, found `{other}`");
-                return Err(words.wrong(at + 1, message, "no comparison"));
+                let message = format!(
+                    "expected `==` or `!=` after {}, found {}",
+                    said(left),
+                    said(other)
+                );
+                let problem = words.wrong(at + 1, message, "no comparison");
+                return Err(if left == "(" {
+                    Box::new(problem.help("parentheses do not nest: `a && b || c` is `a && (b || c)`, and a `define:` can hold a part"))
+                } else {
+                    problem
+                });
             }
         };
         match words.need(at, "`)`, `&&` or `||`")? {
@@ -232,7 +257,7 @@ fn predicate(words: &Words<'_, '_>, at: usize, variables: &Variables) -> Result<
             }
             operator @ ("&&" | "||") => terms.push((value, operator == "||")),
             other => {
-                let message = format!("expected `)`, `&&` or `||`, found `{other}`");
+                let message = format!("expected `)`, `&&` or `||`, found {}", said(other));
                 return Err(words.wrong(at, message, "neither of them"));
             }
         }

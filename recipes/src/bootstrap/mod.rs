@@ -2,6 +2,7 @@
 //!
 //! `steps/manifest` lists what is done, `steps/NAME` says how, and `seed` is what everything grows from.
 
+mod arch;
 mod attr;
 mod checkout;
 mod files;

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use sos_formats::diagnostic::{Class, Diagnostic, suggest};
-use sos_lang::Host;
+use sos_lang::{FileType, Host};
 
+use super::arch::system;
 use super::checkout::Checkout;
 use super::files::{Files, Shown};
 use super::manifest::{self, Directive, Kind};
@@ -207,14 +208,8 @@ pub(super) fn starting_variables(
             start.set("ARCH_DIR", variables::arch_dir(value));
         }
     }
-    if !matches!(
-        start.get("ARCH"),
-        "" | "x86" | "amd64" | "aarch64" | "riscv64"
-    ) {
-        let message = format!("ARCH is `{}`, which no system runs", start.get("ARCH"));
-        let problem = Diagnostic::error("bootstrap-arch", Class::Recipe, message)
-            .note("known are `x86`, `amd64`, `aarch64` and `riscv64`");
-        return Err(vec![problem]);
+    if !start.get("ARCH").is_empty() {
+        system(checkout, start.get("ARCH")).map_err(|e| vec![*e])?;
     }
     if !matches!(start.get("CONFIGURATOR"), "" | "False") {
         let message = "CONFIGURATOR is not False: the configurator would ask for values while the system is built";
@@ -356,13 +351,22 @@ impl Planner<'_> {
     ) -> super::checkout::Result<()> {
         let dir = format!("{}/{}", step.tree, step.name);
         // A name that leads elsewhere would be looked for there.
-        if step.name.contains('/') || matches!(step.name.as_str(), "." | "..") {
-            let message = format!("`{}` cannot be the name of a step", step.name);
+        let leads = step.name.contains('/') || matches!(step.name.as_str(), "." | "..");
+        if leads || step.name.contains(char::is_control) {
+            let shown = step.name.escape_debug();
+            let message = format!("`{shown}` cannot be the name of a step");
             let problem = problems.error("bootstrap-syntax", message, &directive.place, "no name");
             return Err(Box::new(problem));
         }
         if self.checkout.resolve(&dir)?.is_none() {
-            return Err(Box::new(self.checkout.missing(&dir)));
+            let entries = self.checkout.list(&step.tree)?;
+            let dirs = entries
+                .iter()
+                .filter(|(_, kind)| *kind == FileType::Directory);
+            let problem = self.checkout.missing(&dir);
+            return Err(Box::new(
+                problem.suggest(&step.name, dirs.map(|(name, _)| name.as_str())),
+            ));
         }
         let script = format!(
             "pass{pass}.{}",
@@ -486,7 +490,15 @@ impl Planner<'_> {
                 &directive.place,
                 "needed here",
             );
-            return Err(Box::new(problem));
+            let dir = format!("{}/{}", step.tree, step.kind.as_str());
+            let entries = match self.checkout.resolve(&dir)? {
+                Some(dir) => self.checkout.list(&dir)?,
+                None => Vec::new(),
+            };
+            let known = entries
+                .iter()
+                .filter_map(|(name, _)| name.strip_suffix(".sh"));
+            return Err(Box::new(problem.suggest(&step.name, known)));
         }
         Ok(())
     }

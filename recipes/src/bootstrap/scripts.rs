@@ -1,5 +1,5 @@
-//! The scripts that upstream's generator writes for a plan, as texts: what a person compares with a run of upstream's. Steps run
-//! lines of them in a shell of their own (see `lower`).
+//! The scripts that upstream's generator writes for a plan, as texts: what a person compares with a run of upstream's; and what each
+//! step runs in a shell of its own, which is the beginning and some lines of them.
 //!
 //! # Source
 //! `fosslinux/live-bootstrap`, `seed/script-generator.c`.
@@ -13,6 +13,7 @@ use sos_lang::Host;
 use super::checkout::{Checkout, Result};
 use super::manifest::Kind;
 use super::plan::{Plan, Step};
+use super::variables::Variables;
 
 /// Where the generator is in a checkout.
 const GENERATOR: &str = "seed/script-generator.c";
@@ -169,7 +170,7 @@ impl<'a> Writer<'a> {
 }
 
 /// The lines of one step; those of a jump are written with the script that it leads to.
-pub(super) fn lines(step: &Step) -> String {
+fn lines(step: &Step) -> String {
     let (tree, bash) = (&step.tree, step.generation > 0);
     let script = step.script.as_deref().unwrap_or_default();
     match step.kind {
@@ -183,6 +184,50 @@ pub(super) fn lines(step: &Step) -> String {
         Kind::Uninstall => format!("uninstall {}\n", step.name),
         Kind::Jump => String::new(),
     }
+}
+
+/// What a step in kaem runs: the beginning of the script that upstream generates, and its own lines of it.
+pub(super) fn of_kaem(step: &Step, variables: &Variables, env: &str) -> String {
+    let mut header = format!("set -ex\ncd /{}\n{}{env}", step.tree, variables.to_cfg());
+    if step.tree != "steps" {
+        header.push_str(&format!("SRCDIR=/{}\n", step.tree));
+    }
+    let body = match step.kind {
+        Kind::Jump => format!(
+            "kaem --file /{}/{}\n",
+            step.tree,
+            step.script.as_deref().unwrap_or_default()
+        ),
+        _ => lines(step),
+    };
+    header + &body
+}
+
+/// The same for bash. The number of jobs is set between what is read: it is of this machine, and in no file. An extension reads the
+/// variables of the main tree, and its `env` if it brings none; its steps are where `SRCDIR` says.
+pub(super) fn of_bash(step: &Step, own_env: bool) -> String {
+    let tree = &step.tree;
+    let (from, env, dir) = if tree == "steps" {
+        (".", ".", String::new())
+    } else {
+        (
+            "/steps",
+            if own_env { "." } else { "/steps" },
+            format!("SRCDIR=/{tree}\n"),
+        )
+    };
+    let header = format!(
+        "#!/bin/bash\nset -e\ncd /{tree}\n. {from}/bootstrap.cfg\n[ -z \"${{SOS_CORES}}\" ] || JOBS=${{SOS_CORES}}\nunset SOS_CORES\n. {env}/env\n{dir}. ./helpers.sh\n"
+    );
+    let body = match step.kind {
+        Kind::Jump => format!(
+            ". /{}/{}\n",
+            step.tree,
+            step.script.as_deref().unwrap_or_default()
+        ),
+        _ => lines(step),
+    };
+    header + &body
 }
 
 /// The strings of a text in C, those that stand side by side put together.

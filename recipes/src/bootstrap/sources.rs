@@ -188,7 +188,10 @@ fn source<'t>(words: &[(&'t str, Range<usize>)], whole: Range<usize>) -> Result<
         let message = if upper {
             format!("the digest `{sha256}` has upper-case letters")
         } else {
-            format!("`{sha256}` is no SHA-256 digest")
+            format!(
+                "`{sha256}` is no SHA-256 digest: it has {} bytes",
+                sha256.len()
+            )
         };
         return Err((
             message,

@@ -178,7 +178,12 @@ pub(crate) fn read_cfg(file: &SourceFile, problems: &mut Problems) -> Variables 
             None => "there is no `=` in it",
         };
         let message = format!("a line of `bootstrap.cfg` is not `NAME=value`: {wrong}");
-        problems.add(problems.error("bootstrap-syntax", message, &Some(place), "this line"));
+        let problem = problems.error("bootstrap-syntax", message, &Some(place), "this line");
+        problems.add(if line.ends_with('\r') {
+            problem.help("lines end with a line feed alone: `sed -i 's/\\r$//'` repairs the file")
+        } else {
+            problem
+        });
     }
     Variables(list)
 }

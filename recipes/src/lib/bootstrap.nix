@@ -222,6 +222,7 @@ let
       derive.refuse
         {
           message = "`${media.manifest}` has no `improve: import_payload`, and without it nothing reads a payload";
+          help = "without it `#builder-hex0-image` has every file that is needed before there is a network";
         } [ "tree" ]
         args;
 

@@ -1,0 +1,354 @@
+//! What is said of bad trees.
+
+use super::{DIGEST, OTHER, Tree};
+
+#[test]
+fn bad_links_are_found_wherever_a_step_has_them() {
+    #[track_caller]
+    fn check(link: &str, target: &str, expect: &str) {
+        let files = [
+            ("a/pass1.kaem", ""),
+            ("a/files/x", ""),
+            ("improve/i.sh", ""),
+        ];
+        let tree = Tree::new("build: a\nimprove: i\n", &files);
+        tree.link(&format!("steps/{link}"), target);
+        assert_eq!(tree.problems(), expect, "{link} -> {target}");
+    }
+    let bad = "steps/manifest:1:8 bootstrap-bad-link:";
+    check(
+        "a/files/l",
+        "l",
+        &format!("{bad} `steps/a/files/l` is a circle of links"),
+    );
+    check(
+        "a/files/l",
+        "../../a",
+        &format!("{bad} `steps/a/files/l` is a circle of links"),
+    );
+    check(
+        "a/files/l",
+        "/etc/passwd",
+        &format!("{bad} `steps/a/files/l` leads out of the tree"),
+    );
+    check(
+        "a/l",
+        "../../../x",
+        &format!("{bad} `steps/a/l` leads nowhere"),
+    );
+    check(
+        "a/l",
+        "../../..",
+        &format!("{bad} `steps/a/l` leads out of the tree"),
+    );
+}
+
+#[test]
+fn a_variable_that_is_nearly_one_is_refused() {
+    let tree = Tree::new("build: a ( ARCHS == x )\n", &[]);
+    let problem = &tree.plan(&[("ARCh", "amd64")]).unwrap_err()[0];
+    assert_eq!(
+        problem.message,
+        "nothing in this tree reads the variable `ARCh`"
+    );
+    assert_eq!(problem.helps, ["did you mean `ARCH`?"]);
+    // What something reads is a variable, and so is what is called like none.
+    assert!(tree.plan(&[("ARCHS", "y")]).is_ok());
+    assert!(tree.plan(&[("COLOUR", "red")]).is_ok());
+}
+
+#[test]
+fn bad_manifests_say_where() {
+    #[track_caller]
+    fn check(manifest: &str, expect: &str) {
+        let tree = Tree::new(manifest, &[("a/pass1.kaem", "")]);
+        assert_eq!(tree.problems(), expect, "{manifest:?}");
+    }
+    let long = "x".repeat(64);
+    check(
+        "build: a (\tA == B )\n",
+        "steps/manifest:1:11 bootstrap-syntax: expected `(`, found `(\tA`",
+    );
+    check(
+        "build: a  ( A == B )\n",
+        "steps/manifest:1:10 bootstrap-syntax: expected `(`, found a second blank",
+    );
+    check(
+        " build: a\n",
+        "steps/manifest:1:1 bootstrap-syntax: a line begins with a blank, and a directive is expected there",
+    );
+    check(
+        "build: a\0b\n",
+        "steps/manifest:1:8 bootstrap-syntax: `a\\0b` cannot be the name of a step",
+    );
+    check(
+        "build: a ( A == B\n",
+        "steps/manifest:1:18 bootstrap-syntax: the line ends where `)`, `&&` or `||` is expected",
+    );
+    check(
+        &format!("#\nbuild: a ( A == {long} )\n"),
+        "steps/manifest:2:17 bootstrap-syntax: a word of 64 bytes is too long: upstream's generator takes 63",
+    );
+    // Once, whatever else the line may lack.
+    check(
+        &format!("{long}\n"),
+        "steps/manifest:1:1 bootstrap-syntax: a word of 64 bytes is too long: upstream's generator takes 63",
+    );
+    check(
+        "buidl: a\n",
+        "steps/manifest:1:1 bootstrap-syntax: unknown directive `buidl:`",
+    );
+    check(
+        "build: b\n",
+        "steps/manifest:1:8 bootstrap-missing: there is no `steps/b`",
+    );
+    check(
+        "build: a\nbuild: a\n",
+        "steps/manifest:2:8 bootstrap-missing: there is no `steps/a/pass2.kaem`",
+    );
+    check(
+        "improve: x\n",
+        "steps/manifest:1:10 bootstrap-missing: there is no `steps/improve/x.sh`",
+    );
+    check(
+        "build: a\r\n",
+        "steps/manifest:1:9 bootstrap-syntax: a carriage return in a manifest is part of the word before it",
+    );
+    check(
+        "build:\n",
+        "steps/manifest:1:7 bootstrap-syntax: the line ends where a name is expected",
+    );
+    check(
+        "build: ../a\n",
+        "steps/manifest:1:8 bootstrap-syntax: `../a` cannot be the name of a step",
+    );
+    check(
+        "build: a ( A && B )\n",
+        "steps/manifest:1:14 bootstrap-syntax: expected `==` or `!=` after `A`, found `&&`",
+    );
+    check(
+        "define: A B\n",
+        "steps/manifest:1:11 bootstrap-syntax: expected `=` after `A`",
+    );
+    check(
+        "define: = = x\n",
+        "steps/manifest:1:9 bootstrap-syntax: `=` cannot be the name of a variable",
+    );
+    check(
+        "define: A =\n",
+        "steps/manifest:1:12 bootstrap-syntax: the line ends where a value is expected",
+    );
+    // All of them at once.
+    check(
+        "buidl: a\nbuild: b\n",
+        "steps/manifest:1:1 bootstrap-syntax: unknown directive `buidl:`\nsteps/manifest:2:8 bootstrap-missing: there is no `steps/b`",
+    );
+}
+
+/// What is said beside a problem: how it is repaired.
+#[test]
+fn bad_trees_say_what_to_do() {
+    #[track_caller]
+    fn check(manifest: &str, expect: &str) {
+        let tree = Tree::new(
+            manifest,
+            &[("ab-1.0/pass1.kaem", ""), ("improve/net.sh", "")],
+        );
+        let problems = tree.plan(&[]).unwrap_err();
+        assert_eq!(problems[0].helps, [expect], "{manifest:?}");
+    }
+    check("build: ab-1.1\n", "did you mean `ab-1.0`?");
+    check("improve: nte\n", "did you mean `net`?");
+    check(
+        " build: ab-1.0\n",
+        "words are separated by exactly one blank: remove this one",
+    );
+    check(
+        "build: ab-1.0 ( ( A == B ) )\n",
+        "parentheses do not nest: `a && b || c` is `a && (b || c)`, and a `define:` can hold a part",
+    );
+}
+
+#[test]
+fn a_name_has_one_digest_in_all_steps() {
+    let (first, second) = (
+        format!("f http://h/y {OTHER}\nf http://h/x {DIGEST}\n"),
+        format!("f http://g/x {OTHER}\n"),
+    );
+    let files = [
+        ("a/pass1.kaem", ""),
+        ("a/sources", first.as_str()),
+        ("b/pass1.kaem", ""),
+        ("b/sources", second.as_str()),
+    ];
+    let tree = Tree::new("build: a\nbuild: b\n", &files);
+    assert_eq!(
+        tree.problems(),
+        "steps/b/sources:1:1 bootstrap-two-digests: `x` has two digests"
+    );
+    // What is not built does not count.
+    let tree = Tree::new("build: a\nbuild: b ( A == B )\n", &files);
+    assert_eq!(tree.plan(&[]).unwrap().steps.len(), 1);
+    let same = [("a/pass1.kaem", ""), ("a/sources", first.as_str())];
+    let again = [("c/pass1.kaem", ""), ("c/sources", first.as_str())];
+    let tree = Tree::new("build: a\nbuild: c\n", &[same, again].concat());
+    assert_eq!(tree.plan(&[]).unwrap().steps.len(), 2);
+}
+
+#[test]
+fn bad_sources_say_where() {
+    #[track_caller]
+    fn check(sources: &str, expect: &str) {
+        let files = [("a/pass1.kaem", ""), ("a/sources", sources)];
+        let tree = Tree::new("build: a\n", &files);
+        assert_eq!(tree.problems(), expect, "{sources:?}");
+    }
+    let upper = DIGEST.to_uppercase();
+    check(
+        &format!("f http://h/x {DIGEST}\nf http://g/x {OTHER}\n"),
+        "steps/a/sources:2:1 bootstrap-two-digests: `x` has two digests",
+    );
+    check(
+        &format!("f http://h/x {upper}\n"),
+        &format!(
+            "steps/a/sources:1:14 bootstrap-sources: the digest `{upper}` has upper-case letters"
+        ),
+    );
+    check(
+        &format!("f http://h/x {DIGEST}\r\n"),
+        "steps/a/sources:1:78 bootstrap-sources: a carriage return in a list of sources is part of the word before it",
+    );
+    check(
+        "f http://h/x abc\n",
+        "steps/a/sources:1:14 bootstrap-sources: `abc` is no SHA-256 digest: it has 3 bytes",
+    );
+    check(
+        &format!("g http://h/x.git~v1 _ {DIGEST}\n"),
+        "steps/a/sources:1:21 bootstrap-sources: a source without address needs a name",
+    );
+    check(
+        &format!("g http://h/x.git _ {DIGEST} x\n"),
+        "steps/a/sources:1:3 bootstrap-sources: `http://h/x.git` names no revision",
+    );
+    check(
+        "f http://h/x\n",
+        "steps/a/sources:1:13 bootstrap-sources: a source without digest",
+    );
+    check(
+        &format!("h http://h/x {DIGEST}\n"),
+        "steps/a/sources:1:1 bootstrap-sources: unknown kind of source `h`",
+    );
+    check(
+        &format!("f http://h/ {DIGEST}\n"),
+        "steps/a/sources:1:3 bootstrap-sources: `` cannot be the name of a file",
+    );
+    check(
+        &format!("f http://h/x {DIGEST} ../x\n"),
+        "steps/a/sources:1:79 bootstrap-sources: `../x` cannot be the name of a file",
+    );
+}
+
+#[test]
+fn bad_settings_say_where() {
+    #[track_caller]
+    fn check(cfg: &str, expect: &str) {
+        let tree = Tree::new("", &[("bootstrap.cfg", cfg)]);
+        assert_eq!(tree.problems(), expect, "{cfg:?}");
+    }
+    let line = "bootstrap-syntax: a line of `bootstrap.cfg` is not `NAME=value`:";
+    check(
+        "ARCH=x86\n# x\n",
+        &format!("steps/bootstrap.cfg:2:1 {line} comments are not allowed here"),
+    );
+    check(
+        "ARCH\n",
+        &format!("steps/bootstrap.cfg:1:1 {line} there is no `=` in it"),
+    );
+    check(
+        "\nARCH=x86\n",
+        &format!("steps/bootstrap.cfg:1:1 {line} empty lines are not allowed here"),
+    );
+    check(
+        "ARCH=x86\r\n",
+        &format!("steps/bootstrap.cfg:1:1 {line} it ends with a carriage return"),
+    );
+    check(
+        "",
+        "steps/bootstrap.cfg:1:1 bootstrap-syntax: `bootstrap.cfg` is empty: upstream's programs take no such file",
+    );
+    for value in ["a b", "$(x)", "a;b", "`x`", "~/x", "\"a$b\"", "\"a"] {
+        check(
+            &format!("ARCH=x86\nX={value}\n"),
+            &format!(
+                "steps/bootstrap.cfg:2:1 {line} the value has what means something to a shell"
+            ),
+        );
+    }
+    check(
+        "ARCH=mips\n",
+        "steps/bootstrap.cfg:1:1 bootstrap-arch: ARCH is `mips`, which no system runs",
+    );
+    check(
+        "JOBS=1\nARCH=AMD64\n",
+        "steps/bootstrap.cfg:2:1 bootstrap-arch: ARCH is `AMD64`, which no system runs",
+    );
+    // Said elsewhere.
+    let problem = &Tree::new("", &[]).plan(&[("ARCH", "AMD64")]).unwrap_err()[0];
+    assert!(problem.labels.is_empty());
+    assert_eq!(problem.helps, ["did you mean `amd64`?"]);
+    check(
+        "CONFIGURATOR=True\n",
+        "bootstrap-configurator: CONFIGURATOR is not False: the configurator would ask for values while the system is built",
+    );
+}
+
+#[test]
+fn what_a_shell_would_run_is_no_value() {
+    let tree = Tree::new(
+        "",
+        &[(
+            "bootstrap.cfg",
+            "ARCH=x86\nMIRRORS=\"http://h:1 http://g:2\"\nX=\n",
+        )],
+    );
+    assert!(tree.plan(&[("Y", "http://h/a?b=c%20d,e+f@g")]).is_err());
+    assert!(
+        tree.plan(&[("Y", "http://h/a=c%20d,e+f@g"), ("Z", "")])
+            .is_ok()
+    );
+    for (name, value, why) in [
+        (
+            "X",
+            "1\necho injected",
+            "there is a control character in the value",
+        ),
+        (
+            "X",
+            "1 echo hi",
+            "the value has what means something to a shell",
+        ),
+        ("A B", "x", "what is before `=` is no name of a variable"),
+        (
+            "steps cfg",
+            "1",
+            "what is before `=` is no name of a variable",
+        ),
+    ] {
+        let problem = &tree.plan(&[(name, value)]).unwrap_err()[0];
+        assert_eq!(problem.code, "usage-bad-value");
+        assert!(problem.message.ends_with(why), "{}", problem.message);
+        assert!(!problem.message.contains('\n'));
+    }
+}
+
+#[test]
+fn bad_pins_say_where() {
+    let tree = Tree::new(
+        "",
+        &[(
+            "SHA256SUMS.pkgs",
+            &format!("{DIGEST}  a_0.tar.bz2\nabc  b_0.tar.bz2\n"),
+        )],
+    );
+    insta::assert_snapshot!(tree.problems(), @"steps/SHA256SUMS.pkgs:2:1 bootstrap-bad-pin: a pin is not 64 digits of 0-9 and a-f and a name");
+}

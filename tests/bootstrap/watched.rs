@@ -1,0 +1,91 @@
+//! What is said of steps that look for what others have, and of devices that nobody can make.
+
+use super::small::world;
+
+#[test]
+fn who_fails_for_want_of_what_others_have_is_told_whose_it_is() {
+    let Some(w) = world() else { return };
+    // What is asked for in vain is in no message of the script.
+    let script = "D=/steps; N=b-1.0; test -f $D/x.h || test -f $D/$N/run || test -e ${D}/c/x && echo found || exit 9\n";
+    w.write("tree/steps/a/pass2.sh", script);
+    w.write("tree/steps/c/notes", "");
+    let run = w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
+        "it looked for what it was not shown:",
+        "`a-pass2` looked for `/steps/b-1.0/run`, which is `tree/steps/b-1.0/run`: a step sees its own directory and no other, and a link to it in `tree/steps/a` shows it there",
+        "`a-pass2` looked for `/steps/c/x`, which would be of `c`: nothing is at `tree/steps/c/x`",
+    ]);
+    assert!(!run.stderr.contains(" /steps/a/"), "{}", run.stderr);
+    assert!(!run.stderr.contains("x.h"), "{}", run.stderr);
+    // The advice is right.
+    std::os::unix::fs::symlink("../b-1.0/run", w.project().join("tree/steps/a/run"))
+        .expect("a link");
+    w.write("tree/steps/a/pass2.sh", "test -f run || exit 9\n");
+    w.sos(["build", "--no-link", ".#rootfs"]).ok();
+
+    // A file from outside, named by nobody.
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    w.write(
+        "tree/steps/c/sources",
+        &format!("f http://127.0.0.1:9/y-1.0.txt {digest}\n"),
+    );
+    w.write(
+        "tree/steps/a/pass2.sh",
+        "N=y; cat ${D:-/external/distfiles}/$N-1.0.txt 2>/dev/null\n",
+    );
+    w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
+        "`a-pass2` names `/external/distfiles/y-1.0.txt`, which it does not declare and `c` does",
+        "`extraDistfiles.\"a\" = [ \"y-1.0.txt\" ];`",
+    ]);
+}
+
+#[test]
+fn who_goes_on_without_what_others_have_is_named_when_asked_for() {
+    let Some(w) = world() else { return };
+    w.write(
+        "tree/steps/a/pass2.sh",
+        "if [ -e /steps/b-1.0/run ]; then echo with; else echo without; fi > ${PREFIX}/a2
+for f in $(seq 100) x.h; do [ -e \"/steps/include/$f\" ] || [ -e \"../$f\" ] || [ -e \"/external/distfiles/$f\" ] || :; done
+[ -e /external/distfiles/y-1.0.txt ] || [ -e /steps/c/built ] || :\n",
+    );
+    w.write(
+        "tree/steps/c/sources",
+        "f http://127.0.0.1:9/y-1.0.txt 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n",
+    );
+    let quiet = w.sos(["build", "--no-link", ".#rootfs"]).ok();
+    assert!(!quiet.stderr.contains("b-1.0/run"), "{}", quiet.stderr);
+    let other = w.root().join("other");
+    let watched = w
+        .sos([
+            "--store",
+            other.to_str().expect("a plain path"),
+            "build",
+            "--no-link",
+            "--watch-steps",
+            ".#rootfs",
+        ])
+        .ok()
+        .says(&[
+            "warning[build-undeclared]: `a-pass2` went on without files that it looked for",
+            "--> tree/steps/manifest:4:",
+            "/external/distfiles/y-1.0.txt, of `c`",
+            "/steps/b-1.0/run, of `b-1.0`",
+            "/steps/c/built, of `c`",
+        ]);
+    // What nobody has, as a compiler asks for headers in every place, is no file that it did without.
+    let told = watched.stderr.lines();
+    let told = told.filter(|line| line.trim_start().starts_with("/"));
+    assert_eq!(told.count(), 3, "{}", watched.stderr);
+    // Being watched changes nothing.
+    assert_eq!(watched.stdout, quiet.stdout);
+}
+
+#[test]
+fn who_makes_devices_is_told_that_nobody_can() {
+    let Some(w) = world() else { return };
+    w.write("tree/steps/improve/x.sh", "set -e; mknod /dev-x c 1 3\n");
+    w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
+        "it wanted to make devices, which nobody may do in a user namespace:",
+        "/dev-x",
+        "no step can make a device",
+    ]);
+}
