@@ -18,8 +18,8 @@ const LAST_BYTES: u64 = 1 << 20;
 
 /// Takes the bytes of a blob. It is thrown away unless it is finished.
 #[must_use]
-pub struct BlobWriter<'s> {
-    store: &'s Store,
+pub struct BlobWriter {
+    store: Store,
     file: File,
     path: PathBuf,
     hasher: blake3::Hasher,
@@ -34,10 +34,10 @@ impl Store {
     ///
     /// # Errors
     /// When the store is read-only or the file cannot be made.
-    pub fn blob_writer(&self) -> Result<BlobWriter<'_>> {
+    pub fn blob_writer(&self) -> Result<BlobWriter> {
         let path = self.session()?.new_file();
         Ok(BlobWriter {
-            store: self,
+            store: self.clone(),
             file: create_private(&path)?,
             path,
             hasher: blake3::Hasher::new(),
@@ -48,7 +48,7 @@ impl Store {
     }
 }
 
-impl BlobWriter<'_> {
+impl BlobWriter {
     /// Makes it a blob; gives its hash and its size in bytes. Like every blob that no object refers to it is safe while the store is
     /// open.
     ///
@@ -67,7 +67,7 @@ impl BlobWriter<'_> {
     }
 }
 
-impl Write for BlobWriter<'_> {
+impl Write for BlobWriter {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         let count = self.file.write(data)?;
         self.hasher.update(&data[..count]);
@@ -84,7 +84,7 @@ impl Write for BlobWriter<'_> {
     }
 }
 
-impl Drop for BlobWriter<'_> {
+impl Drop for BlobWriter {
     fn drop(&mut self) {
         discard(&self.path);
     }

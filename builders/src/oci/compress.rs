@@ -6,7 +6,8 @@ use serde::Deserialize;
 use sos_formats::hash::{Blake3, HashAlgo, Hasher, Sha256};
 use sos_store::Store;
 
-use super::deflate::{Made, ParallelGzip};
+use super::deflate::ParallelGzip;
+use super::member::Made;
 use crate::fragments::MIN_BYTES;
 
 /// How a layer is compressed.
@@ -82,14 +83,14 @@ impl<W: Write> Write for Digesting<W> {
     }
 }
 
-enum Coder<'s, W: Write> {
+enum Coder<'s, W: Write + Send + 'static> {
     Gzip(Box<ParallelGzip<'s, Digesting<W>>>),
     Zstd(zstd::stream::write::Encoder<'static, Digesting<W>>),
     None(Digesting<W>),
 }
 
 /// Takes the tar stream of a layer.
-pub(super) struct LayerWriter<'s, W: Write> {
+pub(super) struct LayerWriter<'s, W: Write + Send + 'static> {
     coder: Coder<'s, W>,
     hasher: Hasher,
     /// Encoders see pieces of one size only, whatever the writes were.
@@ -112,7 +113,7 @@ pub(super) struct Written {
 /// How many bytes are handed on at once.
 const PIECE_BYTES: usize = 256 * 1024;
 
-impl<'s, W: Write> LayerWriter<'s, W> {
+impl<'s, W: Write + Send + 'static> LayerWriter<'s, W> {
     /// Begins a blob; `tar_size` is the exact size of the stream to come. What was compressed before is found in `store`.
     pub(super) fn new(
         out: W,
@@ -234,7 +235,7 @@ impl<'s, W: Write> LayerWriter<'s, W> {
     }
 }
 
-impl<W: Write> Write for LayerWriter<'_, W> {
+impl<W: Write + Send + 'static> Write for LayerWriter<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = bytes.len().min(PIECE_BYTES - self.filled);
         self.buffer[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
@@ -252,9 +253,8 @@ mod tests {
     use super::*;
 
     fn make(data: &[u8], compression: Compression, piece: usize) -> (Vec<u8>, Written) {
-        let mut blob = Vec::new();
         let mut writer = LayerWriter::new(
-            &mut blob,
+            Vec::new(),
             compression,
             compression.default_level(),
             data.len() as u64,
@@ -265,7 +265,7 @@ mod tests {
         for chunk in data.chunks(piece) {
             writer.write_all(chunk).expect("write");
         }
-        let (_, written, _) = writer.finish().expect("finish");
+        let (blob, written, _) = writer.finish().expect("finish");
         (blob, written)
     }
 

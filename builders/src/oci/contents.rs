@@ -283,7 +283,7 @@ pub(super) fn missing_parents(entries: &[LayerEntry]) -> BTreeSet<Bytes> {
 }
 
 /// Writes arranged entries as a tar stream into `out`.
-pub(super) fn write<'s, W: Write>(
+pub(super) fn write<'s, W: Write + Send + 'static>(
     build: &dyn Build,
     entries: &[LayerEntry],
     out: LayerWriter<'s, W>,

@@ -7,190 +7,51 @@
 //!
 //! What was compressed before, for a layer or for a commit, is copied from where it lies.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use sos_formats::hash::Blake3;
-use sos_store::{Derived, Store};
+use sos_store::Store;
 
-use crate::fragments::{BLOCK_BYTES, Deflater, FINAL, Fragment, find, find_all};
+use super::batch::{BATCH_BYTES, Batch, Block};
+use super::member::{Made, Pending, Writer};
+use crate::fragments::{Deflater, Fragment, find, find_all};
 
-/// A batch that has as much goes to a thread. Most blocks are small, and handing each over would cost more than is waited for.
-const BATCH_BYTES: usize = BLOCK_BYTES / 2;
 /// Batches a thread that wait for their turn. They are of one size, more or less, so that no thread is without work for long while
 /// the oldest one is waited for.
 const BATCHES: usize = 8;
-
-/// Blocks that one thread compresses, one after the other, and what becomes of them. Its memory is used again and again: new one would
-/// have to be filled with zeros first.
-struct Batch {
-    bytes: Vec<u8>,
-    len: usize,
-    blocks: Vec<Block>,
-    deflated: Vec<u8>,
-}
-
-/// At most [`BLOCK_BYTES`] that are compressed without what was before.
-struct Block {
-    /// Where it ends in the batch.
-    end: usize,
-    /// The piece with this hash begins here.
-    begins: Option<Blake3>,
-    /// The piece ends here.
-    ends: bool,
-    /// Where it ends in what was compressed.
-    deflated_end: usize,
-    crc: crc32fast::Hasher,
-}
-
-impl Batch {
-    fn new() -> Self {
-        Self {
-            bytes: vec![0; BATCH_BYTES + BLOCK_BYTES],
-            len: 0,
-            blocks: Vec::new(),
-            deflated: Vec::new(),
-        }
-    }
-
-    fn clear(&mut self) {
-        self.len = 0;
-        self.blocks.clear();
-        self.deflated.clear();
-    }
-
-    /// Where the block begins that is being filled.
-    fn begin(&self) -> usize {
-        self.blocks.last().map_or(0, |block| block.end)
-    }
-
-    /// What the block has so far.
-    fn open(&self) -> &[u8] {
-        &self.bytes[self.begin()..self.len]
-    }
-
-    /// The block's room that is left.
-    fn room(&mut self) -> &mut [u8] {
-        let end = self.begin() + BLOCK_BYTES;
-        &mut self.bytes[self.len..end]
-    }
-
-    /// Forgets what the block has.
-    fn empty(&mut self) {
-        self.len = self.begin();
-    }
-
-    /// Takes what there is room for.
-    fn take(&mut self, bytes: &[u8]) -> usize {
-        let room = self.room();
-        let n = bytes.len().min(room.len());
-        room[..n].copy_from_slice(&bytes[..n]);
-        self.len += n;
-        n
-    }
-
-    /// Reads until the block is full or there is no more; gives what it has then.
-    fn fill(&mut self, source: &mut dyn Read) -> io::Result<&[u8]> {
-        loop {
-            let room = self.room();
-            if room.is_empty() {
-                break;
-            }
-            match source.read(room) {
-                Ok(0) => break,
-                Ok(n) => self.len += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(self.open())
-    }
-
-    /// Compresses all blocks.
-    fn deflate(&mut self, deflater: &mut Deflater) -> io::Result<()> {
-        let mut begin = 0;
-        for block in &mut self.blocks {
-            let raw = &self.bytes[begin..block.end];
-            block.crc.update(raw);
-            deflater.block(raw, &mut self.deflated)?;
-            block.deflated_end = self.deflated.len();
-            begin = block.end;
-        }
-        Ok(())
-    }
-}
 
 struct Job {
     batch: Batch,
     answer: SyncSender<io::Result<Batch>>,
 }
 
-/// What comes next in the output.
-enum Pending {
-    /// Blocks that are being compressed.
-    Batch(Receiver<io::Result<Batch>>),
-    /// The piece with this hash, of so many bytes, was compressed before.
-    Known(Blake3, Fragment, u64),
-}
-
-/// A piece whose blocks are being written.
-struct Piece {
-    raw: Blake3,
-    offset: u64,
-    crc: crc32fast::Hasher,
-}
-
-/// Fragments that the output has, before it has a name.
-#[derive(Debug, Default)]
-pub(super) struct Made {
-    level: u32,
-    /// The hash of what was compressed, where it is in the output, how long it is there, and its CRC-32.
-    pieces: Vec<(Blake3, u64, u64, u32)>,
-}
-
-impl Made {
-    /// What is to be kept when the output is the blob `container`.
-    pub(super) fn derived(&self, container: Blake3) -> Vec<Derived> {
-        let made = self.pieces.iter().map(|(raw, offset, len, crc)| {
-            let fragment = Fragment {
-                container,
-                offset: *offset,
-                len: *len,
-                crc: *crc,
-            };
-            fragment.derived(self.level, raw, container)
-        });
-        made.collect()
-    }
-}
-
-/// Writes one gzip member, compressing on several threads.
-pub(super) struct ParallelGzip<'s, W: Write> {
-    out: W,
-    /// Bytes written.
-    at: u64,
+/// Writes one gzip member: compressed on several threads, and written on one of its own, so that nobody else waits for the disk.
+pub(super) struct ParallelGzip<'s, W: Write + Send + 'static> {
     level: u32,
     store: Option<&'s Store>,
     /// What is known of the files to come; nothing when nobody said which they are.
     known: Option<BTreeMap<Blake3, Fragment>>,
     batch: Batch,
-    /// Batches that are done with.
-    spare: Vec<Batch>,
+    /// Batches that are done with come back here.
+    spare: Receiver<Batch>,
+    /// How many more may be made.
+    unmade: usize,
     jobs: Option<Sender<Job>>,
-    pending: VecDeque<Pending>,
-    most_pending: usize,
-    crc: crc32fast::Hasher,
+    pending: Option<SyncSender<Pending>>,
+    /// Nobody wants the rest.
+    stopped: Arc<AtomicBool>,
     size: u64,
-    piece: Option<Piece>,
-    made: Made,
     threads: Vec<JoinHandle<()>>,
+    writer: Option<JoinHandle<io::Result<(W, Made)>>>,
 }
 
-impl<'s, W: Write> ParallelGzip<'s, W> {
+impl<'s, W: Write + Send + 'static> ParallelGzip<'s, W> {
     /// Begins a member; `level` is 1 to 9. Fragments are looked for in `store`.
     pub(super) fn new(
         mut out: W,
@@ -208,34 +69,37 @@ impl<'s, W: Write> ParallelGzip<'s, W> {
         out.write_all(&header)?;
         let (jobs, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
+        let stopped = Arc::new(AtomicBool::new(false));
         let cores = cores.clamp(1, 256);
         let threads = (0..cores)
             .map(|_| {
                 let queue = queue.clone();
+                let stopped = stopped.clone();
                 std::thread::Builder::new()
                     .name("gzip".into())
-                    .spawn(move || work(&queue, level))
+                    .spawn(move || work(&queue, &stopped, level))
             })
             .collect::<io::Result<Vec<_>>>()?;
+        let most = cores * BATCHES;
+        let (pending, next) = sync_channel(most);
+        let (empty, spare) = channel();
+        let writer = Writer::new(out, header.len() as u64, level);
+        let writer = std::thread::Builder::new()
+            .name("write".into())
+            .spawn(move || writer.run(&next, &empty))?;
         Ok(Self {
-            out,
-            at: header.len() as u64,
             level,
             store,
             known: None,
             batch: Batch::new(),
-            spare: Vec::new(),
+            spare,
+            unmade: most,
             jobs: Some(jobs),
-            pending: VecDeque::new(),
-            most_pending: cores * BATCHES,
-            crc: crc32fast::Hasher::new(),
+            pending: Some(pending),
+            stopped,
             size: 0,
-            piece: None,
-            made: Made {
-                level,
-                pieces: Vec::new(),
-            },
             threads,
+            writer: Some(writer),
         })
     }
 
@@ -264,7 +128,7 @@ impl<'s, W: Write> ParallelGzip<'s, W> {
         };
         if let Some(fragment) = known {
             self.submit()?;
-            self.queue(Pending::Known(*blob, fragment, size))?;
+            self.queue_known(*blob, fragment, size)?;
         }
         let mut left = size;
         let mut begins = Some(*blob);
@@ -294,20 +158,24 @@ impl<'s, W: Write> ParallelGzip<'s, W> {
     pub(super) fn finish(mut self) -> io::Result<(W, Made)> {
         self.end_run()?;
         self.submit()?;
-        while !self.pending.is_empty() {
-            self.collect()?;
+        self.queue(Pending::End(self.size))?;
+        self.written()
+    }
+
+    /// Waits for the thread that writes, which has been told of the end or has failed.
+    fn written(&mut self) -> io::Result<(W, Made)> {
+        self.pending = None;
+        match self.writer.take().map(JoinHandle::join) {
+            Some(Ok(written)) => written,
+            Some(Err(_panic)) => Err(io::Error::other("the thread that writes panicked")),
+            None => Err(io::Error::other("the output failed before")),
         }
-        self.jobs = None;
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                return Err(io::Error::other("a compression thread panicked"));
-            }
-        }
-        self.out.write_all(&FINAL)?;
-        self.out.write_all(&self.crc.finalize().to_le_bytes())?;
-        // The trailer holds the size modulo 2^32.
-        self.out.write_all(&self.size.to_le_bytes()[..4])?;
-        Ok((self.out, self.made))
+    }
+
+    /// Why the thread that writes has ended too soon.
+    fn failure(&mut self) -> io::Error {
+        let early = || io::Error::other("the thread that writes ended too soon");
+        self.written().err().unwrap_or_else(early)
     }
 
     fn find(&self, raw: &Blake3) -> io::Result<Option<Fragment>> {
@@ -330,7 +198,7 @@ impl<'s, W: Write> ParallelGzip<'s, W> {
         if asked && let Some(known) = self.find(&raw)? {
             self.batch.empty();
             self.submit()?;
-            return self.queue(Pending::Known(raw, known, size));
+            return self.queue_known(raw, known, size);
         }
         self.end_block(Some(raw), true)
     }
@@ -355,7 +223,7 @@ impl<'s, W: Write> ParallelGzip<'s, W> {
         if self.batch.blocks.is_empty() {
             return Ok(());
         }
-        let next = self.spare.pop().unwrap_or_else(Batch::new);
+        let next = self.empty_batch()?;
         let batch = mem::replace(&mut self.batch, next);
         let (answer, receiver) = sync_channel(1);
         let gone = || io::Error::other("the compression threads are gone");
@@ -367,92 +235,57 @@ impl<'s, W: Write> ParallelGzip<'s, W> {
         self.queue(Pending::Batch(receiver))
     }
 
-    fn queue(&mut self, next: Pending) -> io::Result<()> {
-        self.pending.push_back(next);
-        let batches = |pending: &VecDeque<Pending>| {
-            let batches = pending.iter().filter(|p| matches!(p, Pending::Batch(_)));
-            batches.count()
-        };
-        while batches(&self.pending) > self.most_pending {
-            self.collect()?;
+    /// Takes a batch that is done with, waiting for one if there are as many as there may be.
+    fn empty_batch(&mut self) -> io::Result<Batch> {
+        if let Ok(batch) = self.spare.try_recv() {
+            return Ok(batch);
         }
-        // Nothing is to be waited for: what is known can go out at once.
-        while matches!(self.pending.front(), Some(Pending::Known(..))) {
-            self.collect()?;
+        if let Some(left) = self.unmade.checked_sub(1) {
+            self.unmade = left;
+            return Ok(Batch::new());
         }
-        Ok(())
+        self.spare.recv().map_err(|_gone| self.failure())
     }
 
-    /// Writes what is next, waiting for it.
-    fn collect(&mut self) -> io::Result<()> {
-        match self.pending.pop_front() {
-            None => {}
-            Some(Pending::Batch(receiver)) => {
-                let mut batch = receiver
-                    .recv()
-                    .map_err(|_gone| io::Error::other("a compression thread panicked"))??;
-                let mut begin = self.at;
-                for block in &batch.blocks {
-                    let end = self.at + block.deflated_end as u64;
-                    if let Some(raw) = block.begins {
-                        self.piece = Some(Piece {
-                            raw,
-                            offset: begin,
-                            crc: crc32fast::Hasher::new(),
-                        });
-                    }
-                    self.crc.combine(&block.crc);
-                    if let Some(piece) = &mut self.piece {
-                        piece.crc.combine(&block.crc);
-                    }
-                    if block.ends
-                        && let Some(piece) = self.piece.take()
-                    {
-                        let crc = piece.crc.finalize();
-                        let len = end - piece.offset;
-                        self.made.pieces.push((piece.raw, piece.offset, len, crc));
-                    }
-                    begin = end;
-                }
-                self.out.write_all(&batch.deflated)?;
-                self.at = begin;
-                batch.clear();
-                self.spare.push(batch);
-            }
-            Some(Pending::Known(raw, fragment, size)) => {
-                let store = self
-                    .store
-                    .ok_or_else(|| io::Error::other("a fragment without a store"))?;
-                let mut bytes = fragment.open(store).map_err(io::Error::other)?;
-                let mut batch = self.spare.pop().unwrap_or_else(Batch::new);
-                let mut copied = 0;
-                loop {
-                    let part = batch.fill(&mut bytes)?;
-                    if part.is_empty() {
-                        break;
-                    }
-                    self.out.write_all(part)?;
-                    copied += part.len() as u64;
-                    batch.empty();
-                }
-                self.spare.push(batch);
-                if copied != fragment.len {
-                    return Err(io::Error::other(
-                        "a blob of the store is shorter than it was",
-                    ));
-                }
-                self.crc
-                    .combine(&crc32fast::Hasher::new_with_initial_len(fragment.crc, size));
-                // It is here now too, and can be found when what held it is gone.
-                self.made.pieces.push((raw, self.at, copied, fragment.crc));
-                self.at += copied;
-            }
-        }
-        Ok(())
+    fn queue_known(&mut self, raw: Blake3, fragment: Fragment, size: u64) -> io::Result<()> {
+        let store = self
+            .store
+            .ok_or_else(|| io::Error::other("a fragment without a store"))?;
+        let bytes = fragment.open(store).map_err(io::Error::other)?;
+        self.queue(Pending::Known {
+            raw,
+            fragment,
+            bytes,
+            size,
+        })
+    }
+
+    fn queue(&mut self, next: Pending) -> io::Result<()> {
+        let sent = self
+            .pending
+            .as_ref()
+            .is_some_and(|pending| pending.send(next).is_ok());
+        if sent { Ok(()) } else { Err(self.failure()) }
     }
 }
 
-impl<W: Write> Write for ParallelGzip<'_, W> {
+impl<W: Write + Send + 'static> Drop for ParallelGzip<'_, W> {
+    /// No thread outlives it.
+    fn drop(&mut self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        self.pending = None;
+        // Whoever is to know of a panic has been told: what was being compressed has not come.
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+        if let Some(writer) = self.writer.take() {
+            drop(writer.join());
+        }
+    }
+}
+
+impl<W: Write + Send + 'static> Write for ParallelGzip<'_, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.batch.take(bytes);
         self.size += n as u64;
@@ -469,13 +302,16 @@ impl<W: Write> Write for ParallelGzip<'_, W> {
 }
 
 /// Compresses batches until there are no more.
-fn work(queue: &Mutex<Receiver<Job>>, level: u32) {
+fn work(queue: &Mutex<Receiver<Job>>, stopped: &AtomicBool, level: u32) {
     let mut deflater = Deflater::new(level);
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { mut batch, answer }) = job else {
             return;
         };
+        if stopped.load(Ordering::Relaxed) {
+            return;
+        }
         let done = batch.deflate(&mut deflater).map(|()| batch);
         // Nobody listens after an error of the output; the rest of the queue drains.
         drop(answer.send(done));
@@ -484,7 +320,10 @@ fn work(queue: &Mutex<Receiver<Job>>, level: u32) {
 
 #[cfg(test)]
 mod tests {
+    use sos_store::Derived;
+
     use super::*;
+    use crate::fragments::BLOCK_BYTES;
 
     /// Bytes that compress a little, different in every block.
     fn sample(len: usize) -> Vec<u8> {
@@ -585,6 +424,58 @@ mod tests {
             result.expect_err("no room").kind(),
             io::ErrorKind::StorageFull
         );
+    }
+
+    /// Says when it is dropped, and whether it panics when it is written to.
+    struct Watched {
+        gone: Arc<AtomicBool>,
+        panics: bool,
+    }
+
+    impl Write for Watched {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // The header is written by the caller.
+            assert!(!self.panics || bytes.len() == 10, "a fault of the output");
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Drop for Watched {
+        fn drop(&mut self) {
+            self.gone.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_panic_of_the_output_is_an_error() {
+        let out = Watched {
+            gone: Arc::default(),
+            panics: true,
+        };
+        let mut writer = ParallelGzip::new(out, 6, 2, None).expect("start");
+        let result = writer
+            .write_all(&sample(40 * BLOCK_BYTES))
+            .and_then(|()| writer.finish().map(|_| ()));
+        let error = result.expect_err("a panic").to_string();
+        assert_eq!(error, "the thread that writes panicked");
+    }
+
+    #[test]
+    fn no_thread_outlives_a_layer_that_is_given_up() {
+        let gone = Arc::<AtomicBool>::default();
+        let out = Watched {
+            gone: gone.clone(),
+            panics: false,
+        };
+        let mut writer = ParallelGzip::new(out, 9, 2, None).expect("start");
+        writer
+            .write_all(&sample(20 * BLOCK_BYTES))
+            .expect("nothing is wrong");
+        drop(writer);
+        assert!(gone.load(Ordering::SeqCst), "the output is still held");
     }
 
     /// Files of several sizes between runs; nothing, all or some of it is known.

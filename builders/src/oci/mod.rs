@@ -6,6 +6,7 @@
 //! `builtin:oci-rootfs` goes the other way, from an image to a root filesystem.
 
 pub(crate) mod archive;
+mod batch;
 mod chunks;
 mod compress;
 mod contents;
@@ -17,6 +18,7 @@ mod index;
 mod kept;
 mod layer;
 mod layout;
+mod member;
 pub(crate) mod names;
 mod object;
 mod packages;
