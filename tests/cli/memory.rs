@@ -42,8 +42,8 @@ fn sizes() -> (u64, u64) {
 }
 
 /// Bytes that a field of the books of a process tells.
-fn bytes(child: &Child, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
+fn bytes(child: &Running, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.0.id()));
     let status = status.expect("a process");
     let mut lines = status.lines().filter_map(|line| line.split_once(':'));
     let (_, value) = lines.find(|(name, _)| *name == field).expect("a field");
@@ -51,9 +51,20 @@ fn bytes(child: &Child, field: &str) -> u64 {
     number.parse::<u64>().expect("a number") * 1024
 }
 
+/// A process that is ended when it has been looked at, or when the test fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended = self.0.kill().is_err();
+        let _gone = self.0.wait().is_err();
+    }
+}
+
 /// A build whose first builder runs, and waits at the gate.
 struct Waiting {
-    child: Child,
+    child: Running,
     /// It would end if nobody could read what it tells.
     _events: BufReader<ChildStdout>,
     /// The target.
@@ -70,8 +81,8 @@ fn waiting(w: &World, target: &str) -> Waiting {
         "json",
         target,
     ];
-    let mut child = start(&mut w.command_of(&args));
-    let mut events = BufReader::new(child.stdout.take().expect("its output"));
+    let mut child = Running(start(&mut w.command_of(&args)));
+    let mut events = BufReader::new(child.0.stdout.take().expect("its output"));
     let mut top = None;
     let mut line = String::new();
     while events.read_line(&mut line).expect("a line") > 0 {
@@ -91,28 +102,18 @@ fn waiting(w: &World, target: &str) -> Waiting {
     panic!("no builder was started");
 }
 
-fn end(mut child: Child) {
-    child.kill().expect("it runs");
-    child.wait().expect("it ends");
-}
-
 /// The most that a plan and a build of a graph of `count` have held, the latter until its first builder runs.
 fn held(w: &World, count: u64) -> (u64, u64) {
     w.write("f.nix", &format!("({GRAPH}) {count}"));
     // It writes the derivations down; afterwards no evaluation is needed, whose memory is its own affair.
-    let first = waiting(w, "f.nix");
-    end(first.child);
-    let again = waiting(w, &first.top);
-    let built = bytes(&again.child, "VmHWM");
-    end(again.child);
-    let mut child = start(&mut w.command_of(&["plan", &first.top]));
+    let top = waiting(w, "f.nix").top;
+    let built = bytes(&waiting(w, &top).child, "VmHWM");
+    let mut child = Running(start(&mut w.command_of(&["plan", &top])));
     // It is printed when all of it is known, and the pipe has no room for all: it still runs.
     let mut one = [0];
-    let mut out = child.stdout.take().expect("its output");
+    let mut out = child.0.stdout.take().expect("its output");
     out.read_exact(&mut one).expect("a plan");
-    let planned = bytes(&child, "VmHWM");
-    end(child);
-    (planned, built)
+    (bytes(&child, "VmHWM"), built)
 }
 
 #[test]
@@ -148,7 +149,7 @@ fn a_build_does_not_hold_the_memory_of_its_evaluation() {
     );
     let build = waiting(&w, "f.nix");
     let (most, now) = (bytes(&build.child, "VmHWM"), bytes(&build.child, "RssAnon"));
-    end(build.child);
+    drop(build);
     assert!(most > 96 * MIB, "a small evaluation: {} MiB", most / MIB);
     // The allocator keeps some of what it was given back for a while.
     assert!(

@@ -5,6 +5,7 @@ mod random;
 
 use std::fs;
 
+use serde_json::json;
 use sos_formats::diagnostic::Diagnostic;
 
 use super::{Plan, Settings, plan};

@@ -1,12 +1,13 @@
 //! Random manifests, and those of upstream, against an independent reader.
 
+use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::super::{Settings, plan};
+use super::super::{Mode, Settings, left_behind, plan};
 use super::{DIGEST, OTHER, Tree};
 use crate::test_host::TestHost;
 
@@ -301,7 +302,7 @@ fn random_manifests_are_read_as_by_an_independent_reader() {
         .map(|_| {
             json!({
                 "manifest": random_manifest(&mut r),
-                "mode": r.one(&super::Mode::NAMES),
+                "mode": r.one(&Mode::NAMES),
                 "arch": r.one(&["x86", "amd64", "riscv64"]),
                 "sources": random_sources(&mut r),
                 "cfg": r.chance(30).then(|| random_cfg(&mut r)),
@@ -331,7 +332,7 @@ fn settings_of(job: &Value) -> Settings {
     let text = |v: &Value| v.as_str().unwrap().to_owned();
     let defaults = job["cfg"].is_null();
     Settings {
-        mode: super::Mode::parse(job["mode"].as_str().unwrap()).filter(|_| defaults),
+        mode: Mode::parse(job["mode"].as_str().unwrap()).filter(|_| defaults),
         arch: defaults.then(|| text(&job["arch"])),
         set: job["set"]
             .as_array()
@@ -355,7 +356,7 @@ fn the_plans_of_upstream_are_those_of_an_independent_reader() {
     };
     let manifest = fs::read_to_string(upstream.join("steps/manifest")).unwrap();
     let mut jobs = Vec::new();
-    for mode in super::Mode::NAMES {
+    for mode in Mode::NAMES {
         for arch in ["x86", "amd64", "riscv64"] {
             for set in [
                 json!([]),
@@ -371,7 +372,7 @@ fn the_plans_of_upstream_are_those_of_an_independent_reader() {
         compare(job, want, &upstream);
     }
     let plan = plan(&TestHost::new(), &upstream, ".", &Settings::default()).unwrap();
-    let left = super::left_behind(&TestHost::new(), &upstream, ".", &plan);
+    let left = left_behind(&TestHost::new(), &upstream, ".", &plan);
     let left: Vec<&str> = left.iter().map(|d| d.message.as_str()).collect();
     assert_eq!(left, [""; 0]);
 }
