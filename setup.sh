@@ -49,22 +49,25 @@ as_root() {
 }
 
 if command -v dpkg-query >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1; then
-  missing=
-  for need in $needs; do
-    package=${need%%:*}
-    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
-    [ "$state" = installed ] || missing="$missing $package"
-  done
   # Some tests ask apt what it would choose, for which it needs its lists.
   lists=$(find /var/lib/apt/lists -name '*_Packages*' 2>/dev/null | head -n 1)
-  if [ -n "$missing" ] || { [ "$job" = test ] && [ -z "$lists" ]; }; then
+  if [ "$job" = test ] && [ -z "$lists" ]; then
     as_root apt-get update -qq
   fi
-  if [ -n "$missing" ]; then
+  # Twice: apt takes a package away, if one that is new does not go with the version that is installed.
+  for round in first second; do
+    missing=
+    for need in $needs; do
+      package=${need%%:*}
+      state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+      [ "$state" = installed ] || missing="$missing $package"
+    done
+    [ -n "$missing" ] || break
+    [ "$round" = second ] || as_root apt-get update -qq
     echo "installing:$missing"
     # shellcheck disable=SC2086
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
-  fi
+  done
 else
   missing=
   for need in $needs; do

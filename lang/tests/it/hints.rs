@@ -49,7 +49,7 @@ fn functions_that_call_themselves_without_end_are_named() {
         ),
         (
             "let f = x: 1 + g x; g = y: 2 * h y; h = z: f z - 3; in f 1",
-            "`g` leads to `h`, which leads to `f`, which leads back to `g`",
+            "`f` leads to `g`, which leads to `h`, which leads back to `f`",
         ),
         // What calls it is a builtin: it is known by its own name.
         (
@@ -72,7 +72,7 @@ fn functions_that_call_themselves_without_end_are_named() {
     let d = deep("let f = x: 1 + f x; in f 1");
     assert_eq!(labels(&d), [("f", "`f` leads back to itself")]);
     let d = deep("let f = x: 1 + g x; g = y: 2 * f y; in f 1");
-    assert_eq!(labels(&d), [("f", "leads to `f`"), ("g", "leads to `g`")]);
+    assert_eq!(labels(&d), [("g", "leads to `g`"), ("f", "leads to `f`")]);
     // Nothing calls itself here.
     let d = deep("let x = { a = x; }; in builtins.toJSON x");
     assert_eq!(d.message, "stack overflow; max-call-depth exceeded");
