@@ -45,10 +45,7 @@ pub(crate) fn plan(attempt: &Attempt<'_>) -> Result<Spec, Stop> {
     check_inputs(attempt)?;
     let outputs = place.join("out");
     let build_dir = place.join("build");
-    let scratch = place.join("scratch");
-    for dir in [&build_dir, &scratch] {
-        fs::create_dir(dir).map_err(|e| place_failed(attempt.place, &e))?;
-    }
+    fs::create_dir(&build_dir).map_err(|e| place_failed(attempt.place, &e))?;
     // Both are seen by the builder, and the mask of whoever runs sos must not be.
     for (dir, mode) in [(&build_dir, 0o700), (&outputs, 0o1775)] {
         fs::set_permissions(dir, fs::Permissions::from_mode(mode))
@@ -64,7 +61,7 @@ pub(crate) fn plan(attempt: &Attempt<'_>) -> Result<Spec, Stop> {
         .collect();
     let store_dir = PathBuf::from(store.store_dir().as_str());
     let inside = attempt.conditions.build_dir();
-    let mut spec = Spec::nix(&scratch, &store_dir, &outputs, &build_dir, &inside, inputs);
+    let mut spec = Spec::nix(place, &store_dir, &outputs, &build_dir, &inside, inputs);
     let references = References {
         store,
         inputs: attempt.closure,

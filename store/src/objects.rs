@@ -13,6 +13,7 @@ use crate::fault;
 use crate::ingest::Ingested;
 use crate::store::Store;
 use crate::sys;
+use crate::temp::TempDir;
 
 /// The two kinds of store objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,11 +194,13 @@ impl Store {
         self.sync()?;
         fault::point("commit.synced");
         let registered = clock::now_secs();
-        let trash = self.temp_dir("replaced")?;
+        // Made when it is needed, which is seldom: file systems remember every directory that is removed for a while, and new ones
+        // come the slower for it.
+        let mut trash = None;
         let infos = self.db().write(|db| {
             let mut infos = Vec::with_capacity(trees.len());
             let mut fresh = Vec::new();
-            for (number, (tree, registration)) in trees.iter().enumerate() {
+            for (tree, registration) in &trees {
                 let known = db::find_path(db, &registration.path)?;
                 if let Some(row) = &known
                     && self.lies_there(&row.info)
@@ -206,7 +209,7 @@ impl Store {
                     continue;
                 }
                 // The write transaction keeps other adders and the collector away from `tree/` meanwhile.
-                self.move_into_place(tree, registration, &trash.path().join(number.to_string()))?;
+                self.move_into_place(tree, registration, &mut trash)?;
                 let info = PathInfo {
                     path: registration.path.clone(),
                     kind: ObjectKind::Tree,
@@ -239,7 +242,7 @@ impl Store {
             Ok(infos)
         })?;
         fault::point("commit.done");
-        drop((trees, session));
+        drop((trash, trees, session));
         Ok(infos)
     }
 
@@ -255,12 +258,12 @@ impl Store {
         Ok(Some(infos))
     }
 
-    /// Moves a staged tree to its path below `tree/`. Whatever is there is not registered, so it is rubbish.
+    /// Moves a staged tree to its path below `tree/`. Whatever is there is not registered, so it is rubbish, and goes into `trash`.
     fn move_into_place(
         &self,
         tree: &Ingested,
         registration: &Registration,
-        trash: &std::path::Path,
+        trash: &mut Option<TempDir>,
     ) -> Result<()> {
         let staged = &tree.staged.path;
         let target = self.physical(&registration.path);
@@ -270,7 +273,12 @@ impl Store {
                     // As when staging: a directory must be writable to get another parent.
                     sys::set_mode(&target, 0o755).at("set the mode of", &target)?;
                 }
-                std::fs::rename(&target, trash).at("move away", &target)?;
+                let trash = match trash {
+                    Some(trash) => trash,
+                    None => trash.insert(self.temp_dir("replaced")?),
+                };
+                let aside = trash.path().join(registration.path.base());
+                std::fs::rename(&target, aside).at("move away", &target)?;
             }
             Err(err) if err.kind() == io::ErrorKind::NotFound => {}
             Err(err) => return Err(StoreError::io("look at", target, err)),
