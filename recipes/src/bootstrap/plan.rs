@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use sos_formats::diagnostic::{Class, Diagnostic, suggest};
+use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_lang::{FileType, Host};
 
 use super::arch::system;
@@ -220,38 +220,50 @@ pub(super) fn starting_variables(
     Ok(start)
 }
 
+/// Variables that are read here, whether or not a tree names them.
+const READ_HERE: [&str; 2] = ["EXTRA_BUILDS", "BUILD_GUIX_ALSO"];
+
 /// Refuses a variable that nothing in the tree knows and that is called nearly as one that is known: it would change nothing.
 fn known_names(
     checkout: &Checkout<'_>,
     start: &Variables,
     settings: &Settings,
 ) -> Result<(), Vec<Diagnostic>> {
-    let mut words: Option<BTreeSet<String>> = None;
-    let mut found = Vec::new();
-    for (name, _) in settings.set.iter().filter(|(name, _)| !start.has(name)) {
-        let known: Vec<&str> = start.iter().map(|(known, _)| known).collect();
-        let near = suggest(name, known.iter().copied());
-        if near.is_empty() {
-            continue;
+    let names = settings.set.iter().map(|(name, _)| name.as_str());
+    let is_new = |name: &&str| !start.has(name) && !READ_HERE.contains(name);
+    let asked: Vec<&str> = names.filter(is_new).collect();
+    if asked.is_empty() {
+        return Ok(());
+    }
+    let mut words = BTreeSet::new();
+    for (tree, _) in checkout.list("").map_err(|e| vec![*e])? {
+        if tree == "steps" || tree.starts_with("steps-") {
+            checkout.words(&tree, 0, &mut words).map_err(|e| vec![*e])?;
         }
-        let words = match &mut words {
-            Some(words) => words,
-            None => {
-                let mut all = BTreeSet::new();
-                for (tree, _) in checkout.list("").map_err(|e| vec![*e])? {
-                    if tree == "steps" || tree.starts_with("steps-") {
-                        checkout.words(&tree, 0, &mut all).map_err(|e| vec![*e])?;
-                    }
-                }
-                words.insert(all)
-            }
-        };
-        if !words.contains(name) {
-            let message = format!("nothing in this tree reads the variable `{name}`");
-            found.push(
-                Diagnostic::error("usage-bad-value", Class::Usage, message)
-                    .suggest(name, known.into_iter()),
-            );
+    }
+    // Scripts have many words; those of predicates are like this.
+    let is_variable = |word: &&str| {
+        let mut letters = word.bytes();
+        word.contains('_') && letters.all(|b| matches!(b, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
+    };
+    let of_tree = words.iter().map(String::as_str).filter(is_variable);
+    let known: Vec<&str> = start
+        .iter()
+        .map(|(known, _)| known)
+        .chain(READ_HERE)
+        .chain(of_tree)
+        .collect();
+    let mut found = Vec::new();
+    for name in asked.into_iter().filter(|name| !words.contains(*name)) {
+        let problem = Diagnostic::error(
+            "usage-bad-value",
+            Class::Usage,
+            format!("nothing in this tree reads the variable `{name}`"),
+        );
+        let problem = problem.suggest(name, known.iter().copied());
+        // One that is called like none may be for what sos does not see.
+        if !problem.helps.is_empty() {
+            found.push(problem);
         }
     }
     if found.is_empty() { Ok(()) } else { Err(found) }

@@ -52,6 +52,16 @@ fn a_variable_that_is_nearly_one_is_refused() {
         "nothing in this tree reads the variable `ARCh`"
     );
     assert_eq!(problem.helps, ["did you mean `ARCH`?"]);
+    // Those that only predicates or sos itself read are known, too.
+    let other = Tree::new("build: a ( KEEP_M4 == x )\n", &[]);
+    for (wrong, right) in [
+        ("KEEPM4", "KEEP_M4"),
+        ("EXTRA_BUILD", "EXTRA_BUILDS"),
+        ("BUILD_GUIX_ALS0", "BUILD_GUIX_ALSO"),
+    ] {
+        let problem = &other.plan(&[(wrong, "y")]).unwrap_err()[0];
+        assert_eq!(problem.helps, [format!("did you mean `{right}`?")]);
+    }
     // What something reads is a variable, and so is what is called like none.
     assert!(tree.plan(&[("ARCHS", "y")]).is_ok());
     assert!(tree.plan(&[("COLOUR", "red")]).is_ok());
