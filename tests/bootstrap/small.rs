@@ -136,6 +136,10 @@ fn steps_run_one_after_the_other_and_see_only_what_is_theirs() {
 #[test]
 fn a_recipe_of_steps_is_as_good_as_their_directory() {
     let Some(w) = world() else { return };
+    // Whoever verifies nothing is told so.
+    w.sos(["verify", "."])
+        .fails(1)
+        .says(&["none of the steps was built yet", "`sos build` makes them"]);
     w.sos(["build", "--no-link", ".#rootfs"]).ok();
     for name in [
         ".#b-1.0",

@@ -73,6 +73,12 @@ pub(super) fn only_built(
             built.push(drv);
         }
     }
+    if built.is_empty() && total > 0 {
+        let message = "none of the steps was built yet: there is nothing to compare with";
+        let problem = Diagnostic::error("verify-not-built", Class::Other, message)
+            .help("`sos build` makes them; then verify again");
+        return Err(Failure::new(problem));
+    }
     let missing = total - built.len();
     Ok((built, missing))
 }
