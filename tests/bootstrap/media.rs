@@ -109,6 +109,12 @@ fn the_image_has_what_comes_before_the_payload_and_the_payload_the_rest() {
         w.sos(&check[..4]).ok().stdout,
         "1 files, numbers of 32 bits; no digest was compared: `--tree DIR` names what has them\n"
     );
+    let json = w.sos(check.into_iter().chain(["--json"])).ok().stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(
+        json,
+        serde_json::json!({ "files": 1, "bits": 32, "compared": 1 })
+    );
     // A name is one line.
     let odd = b"LBPAYLD1\x01\0\0\0\x03\0\0\0\0\0\0\0a\nb";
     std::fs::write(w.project().join("odd.img"), odd).expect("as the test has it");

@@ -114,6 +114,13 @@ fn check(session: &Session, file: &Path, tree: Option<&Path>) -> Result<(), Fail
         ));
     }
     let bits = if width == Width::Wide { 64 } else { 32 };
+    if session.global.json {
+        return output::json(&serde_json::json!({
+            "files": count,
+            "bits": bits,
+            "compared": compared,
+        }));
+    }
     let digests = match (tree, compared) {
         (Some(_), 1) => "1 digest is".to_owned(),
         (Some(_), n) => format!("{n} digests are"),
