@@ -12,6 +12,7 @@ use crate::evaluate::{self, Mode};
 use crate::failure::Failure;
 use crate::render::output::{self, Items};
 use crate::render::size;
+use crate::render::text::printable;
 use crate::run::{self, RunOptions};
 use crate::session::Session;
 use crate::target::{self, Target};
@@ -145,7 +146,8 @@ fn text(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
             } else {
                 ""
             };
-            writeln!(out, "  {}{expected}  ({}){maybe}", p.name, p.cause)?;
+            let cause = printable(&p.cause.to_string());
+            writeln!(out, "  {}{expected}  ({cause}){maybe}", p.name)?;
         }
     }
     let eta = plan
@@ -166,7 +168,7 @@ fn dot(plan: &Plan, out: &mut dyn Write) -> io::Result<()> {
     let id = |drv: &StorePath| quoted(drv.as_str());
     for (list, style) in [(&plan.to_fetch, "dashed"), (&plan.to_build, "solid")] {
         for p in list {
-            let label = quoted(&format!("{}\n{}", p.name, p.cause));
+            let label = quoted(&format!("{}\n{}", p.name, printable(&p.cause.to_string())));
             writeln!(out, "  {} [label = {label}, style = {style}];", id(&p.drv))?;
         }
     }

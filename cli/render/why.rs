@@ -6,6 +6,7 @@ use sos_engine::{Cause, ChangedFile, Only, Text, TextChange, rfc3339, why};
 use sos_formats::store_path::StorePath;
 
 use crate::render::size;
+use crate::render::text::{file_name, printable};
 
 /// Hexadecimal digits of a digest that are shown.
 const DIGEST_SHOWN: usize = 8;
@@ -25,8 +26,13 @@ pub(crate) fn moment(unix_ms: u64) -> String {
         .collect()
 }
 
-/// A cause as the end of a sentence that begins with "because", with the files that may be behind a change of the recipe.
+/// A cause as the end of a sentence that begins with "because", with the files that may be behind a change of the recipe. It is one
+/// line of printable text, whatever files are called and variables hold.
 pub(crate) fn cause_text(cause: &Cause, at: Option<&Text>, read: &[String]) -> String {
+    printable(&words(cause, at, read))
+}
+
+fn words(cause: &Cause, at: Option<&Text>, read: &[String]) -> String {
     let text = without_files(cause, at);
     if read.is_empty() || !cause.is_of_recipe() {
         return text;
@@ -112,7 +118,7 @@ fn without_files(cause: &Cause, at: Option<&Text>) -> String {
                 let name = if first.file.is_empty() {
                     String::new()
                 } else {
-                    format!(": {}", first.file)
+                    format!(": {}", file_name(first.file.as_bytes()))
                 };
                 format!(
                     "input {input} changed{name}{}{}",
@@ -147,7 +153,8 @@ fn text_change(text: &TextChange, files: &[ChangedFile]) -> String {
 fn from_here(at: &str) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     let shown = std::path::Path::new(at).strip_prefix(here);
-    shown.map_or_else(|_| at.to_owned(), |path| path.display().to_string())
+    let shown = shown.map_or_else(|_| at.to_owned(), |path| path.display().to_string());
+    file_name(shown.as_bytes())
 }
 
 /// ` (was 3f1a5c2e, is 9b22d01f)`.
@@ -176,10 +183,10 @@ fn more(rest: &[ChangedFile], unnamed: usize) -> String {
     if all == 0 {
         return String::new();
     }
-    let names: Vec<&str> = rest
+    let names: Vec<String> = rest
         .iter()
         .take(FILES_SHOWN)
-        .map(|c| c.file.as_str())
+        .map(|c| file_name(c.file.as_bytes()))
         .collect();
     let dots = if all > names.len() { ", …" } else { "" };
     format!(
@@ -336,6 +343,15 @@ mod tests {
             Vec::new(),
             0,
             "input src changed (which of its files is not known any more)",
+        );
+        // Names do not drive the terminal.
+        check(
+            vec![
+                file("a\u{1b}[31m\n", None, Some("9")),
+                file("b\r\u{9b}2J", None, Some("9")),
+            ],
+            0,
+            "input src changed: a\\x1b[31m\\n (new, 99999999) and 1 more file: b\\r\\u{9b}2J",
         );
     }
 

@@ -348,3 +348,39 @@ fn the_line_of_a_build_says_which_part_of_the_recipe_changed() {
     let lines = build(&w, "f.nix");
     assert!(lines.contains("(recipe changed: `args`)"), "{lines}");
 }
+
+#[test]
+fn names_of_files_do_not_drive_the_terminal() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    w.write("src/plain", "1");
+    w.write(
+        "f.nix",
+        &recipe("app", "echo $src > $out", "src = ./src; top = true;"),
+    );
+    build(&w, "f.nix");
+    w.write("src/a\u{1b}[31m\nb\r\u{9b}2J", "2");
+    let planned = w.sos(["plan", "f.nix"]).ok().stdout;
+    let will_be = w.sos(["why", "f.nix"]).ok().stdout;
+    build(&w, "f.nix");
+    let was = w.sos(["why", "f.nix"]).ok().stdout;
+    let whole = w.sos(["builds", "2"]).ok().stdout;
+    for (verb, text) in [
+        ("plan", &planned),
+        ("why, planned", &will_be),
+        ("why", &was),
+        ("builds", &whole),
+    ] {
+        assert!(text.contains("src changed"), "{verb}: {text:?}");
+        let drives = |c: char| c.is_control() && c != '\n';
+        assert!(!text.contains(drives), "{verb}: {text:?}");
+        // Nor does a name go on in a line of its own.
+        let mut lines = text.lines().filter(|line| line.contains("2J"));
+        assert!(
+            lines.all(|line| line.contains("src changed")),
+            "{verb}: {text:?}"
+        );
+    }
+    assert!(was.contains(r"a\x1b[31m\nb\r"), "{was:?}");
+}
