@@ -31,8 +31,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
 /// The victim: `<nix|step> <directory> <mark>`; its program tells when it runs, and never ends.
 pub(crate) fn be_killed(arguments: &[String]) {
     let (dir, mark) = (Path::new(&arguments[1]), &arguments[2]);
-    let script =
-        format!("sleep 100{mark} & setsid sleep 200{mark} & echo running; sleep 300{mark}");
+    let script = format!("sleep 1{mark} & setsid sleep 2{mark} & echo running; sleep 3{mark}");
     if arguments[0] == "nix" {
         let plan = nix_plan(dir, &script);
         let mut log = |_: &[u8]| println!("running");
@@ -50,6 +49,11 @@ fn processes() -> impl Iterator<Item = PathBuf> {
     entries.flatten().map(|entry| entry.path())
 }
 
+/// A number that no other process of the machine has in its command line: of this process, and of the run that is killed.
+fn mark(run: u64) -> String {
+    format!("{:07}{run:02}", std::process::id())
+}
+
 /// Processes whose command line holds `mark`, besides zombies, which have none.
 fn alive(mark: &str) -> Vec<PathBuf> {
     processes()
@@ -58,6 +62,28 @@ fn alive(mark: &str) -> Vec<PathBuf> {
                 .is_ok_and(|line| String::from_utf8_lossy(&line).contains(mark))
         })
         .collect()
+}
+
+/// What a process is and waits for, for the message of a failed test.
+fn described(process: &Path) -> String {
+    let file = |name| {
+        let text = std::fs::read(process.join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&text).replace('\0', " ")
+    };
+    let status = file("status");
+    let wanted = |line: &&str| {
+        ["State", "PPid", "ShdPnd", "SigPnd"]
+            .iter()
+            .any(|name| line.starts_with(name))
+    };
+    let status: Vec<&str> = status.lines().filter(wanted).collect();
+    format!(
+        "{} `{}` {status:?}, waits in {} {}",
+        process.display(),
+        file("cmdline"),
+        file("wchan"),
+        file("stack"),
+    )
 }
 
 /// Helpers of the victim, by their open working place.
@@ -97,7 +123,7 @@ fn gone_soon(dir: &Path, mark: &str) {
             &mut [PollFd::new(&process, PollFlags::IN)],
             Some(&Timespec::try_from(time).unwrap()),
         );
-        assert!(ended.unwrap() > 0, "processes are left");
+        assert!(ended.unwrap() > 0, "a process is left: {}", described(left));
     }
 }
 
@@ -142,18 +168,19 @@ fn kill_at(kind: &str, dir: &Path, mark: &str, far: u64) -> u64 {
 }
 
 /// Kills a run in each of so many equal parts of its way to the program; the first one measures that.
-fn moments(kind: &str, mark: &str, count: u64, mut then: impl FnMut(&Path, u64)) {
+fn moments(kind: &str, count: u64, mut then: impl FnMut(&Path, u64)) {
     let dir = tempfile::tempdir().unwrap();
-    let whole = kill_at(kind, dir.path(), &format!("{mark}0"), u64::MAX);
+    let whole = kill_at(kind, dir.path(), &mark(count), u64::MAX);
     assert!(whole > count, "{whole} pages");
     for at in 0..count {
-        kill_at(kind, dir.path(), &format!("{mark}{at}"), whole * at / count);
+        kill_at(kind, dir.path(), &mark(at), whole * at / count);
         then(dir.path(), at);
     }
 }
 
 #[track_caller]
-fn kill_running(kind: &str, mark: &str) {
+fn kill_running(kind: &str) {
+    let mark = &mark(0);
     let dir = tempfile::tempdir().unwrap();
     let mut child = victim(kind, dir.path(), mark);
     let mut line = String::new();
@@ -168,21 +195,21 @@ fn kill_running(kind: &str, mark: &str) {
 }
 
 fn kill_build() {
-    kill_running("nix", "7411");
+    kill_running("nix");
 }
 
 fn kill_step() {
-    kill_running("step", "7412");
+    kill_running("step");
 }
 
 fn kill_at_any_moment() {
-    moments("nix", "7413", 18, |_, _| {});
-    moments("step", "7415", 6, |_, _| {});
+    moments("nix", 18, |_, _| {});
+    moments("step", 6, |_, _| {});
 }
 
 fn kill_and_go_on() {
     let mut expected = None;
-    moments("step", "7414", 16, |dir, at| {
+    moments("step", 16, |dir, at| {
         if at % 4 == 3 {
             let lab = Lab::at(dir);
             let (root, log) = lab.step(
