@@ -37,7 +37,7 @@ fn sizes() -> (u64, u64) {
     if slow() {
         (20_000, 100_000)
     } else {
-        (20_000, 40_000)
+        (20_000, 60_000)
     }
 }
 
@@ -108,12 +108,19 @@ fn held(w: &World, count: u64) -> (u64, u64) {
     // It writes the derivations down; afterwards no evaluation is needed, whose memory is its own affair.
     let top = waiting(w, "f.nix").top;
     let built = bytes(&waiting(w, &top).child, "VmHWM");
-    let mut child = Running(start(&mut w.command_of(&["plan", &top])));
+    // The allocator keeps some megabytes more in one run than in another: the least is what is needed.
+    let planned = (0..3).map(|_| planned(w, &top)).min();
+    (planned.expect("three plans"), built)
+}
+
+/// The most that a plan has held.
+fn planned(w: &World, top: &str) -> u64 {
+    let mut child = Running(start(&mut w.command_of(&["plan", top])));
     // It is printed when all of it is known, and the pipe has no room for all: it still runs.
     let mut one = [0];
     let mut out = child.0.stdout.take().expect("its output");
     out.read_exact(&mut one).expect("a plan");
-    (bytes(&child, "VmHWM"), built)
+    bytes(&child, "VmHWM")
 }
 
 #[test]
