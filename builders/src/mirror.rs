@@ -250,7 +250,9 @@ impl Mirror {
         if more > 0 {
             return Err(failed(&io::Error::other("bytes after its end")));
         }
-        self.right_hash(info, ingested.nar_sha256, ingested.nar_size)?;
+        let found = ingested.nar_sha256;
+        let found = found.ok_or_else(|| failed(&"it was not hashed"))?;
+        self.right_hash(info, found, ingested.nar_size)?;
         Ok(ingested)
     }
 

@@ -11,7 +11,7 @@ use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::Diagnostic;
 use sos_formats::hash::Blake3;
 use sos_formats::store_path::StorePath;
-use sos_store::{PathInfo, Store};
+use sos_store::{Known, PathInfo, Store};
 use tokio::runtime::Handle;
 
 use crate::builder::BuilderError;
@@ -38,6 +38,7 @@ pub struct BuilderCtx<'a> {
     pub options: &'a BuildOptions,
     pub(crate) place: &'a Path,
     pub(crate) rootfs: BTreeMap<String, Blake3>,
+    pub(crate) known: BTreeMap<String, Known>,
     pub(crate) closure: OnceLock<BTreeSet<StorePath>>,
     pub(crate) reporter: Reporter,
 }
@@ -63,6 +64,13 @@ impl BuilderCtx<'_> {
     /// Declares that an output is a rootfs object; its nodes and blobs are in the store already.
     pub fn set_rootfs(&mut self, output: &str, root: Blake3) {
         self.rootfs.insert(output.to_owned(), root);
+    }
+
+    /// Tells that a file of a tree output, by its path in that, is a link of a blob of the store. It need not be read again where the
+    /// tree is addressed by its files (`outputHashMode = "tree"`).
+    pub fn set_blob(&mut self, output: &str, file: &Path, blob: Blake3) {
+        let known = self.known.entry(output.to_owned()).or_default();
+        known.insert(file.to_owned(), blob);
     }
 
     /// Reads the attributes as a type.

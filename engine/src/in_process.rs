@@ -32,6 +32,7 @@ pub(crate) fn run(
         options: &worker.options,
         place: attempt.place.path(),
         rootfs: BTreeMap::new(),
+        known: BTreeMap::new(),
         closure: OnceLock::new(),
         reporter: attempt.reporter.clone(),
     };
@@ -46,7 +47,8 @@ pub(crate) fn run(
         }
         let place = ctx.out_path(output);
         if place.symlink_metadata().is_ok() {
-            made.insert(output.clone(), Made::Tree(place));
+            let known = ctx.known.remove(output).unwrap_or_default();
+            made.insert(output.clone(), Made::Tree(place, known));
         }
     }
     Ok(made)

@@ -326,10 +326,12 @@ impl Journal {
             return digest;
         }
         let info = self.store.query(path).ok().flatten();
-        let digest = info.and_then(|info| match (info.nar_sha256, info.root) {
-            (Some(nar), _) => Some(format!("sha256:{}", nar.to_hex())),
-            (None, root) => root.map(|root| format!("blake3:{}", root.to_hex())),
-        });
+        let digest = info.and_then(
+            |info| match (info.tree_id().or(info.root), info.nar_sha256) {
+                (Some(id), _) => Some(format!("blake3:{}", id.to_hex())),
+                (None, nar) => nar.map(|nar| format!("sha256:{}", nar.to_hex())),
+            },
+        );
         lock(&self.digests).insert(path.clone(), digest.clone());
         digest
     }

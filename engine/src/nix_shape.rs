@@ -10,7 +10,7 @@ use std::time::Duration;
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_store::ObjectKind;
+use sos_store::{Known, ObjectKind};
 
 use crate::attributes::Attributes;
 use crate::checks;
@@ -138,7 +138,7 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     for (output, path) in &attempt.resolved.building {
         let place = outputs.join(path.as_str());
         if place.symlink_metadata().is_ok() {
-            made.insert(output.clone(), Made::Tree(place));
+            made.insert(output.clone(), Made::Tree(place, Known::new()));
         }
     }
     Ok(made)

@@ -9,7 +9,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Blake3, Hash, HashAlgo};
 use sos_formats::store_path::{StorePath, make_fixed, output_name};
 use sos_store::compare::Snapshot;
-use sos_store::{IngestOptions, Ingested, Registration, Store, StoreError};
+use sos_store::{IngestOptions, Ingested, Known, Registration, Store, StoreError};
 
 use crate::attributes::Attributes;
 use crate::checks::{CheckError, Fresh, FreshOutput, check_outputs};
@@ -22,8 +22,8 @@ use crate::rewrite::{HASH_DIGITS, HashParts, digits};
 /// What a builder made for one output.
 #[derive(Clone, Debug)]
 pub(crate) enum Made {
-    /// A file tree at a private place.
-    Tree(PathBuf),
+    /// A file tree at a private place, and what its builder knows of its files.
+    Tree(PathBuf, Known),
     /// A rootfs object whose nodes and blobs are in the store.
     Rootfs(Blake3),
 }
@@ -62,7 +62,7 @@ pub(crate) struct Registered {
 
 /// Content that came out and is not kept.
 pub(crate) struct Other {
-    /// `sha256:..` of its archive.
+    /// `sha256:..` of its archive, or `blake3:..`, its id as a tree.
     pub(crate) hash: String,
     /// The first path that differs from what is there, with how; none when that cannot be told.
     pub(crate) first: Option<String>,
@@ -95,7 +95,7 @@ impl Finish<'_> {
             };
             let (path, one) = match made {
                 Made::Rootfs(root) => self.rootfs(&output, *root)?,
-                Made::Tree(place) => self.tree(&output, place, &finals)?,
+                Made::Tree(place, known) => self.tree(&output, place, known, &finals)?,
             };
             let fresh_one = match &one {
                 Ready::Tree(tree) => FreshOutput {
@@ -160,7 +160,11 @@ impl Finish<'_> {
         let Some(there) = self.store.query(path)? else {
             return Ok(None);
         };
-        if there.nar_sha256 == Some(made.nar_sha256) || !self.store.is_present(path)? {
+        let same = match (made.nar_sha256, made.tree) {
+            (Some(nar), _) => there.nar_sha256 == Some(nar),
+            (None, tree) => there.tree_id() == tree,
+        };
+        if same || !self.store.is_present(path)? {
             return Ok(None);
         }
         // Compared now: what came out is gone when this build is over.
@@ -168,7 +172,7 @@ impl Finish<'_> {
         let new = Snapshot::of_tree(made.staged_path())?;
         let differences = old.compare(&new, self.store)?;
         Ok(Some(Other {
-            hash: format!("sha256:{}", made.nar_sha256),
+            hash: made.digest(),
             first: differences.first().map(ToString::to_string),
         }))
     }
@@ -238,7 +242,7 @@ impl Finish<'_> {
         let mut left: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (output, made) in made {
             let mut others = BTreeSet::new();
-            if let Made::Tree(place) = made {
+            if let Made::Tree(place, _) = made {
                 let found = self.scan(output, place, &BTreeSet::new())?;
                 for (other, path) in &self.resolved.building {
                     if other != output && found.contains(&digits(path.hash_str())) {
@@ -323,18 +327,19 @@ impl Finish<'_> {
         &self,
         output: &str,
         place: &Path,
+        known: &Known,
         finals: &BTreeMap<String, StorePath>,
     ) -> Result<(StorePath, Ready), Stop> {
         match self.resolved.drv.outputs.get(output) {
             Some(Output::Floating { method, algo }) if *method != Method::Rootfs => {
-                self.floating(output, place, *method, *algo, finals)
+                self.floating(output, place, known, (*method, *algo), finals)
             }
             Some(Output::Fixed { method, hash }) if *method != Method::Rootfs => {
-                self.fixed(output, place, *method, hash)
+                self.fixed(output, place, known, *method, hash)
             }
             Some(Output::InputAddressed(path)) => {
                 let own: Vec<StorePath> = self.resolved.building.values().cloned().collect();
-                let ingested = self.ingest(output, place, &own, Method::Recursive, HashAlgo::Sha256)?;
+                let ingested = self.ingest(output, place, known, &own, (Method::Recursive, HashAlgo::Sha256))?;
                 Ok(self.ready(path.clone(), ingested, None))
             }
             _ => Err(self
@@ -349,10 +354,11 @@ impl Finish<'_> {
         &self,
         output: &str,
         place: &Path,
+        known: &Known,
         method: Method,
         expected: &Hash,
     ) -> Result<(StorePath, Ready), Stop> {
-        let ingested = self.ingest(output, place, &[], method, expected.algo())?;
+        let ingested = self.ingest(output, place, known, &[], (method, expected.algo()))?;
         let found = self.content_hash(output, place, &ingested, method, expected.algo())?;
         self.compare(expected, &found)?;
         if let Some(reference) = ingested.references.iter().next() {
@@ -384,8 +390,8 @@ impl Finish<'_> {
         &self,
         output: &str,
         place: &Path,
-        method: Method,
-        algo: HashAlgo,
+        known: &Known,
+        (method, algo): (Method, HashAlgo),
         finals: &BTreeMap<String, StorePath>,
     ) -> Result<(StorePath, Ready), Stop> {
         let scratch = &self.resolved.building[output];
@@ -406,10 +412,16 @@ impl Finish<'_> {
         }
         if !found.contains(&own) {
             let others: Vec<StorePath> = finals.values().cloned().collect();
-            let ingested = self.ingest(output, place, &others, method, algo)?;
+            let ingested = self.ingest(output, place, known, &others, (method, algo))?;
             let hash = self.content_hash(output, place, &ingested, method, algo)?;
             let path = self.address(output, method, &hash, &ingested.references, false)?;
             return Ok(self.ready(path, ingested, Some(ca_field(method, &hash))));
+        }
+        if method == Method::Tree {
+            let why = format!(
+                "output `{output}` holds its own path, which `outputHashMode = \"tree\"` does not allow"
+            );
+            return Err(self.problem(why).into());
         }
         // The content holds its own name: hash it without, then put the real name in.
         let hash =
@@ -431,7 +443,7 @@ impl Finish<'_> {
         self.rewrite(output, place, &parts)?;
         let mut candidates: Vec<StorePath> = finals.values().cloned().collect();
         candidates.push(path.clone());
-        let ingested = self.ingest(output, place, &candidates, method, algo)?;
+        let ingested = self.ingest(output, place, known, &candidates, (method, algo))?;
         Ok(self.ready(path, ingested, Some(ca_field(method, &hash))))
     }
 
@@ -448,9 +460,9 @@ impl Finish<'_> {
         &self,
         output: &str,
         place: &Path,
+        known: &Known,
         own: &[StorePath],
-        method: Method,
-        algo: HashAlgo,
+        (method, algo): (Method, HashAlgo),
     ) -> Result<Ingested, Stop> {
         let candidates: Vec<StorePath> = if self.discards_references(output)? {
             Vec::new()
@@ -460,12 +472,16 @@ impl Finish<'_> {
         let options = IngestOptions {
             take: true,
             candidates: &candidates,
-            flat_algo: (method != Method::Recursive).then_some(algo),
+            flat_algo: matches!(method, Method::Flat | Method::Text).then_some(algo),
+            tree: (method == Method::Tree).then_some(known),
             nar_algo: (method == Method::Recursive && algo != HashAlgo::Sha256).then_some(algo),
             ..IngestOptions::default()
         };
         self.store.ingest(place, options).map_err(|e| match e {
             StoreError::SpecialFile { path } => self.special(output, place, &path).into(),
+            StoreError::NoTreeId { detail, .. } => self
+                .problem(format!("output `{output}` has no id as a tree: {detail}"))
+                .into(),
             StoreError::TooDeep { path, limit } => self
                 .too_deep(
                     output,
@@ -498,15 +514,21 @@ impl Finish<'_> {
         method: Method,
         algo: HashAlgo,
     ) -> Result<Hash, Stop> {
+        if let Some(tree) = ingested.tree {
+            return Ok(Hash::from(tree));
+        }
         if method != Method::Recursive {
             return match &ingested.flat {
                 Some(hash) if !ingested.executable => Ok(*hash),
                 _ => Err(self.hashing(output, place, &HashingError::NotFlat).into()),
             };
         }
-        match &ingested.nar_hash {
-            Some(hash) if hash.algo() == algo => Ok(*hash),
-            _ => Ok(Hash::from(ingested.nar_sha256)),
+        match (ingested.nar_hash, ingested.nar_sha256) {
+            (Some(hash), _) if hash.algo() == algo => Ok(hash),
+            (_, Some(hash)) => Ok(Hash::from(hash)),
+            _ => Err(self
+                .problem(format!("output `{output}` was not hashed"))
+                .into()),
         }
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use sos_formats::derivation::Derivation;
 use sos_formats::hash::Hash;
 use sos_formats::store_path::StorePath;
-use sos_store::{PathInfo, Store, StoreError};
+use sos_store::{ObjectKind, PathInfo, Store, StoreError};
 
 use crate::attributes::Attributes;
 
@@ -177,7 +177,8 @@ impl References<'_> {
             let references: Vec<String> = info.references.iter().map(|r| r.absolute(dir)).collect();
             let mut one = Map::new();
             one.insert("path".to_owned(), json!(info.path.absolute(dir)));
-            if let Some(hash) = info.nar_sha256 {
+            if info.kind == ObjectKind::Tree {
+                let hash = self.store.nar_sha256(info)?;
                 let digits = Hash::from(hash).to_nix32();
                 one.insert("narHash".to_owned(), json!(format!("sha256:{digits}")));
             }

@@ -9,7 +9,7 @@ use sos_formats::derivation::{Method, Output};
 use sos_formats::diagnostic::Class;
 use sos_formats::hash::Blake3;
 use sos_formats::store_path::StorePath;
-use sos_store::ObjectKind;
+use sos_store::{Known, ObjectKind};
 
 use crate::attributes::as_json;
 use crate::diagnose::store_failed;
@@ -162,7 +162,7 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
         }
         StepOutput::Tree(tree) => {
             if tree.symlink_metadata().is_ok() {
-                made.insert(output, Made::Tree(tree));
+                made.insert(output, Made::Tree(tree, Known::new()));
             }
         }
     }

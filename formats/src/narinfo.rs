@@ -15,6 +15,11 @@ pub const MAX_REFERENCES: usize = 20_000;
 /// The most signatures.
 pub const MAX_SIGNATURES: usize = 64;
 
+/// An address of a kind that Nix does not have, and where it stands: Nix refuses a document whose `CA` it does not understand, and
+/// skips a key that it does not know.
+const OWN_CA: &str = "fixed:tree:";
+const OWN_CA_KEY: &str = "SosCA";
+
 /// How an archive is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
@@ -172,7 +177,8 @@ impl NarInfo {
             line("Sig", &signature.to_string());
         }
         if let Some(ca) = &self.ca {
-            line("CA", ca);
+            let own = ca.starts_with(OWN_CA);
+            line(if own { OWN_CA_KEY } else { "CA" }, ca);
         }
         text
     }
@@ -306,6 +312,9 @@ impl Fields {
                 self.signatures.push(signature);
             }
             "CA" if !value.is_empty() => once(&mut self.ca, value.to_owned(), "CA", at)?,
+            OWN_CA_KEY if value.starts_with(OWN_CA) => {
+                once(&mut self.ca, value.to_owned(), OWN_CA_KEY, at)?;
+            }
             _ => {}
         }
         Ok(())

@@ -316,13 +316,14 @@ pub fn make_text<'a>(
 /// Makes the path of an object addressed by its content.
 ///
 /// # Format
-/// `Recursive` with SHA-256: type `source`, inner hash = the NAR hash. `Text`: as [`make_text`]. All others:
+/// `Recursive` with SHA-256: type `source`, inner hash = the NAR hash. `Text`: as [`make_text`]. `Tree`: type `tree`, with the
+/// references as in the two before, inner hash = SHA-256 of `fixed:tree:<algo>:<hex>:`. All others:
 /// type `output:out`, inner hash = SHA-256 of `fixed:out:<method prefix><algo>:<hex>:`; such a name does not tell whether the
 /// object refers to itself, as in Nix 2.8.
 ///
 /// # Errors
 /// When the name is not legal, when references are given to a method that cannot hold them, or when `Text` comes
-/// without SHA-256 or `Rootfs` without BLAKE3.
+/// without SHA-256, or `Rootfs` or `Tree` without BLAKE3.
 pub fn make_fixed(
     dir: &StoreDir,
     name: &str,
@@ -344,7 +345,12 @@ pub fn make_fixed(
         }
         (Method::Text, Some(_)) if self_ref => Err(not_allowed()),
         (Method::Text, Some(contents)) => make_text(dir, name, &contents, refs),
-        (Method::Rootfs, _) if self_ref => Err(not_allowed()),
+        (Method::Rootfs | Method::Tree, _) if self_ref => Err(not_allowed()),
+        (Method::Tree, _) => {
+            let kind = with_references("tree", dir, refs, false);
+            let inner = format!("fixed:{}{hash}:", method.prefix());
+            make(dir, &kind, &Sha256::of(inner.as_bytes()), name)
+        }
         _ if !refs.is_empty() => Err(not_allowed()),
         _ => {
             let inner = format!("fixed:out:{}{hash}:", method.prefix());
@@ -633,6 +639,12 @@ mod tests {
         assert!(make(Method::Recursive, &sha, &one, true).is_ok());
         assert!(make(Method::Text, &sha, &one, false).is_ok());
         assert!(make(Method::Flat, &sha, &no_refs(), true).is_ok());
+        let tree = |refs: &BTreeSet<_>| make(Method::Tree, &blake, refs, false).unwrap();
+        assert_ne!(tree(&no_refs()), tree(&one));
+        assert_ne!(
+            tree(&no_refs()),
+            make(Method::Rootfs, &blake, &no_refs(), false).unwrap()
+        );
         for (method, hash, refs, own) in [
             (Method::Rootfs, &sha, &no_refs(), false),
             (Method::Rootfs, &blake, &one, false),
@@ -640,6 +652,8 @@ mod tests {
             (Method::Text, &sha, &no_refs(), true),
             (Method::Flat, &sha, &one, false),
             (Method::Rootfs, &blake, &no_refs(), true),
+            (Method::Tree, &sha, &no_refs(), false),
+            (Method::Tree, &blake, &no_refs(), true),
             (Method::Recursive, &blake, &one, false),
         ] {
             assert!(make(method, hash, refs, own).is_err(), "{method:?} {hash}");

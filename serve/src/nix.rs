@@ -47,10 +47,11 @@ fn tree(mirror: &Mirror, hash: &str) -> sos_store::Result<Option<(PathInfo, Sha2
         return Ok(None);
     };
     let found = mirror.store.query_digest(&digest)?;
-    Ok(found.and_then(|info| {
-        let nar = info.nar_sha256.filter(|_| info.kind == ObjectKind::Tree)?;
-        Some((info, nar))
-    }))
+    let Some(info) = found.filter(|info| info.kind == ObjectKind::Tree) else {
+        return Ok(None);
+    };
+    let nar = mirror.store.nar_sha256(&info)?;
+    Ok(Some((info, nar)))
 }
 
 fn describe(mirror: &Mirror, hash: &str) -> sos_store::Result<Option<NarInfo>> {

@@ -17,6 +17,7 @@ use crate::gc::hash_of;
 use crate::objects::{ObjectKind, PathInfo};
 use crate::store::Store;
 use crate::temp::list_dir;
+use crate::tree_id::tree_id;
 
 /// What to look at.
 #[derive(Clone, Copy, Debug, Default)]
@@ -266,6 +267,19 @@ impl Store {
         }
         if !contents {
             return None;
+        }
+        if let Some(expected) = info.tree_id() {
+            return match tree_id(&place) {
+                Ok(found) if found == expected => None,
+                Ok(found) => damaged(format!("its id is {found}, expected {expected}")),
+                Err(err) => self.still_valid(
+                    info,
+                    Problem::DamagedTree {
+                        path: info.path.clone(),
+                        detail: told(&err),
+                    },
+                ),
+            };
         }
         match self.hash_physical(&info.path, HashAlgo::Sha256) {
             Err(err) => {

@@ -116,6 +116,14 @@ pub enum StoreError {
         /// What is there.
         actual: String,
     },
+    /// A tree has no id by its files.
+    #[error("{} has no id as a tree: {detail}", .path.display())]
+    NoTreeId {
+        /// The tree.
+        path: PathBuf,
+        /// Why.
+        detail: String,
+    },
     /// A device, a pipe or a socket cannot be part of a store object.
     #[error("{} is neither a file, a directory nor a symlink", .path.display())]
     SpecialFile {
@@ -288,6 +296,7 @@ impl StoreError {
             Self::MissingNode { .. } => "store-node-missing",
             Self::Corrupt { .. } => "store-corrupt",
             Self::HashMismatch { .. } => "store-hash-mismatch",
+            Self::NoTreeId { .. } => "store-no-tree-id",
             Self::SpecialFile { .. } => "store-special-file",
             Self::TooDeep { .. } => "store-too-deep",
             Self::TooLarge { .. } => "store-too-large",
@@ -318,7 +327,8 @@ impl StoreError {
             | Self::MissingNode { .. }
             | Self::Corrupt { .. }
             | Self::GcRunning => Class::Machine,
-            Self::SpecialFile { .. }
+            Self::NoTreeId { .. }
+            | Self::SpecialFile { .. }
             | Self::TooDeep { .. }
             | Self::StorePath(_)
             | Self::Filter { .. } => Class::Recipe,

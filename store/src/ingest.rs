@@ -20,6 +20,7 @@ use crate::scan::RefScanner;
 use crate::store::Store;
 use crate::sys;
 use crate::temp::TempDir;
+use crate::tree_id::{self, Known};
 
 /// How to read a tree into the store.
 #[derive(Default)]
@@ -34,15 +35,20 @@ pub struct IngestOptions<'a> {
     pub flat_algo: Option<HashAlgo>,
     /// A second algorithm for the NAR, where a fixed output asks for one.
     pub nar_algo: Option<HashAlgo>,
+    /// The id of the tree is wanted and not the hash of its NAR. Where the tree can be taken, its files that are links of these blobs are
+    /// not read: they are not looked through for references.
+    pub tree: Option<&'a Known>,
 }
 
 /// A tree that has been read and staged, not yet registered. It is thrown away unless it is committed.
 #[derive(Debug)]
 pub struct Ingested {
-    /// The SHA-256 of the NAR.
-    pub nar_sha256: Sha256,
+    /// The SHA-256 of the NAR, unless [`IngestOptions::tree`] asks for the id of the tree.
+    pub nar_sha256: Option<Sha256>,
     /// The size of the NAR in bytes.
     pub nar_size: u64,
+    /// The id of the tree, if asked for.
+    pub tree: Option<Blake3>,
     /// The NAR's hash by [`IngestOptions::nar_algo`], if asked for.
     pub nar_hash: Option<Hash>,
     /// The hash of the contents, when the root is a regular file and [`IngestOptions::flat_algo`] asks for it.
@@ -64,7 +70,7 @@ pub(crate) struct Staged {
 
 /// What only reading a tree tells.
 pub(crate) struct Hashes {
-    pub(crate) nar_sha256: Sha256,
+    pub(crate) nar_sha256: Option<Sha256>,
     pub(crate) nar_size: u64,
     pub(crate) nar_hash: Option<Hash>,
     pub(crate) flat: Option<Hash>,
@@ -74,7 +80,7 @@ pub(crate) struct Hashes {
 /// Takes the bytes of a NAR: everything about them that is needed, in one pass.
 pub(crate) struct NarSink {
     buffer: Vec<u8>,
-    sha256: Hasher,
+    sha256: Option<Hasher>,
     other: Option<Hasher>,
     scanner: RefScanner,
     size: u64,
@@ -86,17 +92,24 @@ impl NarSink {
     pub(crate) fn new(candidates: &[StorePath], other: Option<HashAlgo>) -> Self {
         Self {
             buffer: Vec::with_capacity(SINK_BYTES),
-            sha256: Hasher::new(HashAlgo::Sha256),
+            sha256: Some(Hasher::new(HashAlgo::Sha256)),
             other: other.map(Hasher::new),
             scanner: RefScanner::new(candidates),
             size: 0,
         }
     }
 
+    /// Hashes nothing.
+    fn unhashed(candidates: &[StorePath]) -> Self {
+        Self {
+            sha256: None,
+            ..Self::new(candidates, None)
+        }
+    }
+
     fn digest(&mut self, data: &[u8]) {
-        self.sha256.update(data);
-        if let Some(other) = self.other.as_mut() {
-            other.update(data);
+        for hasher in [&mut self.sha256, &mut self.other].into_iter().flatten() {
+            hasher.update(data);
         }
         self.scanner.update(data);
         self.size += data.len() as u64;
@@ -111,13 +124,8 @@ impl NarSink {
 
     pub(crate) fn finish(mut self, flat: Option<Hasher>) -> Result<Hashes> {
         self.drain();
-        let Some(nar_sha256) = self.sha256.finish().as_sha256() else {
-            return Err(StoreError::Nar {
-                detail: "the hash is not SHA-256".to_owned(),
-            });
-        };
         Ok(Hashes {
-            nar_sha256,
+            nar_sha256: self.sha256.and_then(|hasher| hasher.finish().as_sha256()),
             nar_size: self.size,
             nar_hash: self.other.map(Hasher::finish),
             flat: flat.map(Hasher::finish),
@@ -301,8 +309,14 @@ impl Store {
                 take,
             },
         )?;
-        let sink = NarSink::new(options.candidates, options.nar_algo);
-        let (ingested, _) = self.stage(src, &listing, take, sink, options.flat_algo)?;
+        let Some(known) = options.tree else {
+            let sink = NarSink::new(options.candidates, options.nar_algo);
+            let (ingested, _) = self.stage(src, &listing, take, sink, options.flat_algo, None)?;
+            return Ok(ingested);
+        };
+        let sink = NarSink::unhashed(options.candidates);
+        let (mut ingested, contents) = self.stage(src, &listing, take, sink, None, Some(known))?;
+        ingested.tree = Some(tree_id::of_listing(src, &listing, &contents)?);
         Ok(ingested)
     }
 
@@ -314,6 +328,7 @@ impl Store {
         in_place: bool,
         sink: NarSink,
         flat: Option<HashAlgo>,
+        known: Option<&Known>,
     ) -> Result<(Ingested, Vec<(usize, Blake3)>)> {
         let dir = if in_place {
             None
@@ -330,7 +345,10 @@ impl Store {
                 root: &root,
                 in_place,
             };
-            read_tree(src, listing, sink, flat, &mut target)
+            // What is copied has to be read.
+            let known = known.filter(|_| in_place);
+            let blob_of = |item: &Item, place: &Path| self.blob_of(known?, item, place);
+            read_tree(src, listing, sink, flat, &blob_of, &mut target)
         })?;
         let root_item = listing.items.first();
         let is_dir = root_item.is_some_and(|item| matches!(item.kind, ItemKind::Directory));
@@ -366,8 +384,21 @@ impl Store {
         flat: Option<HashAlgo>,
     ) -> Result<(Hashes, Vec<(usize, Blake3)>)> {
         let mut target = NoTarget { hashes: Vec::new() };
-        let hashes = read_tree(src, listing, NarSink::new(&[], None), flat, &mut target)?;
+        let sink = NarSink::new(&[], None);
+        let hashes = read_tree(src, listing, sink, flat, &|_, _| None, &mut target)?;
         Ok((hashes, target.hashes))
+    }
+
+    /// The blob that a file of a tree is a link of, where it is the one that it is said to be.
+    fn blob_of(&self, known: &Known, item: &Item, place: &Path) -> Option<Blake3> {
+        let hash = known.get(&item.path)?;
+        let ItemKind::File { executable, .. } = item.kind else {
+            return None;
+        };
+        let [file, blob] = [place, &self.cas().path(hash, executable)]
+            .map(|path| std::fs::symlink_metadata(path).ok());
+        let (file, blob) = (file?, blob?);
+        (file.dev() == blob.dev() && file.ino() == blob.ino()).then_some(*hash)
     }
 
     /// Whether a tree can be taken as it is: on our file system, its directories ours.
@@ -397,6 +428,7 @@ impl Ingested {
         Self {
             nar_sha256: hashes.nar_sha256,
             nar_size: hashes.nar_size,
+            tree: None,
             nar_hash: hashes.nar_hash,
             flat: hashes.flat,
             executable,
@@ -405,24 +437,41 @@ impl Ingested {
         }
     }
 
+    /// `sha256:..` of the NAR, or `blake3:..`, the id of the tree.
+    pub fn digest(&self) -> String {
+        let nar = self.nar_sha256.map(|nar| format!("sha256:{nar}"));
+        nar.or_else(|| self.tree.map(|tree| format!("blake3:{tree}")))
+            .unwrap_or_default()
+    }
+
     /// Where the staged tree is, to look into it before it is committed. Its files must not be changed.
     pub fn staged_path(&self) -> &Path {
         &self.staged.path
     }
 }
 
-/// Writes a listed tree as a NAR into the sink, and gives every file to the target.
+/// Hashes the files of a listed tree, each by its place in the list.
+pub(crate) fn hash_files(src: &Path, listing: &Listing) -> Result<Vec<(usize, Blake3)>> {
+    let mut target = NoTarget { hashes: Vec::new() };
+    let sink = NarSink::unhashed(&[]);
+    read_tree(src, listing, sink, None, &|_, _| None, &mut target)?;
+    Ok(target.hashes)
+}
+
+/// Writes a listed tree as a NAR into the sink, and gives every file to the target. A file of which `blob_of` knows the blob is not read.
 fn read_tree(
     src: &Path,
     listing: &Listing,
     sink: NarSink,
     flat: Option<HashAlgo>,
+    blob_of: &dyn Fn(&Item, &Path) -> Option<Blake3>,
     target: &mut dyn Target,
 ) -> Result<Hashes> {
     let mut nar = nar::Writer::new(sink).map_err(nar_error)?;
     let mut flat_hasher = None;
     let mut early = EarlySync::default();
     let mut open = 0;
+    let mut unread = 0;
     for (index, item) in listing.items.iter().enumerate() {
         while open > item.depth {
             nar.end().map_err(nar_error)?;
@@ -447,9 +496,17 @@ fn read_tree(
                 if item.depth == 0 {
                     flat_hasher = flat.map(Hasher::new);
                 }
+                let place = join(src, item);
+                if let Some(hash) = blob_of(item, &place) {
+                    nar.regular_buffered(*executable, 0, &mut [].as_slice())
+                        .map_err(nar_error)?;
+                    unread += size.next_multiple_of(8);
+                    target.large_end(index, item, *executable, hash, *size)?;
+                    continue;
+                }
                 let flat = flat_hasher.as_mut().filter(|_| item.depth == 0);
                 read_file(
-                    &join(src, item),
+                    &place,
                     index,
                     item,
                     *executable,
@@ -466,7 +523,9 @@ fn read_tree(
         nar.end().map_err(nar_error)?;
         open -= 1;
     }
-    nar.finish().map_err(nar_error)?.finish(flat_hasher)
+    let mut hashes = nar.finish().map_err(nar_error)?.finish(flat_hasher)?;
+    hashes.nar_size += unread;
+    Ok(hashes)
 }
 
 #[allow(

@@ -61,6 +61,7 @@ mod store;
 mod sys;
 mod targets;
 mod temp;
+mod tree_id;
 
 pub use blob_writer::BlobWriter;
 pub use built::{Built, NewBuilt};
@@ -87,3 +88,4 @@ pub use steps::Step;
 pub use store::{OpenOptions, Store};
 pub use sys::is_disk_full;
 pub use temp::{SweepReport, TempDir};
+pub use tree_id::{Known, tree_id};

@@ -4,18 +4,20 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use sos_formats::hash::{Hash, HashAlgo, Hasher};
+use sos_formats::hash::{Hash, HashAlgo, Hasher, Sha256};
 use sos_formats::nar::{self, Visitor};
 use sos_formats::store_path::StorePath;
 
 use crate::cas::{self, IN_MEMORY_BYTES};
+use crate::db;
 use crate::error::{IoContext, Result, StoreError};
 use crate::ingest::{Ingested, NarSink, Staged, nar_error, seal_directory};
 use crate::listing::{ItemKind, ListOptions, Listing};
-use crate::objects::ObjectKind;
+use crate::objects::{ObjectKind, PathInfo};
 use crate::place::{Content, Job, Placer, State};
 use crate::store::Store;
 use crate::sys;
+use crate::tree_id::tree_id;
 
 impl Store {
     /// Unpacks a NAR into a staged tree; nothing of it can end up outside.
@@ -97,6 +99,40 @@ impl Store {
             return Err(StoreError::NotValid { path: path.clone() });
         }
         dump_tree(&self.physical(path), writer)
+    }
+
+    /// The SHA-256 of the NAR of a tree. One that nobody has asked for before is taken now, and kept where that is possible.
+    ///
+    /// # Errors
+    /// [`StoreError::NotValid`] when it is no tree, [`StoreError::Corrupt`] when it is not what it is addressed by, and when reading or
+    /// the database fails.
+    pub fn nar_sha256(&self, info: &PathInfo) -> Result<Sha256> {
+        if let Some(known) = info.nar_sha256 {
+            return Ok(known);
+        }
+        let no_tree = || StoreError::NotValid {
+            path: info.path.clone(),
+        };
+        if info.kind != ObjectKind::Tree {
+            return Err(no_tree());
+        }
+        let place = self.physical(&info.path);
+        // Others will take the hash for the truth.
+        if let Some(expected) = info.tree_id()
+            && tree_id(&place)? != expected
+        {
+            return Err(StoreError::Corrupt {
+                path: place,
+                detail: format!("its id is not {expected}"),
+            });
+        }
+        let (hash, _) = self.hash_physical(&info.path, HashAlgo::Sha256)?;
+        let hash = hash.as_sha256().ok_or_else(no_tree)?;
+        if self.require_writable().is_ok() {
+            self.db()
+                .write(|db| db::keep_nar_sha256(db, &info.path, &hash))?;
+        }
+        Ok(hash)
     }
 
     /// The hash of a tree that is in its place, by an algorithm, as a NAR.

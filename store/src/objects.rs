@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use sos_formats::hash::{Blake3, Sha256};
+use sos_formats::hash::{Blake3, Hash, Sha256};
 use sos_formats::store_path::StorePath;
 
 use crate::clock;
@@ -31,7 +31,8 @@ pub struct PathInfo {
     pub path: StorePath,
     /// Tree or rootfs.
     pub kind: ObjectKind,
-    /// The hash of its NAR; trees only.
+    /// The hash of its NAR; trees only, and of one that is addressed by its id only when somebody has asked for it, see
+    /// [`Store::nar_sha256`].
     pub nar_sha256: Option<Sha256>,
     /// The size of the NAR in bytes; for a rootfs, the sum of its files' sizes.
     pub nar_size: u64,
@@ -46,6 +47,17 @@ pub struct PathInfo {
     /// When it was registered, in seconds since 1970.
     pub registered_secs: i64,
 }
+
+impl PathInfo {
+    /// The id of the tree, where that is what it is addressed by.
+    pub fn tree_id(&self) -> Option<Blake3> {
+        let hash = self.ca.as_deref()?.strip_prefix(TREE_CA)?;
+        Hash::parse_any(hash, None).ok()?.as_blake3()
+    }
+}
+
+/// How the address of a tree begins that is named by its id.
+const TREE_CA: &str = "fixed:tree:";
 
 /// What is to be said about a tree that becomes an object.
 #[derive(Clone, Debug)]
@@ -213,7 +225,7 @@ impl Store {
                 let info = PathInfo {
                     path: registration.path.clone(),
                     kind: ObjectKind::Tree,
-                    nar_sha256: Some(tree.nar_sha256),
+                    nar_sha256: tree.nar_sha256,
                     nar_size: tree.nar_size,
                     root: None,
                     references: registration.references.clone(),

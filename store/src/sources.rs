@@ -76,7 +76,8 @@ impl Store {
             }
         }
         let sink = NarSink::new(&[], None);
-        let (tree, contents) = self.stage(src, &looked.listing, false, sink, flat_of(method))?;
+        let (tree, contents) =
+            self.stage(src, &looked.listing, false, sink, flat_of(method), None)?;
         let sha256 = source_hash(method, &tree, src)?;
         let path = self.source_path(name, method, sha256)?;
         self.remember(&looked, method, &contents, sha256, tree.nar_size, &path)?;
@@ -302,7 +303,7 @@ fn content_at(contents: &[(usize, Blake3)], at: usize) -> Option<Blake3> {
 impl Hashes {
     fn for_method(&self, method: Method, src: &Path) -> Result<Sha256> {
         match method {
-            Method::Recursive => Ok(self.nar_sha256),
+            Method::Recursive => self.nar_sha256.ok_or_else(|| unhashed(src)),
             _ => self.flat.as_ref().and_then(Hash::as_sha256).ok_or_else(|| {
                 StoreError::SpecialFile {
                     path: src.to_owned(),
@@ -312,9 +313,15 @@ impl Hashes {
     }
 }
 
+fn unhashed(src: &Path) -> StoreError {
+    StoreError::Nar {
+        detail: format!("{} was not hashed", src.display()),
+    }
+}
+
 fn source_hash(method: Method, tree: &Ingested, src: &Path) -> Result<Sha256> {
     match method {
-        Method::Recursive => Ok(tree.nar_sha256),
+        Method::Recursive => tree.nar_sha256.ok_or_else(|| unhashed(src)),
         _ => tree
             .flat
             .as_ref()

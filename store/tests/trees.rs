@@ -9,8 +9,13 @@ use std::process::Command;
 
 use sos_formats::derivation::Method;
 use sos_formats::hash::{Hash, HashAlgo, Sha256};
-use sos_store::{FileType, IngestOptions, StoreError};
+use sos_store::{FileType, IngestOptions, Ingested, StoreError};
 use support::{commit, object, open, peer, sample_tree, some_path};
+
+/// The hash of the NAR of a tree.
+fn nar_of(tree: &Ingested) -> Sha256 {
+    tree.nar_sha256.expect("hashed as a NAR")
+}
 
 #[test]
 fn an_object_is_what_was_ingested_in_canonical_form() {
@@ -20,7 +25,7 @@ fn an_object_is_what_was_ingested_in_canonical_form() {
     sample_tree(&src);
     let path = some_path("sample");
     let tree = store.ingest(&src, IngestOptions::default()).unwrap();
-    let nar = tree.nar_sha256;
+    let nar = nar_of(&tree);
     let info = commit(&store, tree, &path, &[]);
     assert_eq!(info.nar_sha256, Some(nar));
     let place = store.physical(&path);
@@ -78,7 +83,7 @@ fn hashes_are_those_of_nix() {
             .output()
             .unwrap();
         assert!(dump.status.success());
-        assert_eq!(tree.nar_sha256, Sha256::of(&dump.stdout), "{name}");
+        assert_eq!(nar_of(&tree), Sha256::of(&dump.stdout), "{name}");
         assert_eq!(
             tree.nar_hash,
             Some(Hash::of(HashAlgo::Sha512, &dump.stdout))
@@ -91,7 +96,7 @@ fn hashes_are_those_of_nix() {
             .unwrap();
         assert_eq!(
             String::from_utf8(hash.stdout).unwrap().trim(),
-            tree.nar_sha256.to_hex()
+            nar_of(&tree).to_hex()
         );
         let path = some_path(&name.replace('/', "-"));
         commit(&store, tree, &path, &[]);
@@ -104,7 +109,7 @@ fn hashes_are_those_of_nix() {
         let back = store
             .ingest_nar(&mut dump.stdout.as_slice(), dump.stdout.len() as u64)
             .unwrap();
-        assert_eq!(back.nar_sha256, Sha256::of(&dump.stdout));
+        assert_eq!(nar_of(&back), Sha256::of(&dump.stdout));
         commit(
             &store,
             back,
@@ -115,7 +120,7 @@ fn hashes_are_those_of_nix() {
     let tree = store.ingest(&src, IngestOptions::default()).unwrap();
     let printed = Command::new("nix-store")
         .args(["--print-fixed-path", "--recursive", "sha256"])
-        .args([tree.nar_sha256.to_hex().as_str(), "src"])
+        .args([nar_of(&tree).to_hex().as_str(), "src"])
         .env("NIX_STATE_DIR", dir.path().join("state"))
         .env("NIX_LOG_DIR", dir.path().join("log"))
         .env("HOME", dir.path())
@@ -163,9 +168,9 @@ fn taking_a_tree_gives_the_same_object_and_uses_it_up() {
         )
         .unwrap();
     if let Ok(copy) = copy {
-        assert_eq!(copy.nar_sha256, taken.nar_sha256);
+        assert_eq!(nar_of(&copy), nar_of(&taken));
     }
-    let nar = taken.nar_sha256;
+    let nar = nar_of(&taken);
     let path = some_path("taken");
     commit(&store, taken, &path, &[]);
     assert!(!built.exists());
@@ -214,7 +219,7 @@ fn files_with_other_names_become_links_of_the_blob() {
             },
         )
         .unwrap();
-    let nar = taken.nar_sha256;
+    let nar = nar_of(&taken);
     let two = some_path("two");
     commit(&store, taken, &two, &[]);
     let mut out = Vec::new();
@@ -507,9 +512,9 @@ fn thousands_of_files_use_the_threads_and_stay_deterministic() {
     for round in 0..2 {
         let store = open(&dir.path().join(format!("r{round}")));
         let tree = store.ingest(&src, IngestOptions::default()).unwrap();
-        hashes.insert(tree.nar_sha256);
+        hashes.insert(nar_of(&tree));
         let path = some_path("many");
-        let expected = tree.nar_sha256;
+        let expected = nar_of(&tree);
         commit(&store, tree, &path, &[]);
         let mut out = Vec::new();
         store.nar_dump(&path, &mut out).unwrap();

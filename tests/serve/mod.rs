@@ -6,6 +6,7 @@ mod http;
 mod images;
 mod nix;
 mod substitute;
+mod trees;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;

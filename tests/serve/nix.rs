@@ -63,7 +63,7 @@ pub(super) fn keys(w: &World, name: &str) -> Option<(String, String)> {
 
 /// The archives of a path as real Nix writes them are the same in both stores.
 #[track_caller]
-fn same(w: &World, at: &Path, path: &str) {
+pub(super) fn same(w: &World, at: &Path, path: &str) {
     let dump = |place: &Path| {
         let out = Command::new("nix-store").arg("--dump").arg(place).output();
         out.expect("nix-store runs").stdout

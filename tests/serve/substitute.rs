@@ -11,7 +11,7 @@ use crate::support::server::Server;
 use crate::support::{Events, World, peer, world_with_busybox};
 
 /// A world of its own with the same recipe, that asks `url` and believes `key`.
-fn client(url: &str, key: &str) -> World {
+pub(super) fn client(url: &str, key: &str) -> World {
     let w = world_with_busybox().expect("it was there before");
     w.write("f.nix", RECIPE);
     let config = w.root().join("home/.config/sos/config.toml");
@@ -22,14 +22,14 @@ fn client(url: &str, key: &str) -> World {
 }
 
 /// Built and fetched.
-fn counts(events: &Events) -> (u64, u64) {
+pub(super) fn counts(events: &Events) -> (u64, u64) {
     let summary = events.summary();
     let count = |name: &str| summary[name].as_u64().expect("a number");
     (count("built"), count("fetched"))
 }
 
 /// Codes of the warnings, in order; nothing else may be told.
-fn warnings(events: &Events) -> Vec<String> {
+pub(super) fn warnings(events: &Events) -> Vec<String> {
     let told = events.0.iter().filter(|e| e["type"] == "diagnostic");
     told.map(|event| {
         let diagnostic = &event["diagnostic"];

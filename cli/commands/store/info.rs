@@ -22,6 +22,7 @@ pub(super) fn describe(store: &Store, info: &PathInfo) -> serde_json::Value {
         "kind": kind(info),
         "narHash": info.nar_sha256.map(|h| format!("sha256:{h}")),
         "size": info.nar_size,
+        "tree": info.tree_id().map(|id| format!("blake3:{id}")),
         "rootfs": info.root.map(|r| format!("blake3:{r}")),
         "references": info.references.iter().map(|r| r.absolute(dir)).collect::<Vec<_>>(),
         "deriver": info.deriver.as_ref().map(|d| d.absolute(dir)),

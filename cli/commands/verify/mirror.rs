@@ -80,11 +80,9 @@ pub(super) fn compare(
                 continue;
             }
         };
+        let same = named == *path && theirs.nar_hash == store.nar_sha256(&info)?;
         // What its record says is a promise until its archive is read.
-        if named == *path
-            && Some(theirs.nar_hash) == info.nar_sha256
-            && let Err(diagnostic) = mirror.check(store, &theirs)
-        {
+        if same && let Err(diagnostic) = mirror.check(store, &theirs) {
             value["verdict"] = "unknown".into();
             value["error"] = diagnostic.to_json();
             all.values.push(value);
@@ -95,7 +93,6 @@ pub(super) fn compare(
             all.problems.push(diagnostic.note(note));
             continue;
         }
-        let same = named == *path && Some(theirs.nar_hash) == info.nar_sha256;
         store.record_rebuilds(&[Rebuild {
             path: path.clone(),
             drv: drv.clone(),

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 
 use sos_formats::derivation::Derivation;
-use sos_store::TempDir;
+use sos_store::{Known, TempDir};
 
 use super::*;
 use crate::builder::Pool;
@@ -65,7 +65,12 @@ impl Bench {
         };
         let made = outputs
             .iter()
-            .map(|o| ((*o).to_owned(), Made::Tree(place.path().join(o))))
+            .map(|o| {
+                (
+                    (*o).to_owned(),
+                    Made::Tree(place.path().join(o), Known::new()),
+                )
+            })
             .collect();
         Finish {
             store: &self.store,

@@ -11,7 +11,7 @@ use sos_formats::diagnostic::Diagnostic;
 use sos_formats::hash::Hash;
 use sos_formats::narinfo::NarInfo;
 use sos_formats::store_path::{StoreDir, StorePath, make_fixed};
-use sos_store::{Ingested, Store};
+use sos_store::{Ingested, Store, tree_id};
 
 use crate::attributes::Attributes;
 use crate::hashing::{HashingError, hash_flat, hash_modulo, hash_plain};
@@ -86,10 +86,9 @@ fn claim(dir: &StoreDir, info: &NarInfo) -> Option<Claim> {
         Some(hash) => (Method::Text, hash),
         None => {
             let fixed = ca.strip_prefix("fixed:")?;
-            match fixed.strip_prefix("r:") {
-                Some(hash) => (Method::Recursive, hash),
-                None => (Method::Flat, fixed),
-            }
+            let methods = [Method::Recursive, Method::Tree].into_iter();
+            let mut methods = methods.filter_map(|m| Some((m, fixed.strip_prefix(m.prefix())?)));
+            methods.next().unwrap_or((Method::Flat, fixed))
         }
     };
     let hash = Hash::parse_any(hash, None).ok()?;
@@ -108,8 +107,9 @@ impl Claim {
                 hash_modulo(place, self.method, algo, digits(path.hash_str()))
             }
             Method::Recursive if self.hash.as_sha256().is_some() => {
-                return Ok(self.hash.as_sha256() == Some(ingested.nar_sha256));
+                return Ok(self.hash.as_sha256() == ingested.nar_sha256);
             }
+            Method::Tree => return Ok(tree_id(place).is_ok_and(|id| Hash::from(id) == self.hash)),
             Method::Recursive => hash_plain(place, algo),
             _ => hash_flat(place, algo),
         }?;

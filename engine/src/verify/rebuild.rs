@@ -9,7 +9,7 @@ use std::path::Path;
 use sos_formats::derivation::{Derivation, Method, Output};
 use sos_formats::hash::HashAlgo;
 use sos_store::compare::Snapshot;
-use sos_store::{ObjectKind, PathInfo, TempDir};
+use sos_store::{ObjectKind, PathInfo, TempDir, tree_id};
 use tokio::runtime::Handle;
 
 use crate::cancel::Cancel;
@@ -50,8 +50,8 @@ pub(super) fn shape(chosen: &Chosen<'_>, drv: &Derivation) -> Shape {
 
 /// The hash of what the store has.
 pub(super) fn recorded_hash(info: &PathInfo) -> String {
-    match (&info.root, &info.nar_sha256) {
-        (Some(root), _) => format!("blake3:{root}"),
+    match (info.tree_id().or(info.root), &info.nar_sha256) {
+        (Some(id), _) => format!("blake3:{id}"),
         (None, Some(hash)) => format!("sha256:{hash}"),
         (None, None) => String::new(),
     }
@@ -146,14 +146,21 @@ impl Engine {
                     let rebuilt = Snapshot::of_rootfs(self.store(), root).map_err(store_failed)?;
                     (rebuilt, None, format!("blake3:{root}"))
                 }
-                Made::Tree(at) => {
+                Made::Tree(at, _) => {
                     readable(at).map_err(failed)?;
                     if subject.shape == Shape::Nix && !parts.is_empty() {
                         parts.rewrite_tree(at).map_err(failed)?;
                     }
                     let rebuilt = Snapshot::of_tree(at).map_err(store_failed)?;
-                    let hash = hash_plain(at, HashAlgo::Sha256)
-                        .map_or_else(|e| format!("none: {e}"), |hash| hash.to_string());
+                    let hash = match info.tree_id() {
+                        Some(_) => tree_id(at)
+                            .map(|id| format!("blake3:{id}"))
+                            .map_err(|e| e.to_string()),
+                        None => hash_plain(at, HashAlgo::Sha256)
+                            .map(|hash| hash.to_string())
+                            .map_err(|e| e.to_string()),
+                    };
+                    let hash = hash.unwrap_or_else(|e| format!("none: {e}"));
                     (rebuilt, Some(at.clone()), hash)
                 }
             };

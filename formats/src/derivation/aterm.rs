@@ -581,10 +581,15 @@ impl Reader<'_> {
 }
 
 fn split_algo(text: &str) -> Option<(Method, HashAlgo)> {
-    let (method, name) = [Method::Recursive, Method::Text, Method::Rootfs]
-        .into_iter()
-        .find_map(|m| Some((m, text.strip_prefix(m.prefix())?)))
-        .unwrap_or((Method::Flat, text));
+    let (method, name) = [
+        Method::Recursive,
+        Method::Text,
+        Method::Rootfs,
+        Method::Tree,
+    ]
+    .into_iter()
+    .find_map(|m| Some((m, text.strip_prefix(m.prefix())?)))
+    .unwrap_or((Method::Flat, text));
     let algo = name.parse().ok()?;
     method.check_algo(algo).ok()?;
     Some((method, algo))

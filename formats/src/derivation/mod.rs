@@ -27,16 +27,20 @@ pub enum Method {
     Text,
     /// The BLAKE3 id of a rootfs manifest, see [`crate::manifest`]; sos's own.
     Rootfs,
+    /// The BLAKE3 id of the manifest of a file tree, in which everything is root's and has no time; sos's own. Unlike the hash of a
+    /// NAR it follows from the hashes of the files: those that are known are not read again.
+    Tree,
 }
 
 impl Method {
-    /// Returns what stands before the algorithm in a derivation: empty, `r:`, `text:` or `rootfs:`.
+    /// Returns what stands before the algorithm in a derivation: empty, `r:`, `text:`, `rootfs:` or `tree:`.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Flat => "",
             Self::Recursive => "r:",
             Self::Text => "text:",
             Self::Rootfs => "rootfs:",
+            Self::Tree => "tree:",
         }
     }
 
@@ -47,18 +51,19 @@ impl Method {
             Self::Recursive => "recursive",
             Self::Text => "text",
             Self::Rootfs => "rootfs",
+            Self::Tree => "tree",
         }
     }
 
     /// Checks that the method is defined for an algorithm.
     ///
     /// # Errors
-    /// [`StorePathError::WrongAlgo`] for `Text` without SHA-256 and `Rootfs` without BLAKE3.
+    /// [`StorePathError::WrongAlgo`] for `Text` without SHA-256, `Rootfs` and `Tree` without BLAKE3.
     pub fn check_algo(self, found: HashAlgo) -> Result<(), StorePathError> {
         let expected = match self {
             Self::Flat | Self::Recursive => return Ok(()),
             Self::Text => HashAlgo::Sha256,
-            Self::Rootfs => HashAlgo::Blake3,
+            Self::Rootfs | Self::Tree => HashAlgo::Blake3,
         };
         if found == expected {
             return Ok(());

@@ -148,6 +148,9 @@ rec {
   # The output is a root filesystem, with owners, modes and devices.
   rootfs = floating "rootfs" "blake3";
 
+  # A tree that is addressed by what its files hold: one of them that is a blob of the store is not read again.
+  blobs = floating "tree" "blake3";
+
   # The output is known beforehand: `outputHash`, with `outputHashMode` flat unless it says otherwise.
   fixed = attrs:
     derivation (structured // {

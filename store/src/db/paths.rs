@@ -211,6 +211,15 @@ pub(crate) fn renew_path(db: &Connection, id: i64, info: &PathInfo) -> Result<()
     Ok(())
 }
 
+/// Notes the hash of the NAR of an object that had none.
+pub(crate) fn keep_nar_sha256(db: &Connection, path: &StorePath, hash: &Sha256) -> Result<()> {
+    let sql =
+        "UPDATE path SET nar_sha256 = ?3 WHERE hash20 = ?1 AND name = ?2 AND nar_sha256 IS NULL";
+    db.prepare_cached(sql)?
+        .execute(params![path.hash_bytes(), path.name(), hash.0])?;
+    Ok(())
+}
+
 /// Makes an object invalid. Its referrers must be gone before.
 pub(crate) fn delete_path(db: &Connection, id: i64) -> Result<()> {
     db.prepare_cached("DELETE FROM ref WHERE src = ?1")?

@@ -234,6 +234,7 @@ fn method(i: &Input, pos: Pos) -> R<Method> {
         Some(b"recursive" | b"nar") => Method::Recursive,
         Some(b"text") => Method::Text,
         Some(b"rootfs") => Method::Rootfs,
+        Some(b"tree") => Method::Tree,
         Some(m) => {
             return fail(
                 pos,
