@@ -126,7 +126,8 @@ impl Maker {
         );
         let layers = [self.reference(&bottom), self.reference(&top)];
         let attrs = json!({"layers": layers, "arch": "amd64", "epoch": EPOCH, "tag": "latest", "config": {"cmd": ["/x"]}});
-        self.add("image", "builtin:oci", tree(), &[&bottom, &top], &attrs)
+        let kind = floating(Method::Tree, HashAlgo::Blake3);
+        self.add("image", "builtin:oci", kind, &[&bottom, &top], &attrs)
     }
 }
 

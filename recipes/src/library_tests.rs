@@ -254,7 +254,7 @@ fn the_graph_of_the_example() {
     toolchain-rootfs.drv: builtin builtin:rootfs-edit floating Rootfs blake3 <- toolchain-packages-2
     web-image-layer-0.drv: builtin builtin:oci-layer floating Rootfs blake3 <- web-rootfs
     web-image-layer-1.drv: builtin builtin:oci-layer floating Rootfs blake3 <- hello web-rootfs
-    web-image.drv: builtin builtin:oci floating Recursive sha256 <- web-image-layer-0 web-image-layer-1
+    web-image.drv: builtin builtin:oci floating Tree blake3 <- web-image-layer-0 web-image-layer-1
     web-packages-1.drv: x86_64-linux builtin:step floating Rootfs blake3 <- bookworm-essential libssl3_1.0_1_amd64.deb
     web-packages-2.drv: x86_64-linux builtin:step floating Rootfs blake3 <- nginx-light_1.0_1_amd64.deb web-packages-1
     web-rootfs.drv: builtin builtin:rootfs-edit floating Rootfs blake3 <- web-packages-2

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json as value};
 use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::hash::Blake3;
+use sos_store::Known;
 
 use super::archive;
 use super::documents::{
@@ -20,6 +22,9 @@ use super::names::{MAX_EPOCH, is_ref_name, rfc3339};
 use super::object::Layers;
 use super::unpack::{manifest_of, wanted};
 use crate::build::Build;
+
+/// Where blobs lie in a layout.
+const BLOBS: &str = "blobs/sha256";
 
 /// Layers of one image: overlayfs refuses more than 500.
 const MAX_LAYERS: usize = 500;
@@ -36,14 +41,18 @@ impl Builder for OciBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        2
+        3
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let mut attrs: ImageAttrs = ctx.attrs_as()?;
         let dates: super::dates::DateAttrs = ctx.attrs_as()?;
         attrs.epoch = dates.or(ctx, attrs.epoch)?;
         let out = ctx.out_path("out");
-        make_image(ctx, attrs, &out)
+        let blobs = make_image(ctx, attrs, &out)?;
+        for (file, blob) in blobs {
+            ctx.set_blob("out", &file, blob);
+        }
+        Ok(())
     }
 }
 
@@ -62,16 +71,16 @@ pub(super) struct ImageAttrs {
     pub(super) from_tag: Option<String>,
 }
 
-/// Writes the layout into the directory `out`.
+/// Writes the layout into the directory `out`; says which of its files are links of which blobs of the store.
 pub(super) fn make_image(
     build: &dyn Build,
     attrs: ImageAttrs,
     out: &Path,
-) -> Result<(), BuilderError> {
+) -> Result<Known, BuilderError> {
     check(build, &attrs)?;
     let mut platform = wanted(&attrs.arch)?;
     let io = |what: &'static str| move |error| BuilderError::io(what, error);
-    let blobs = out.join("blobs/sha256");
+    let blobs = out.join(BLOBS);
     fs::create_dir_all(&blobs).map_err(io("cannot create the image layout"))?;
     let created = rfc3339(attrs.epoch);
     let below = match &attrs.from {
@@ -82,11 +91,14 @@ pub(super) fn make_image(
         platform.variant = Some(variant);
     }
     let (mut layers, mut diff_ids, mut history) = (below.layers, below.diff_ids, below.history);
+    let mut known = Known::new();
     for (done, layer) in attrs.layers.iter().enumerate() {
         if build.cancelled() {
             return Err(BuilderError::Cancelled);
         }
-        for info in take_layers(build, layer, &blobs, attrs.from.is_some())? {
+        for (info, blob) in take_layers(build, layer, &blobs, attrs.from.is_some())? {
+            let place = Path::new(BLOBS).join(info.digest.trim_start_matches("sha256:"));
+            known.extend(blob.map(|blob| (place, blob)));
             let created_by = match info.holds {
                 Some(holds) => format!("sos: {holds}"),
                 None => "sos".to_owned(),
@@ -142,7 +154,8 @@ pub(super) fn make_image(
         .annotations
         .extend(attrs.tag.map(|tag| (REF_NAME.to_owned(), tag)));
     build.log(&format!("image manifest {}", manifest.digest));
-    finish(out, manifest)
+    finish(out, manifest)?;
+    Ok(known)
 }
 
 /// Writes what makes a directory of blobs a layout with one image.
@@ -282,14 +295,14 @@ fn over(below: Value, run: Run) -> Result<Value, BuilderError> {
     Ok(Value::Object(all))
 }
 
-/// Reads what is known about the layers of one derivation and puts their blobs into the layout. Over another image a layer without
-/// entries is left out.
+/// Reads what is known about the layers of one derivation and puts their blobs into the layout; gives the blob of the store that each
+/// is, where that is known. Over another image a layer without entries is left out.
 fn take_layers(
     build: &dyn Build,
     layer: &str,
     blobs: &Path,
     over_another: bool,
-) -> Result<Vec<LayerInfo>, BuilderError> {
+) -> Result<Vec<(LayerInfo, Option<Blake3>)>, BuilderError> {
     let made = Layers::open(build, layer)?;
     let not_a_layer = |what: &dyn std::fmt::Display| {
         BuilderError::failed(format!("`{layer}` is not a layer: {what}"))
@@ -298,20 +311,20 @@ fn take_layers(
         let place = made.place(name);
         place.ok_or_else(|| not_a_layer(&format!("it has no file `{name}`")))
     };
-    let found: Vec<(LayerInfo, PathBuf)> = if let Some(several) = made.place("layers.json") {
+    let found: Vec<(LayerInfo, String)> = if let Some(several) = made.place("layers.json") {
         let json = fs::read(several).map_err(|error| not_a_layer(&error))?;
         let all: Vec<LayerInfo> =
             serde_json::from_slice(&json).map_err(|error| not_a_layer(&error))?;
         let all = all.into_iter().enumerate();
-        all.map(|(number, info)| Ok((info, place(&format!("{number}.blob"))?)))
-            .collect::<Result<_, BuilderError>>()?
+        all.map(|(number, info)| (info, format!("{number}.blob")))
+            .collect()
     } else {
         let json = fs::read(place("layer.json")?).map_err(|error| not_a_layer(&error))?;
         let info = serde_json::from_slice(&json).map_err(|error| not_a_layer(&error))?;
-        vec![(info, place("blob")?)]
+        vec![(info, "blob".to_owned())]
     };
     let mut layers = Vec::new();
-    for (info, blob) in found {
+    for (info, name) in found {
         if over_another && info.files == 0 {
             continue;
         }
@@ -320,6 +333,7 @@ fn take_layers(
             .strip_prefix("sha256:")
             .filter(|hex| is_hex(hex));
         let hex = hex.ok_or_else(|| not_a_layer(&"its digest is not SHA-256"))?;
+        let blob = place(&name)?;
         let size = fs::symlink_metadata(&blob)
             .map_err(|error| not_a_layer(&error))?
             .len();
@@ -330,7 +344,7 @@ fn take_layers(
             )));
         }
         take_blob(&blob, &blobs.join(hex))?;
-        layers.push(info);
+        layers.push((info, made.blob(&name)));
     }
     Ok(layers)
 }

@@ -61,6 +61,17 @@ impl<'a> Layers<'a> {
         })
     }
 
+    /// The blob that a file of it is.
+    pub(super) fn blob(&self, name: &str) -> Option<Blake3> {
+        match self {
+            Self::Tree(_) => None,
+            Self::Object(_, node) => match node.get(name.as_bytes())?.kind {
+                Kind::File { blob, .. } => Some(blob),
+                _ => None,
+            },
+        }
+    }
+
     /// Where a file of it is.
     pub(super) fn place(&self, name: &str) -> Option<PathBuf> {
         match self {

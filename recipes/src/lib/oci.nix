@@ -204,7 +204,7 @@ let
         annotations = "textSet";
       };
     in
-    derive.tree (derive.typed "sos.oci.index" types args {
+    derive.blobs (derive.typed "sos.oci.index" types args {
       inherit name tag annotations;
       builder = "builtin:oci-index";
       __place = args;
@@ -351,7 +351,7 @@ let
         } else { };
       notes = based // (if annotations == null then { } else annotations);
     in
-    derive.tree (derive.sound problems (dates // {
+    derive.blobs (derive.sound problems (dates // {
       inherit name tag epoch arch fromTag;
       annotations = if notes == { } then null else notes;
       builder = "builtin:oci";
