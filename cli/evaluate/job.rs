@@ -125,6 +125,7 @@ impl<'a> Job<'a> {
             Some(recorder) => recorder.clone(),
             None => host.clone(),
         };
+        let mut problems: Vec<Diagnostic> = Vec::new();
         for ((directory, pure), members) in groups {
             let roots = members.iter().filter_map(|i| targets[*i].directory());
             let roots: Vec<PathBuf> = roots.collect();
@@ -142,12 +143,18 @@ impl<'a> Job<'a> {
                     .and_then(|value| each(&evaluator, value, target));
                 match value {
                     Ok(value) => values[i] = Some(value),
-                    Err(first) => {
-                        let mut all = vec![*first];
-                        all.extend(recipes.take_further_problems());
-                        return Err(Failure::from(all));
+                    // The others may have problems of their own; what several need, and fails, is one.
+                    Err(problem) if problem.class != Class::Interrupted => {
+                        if !problems.contains(&problem) {
+                            problems.push(*problem);
+                        }
+                        problems.extend(recipes.take_further_problems());
                     }
+                    Err(end) => return Err(Failure::new(*end)),
                 }
+            }
+            if !problems.is_empty() {
+                continue;
             }
             tracing::debug!(ahead = evaluator.parsed_ahead(), "programs parsed ahead");
             out.further.extend(recipes.take_further_problems());
@@ -173,6 +180,9 @@ impl<'a> Job<'a> {
             let parts = texts.keys().map(parts).filter(|(_, all)| !all.is_empty());
             out.graph.parts.extend(parts);
             out.graph.texts.extend(texts);
+        }
+        if !problems.is_empty() {
+            return Err(Failure::from(problems));
         }
         out.values = values.into_iter().flatten().collect();
         Ok(out)

@@ -176,6 +176,33 @@ fn a_flake_in_a_repository_is_what_git_tracks() {
         .says(&["does not contain a 'new/flake.nix' file", "git add"]);
 }
 
+/// What lies in the tree of a flake is as fixed as that, whether its lock tells of it or not.
+#[test]
+fn an_input_inside_a_locked_flake_needs_no_pin() {
+    let w = World::new();
+    w.write(
+        "r/flake.nix",
+        "{ inputs.s.url = \"path:./sub\"; outputs = { self, s }: { v = s.v + 1; }; }",
+    );
+    w.write("r/sub/flake.nix", "{ outputs = { self }: { v = 41; }; }");
+    let repo = w.project().join("r");
+    if repository(&repo).is_none() {
+        return;
+    }
+    let pure = || {
+        let commit = git(&repo, &["rev-parse", "HEAD"]);
+        let at = repo.display();
+        let text = format!("(builtins.getFlake \"git+file://{at}?rev={commit}\").v");
+        let told = w.sos(["eval", "--pure-eval", "-E", &text]).ok();
+        assert_eq!(told.stdout, "42\n");
+    };
+    pure();
+    assert_eq!(w.sos(["eval", "./r#v"]).ok().stdout, "42\n");
+    git(&repo, &["add", "flake.lock"]);
+    git(&repo, &["commit", "-qm", "a lock"]);
+    pure();
+}
+
 #[test]
 fn a_new_lock_becomes_visible_to_git() {
     let w = World::new();

@@ -516,3 +516,28 @@ fn the_trace_is_what_the_user_wrote() {
     let told = w.sos(["eval", "main.nix", "-A", "told"]).fails(3);
     at(&told.stderr, "while making the option foo");
 }
+
+/// Problems of targets that have nothing to do with each other are told together, and one that several share once.
+#[test]
+fn all_targets_tell_of_their_problems() {
+    let w = World::new();
+    w.write("d/f.nix", "{ z = throw \"of another file\"; }");
+    w.write(
+        "f.nix",
+        "rec { a = throw \"of a\"; b = 1 + \"\"; c = 1; e = a; f = a; }",
+    );
+    let targets = ["f.nix#c", "f.nix#e", "f.nix#b", "f.nix#f", "d/f.nix#z"];
+    let told = w.sos(["eval"].iter().chain(&targets)).fails(3);
+    assert_eq!(told.stdout, "");
+    let heads: Vec<&str> = told
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("error["))
+        .collect();
+    assert_eq!(heads.len(), 3, "{heads:#?}");
+    told.says(&[
+        "of a",
+        "cannot add a string to an integer",
+        "of another file",
+    ]);
+}

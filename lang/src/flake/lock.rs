@@ -296,7 +296,9 @@ impl Locker<'_> {
         old: &Old,
         place: &Place<'_>,
     ) -> R<()> {
-        if !self.flags.may_pin && !flake_ref::is_locked(&reference.tree) {
+        // What lies in the tree of another flake is as fixed as that is.
+        let inside = reference.is_relative() && place.base.is_some();
+        if !self.flags.may_pin && !inside && !flake_ref::is_locked(&reference.tree) {
             return Err(fail(
                 self.pos,
                 format!(
