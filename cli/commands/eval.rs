@@ -1,5 +1,7 @@
 //! `sos eval`: prints a value.
 
+use sos_formats::diagnostic::Diagnostic;
+
 use crate::args::{LockFlags, TargetArgs};
 use crate::evaluate::{self, Mode};
 use crate::failure::Failure;
@@ -53,7 +55,10 @@ fn print(session: &Session, args: &EvalArgs) -> Result<(), Failure> {
         &format!("{args:?}"),
         |evaluator, value, _| {
             if args.raw {
-                return Ok(evaluator.to_str(value)?.0);
+                return evaluator
+                    .to_str(value)
+                    .map(|text| text.0)
+                    .map_err(|error| Box::new(no_string(*error)));
             }
             if json {
                 return evaluator
@@ -77,6 +82,14 @@ fn print(session: &Session, args: &EvalArgs) -> Result<(), Failure> {
         .values
         .iter()
         .try_for_each(|text| output::bytes(text))
+}
+
+/// Of a value that is no string, which has no place, the flag is what asks for one.
+fn no_string(error: Diagnostic) -> Diagnostic {
+    if error.labels.is_empty() && error.code == "eval-type" {
+        return error.help("leave out `--raw`, which prints strings");
+    }
+    error
 }
 
 fn with_newline(mut text: Vec<u8>) -> Vec<u8> {

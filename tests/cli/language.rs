@@ -541,3 +541,18 @@ fn all_targets_tell_of_their_problems() {
         "of another file",
     ]);
 }
+
+#[test]
+fn a_misspelt_attribute_shows_the_one_that_is_meant() {
+    let w = World::new();
+    w.write("f.nix", "let s = {\n  package = 1;\n};\nin s.pakage");
+    let told = w.sos(["eval", "f.nix"]).fails(3);
+    told.says(&[
+        "2 |   package = 1;",
+        "------- `package` is defined here",
+        "4 | in s.pakage",
+        "^^^^^^ no such attribute",
+    ]);
+    let told = w.sos(["eval", "--raw", "-E", "1"]).fails(3);
+    told.says(&["cannot coerce an integer to a string", "leave out `--raw`"]);
+}

@@ -113,7 +113,19 @@ impl Vm {
             .iter_by_name()
             .map(|x| x.0.text().into_owned())
             .collect();
-        super::vm::suggest(e, &s.text(), names.iter().map(String::as_str))
+        let e = super::vm::suggest(e, &s.text(), names.iter().map(String::as_str));
+        let Some((_, meant)) = &e.spelling else {
+            return e;
+        };
+        let found = set.shape().find(Sym::new(meant.as_bytes()));
+        let defined = format!("`{meant}` is defined here");
+        match found {
+            Some(at) => {
+                let at = set.shape().pos_at(at);
+                e.other(at, defined)
+            }
+            None => e,
+        }
     }
 }
 
