@@ -102,8 +102,9 @@ const FORBIDDEN: [Call; 9] = [
 /// io_uring_setup: its requests pass no filter, so programs must believe that the kernel has none.
 const IO_URING_SETUP: Call = call(425, 425, 425);
 
-/// socket. The 32-bit `socketcall` has its arguments in memory, where no filter can look, and stays open: the C library of i386 makes
-/// every socket by it, also those of the loopback interface, and takes no other way when it is refused.
+/// socket. The 32-bit `socketcall` has its arguments in memory, where no filter can look, and stays open: Debian's C library for i386
+/// (2.36, built for kernels before this call) makes every socket by it, also those of the loopback interface, and takes no other way
+/// when it is refused.
 const SOCKET: Call = call(41, 359, 198);
 /// Families that reach beyond the network namespace: vsock leads to the host of a virtual machine and to its guests, qipcrtr to the
 /// other processors of a phone.
