@@ -356,14 +356,13 @@ mod tests {
     #[test]
     fn the_search_finds_what_the_list_says() {
         for filter in [Filter::Nix, Filter::Step] {
-            let entries: [(u32, u32, fn(&Call) -> i32); 4] = [
-                (AUDIT_ARCH_X86_64, 0, |c| c.x86_64),
-                (AUDIT_ARCH_X86_64, X32_BIT, |c| c.x86_64),
-                (AUDIT_ARCH_I386, 0, |c| c.i386),
-                (AUDIT_ARCH_AARCH64, 0, |c| c.aarch64),
+            let entries = [
+                (AUDIT_ARCH_X86_64, 0, rules(filter, |c| c.x86_64)),
+                (AUDIT_ARCH_X86_64, X32_BIT, rules(filter, |c| c.x86_64)),
+                (AUDIT_ARCH_I386, 0, rules(filter, |c| c.i386)),
+                (AUDIT_ARCH_AARCH64, 0, rules(filter, |c| c.aarch64)),
             ];
-            for (arch, mark, number) in entries {
-                let list = rules(filter, number);
+            for (arch, mark, list) in entries {
                 for nr in 0..600 {
                     let rule = list.iter().find(|(n, _)| n.unsigned_abs() == nr);
                     let args = [40, u32::MAX, u32::MAX, u32::MAX, 0, 0];
