@@ -59,7 +59,7 @@ pub(crate) struct BuildArgs {
     /// Warn of files of other steps that a bootstrap step looked for and did without; slower, and only of steps that are built now
     #[arg(long)]
     watch_steps: bool,
-    /// Stop a build after this many seconds; 0 is no limit [setting: build.timeout]
+    /// Stop a build or a download after this many seconds; 0 is no limit [setting: build.timeout]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u64>,
     /// Stop a build that writes nothing for this many seconds; 0 is no limit [setting: build.silent-timeout]

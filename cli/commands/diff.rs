@@ -178,7 +178,12 @@ fn inputs(old: &Derivation, new: &Derivation) -> Vec<Changed> {
                 }
                 continue;
             }
-            all.insert(format!("variable {}", text(name)), text(value));
+            let name = text(name);
+            // Where an output will be follows from all the rest, and what stands at its own place is told there.
+            let follows = drv.outputs.contains_key(&name);
+            if !follows && !["system", "builder"].contains(&name.as_str()) {
+                all.insert(format!("variable {name}"), text(value));
+            }
         }
         let mut named = |kind: &str, path: &StorePath, value: String| {
             // Two inputs of one name are told apart by their number.
@@ -350,6 +355,8 @@ fn target_args(text: &str) -> TargetArgs {
 
 #[cfg(test)]
 mod tests {
+    use sos_formats::derivation::Output;
+
     use super::*;
 
     #[test]
@@ -358,7 +365,18 @@ mod tests {
             system: "x86_64-linux".to_owned(),
             builder: b"builtin:x".to_vec(),
             args: vec![version.as_bytes().to_vec()],
-            env: [(b"__json".to_vec(), json.as_bytes().to_vec())].into(),
+            outputs: ["out", "dev"]
+                .map(|name| (name.to_owned(), Output::Deferred))
+                .into(),
+            env: [
+                ("__json", json),
+                ("out", &format!("/{version}-x")),
+                ("dev", &format!("/{version}-x-dev")),
+                ("builder", "builtin:x"),
+                ("doc", version),
+            ]
+            .map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec()))
+            .into(),
             ..Derivation::default()
         };
         let found = inputs(
@@ -371,7 +389,8 @@ mod tests {
             [
                 "argument 0: 1 -> 2",
                 "attribute b: removed, 2",
-                "attribute c: added, 3"
+                "attribute c: added, 3",
+                "variable doc: 1 -> 2"
             ]
         );
     }

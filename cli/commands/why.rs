@@ -1,6 +1,7 @@
 //! `sos why`: why something was built, or will be; what needs what.
 
 use std::collections::BTreeSet;
+use std::io::IsTerminal as _;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -12,11 +13,13 @@ use sos_store::{BuildId, Step, Store};
 
 use crate::args::TargetArgs;
 use crate::commands::{build, builds};
+use crate::console;
 use crate::evaluate::Mode;
 use crate::failure::Failure;
 use crate::find::{self, Meaning, Recipe};
 use crate::render::output;
 use crate::render::why::{moment, reasons_text};
+use crate::render::wrap::wrapped;
 use crate::run::{self, RunOptions};
 use crate::session::Session;
 use crate::target::{self, Target};
@@ -75,6 +78,10 @@ pub(crate) fn run(session: &Session, args: &WhyArgs) -> Result<(), Failure> {
         return output::json(&told.iter().map(|one| one.to_json(store)).collect::<Value>());
     }
     let text: String = told.iter().map(|one| one.to_text(args.all)).collect();
+    if std::io::stdout().is_terminal() {
+        let (_, columns) = console::size();
+        return output::bytes(wrapped(&text, usize::from(columns)).as_bytes());
+    }
     output::bytes(text.as_bytes())
 }
 
@@ -170,10 +177,13 @@ fn answers(
     }
     match subject {
         Subject::Name(name) => {
-            let mut steps = store.steps_named(name)?.into_iter();
-            match steps.find(was_tried) {
-                Some(step) => Ok(vec![past(explainer, step)?]),
-                None => Err(not_built(name)),
+            let steps = store.steps_named(name)?;
+            match steps.iter().find(|step| was_tried(step)) {
+                Some(step) => {
+                    let answer = past(explainer, step.clone())?;
+                    Ok(vec![noting_untried(store, &steps, answer)?])
+                }
+                None => Err(not_built(name, untried(store, &steps)?)),
             }
         }
         Subject::Drv(drv) => Ok(vec![last(store, explainer, drv)?]),
@@ -194,13 +204,16 @@ fn answers(
             let mut all = Vec::new();
             for drv in recipe.derivations() {
                 all.push(match explainer.planned(&drv)? {
-                    Some((causes, reasons)) => Answer {
-                        drv,
-                        step: None,
-                        causes: Some(causes),
-                        reasons,
-                        note: None,
-                    },
+                    Some((causes, reasons)) => {
+                        let newest = store.steps_of_drv(&drv, BuildId(i64::MAX), 1)?;
+                        Answer {
+                            drv,
+                            step: None,
+                            causes: Some(causes),
+                            reasons,
+                            note: untried(store, &newest)?,
+                        }
+                    }
                     None => last(store, &mut explainer, &drv)?,
                 });
             }
@@ -227,7 +240,7 @@ fn last(
 ) -> Result<Answer, Failure> {
     let steps = store.steps_of_drv(drv, BuildId(i64::MAX), u32::MAX)?;
     if let Some(step) = steps.iter().find(|step| step.started_ms.is_some()) {
-        return past(explainer, step.clone());
+        return noting_untried(store, &steps, past(explainer, step.clone())?);
     }
     let identity = |step: &Step| why::detail_of(step).and_then(|detail| detail.identity);
     if let Some(stopped) = steps.first()
@@ -248,19 +261,51 @@ fn last(
             });
         }
     }
-    Err(not_built(&name(drv)))
+    Err(not_built(&name(drv), untried(store, &steps)?))
 }
 
-fn not_built(name: &str) -> Failure {
+fn not_built(name: &str, untried: Option<String>) -> Failure {
+    let why = untried.unwrap_or_else(|| {
+        "it was there before the journal was kept, or its build is among those that are forgotten"
+            .to_owned()
+    });
     Failure::new(
         Diagnostic::error(
             "why-not-built",
             Class::Other,
             format!("the journal has no build of `{name}`"),
         )
-        .note("it was there before the journal was kept, or its build is among those that are forgotten")
+        .note(why)
         .help("`sos builds` lists what the journal has"),
     )
+}
+
+/// Adds that it was to be built again since then, and was not tried.
+fn noting_untried(store: &Store, steps: &[Step], answer: Answer) -> Result<Answer, Failure> {
+    let note = untried(store, steps)?;
+    Ok(Answer {
+        note: note.or(answer.note),
+        ..answer
+    })
+}
+
+/// What kept the newest of these steps, newest first, from being tried, if it was not.
+fn untried(store: &Store, steps: &[Step]) -> Result<Option<String>, Failure> {
+    let Some(newest) = steps.first() else {
+        return Ok(None);
+    };
+    let Some(failed) = why::kept_from(store, newest)? else {
+        return Ok(None);
+    };
+    let shown: Vec<&str> = failed.iter().take(NAMES).map(String::as_str).collect();
+    let why = match shown.as_slice() {
+        [] => "that run was stopped before its turn came".to_owned(),
+        _ => format!("it needs {}, which failed", shown.join(" and ")),
+    };
+    Ok(Some(format!(
+        "{} was not tried in build {}: {why}",
+        newest.name, newest.build.0
+    )))
 }
 
 fn name(drv: &StorePath) -> String {
@@ -337,6 +382,7 @@ impl Answer {
                 "firstSeen": reason.first_seen.map(|build| build.0),
                 "others": reason.others,
                 "stopped": reason.stopped,
+                "untried": reason.untried,
             })
         };
         let reasons: Vec<Value> = self.reasons.told.iter().map(reason).collect();

@@ -13,3 +13,4 @@ pub(crate) mod terminal;
 pub(crate) mod text;
 mod trace;
 pub(crate) mod why;
+pub(crate) mod wrap;

@@ -83,16 +83,27 @@ fn without_files(cause: &Cause, at: Option<&Text>) -> String {
             old,
             new,
             only,
+            text,
         } => placed(match (only, old, new) {
             (Some(Only::Now), ..) => format!("variable {name} came new{}", value(new, "is")),
             (Some(Only::Before), ..) => format!("variable {name} was removed{}", value(old, "was")),
             (None, Some(old), Some(new)) => {
                 format!("`{name}` changed (was `{old}`, is `{new}`)")
             }
-            _ => format!("`{name}` changed"),
+            _ => {
+                let text = text
+                    .as_ref()
+                    .map_or_else(String::new, |t| text_change(t, &[]));
+                format!("`{name}` changed{text}")
+            }
         }),
-        Cause::RecipeChanged { part } => placed(match part {
-            Some(part) => format!("its recipe changed: `{part}`"),
+        Cause::RecipeChanged { part, text } => placed(match part {
+            Some(part) => {
+                let text = text
+                    .as_ref()
+                    .map_or_else(String::new, |t| text_change(t, &[]));
+                format!("its recipe changed: `{part}`{text}")
+            }
             None => "its recipe changed".to_owned(),
         }),
         Cause::InputChanged {
@@ -129,7 +140,10 @@ fn without_files(cause: &Cause, at: Option<&Text>) -> String {
             None if from.is_none() => {
                 format!("input {input} changed (which of its files is not known any more)")
             }
-            None => format!("input {input} changed"),
+            None => match cause.name_before() {
+                Some(was) => placed(format!("input {was} became {input}")),
+                None => format!("input {input} changed"),
+            },
         },
         other => other.to_string(),
     }
@@ -283,6 +297,11 @@ fn consequence(reason: &why::Reason, planned: bool) -> String {
             reason.stopped
         ));
     }
+    match reason.untried {
+        0 => {}
+        1 => text.push_str("; 1 other was not tried"),
+        n => text.push_str(&format!("; {n} others were not tried")),
+    }
     text
 }
 
@@ -367,6 +386,7 @@ mod tests {
             first_seen: None,
             others: 0,
             stopped: 0,
+            untried: 0,
         }
     }
 
@@ -389,6 +409,7 @@ mod tests {
             old: None,
             new: None,
             only,
+            text: None,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::is_disk_full;
@@ -10,6 +11,7 @@ use crate::attributes::as_json;
 use crate::builder::{Builder, BuilderError};
 use crate::context::BuilderCtx;
 use crate::diagnose::mismatch;
+use crate::nix_shape::build_took_too_long;
 use crate::output::{Made, Stop};
 use crate::work::Attempt;
 
@@ -36,9 +38,13 @@ pub(crate) fn run(
         closure: OnceLock::new(),
         reporter: attempt.reporter.clone(),
     };
+    if let Some(secs) = worker.options.timeout_secs {
+        let end = attempt.since.saturating_add(Duration::from_secs(secs));
+        attempt.reporter.ends_at(worker.clock.clone(), end);
+    }
     builder
         .build(&mut ctx)
-        .map_err(|e| builder_failed(attempt, e))?;
+        .map_err(|e| stopped(attempt).unwrap_or_else(|| builder_failed(attempt, e)))?;
     let mut made = BTreeMap::new();
     for output in attempt.drv.outputs.keys() {
         if let Some(root) = ctx.rootfs.remove(output) {
@@ -52,6 +58,17 @@ pub(crate) fn run(
         }
     }
     Ok(made)
+}
+
+/// What a builder is told that has had all of its time, whatever it says of that itself.
+fn stopped(attempt: &Attempt<'_>) -> Option<Stop> {
+    let (worker, reporter) = (attempt.worker, &attempt.reporter);
+    if !reporter.is_over_time() || worker.cancel.is_cancelled() {
+        return None;
+    }
+    let secs = worker.options.timeout_secs;
+    let problem = build_took_too_long(attempt.job.name.as_str(), secs, &reporter.finish());
+    Some(Stop::Problem(Box::new(problem)))
 }
 
 fn builder_failed(attempt: &Attempt<'_>, error: BuilderError) -> Stop {

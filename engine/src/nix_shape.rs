@@ -24,7 +24,7 @@ use crate::kept;
 use crate::options::BuildOptions;
 use crate::output::{Made, Stop};
 use crate::references::{self, References};
-use crate::report::Reporter;
+use crate::report::{Excerpt, Reporter};
 use crate::sandbox::{self, Bind, Control, Exit, Input, Limits, SandboxError, Spec};
 use crate::work::{Attempt, place_failed};
 
@@ -220,10 +220,7 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
                     ),
                     "raise `timeout` where the step is defined",
                 ),
-                None => (
-                    format!("took longer than {}", seconds(options.timeout_secs)),
-                    "allow more with `--timeout SECONDS`, or the setting `build.timeout`",
-                ),
+                None => return stop(build_took_too_long(name, options.timeout_secs, &log)),
             };
             stop(build_timeout(name, &what, help, &log))
         }
@@ -236,6 +233,13 @@ pub(crate) fn ended(attempt: &Attempt<'_>, exit: Exit, own_limit: Option<u64>) -
         Exit::LogTooLong => stop(build_log_limit(name, &limit(options.max_log_bytes), &log)),
         Exit::Cancelled => Err(Stop::Cancelled),
     }
+}
+
+/// A build took longer than all builds may.
+pub(crate) fn build_took_too_long(name: &str, secs: Option<u64>, log: &Excerpt) -> Diagnostic {
+    let what = format!("took longer than {}", seconds(secs));
+    let help = "allow more with `--timeout SECONDS`, or the setting `build.timeout`";
+    build_timeout(name, &what, help, log)
 }
 
 /// `1 second`, `30 seconds`.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 use sos_formats::diagnostic::{Class, Diagnostic, Label};
@@ -15,6 +16,7 @@ use sos_store::{LogWriter, Store};
 
 use crate::builder::Pool;
 use crate::cancel::Cancel;
+use crate::clock::Clock;
 use crate::event::{Event, EventSink, Text};
 
 pub(crate) use flush::Flusher;
@@ -48,6 +50,8 @@ struct Inner {
     last_progress: AtomicU64,
     /// Where a person wrote what is built: warnings are shown there.
     place: OnceLock<Label>,
+    /// When a builder of this process has had all of its time, by this clock.
+    deadline: OnceLock<(Arc<dyn Clock>, Duration)>,
 }
 
 #[derive(Default)]
@@ -151,6 +155,7 @@ impl Reporter {
                 log: Mutex::new(Log::default()),
                 last_progress: AtomicU64::new(u64::MAX),
                 place: OnceLock::new(),
+                deadline: OnceLock::new(),
             }),
         }
     }
@@ -218,7 +223,18 @@ impl Reporter {
     /// Tells whether the build shall stop.
     #[must_use]
     pub fn cancelled(&self) -> bool {
-        self.inner.cancel.is_cancelled()
+        self.inner.cancel.is_cancelled() || self.is_over_time()
+    }
+
+    /// Lets it be stopped at this time of the clock; for builders of this process, which ask. The first time counts.
+    pub(crate) fn ends_at(&self, clock: Arc<dyn Clock>, moment: Duration) {
+        let _set_before = self.inner.deadline.set((clock, moment));
+    }
+
+    /// Whether all of its time has passed.
+    pub(crate) fn is_over_time(&self) -> bool {
+        let deadline = self.inner.deadline.get();
+        deadline.is_some_and(|(clock, moment)| clock.monotonic() >= *moment)
     }
 
     /// Returns the request to stop that this build obeys.

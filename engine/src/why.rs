@@ -42,6 +42,8 @@ pub struct Reason {
     pub others: usize,
     /// Derivations of the same run that were not built, although they are behind the change: their inputs came out identical.
     pub stopped: usize,
+    /// Derivations of the same run that are behind the change and were not tried, because one failed or the run was stopped.
+    pub untried: usize,
 }
 
 /// What was changed.
@@ -67,6 +69,8 @@ struct Told {
     causes: Option<Causes>,
     needs: Vec<String>,
     was_built: bool,
+    /// Not built, and not because its inputs came out identical.
+    is_untried: bool,
 }
 
 /// The derivations of a run, by what a change is followed with.
@@ -141,6 +145,7 @@ impl<'a> Explainer<'a> {
                 causes: Some(planned.cause.clone()),
                 needs: Vec::new(),
                 was_built: true,
+                is_untried: false,
             });
         }
         self.plan = Rc::new(Run::of(self.store, told));
@@ -248,6 +253,7 @@ impl<'a> Explainer<'a> {
             first_seen: None,
             others: 0,
             stopped: 0,
+            untried: 0,
         };
         let Some(root) = reason.root().cloned() else {
             return Ok(reason);
@@ -269,7 +275,8 @@ impl<'a> Explainer<'a> {
             None => self.plan.clone(),
             Some(build) => self.run(build)?,
         };
-        (reason.others, reason.stopped) = run.follow(&root, asked);
+        let followed = run.follow(&root, asked);
+        (reason.others, reason.stopped, reason.untried) = followed;
         Ok(reason)
     }
 
@@ -378,6 +385,7 @@ impl<'a> Explainer<'a> {
             causes: causes_of(&step),
             needs: detail_of(&step).unwrap_or_default().needs,
             was_built: step.started_ms.is_some(),
+            is_untried: is_untried(&step),
             drv: step.drv,
         });
         let told = Rc::new(Run::of(self.store, told.collect()));
@@ -422,8 +430,8 @@ impl Run {
     }
 
     /// Follows a change: how many were built because of it without the one that was asked for, and how many would have been if
-    /// their inputs had come out otherwise.
-    fn follow(&self, root: &Link, asked: &StorePath) -> (usize, usize) {
+    /// their inputs had come out otherwise, and if nothing had failed.
+    fn follow(&self, root: &Link, asked: &StorePath) -> (usize, usize, usize) {
         let key = key(&root.drv, &root.cause, root.at.as_ref());
         let mut reached = vec![false; self.told.len()];
         let mut behind: Vec<&StorePath> = Vec::new();
@@ -447,14 +455,20 @@ impl Run {
             .filter(|(told, reached)| **reached && told.was_built && told.drv != *asked)
             .count();
         // What stops is behind something that was built, or behind something that stopped.
-        let (mut next, first) = (0, behind.len());
+        let mut next = 0;
         while let Some(drv) = behind.get(next).copied() {
             next += 1;
             for at in self.waiting.get(drv.as_str()).into_iter().flatten() {
                 visit(*at, &self.told, &mut reached, &mut behind);
             }
         }
-        (built, behind.len() - first)
+        let count = |is_untried: bool| {
+            let all = self.told.iter().zip(&reached);
+            let fits = |told: &Told| !told.was_built && told.is_untried == is_untried;
+            all.filter(|(told, reached)| **reached && fits(told))
+                .count()
+        };
+        (built, count(false), count(true))
     }
 }
 
@@ -464,6 +478,38 @@ fn visit<'a>(at: usize, told: &'a [Told], reached: &mut [bool], behind: &mut Vec
     {
         behind.push(&told.drv);
     }
+}
+
+/// Whether a derivation was to be built and was not tried: one that it needs failed, or the run was stopped.
+fn is_untried(step: &Step) -> bool {
+    step.started_ms.is_none() && step.status == "skipped"
+}
+
+/// What kept a derivation from being tried in the run of this step: the names of the derivations that it needs and that failed there,
+/// none when the run was stopped. Nothing for one that was tried, or that was there.
+///
+/// # Errors
+/// When the database fails.
+pub fn kept_from(store: &Store, step: &Step) -> Result<Option<Vec<String>>, StoreError> {
+    if !is_untried(step) {
+        return Ok(None);
+    }
+    let steps = store.steps_of_build(step.build)?;
+    let by_base: BTreeMap<&str, &Step> = steps.iter().map(|one| (one.drv.as_str(), one)).collect();
+    let mut met: BTreeSet<String> = [step.drv.as_str().to_owned()].into();
+    let mut open = vec![step.drv.as_str().to_owned()];
+    let mut failed = BTreeSet::new();
+    while let Some(base) = open.pop() {
+        let Some(one) = by_base.get(base.as_str()) else {
+            continue;
+        };
+        if one.status == "failed" {
+            failed.insert(one.name.clone());
+        }
+        let needs = detail_of(one).unwrap_or_default().needs;
+        open.extend(needs.into_iter().filter(|need| met.insert(need.clone())));
+    }
+    Ok(Some(failed.into_iter().collect()))
 }
 
 /// Whether two changes gave the same variable the same value.

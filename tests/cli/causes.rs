@@ -7,6 +7,12 @@ use crate::support::archive::sha256;
 use crate::support::server::Server;
 use crate::support::{World, peer};
 
+/// The cause of a script of one line that is another one.
+fn script(was: &str, is: &str) -> String {
+    let text = serde_json::json!({ "line": 1, "was": was, "is": is });
+    serde_json::json!({ "kind": "recipe-changed", "text": text }).to_string()
+}
+
 /// Two derivations: `tool` writes what `version` says, `app` reads it, a source directory and a variable.
 fn two(version: &str, flags: &str, script: &str) -> String {
     let tool = recipe("tool-1.0", &format!("echo {version} > $out"), "");
@@ -118,13 +124,18 @@ fn each_edit_has_its_cause() {
     check(&w, &[("app", flags)]);
 
     write("1", "-O2", "x");
-    check(&w, &[("app", r#"{"kind":"recipe-changed"}"#)]);
+    let reads = "read a < $tool; read b < $src/sub/main.c; echo $a $b $flags";
+    let (was, is) = (format!("{reads}  > $out"), format!("{reads} x > $out"));
+    check(&w, &[("app", &script(&was, &is))]);
 
     write("2", "-O2", "x");
     let tool = r#"{"kind":"input-changed","input":"tool-1.0"}"#;
     check(
         &w,
-        &[("tool-1.0", r#"{"kind":"recipe-changed"}"#), ("app", tool)],
+        &[
+            ("tool-1.0", &script("echo 1 > $out", "echo 2 > $out")),
+            ("app", tool),
+        ],
     );
 
     // Two at once are both told.
@@ -280,7 +291,10 @@ fn another_project_is_no_earlier_build() {
     let cause = &started.expect("it is built")["cause"];
     assert_eq!(cause["kind"], "never-built", "{cause}");
     w.write("f.nix", &app("echo three > $out"));
-    check(&w, &[("app", r#"{"kind":"recipe-changed"}"#)]);
+    check(
+        &w,
+        &[("app", &script("echo one > $out", "echo three > $out"))],
+    );
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! What is built first.
 
+use std::process::Command;
+
 use super::builds::{recipe, world_with_busybox};
 use crate::support::server::Server;
+use crate::support::{peer, run};
 
 /// The names in the order in which their events of this kind came.
 fn order<'a>(events: &'a [serde_json::Value], kind: &str) -> Vec<&'a str> {
@@ -41,6 +44,48 @@ fn what_most_waits_for_goes_first() {
     w.write("f.nix", &format!("[ ({lone}) ({c3}) ]"));
     let events = w.events(&["-j", "1", "f.nix"]).0;
     assert_eq!(order(&events, "build.started")[0], "c1");
+}
+
+/// Two runs beside each other: the kernel decides between their builds, as whoever started them has said.
+#[test]
+fn builds_have_the_priority_of_their_run() {
+    let (Some(w), Some(nice)) = (world_with_busybox(), peer("nice")) else {
+        return;
+    };
+    let script = "set -- $(/bin/busybox cat /proc/self/stat); echo ''${19} > $out";
+    for more in ["", "-n3", "-n7"] {
+        let salt = format!("salt = \"{more}\";");
+        w.write("f.nix", &recipe("nice", script, &salt));
+        // What this test itself was given counts for all.
+        let sos = w.command_of(&["build", "--no-link", "f.nix"]);
+        let mut command = w.command();
+        let built = if more.is_empty() {
+            run(command.args(sos.get_args()))
+        } else {
+            let mut command = Command::new(&nice);
+            command
+                .arg(more)
+                .arg(sos.get_program())
+                .args(sos.get_args());
+            let vars = sos
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?)));
+            let dir = sos.get_current_dir().expect("a directory");
+            run(command.env_clear().envs(vars).current_dir(dir))
+        };
+        let path = built.ok().stdout;
+        let own = std::fs::read_to_string("/proc/self/stat").expect("of this process");
+        let (_, fields) = own.rsplit_once(')').expect("a name");
+        let own: i32 = fields
+            .split_whitespace()
+            .nth(16)
+            .expect("a number")
+            .parse()
+            .expect("it");
+        let added: i32 = more.trim_start_matches("-n").parse().unwrap_or(0);
+        let seen = w.sos(["store", "cat", path.trim()]).ok().stdout;
+        assert_eq!(seen.trim(), (own + added).min(19).to_string(), "{more}");
+    }
 }
 
 #[test]

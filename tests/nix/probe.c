@@ -144,11 +144,12 @@ static long call64(long nr, long a, long b, long c, long d) {
     return value;
 }
 
+static const char *const abis[] = {"x86_64", "i386", "x32"};
+
 /* The same call by all three entries; 0 is a number that an entry does not have. */
 static void everywhere(const char *name, long nr64, long nr32, long a, long b, long c, long d) {
     char text[256];
     for (int abi = 0; abi < 3; abi++) {
-        static const char *const abis[] = {"x86_64", "i386", "x32"};
         long value;
         if (abi == 1 ? !nr32 : !nr64) continue;
         if (abi == 1)
@@ -462,6 +463,48 @@ static void network(void) {
     }));
 }
 
+/* Makes a file that has these bits from its first moment, in each way there is, and tells which of them it got. */
+static void set_id_files(const char *file, const char *kind, long bit) {
+    enum { FILE_NAME = -1, HOW = -2 };
+    const long new = O_CREAT | O_RDWR, node = S_IFREG | bit;
+    const struct {
+        const char *name;
+        long nr64, nr32, args[4];
+    } calls[] = {
+        {"open", 2, 5, {FILE_NAME, new, bit, 0}},
+        {"openat", 257, 295, {AT_FDCWD, FILE_NAME, new, bit}},
+        {"tmpfile", 257, 295, {AT_FDCWD, FILE_NAME, O_TMPFILE | O_RDWR, bit}},
+        {"creat", 85, 8, {FILE_NAME, bit, 0, 0}},
+        {"mknod", 133, 14, {FILE_NAME, node, 0, 0}},
+        {"mknodat", 259, 297, {AT_FDCWD, FILE_NAME, node, 0}},
+        {"openat2", 437, 437, {AT_FDCWD, FILE_NAME, HOW, 24}},
+    };
+    char what[64], made[4096];
+    snprintf(made, sizeof made, "%s.made", file);
+    uint64_t *how = (uint64_t *)(low + 4096);
+    how[0] = (uint64_t)new, how[1] = (uint64_t)bit, how[2] = 0;
+    for (size_t call = 0; call < sizeof calls / sizeof *calls; call++) {
+        for (int abi = 0; abi < 3; abi++) {
+            unlink(made);
+            int unnamed = !strcmp(calls[call].name, "tmpfile");
+            long name = (long)low_text(unnamed ? "/build" : made), args[4];
+            for (int i = 0; i < 4; i++) {
+                long arg = calls[call].args[i];
+                args[i] = arg == FILE_NAME ? name : arg == HOW ? (long)how : arg;
+            }
+            long value = abi == 1 ? call32(calls[call].nr32, args[0], args[1], args[2], args[3])
+                                  : call64(calls[call].nr64 | (abi == 2 ? 0x40000000 : 0), args[0], args[1], args[2], args[3]);
+            struct stat st = {0};
+            snprintf(what, sizeof what, "%s.%s.%s", kind, calls[call].name, abis[abi]);
+            if (value < 0)
+                say(what, error_name((int)-value));
+            else
+                number(what, (unnamed ? fstat((int)value, &st) : stat(made, &st)) < 0 ? -errno : (long)(st.st_mode & 06000));
+            if (value > 2) close((int)value);
+        }
+    }
+}
+
 static void set_id_bits(const char *file) {
     struct stat st;
     int fd = open(file, O_CREAT | O_RDWR, 0644);
@@ -474,7 +517,11 @@ static void set_id_bits(const char *file) {
         TRY("fchmod", 91, 94, fd, bit, 0, 0);
         TRY("fchmodat", 268, 306, AT_FDCWD, name, bit, 0);
         TRY("fchmodat2", 452, 452, AT_FDCWD, name, bit, 0);
+        set_id_files(file, kind, bit);
+        name = (long)low_text(file);
     }
+    set_id_files(file, "plain", 0755);
+    low_text(file);
     everywhere("plain.chmod", 90, 15, name, 0755, 0, 0);
     everywhere("plain.fchmodat2", 452, 452, AT_FDCWD, name, 0755, 0);
     stat(file, &st);

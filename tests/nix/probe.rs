@@ -133,6 +133,20 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
         "Nix 2.8 does not know this call",
     ),
     (
+        "setuid.openat2.*",
+        "ENOSYS",
+        "its mode lies in memory, where no filter can look",
+    ),
+    ("setgid.openat2.*", "ENOSYS", "as above"),
+    ("plain.openat2.*", "ENOSYS", "as above"),
+    (
+        "setuid.*",
+        "EPERM",
+        "Nix 2.8 forbids to give a file these bits, and not to make it with them",
+    ),
+    ("setgid.*", "EPERM", "as above"),
+    ("setid.by-open", "-2", "as above: there is no such file"),
+    (
         "xattr.*",
         "EOPNOTSUPP",
         "Nix forbids to set them, which shows whether the file system has some",

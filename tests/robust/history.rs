@@ -73,7 +73,7 @@ impl Stage {
         wait_until("a request", || !self.server.asked().is_empty());
         let family = descendants(of);
         assert!(
-            family.len() >= 2,
+            family.iter().filter(|one| one.runs("git")).count() >= 2,
             "git and what it speaks through: {family:?}"
         );
         family
@@ -141,4 +141,33 @@ fn a_clone_ends_with_a_sos_that_is_killed() {
         "(builtins.fetchGit {{ url = \"{url}/thing.git\"; ref = \"refs/tags/v1\"; }}).outPath"
     );
     killed(&stage, &["eval", "--impure", "--expr", &code]);
+}
+
+/// Kills one process alone while `git` waits for a server that never says anything: that of this number on the way from the `git` that
+/// was started up to `sos`.
+fn killed_alone(up: usize) {
+    let Some(stage) = Stage::new() else { return };
+    let child = start(&mut stage.build());
+    let family = stage.asks(pid(&child));
+    let parent = |of: &Process| family.iter().find(|one| of.has_parent(one));
+    let is_first =
+        |one: &&Process| one.runs("git") && !parent(one).is_some_and(|by| by.runs("git"));
+    let git = family.iter().find(is_first).expect("git");
+    let way: Vec<&Process> = std::iter::successors(Some(git), |one| parent(one)).collect();
+    assert_eq!(way.len(), 3, "git and its guards: {family:?}");
+    way[up].signal(Signal::KILL);
+    let ended = finish(child, std::time::Duration::from_secs(60)).fails(5);
+    assert!(ended.stderr.contains("SIGKILL"), "{}", ended.stderr);
+    all_gone(&family, stage.world.root());
+}
+
+#[test]
+fn a_clone_ends_with_a_git_that_is_killed() {
+    killed_alone(0);
+}
+
+#[test]
+fn a_clone_ends_with_a_guard_that_is_killed() {
+    killed_alone(1);
+    killed_alone(2);
 }

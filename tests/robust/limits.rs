@@ -2,7 +2,8 @@
 
 use super::{job, world_with_busybox};
 use crate::support::process::{all_gone, descendants, pid};
-use crate::support::{World, finish, left_nothing, start};
+use crate::support::server::Server;
+use crate::support::{World, finish, left_nothing, peer, start};
 
 /// Builds `f.nix`, which must be stopped for what `why` says.
 #[track_caller]
@@ -39,6 +40,35 @@ fn a_build_that_takes_too_long() {
         &["--timeout", "1"],
         &["took longer than 1 second,", "--timeout", "busy"],
     );
+}
+
+/// A server that answers never, or too slowly, is no reason to wait for longer; `git` that waits for it ends, too.
+#[test]
+fn a_download_that_takes_too_long() {
+    let w = World::new();
+    let server = Server::start(w.root());
+    server.hold();
+    let fetch = |from: &str| {
+        format!(
+            "derivation {{ name = \"slow\"; system = \"builtin\"; builder = \"builtin:fetch\"; __structuredAttrs = true; {from} outputHashMode = \"flat\"; outputHashAlgo = \"sha256\"; outputHash = \"{}\"; }}",
+            "0".repeat(64)
+        )
+    };
+    let url = server.url();
+    let mut ways = vec![format!("urls = [ \"{url}/slow\" ];")];
+    if peer("git").is_some() {
+        ways.push(format!("urls = [ ]; git = \"{url}/slow.git~v1\";"));
+    }
+    for way in ways {
+        w.write("f.nix", &fetch(&way));
+        w.sos(["build", "--no-link", "--timeout", "1", "f.nix"])
+            .fails(101)
+            .says(&[
+                "error[build-timeout]",
+                "`slow` took longer than 1 second, and was stopped",
+                "failed 1",
+            ]);
+    }
 }
 
 #[test]

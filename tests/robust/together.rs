@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::{job, world_with_busybox};
 use crate::support::process::{pid, wait_until};
-use crate::support::{finish, peer, start, start_to, store_is_clean};
+use crate::support::terminal::Terminal;
+use crate::support::{finish, gate, peer, start, start_to, store_is_clean};
 
 /// Five builds in a row and five beside each other, each slow enough to be met.
 fn graph() -> String {
@@ -131,4 +132,37 @@ fn whoever_waits_sees_who_builds_and_what_it_says() {
         .collect();
     assert_eq!(lines, ["line one", "line two"]);
     assert_eq!(of("summary")[0]["built"], 0, "{events:?}");
+}
+
+#[test]
+fn whoever_waits_at_a_terminal_sees_the_other_build_run() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let go = gate(&w);
+    let script = "echo line one; echo line two; read x < /go; echo x > $out";
+    w.write("f.nix", &job("slow", script));
+    let builds = start(&mut w.command_of(&["build", "--no-link", "f.nix"]));
+    wait_until("the builder", || {
+        w.sos(["log", "f.nix"]).stdout.contains("line two")
+    });
+    let mut waits = w.command_of(&["build", "--no-link", "f.nix"]);
+    waits.env("TERM", "xterm-256color");
+    let Some(mut terminal) = Terminal::start(&waits, 24, 100) else {
+        return;
+    };
+    let holder = pid(&builds).as_raw_nonzero();
+    terminal.wait_for_text(&format!("waiting for process {holder} (`sos build"));
+    // Its row is there as that of a build of its own would be, with what was said last.
+    terminal.wait_for_text("slow  elsewhere");
+    terminal.wait_for_text("line two");
+    std::fs::write(&go, "\n").expect("it goes on");
+    finish(builds, Duration::from_secs(60)).ok();
+    assert_eq!(terminal.finish(), 0);
+    let rows = terminal.history().join("\n");
+    assert!(rows.contains("built 0, cached 1"), "{rows}");
+    assert!(
+        !rows.contains("elsewhere"),
+        "the rows are taken away: {rows}"
+    );
 }

@@ -28,6 +28,16 @@ impl Process {
         self.parent == parent.as_raw_nonzero().get()
     }
 
+    /// Whether it was started by that other one.
+    pub(crate) fn has_parent(&self, parent: &Self) -> bool {
+        self.parent == parent.pid
+    }
+
+    /// Whether it runs a program whose name begins so.
+    pub(crate) fn runs(&self, program: &str) -> bool {
+        self.name.starts_with(program)
+    }
+
     /// Whether it is that one, whatever that one did since.
     pub(crate) fn is(&self, other: &Self) -> bool {
         (self.pid, self.started) == (other.pid, other.started)

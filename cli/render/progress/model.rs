@@ -16,7 +16,10 @@ const SPEED_OVER: Duration = Duration::from_secs(3);
 pub(super) struct Running {
     pub(super) name: String,
     pub(super) fetch: bool,
-    pub(super) cause: Causes,
+    /// Another process builds it; what that says is shown.
+    pub(super) elsewhere: bool,
+    /// None as long as another process builds it.
+    pub(super) cause: Option<Causes>,
     pub(super) started: Duration,
     pub(super) expected_ms: Option<u64>,
     pub(super) phase: String,
@@ -103,8 +106,12 @@ impl Model {
                 return Some(Line::Log { name, line });
             }
             Event::BuildWaiting {
-                name, pid, command, ..
+                drv,
+                name,
+                pid,
+                command,
             } => {
+                self.run(drv, &name, now);
                 return Some(Line::Waiting {
                     name: name.to_string(),
                     pid,
@@ -160,21 +167,27 @@ impl Model {
         expected_ms: Option<u64>,
         now: Duration,
     ) {
+        let running = self.run(drv, name, now);
+        running.elsewhere = false;
+        (running.fetch, running.cause, running.expected_ms) = (fetch, Some(cause), expected_ms);
+    }
+
+    /// Notes that something is being built; elsewhere, as far as is known.
+    fn run(&mut self, drv: Text, name: &Text, now: Duration) -> &mut Running {
         self.work.start(&drv, now);
-        self.running.insert(
-            drv,
-            Running {
-                name: name.to_string(),
-                fetch,
-                cause,
-                started: now,
-                expected_ms,
-                phase: String::new(),
-                line: String::new(),
-                done: 0,
-                total: 0,
-            },
-        );
+        let running = Running {
+            name: name.to_string(),
+            fetch: false,
+            elsewhere: true,
+            cause: None,
+            started: now,
+            expected_ms: None,
+            phase: String::new(),
+            line: String::new(),
+            done: 0,
+            total: 0,
+        };
+        self.running.entry(drv).insert_entry(running).into_mut()
     }
 
     fn finished(
@@ -186,7 +199,7 @@ impl Model {
         bytes: u64,
         fetch: bool,
     ) -> Option<Line> {
-        let cause = self.running.remove(drv).map(|running| running.cause);
+        let cause = self.running.remove(drv).and_then(|running| running.cause);
         let well = matches!(status, Status::Built | Status::Fetched | Status::Cached);
         let ran = matches!(status, Status::Built | Status::Fetched);
         self.work.end(drv, well, ran.then_some(ms));

@@ -181,6 +181,9 @@ fn phase(r: &Running, window: Window) -> String {
     if r.fetch {
         return "fetch".to_owned();
     }
+    if r.elsewhere {
+        return "elsewhere".to_owned();
+    }
     let name = one_row(&r.phase, window.unicode);
     match name.strip_suffix("Phase").unwrap_or(&name) {
         "" => "build".to_owned(),

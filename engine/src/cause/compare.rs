@@ -10,7 +10,7 @@ use sos_formats::store_path::{StoreDir, StorePath};
 
 use super::pairing::{InCommon, Pairing};
 use super::written::{Texts, unversioned, without_order};
-use super::{Cause, Only};
+use super::{Cause, Only, TextChange, text};
 
 /// Attributes that hold what is run. Phases of a build are found by the end of their names.
 const SCRIPTS: [&str; 5] = ["script", "command", "shell", "buildCommand", "args"];
@@ -91,8 +91,11 @@ pub(super) fn compare(
     let (scripts, attrs): (Vec<&String>, Vec<&String>) =
         differ.into_iter().partition(|name| is_script(name));
     if before.args != now.args || !scripts.is_empty() {
-        let part = scripts.first().map_or("args", |name| name.as_str());
-        found.push(recipe(part));
+        let (part, text) = match scripts.first() {
+            Some(name) => (name.as_str(), attribute_change(&before, &now, name)),
+            None => ("args", argument_change(&before.args, &now.args)),
+        };
+        found.push(recipe(part, text));
     }
     // The hash of the content is written twice, as an attribute and as the address.
     let (address, attrs): (Vec<&String>, Vec<&String>) = attrs.into_iter().partition(|name| {
@@ -104,6 +107,7 @@ pub(super) fn compare(
             name: name.clone(),
             old: value(before.attrs.get(name)),
             new: value(now.attrs.get(name)),
+            text: attribute_change(&before, &now, name),
             only: match (
                 before.attrs.contains_key(name),
                 now.attrs.contains_key(name),
@@ -116,7 +120,7 @@ pub(super) fn compare(
     }));
     let outputs = addresses(old.drv) != addresses(new.drv);
     if outputs || !address.is_empty() {
-        found.push(recipe("outputs"));
+        found.push(recipe("outputs", None));
     }
     found.extend(inputs.added.iter().map(|path| input(None, Some(path))));
     found.extend(inputs.removed.iter().map(|path| input(Some(path), None)));
@@ -174,10 +178,29 @@ fn input(old: Option<&StorePath>, new: Option<&StorePath>) -> Difference {
     }
 }
 
-fn recipe(part: &str) -> Difference {
+fn recipe(part: &str, text: Option<TextChange>) -> Difference {
     Difference::from(Cause::RecipeChanged {
         part: Some(part.to_owned()),
+        text,
     })
+}
+
+/// What changed in the first argument that is another one.
+fn argument_change(old: &[Vec<u8>], new: &[Vec<u8>]) -> Option<TextChange> {
+    let (was, is) = old.iter().zip(new).find(|(was, is)| was != is)?;
+    Some(text::between(
+        str::from_utf8(was).ok()?,
+        str::from_utf8(is).ok()?,
+    ))
+}
+
+/// What changed in an attribute that both have, unless both values can be told whole.
+fn attribute_change(old: &Texts, new: &Texts, name: &str) -> Option<TextChange> {
+    let (was, is) = (old.attrs.get(name)?, new.attrs.get(name)?);
+    if !is_script(name) && value(Some(was)).is_some() && value(Some(is)).is_some() {
+        return None;
+    }
+    Some(text::between(&old.text(was)?, &new.text(is)?))
 }
 
 /// A value for a person, if it is short.
@@ -386,6 +409,7 @@ mod tests {
             old: old.map(str::to_owned),
             new: new.map(str::to_owned),
             only: Some(only),
+            text: None,
         };
         assert_eq!(
             found,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sos_formats::store_path::StorePath;
 
 use super::text::TextChange;
+use super::written::unversioned;
 use crate::event::Text;
 
 /// Why one derivation is built.
@@ -73,12 +74,19 @@ pub enum Cause {
         /// Whether it is on one side only; a value alone does not tell, because a long one is left out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         only: Option<Only>,
+        /// What changed in a value that is too long to be told, or has several lines.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<TextChange>,
     },
     /// The command, the script, or what the outputs have to be differs.
     RecipeChanged {
         /// Which part: `args`, `outputs`, or the name of a script such as `buildPhase`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         part: Option<String>,
+        /// What changed in it, if it is a text that is on both sides: of several arguments in the first that differs. Store paths in
+        /// it are left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        text: Option<TextChange>,
     },
     /// It was built before as it is, and an output is no longer there.
     OutputMissing,
@@ -135,11 +143,37 @@ impl Cause {
             Self::BuilderChanged { .. } | Self::EnvChanged { .. } | Self::RecipeChanged { .. } => {
                 true
             }
-            Self::InputChanged { old, new, text, .. } => {
-                old.is_none() || new.is_none() || text.is_some()
+            Self::InputChanged {
+                input,
+                old,
+                new,
+                text,
+                ..
+            } => {
+                // Another name may be another thing, which the recipe takes now.
+                let other = self
+                    .name_before()
+                    .is_some_and(|was| unversioned(was) != unversioned(input));
+                old.is_none() || new.is_none() || text.is_some() || other
             }
             _ => false,
         }
+    }
+
+    /// The name that an input had before, if that is not the one that it has now.
+    #[must_use]
+    pub fn name_before(&self) -> Option<&str> {
+        let Self::InputChanged {
+            input,
+            old: Some(old),
+            ..
+        } = self
+        else {
+            return None;
+        };
+        // The base name of a store path: the digits of a hash, a hyphen, the name.
+        let (_, name) = old.as_str().rsplit('/').next()?.split_once('-')?;
+        (name != input).then_some(name)
     }
 
     /// Tells whether it is that mirrors did not have a result.
@@ -150,7 +184,10 @@ impl Cause {
 
     /// As [`fmt::Display`], with what was and what is where both are short: a line has little room.
     fn fmt_with_values(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Self::RecipeChanged { part: Some(part) } = self {
+        if let Self::RecipeChanged {
+            part: Some(part), ..
+        } = self
+        {
             return write!(f, "recipe changed: `{part}`");
         }
         let is_short = |value: &&String| value.chars().count() <= VALUE_SHOWN;
@@ -279,7 +316,10 @@ impl Causes {
     pub(super) fn of(mut all: Vec<Cause>, was: Option<Text>) -> Self {
         // Equal in all that is compared, and not the same build: something in how it is told differs.
         let first = if all.is_empty() {
-            Cause::RecipeChanged { part: None }
+            Cause::RecipeChanged {
+                part: None,
+                text: None,
+            }
         } else {
             all.remove(0)
         };

@@ -52,7 +52,9 @@ pub(crate) fn is_first(
     history: &History,
     drv: &StorePath,
 ) -> Result<Option<Causes>, StoreError> {
-    if history.knows(Derivation::name_from_path(drv)) || !store.drv_outputs(drv)?.is_empty() {
+    let is_known =
+        history.knows(Derivation::name_from_path(drv)) || history.before.contains_key(drv);
+    if is_known || !store.drv_outputs(drv)?.is_empty() {
         return Ok(None);
     }
     let first = match failed_before(store, history, drv)? {

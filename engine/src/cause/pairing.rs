@@ -1,7 +1,8 @@
 //! Which new input stands in the place of which old one.
 //!
 //! A name is enough where one old and one new input bear it. Of several (every source may be called `source`) the variable that
-//! holds them tells first, then what they have in common, then in which order they stand.
+//! holds them tells first, then what they have in common, then in which order they stand. What is left then may have got another name:
+//! it is the same one if it stands alone where the other one stood alone.
 
 use std::cell::OnceCell;
 use std::cmp::Reverse;
@@ -94,7 +95,46 @@ impl<'a> Pairing<'a> {
             added.retain(|path| !news.contains(path));
             found.extend(pairs);
         }
+        if !removed.is_empty() && !added.is_empty() {
+            for (old, new) in self.renamed(removed, added) {
+                removed.retain(|path| *path != old);
+                added.retain(|path| *path != new);
+                found.push((old, new));
+            }
+        }
         found
+    }
+
+    /// Pairs what a text holds alone on both sides, where the text is the same but for the path; nothing that has two such places
+    /// with different ones.
+    fn renamed(&self, removed: &[StorePath], added: &[StorePath]) -> Vec<(StorePath, StorePath)> {
+        let (before, now) = self.slots();
+        let mut pairs: BTreeSet<(&StorePath, &StorePath)> = BTreeSet::new();
+        for (slot, was) in before {
+            let Some(is) = now.get(slot).filter(|is| is.masked == was.masked) else {
+                continue;
+            };
+            if let ([old], [new]) = (was.paths.as_slice(), is.paths.as_slice())
+                && removed.contains(old)
+                && added.contains(new)
+            {
+                pairs.insert((old, new));
+            }
+        }
+        let is_only = |(old, new): &&(&StorePath, &StorePath)| {
+            let shares = |pair: &&(&StorePath, &StorePath)| pair.0 == *old || pair.1 == *new;
+            pairs.iter().filter(shares).count() == 1
+        };
+        let only = pairs.iter().filter(is_only);
+        only.map(|(old, new)| ((*old).clone(), (*new).clone()))
+            .collect()
+    }
+
+    fn slots(&self) -> &(Slots, Slots) {
+        self.slots.get_or_init(|| {
+            let slots = |drv| slots(self.dir, drv);
+            (slots(self.old), slots(self.new))
+        })
     }
 
     fn of_one_name(
@@ -103,10 +143,7 @@ impl<'a> Pairing<'a> {
         olds: &[&StorePath],
         news: &[&StorePath],
     ) -> Vec<(StorePath, StorePath)> {
-        let (before, now) = self.slots.get_or_init(|| {
-            let slots = |drv| slots(self.dir, drv);
-            (slots(self.old), slots(self.new))
-        });
+        let (before, now) = self.slots();
         let (olds, news) = (in_order(before, olds), in_order(now, news));
         let rank = |all: &[&StorePath]| -> BTreeMap<StorePath, usize> {
             let numbered = all.iter().enumerate();

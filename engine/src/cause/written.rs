@@ -63,6 +63,8 @@ pub(super) struct Texts {
     pub(super) args: Vec<Vec<u8>>,
     /// Variables and attributes; those of `env` in structured attributes stand for themselves.
     pub(super) attrs: BTreeMap<String, Vec<u8>>,
+    /// The values are JSON.
+    structured: bool,
 }
 
 impl Texts {
@@ -74,7 +76,18 @@ impl Texts {
             attrs: attrs
                 .map(|(name, value)| (name, masked(dir, &value)))
                 .collect(),
+            structured: drv.env.contains_key(b"__json".as_slice()),
         }
+    }
+
+    /// The text that a value is for a person: a string of structured attributes is what it stands for.
+    pub(super) fn text(&self, value: &[u8]) -> Option<String> {
+        if self.structured
+            && let Ok(text) = serde_json::from_slice::<String>(value)
+        {
+            return Some(text);
+        }
+        String::from_utf8(value.to_vec()).ok()
     }
 }
 

@@ -1,8 +1,10 @@
 //! Programs that no sandbox holds, and their end together with `sos`.
 //!
-//! Between `sos` and such a program stands a copy of `sos`, the *guard*: it waits for whichever of the two ends first. A death signal
-//! would reach the program alone, and not what that has started, as `git` starts what speaks over the network for it: such a one waits
-//! for its server for as long as that says nothing. The guard is made the parent of all that lose theirs, so that it finds them.
+//! Between `sos` and such a program stand two copies of `sos`, the *guards*: each waits for whichever of its two neighbours ends first.
+//! A death signal would reach the program alone, and not what that has started, as `git` starts what speaks over the network for it:
+//! such a one waits for its server for as long as that says nothing, and `sos` for the end of the pipe that it holds. A guard is made
+//! the parent of all that lose theirs, so that it finds them. There are two of them because somebody may kill one: the other one is left,
+//! above it or below.
 //!
 //! All of this runs between fork and exec of a program with threads: nothing here allocates or takes a lock.
 
@@ -26,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// How many times they are asked, before they are killed: programs have things to remove.
 const ASKED: u32 = 100;
 
-/// Makes the child that is about to become a program two: the guard, which never returns, and one that becomes the program.
+/// Makes the child that is about to become a program three: the guards, which never return, and one that becomes the program.
 ///
 /// # Errors
 /// When the kernel refuses a part of it, or `us`, which started this child, has ended already.
@@ -41,15 +43,26 @@ pub(super) fn split(us: Pid) -> io::Result<()> {
         set_parent_process_death_signal(Some(Signal::TERM))?;
         return lives_on(us);
     };
-    let guard = getpid();
-    set_child_subreaper(Some(guard))?;
+    let outer = getpid();
+    set_child_subreaper(Some(outer))?;
+    match sys::clone_into(UnshareFlags::empty())? {
+        Cloned::Child => {}
+        // With the outer guard gone, the inner one ends the rest.
+        Cloned::Parent(inner) => watch(&parent, &inner, || sys::exit(1)),
+    }
+    let parent = pidfd_open(outer, PidfdFlags::empty())?;
+    lives_on(outer)?;
+    let inner = getpid();
+    set_child_subreaper(Some(inner))?;
     match sys::clone_into(UnshareFlags::empty())? {
         Cloned::Child => {
-            // Somebody may kill the guard.
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            lives_on(guard)
+            lives_on(inner)
         }
-        Cloned::Parent(program) => watch(&parent, &program),
+        Cloned::Parent(program) => watch(&parent, &program, || {
+            end_all();
+            sys::exit(1)
+        }),
     }
 }
 
@@ -61,15 +74,18 @@ fn lives_on(parent: Pid) -> io::Result<()> {
     }
 }
 
-/// Waits for the end of the program, and ends as it did; or for that of `sos`, and ends all that came of the program.
-fn watch(parent: &OwnedFd, program: &OwnedFd) -> ! {
+/// Waits for the end of the child, and ends as it did; or for that of the parent, and ends as `orphaned` does.
+///
+/// A child that a signal ended leaves others, which nobody asks for any more, and which may wait for something that never comes: they
+/// end, too. What a program leaves that ends by itself is left alone, as is what it puts into the background.
+fn watch(parent: &OwnedFd, child: &OwnedFd, orphaned: fn() -> !) -> ! {
     // The keys of a terminal mean the program: this process tells how it ended.
     sys::hold_signals();
     // A pipe is at its end when nobody holds its other one, and `sos` waits for that of one that tells of a failed exec.
-    sys::close_all_but([parent.as_fd(), program.as_fd()]);
+    sys::close_all_but([parent.as_fd(), child.as_fd()]);
     loop {
         let mut fds = [
-            PollFd::new(program, PollFlags::IN),
+            PollFd::new(child, PollFlags::IN),
             PollFd::new(parent, PollFlags::IN),
         ];
         // Nothing interrupts it: signals are held back. A machine without memory for it is asked again.
@@ -77,24 +93,25 @@ fn watch(parent: &OwnedFd, program: &OwnedFd) -> ! {
             continue;
         }
         if !fds[0].revents().is_empty() {
-            let ended = waitid(WaitId::PidFd(program.as_fd()), WaitIdOptions::EXITED);
+            let ended = waitid(WaitId::PidFd(child.as_fd()), WaitIdOptions::EXITED);
             end_as(ended.ok().flatten().as_ref());
         }
         if !fds[1].revents().is_empty() {
-            end_all();
+            orphaned();
         }
     }
 }
 
-fn end_as(program: Option<&WaitIdStatus>) -> ! {
-    if let Some(signal) = program.and_then(WaitIdStatus::terminating_signal) {
+fn end_as(child: Option<&WaitIdStatus>) -> ! {
+    if let Some(signal) = child.and_then(WaitIdStatus::terminating_signal) {
+        end_all();
         sys::end_by(signal);
     }
-    sys::exit(program.and_then(WaitIdStatus::exit_status).unwrap_or(1))
+    sys::exit(child.and_then(WaitIdStatus::exit_status).unwrap_or(1))
 }
 
 /// Ends every child, again and again: the children of one that ended become those of this process.
-fn end_all() -> ! {
+fn end_all() {
     let mut asked = 0;
     loop {
         let signal = if asked < ASKED {
@@ -115,7 +132,7 @@ fn end_all() -> ! {
             }
         };
         if !left {
-            sys::exit(1);
+            return;
         }
         asked += 1;
         if let Ok(time) = LOOK.try_into() {

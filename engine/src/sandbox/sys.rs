@@ -112,8 +112,8 @@ pub(super) fn start(until_exec: &mut dyn FnMut()) -> io::Result<Pid> {
 }
 
 /// Lets the program that `command` becomes, and everything that it starts, end when this process ends, however that comes: for programs
-/// that no sandbox holds. They are asked to end, and killed when they have not two seconds later. The child of this process is not the
-/// program but who watches over it: killing that one kills the program, and not what the program has started.
+/// that no sandbox holds. They are asked to end, and killed when they have not two seconds later. So do
+/// they when the program is ended by a signal, or whoever watches over it: the child of this process is not the program but one of those.
 pub fn ends_with_us(command: &mut Command) {
     let us = rustix::process::getpid();
     // SAFETY: between fork and exec there are system calls only; nothing is allocated and no lock is taken.

@@ -137,13 +137,13 @@ impl Walk<'_> {
         let was: BTreeSet<StorePath> = inputs.iter().filter_map(|(_, drv)| drv.clone()).collect();
         let (mut found, are_all) = pairs(&drv, &was);
         if !are_all {
-            found.extend(self.of_equal_names(node, &drv, old, &inputs, &found)?);
+            found.extend(self.of_texts(node, &drv, old, &inputs, &found)?);
         }
         Ok(found)
     }
 
-    /// Pairs those of one name that [`pairs`] left, by what is told in the two derivations.
-    fn of_equal_names(
+    /// Pairs those that [`pairs`] left, by what is told in the two derivations.
+    fn of_texts(
         &self,
         node: &Node,
         drv: &Derivation,
@@ -239,7 +239,8 @@ fn pairs(drv: &Derivation, old: &BTreeSet<StorePath>) -> (Vec<(StorePath, StoreP
             }
         }
     }
-    (found, are_all)
+    // What is left on both sides may have got another name.
+    (found, are_all && (was.is_empty() || now.is_empty()))
 }
 
 #[cfg(test)]
