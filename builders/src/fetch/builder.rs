@@ -107,10 +107,17 @@ impl Builder for FetchBuilder {
 }
 
 /// Makes the archive that nobody has, or says also why that failed.
-fn made_from_git(ctx: &BuilderCtx<'_>, git: &str, why: Diagnostic) -> Result<(), BuilderError> {
+fn made_from_git(ctx: &BuilderCtx<'_>, git: &str, mut why: Diagnostic) -> Result<(), BuilderError> {
     let Some(Output::Fixed { hash, .. }) = ctx.drv.outputs.get("out") else {
         return Err(why.into());
     };
+    // No address was tried, so the repository is all that there is.
+    if why.code == "fetch-failed" && why.notes.is_empty() {
+        why.message = format!(
+            "cannot fetch `{}`: its git repository gives no archive",
+            ctx.name
+        );
+    }
     if ctx.options.offline {
         return Err(why.note(format!("git archive of {git}: offline")).into());
     }

@@ -190,7 +190,8 @@ fn finish(build: &dyn Build, work: &Path, mut command: Command) -> Result<(), No
         return Err(NotMade::NoRoom(work.to_owned()));
     }
     let line = text.trim().lines().last().unwrap_or_default();
-    Err(format!("`{program}` ended with {status}: {line}").into())
+    let said = if line.is_empty() { "" } else { ": " };
+    Err(format!("`{program}` ended with {status}{said}{line}").into())
 }
 
 /// The digest of a whole file, of the kind of `like`.

@@ -28,6 +28,24 @@ pub(super) struct Running {
     pub(super) total: u64,
 }
 
+impl Running {
+    /// What another process builds: nothing is known of it but its name.
+    fn elsewhere(name: &Text, now: Duration) -> Self {
+        Self {
+            name: name.to_string(),
+            fetch: false,
+            elsewhere: true,
+            cause: None,
+            started: now,
+            expected_ms: None,
+            phase: String::new(),
+            line: String::new(),
+            done: 0,
+            total: 0,
+        }
+    }
+}
+
 /// The state of a run. Times are durations since the run began, so that tests need no clock.
 #[derive(Debug, Default)]
 pub(super) struct Model {
@@ -111,7 +129,7 @@ impl Model {
                 pid,
                 command,
             } => {
-                self.run(drv, &name, now);
+                self.run(drv, Running::elsewhere(&name, now), now);
                 return Some(Line::Waiting {
                     name: name.to_string(),
                     pid,
@@ -167,27 +185,19 @@ impl Model {
         expected_ms: Option<u64>,
         now: Duration,
     ) {
-        let running = self.run(drv, name, now);
-        running.elsewhere = false;
-        (running.fetch, running.cause, running.expected_ms) = (fetch, Some(cause), expected_ms);
+        let running = Running {
+            fetch,
+            elsewhere: false,
+            cause: Some(cause),
+            expected_ms,
+            ..Running::elsewhere(name, now)
+        };
+        self.run(drv, running, now);
     }
 
-    /// Notes that something is being built; elsewhere, as far as is known.
-    fn run(&mut self, drv: Text, name: &Text, now: Duration) -> &mut Running {
+    fn run(&mut self, drv: Text, running: Running, now: Duration) {
         self.work.start(&drv, now);
-        let running = Running {
-            name: name.to_string(),
-            fetch: false,
-            elsewhere: true,
-            cause: None,
-            started: now,
-            expected_ms: None,
-            phase: String::new(),
-            line: String::new(),
-            done: 0,
-            total: 0,
-        };
-        self.running.entry(drv).insert_entry(running).into_mut()
+        self.running.insert(drv, running);
     }
 
     fn finished(
