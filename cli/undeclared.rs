@@ -65,8 +65,20 @@ pub(crate) fn notes(graph: &Steps, dir: &StoreDir, failures: &[Diagnostic]) -> V
             };
             if let Some(owner) = owner {
                 let whose = own_dir.unwrap_or("NAME");
+                // What it was seen to look for was listed with its owner.
+                let listed = format!("  {DIR}{file}, of `");
+                let is_listed = failure.notes.iter().any(|note| note.contains(&listed));
+                let begin = if is_listed {
+                    format!(
+                        "a step sees the files from outside that it declares: have `{step}` declare it"
+                    )
+                } else {
+                    format!(
+                        "`{step}` names `{DIR}{file}`, which it does not declare and `{owner}` does; declare it"
+                    )
+                };
                 out.push(format!(
-                    "note: `{step}` names `{DIR}{file}`, which it does not declare and `{owner}` does; declare it in its `sources`, or show it to the step: `extraDistfiles.\"{whose}\" = [ \"{file}\" ];` of sos.bootstrap"
+                    "note: {begin} in its `sources`, or show it to the step: `extraDistfiles.\"{whose}\" = [ \"{file}\" ];` of sos.bootstrap"
                 ));
             }
         }
@@ -133,26 +145,23 @@ fn others(step: &str, tree: &Path, own: Option<&str>, notes: &[String]) -> Vec<S
             continue;
         }
         let there = tree.join(path);
-        let mut note = format!("note: `{step}` looked for `{below}{path}`");
-        note.push_str(&if there.exists() {
+        // The path that it has for the step was listed with its owner.
+        out.push(if there.exists() {
             let advice = match own {
                 Some(own) => format!(
-                    "a link to it in `{}` shows it there",
+                    "a link to `{}` in `{}` shows it there",
+                    there.display(),
                     tree.join(own).display()
                 ),
-                None => "let a file of its own have what it needs".to_owned(),
+                None => format!("`{}` is not for it", there.display()),
             };
-            format!(
-                ", which is `{}`: a step sees its own directory and no other, and {advice}",
-                there.display()
-            )
+            format!("note: `{step}` sees its own directory and no other: {advice}")
         } else {
             format!(
-                ", which would be of `{owner}`: nothing is at `{}`, and no step before left it",
+                "note: nothing is at `{}`, and no step before left it",
                 there.display()
             )
         });
-        out.push(note);
     }
     out
 }

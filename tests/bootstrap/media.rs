@@ -103,11 +103,11 @@ fn the_image_has_what_comes_before_the_payload_and_the_payload_the_rest() {
     ];
     assert_eq!(
         w.sos(check).ok().stdout,
-        "1 files, numbers of 32 bits; 1 digest is what the tree says\n"
+        "1 file, numbers of 32 bits; 1 digest is what the tree says\n"
     );
     assert_eq!(
         w.sos(&check[..4]).ok().stdout,
-        "1 files, numbers of 32 bits; no digest was compared: `--tree DIR` names what has them\n"
+        "1 file, numbers of 32 bits; no digest was compared: `--tree DIR` names what has them\n"
     );
     let json = w.sos(check.into_iter().chain(["--json"])).ok().stdout;
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
@@ -129,11 +129,30 @@ fn the_image_has_what_comes_before_the_payload_and_the_payload_the_rest() {
     w.sos(check)
         .fails(102)
         .says(&["`y.txt`: expected sha256", OTHER]);
+    // Nothing that the tree has may be lacking, and every problem is told at once.
+    w.write(
+        "tree/steps/b/sources",
+        &format!("f http://127.0.0.1:9/y.txt {OTHER}\nf http://127.0.0.1:9/z.txt {THIRD}\n"),
+    );
+    w.sos(check).fails(102).says(&[
+        "1 of 1 file of `payload.img` is not what `tree` says, and 1 file is lacking",
+        "`y.txt`: expected sha256",
+        &format!("`z.txt`: not there, sha256 {THIRD}"),
+    ]);
+    std::fs::write(w.project().join("payload.img"), &payload).expect("as the test has it");
+    w.sos(check).fails(102).says(&[
+        "`payload.img` lacks 1 file that `tree` has",
+        &format!("`z.txt`: not there, sha256 {THIRD}"),
+    ]);
+    w.write(
+        "tree/steps/b/sources",
+        &format!("f http://127.0.0.1:9/y.txt {OTHER}\n"),
+    );
     let wide = built(&w, "tree#payload-image.wide");
     std::fs::write(w.project().join("payload.img"), &wide).expect("as the test has it");
     assert_eq!(
         w.sos(check).ok().stdout,
-        "1 files, numbers of 64 bits; 1 digest is what the tree says\n"
+        "1 file, numbers of 64 bits; 1 digest is what the tree says\n"
     );
     std::fs::write(w.project().join("payload.img"), b"something else").expect("as the test has it");
     w.sos(check)
@@ -160,6 +179,43 @@ fn without_its_directive_there_is_no_payload() {
     ])
     .fails(3)
     .says(&["builder-hex0 boots x86 alone"]);
+}
+
+#[test]
+fn who_lacks_a_submodule_is_told_how_to_get_it() {
+    let w = world();
+    let check = |target: &str, words: &[&str]| {
+        let target = format!("tree{target}");
+        let run = w.sos(["build", "--no-link", &target]).fails(3).says(words);
+        assert!(!run.stderr.contains("sos-builtin"), "{}", run.stderr);
+        assert!(!run.stderr.contains("frames"), "{}", run.stderr);
+    };
+    let remove = |dir: &str| {
+        let dir = w.project().join("tree").join(dir);
+        std::fs::remove_dir_all(&dir).expect("a directory");
+        std::fs::create_dir(&dir).expect("a directory");
+    };
+    remove("builder-hex0");
+    for target in ["#payload-image", "#builder-hex0-image"] {
+        check(
+            target,
+            &[
+                "there is no `tree/builder-hex0/builder-hex0-x86-stage1.hex0`",
+                "`git submodule update --init builder-hex0`",
+            ],
+        );
+    }
+    let fetch = "help: stage0 is a submodule with submodules of its own: `git submodule update --init --recursive` in the checkout fetches all of them";
+    for part in ["bootstrap-seeds", "M2libc"] {
+        remove(&format!("seed/stage0-posix/{part}"));
+        let message = format!("`tree/seed/stage0-posix/{part}` is empty");
+        check("#stage0", &[&message, fetch]);
+    }
+    remove("seed/stage0-posix");
+    check(
+        "#stage0",
+        &["there is no `tree/seed/stage0-posix/kaem.x86`", fetch],
+    );
 }
 
 #[test]
@@ -225,7 +281,10 @@ fn an_extension_comes_with_its_files() {
         "tree#builder-hex0-image",
     ])
     .fails(3)
-    .says(&["there is no `tree/steps-none/manifest`"]);
+    .says(&[
+        "there is no extension `none`: there is no `tree/steps-none/manifest`",
+        "this tree has `more`",
+    ]);
 }
 
 /// Has upstream's own code write the image, and prints both as sorted records: order is that of the directory there.

@@ -359,7 +359,10 @@ fn files_come_from_a_flat_mirror_and_only_those_that_are_declared() {
     w.write("tree/steps/a/pass2.sh", looks);
     w.sos(["build", "--no-link", ".#rootfs"])
         .fails(100)
-        .says(&["`a-pass2` names `/external/distfiles/x.txt`, which it does not declare and `b-1.0-pass1` does"]);
+        .says(&[
+            "/external/distfiles/x.txt, of `b-1.0`",
+            "have `a-pass2` declare it in its `sources`, or show it to the step: `extraDistfiles.\"a\" = [ \"x.txt\" ];`",
+        ]);
     w.write(
         "tree/steps/a/pass2.sh",
         "ls /external/distfiles > ${PREFIX}/seen\n",

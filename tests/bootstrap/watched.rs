@@ -11,9 +11,15 @@ fn who_fails_for_want_of_what_others_have_is_told_whose_it_is() {
     w.write("tree/steps/c/notes", "");
     let run = w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
         "it looked for what it was not shown:",
-        "`a-pass2` looked for `/steps/b-1.0/run`, which is `tree/steps/b-1.0/run`: a step sees its own directory and no other, and a link to it in `tree/steps/a` shows it there",
-        "`a-pass2` looked for `/steps/c/x`, which would be of `c`: nothing is at `tree/steps/c/x`",
+        "/steps/b-1.0/run, of `b-1.0`",
+        "/steps/c/x, of `c`",
+        "note: `a-pass2` sees its own directory and no other: a link to `tree/steps/b-1.0/run` in `tree/steps/a` shows it there",
+        "note: nothing is at `tree/steps/c/x`, and no step before left it",
     ]);
+    // Each name is told once.
+    for name in [" /steps/b-1.0/run", "`tree/steps/b-1.0/run", " /steps/c/x"] {
+        assert_eq!(run.stderr.matches(name).count(), 1, "{}", run.stderr);
+    }
     assert!(!run.stderr.contains(" /steps/a/"), "{}", run.stderr);
     assert!(!run.stderr.contains("x.h"), "{}", run.stderr);
     // The advice is right.
@@ -32,10 +38,13 @@ fn who_fails_for_want_of_what_others_have_is_told_whose_it_is() {
         "tree/steps/a/pass2.sh",
         "N=y; cat ${D:-/external/distfiles}/$N-1.0.txt 2>/dev/null\n",
     );
-    w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
-        "`a-pass2` names `/external/distfiles/y-1.0.txt`, which it does not declare and `c` does",
+    let run = w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
+        "/external/distfiles/y-1.0.txt, of `c`",
+        "a step sees the files from outside that it declares: have `a-pass2` declare it in its `sources`",
         "`extraDistfiles.\"a\" = [ \"y-1.0.txt\" ];`",
     ]);
+    let told = run.stderr.matches("/external/distfiles/y-1.0.txt");
+    assert_eq!(told.count(), 1, "{}", run.stderr);
 }
 
 #[test]

@@ -109,6 +109,8 @@ struct Found {
     root: PathBuf,
     /// How messages name the root.
     shown: String,
+    /// What the plan was made with.
+    settings: Settings,
 }
 
 /// Reads the plan of a tree, or of the one that a recipe builds, and says what is strange in it.
@@ -148,6 +150,7 @@ fn plan(session: &Session, tree: &Path, settings: &Settings) -> Result<Found, Fa
         host,
         root,
         shown,
+        settings,
     })
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{HashAlgo, Hasher};
 use sos_formats::payload::{self, PayloadError, PayloadFile, Width};
-use sos_recipes::bootstrap::Settings;
+use sos_recipes::bootstrap::{self, Settings};
 
 use crate::failure::Failure;
 use crate::render::output;
@@ -21,6 +21,9 @@ pub(super) struct PayloadArgs {
     #[command(subcommand)]
     command: PayloadCommand,
 }
+
+/// Files that a failed check lists.
+const LISTED_MAX: usize = 50;
 
 #[derive(Debug, clap::Subcommand)]
 enum PayloadCommand {
@@ -76,10 +79,15 @@ fn ls(session: &Session, file: &Path) -> Result<(), Failure> {
 
 fn check(session: &Session, file: &Path, tree: Option<&Path>) -> Result<(), Failure> {
     let mut pins: BTreeMap<String, String> = BTreeMap::new();
+    let mut wanted: BTreeMap<String, String> = BTreeMap::new();
     if let Some(tree) = tree {
-        let plan = super::plan(session, tree, &Settings::default())?.plan;
-        let files = plan.steps.into_iter().flat_map(|step| step.distfiles);
+        let found = super::plan(session, tree, &Settings::default())?;
+        // What the image is to hold does not depend on predicates, and what is declared only by steps that are not built counts.
+        let payload = bootstrap::payload(&found.host, &found.root, &found.shown, &found.settings)?;
+        let files = found.plan.steps.into_iter().flat_map(|step| step.distfiles);
+        let files = files.chain(payload.iter().flatten().cloned());
         pins.extend(files.map(|f| (f.name, f.sha256)));
+        wanted.extend(payload.into_iter().flatten().map(|f| (f.name, f.sha256)));
     }
     let mut wrong = Vec::new();
     let mut compared = 0;
@@ -88,6 +96,7 @@ fn check(session: &Session, file: &Path, tree: Option<&Path>) -> Result<(), Fail
         io::copy(content, &mut hasher)?;
         let digest = hasher.0.finish().to_hex();
         compared += usize::from(pins.contains_key(&found.name));
+        wanted.remove(&found.name);
         match pins.get(&found.name) {
             Some(pin) if *pin != digest => wrong.push(format!(
                 "`{}`: expected sha256 {pin}, found {digest}",
@@ -101,17 +110,37 @@ fn check(session: &Session, file: &Path, tree: Option<&Path>) -> Result<(), Fail
         }
         Ok(())
     })?;
-    if let Some(tree) = tree.filter(|_| !wrong.is_empty()) {
-        let message = format!(
-            "{} of {count} files of `{}` are not what `{}` says",
-            wrong.len(),
-            file.display(),
-            tree.display()
-        );
-        let problem = Diagnostic::error("hash-mismatch", Class::HashMismatch, message);
-        return Err(Failure::new(
-            wrong.into_iter().fold(problem, Diagnostic::note),
-        ));
+    if let Some(tree) = tree.filter(|_| !wrong.is_empty() || !wanted.is_empty()) {
+        let (file, tree) = (file.display(), tree.display());
+        let message = match (wrong.len(), wanted.len()) {
+            (0, lacks) => format!(
+                "`{file}` lacks {} that `{tree}` has",
+                files_of(lacks as u64)
+            ),
+            (bad, lacks) => {
+                let are = if bad == 1 { "is" } else { "are" };
+                let mut message = format!(
+                    "{bad} of {} of `{file}` {are} not what `{tree}` says",
+                    files_of(count)
+                );
+                if lacks > 0 {
+                    message.push_str(&format!(", and {} lacking", files_are(lacks)));
+                }
+                message
+            }
+        };
+        let mut problem = Diagnostic::error("hash-mismatch", Class::HashMismatch, message);
+        let lacking = wanted.iter().map(|(name, pin)| {
+            format!("`{}`: not there, sha256 {pin}", file_name(name.as_bytes()))
+        });
+        let all: Vec<String> = wrong.into_iter().chain(lacking).collect();
+        for note in all.iter().take(LISTED_MAX) {
+            problem = problem.note(note.as_str());
+        }
+        if all.len() > LISTED_MAX {
+            problem = problem.note(format!("and {} more", all.len() - LISTED_MAX));
+        }
+        return Err(Failure::new(problem));
     }
     let bits = if width == Width::Wide { 64 } else { 32 };
     if session.global.json {
@@ -126,13 +155,30 @@ fn check(session: &Session, file: &Path, tree: Option<&Path>) -> Result<(), Fail
         (Some(_), n) => format!("{n} digests are"),
         (None, _) => {
             return output::line(&format!(
-                "{count} files, numbers of {bits} bits; no digest was compared: `--tree DIR` names what has them"
+                "{}, numbers of {bits} bits; no digest was compared: `--tree DIR` names what has them",
+                files_of(count)
             ));
         }
     };
     output::line(&format!(
-        "{count} files, numbers of {bits} bits; {digests} what the tree says"
+        "{}, numbers of {bits} bits; {digests} what the tree says",
+        files_of(count)
     ))
+}
+
+/// A number of files in words.
+fn files_of(count: u64) -> String {
+    if count == 1 {
+        "1 file".to_owned()
+    } else {
+        format!("{count} files")
+    }
+}
+
+/// The same with a verb.
+fn files_are(count: usize) -> String {
+    let are = if count == 1 { "is" } else { "are" };
+    format!("{} {are}", files_of(count as u64))
 }
 
 /// A digest in the making, as something to write to.

@@ -237,6 +237,7 @@ impl Vm {
         self.explain_depth(&mut e);
         self.place_operand(&mut e);
         let part = self.place_part(&mut e);
+        let is_ready = e.ready.is_some();
         let mut d = match e.ready {
             Some(d) => *d,
             None => Diagnostic::error(e.kind.code(), Class::Recipe, e.message),
@@ -257,7 +258,11 @@ impl Vm {
                 (true, _) => (e.end, e.label.as_str()),
             };
             let label = self.label(pos, end, text);
-            if outside.is_some() || d.labels.is_empty() {
+            if outside.is_none() && is_ready && d.labels.iter().all(|l| is_library_file(&l.file)) {
+                // What a builtin of the library has to say is complete, and where the library calls it is no help to anybody.
+                d.labels.clear();
+                e.trace.clear();
+            } else if outside.is_some() || d.labels.is_empty() {
                 d.labels.clear();
                 d.labels.extend(label);
             }

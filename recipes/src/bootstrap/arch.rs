@@ -12,6 +12,19 @@ const SYSTEMS: [(&str, &str); 4] = [
     ("riscv64", "riscv64-linux"),
 ];
 
+/// What others call them.
+const ALIASES: [(&str, &str); 9] = [
+    ("x86_64", "amd64"),
+    ("x86-64", "amd64"),
+    ("x64", "amd64"),
+    ("i386", "x86"),
+    ("i486", "x86"),
+    ("i586", "x86"),
+    ("i686", "x86"),
+    ("arm64", "aarch64"),
+    ("riscv", "riscv64"),
+];
+
 /// The system whose programs the steps of an architecture are.
 ///
 /// # Errors
@@ -36,8 +49,17 @@ pub(super) fn system(checkout: &Checkout<'_>, arch: &str) -> Result<&'static str
     }
     let problem = problem.note("known are `x86`, `amd64`, `aarch64` and `riscv64`");
     let known = SYSTEMS.iter().map(|(known, _)| *known);
+    // A system is an architecture and a kernel.
+    let bare = arch.strip_suffix("-linux").unwrap_or(arch);
+    let alias = ALIASES
+        .iter()
+        .find(|(other, _)| other.eq_ignore_ascii_case(bare));
+    let alias = alias.map_or(bare, |(_, known)| *known);
     Err(Box::new(
-        match known.clone().find(|known| known.eq_ignore_ascii_case(arch)) {
+        match known
+            .clone()
+            .find(|known| known.eq_ignore_ascii_case(alias))
+        {
             // Upstream has both: the directories of stage0 are called otherwise.
             Some(known) => problem.help(format!("did you mean `{known}`?")),
             None => problem.suggest(arch, known),

@@ -127,9 +127,33 @@ impl<'h> Checkout<'h> {
         }
         let shown = self.shown(path);
         match String::from_utf8(bytes) {
-            Ok(text) => Ok(Some(SourceFile::new(shown, text))),
+            Ok(text) => {
+                let file = SourceFile::new(shown, text);
+                without_mark(&file)?;
+                Ok(Some(file))
+            }
             Err(e) => Err(crate::problems::not_utf8(&shown, &e)),
         }
+    }
+
+    /// Looks at a script, whose path in the checkout is `real`, before anything runs it.
+    ///
+    /// # Errors
+    /// `bootstrap-syntax` for what is no file, or begins with a byte order mark; `bootstrap-unreadable`.
+    pub(crate) fn script(&self, real: &str) -> Result<()> {
+        if self.kind(real)? == Some(FileType::Directory) {
+            let message = format!("`{}` is a directory, and no script", self.shown(real));
+            let problem = Diagnostic::error("bootstrap-syntax", Class::Recipe, message);
+            return Err(Box::new(problem));
+        }
+        let bytes = self.host.read_file(&self.root.join(real));
+        let bytes = bytes.map_err(|e| Box::new(self.unreadable(real, &e)))?;
+        if bytes.starts_with(MARK.as_bytes()) {
+            // A script need not be UTF-8.
+            let text = String::from_utf8_lossy(&bytes);
+            without_mark(&SourceFile::new(self.shown(real), text))?;
+        }
+        Ok(())
     }
 
     /// Adds to `found` the words of a file, or of every file below a directory, that are names of variables: letters, digits and `_`;
@@ -217,6 +241,30 @@ impl<'h> Checkout<'h> {
         let message = format!("`{}` cannot be read: {why}", self.shown(path));
         Diagnostic::error("bootstrap-unreadable", Class::Recipe, message)
     }
+}
+
+/// The byte order mark, which some editors put before a text and none of them shows.
+const MARK: &str = "\u{feff}";
+
+/// Refuses a text that begins with a byte order mark: it is a part of the first word for everything that reads the file.
+fn without_mark(file: &Arc<SourceFile>) -> Result<()> {
+    if !file.text.starts_with(MARK) {
+        return Ok(());
+    }
+    let message = format!("`{}` begins with a byte order mark", file.name);
+    Err(Box::new(
+        Diagnostic::error("bootstrap-syntax", Class::Recipe, message)
+            .label(
+                file,
+                0..MARK.len(),
+                "the three bytes before this, which are not seen",
+            )
+            .note("the mark would be a part of the first word")
+            .help(format!(
+                "`sed -i '1s/^\\xef\\xbb\\xbf//' {}` removes it",
+                file.name
+            )),
+    ))
 }
 
 fn is_absent(e: &io::Error) -> bool {

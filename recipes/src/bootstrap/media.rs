@@ -1,15 +1,16 @@
 //! What the media of a bootstrap without a kernel hold.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
-use sos_lang::{FileType, Plain};
+use sos_lang::{FileType, Host, Plain};
 
 use super::checkout::{Checkout, Result};
 use super::files::{Files, at_source, at_text};
 use super::lower::distfile;
 use super::manifest;
-use super::plan::{Settings, extensions, starting_variables};
+use super::plan::{Settings, extensions, known_extension, starting_variables};
 use super::sources::{self, Digests, Distfile};
 use super::stage0;
 use super::variables::{Mode, Variables};
@@ -29,11 +30,7 @@ pub(crate) fn media(
     checkout: &Checkout<'_>,
     settings: &Settings,
 ) -> std::result::Result<Plain, Vec<Diagnostic>> {
-    let kernel = Settings {
-        mode: Some(settings.mode.unwrap_or(Mode::Kernel)),
-        ..settings.clone()
-    };
-    let variables = starting_variables(checkout, &kernel)?;
+    let variables = starting_variables(checkout, &of_kernel(settings))?;
     let arch = variables.get("ARCH");
     if arch != "x86" {
         let message = format!("builder-hex0 boots x86 alone, and ARCH is `{arch}`");
@@ -67,6 +64,30 @@ pub(crate) fn media(
         .done())
 }
 
+/// Returns the files of the payload of the checkout at `root`, which messages call `shown`; nothing when its manifest imports none.
+///
+/// # Errors
+/// Problems of the manifests and of the lists of sources.
+pub fn payload(
+    host: &dyn Host,
+    root: &Path,
+    shown: &str,
+    settings: &Settings,
+) -> std::result::Result<Option<Vec<Distfile>>, Vec<Diagnostic>> {
+    let checkout = Checkout::open(host, root, shown).map_err(|e| vec![*e])?;
+    let variables = starting_variables(&checkout, &of_kernel(settings))?;
+    let trees = trees(&checkout, &variables)?;
+    Ok(split(&checkout, &trees)?.payload)
+}
+
+/// A medium is for a machine without a kernel unless something else is said.
+fn of_kernel(settings: &Settings) -> Settings {
+    Settings {
+        mode: Some(settings.mode.unwrap_or(Mode::Kernel)),
+        ..settings.clone()
+    }
+}
+
 /// What makes the seeds from their sources, and begins: there are no programs on the medium but the boot sector.
 const COMMANDS: [&str; 7] = [
     "src 0 /bootstrap-seeds",
@@ -92,7 +113,10 @@ fn trees(
         return Err(problems);
     }
     let mut trees = vec!["steps".to_owned()];
-    trees.extend(extensions(&after));
+    for extension in extensions(&after) {
+        known_extension(checkout, &extension).map_err(|e| vec![*e])?;
+        trees.push(extension);
+    }
     Ok(trees)
 }
 

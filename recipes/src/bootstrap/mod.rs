@@ -30,6 +30,7 @@ pub use left::left_behind;
 pub(crate) use lower::{Extra, lower};
 pub use manifest::Kind;
 pub(crate) use media::media;
+pub use media::payload;
 pub(crate) use plan::of_checkout;
 pub use plan::{Package, Plan, Settings, Step, plan};
 pub use sources::Distfile;

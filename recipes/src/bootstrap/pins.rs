@@ -56,6 +56,17 @@ pub(crate) fn read(
     for line in file.text.split('\n') {
         let place = start..start + line.len();
         start += line.len() + 1;
+        // The `sha256sum` of stage0 and those of the steps look for a file whose name ends with it, and find none.
+        if let Some(at) = line.find('\r') {
+            let at = place.start + at;
+            let message = "a carriage return in a list of pins is part of the name before it";
+            let problem = problems.error("bootstrap-bad-pin", message, &Some(at..at + 1), "here");
+            problems
+                .add(problem.help(
+                    "lines end with a line feed alone: `sed -i 's/\\r$//'` repairs the file",
+                ));
+            continue;
+        }
         if line.trim().is_empty() {
             continue;
         }

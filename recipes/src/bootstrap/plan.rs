@@ -135,7 +135,10 @@ pub(crate) fn of_checkout(
     };
     planner.tree("steps");
     for extension in extensions(&planner.variables) {
-        planner.tree(&extension);
+        match known_extension(checkout, &extension) {
+            Ok(()) => planner.tree(&extension),
+            Err(problem) => planner.found.push(*problem),
+        }
     }
     if planner.found.is_empty() {
         Ok(Plan {
@@ -159,6 +162,61 @@ pub(super) fn extensions(variables: &Variables) -> Vec<String> {
         names.push("guix");
     }
     names.iter().map(|name| format!("steps-{name}")).collect()
+}
+
+/// Looks for the manifest of an extension.
+///
+/// # Errors
+/// `bootstrap-missing` when there is none, at the line that asks for it if a file of the checkout does, with the names of those that
+/// there are.
+pub(super) fn known_extension(checkout: &Checkout<'_>, tree: &str) -> super::checkout::Result<()> {
+    let manifest = format!("{tree}/manifest");
+    if checkout.resolve(&manifest)?.is_some() {
+        return Ok(());
+    }
+    let name = tree.strip_prefix("steps-").unwrap_or(tree);
+    let mut known = Vec::new();
+    for (entry, _) in checkout.list("")? {
+        let Some(extension) = entry.strip_prefix("steps-") else {
+            continue;
+        };
+        if checkout.resolve(&format!("{entry}/manifest"))?.is_some() {
+            known.push(extension.to_owned());
+        }
+    }
+    let shown = checkout.shown(&manifest);
+    let message = format!("there is no extension `{name}`: there is no `{shown}`");
+    let mut problem = Diagnostic::error("bootstrap-missing", Class::Recipe, message);
+    'files: for path in ["steps/bootstrap.cfg", "steps/manifest"] {
+        let Some(file) = checkout.text(path)? else {
+            continue;
+        };
+        let mut start = 0;
+        for line in file.text.split_inclusive('\n') {
+            let asks = ["EXTRA_BUILDS=", "define: EXTRA_BUILDS = "];
+            let asks = asks.iter().find(|words| line.starts_with(**words));
+            let at = asks.and_then(|words| Some(words.len() + line[words.len()..].find(name)?));
+            if let Some(at) = at {
+                let place = start + at..start + at + name.len();
+                problem = problem.label(&file, place, "asked for here");
+                break 'files;
+            }
+            start += line.len();
+        }
+    }
+    let known_names = known.iter().map(String::as_str);
+    let near = problem.clone().suggest(name, known_names);
+    if near.helps.len() > problem.helps.len() {
+        problem = near;
+    } else if known.is_empty() {
+        problem = problem.note("this tree has none: an extension is a directory `steps-NAME` with a manifest, beside `steps`");
+    } else {
+        problem = problem.note(format!("this tree has `{}`", known.join("`, `")));
+    }
+    if problem.labels.is_empty() {
+        problem = problem.note("the variables EXTRA_BUILDS and BUILD_GUIX_ALSO name extensions");
+    }
+    Err(Box::new(problem))
 }
 
 pub(super) fn starting_variables(
@@ -394,6 +452,9 @@ impl Planner<'_> {
                 step.name
             ))));
         }
+        if let Some(real) = &step.script_real {
+            self.checkout.script(real)?;
+        }
         step.distfiles = match sources {
             Some(known) => known,
             None => self.sources(&dir)?,
@@ -494,7 +555,9 @@ impl Planner<'_> {
             None => self.checkout.resolve(&shared)?,
         };
         step.script = Some(script);
-        if step.script_real.is_none() {
+        if let Some(real) = &step.script_real {
+            self.checkout.script(real)?;
+        } else {
             let message = format!("there is no `{}`", self.checkout.shown(&path));
             let problem = problems.error(
                 "bootstrap-missing",

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_lang::FileType;
 
 use super::checkout::{Checkout, Result};
@@ -64,6 +65,7 @@ pub(crate) fn read(checkout: &Checkout<'_>, arch: &str, arch_dir: &str) -> Resul
         commands: Vec::new(),
         stop: &[AFTER],
     };
+    fetched(checkout, arch)?;
     reader.script(&format!("kaem.{arch}"), &mut Shell::default(), 0)?;
     let mut out = Stage0::default();
     let mut finder = Finder {
@@ -91,6 +93,32 @@ pub(crate) fn read(checkout: &Checkout<'_>, arch: &str, arch_dir: &str) -> Resul
     out.bin = bin.map(|(path, index)| (path.clone(), *index)).collect();
     name(&mut out, &kept);
     Ok(out)
+}
+
+/// How submodules of upstream's tree get their content.
+const FETCH: &str = "stage0 is a submodule with submodules of its own: `git submodule update --init --recursive` in the checkout fetches all of them";
+
+/// Looks whether the submodule, and those in it, were fetched: Git leaves their directories empty until it is asked for them.
+///
+/// # Errors
+/// `bootstrap-missing`, with how to get what is missing.
+fn fetched(checkout: &Checkout<'_>, arch: &str) -> Result<()> {
+    let entries = checkout.list(DIR)?;
+    let script = format!("{DIR}/kaem.{arch}");
+    if checkout.resolve(&script)?.is_none() {
+        let problem = checkout.missing(&script);
+        let help = entries.is_empty().then_some(FETCH);
+        return Err(Box::new(help.into_iter().fold(problem, Diagnostic::help)));
+    }
+    for (name, kind) in entries {
+        let path = format!("{DIR}/{name}");
+        if kind == FileType::Directory && checkout.list(&path)?.is_empty() {
+            let message = format!("`{}` is empty", checkout.shown(&path));
+            let problem = Diagnostic::error("bootstrap-missing", Class::Recipe, message);
+            return Err(Box::new(problem.help(FETCH)));
+        }
+    }
+    Ok(())
 }
 
 fn is_check(command: &Command) -> bool {

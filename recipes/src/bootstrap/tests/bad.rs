@@ -362,3 +362,95 @@ fn bad_pins_say_where() {
     );
     insta::assert_snapshot!(tree.problems(), @"steps/SHA256SUMS.pkgs:2:1 bootstrap-bad-pin: a pin is not 64 digits of 0-9 and a-f and a name");
 }
+
+#[test]
+fn a_carriage_return_is_no_part_of_a_pin() {
+    // `sha256sum` of stage0 would look for a file whose name ends with it.
+    for name in ["SHA256SUMS.pkgs", "a/a.x86.checksums", "a/a.checksums"] {
+        let pins = format!("{DIGEST}  x\r\n");
+        let tree = Tree::new("build: a\n", &[("a/pass1.kaem", ""), (name, &pins)]);
+        let expect = format!(
+            "steps/{name}:1:68 bootstrap-bad-pin: a carriage return in a list of pins is part of the name before it"
+        );
+        assert_eq!(tree.problems(), expect);
+    }
+}
+
+#[test]
+fn a_mark_before_a_text_is_named() {
+    let line = format!("f http://h/x {DIGEST}\n");
+    let pin = format!("{DIGEST}  x\n");
+    for (name, text) in [
+        ("manifest", "build: a\nimprove: i\n"),
+        ("bootstrap.cfg", "ARCH=x86\n"),
+        ("SHA256SUMS.pkgs", &pin),
+        ("a/sources", &line),
+        ("a/a.x86.checksums", &pin),
+        ("a/pass1.kaem", "set -ex\n"),
+        ("improve/i.sh", "set -e\n"),
+    ] {
+        let files = [("a/pass1.kaem", ""), ("improve/i.sh", "")];
+        let tree = Tree::new("build: a\nimprove: i\n", &files);
+        tree.write(&format!("steps/{name}"), &format!("\u{feff}{text}"));
+        assert_eq!(
+            tree.problems(),
+            format!(
+                "steps/{name}:1:1 bootstrap-syntax: `steps/{name}` begins with a byte order mark"
+            )
+        );
+        let problem = &tree.plan(&[]).unwrap_err()[0];
+        let expect = format!("`sed -i '1s/^\\xef\\xbb\\xbf//' steps/{name}` removes it");
+        assert_eq!(problem.helps, [expect]);
+    }
+}
+
+#[test]
+fn a_directory_is_no_script() {
+    let files = [("a/pass1.kaem/x", ""), ("improve/i.sh/x", "")];
+    let tree = Tree::new("build: a\nimprove: i\n", &files);
+    assert_eq!(
+        tree.problems(),
+        "steps/manifest:1:8 bootstrap-syntax: `steps/a/pass1.kaem` is a directory, and no script\nsteps/manifest:2:10 bootstrap-syntax: `steps/improve/i.sh` is a directory, and no script"
+    );
+}
+
+#[test]
+fn an_extension_that_is_not_there_is_told_where_it_is_asked_for() {
+    let tree = Tree::new("", &[]);
+    let asked = |value: &str| tree.plan(&[("EXTRA_BUILDS", value)]).unwrap_err().remove(0);
+    let none = asked("gix");
+    assert_eq!(
+        none.message,
+        "there is no extension `gix`: there is no `steps-gix/manifest`"
+    );
+    assert!(none.notes[0].starts_with("this tree has none"));
+    tree.write("steps-guix/manifest", "");
+    assert_eq!(asked("gix").helps, ["did you mean `guix`?"]);
+    assert_eq!(asked("other").notes[0], "this tree has `guix`");
+    tree.write("steps/bootstrap.cfg", "ARCH=x86\nEXTRA_BUILDS=guix,gix\n");
+    let message =
+        "bootstrap-missing: there is no extension `gix`: there is no `steps-gix/manifest`";
+    assert_eq!(
+        tree.problems(),
+        format!("steps/bootstrap.cfg:2:19 {message}")
+    );
+    tree.write("steps/bootstrap.cfg", "ARCH=x86\n");
+    tree.write("steps/manifest", "#\ndefine: EXTRA_BUILDS = gix\n");
+    assert_eq!(tree.problems(), format!("steps/manifest:2:24 {message}"));
+}
+
+#[test]
+fn architectures_have_other_names_elsewhere() {
+    let tree = Tree::new("", &[]);
+    for (other, known) in [
+        ("x86_64", "amd64"),
+        ("x86_64-linux", "amd64"),
+        ("i686", "x86"),
+        ("i386", "x86"),
+        ("arm64", "aarch64"),
+        ("ARM64", "aarch64"),
+    ] {
+        let problem = &tree.plan(&[("ARCH", other)]).unwrap_err()[0];
+        assert_eq!(problem.helps, [format!("did you mean `{known}`?")]);
+    }
+}
