@@ -193,7 +193,8 @@ fn report(failure: &Failure, style: Style, terminal: Terminal, json: bool) {
         .len()
         .saturating_sub(diagnostic::MAX_DIAGNOSTICS);
     if hidden > 0 && !json {
-        output::message(&format!("and {hidden} more problems"));
+        let problems = if hidden == 1 { "problem" } else { "problems" };
+        output::message(&format!("and {hidden} more {problems}"));
     }
 }
 

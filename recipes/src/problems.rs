@@ -132,8 +132,12 @@ impl Problems {
         if hidden > 0
             && let Some(last) = self.found.pop()
         {
-            self.found
-                .push(last.note(format!("{hidden} more problems are not shown")));
+            let more = if hidden == 1 {
+                "1 more problem is not shown".to_owned()
+            } else {
+                format!("{hidden} more problems are not shown")
+            };
+            self.found.push(last.note(more));
         }
         self.found
     }

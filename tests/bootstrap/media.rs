@@ -170,6 +170,11 @@ fn without_its_directive_there_is_no_payload() {
             "`tree/steps/manifest` has no `improve: import_payload`",
             "help: without it `#builder-hex0-image` has every file",
         ]);
+    std::fs::write(w.project().join("payload.img"), b"LBPAYLD1\0\0\0\0").expect("a file");
+    let check = ["recipe", "payload", "check", "payload.img"];
+    w.sos(check.into_iter().chain(["--tree", "tree"]))
+        .fails(3)
+        .says(&["`tree/steps/manifest` has no `improve: import_payload`"]);
     w.sos([
         "build",
         "--no-link",

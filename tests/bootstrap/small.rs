@@ -415,6 +415,17 @@ fn a_store_with_some_files_stops_where_an_empty_one_does() {
         table.contains("3 pins: 1 equal, 0 different, 0 missing, 2 not built"),
         "{table}"
     );
+    // One is one.
+    std::fs::remove_file(w.project().join("tree/steps/b-1.0/sources")).expect("a file");
+    w.write(
+        "tree/steps/a/sources",
+        "f http://127.0.0.1:9/one.txt 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n",
+    );
+    let table = w.sos(["recipe", "pins", "."]).ok().stdout;
+    assert!(
+        table.ends_with("\n1 pin: 0 equal, 0 different, 0 missing, 1 not built\n"),
+        "{table}"
+    );
 }
 
 #[test]

@@ -33,7 +33,7 @@ enum PayloadCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Read all of it, and compare the digests of its files with those that a tree says
+    /// Read all of it, and compare its files and their digests with those that a tree says
     Check {
         /// The image, or a disk that begins with it
         #[arg(value_name = "FILE")]
@@ -84,10 +84,18 @@ fn check(session: &Session, file: &Path, tree: Option<&Path>) -> Result<(), Fail
         let found = super::plan(session, tree, &Settings::default())?;
         // What the image is to hold does not depend on predicates, and what is declared only by steps that are not built counts.
         let payload = bootstrap::payload(&found.host, &found.root, &found.shown, &found.settings)?;
+        let Some(payload) = payload else {
+            let message = format!(
+                "`{}` has no `improve: import_payload`, and without it nothing reads a payload",
+                Path::new(&found.shown).join("steps/manifest").display()
+            );
+            let problem = Diagnostic::error("bootstrap-missing", Class::Recipe, message);
+            return Err(Failure::new(problem));
+        };
         let files = found.plan.steps.into_iter().flat_map(|step| step.distfiles);
-        let files = files.chain(payload.iter().flatten().cloned());
+        let files = files.chain(payload.iter().cloned());
         pins.extend(files.map(|f| (f.name, f.sha256)));
-        wanted.extend(payload.into_iter().flatten().map(|f| (f.name, f.sha256)));
+        wanted.extend(payload.into_iter().map(|f| (f.name, f.sha256)));
     }
     let mut wrong = Vec::new();
     let mut compared = 0;

@@ -136,8 +136,9 @@ pub(super) fn run(session: &Session, args: &PinsArgs) -> Result<(), Failure> {
             None => "root       not built\n".to_owned(),
         };
         let sum = format!(
-            "{} pins: {} equal, {} different, {} missing, {} not built\n",
+            "{} {}: {} equal, {} different, {} missing, {} not built\n",
             rows.len(),
+            if rows.len() == 1 { "pin" } else { "pins" },
             total("equal"),
             total("different"),
             total("missing"),

@@ -188,8 +188,9 @@ fn source<'t>(words: &[(&'t str, Range<usize>)], whole: Range<usize>) -> Result<
         let message = if upper {
             format!("the digest `{sha256}` has upper-case letters")
         } else {
+            let bytes = if sha256.len() == 1 { "byte" } else { "bytes" };
             format!(
-                "`{sha256}` is no SHA-256 digest: it has {} bytes",
+                "`{sha256}` is no SHA-256 digest: it has {} {bytes}",
                 sha256.len()
             )
         };

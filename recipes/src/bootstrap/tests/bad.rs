@@ -155,6 +155,16 @@ fn bad_manifests_say_where() {
     );
 }
 
+#[test]
+fn what_is_not_shown_is_counted_in_words() {
+    let notes = |lines: usize| {
+        let tree = Tree::new(&"nothing: a\n".repeat(lines), &[]);
+        tree.plan(&[]).unwrap_err().pop().unwrap().notes
+    };
+    assert_eq!(notes(51), ["1 more problem is not shown"]);
+    assert_eq!(notes(52), ["2 more problems are not shown"]);
+}
+
 /// What is said beside a problem: how it is repaired.
 #[test]
 fn bad_trees_say_what_to_do() {
@@ -231,6 +241,10 @@ fn bad_sources_say_where() {
     check(
         "f http://h/x abc\n",
         "steps/a/sources:1:14 bootstrap-sources: `abc` is no SHA-256 digest: it has 3 bytes",
+    );
+    check(
+        "f http://h/x a\n",
+        "steps/a/sources:1:14 bootstrap-sources: `a` is no SHA-256 digest: it has 1 byte",
     );
     check(
         &format!("g http://h/x.git~v1 _ {DIGEST}\n"),
