@@ -539,3 +539,33 @@ fn what_is_wrong_is_told_where_it_was_written() {
     .fails(2)
     .says(&["disk:FILE"]);
 }
+
+#[test]
+fn an_image_has_to_fit_into_its_partition() {
+    let w = World::new();
+    w.write("rootfs.nix", ROOTFS);
+    w.write("large", &"x".repeat(2 << 20));
+    w.write(
+        "sos.nix",
+        r#"{ sos, ... }: {
+  disk = sos.disk {
+    name = "disk";
+    boot = "none";
+    rootfs = import ./rootfs.nix "rootfs-edit" { name = "os"; files = [ ]; };
+    partitions = [
+      { name = "root"; type = "root"; filesystem = "ext4"; rootfs = true; }
+      { name = "data"; type = "linux"; image = ./large; size = "1M"; }
+    ];
+  };
+}
+"#,
+    );
+    let told = w.sos(["build", "--no-link", ".#disk"]);
+    assert_ne!(told.code, 0, "{told:?}");
+    told.says(&[
+        "error[disk-full]",
+        "the partition `data` has 1048576 bytes, and its image",
+        "needs 2097152",
+        "give it `size = 2097152` or more",
+    ]);
+}

@@ -200,7 +200,11 @@ pub(in crate::disk) fn fill(
     window: &dyn Image,
 ) -> Result<u64, BuilderError> {
     if let Some(path) = &partition.image {
-        return copy(&InputFile::find(build, path)?, window, path);
+        let file = InputFile::find(build, path)?;
+        if let Some(room) = size.filter(|room| file.size > *room) {
+            return Err(image_too_large(partition, path, file.size, room));
+        }
+        return copy(&file, window, path);
     }
     match partition.filesystem {
         None => Ok(size.unwrap_or(0)),
@@ -360,6 +364,19 @@ fn too_small(partition: &PartitionAttrs, size: u64, room: u64, attrs: &DiskAttrs
             .into(),
         None => problem.into(),
     }
+}
+
+fn image_too_large(partition: &PartitionAttrs, shown: &str, size: u64, room: u64) -> BuilderError {
+    let message = format!(
+        "the partition `{}` has {room} bytes, and its image `{shown}` needs {size}",
+        partition.name
+    );
+    let problem = Diagnostic::error("disk-full", Class::Recipe, message);
+    problem
+        .help(format!(
+            "give it `size = {size}` or more, or leave `size` out"
+        ))
+        .into()
 }
 
 fn of_table(error: &GptError) -> BuilderError {
