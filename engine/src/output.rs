@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sos_formats::derivation::{Method, Output};
 use sos_formats::diagnostic::{Class, Diagnostic};
@@ -12,6 +13,7 @@ use sos_store::compare::Snapshot;
 use sos_store::{IngestOptions, Ingested, Known, Registration, Store, StoreError};
 
 use crate::attributes::Attributes;
+use crate::cancel::Cancel;
 use crate::checks::{CheckError, Fresh, FreshOutput, check_outputs};
 use crate::diagnose::{Mismatch, mismatch, store_failed};
 use crate::executor::Job;
@@ -77,6 +79,8 @@ pub(crate) struct Finish<'a> {
     pub(crate) closure: &'a BTreeSet<StorePath>,
     /// The builder was told the paths of its outputs, so they may be in what it made.
     pub(crate) knows_own_paths: bool,
+    /// Hashing what was made may take long.
+    pub(crate) cancel: &'a Cancel,
 }
 
 impl Finish<'_> {
@@ -469,7 +473,9 @@ impl Finish<'_> {
         } else {
             self.closure.iter().chain(own).cloned().collect()
         };
+        let cancel = self.cancel.clone();
         let options = IngestOptions {
+            stop: Some(Arc::new(move || cancel.is_cancelled())),
             take: true,
             candidates: &candidates,
             flat_algo: matches!(method, Method::Flat | Method::Text).then_some(algo),
@@ -478,6 +484,7 @@ impl Finish<'_> {
             ..IngestOptions::default()
         };
         self.store.ingest(place, options).map_err(|e| match e {
+            _ if self.cancel.is_cancelled() => Stop::Cancelled,
             StoreError::SpecialFile { path } => self.special(output, place, &path).into(),
             StoreError::NoTreeId { detail, .. } => self
                 .problem(format!("output `{output}` has no id as a tree: {detail}"))

@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sos_formats::hash::{Blake3, Hash, HashAlgo, Hasher, Sha256};
 use sos_formats::nar::{self, NarError};
@@ -38,7 +39,12 @@ pub struct IngestOptions<'a> {
     /// The id of the tree is wanted and not the hash of its NAR. Where the tree can be taken, its files that are links of these blobs are
     /// not read: they are not looked through for references.
     pub tree: Option<&'a Known>,
+    /// Asked while it is read, which takes long where much is to be hashed: `true` ends it with an error.
+    pub stop: Option<Stop>,
 }
+
+/// Tells whether somebody wants an end.
+pub type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// A tree that has been read and staged, not yet registered. It is thrown away unless it is committed.
 #[derive(Debug)]
@@ -84,6 +90,7 @@ pub(crate) struct NarSink {
     other: Option<Hasher>,
     scanner: RefScanner,
     size: u64,
+    stop: Option<Stop>,
 }
 
 const SINK_BYTES: usize = 64 << 10;
@@ -96,6 +103,7 @@ impl NarSink {
             other: other.map(Hasher::new),
             scanner: RefScanner::new(candidates),
             size: 0,
+            stop: None,
         }
     }
 
@@ -105,6 +113,10 @@ impl NarSink {
             sha256: None,
             ..Self::new(candidates, None)
         }
+    }
+
+    fn stopped_by(self, stop: Option<Stop>) -> Self {
+        Self { stop, ..self }
     }
 
     fn digest(&mut self, data: &[u8]) {
@@ -137,6 +149,9 @@ impl NarSink {
 impl Write for NarSink {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         if self.buffer.len() + data.len() > SINK_BYTES {
+            if self.stop.as_ref().is_some_and(|stop| stop()) {
+                return Err(io::Error::other("stopped"));
+            }
             self.drain();
         }
         if data.len() >= SINK_BYTES {
@@ -310,11 +325,11 @@ impl Store {
             },
         )?;
         let Some(known) = options.tree else {
-            let sink = NarSink::new(options.candidates, options.nar_algo);
+            let sink = NarSink::new(options.candidates, options.nar_algo).stopped_by(options.stop);
             let (ingested, _) = self.stage(src, &listing, take, sink, options.flat_algo, None)?;
             return Ok(ingested);
         };
-        let sink = NarSink::unhashed(options.candidates);
+        let sink = NarSink::unhashed(options.candidates).stopped_by(options.stop);
         let (mut ingested, contents) = self.stage(src, &listing, take, sink, None, Some(known))?;
         ingested.tree = Some(tree_id::of_listing(src, &listing, &contents)?);
         Ok(ingested)

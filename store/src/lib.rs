@@ -70,7 +70,7 @@ pub use derived::Derived;
 pub use error::{Result, RootPathProblem, StoreError};
 pub use evaluations::{Evaluation, MAX_EVALUATION_BYTES, NewEvaluation};
 pub use gc::{GcOptions, GcReport, Progress};
-pub use ingest::{IngestOptions, Ingested};
+pub use ingest::{IngestOptions, Ingested, Stop};
 pub use journal::{BuildId, BuildRecord, NewBuild};
 pub use listing::{FileType, Filter};
 pub use locks::{DrvLock, LockHolder, RunningBuild, TryLock};

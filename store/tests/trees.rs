@@ -604,3 +604,21 @@ fn signatures_are_kept_once_each_and_go_with_the_object() {
         Err(StoreError::NotValid { .. })
     ));
 }
+
+/// Terabytes of nothing take hours to hash.
+#[test]
+fn reading_ends_when_somebody_wants_that() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let src = dir.path().join("disk");
+    let file = std::fs::File::create(&src).unwrap();
+    file.set_len(1 << 42).unwrap();
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let stop = move || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 10;
+    let options = IngestOptions {
+        stop: Some(std::sync::Arc::new(stop)),
+        ..IngestOptions::default()
+    };
+    assert!(store.ingest(&src, options).is_err());
+    assert!(src.exists());
+}

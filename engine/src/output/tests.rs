@@ -78,6 +78,7 @@ impl Bench {
             resolved: &resolved,
             closure: &BTreeSet::new(),
             knows_own_paths: true,
+            cancel: &Cancel::new(),
         }
         .register(&made)
     }

@@ -153,6 +153,7 @@ impl Worker {
             resolved,
             closure: &closure,
             knows_own_paths: matches!(chosen, Chosen::Nix),
+            cancel: &self.cancel,
         };
         let registered = finish
             .register(&made)
