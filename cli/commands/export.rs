@@ -400,6 +400,11 @@ fn to_ostree(
     let store = session.store()?;
     let root = repository_of(session, info)?;
     let exported = export::add_to_repository(store, root, repo, options).map_err(refused)?;
+    if exported.unsigned {
+        output::message(
+            "warning: the summary of the repository was signed and is not any more: hosts that ask for a signature refuse it; run the command again with `--sign-gpg` or `--sign-ed25519`",
+        );
+    }
     if !session.global.quiet && !session.global.json {
         output::message(&format!(
             "wrote {}, {} were there",

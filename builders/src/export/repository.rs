@@ -32,6 +32,8 @@ pub struct Exported {
     pub refs: BTreeMap<String, Sha256>,
     /// Size of the static deltas that were written, in bytes.
     pub deltas: u64,
+    /// The summary had a signature, which is gone: it was that of another summary.
+    pub unsigned: bool,
 }
 
 /// What is done with a repository besides adding objects.
@@ -132,7 +134,7 @@ pub fn add_to_repository(
         exported.refs.insert(name, commit);
     }
     if top.get(b"summary").is_some() {
-        writer.summary(&options.signers)?;
+        exported.unsigned = writer.summary(&options.signers)?;
     }
     sync(dest)?;
     Ok(exported)
@@ -241,25 +243,26 @@ impl Writer<'_> {
     }
 
     /// Writes the summary, and its signatures when there is somebody to sign.
-    fn summary(&mut self, signers: &Signers) -> Result<(), BuilderError> {
+    /// Tells whether one that was signed no longer is.
+    fn summary(&mut self, signers: &Signers) -> Result<bool, BuilderError> {
         let summary = summarise(self.dest)?;
         let bytes = summary.encode();
         let (file, signatures) = (self.dest.join("summary"), self.dest.join("summary.sig"));
         if fs::read(&file).is_ok_and(|there| there == bytes) && signers.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         // A signature of another summary would make every reader refuse this one.
-        match fs::remove_file(&signatures) {
-            Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        let was_signed = match fs::remove_file(&signatures) {
+            Ok(()) => true,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
             Err(e) => return Err(failed("remove", &signatures, e)),
-        }
+        };
         self.replace(&file, &bytes)?;
         if !signers.is_empty() {
             let signed = signers.sign(&bytes, summary.modified(), None)?;
             self.replace(&signatures, &signed)?;
         }
-        Ok(())
+        Ok(was_signed && signers.is_empty())
     }
 
     /// Replaces a file in one step.

@@ -471,8 +471,10 @@ fn gpg_signatures_are_what_libostree_accepts() {
         branch: Some("renamed"),
         ..AddOptions::default()
     };
-    add_to_repository(&fake.store, &repository, &dir, &renamed).expect("an export");
+    let add = || add_to_repository(&fake.store, &repository, &dir, &renamed).expect("an export");
+    assert!(add().unsigned);
     assert!(!dir.join("summary.sig").exists());
+    assert!(!add().unsigned);
 }
 
 #[test]
