@@ -143,3 +143,48 @@ fn what_is_no_image_or_no_place_for_one_is_refused() {
         .says(&["error[export-destination]", "`oci:DIR[:TAG]`"]);
     assert!(!w.project().join("new").exists());
 }
+
+#[test]
+fn a_destination_without_a_place_leaves_nothing() {
+    let w = world();
+    for to in ["oci::t", "oci-archive::t", "oci:"] {
+        w.sos(["export", ".#image", to])
+            .fails(2)
+            .says(&["export-destination"]);
+    }
+    assert!(!w.project().join("blobs").exists());
+}
+
+/// A layer is not read when an image is made of it: what became of it on the disk is seen by whoever looks.
+#[test]
+fn a_damaged_layer_does_not_leave_the_store() {
+    let w = world();
+    let image = w.sos(["build", "--no-link", ".#image"]).ok().stdout;
+    let blobs = w.physical(image.trim()).join("blobs/sha256");
+    let files = std::fs::read_dir(blobs).expect("a directory");
+    let mut files = files.map(|file| file.expect("a file").path());
+    let is_gzip = |file: &std::path::PathBuf| {
+        std::fs::read(file)
+            .expect("bytes")
+            .starts_with(&[0x1f, 0x8b])
+    };
+    let layer = files.find(is_gzip).expect("a layer");
+    let writable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&layer, writable).expect("the right");
+    let mut bytes = std::fs::read(&layer).expect("bytes");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&layer, bytes).expect("bytes");
+    for to in ["oci:images", "oci-archive:image.tar"] {
+        w.sos(["export", ".#image", to])
+            .fails(1)
+            .says(&["the bytes of sha256:"]);
+    }
+    assert!(!w.project().join("images/index.json").exists());
+    assert!(!w.project().join("image.tar").exists());
+    w.sos(["verify", ".#image"]).fails(4).says(&[
+        "cannot be verified: files of the store are damaged",
+        "sos store check",
+    ]);
+    w.sos(["store", "check"]).fails(1).says(&["its id is"]);
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use sos_engine::BuilderError;
@@ -69,16 +69,13 @@ impl Exportable {
         entry
     }
 
-    /// Every file below `blobs/sha256`, by name, with its size.
-    fn files(&self) -> Result<BTreeMap<String, (PathBuf, u64)>, BuilderError> {
+    /// Every file below `blobs/sha256`, by name. None of them has been looked at: a damaged one must not leave the store, nor what a
+    /// link of somebody else's layout leads to.
+    fn files(&self) -> BTreeMap<String, &Descriptor> {
         let documents = self.closure.documents.iter().map(|(one, _)| one);
-        let mut files = BTreeMap::new();
-        for descriptor in self.closure.blobs.iter().chain(documents) {
-            let path = self.layout.path(descriptor)?;
-            let name = descriptor.hex().unwrap_or_default().to_owned();
-            files.insert(name, (path, descriptor.size));
-        }
-        Ok(files)
+        let all = self.closure.blobs.iter().chain(documents);
+        all.map(|one| (one.hex().unwrap_or_default().to_owned(), one))
+            .collect()
     }
 }
 
@@ -105,11 +102,12 @@ pub fn add_to_layout(
         blobs: 0,
         present: 0,
     };
-    for (name, (path, size)) in image.files()? {
+    for (name, descriptor) in image.files() {
         let to = blobs.join(name);
-        if fs::metadata(&to).is_ok_and(|meta| meta.len() == size) {
+        if fs::metadata(&to).is_ok_and(|meta| meta.len() == descriptor.size) {
             exported.present += 1;
         } else {
+            let path = image.layout.checked(descriptor)?;
             place(&to, |file| copy(&path, file))?;
             exported.blobs += 1;
         }
@@ -137,7 +135,10 @@ pub fn write_archive(
 ) -> Result<ExportedImage, BuilderError> {
     let image = Exportable::open(source)?;
     let tag = tag.or_else(|| image.tag()).map(str::to_owned);
-    let files = image.files()?;
+    let mut files = Vec::new();
+    for (name, descriptor) in image.files() {
+        files.push((name, image.layout.checked(descriptor)?, descriptor.size));
+    }
     let index = with_image(None, image.described(tag.as_deref()), None);
     let index = serde_json::to_vec(&index)
         .map_err(|error| BuilderError::failed(format!("cannot write JSON: {error}")))?;
@@ -156,7 +157,7 @@ pub fn write_archive(
         for dir in ["blobs", "blobs/sha256"] {
             entry(dir.to_owned(), EntryKind::Dir, 0, &mut io::empty())?;
         }
-        for (name, (path, size)) in &files {
+        for (name, path, size) in &files {
             let name = format!("blobs/sha256/{name}");
             entry(name, EntryKind::File, *size, &mut File::open(path)?)?;
         }

@@ -26,7 +26,7 @@ impl Builder for OciIndexBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: IndexAttrs = ctx.attrs_as()?;
@@ -82,10 +82,16 @@ pub(super) fn make_index(
             variant: text("variant"),
         };
         let closure = layout.closure(&top)?;
+        // The bytes of documents were looked at when they were read.
         let documents = closure.documents.iter().map(|(document, _)| document);
-        for blob in closure.blobs.iter().chain(documents) {
+        let checked = closure
+            .blobs
+            .iter()
+            .map(|blob| (blob, layout.checked(blob)));
+        let paths = documents.map(|document| (document, layout.path(document)));
+        for (blob, path) in checked.chain(paths) {
             let name = blob.hex().unwrap_or_default();
-            take_blob(&layout.path(blob)?, &blobs.join(name))?;
+            take_blob(&path?, &blobs.join(name))?;
         }
         top.annotations.remove(REF_NAME);
         top.platform = Some(platform.clone());

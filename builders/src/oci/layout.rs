@@ -231,6 +231,13 @@ impl Below {
                 .bad("its configuration names another number of layers")
                 .into());
         }
+        if let Some(member) = ill_formed(&config["config"]) {
+            return Err(layout
+                .bad(&format!(
+                    "`{member}` of its configuration is of the wrong kind"
+                ))
+                .into());
+        }
         let mut history = config["history"].as_array().cloned().unwrap_or_default();
         let told = history.iter().filter(|step| step["empty_layer"] != true);
         if told.count() != layers.len() {
@@ -258,6 +265,27 @@ fn oci_type(kind: &str) -> Option<&str> {
         | "application/vnd.oci.image.layer.v1.tar+zstd" => kind,
         _ => return None,
     })
+}
+
+/// The member of a configuration that is not what it has to be; one that is null is not there.
+pub(super) fn ill_formed(config: &Value) -> Option<&str> {
+    let Value::Object(members) = config else {
+        return (!config.is_null()).then_some("config");
+    };
+    let sound = |name: &str, value: &Value| match name {
+        "User" | "WorkingDir" | "StopSignal" => value.is_string(),
+        "Env" | "Cmd" | "Entrypoint" => value
+            .as_array()
+            .is_some_and(|all| all.iter().all(Value::is_string)),
+        "Labels" => value
+            .as_object()
+            .is_some_and(|all| all.values().all(Value::is_string)),
+        "Volumes" | "ExposedPorts" => value.is_object(),
+        _ => true,
+    };
+    let mut wrong = members.iter().filter(|(_, value)| !value.is_null());
+    let found = wrong.find(|(name, value)| !sound(name, value));
+    found.map(|(name, _)| name.as_str())
 }
 
 /// Lays what a recipe says over the configuration of the image below: a new entrypoint takes the old command away, variables and
@@ -445,9 +473,10 @@ fn run(attrs: RunAttrs) -> Run {
     }
 }
 
-/// Makes `target` the same file as `source`: a hard link, else a clone, else a copy.
+/// Makes `target` the same file as `source`: a hard link, else a clone, else a copy. Of a symbolic link the file that it leads to is taken.
 pub(super) fn link_or_copy(source: &Path, target: &Path) -> io::Result<()> {
-    if fs::hard_link(source, target).is_ok() {
+    let is_file = fs::symlink_metadata(source)?.is_file();
+    if is_file && fs::hard_link(source, target).is_ok() {
         return Ok(());
     }
     let from = File::open(source)?;

@@ -180,6 +180,7 @@ pub(super) fn pull(
         pull.blob(blob, &blobs, &OfBlobs { build, done, total })?;
         done += blob.size;
     }
+    pull.is_for(&wanted, &manifest.config, &blobs)?;
     let name = descriptor.hex().unwrap_or_default();
     fs::write(blobs.join(name), bytes).map_err(io("cannot write the manifest"))?;
     let index = Index {
@@ -193,6 +194,9 @@ pub(super) fn pull(
     fs::write(out.join("index.json"), json).map_err(io("cannot write `index.json`"))?;
     fs::write(out.join("oci-layout"), OCI_LAYOUT).map_err(io("cannot write `oci-layout`"))
 }
+
+/// The most bytes of a configuration that are looked at.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 struct Pull<'a> {
     build: &'a dyn Build,
@@ -208,6 +212,37 @@ impl Pull<'_> {
             self.client.reference
         );
         Diagnostic::error("oci-bad-image", Class::Fetch, message).into()
+    }
+
+    /// Looks whether the configuration, which is there, says the machine that is wanted; a manifest by itself says none.
+    fn is_for(
+        &self,
+        wanted: &Platform,
+        config: &Descriptor,
+        blobs: &Path,
+    ) -> Result<(), BuilderError> {
+        // Other things than images lie in registries, too.
+        if config.size > MAX_CONFIG_BYTES {
+            return Ok(());
+        }
+        let bytes = fs::read(blobs.join(config.hex().unwrap_or_default()))
+            .map_err(|error| BuilderError::io("cannot read the configuration", error))?;
+        let text: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let Some(found) = text["architecture"].as_str() else {
+            return Ok(());
+        };
+        if found == wanted.architecture {
+            return Ok(());
+        }
+        let message = format!(
+            "the image `{}` is for {found}, and not for {}",
+            self.client.reference, wanted.architecture
+        );
+        Err(Diagnostic::error("oci-arch", Class::Recipe, message)
+            .help(format!(
+                "write `arch = \"{found}\"`, or name an image that has both"
+            ))
+            .into())
     }
 
     /// Gets the manifest that the digest names, or that an index of that digest has for the machine.

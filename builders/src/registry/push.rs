@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -20,6 +20,7 @@ use super::referrers::Referrer;
 use crate::export::Exportable;
 use crate::fetch::Fetcher;
 use crate::oci::documents::Descriptor;
+use crate::oci::source::Layout;
 
 /// What is sent at once; what is lost when a connection breaks.
 const CHUNK_BYTES: usize = 8 << 20;
@@ -169,19 +170,14 @@ impl Push<'_> {
 
     /// Sends the blobs, several at once.
     fn blobs(&self, image: &Exportable) -> Result<(), BuilderError> {
-        let blobs = image
-            .closure
-            .blobs
-            .iter()
-            .map(|blob| Ok((blob, image.layout.path(blob)?)))
-            .collect::<Result<Vec<(&Descriptor, PathBuf)>, Box<Diagnostic>>>()?;
+        let blobs = &image.closure.blobs;
         let next = AtomicUsize::new(0);
         let failure: Mutex<Option<BuilderError>> = Mutex::new(None);
         std::thread::scope(|scope| {
             for _ in 0..AT_ONCE.min(blobs.len()) {
                 scope.spawn(|| {
-                    while let Some((blob, path)) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Err(error) = self.blob(blob, path) {
+                    while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(error) = self.blob(blob, &image.layout) {
                             let mut failure =
                                 failure.lock().unwrap_or_else(PoisonError::into_inner);
                             failure.get_or_insert(error);
@@ -198,7 +194,7 @@ impl Push<'_> {
         }
     }
 
-    fn blob(&self, blob: &Descriptor, path: &Path) -> Result<(), BuilderError> {
+    fn blob(&self, blob: &Descriptor, layout: &Layout) -> Result<(), BuilderError> {
         let there = self.head(&format!("blobs/{}", blob.digest), None)?;
         if there.status == 200 {
             self.present.fetch_add(1, Ordering::Relaxed);
@@ -234,7 +230,8 @@ impl Push<'_> {
                 _ => {}
             }
         }
-        self.upload(blob, path, started)?;
+        // Looked at first: neither a damaged blob nor what a link leads to may leave this machine.
+        self.upload(blob, &layout.checked(blob)?, started)?;
         self.sent.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(blob.size, Ordering::Relaxed);
         Ok(())

@@ -158,6 +158,61 @@ fn an_image_goes_there_and_comes_back() {
 }
 
 #[test]
+fn what_is_damaged_or_elsewhere_is_not_sent() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let content = noise(5000, 1);
+    let (place, _) = layout(dir.path(), std::slice::from_ref(&content), None);
+    let blob = place
+        .join("blobs/sha256")
+        .join(Sha256::of(&content).to_hex());
+    let registry = Registry::start(State::default());
+    let auth = auth(dir.path(), &registry);
+    let refused = |what: &str| {
+        let told = why(sent(&registry, &place, &auth));
+        assert_eq!(told.code, "oci-bad-layout", "{what}");
+        assert_eq!(registry.count("PATCH") + registry.count("PUT"), 0, "{what}");
+    };
+    fs::write(&blob, noise(5000, 2)).expect("write");
+    refused("other bytes");
+    fs::remove_file(&blob).expect("removed");
+    std::os::unix::fs::symlink("/etc/passwd", &blob).expect("a link");
+    refused("a file of this machine");
+    fs::remove_file(&blob).expect("removed");
+    refused("nothing");
+}
+
+#[test]
+fn an_image_for_another_machine_is_not_taken() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = br#"{"os":"linux","architecture":"arm64"}"#;
+    let digest = format!("sha256:{}", Sha256::of(config));
+    let (place, _) = layout(dir.path(), &[noise(10, 1)], None);
+    fs::write(place.join("blobs/sha256").join(&digest[7..]), config).expect("write");
+    let index = fs::read(place.join("index.json")).expect("an index");
+    let mut index: serde_json::Value = serde_json::from_slice(&index).expect("JSON");
+    let old = index["manifests"][0]["digest"].as_str().expect("text")[7..].to_owned();
+    let manifest = fs::read(place.join("blobs/sha256").join(old)).expect("a manifest");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("JSON");
+    manifest["config"]["digest"] = digest.into();
+    manifest["config"]["size"] = config.len().into();
+    let bytes = manifest.to_string();
+    let digest = format!("sha256:{}", Sha256::of(bytes.as_bytes()));
+    fs::write(place.join("blobs/sha256").join(&digest[7..]), &bytes).expect("write");
+    index["manifests"][0]["digest"] = digest.clone().into();
+    index["manifests"][0]["size"] = bytes.len().into();
+    fs::write(place.join("index.json"), index.to_string()).expect("write");
+    let registry = Registry::start(State::default());
+    let auth = auth(dir.path(), &registry);
+    sent(&registry, &place, &auth).expect("pushed");
+    let refused = why(pulled(&registry, &auth, &digest));
+    assert_eq!(refused.code, "oci-arch");
+    assert_eq!(
+        refused.helps[0],
+        "write `arch = \"arm64\"`, or name an image that has both"
+    );
+}
+
+#[test]
 fn who_is_not_known_is_told_so() {
     let dir = tempfile::tempdir().expect("a directory");
     let (place, digest) = layout(dir.path(), &[noise(10, 1)], None);

@@ -53,6 +53,15 @@ impl ImageDest {
         let (Self::Layout { dir: place, tag } | Self::Archive { file: place, tag }) = self else {
             return Ok(());
         };
+        if place.as_os_str().is_empty() {
+            return Err(Failure::new(
+                bad(
+                    "export-destination",
+                    "there is nothing between `:` and the tag".to_owned(),
+                )
+                .help("write a directory or a file there: `oci:DIR:TAG`, `oci-archive:FILE:TAG`"),
+            ));
+        }
         if let Some(tag) = tag.as_ref().filter(|tag| !oci::is_ref_name(tag)) {
             return Err(Failure::new(
                 bad("export-destination", format!("`{tag}` is not a tag"))

@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use sos_formats::derivation::{Derivation, Method, Output};
+use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::HashAlgo;
+use sos_formats::store_path::StoreDir;
 use sos_store::compare::Snapshot;
 use sos_store::{ObjectKind, PathInfo, TempDir, tree_id};
 use tokio::runtime::Handle;
@@ -55,6 +57,16 @@ pub(super) fn recorded_hash(info: &PathInfo) -> String {
         (None, Some(hash)) => format!("sha256:{hash}"),
         (None, None) => String::new(),
     }
+}
+
+fn damaged(dir: &StoreDir, info: &PathInfo, found: &str) -> Box<Diagnostic> {
+    let path = info.path.absolute(dir);
+    let message = format!("`{path}` cannot be verified: files of the store are damaged");
+    Box::new(
+        Diagnostic::error("store-corrupt", Class::Machine, message)
+            .note(format!("its id is {found}, expected {}", recorded_hash(info)))
+            .help("`sos store check` finds what is damaged, `sos store repair` removes it, to be built again"),
+    )
 }
 
 impl Engine {
@@ -171,8 +183,11 @@ impl Engine {
             let differences = recorded
                 .compare(&rebuilt, self.store())
                 .map_err(store_failed)?;
-            // A damaged object would be equal to itself by its bytes and not by its hash, or the other way round.
             if differences.is_empty() {
+                // A file that is the same blob on both sides is equal to itself, whatever became of it on the disk.
+                if info.tree_id().is_some() {
+                    return Err(damaged(self.store().store_dir(), info, &hash).into());
+                }
                 continue;
             }
             hashes.insert(output.clone(), hash);

@@ -408,6 +408,32 @@ fn an_image_over_another_takes_its_layers_and_settings_over() {
 }
 
 #[test]
+fn a_configuration_is_taken_over_when_it_is_one() {
+    let sound = serde_json::json!({
+        "User": "u", "Env": ["A=1"], "Labels": null, "Volumes": { "/v": {} }, "Other": 3,
+    });
+    assert_eq!(super::super::layout::ill_formed(&sound), None);
+    assert_eq!(super::super::layout::ill_formed(&Value::Null), None);
+    for (name, wrong) in [
+        ("Env", serde_json::json!({ "Env": "notalist" })),
+        ("Env", serde_json::json!({ "Env": [1] })),
+        ("Labels", serde_json::json!({ "Labels": [1] })),
+        ("User", serde_json::json!({ "User": 5 })),
+        (
+            "ExposedPorts",
+            serde_json::json!({ "ExposedPorts": ["80"] }),
+        ),
+        ("config", serde_json::json!([])),
+    ] {
+        assert_eq!(
+            super::super::layout::ill_formed(&wrong),
+            Some(name),
+            "{wrong}"
+        );
+    }
+}
+
+#[test]
 fn whiteouts_act_below_wherever_they_stand() {
     let mut fake = Fake::new();
     let tar_of = |entries: &[(&str, EntryKind, &str)]| {
@@ -789,6 +815,45 @@ fn images_of_several_machines_are_one() {
         ..IndexAttrs::default()
     };
     assert!(make_index(&fake, &twice, &fake.path("twice")).is_err());
+    // What an image says of its blobs is looked at.
+    let manifest = Layout::at(&fake.path("arm64"))
+        .manifest(None, None)
+        .expect("a manifest")
+        .1;
+    let place = fake
+        .path("arm64/blobs/sha256")
+        .join(manifest.layers[0].hex().expect("digits"));
+    let again = |fake: &Fake, name: &str| {
+        let attrs = IndexAttrs {
+            images: vec!["arm64".into()],
+            ..IndexAttrs::default()
+        };
+        make_index(fake, &attrs, &fake.path(name))
+    };
+    let bytes = fs::read(&place).expect("a blob");
+    // A file elsewhere that is the blob is as good, and does not stay a link.
+    let elsewhere = fake.path("elsewhere");
+    fs::rename(&place, &elsewhere).expect("moved");
+    std::os::unix::fs::symlink(&elsewhere, &place).expect("a link");
+    again(&fake, "linked").expect("an index");
+    let taken = fake
+        .path("linked/blobs/sha256")
+        .join(place.file_name().expect("a name"));
+    assert!(fs::symlink_metadata(taken).expect("a blob").is_file());
+    for (name, change) in [("flipped", Some(b"x".as_slice())), ("missing", None)] {
+        fs::remove_file(&place).expect("removed");
+        if let Some(bytes) = change {
+            fs::write(&place, bytes).expect("write");
+        }
+        let refused = again(&fake, name).expect_err(name);
+        let BuilderError::Diagnostic(why) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(why.message.contains(&manifest.layers[0].digest), "{why:?}");
+        if change.is_none() {
+            fs::write(&place, &bytes).expect("write");
+        }
+    }
     // The archive of it is read like the layout.
     let archive = fake.path("index.tar");
     crate::export::write_archive(&out, &archive, None).expect("an archive");
