@@ -9,6 +9,8 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 rounds=${ROUNDS:-5}
+# A store that is kept has the images of earlier runs.
+fresh=$(($(date +%s) % 90000000))
 command -v umoci >/dev/null || { echo "skipped: no umoci"; exit 0; }
 # shellcheck source=lib.sh
 source "$here/lib.sh"
@@ -55,11 +57,11 @@ for ((i = 1; i <= rounds; i++)); do
   umoci init --layout "$work/umoci"
   umoci new --image "$work/umoci:x"
   usage umoci insert --image "$work/umoci:x" "$work/root" / >>"$work/a"
-  once $((1600000000 + i))
+  once $((1600000000 + fresh + i))
   forget
   usage "$sos" --store "$store" build --no-link --quiet "$work#image" >>"$work/b"
   # And once more, with all pieces known but the layer.
-  once $((1500000000 + i))
+  once $((1500000000 + fresh + i))
   usage "$sos" --store "$store" build --no-link --quiet "$work#image" >>"$work/c"
 done
 echo
@@ -76,7 +78,7 @@ build packages >"$work/before"
 layers "$store/tree/$(basename "$(cat "$work/before")")" >"$work/layers.before"
 : >"$work/a"
 for ((i = 1; i <= rounds; i++)); do
-  recipe "after $i"
+  recipe "after $fresh $i"
   took build packages >>"$work/a"
 done
 layers "$store/tree/$(basename "$(cat "$work/out")")" >"$work/layers.after"
@@ -85,5 +87,5 @@ echo "one changed file: $(($(median <"$work/a") / 1000)) ms (limit 2000), $(comm
 for ((i = 1; i <= 11; i++)); do took build packages >>"$work/a"; done
 echo "nothing to do: $(($(median <"$work/a") / 1000)) ms (limit 50)"
 forget
-once 1400000000
+once $((1400000000 + fresh))
 python3 "$here/peak.py" "$sos" --store "$store" build --no-link --quiet "$work#image" | awk '{ printf "peak memory: %d MiB (limit 400)\n", $1 / 1024 }'
