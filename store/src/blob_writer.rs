@@ -43,7 +43,7 @@ impl Store {
             hasher: blake3::Hasher::new(),
             size: 0,
             sent: 0,
-            early: EarlySync::default(),
+            early: EarlySync::forgetting(),
         })
     }
 }

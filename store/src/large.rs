@@ -8,6 +8,7 @@ use std::io::{self, BufRead, Read, Write as _};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
+use rustix::fs::Advice;
 use sos_formats::hash::{Blake3, Hasher};
 
 use crate::error::{Result, StoreError};
@@ -148,9 +149,19 @@ impl Read for Pieces {
 #[derive(Default)]
 pub(crate) struct EarlySync {
     thread: Option<(SyncSender<File>, JoinHandle<()>)>,
+    forgotten: bool,
 }
 
 impl EarlySync {
+    /// For files that nobody reads soon: what is on the disk leaves memory, and what comes next takes its place there. Fresh memory for
+    /// all of a large file costs more than the disk does, and would push out what others have in use.
+    pub(crate) fn forgetting() -> Self {
+        Self {
+            thread: None,
+            forgotten: true,
+        }
+    }
+
     /// Begins with a file, if it is large enough and there is room.
     pub(crate) fn begin(&mut self, file: &File, size: u64) {
         if size < EARLY_BYTES {
@@ -158,9 +169,14 @@ impl EarlySync {
         }
         if self.thread.is_none() {
             let (files, waiting) = sync_channel::<File>(EARLY_FILES);
+            let forgotten = self.forgotten;
             let run = move || {
                 for file in waiting {
                     file.sync_data().ok();
+                    if forgotten {
+                        // The kernel may do otherwise.
+                        rustix::fs::fadvise(&file, 0, None, Advice::DontNeed).ok();
+                    }
                 }
             };
             let thread = Builder::new().name("to the disk".to_owned()).spawn(run);
