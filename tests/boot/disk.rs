@@ -72,7 +72,7 @@ let
     version = "2";
     tries = 1;
     inherit rootfs cmdline;
-    partitions = [ (slot "root-b" full) ];
+    partitions = [ { name = "esp"; type = "esp"; size = "64M"; } (slot "root-b" full) ];
   };
 in
 {
