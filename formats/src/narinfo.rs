@@ -15,9 +15,9 @@ pub const MAX_REFERENCES: usize = 20_000;
 /// The most signatures.
 pub const MAX_SIGNATURES: usize = 64;
 
-/// An address of a kind that Nix does not have, and where it stands: Nix refuses a document whose `CA` it does not understand, and
+/// How an address begins that is of a kind that Nix does not have, and where it stands: Nix refuses a document whose `CA` it does not understand, and
 /// skips a key that it does not know.
-const OWN_CA: &str = "fixed:tree:";
+pub const OWN_CA: &str = "fixed:tree:";
 const OWN_CA_KEY: &str = "SosCA";
 
 /// How an archive is compressed.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use sos_formats::hash::{Blake3, Hash, Sha256};
+use sos_formats::narinfo::OWN_CA;
 use sos_formats::store_path::StorePath;
 
 use crate::clock;
@@ -51,13 +52,10 @@ pub struct PathInfo {
 impl PathInfo {
     /// The id of the tree, where that is what it is addressed by.
     pub fn tree_id(&self) -> Option<Blake3> {
-        let hash = self.ca.as_deref()?.strip_prefix(TREE_CA)?;
+        let hash = self.ca.as_deref()?.strip_prefix(OWN_CA)?;
         Hash::parse_any(hash, None).ok()?.as_blake3()
     }
 }
-
-/// How the address of a tree begins that is named by its id.
-const TREE_CA: &str = "fixed:tree:";
 
 /// What is to be said about a tree that becomes an object.
 #[derive(Clone, Debug)]

@@ -76,14 +76,14 @@ impl<'a> Layers<'a> {
     pub(super) fn place(&self, name: &str) -> Option<PathBuf> {
         match self {
             Self::Tree(dir) => Some(dir.join(name)).filter(|place| place.is_file()),
-            Self::Object(store, node) => match node.get(name.as_bytes())?.kind {
+            Self::Object(store, _) => {
+                let blob = self.blob(name)?;
                 // Both forms of a blob have the same bytes.
-                Kind::File { blob, .. } => [false, true]
+                [false, true]
                     .map(|executable| store.blob_path(&blob, executable))
                     .into_iter()
-                    .find(|place| place.is_file()),
-                _ => None,
-            },
+                    .find(|place| place.is_file())
+            }
         }
     }
 }
