@@ -111,9 +111,14 @@ impl Session {
                     Inner::bootstrap_plan,
                 ),
                 builtin(
-                    "__sosBootstrapMedia",
-                    "Reads a tree of bootstrap steps; returns what is on the media that a machine without a kernel boots.",
-                    Inner::bootstrap_media,
+                    "__sosBootstrapImage",
+                    "Reads a tree of bootstrap steps; returns what is on the disk that a machine without a kernel boots.",
+                    Inner::bootstrap_image,
+                ),
+                builtin(
+                    "__sosBootstrapPayload",
+                    "Reads a tree of bootstrap steps; returns what is on the disk that such a machine imports later.",
+                    Inner::bootstrap_payload,
                 ),
                 builtin(
                     "__sosPinUrl",
@@ -314,13 +319,23 @@ impl Inner {
         })
     }
 
-    fn bootstrap_media(
+    fn bootstrap_image(
         &self,
         call: &ExtCall<'_>,
         argument: Plain,
     ) -> Result<Plain, Box<Diagnostic>> {
         self.bootstrap(call, argument, |checkout, settings, _| {
-            bootstrap::media(checkout, settings)
+            bootstrap::image(checkout, settings)
+        })
+    }
+
+    fn bootstrap_payload(
+        &self,
+        call: &ExtCall<'_>,
+        argument: Plain,
+    ) -> Result<Plain, Box<Diagnostic>> {
+        self.bootstrap(call, argument, |checkout, settings, _| {
+            bootstrap::payload_image(checkout, settings)
         })
     }
 

@@ -22,28 +22,20 @@ const IMPORT: &str = "import_payload";
 /// Where the boot loader is in a checkout.
 const LOADER: &str = "builder-hex0/builder-hex0-x86";
 
-/// Returns what `bootstrap.nix` makes media of: the files and commands of the image, and the files of the payload.
+/// Returns what `bootstrap.nix` makes the image of: its boot loader, its files, and the commands that run first.
 ///
 /// # Errors
 /// Problems of what the checkout says; an architecture that the boot loader is not for.
-pub(crate) fn media(
+pub(crate) fn image(
     checkout: &Checkout<'_>,
     settings: &Settings,
 ) -> std::result::Result<Plain, Vec<Diagnostic>> {
-    let variables = starting_variables(checkout, &of_kernel(settings))?;
-    let arch = variables.get("ARCH");
-    if arch != "x86" {
-        let message = format!("builder-hex0 boots x86 alone, and ARCH is `{arch}`");
-        let problem = Diagnostic::error("bootstrap-arch", Class::Recipe, message)
-            .help("leave `--set ARCH` out: x86 is what a tree is for without it");
-        return Err(vec![problem]);
-    }
+    let variables = variables(checkout, settings)?;
     let one = |e: Box<Diagnostic>| vec![*e];
     let trees = trees(checkout, &variables)?;
     let mut files = files(checkout, &trees).map_err(one)?;
     files.push(at_text("/steps/bootstrap.cfg", &variables.to_cfg()));
     let split = split(checkout, &trees)?;
-    let all = |list: &[Distfile]| Plain::List(list.iter().map(distfile).collect());
     let stage = |n: u8| {
         let path = format!("{LOADER}-stage{n}.hex0");
         match checkout.resolve(&path)? {
@@ -58,10 +50,44 @@ pub(crate) fn media(
         .with("stage2", stage(2).map_err(one)?)
         .with("files", Plain::List(files))
         .with("commands", texts(COMMANDS))
-        .with("distfiles", all(&split.image))
-        .with_some("payload", split.payload.as_deref().map(all))
+        .with("distfiles", lowered(&split.image))
+        .done())
+}
+
+/// Returns what `bootstrap.nix` makes the payload of: its files, if the manifest, which is named, imports one.
+///
+/// # Errors
+/// As those of [`image`].
+pub(crate) fn payload_image(
+    checkout: &Checkout<'_>,
+    settings: &Settings,
+) -> std::result::Result<Plain, Vec<Diagnostic>> {
+    let variables = variables(checkout, settings)?;
+    let split = split(checkout, &trees(checkout, &variables)?)?;
+    Ok(Set::new()
+        .with_some("files", split.payload.as_deref().map(lowered))
         .with("manifest", text(checkout.shown("steps/manifest")))
         .done())
+}
+
+fn lowered(list: &[Distfile]) -> Plain {
+    Plain::List(list.iter().map(distfile).collect())
+}
+
+/// The variables of a medium, which is for x86.
+fn variables(
+    checkout: &Checkout<'_>,
+    settings: &Settings,
+) -> std::result::Result<Variables, Vec<Diagnostic>> {
+    let variables = starting_variables(checkout, &of_kernel(settings))?;
+    let arch = variables.get("ARCH");
+    if arch != "x86" {
+        let message = format!("builder-hex0 boots x86 alone, and ARCH is `{arch}`");
+        let problem = Diagnostic::error("bootstrap-arch", Class::Recipe, message)
+            .help("leave `--set ARCH` out: x86 is what a tree is for without it");
+        return Err(vec![problem]);
+    }
+    Ok(variables)
 }
 
 /// Returns the files of the payload of the checkout at `root`, which messages call `shown`; nothing when its manifest imports none.

@@ -266,7 +266,7 @@ pub(super) fn starting_variables(
             start.set("ARCH_DIR", variables::arch_dir(value));
         }
     }
-    if !start.get("ARCH").is_empty() {
+    if start.has("ARCH") {
         system(checkout, start.get("ARCH")).map_err(|e| vec![*e])?;
     }
     if !matches!(start.get("CONFIGURATOR"), "" | "False") {

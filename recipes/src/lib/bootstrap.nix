@@ -196,39 +196,40 @@ let
     plan.steps;
 
   # The disk that a machine without a kernel boots, and what it imports later. Only these need every file at once.
-  media = __sosBootstrapMedia { inherit tree settings; };
+  image = __sosBootstrapImage { inherit tree settings; };
+  payload = __sosBootstrapPayload { inherit tree settings; };
   all = files: listToAttrs (map (file: { name = file.at; value = "${fetched null "the image" args file}"; }) files);
   hex0Image = files:
-    derive.tree {
+    derive.blobs {
       name = "init.img";
       __place = args;
       builder = "builtin:builder-hex0-image";
-      stage1 = source media.stage1;
-      stage2 = source media.stage2;
-      files = places media.files // all files;
-      inherit (media) commands;
+      stage1 = source image.stage1;
+      stage2 = source image.stage2;
+      files = places image.files // all files;
+      inherit (image) commands;
     };
   payloadImage = wide:
-    if media ? payload then
-      derive.tree
+    if payload ? files then
+      derive.blobs
         {
           name = "payload.img";
           __place = args;
           builder = "builtin:payload-image";
-          files = listToAttrs (map (file: { inherit (file) name; value = "${fetched null "the payload" args file}"; }) media.payload);
+          files = listToAttrs (map (file: { inherit (file) name; value = "${fetched null "the payload" args file}"; }) payload.files);
           inherit wide;
         }
     else
       derive.refuse
         {
-          message = "`${media.manifest}` has no `improve: import_payload`, and without it nothing reads a payload";
+          message = "`${payload.manifest}` has no `improve: import_payload`, and without it nothing reads a payload";
           help = "without it `#builder-hex0-image` has every file that is needed before there is a network";
         } [ "tree" ]
         args;
 
   # The root as one file, with owners, links and times: what `tar -x` makes a root of again.
   tarball = root:
-    derive.tree {
+    derive.blobs {
       name = "${name}.tar.gz";
       builder = "builtin:oci-layer";
       __place = args;
@@ -269,7 +270,7 @@ withImages chain.root // {
     })
     plan.pins;
   # `bare` is without files from outside: it boots, and ends where the first one is needed.
-  builder-hex0-image = hex0Image media.distfiles // { bare = hex0Image [ ]; };
+  builder-hex0-image = hex0Image image.distfiles // { bare = hex0Image [ ]; };
   payload-image = payloadImage false // { wide = payloadImage true; };
   rootfs = withImages chain.root;
   # A list: names of files are no names by which the members of a set are built.

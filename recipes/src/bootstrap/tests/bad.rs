@@ -316,6 +316,11 @@ fn bad_settings_say_where() {
         "JOBS=1\nARCH=AMD64\n",
         "steps/bootstrap.cfg:2:1 bootstrap-arch: ARCH is `AMD64`, which no system runs",
     );
+    check(
+        "ARCH=\n",
+        "steps/bootstrap.cfg:1:1 bootstrap-arch: ARCH is ``, which no system runs",
+    );
+    assert!(Tree::new("", &[]).plan(&[("ARCH", "")]).is_err());
     // Said elsewhere.
     let problem = &Tree::new("", &[]).plan(&[("ARCH", "AMD64")]).unwrap_err()[0];
     assert!(problem.labels.is_empty());
