@@ -1,6 +1,7 @@
 //! The id of a file tree: that of a manifest of it, in which everything is root's and has no time.
 //!
-//! It says as much as the hash of a NAR, but follows from the hashes of the files: what is known of those is not read again.
+//! It says as much as the hash of a NAR, but follows from the hashes of the files: what is known of those is not read again. A tree that is
+//! one file or link alone has the id of a directory with it that nobody may enter, which no other tree has.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,11 +19,14 @@ pub type Known = BTreeMap<PathBuf, Blake3>;
 /// Modes of directories and of files that can be run, and of other files: those that a NAR tells apart.
 const EXECUTABLE: u16 = 0o555;
 const PLAIN: u16 = 0o444;
+/// The mode of what stands around a file or a link that is a tree by itself, and its name there.
+const NONE: u16 = 0;
+const ALONE: &[u8] = b"alone";
 
 /// Reads a tree and gives its id.
 ///
 /// # Errors
-/// When something cannot be read or is no part of a tree, and when the tree is one file or link alone.
+/// When something cannot be read or is no part of a tree.
 pub fn tree_id(tree: &Path) -> Result<Blake3> {
     let listing = Listing::read(tree, ListOptions::default())?;
     let hashes = hash_files(tree, &listing)?;
@@ -60,17 +64,26 @@ pub(crate) fn of_listing(
                 hardlink: None,
             },
         };
-        let Some(entries) = open.last_mut() else {
-            return Err(refused(tree, "it is no directory"));
-        };
-        entries.push(entry(item, kind));
+        match open.last_mut() {
+            Some(entries) => entries.push(entry(item, kind)),
+            None => {
+                let mut alone = entry(item, kind);
+                alone.name = ALONE.to_vec();
+                return root(tree, NONE, vec![alone]);
+            }
+        }
     }
     while open.len() > 1 {
         close(tree, &mut open, &mut names)?;
     }
-    let node = node(tree, open.pop().unwrap_or_default())?;
+    root(tree, EXECUTABLE, open.pop().unwrap_or_default())
+}
+
+/// The id of a directory at the top.
+fn root(tree: &Path, mode: u16, entries: Vec<Entry>) -> Result<Blake3> {
+    let node = node(tree, entries)?;
     Ok(Root {
-        meta: meta(EXECUTABLE),
+        meta: meta(mode),
         node,
     }
     .id())

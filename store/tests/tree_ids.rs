@@ -128,11 +128,55 @@ fn the_id_is_that_of_a_manifest_of_all_that_a_nar_tells() {
         .set_modified(std::time::SystemTime::UNIX_EPOCH)
         .unwrap();
     assert_eq!(tree_id(&tree).unwrap(), before);
-    let alone = tree_id(&at("big"));
-    assert!(
-        matches!(alone, Err(StoreError::NoTreeId { .. })),
-        "{alone:?}"
-    );
+}
+
+#[test]
+fn a_file_or_a_link_alone_has_an_id_that_no_directory_has() {
+    let dir = tempdir();
+    let at = |path: &str| dir.path().join(path);
+    std::fs::create_dir(at("dir")).unwrap();
+    std::fs::write(at("dir/alone"), "text").unwrap();
+    std::fs::write(at("file"), "text").unwrap();
+    symlink("text", at("link")).unwrap();
+    let entry = Entry {
+        name: b"alone".to_vec(),
+        meta: Meta {
+            mode: 0o444,
+            ..Meta::default()
+        },
+        kind: Kind::File {
+            size: 4,
+            blob: Blake3::of(b"text"),
+            hardlink: None,
+        },
+    };
+    let around = |mode| Root {
+        meta: Meta {
+            mode,
+            ..Meta::default()
+        },
+        node: node(vec![entry.clone()]).id(),
+    };
+    let id = tree_id(&at("file")).unwrap();
+    assert_eq!(id, around(0).id());
+    let directory = tree_id(&at("dir")).unwrap();
+    assert_eq!(directory, around(0o555).id());
+    let mut seen = BTreeSet::from([id, directory]);
+    assert!(seen.insert(tree_id(&at("link")).unwrap()));
+    std::fs::set_permissions(at("file"), PermissionsExt::from_mode(0o755)).unwrap();
+    assert!(seen.insert(tree_id(&at("file")).unwrap()));
+    // However it comes into the store.
+    let store = open(dir.path());
+    let copied = commit(&store, ingest(&store, &at("file"), &Known::new(), false));
+    let place = store.root().join("tmp/mine");
+    std::fs::copy(at("file"), &place).unwrap();
+    let taken = commit(&store, ingest(&store, &place, &Known::new(), true));
+    assert_eq!(taken, copied);
+    assert_eq!(taken.tree_id(), tree_id(&at("file")).ok());
+    let nar = store.nar_sha256(&taken).unwrap();
+    let mut dump = Vec::new();
+    store.nar_dump(&taken.path, &mut dump).unwrap();
+    assert_eq!(nar, Sha256::of(&dump));
 }
 
 #[test]

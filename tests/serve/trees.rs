@@ -18,7 +18,7 @@ in rec {
   dep = made "dep" "/bin/busybox mkdir -p $out/lib; /bin/busybox seq 100000 > $out/lib/numbers" tree;
   top = made "top" "/bin/busybox mkdir -p $out/bin; echo ${dep} > $out/refs; /bin/busybox ln -s ../refs $out/bin/x" tree;
   own = made "own" "/bin/busybox mkdir $out; echo $out > $out/x" tree;
-  one = made "one" "echo $x > $out" tree;
+  one = made "one" "echo one > $out" tree;
 }
 "#;
 
@@ -95,14 +95,45 @@ fn a_damaged_tree_is_found_and_not_described() {
 }
 
 #[test]
-fn a_tree_needs_a_directory_without_its_own_name() {
+fn a_tree_is_a_directory_or_a_file_without_its_own_name() {
     let Some((w, ..)) = world() else {
         return;
     };
     w.sos(["build", "--no-link", "f.nix#own"])
         .fails(100)
         .says(&["output `out` holds its own path", "outputHashMode"]);
-    w.sos(["build", "--no-link", "f.nix#one"])
-        .fails(100)
-        .says(&["output `out` has no id as a tree: it is no directory"]);
+    let one = w.sos(["build", "--no-link", "f.nix#one"]).ok().stdout;
+    let text = std::fs::read_to_string(w.physical(one.trim())).expect("a file");
+    assert_eq!(text, "one\n");
+    w.sos(["store", "check"]).ok();
+}
+
+#[test]
+fn nix_and_another_sos_take_a_file_that_is_a_tree() {
+    let Some((w, _, (secret, public))) = world() else {
+        return;
+    };
+    let one = w.sos(["build", "--no-link", "f.nix#one"]).ok().stdout;
+    let one = one.trim();
+    let serving = Serving::start(&w, &["f.nix#one", "--key", &secret]);
+    let at = w.root().join("nix").display().to_string();
+    let args = ["copy", "--from", &serving.url, "--to", &at, one];
+    let trust = ["--option", "trusted-public-keys", &public];
+    nix(&w, "nix", "home-nix", &[&args[..], &trust].concat())
+        .expect("as nix-store is")
+        .ok();
+    same(&w, Path::new(&at), one);
+    let c = client(&serving.url, &public);
+    c.write("f.nix", RECIPE);
+    let events = c.events(&["f.nix#one"]);
+    assert_eq!(counts(&events), (0, 1), "{events:?}");
+    assert_eq!(events.output(), one);
+    c.sos(["store", "check"]).ok();
+    let file = w.physical(one);
+    let writable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&file, writable).expect("the right");
+    std::fs::write(&file, "won\n").expect("a file");
+    w.sos(["store", "check"])
+        .fails(1)
+        .says(&["-one", "its id is"]);
 }

@@ -148,7 +148,8 @@ rec {
   # The output is a root filesystem, with owners, modes and devices.
   rootfs = floating "rootfs" "blake3";
 
-  # A tree that is addressed by what its files hold: one of them that is a blob of the store is not read again.
+  # A tree that is addressed by what its files hold: for large ones. One of them that is a blob of the store is not read again, and no
+  # file is hashed a second time.
   blobs = floating "tree" "blake3";
 
   # The output is known beforehand: `outputHash`, with `outputHashMode` flat unless it says otherwise.

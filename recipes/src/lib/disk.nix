@@ -78,7 +78,7 @@ let
       };
 
       # A derivation of this disk.
-      part = suffix: builder: attrs: derive.tree ({
+      part = suffix: builder: attrs: derive.blobs ({
         name = "${name}${suffix}";
         builder = "builtin:${builder}";
         __place = place;
@@ -359,7 +359,7 @@ let
       platform = platforms.${machine} or (derive.refuse { message = "${what} is for ${machine}, for which there is no boot loader here"; } [ "arch" ] args);
       uuid = role: __sosUuid { inherit seed role; };
       loaderFile = if loader != null then derive.source loader else "${newest}/usr/lib/systemd/boot/efi/systemd-boot${platform.name}.efi";
-      initrd = derive.tree {
+      initrd = derive.blobs {
         name = "${name}-initrd";
         builder = "builtin:initrd";
         __place = args;
@@ -380,7 +380,7 @@ let
         inherit os;
         epoch = time;
       };
-      disk = derive.tree (derive.typed what {
+      disk = derive.blobs (derive.typed what {
         name = "text";
         os = "text";
         cmdline = "texts";
@@ -429,7 +429,7 @@ let
     in
     disk // {
       inherit sysroot initrd;
-      qcow2 = derive.tree { name = "${name}.qcow2"; builder = "builtin:qcow2"; __place = args; disk = "${disk}"; };
+      qcow2 = derive.blobs { name = "${name}.qcow2"; builder = "builtin:qcow2"; __place = args; disk = "${disk}"; };
     };
 in
 {

@@ -33,7 +33,7 @@ let
     else if args ? acls && !(builtins.elem args.acls aclWords) then
       derive.refuse { message = "`acls` of sos.${type} must be one of \"drop\", \"refuse\""; } [ "acls" ] args
     else
-      derive.tree (derive.typed "sos.${type}" {
+      derive.blobs (derive.typed "sos.${type}" {
         name = "text";
         label = "text";
         uuid = "text";
@@ -58,7 +58,7 @@ in
 
   # Two files: `hashes`, which goes beside the image, and `roothash`, which the kernel is told.
   verity = { image, name ? "${image.name or "image"}-verity", salt ? null, uuid ? null }@args:
-    derive.tree (derive.typed "sos.verity" {
+    derive.blobs (derive.typed "sos.verity" {
       name = "text";
       salt = "text";
       uuid = "text";

@@ -181,7 +181,7 @@ let
             args;
     in
     assert sound;
-    derive.tree {
+    derive.blobs {
       inherit name;
       inherit (checked) ref arch;
       digest = pinned;

@@ -95,7 +95,7 @@ let
           derive.refuse { message = "sos.ostree.container needs `ref`: its `repository` does not say which one it has"; } [ "repository" ] args;
     in
     assert named;
-    derive.tree (derive.typed "sos.ostree.container" {
+    derive.blobs (derive.typed "sos.ostree.container" {
       name = "text";
       ref = "text";
       tag = "text";
