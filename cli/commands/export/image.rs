@@ -95,8 +95,9 @@ impl ImageDest {
             Self::Archive { file, tag } => export::write_archive(&layout, file, tag.as_deref()),
             Self::Registry(reference) => {
                 let fetcher = Fetcher::new(session.mirrors(), args.offline);
-                let auth = session.auth();
-                let pushed = registry::push(&fetcher, &auth, &layout, reference, &args.mount_from);
+                let access = session.registries();
+                let pushed =
+                    registry::push(&fetcher, &access, &layout, reference, &args.mount_from);
                 return sent(session, reference, &pushed.map_err(refused)?);
             }
         };
