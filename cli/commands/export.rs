@@ -2,6 +2,7 @@
 
 mod image;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use sos_builders::disk::provision::Device;
@@ -186,17 +187,6 @@ impl Dest {
     /// Looks before anything is built.
     fn check(&self) -> Result<(), Failure> {
         match self {
-            Self::Dir(dir) | Self::Disk(dir) if std::fs::symlink_metadata(dir).is_ok() => Err(Failure::new(
-                Diagnostic::error(
-                    "export-exists",
-                    Class::Usage,
-                    format!("`{}` is there already", dir.display()),
-                )
-                .help(match self {
-                    Self::Disk(_) => "name a file that is not there yet",
-                    _ => "name a directory that is not there yet",
-                }),
-            )),
             Self::Ostree {
                 branch: Some(branch),
                 ..
@@ -208,10 +198,78 @@ impl Dest {
                 )
                 .help("write letters, digits, `.`, `_` and `-`, in parts joined by `/`: `os/amd64/main`"),
             )),
+            Self::Ostree { repo, .. } => {
+                check_place(repo, Above::IsThere)?;
+                export::check_repository(repo).map_err(refused)
+            }
+            Self::Dir(dir) | Self::Disk(dir) if std::fs::symlink_metadata(dir).is_ok() => Err(Failure::new(
+                Diagnostic::error(
+                    "export-exists",
+                    Class::Usage,
+                    format!("`{}` is there already", dir.display()),
+                )
+                .help(match self {
+                    Self::Disk(_) => "name a file that is not there yet",
+                    _ => "name a directory that is not there yet",
+                }),
+            )),
+            Self::Dir(place) | Self::Disk(place) => check_place(place, Above::IsThere),
             Self::Image(image) => image.check(),
             _ => Ok(()),
         }
     }
+}
+
+/// What has to be above a place before something is made there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Above {
+    /// Its directory.
+    IsThere,
+    /// Nothing that is in the way of one: directories are made.
+    CanBe,
+}
+
+/// Looks whether something could be made at a place. What can be seen before a build should not stop the end of one.
+///
+/// # Errors
+/// `export-no-place` with what is missing or in the way.
+pub(super) fn check_place(place: &Path, above: Above) -> Result<(), Failure> {
+    let absolute = std::path::absolute(place)
+        .map_err(|error| Failure::io(&format!("cannot look at `{}`", place.display()), &error))?;
+    let bad = |what: String, help: String| {
+        let message = format!("`{}` cannot be made: {what}", place.display());
+        Err(Failure::new(
+            Diagnostic::error("export-no-place", Class::Usage, message).help(help),
+        ))
+    };
+    // What is missing is told before what is above it.
+    for dir in absolute.ancestors().skip(1) {
+        let shown = dir.display();
+        match std::fs::metadata(dir) {
+            Ok(there) if there.is_dir() => return Ok(()),
+            Ok(_) => {
+                return bad(
+                    format!("`{shown}` is a file, and no directory"),
+                    "name a place in a directory".to_owned(),
+                );
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound && above == Above::IsThere => {
+                return bad(
+                    format!("there is no directory `{shown}`"),
+                    format!("make it first: `mkdir -p {shown}`, or name another place"),
+                );
+            }
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+            Err(error) => {
+                return bad(
+                    format!("`{shown}`: {error}"),
+                    "name a place that you may look into".to_owned(),
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Builds the targets; tells of the results.
@@ -509,6 +567,10 @@ fn refused(error: BuilderError) -> Failure {
     match error {
         BuilderError::Diagnostic(diagnostic) => Failure::new(*diagnostic),
         BuilderError::Store(error) => error.into(),
+        BuilderError::Io { ref source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            let problem = Diagnostic::error("export-failed", Class::Machine, error.to_string());
+            Failure::new(problem.help("name a place that you may write to"))
+        }
         other => Failure::new(Diagnostic::error(
             "export-failed",
             Class::Machine,

@@ -9,7 +9,7 @@ use sos_builders::registry::{self, Pushed, Reference};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::{ObjectKind, PathInfo};
 
-use super::refused;
+use super::{Above, check_place, refused};
 use crate::failure::Failure;
 use crate::render::{output, size};
 use crate::session::Session;
@@ -79,7 +79,11 @@ impl ImageDest {
                 .help("name a file that is not there yet"),
             ));
         }
-        Ok(())
+        match self {
+            Self::Archive { file, .. } => check_place(file, Above::IsThere),
+            // As other tools do, the directories above a layout are made with it.
+            _ => check_place(place, Above::CanBe),
+        }
     }
 
     /// Writes an object of the store there.
