@@ -193,9 +193,12 @@ fn config_of(dest: &Path) -> Result<Option<String>, BuilderError> {
 /// Makes the directories of a repository, or looks whether the one that is there keeps its files in the same way.
 fn prepare(dest: &Path, config: &[u8]) -> Result<(), BuilderError> {
     let Some(found) = config_of(dest)? else {
+        let make =
+            |dir: &Path| fs::create_dir_all(dir).map_err(|e| failed("make the directory", dir, e));
+        // The place itself first, which is what can be wrong.
+        make(dest)?;
         for dir in REPOSITORY_DIRS.iter().chain(&["objects"]) {
-            let dir = dest.join(dir);
-            fs::create_dir_all(&dir).map_err(|e| failed("make the directory", &dir, e))?;
+            make(&dest.join(dir))?;
         }
         let file = dest.join("config");
         return fs::write(&file, config).map_err(|e| failed("write", &file, e));

@@ -101,7 +101,9 @@ pub(super) fn make_rootfs(build: &dyn Build, attrs: &RootfsAttrs) -> Result<Blak
     let Some(diff_ids) = config["rootfs"]["diff_ids"].as_array() else {
         let (digest, kind) = (&manifest.config.digest, &manifest.config.media_type);
         return Err(layout
-            .bad(&format!("its configuration {digest} names no layers"))
+            .bad(&format!(
+                "its configuration {digest} names no layers (`rootfs.diff_ids`)"
+            ))
             .note(format!("that is of the kind `{kind}`"))
             .help("name an image: registries and layouts hold other things, too")
             .into());

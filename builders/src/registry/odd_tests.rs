@@ -181,7 +181,7 @@ fn a_registry_that_is_ill_is_told_from_a_push() {
         ("GET /v2/os/web/manifests", 404, "correct `ref` or `digest`"),
         ("GET /v2/os/web/manifests", 400, "correct the host"),
         ("GET /v2/os/web/blobs", 500, "or name another registry"),
-        ("GET /v2/os/web/blobs", 404, "not all of it is there"),
+        ("GET /v2/os/web/blobs", 404, "not all of its blobs"),
     ] {
         registry.with(|state| state.answers = Some((what, status)));
         let answered = format!("it answered {status}");

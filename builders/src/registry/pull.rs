@@ -430,6 +430,15 @@ impl Pull<'_> {
                 let what = format!("a web page of {size} bytes");
                 wrong_size(reference, digest, &what).into()
             }
+            Failure::Status { code: 404, .. } => {
+                let what = format!("give the blob {digest}");
+                let mut problem = *unexpected(reference, Use::Pull, &what, 404, &[]);
+                problem.helps = vec![
+                    "send the image there again, or name another registry: this one has its manifest, and not all of its blobs"
+                        .to_owned(),
+                ];
+                problem.into()
+            }
             Failure::Status { code, .. } => {
                 let what = format!("give the blob {digest}");
                 unexpected(reference, Use::Pull, &what, *code, &[]).into()

@@ -95,7 +95,8 @@ pub(super) fn wrong_size(reference: &Reference, digest: &str, what: &str) -> Box
     Box::new(
         Diagnostic::error("oci-bad-image", Class::Fetch, message)
             .note(format!("of `{reference}` it was asked for {digest}"))
-            .help(ELSEWHERE),
+            .help(ELSEWHERE)
+            .help("when that one sends the same, the manifest is wrong: name another image"),
     )
 }
 
@@ -119,9 +120,7 @@ pub(super) fn unexpected(
     }
     Box::new(problem.help(match (status, usage) {
         (404, Use::Resolve) => "correct the name of the repository, the tag or the digest",
-        (404, Use::Pull) => {
-            "correct `ref` or `digest`, or send the image there again: not all of it is there"
-        }
+        (404, Use::Pull) => "correct `ref` or `digest`: the registry has no such image",
         (404, Use::Push) => "correct the name of the repository",
         (_, Use::Push) if is_passing(status) => {
             "run the command again later; what was sent is not sent again"
