@@ -189,7 +189,7 @@ fn images_of_other_programs_are_compared_layer_by_layer() {
     }
     w.sos(["diff", "images:a", "images:b"])
         .fails(1)
-        .says(&["oci-bad-layout", "are others"]);
+        .says(&["oci-bad-layout", "has other bytes than its digest says"]);
 }
 
 #[test]

@@ -39,4 +39,4 @@ pub use limits::Limits;
 pub use observer::{Observer, Quiet};
 pub(crate) use report::unwritable;
 pub use sink::{FileSink, MemorySink, Sink};
-pub(crate) use transfer::send_failure;
+pub(crate) use transfer::{looks_like_html, send_failure};

@@ -50,7 +50,8 @@ impl Document {
     /// # Errors
     /// What is wrong with it, in words.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let value = strict::parse(bytes).map_err(|error| error.to_string())?;
+        let value =
+            strict::parse(bytes).map_err(|error| format!("it cannot be read as JSON: {error}"))?;
         // Serde knows types of Rust, which are none of the reader's business.
         let told = |error: serde_json::Error| {
             let text = error.to_string();
@@ -116,6 +117,11 @@ impl Layout {
         Box::new(Diagnostic::error("oci-bad-layout", Class::Other, message))
     }
 
+    fn damaged(&self, digest: &str) -> Box<Diagnostic> {
+        let problem = self.bad(&format!("{digest} has other bytes than its digest says"));
+        Box::new(problem.help("get or make the image again: a file below `blobs` is damaged"))
+    }
+
     fn read(&self, path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
         let mut bytes = Vec::new();
         let read = File::open(path)
@@ -156,7 +162,7 @@ impl Layout {
         let (found, size) =
             hash_file(&path).map_err(|error| self.bad(&format!("{digest}: {error}")))?;
         if format!("sha256:{found}") != *digest {
-            return Err(self.bad(&format!("the bytes of {digest} are others")));
+            return Err(self.damaged(digest));
         }
         if size != descriptor.size {
             let stated = descriptor.size;
@@ -170,7 +176,7 @@ impl Layout {
         let bytes = self.read(&self.path(descriptor)?)?;
         let digest = &descriptor.digest;
         if format!("sha256:{}", Sha256::of(&bytes)) != *digest {
-            return Err(self.bad(&format!("the bytes of {digest} are others")));
+            return Err(self.damaged(digest));
         }
         if bytes.len() as u64 != descriptor.size {
             let (found, stated) = (bytes.len(), descriptor.size);

@@ -203,7 +203,10 @@ impl<'a> Client<'a> {
                     if left == 0
                         || matches!(
                             failure,
-                            Failure::Clear { .. } | Failure::NotHttps | Failure::Redirect { .. }
+                            Failure::Clear { .. }
+                                | Failure::NotHttps
+                                | Failure::Redirect { .. }
+                                | Failure::TooLarge { .. }
                         ) =>
                 {
                     return Err(self.failed(&failure));

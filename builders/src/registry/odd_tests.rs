@@ -210,6 +210,42 @@ fn a_registry_that_is_ill_is_told_from_a_push() {
 }
 
 #[test]
+fn what_is_no_registry_at_all() {
+    let (registry, digest) = with_image(|_| ());
+    let answer = |bytes: &[u8]| {
+        let entry = ("text/html".to_owned(), bytes.to_vec());
+        registry.with(|state| {
+            state.manifests.insert(digest.clone(), entry.clone());
+            state.manifests.insert("1.0".to_owned(), entry);
+        });
+        let found = resolve(&fetcher(), &Access::default(), &to(&registry));
+        (*found.expect_err("none"), refused(&registry, &digest))
+    };
+    let (pinned, pulled) = answer(b"<!doctype html><p>log in");
+    for problem in [pinned, pulled] {
+        says(
+            &problem,
+            "registry-failed",
+            &["with a web page", "correct the host"],
+        );
+    }
+    let (pinned, pulled) = answer(b"[");
+    says(&pinned, "oci-bad-image", &["cannot be read as JSON"]);
+    says(&pulled, "oci-bad-image", &["sent other bytes"]);
+    let before = registry.count("GET");
+    let (pinned, pulled) = answer(&vec![b'x'; (4 << 20) + 1]);
+    for problem in [pinned, pulled] {
+        says(
+            &problem,
+            "registry-failed",
+            &["what it sent is larger than the limit"],
+        );
+    }
+    // It would not be smaller another time.
+    assert_eq!(registry.count("GET"), before + 2);
+}
+
+#[test]
 fn nobody_is_led_into_clear_text() {
     let (registry, digest) = with_image(|_| ());
     // Nothing is asked there: that this is no server of ours shows in the answer.

@@ -14,9 +14,11 @@ use sos_formats::hash::{Hash, HashAlgo, Sha256};
 use super::access::Access;
 use super::client::{Ask, Client};
 use super::reference::Reference;
-use super::words::{Use, other_bytes, unexpected, wrong_size};
+use super::words::{Use, other_bytes, unexpected, web_page, wrong_size};
 use crate::build::Build;
-use crate::fetch::{Failure, Fetcher, FileSink, Observer, Request, Way, offline, unwritable};
+use crate::fetch::{
+    Failure, Fetcher, FileSink, Observer, Request, Way, looks_like_html, offline, unwritable,
+};
 use crate::oci::documents::{
     Descriptor, INDEX_TYPE, Index, MANIFEST_TYPE, OCI_LAYOUT, Platform, Strings, is_hex,
 };
@@ -122,6 +124,9 @@ pub fn resolve(
     if answer.status != 200 {
         let what = format!("tell what `{reference}` is");
         return Err(client.unexpected(&what, &answer));
+    }
+    if looks_like_html(&answer.body) {
+        return Err(web_page(reference));
     }
     let found = Sha256::of(&answer.body);
     let digest = format!("sha256:{found}");
@@ -301,6 +306,9 @@ impl Pull<'_> {
             })?;
             if answer.status != 200 {
                 return Err(self.client.unexpected("give the manifest", &answer).into());
+            }
+            if looks_like_html(&answer.body) {
+                return Err(web_page(self.client.reference).into());
             }
             let found = format!("sha256:{}", Sha256::of(&answer.body));
             let came = answer.body.len() as u64;

@@ -24,25 +24,31 @@ pub(super) fn failed(reference: &Reference, usage: Use, failure: &Failure) -> Bo
     }
     let host = &reference.host;
     let message = format!("the registry `{host}` cannot be used");
-    let problem =
-        Diagnostic::error("registry-failed", Class::Fetch, message).note(failure.to_string());
-    Box::new(problem.help(match failure {
-        Failure::NotHttps => allow(host),
-        Failure::Clear { server, .. } => {
-            let to = server.strip_prefix("http://").unwrap_or(server);
-            format!(
-                "whoever runs the registry should make that https; until then: {}",
-                allow(to)
-            )
-        }
-        Failure::Redirect { .. } => {
-            "tell whoever runs the registry: only its own addresses can mend this".to_owned()
-        }
-        Failure::TooLarge { .. } => {
-            "name an image: nothing that describes one is that large".to_owned()
-        }
-        _ => again(usage),
-    }))
+    let note = match failure {
+        Failure::TooLarge { .. } => format!("what it sent is {failure}"),
+        other => other.to_string(),
+    };
+    let problem = Diagnostic::error("registry-failed", Class::Fetch, message).note(note);
+    Box::new(
+        problem.help(match failure {
+            Failure::NotHttps => allow(host),
+            Failure::Clear { server, .. } => {
+                let to = server.strip_prefix("http://").unwrap_or(server);
+                format!(
+                    "whoever runs the registry should make that https; until then: {}",
+                    allow(to)
+                )
+            }
+            Failure::Redirect { .. } => {
+                "correct the host, or tell whoever runs the registry: it must send on to https"
+                    .to_owned()
+            }
+            Failure::TooLarge { .. } => {
+                "name an image: nothing that describes one is that large".to_owned()
+            }
+            _ => again(usage),
+        }),
+    )
 }
 
 /// How plain http is allowed.
@@ -97,6 +103,16 @@ pub(super) fn wrong_size(reference: &Reference, digest: &str, what: &str) -> Box
             .note(format!("of `{reference}` it was asked for {digest}"))
             .help(ELSEWHERE)
             .help("when that one sends the same, the manifest is wrong: name another image"),
+    )
+}
+
+/// The error for a web page in place of a document.
+pub(super) fn web_page(reference: &Reference) -> Box<Diagnostic> {
+    let message = format!("the registry `{}` answered with a web page", reference.host);
+    Box::new(
+        Diagnostic::error("registry-failed", Class::Fetch, message)
+            .note(format!("it was asked for the manifest of `{reference}`"))
+            .help("correct the host, or log in to the network if it asks for that"),
     )
 }
 
