@@ -1,6 +1,7 @@
 //! `sos export`: results outside the store, as other programs take them.
 
 mod image;
+mod place;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use sos_formats::hash::Blake3;
 use sos_store::{ObjectKind, PathInfo, PlainRemover, Remover as _};
 
 use self::image::{ImageDest, ImageFlags};
+use self::place::{Above, check_place};
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
 use crate::commands::secure_boot::SignFlags;
@@ -218,58 +220,6 @@ impl Dest {
             _ => Ok(()),
         }
     }
-}
-
-/// What has to be above a place before something is made there.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Above {
-    /// Its directory.
-    IsThere,
-    /// Nothing that is in the way of one: directories are made.
-    CanBe,
-}
-
-/// Looks whether something could be made at a place. What can be seen before a build should not stop the end of one.
-///
-/// # Errors
-/// `export-no-place` with what is missing or in the way.
-pub(super) fn check_place(place: &Path, above: Above) -> Result<(), Failure> {
-    let absolute = std::path::absolute(place)
-        .map_err(|error| Failure::io(&format!("cannot look at `{}`", place.display()), &error))?;
-    let bad = |what: String, help: String| {
-        let message = format!("`{}` cannot be made: {what}", place.display());
-        Err(Failure::new(
-            Diagnostic::error("export-no-place", Class::Usage, message).help(help),
-        ))
-    };
-    // What is missing is told before what is above it.
-    for dir in absolute.ancestors().skip(1) {
-        let shown = dir.display();
-        match std::fs::metadata(dir) {
-            Ok(there) if there.is_dir() => return Ok(()),
-            Ok(_) => {
-                return bad(
-                    format!("`{shown}` is a file, and no directory"),
-                    "name a place in a directory".to_owned(),
-                );
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound && above == Above::IsThere => {
-                return bad(
-                    format!("there is no directory `{shown}`"),
-                    format!("make it first: `mkdir -p {shown}`, or name another place"),
-                );
-            }
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
-            Err(error) => {
-                return bad(
-                    format!("`{shown}`: {error}"),
-                    "name a place that you may look into".to_owned(),
-                );
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Builds the targets; tells of the results.

@@ -9,7 +9,8 @@ use sos_builders::registry::{self, Pushed, Reference};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::{ObjectKind, PathInfo};
 
-use super::{Above, check_place, refused};
+use super::place::{Above, check_place};
+use super::refused;
 use crate::failure::Failure;
 use crate::render::{output, size};
 use crate::session::Session;
