@@ -53,8 +53,8 @@ impl Meaning {
     /// `layer.md` of the image specification, "Whiteouts": no file system that comes of layers has a name that begins with `.wh.`, so
     /// nothing can lie in a whiteout. It names `.wh..wh..opq` and no other name that begins with `.wh..wh.`; those are of aufs, with
     /// which the format began: `.wh..wh.plnk` is a directory of files with hard links into several layers, `.wh..wh.aufs` what its
-    /// whiteouts are links of. docker, containerd and containers/storage take none of them over at the top, and keep the files of
-    /// `.wh..wh.plnk` for as long as links of the same layer may lead there. umoci takes them for whiteouts of names that cannot be,
+    /// whiteouts are links of. docker, containerd and containers/storage take no file of them over at the top (podman 4.3 leaves the
+    /// directory behind, empty), and keep the files of `.wh..wh.plnk` for as long as links of the same layer may lead there. umoci takes them for whiteouts of names that cannot be,
     /// and still unpacks what lies in them. Here it is as in the first three, and in every directory.
     pub(super) fn of(path: &[u8]) -> Result<Self, String> {
         let mut before = 0;
