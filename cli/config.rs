@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use sos_builders::registry::PlainHttp;
 use sos_formats::diagnostic::{Class, Diagnostic, SourceFile, suggest};
 
 use crate::args::Global;
@@ -27,6 +28,7 @@ const KEYS: &[&str] = &[
     "build.system",
     "eval.cache",
     "mirrors",
+    "registry.plain-http",
     "substituters",
     "trusted-keys",
     "progress",
@@ -73,6 +75,8 @@ pub(crate) struct Config {
     pub(crate) eval_cache: bool,
     /// Mirrors by name, most wanted first.
     pub(crate) mirrors: BTreeMap<String, Vec<String>>,
+    /// Registries with which plain http is spoken, besides those of this machine.
+    pub(crate) plain_http: PlainHttp,
     /// Binary caches that are asked before something is built, most wanted first.
     pub(crate) substituters: Vec<String>,
     /// Public keys whose signatures are believed.
@@ -92,6 +96,7 @@ struct File {
     build: Option<BuildSection>,
     eval: Option<EvalSection>,
     mirrors: Option<BTreeMap<String, OneOrMany>>,
+    registry: Option<RegistrySection>,
     substituters: Option<OneOrMany>,
     trusted_keys: Option<OneOrMany>,
     progress: Option<String>,
@@ -125,6 +130,12 @@ struct BuildSection {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct EvalSection {
     cache: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RegistrySection {
+    plain_http: Option<OneOrMany>,
 }
 
 /// Bytes, as a number or with a unit: `4G`.
@@ -223,6 +234,10 @@ impl Config {
             config.progress = Some(progress.clone());
             config.origin("progress", "SOS_PROGRESS");
         }
+        if let Some(hosts) = &env.plain_http {
+            config.plain_http = plain_http("SOS_PLAIN_HTTP_REGISTRIES", hosts)?;
+            config.origin("registry.plain-http", "SOS_PLAIN_HTTP_REGISTRIES");
+        }
         for setting in &global.config {
             config.apply_setting(setting)?;
         }
@@ -270,6 +285,7 @@ impl Config {
             system: format!("{}-linux", std::env::consts::ARCH),
             eval_cache: true,
             mirrors: BTreeMap::new(),
+            plain_http: PlainHttp::default(),
             substituters: Vec::new(),
             trusted_keys: Vec::new(),
             progress: None,
@@ -355,6 +371,10 @@ impl Config {
             self.mirrors.insert(name, urls.into());
             self.origin("mirrors", from);
         }
+        if let Some(hosts) = file.registry.and_then(|registry| registry.plain_http) {
+            self.plain_http = plain_http("registry.plain-http", &Vec::from(hosts))?;
+            self.origin("registry.plain-http", from);
+        }
         if let Some(urls) = file.substituters {
             self.substituters = urls.into();
             self.origin("substituters", from);
@@ -426,8 +446,16 @@ pub(crate) fn sandbox_path(text: &str) -> Result<(PathBuf, PathBuf), Box<Diagnos
     Ok((inside.into(), outside.into()))
 }
 
+/// Reads the registries that `setting` names.
+fn plain_http(setting: &str, hosts: &[String]) -> Result<PlainHttp, Box<Diagnostic>> {
+    PlainHttp::new(hosts).map_err(|bad| {
+        let message = format!("`{setting}` has `{bad}`, which is not `HOST` or `HOST:PORT`");
+        Box::new(invalid(message).help("write it as in `registry.example:5000`"))
+    })
+}
+
 /// Refuses what a project may not decide for the person who builds it: a file of somebody else's in a parent directory, and keys
-/// that show parts of this machine to builds, move the store, or tell whom to believe.
+/// that show parts of this machine to builds, move the store, let others listen, or tell whom to believe.
 fn check_project(path: &Path, file: &File) -> Result<(), Box<Diagnostic>> {
     use std::os::unix::fs::MetadataExt as _;
     let owner = std::fs::metadata(path).map_or(u32::MAX, |m| m.uid());
@@ -455,6 +483,12 @@ fn check_project(path: &Path, file: &File) -> Result<(), Box<Diagnostic>> {
             file.build
                 .as_ref()
                 .is_some_and(|b| b.sandbox_paths.is_some()),
+        ),
+        (
+            "registry.plain-http",
+            file.registry
+                .as_ref()
+                .is_some_and(|r| r.plain_http.is_some()),
         ),
         ("trusted-keys", file.trusted_keys.is_some()),
     ];

@@ -18,6 +18,8 @@ pub(crate) struct Environment {
     pub(crate) store: Option<PathBuf>,
     /// `SOS_MIRRORS_<NAME>`, by lower-case name, `_` read as `-`.
     pub(crate) mirrors: BTreeMap<String, String>,
+    /// `SOS_PLAIN_HTTP_REGISTRIES`: `HOST[:PORT]`, between commas or blanks.
+    pub(crate) plain_http: Option<Vec<String>>,
     /// `SOS_LOG`: a tracing filter.
     pub(crate) log: Option<String>,
     /// `SOS_PROGRESS`.
@@ -76,6 +78,10 @@ impl Environment {
                 .or(home.map(|home| home.join(".docker")))
                 .map(|dir| dir.join("config.json")),
         ];
+        let plain_http = get("SOS_PLAIN_HTTP_REGISTRIES").map(|all| {
+            let words = all.split([',', ' ']).filter(|word| !word.is_empty());
+            words.map(str::to_owned).collect()
+        });
         let locale = get("LC_ALL")
             .or_else(|| get("LC_CTYPE"))
             .or_else(|| get("LANG"));
@@ -86,6 +92,7 @@ impl Environment {
             config_home: path("XDG_CONFIG_HOME"),
             store: get("SOS_STORE").map(PathBuf::from),
             mirrors,
+            plain_http,
             log: get("SOS_LOG"),
             progress: get("SOS_PROGRESS"),
             jobs: get("SOS_JOBS"),
@@ -131,6 +138,23 @@ mod tests {
             .into(),
         );
         assert_eq!(env.mirrors["debian-security"], "http://mirror.example/s");
+    }
+
+    #[test]
+    fn registries_stand_between_commas_or_blanks() {
+        let read = |text: &str| {
+            let name = "SOS_PLAIN_HTTP_REGISTRIES".to_owned();
+            Environment::from_map([(name, text.to_owned())].into()).plain_http
+        };
+        let two = ["a.lan:5000".to_owned(), "b.lan".to_owned()];
+        for text in [
+            "a.lan:5000,b.lan",
+            "a.lan:5000 b.lan",
+            " a.lan:5000, b.lan,",
+        ] {
+            assert_eq!(read(text).as_deref(), Some(&two[..]), "{text}");
+        }
+        assert_eq!(read(""), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use sos_builders::debian::Archive;
 use sos_builders::fetch::{Download, Fetcher};
 use sos_builders::mirrors::Mirrors;
-use sos_builders::registry::{self, AuthFiles, Reference};
+use sos_builders::registry::{self, Access, Reference};
 use sos_formats::diagnostic::Diagnostic;
 use sos_formats::hash::Sha256;
 use sos_formats::lock::{ImageEntry, RootfsLocked, RootfsRequest, UrlEntry};
@@ -19,20 +19,20 @@ pub(crate) struct NetworkPins {
     fetcher: Fetcher,
     /// Kept for the whole evaluation: all recipes see one state of the archives.
     archive: Archive,
-    /// Who asks registries.
-    auth: AuthFiles,
+    /// How registries are spoken with.
+    registries: Access,
     /// Says nothing of what goes on.
     quiet: bool,
 }
 
 impl NetworkPins {
     /// Pins through `mirrors`, or only through files when `offline`.
-    pub(crate) fn new(mirrors: Mirrors, auth: AuthFiles, offline: bool, quiet: bool) -> Self {
+    pub(crate) fn new(mirrors: Mirrors, registries: Access, offline: bool, quiet: bool) -> Self {
         let fetcher = Fetcher::new(mirrors, offline);
         Self {
             archive: Archive::new(fetcher.clone(), now_secs()),
             fetcher,
-            auth,
+            registries,
             quiet,
         }
     }
@@ -71,7 +71,7 @@ impl Pins for NetworkPins {
         let name = Reference::parse(reference)?;
         Ok(ImageEntry {
             reference: reference.to_owned(),
-            digest: registry::resolve(&self.fetcher, &self.auth, &name)?,
+            digest: registry::resolve(&self.fetcher, &self.registries, &name)?,
         })
     }
 }

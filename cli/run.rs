@@ -105,7 +105,7 @@ pub(crate) fn engine(
     let registry = sos_builders::registry(sos_builders::Config {
         mirrors: session.mirrors(),
         offline: options.offline,
-        auth: session.auth(),
+        registries: session.registries(),
         relock: options.relock.clone(),
     });
     let engine = Engine::new(session.store()?.clone(), registry, build, events);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use sos_builders::mirrors::Mirrors;
-use sos_builders::registry::AuthFiles;
+use sos_builders::registry::{Access, AuthFiles};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StoreDir;
 use sos_store::{OpenOptions, Store};
@@ -96,9 +96,12 @@ impl Session {
         Mirrors::new(&self.config.mirrors, &self.env.mirrors, Path::new("/"))
     }
 
-    /// Who asks registries: the files that hold credentials.
-    pub(crate) fn auth(&self) -> AuthFiles {
-        AuthFiles::new(self.env.auth_files.clone())
+    /// How registries are spoken with: the files that hold credentials, and who is asked in clear text.
+    pub(crate) fn registries(&self) -> Access {
+        Access {
+            auth: AuthFiles::new(self.env.auth_files.clone()),
+            plain_http: self.config.plain_http.clone(),
+        }
     }
 
     /// The program itself, which is its own sandbox child. Through `/proc`, so that replacing or removing the file while a build

@@ -47,7 +47,7 @@ use crate::oci::{
 use crate::ostree::{
     OstreeBuilder, OstreeCheckoutBuilder, OstreeContainerBuilder, OstreePullBuilder, SysrootBuilder,
 };
-use crate::registry::{AuthFiles, OciPullBuilder};
+use crate::registry::{Access, OciPullBuilder};
 use crate::rootfs_edit::RootfsEditBuilder;
 
 /// What the builders need to know of this machine and this run.
@@ -57,8 +57,8 @@ pub struct Config {
     pub mirrors: Mirrors,
     /// Whether the network may not be used.
     pub offline: bool,
-    /// The files that may hold credentials for registries.
-    pub auth: AuthFiles,
+    /// How registries are spoken with.
+    pub registries: Access,
     /// The command that pins anew what is built, for advice; empty for the one without a target.
     pub relock: String,
 }
@@ -68,7 +68,7 @@ pub struct Config {
 pub fn registry(config: Config) -> Registry {
     let fetcher = Fetcher::new(config.mirrors, config.offline);
     let mut registry = registry_with(&fetcher);
-    registry.register(OciPullBuilder::new(fetcher.clone(), config.auth));
+    registry.register(OciPullBuilder::new(fetcher.clone(), config.registries));
     registry.register(FetchBuilder::advising(fetcher, config.relock));
     registry
 }
@@ -81,7 +81,7 @@ pub fn registry_with(fetcher: &Fetcher) -> Registry {
         .register(FetchBuilder::new(fetcher.clone()))
         .register(FetchUrlBuilder::new(fetcher.clone()))
         .register(OciLayerBuilder)
-        .register(OciPullBuilder::new(fetcher.clone(), AuthFiles::default()))
+        .register(OciPullBuilder::new(fetcher.clone(), Access::default()))
         .register(OciBuilder)
         .register(OciChunksBuilder)
         .register(OciIndexBuilder)

@@ -166,7 +166,7 @@ impl World {
 
     fn build(&self, graph: &Graph, drv: &StorePath) -> BuildReport {
         let builders = registry(Config {
-            auth: registry::AuthFiles::default(),
+            registries: registry::Access::default(),
             mirrors: Mirrors::default(),
             offline: false,
             relock: String::new(),

@@ -434,6 +434,7 @@ fn config(session: &Session) -> Result<(), Failure> {
                 .collect::<Vec<_>>()
                 .join("; "),
         ),
+        ("registry.plain-http", c.plain_http.to_string()),
         ("substituters", c.substituters.join(" ")),
         ("trusted-keys", c.trusted_keys.join(" ")),
         (

@@ -1,7 +1,9 @@
 //! `sos export`: results outside the store, as other programs take them.
 
 mod image;
+mod place;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use sos_builders::disk::provision::Device;
@@ -13,6 +15,7 @@ use sos_formats::hash::Blake3;
 use sos_store::{ObjectKind, PathInfo, PlainRemover, Remover as _};
 
 use self::image::{ImageDest, ImageFlags};
+use self::place::{Above, check_place};
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
 use crate::commands::secure_boot::SignFlags;
@@ -186,17 +189,6 @@ impl Dest {
     /// Looks before anything is built.
     fn check(&self) -> Result<(), Failure> {
         match self {
-            Self::Dir(dir) | Self::Disk(dir) if std::fs::symlink_metadata(dir).is_ok() => Err(Failure::new(
-                Diagnostic::error(
-                    "export-exists",
-                    Class::Usage,
-                    format!("`{}` is there already", dir.display()),
-                )
-                .help(match self {
-                    Self::Disk(_) => "name a file that is not there yet",
-                    _ => "name a directory that is not there yet",
-                }),
-            )),
             Self::Ostree {
                 branch: Some(branch),
                 ..
@@ -208,6 +200,22 @@ impl Dest {
                 )
                 .help("write letters, digits, `.`, `_` and `-`, in parts joined by `/`: `os/amd64/main`"),
             )),
+            Self::Ostree { repo, .. } => {
+                check_place(repo, Above::IsThere)?;
+                export::check_repository(repo).map_err(refused)
+            }
+            Self::Dir(dir) | Self::Disk(dir) if std::fs::symlink_metadata(dir).is_ok() => Err(Failure::new(
+                Diagnostic::error(
+                    "export-exists",
+                    Class::Usage,
+                    format!("`{}` is there already", dir.display()),
+                )
+                .help(match self {
+                    Self::Disk(_) => "name a file that is not there yet",
+                    _ => "name a directory that is not there yet",
+                }),
+            )),
+            Self::Dir(place) | Self::Disk(place) => check_place(place, Above::IsThere),
             Self::Image(image) => image.check(),
             _ => Ok(()),
         }
@@ -509,6 +517,10 @@ fn refused(error: BuilderError) -> Failure {
     match error {
         BuilderError::Diagnostic(diagnostic) => Failure::new(*diagnostic),
         BuilderError::Store(error) => error.into(),
+        BuilderError::Io { ref source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            let problem = Diagnostic::error("export-failed", Class::Machine, error.to_string());
+            Failure::new(problem.help("name a place that you may write to"))
+        }
         other => Failure::new(Diagnostic::error(
             "export-failed",
             Class::Machine,

@@ -111,7 +111,7 @@ impl<'a> Job<'a> {
         let quiet = global.quiet || global.json || global.progress == Some(ProgressMode::Json);
         let pins = Arc::new(NetworkPins::new(
             self.session.mirrors(),
-            self.session.auth(),
+            self.session.registries(),
             self.mode.offline,
             quiet,
         ));

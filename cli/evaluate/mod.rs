@@ -284,7 +284,7 @@ pub(crate) fn interactive(
     sos_lang::with_big_stack(move || {
         let pins = NetworkPins::new(
             job.session.mirrors(),
-            job.session.auth(),
+            job.session.registries(),
             mode.offline,
             session.global.quiet,
         );

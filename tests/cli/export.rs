@@ -204,6 +204,37 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
     w.sos(["export", ".#one", "ostree:other"])
         .fails(2)
         .says(&["error[export-not-a-repository]"]);
+    for (dest, parts) in [
+        (
+            "ostree:other/file",
+            ["error[export-not-a-repository]", "no directory, but a file"],
+        ),
+        (
+            "ostree:git",
+            ["error[export-not-a-repository]", "that of something else"],
+        ),
+        (
+            "ostree:other/file/repo:os/main",
+            ["error[export-no-place]", "other/file` is a file"],
+        ),
+        (
+            "ostree:a/b/repo",
+            ["error[export-no-place]", "a/b`, or name another place"],
+        ),
+        ("dir:a/b", ["error[export-no-place]", "`mkdir -p "]),
+        ("disk:a/b", ["error[export-no-place]", "`mkdir -p "]),
+        ("oci-archive:a/b", ["error[export-no-place]", "`mkdir -p "]),
+        (
+            "oci:other/file/a/b",
+            ["error[export-no-place]", "is a file"],
+        ),
+    ] {
+        w.write("git/config", "[core]\n\tbare = true\n");
+        let told = w.sos(["export", ".#one", dest]).fails(2).says(&parts);
+        // It was seen before anything was built.
+        assert!(!told.stderr.contains("built"), "{dest}: {}", told.stderr);
+    }
+    assert!(!w.project().join("a").exists());
     w.sos(["export", ".#first", "ostree:new"])
         .fails(2)
         .says(&["error[export-no-commit]", "`sos.ostree"]);

@@ -59,6 +59,11 @@ impl Registry {
     fn name(&self, name: &str) -> String {
         format!("docker://{}/{name}", self.host)
     }
+
+    /// The same under an address that is this machine and does not say so.
+    fn elsewhere(&self) -> String {
+        self.host.replace("127.0.0.1", "0.0.0.0")
+    }
 }
 
 impl Drop for Registry {
@@ -241,13 +246,136 @@ fn a_registry_with_a_password_wants_it() {
 }
 
 #[test]
+fn plain_http_is_spoken_elsewhere_when_somebody_says_so() {
+    let mut w = export_image::world();
+    let Some(registry) = Registry::start(&w, false) else {
+        return;
+    };
+    let host = registry.elsewhere();
+    let to = format!("docker://{host}/os/web:1.0");
+    w.sos(["export", ".#image", &to]).fails(5).says(&[
+        "error[registry-failed]",
+        "it speaks http, not https",
+        &format!("plain-http = [\"{host}\"]` below `[registry]`"),
+        &format!("SOS_PLAIN_HTTP_REGISTRIES={host}"),
+    ]);
+    // Not for the project to say: others could listen.
+    let file = w.write(
+        "sos.toml",
+        &format!("[registry]\nplain-http = [\"{host}\"]\n"),
+    );
+    w.sos(["export", ".#image", &to]).fails(2).says(&[
+        "error[config-invalid]",
+        "sets `registry.plain-http`, which a project may not decide",
+    ]);
+    std::fs::remove_file(file).expect("removed");
+    let setting = format!("registry.plain-http={host}");
+    let told = w.sos(["--config", &setting, "export", ".#image", &to]).ok();
+    let digest = told.stdout.split_whitespace().next().expect("a digest");
+    // Another port is another server.
+    w.set("SOS_PLAIN_HTTP_REGISTRIES", "0.0.0.0:1, registry.example");
+    w.sos(["export", ".#image", &to])
+        .fails(5)
+        .says(&["it speaks http, not https"]);
+    w.set(
+        "SOS_PLAIN_HTTP_REGISTRIES",
+        &format!("registry.example,{host}"),
+    );
+    let all = w.sos(["doctor", "config"]).ok().stdout;
+    let row = all
+        .lines()
+        .find(|row| row.starts_with("registry.plain-http"));
+    let row = row.expect("it is listed");
+    assert!(
+        row.contains(&format!("{host} registry.example:80")),
+        "{row}"
+    );
+    assert!(row.ends_with("SOS_PLAIN_HTTP_REGISTRIES"), "{row}");
+    add(
+        &w,
+        &format!("\n  pulled = sos.oci.pull {{ ref = \"{host}/os/web:1.0\"; }};\n"),
+    );
+    w.sos(["lock", ".#pulled"]).ok().says(&[digest]);
+    w.sos(["build", "--no-link", "--locked", ".#pulled"]).ok();
+    w.set("SOS_PLAIN_HTTP_REGISTRIES", "http://registry.example");
+    w.sos(["build", "--no-link", ".#pulled"]).fails(2).says(&[
+        "error[config-invalid]",
+        "`SOS_PLAIN_HTTP_REGISTRIES` has `http://registry.example`, which is not `HOST` or `HOST:PORT`",
+    ]);
+}
+
+#[test]
+fn a_registry_whose_disk_is_damaged_is_found_out() {
+    let w = export_image::world();
+    let Some(registry) = Registry::start(&w, false) else {
+        return;
+    };
+    let to = registry.name("os/web:1.0");
+    let told = w.sos(["export", ".#image", &to]).ok().stdout;
+    let digest = told.split_whitespace().next().expect("a digest");
+    let reference = to.trim_start_matches("docker://");
+    add(
+        &w,
+        &format!(
+            "\n  pulled = sos.oci.pull {{ ref = \"{reference}\"; digest = \"{digest}\"; }};\n"
+        ),
+    );
+    let top = digest.trim_start_matches("sha256:");
+    // Each blob, as docker's registry keeps it.
+    let blobs: Vec<_> = walkdir::WalkDir::new(w.root().join("registry/data"))
+        .into_iter()
+        .map(|entry| entry.expect("an entry").into_path())
+        .filter(|path| path.ends_with("data") && path.is_file())
+        .filter(|path| !path.to_string_lossy().contains(top))
+        .collect();
+    assert_eq!(blobs.len(), 2, "{blobs:?}");
+    let wrong = |what: &[&str]| {
+        let mut parts = vec!["error[oci-bad-image]", "name another registry in `ref`"];
+        parts.extend(what);
+        let told = w.sos(["build", "--no-link", ".#pulled"]).fails(5);
+        let told = told.says(&parts);
+        assert!(!told.stderr.contains("`urls`"), "{}", told.stderr);
+        assert!(!told.stderr.contains("if you trust"), "{}", told.stderr);
+    };
+    for blob in blobs {
+        let bytes = std::fs::read(&blob).expect("a blob");
+        let mut other = bytes.clone();
+        other[5] ^= 1;
+        std::fs::write(&blob, &other).expect("write");
+        wrong(&["sent other bytes than their digest says", digest_of(&blob)]);
+        other.push(0);
+        std::fs::write(&blob, &other).expect("write");
+        let (found, said) = (other.len(), bytes.len());
+        wrong(&[&format!(
+            "sent {found} bytes, where its manifest says {said}"
+        )]);
+        std::fs::write(&blob, &bytes).expect("write");
+    }
+    w.sos(["build", "--no-link", ".#pulled"]).ok();
+}
+
+/// The name of the directory that a blob of docker's registry is in.
+fn digest_of(blob: &std::path::Path) -> &str {
+    let dir = blob.parent().and_then(|dir| dir.file_name());
+    dir.and_then(|name| name.to_str()).expect("digits")
+}
+
+#[test]
 fn names_that_are_none_are_refused_before_anything_is_built() {
     let w = export_image::world();
+    let long = |name: usize, tag: usize| {
+        let (name, tag) = ("n".repeat(name), "t".repeat(tag));
+        format!("docker://registry.example/{name}:{tag}")
+    };
     for (name, what) in [
         ("docker://web", "no host"),
         ("docker://os/web", "must begin with the host"),
-        ("docker://registry.example/Web", "lower case"),
-        ("docker://registry.example/web:a b", "a tag is"),
+        ("docker://https://registry.example/web", "`https://`"),
+        ("docker://registry.example:0/web", "from 1 to 65535"),
+        ("docker://registry.example/Web", "`Web` in the repository"),
+        ("docker://registry.example/web:a b", "the tag `a b` has ` `"),
+        (&long(239, 1), "have 256 bytes, and may have 255"),
+        (&long(238, 129), "has 129 characters, and may have 128"),
     ] {
         w.sos(["export", ".#image", name]).fails(2).says(&[
             "error[registry-reference]",

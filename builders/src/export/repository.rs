@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -140,54 +140,89 @@ pub fn add_to_repository(
     Ok(exported)
 }
 
-/// Makes the directories of a repository, or looks whether the one that is there keeps its files in the same way.
-fn prepare(dest: &Path, config: &[u8]) -> Result<(), BuilderError> {
+/// Looks whether `dest` is a repository or can become one. Nothing is written.
+///
+/// # Errors
+/// `Diagnostic` when something else is there, `Io` when it cannot be read.
+pub fn check_repository(dest: &Path) -> Result<(), BuilderError> {
+    config_of(dest).map(|_| ())
+}
+
+/// Reads the configuration of the repository that is there, if something is there.
+fn config_of(dest: &Path) -> Result<Option<String>, BuilderError> {
+    let other = |what: &str| {
+        let message = format!("`{}` is no OSTree repository", dest.display());
+        Diagnostic::error("export-not-a-repository", Class::Usage, message)
+            .note(format!("it is {what}"))
+            .help("name a repository, or a directory that is not there yet")
+            .into()
+    };
+    match fs::metadata(dest) {
+        Ok(there) if there.is_dir() => {}
+        Ok(_) => return Err(other("no directory, but a file")),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return match fs::symlink_metadata(dest) {
+                Ok(_) => Err(other("a link that leads nowhere")),
+                Err(_) => Ok(None),
+            };
+        }
+        Err(error) => return Err(failed("read", dest, error)),
+    }
     let file = dest.join("config");
     match fs::read(&file) {
         Ok(found) => {
-            let mode = |text: &[u8]| {
-                let text = String::from_utf8_lossy(text).into_owned();
-                let mut lines = text.lines().map(str::trim);
-                lines
-                    .find_map(|line| line.strip_prefix("mode=").map(str::to_owned))
-                    .map(|mode| mode.trim_end_matches("-z2").to_owned())
-            };
-            if mode(&found) == mode(config) {
-                return Ok(());
+            let found = String::from_utf8_lossy(&found).into_owned();
+            // Without a mode it is a bare one; a repository of git has a `config`, too.
+            if !found.lines().any(|line| line.starts_with("repo_version")) {
+                return Err(other(
+                    "a directory whose `config` is that of something else",
+                ));
             }
-            let message = format!(
-                "the repository `{}` keeps its files in another mode",
-                dest.display()
-            );
-            Err(
-                Diagnostic::error("export-repository-mode", Class::Usage, message)
-                    .note(format!(
-                        "it is `{}`, the commit is for `{}`",
-                        mode(&found).unwrap_or_default(),
-                        mode(config).unwrap_or_default()
-                    ))
-                    .help("name a repository of that mode, or a directory that is not there yet")
-                    .into(),
-            )
+            Ok(Some(found))
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => {
             if fs::read_dir(dest).is_ok_and(|mut dir| dir.next().is_some()) {
-                let message = format!("`{}` is no OSTree repository", dest.display());
-                return Err(
-                    Diagnostic::error("export-not-a-repository", Class::Usage, message)
-                        .note("it is a directory with something else in it")
-                        .help("name a repository, or a directory that is not there yet")
-                        .into(),
-                );
+                return Err(other("a directory with something else in it"));
             }
-            for dir in REPOSITORY_DIRS.iter().chain(&["objects"]) {
-                let dir = dest.join(dir);
-                fs::create_dir_all(&dir).map_err(|e| failed("make the directory", &dir, e))?;
-            }
-            fs::write(&file, config).map_err(|e| failed("write", &file, e))
+            Ok(None)
         }
         Err(error) => Err(failed("read", &file, error)),
     }
+}
+
+/// Makes the directories of a repository, or looks whether the one that is there keeps its files in the same way.
+fn prepare(dest: &Path, config: &[u8]) -> Result<(), BuilderError> {
+    let Some(found) = config_of(dest)? else {
+        let make =
+            |dir: &Path| fs::create_dir_all(dir).map_err(|e| failed("make the directory", dir, e));
+        // The place itself first, which is what can be wrong.
+        make(dest)?;
+        for dir in REPOSITORY_DIRS.iter().chain(&["objects"]) {
+            make(&dest.join(dir))?;
+        }
+        let file = dest.join("config");
+        return fs::write(&file, config).map_err(|e| failed("write", &file, e));
+    };
+    let mode = |text: &str| {
+        let mut lines = text.lines().map(str::trim);
+        let mode = lines.find_map(|line| line.strip_prefix("mode=").map(str::to_owned));
+        let mode = mode.unwrap_or_else(|| "bare".to_owned());
+        mode.trim_end_matches("-z2").to_owned()
+    };
+    let (there, here) = (mode(&found), mode(&String::from_utf8_lossy(config)));
+    if there == here {
+        return Ok(());
+    }
+    let message = format!(
+        "the repository `{}` keeps its files in another mode",
+        dest.display()
+    );
+    Err(
+        Diagnostic::error("export-repository-mode", Class::Usage, message)
+            .note(format!("it is `{there}`, the commit is for `{here}`"))
+            .help("name a repository of that mode, or a directory that is not there yet")
+            .into(),
+    )
 }
 
 fn rank(name: &[u8]) -> usize {
@@ -254,7 +289,7 @@ impl Writer<'_> {
         // A signature of another summary would make every reader refuse this one.
         let was_signed = match fs::remove_file(&signatures) {
             Ok(()) => true,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => false,
+            Err(e) if e.kind() == ErrorKind::NotFound => false,
             Err(e) => return Err(failed("remove", &signatures, e)),
         };
         self.replace(&file, &bytes)?;

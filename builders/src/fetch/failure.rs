@@ -59,6 +59,17 @@ pub enum Failure {
         /// The limit.
         after: Duration,
     },
+    /// The server speaks, but not TLS.
+    #[error("it answered in clear text: it speaks http, not https")]
+    NotHttps,
+    /// A redirect from where nobody can listen to where everybody can, and nobody allowed that.
+    #[error("{what} `{server}`, which is clear text")]
+    Clear {
+        /// How it came there.
+        what: &'static str,
+        /// Scheme, host and port.
+        server: String,
+    },
     /// The server accepted the request and said nothing.
     #[error("no answer within {} s", .after.as_secs_f32())]
     NoAnswer {
@@ -161,6 +172,11 @@ pub enum Failure {
     Cancelled,
 }
 
+/// Stops a client that is redirected to a server with which nobody allowed to speak in clear text.
+#[derive(Debug, thiserror::Error)]
+#[error("to `{0}`, which is clear text")]
+pub(crate) struct ClearText(pub(crate) String);
+
 /// A hash in messages that belong to no recipe.
 fn words(hash: &Hash) -> String {
     format!("{} {}", hash.algo(), hash.to_hex())
@@ -182,7 +198,10 @@ impl Failure {
     /// Tells whether the server, and not this one file, is at fault.
     pub(super) fn blames_server(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::NoAnswer { .. } => true,
+            Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::NotHttps
+            | Self::NoAnswer { .. } => true,
             other => other.is_transient(),
         }
     }

@@ -11,7 +11,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Hash;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::failure::Failure;
+use super::failure::{ClearText, Failure};
 use super::health::Health;
 use super::limits::{Limits, MAX_SOURCES};
 use super::observer::Observer;
@@ -39,6 +39,14 @@ pub struct Request<'a> {
     pub fixed_output: bool,
     /// Whether the network must not be used for this one.
     pub offline: bool,
+}
+
+/// How one source is asked, when not as all of them.
+pub(crate) struct Way<'a> {
+    /// Knows which redirects are followed.
+    pub(crate) client: &'a Client,
+    /// Shows who asks; a server that redirects to another one does not pass that on.
+    pub(crate) authorization: Option<&'a HeaderValue>,
 }
 
 /// A fetch that worked.
@@ -128,17 +136,6 @@ impl Fetcher {
         sink: &mut dyn Sink,
         observer: &dyn Observer,
     ) -> Result<Fetched, FetchError> {
-        self.fetch_as(request, None, sink, observer)
-    }
-
-    /// The same, showing who asks; a server that redirects to another one does not pass that on.
-    pub(crate) fn fetch_as(
-        &self,
-        request: &Request<'_>,
-        authorization: Option<&HeaderValue>,
-        sink: &mut dyn Sink,
-        observer: &dyn Observer,
-    ) -> Result<Fetched, FetchError> {
         let mut attempts: Vec<Attempt> = Vec::new();
         let mut seen: Vec<String> = Vec::new();
         for listed in request.urls {
@@ -161,7 +158,7 @@ impl Fetcher {
                 if seen.contains(&url) || seen.len() >= MAX_SOURCES {
                     continue;
                 }
-                match self.source(&url, request, authorization, sink, observer) {
+                match self.source(&url, request, None, sink, observer) {
                     Ok(size) => {
                         let given_up = attempts.iter().map(ToString::to_string).collect();
                         return Ok(Fetched {
@@ -205,12 +202,12 @@ impl Fetcher {
         }
     }
 
-    /// Fetches from one source.
-    fn source(
+    /// Fetches from one source, in a way of the caller's, who has the words for what fails.
+    pub(crate) fn source(
         &self,
         url: &str,
         request: &Request<'_>,
-        authorization: Option<&HeaderValue>,
+        way: Option<&Way<'_>>,
         sink: &mut dyn Sink,
         observer: &dyn Observer,
     ) -> Result<u64, Failure> {
@@ -248,11 +245,12 @@ impl Fetcher {
         if let Some(reason) = shared.health.closed(&server) {
             return Err(Failure::Down { server, reason });
         }
-        let (client, runtime) = shared.network()?;
+        let (usual, runtime) = shared.network()?;
         let result = match Transfer::begin(&shared.limits, expected, sink, observer) {
             Ok(transfer) => {
-                let transfer = transfer.shown_as(authorization);
-                runtime.block_on(transfer.http(&client, &url))
+                let transfer = transfer.shown_as(way.and_then(|way| way.authorization));
+                let client = way.map_or(&usual, |way| way.client);
+                runtime.block_on(transfer.http(client, &url))
             }
             Err(failure) => Err(failure),
         };
@@ -301,7 +299,7 @@ impl Shared {
             .user_agent(concat!("sos/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(self.limits.connect)
             .referer(false)
-            .redirect(redirects(self.limits.redirects))
+            .redirect(redirects(self.limits.redirects, |_| Ok(())))
             .build()
             .map_err(|error| Failure::Connect {
                 reason: format!("cannot set up TLS: {error}"),
@@ -315,8 +313,11 @@ impl Shared {
     }
 }
 
-/// Follows a bounded number of redirects, never in a circle, never with credentials.
-fn redirects(most: usize) -> Policy {
+/// Follows a bounded number of redirects, never in a circle, never with credentials, and only where `allowed` says nothing against it.
+pub(crate) fn redirects(
+    most: usize,
+    allowed: impl Fn(&Url) -> Result<(), ClearText> + Send + Sync + 'static,
+) -> Policy {
     Policy::custom(move |attempt| {
         if attempt.previous().contains(attempt.url()) {
             attempt.error("in a circle")
@@ -327,7 +328,10 @@ fn redirects(most: usize) -> Policy {
         } else if !matches!(attempt.url().scheme(), "http" | "https") {
             attempt.error("to something that is not http or https")
         } else {
-            attempt.follow()
+            match allowed(attempt.url()) {
+                Ok(()) => attempt.follow(),
+                Err(why) => attempt.error(why),
+            }
         }
     })
 }

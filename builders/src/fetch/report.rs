@@ -77,6 +77,9 @@ impl Attempt {
             | Failure::Broken { .. }
             | Failure::Truncated { .. }
             | Failure::Down { .. } => Some(format!("run the command again later, or {other}")),
+            Failure::NotHttps => Some(format!(
+                "write `http://` in place of `https://`, or {other}"
+            )),
             Failure::WebPage { .. } => Some(format!(
                 "log in to the network if it asks for that, or {other}"
             )),

@@ -11,7 +11,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use sos_formats::hash::{Hash, Hasher};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::failure::Failure;
+use super::failure::{ClearText, Failure};
 use super::limits::{CANCEL_POLL, HEAD_BYTES, Limits, MAX_ATTEMPTS, PROGRESS_BYTES};
 use super::observer::Observer;
 use super::sink::Sink;
@@ -384,8 +384,14 @@ impl<'a> Transfer<'a> {
 /// Sorts the errors that can happen before there is an answer, or while it arrives.
 pub(crate) fn send_failure(error: &reqwest::Error, limits: &Limits, received: u64) -> Failure {
     if error.is_redirect() {
-        return Failure::Redirect {
-            reason: innermost(error),
+        return match causes(error).find_map(|cause| cause.downcast_ref::<ClearText>()) {
+            Some(ClearText(server)) => Failure::Clear {
+                what: "it sends on to",
+                server: server.clone(),
+            },
+            None => Failure::Redirect {
+                reason: innermost(error),
+            },
         };
     }
     if error.is_timeout() && error.is_connect() {
@@ -394,9 +400,12 @@ pub(crate) fn send_failure(error: &reqwest::Error, limits: &Limits, received: u6
         };
     }
     if error.is_connect() {
-        return Failure::Connect {
-            reason: innermost(error),
-        };
+        let reason = innermost(error);
+        // What the TLS library says of the first bytes that are none of TLS.
+        if reason.contains("InvalidContentType") {
+            return Failure::NotHttps;
+        }
+        return Failure::Connect { reason };
     }
     if error.is_builder() {
         return Failure::Url {
@@ -420,13 +429,18 @@ pub(super) fn mismatch(expected: &Hash, found: &Hash, size: u64) -> Failure {
 
 /// Gives the deepest cause: the outer ones only repeat the URL and say "error sending request".
 fn innermost(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = inner.to_string();
-        cause = inner.source();
-    }
-    text
+    let last = causes(error).last();
+    last.map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// What lies below an error, the deepest last.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    let mut next = error.source();
+    std::iter::from_fn(move || {
+        let cause = next?;
+        next = cause.source();
+        Some(cause)
+    })
 }
 
 /// Gives a header as text.
@@ -454,7 +468,7 @@ fn parse_content_range(value: &str) -> Option<(u64, u64, Option<u64>)> {
 }
 
 /// Tells whether the first bytes are those of a web page.
-pub(super) fn looks_like_html(head: &[u8]) -> bool {
+pub(crate) fn looks_like_html(head: &[u8]) -> bool {
     let head = head
         .strip_prefix(b"\xef\xbb\xbf")
         .unwrap_or(head)

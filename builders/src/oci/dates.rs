@@ -10,7 +10,7 @@ use sos_formats::tar::Reader;
 
 use super::archive;
 use super::names::MAX_EPOCH;
-use super::read::{MAX_ENTRIES, MAX_UNPACKED_BYTES, WHITEOUT, decoded, split};
+use super::read::{MAX_ENTRIES, MAX_UNPACKED_BYTES, Meaning, decoded, why};
 use super::source::{Layout, ManifestDocument};
 use super::unpack::manifest_of;
 use crate::build::Build;
@@ -79,6 +79,7 @@ fn newest(
     manifest: &ManifestDocument,
 ) -> Result<i64, BuilderError> {
     let (mut newest, mut entries) = (0, 0);
+    layout.has_files(manifest)?;
     for layer in &manifest.layers {
         let blob = layout.checked(layer)?;
         let bad = |why: String| layout.bad(&format!("its layer {}: {why}", layer.digest));
@@ -86,8 +87,9 @@ fn newest(
         let mut reader = Reader::new(BufReader::with_capacity(
             1 << 20,
             archive.take(MAX_UNPACKED_BYTES),
-        ));
-        while let Some(entry) = reader.next_entry().map_err(|e| bad(e.to_string()))? {
+        ))
+        .without_globals();
+        while let Some(entry) = reader.next_entry().map_err(|e| bad(why(&e)))? {
             if build.cancelled() {
                 return Err(BuilderError::Cancelled);
             }
@@ -95,7 +97,7 @@ fn newest(
             if entries > MAX_ENTRIES {
                 return Err(bad("it has too many entries".to_owned()).into());
             }
-            if !split(&entry.path).1.starts_with(WHITEOUT) {
+            if Meaning::of(&entry.path).map_err(bad)? == Meaning::Itself {
                 newest = newest.max(entry.mtime_secs);
             }
         }

@@ -25,6 +25,33 @@ pub(crate) fn is_hex(text: &str) -> bool {
             .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// Gives the kind of a layer in OCI's words; nothing for one that may not be copied, and for what is no layer.
+pub(super) fn oci_type(kind: &str) -> Option<&str> {
+    Some(match kind {
+        "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
+            "application/vnd.oci.image.layer.v1.tar+gzip"
+        }
+        "application/vnd.docker.image.rootfs.diff.tar" => "application/vnd.oci.image.layer.v1.tar",
+        "application/vnd.oci.image.layer.v1.tar"
+        | "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.oci.image.layer.v1.tar+zstd" => kind,
+        _ => return None,
+    })
+}
+
+/// Whether a kind of layer is an archive of files: also those that may not be copied, which the specification wants to be read.
+pub(super) fn is_of_files(kind: &str) -> bool {
+    oci_type(kind).is_some()
+        || matches!(
+            kind,
+            "application/vnd.oci.image.layer.nondistributable.v1.tar"
+                | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+                | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+                | "application/vnd.docker.image.rootfs.foreign.diff.tar"
+                | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+        )
+}
+
 /// A sorted map of strings.
 pub(crate) type Strings = BTreeMap<String, String>;
 

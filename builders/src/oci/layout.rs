@@ -15,7 +15,7 @@ use sos_store::Known;
 use super::archive;
 use super::documents::{
     CONFIG_TYPE, Config, Descriptor, Empty, History, INDEX_TYPE, Index, MANIFEST_TYPE, Manifest,
-    OCI_LAYOUT, REF_NAME, RootFs, Run, RunAttrs, Strings, is_hex,
+    OCI_LAYOUT, REF_NAME, RootFs, Run, RunAttrs, Strings, is_hex, oci_type,
 };
 use super::layer::LayerInfo;
 use super::names::{MAX_EPOCH, is_ref_name, rfc3339};
@@ -191,6 +191,7 @@ impl Below {
         let opened = archive::open(build.store(), &build.tree(from)?, from)?;
         let layout = &opened.layout;
         let manifest = manifest_of(layout, attrs.from_tag.as_deref(), Some(&attrs.arch))?;
+        layout.has_files(&manifest)?;
         let config = layout.json(&manifest.config)?;
         let architecture = config["architecture"].as_str().unwrap_or_default();
         let wanted = wanted(&attrs.arch)?.architecture;
@@ -208,11 +209,9 @@ impl Below {
             let blob = layout.checked(layer)?;
             take_blob(&blob, &blobs.join(layer.hex().unwrap_or_default()))?;
             let media_type = oci_type(&layer.media_type).ok_or_else(|| {
-                let kind = &layer.media_type;
-                layout.bad(&format!(
-                    "its layer {} is of the kind `{kind}`",
-                    layer.digest
-                ))
+                let (kind, digest) = (&layer.media_type, &layer.digest);
+                let what = format!("its layer {digest} is of the kind `{kind}`");
+                layout.bad(&format!("{what}, which may not be copied"))
             })?;
             layers.push(Descriptor {
                 media_type: media_type.to_owned(),
@@ -251,20 +250,6 @@ impl Below {
             config: config["config"].clone(),
         })
     }
-}
-
-/// Gives the kind of a layer in OCI's words; nothing for one that may not be copied.
-fn oci_type(kind: &str) -> Option<&str> {
-    Some(match kind {
-        "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
-            "application/vnd.oci.image.layer.v1.tar+gzip"
-        }
-        "application/vnd.docker.image.rootfs.diff.tar" => "application/vnd.oci.image.layer.v1.tar",
-        "application/vnd.oci.image.layer.v1.tar"
-        | "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.oci.image.layer.v1.tar+zstd" => kind,
-        _ => return None,
-    })
 }
 
 /// The member of a configuration that is not what it has to be; one that is null is not there.

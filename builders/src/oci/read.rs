@@ -9,12 +9,14 @@ use serde_json::Value;
 use sos_formats::Bytes;
 use sos_formats::deb::Codec;
 use sos_formats::diagnostic::Diagnostic;
-use sos_formats::tar::{Entry, EntryKind, Reader};
+use sos_formats::tar::{Entry, EntryKind, Reader, TarError};
 use sos_store::compare::{Content, Item, ItemKind, Snapshot};
 use sos_store::{Store, TempDir};
 
+use super::contents::shown;
 use super::source::Layout;
 use crate::debian::codec;
+use crate::walk::join;
 
 /// The most bytes of all layers, unpacked.
 pub(super) const MAX_UNPACKED_BYTES: u64 = 256 << 30;
@@ -22,9 +24,88 @@ pub(super) const MAX_UNPACKED_BYTES: u64 = 256 << 30;
 pub(super) const MAX_ENTRIES: usize = 10_000_000;
 
 /// A name that takes an entry of lower layers away.
-pub(super) const WHITEOUT: &[u8] = b".wh.";
+const WHITEOUT: &[u8] = b".wh.";
 /// A name that takes everything of lower layers in its directory away.
-pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// A name that aufs keeps its books under.
+const AUFS: &[u8] = b".wh..wh.";
+
+/// What an entry of a layer means when the layer is put on top of others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// What it is.
+    Itself,
+    /// What lower layers have in this directory is not there.
+    Opaque(Bytes),
+    /// What lower layers have at this path is not there.
+    Hides(Bytes),
+    /// Nothing: it is one of aufs's own files. Hard links to it are files of the layer all the same.
+    Aufs,
+}
+
+impl Meaning {
+    /// Finds out what the entry at a path means.
+    ///
+    /// # Errors
+    /// What is wrong with the path, in words.
+    ///
+    /// # Source
+    /// `layer.md` of the image specification, "Whiteouts": no file system that comes of layers has a name that begins with `.wh.`, so
+    /// nothing can lie in a whiteout. It names `.wh..wh..opq` and no other name that begins with `.wh..wh.`; those are of aufs, with
+    /// which the format began: `.wh..wh.plnk` is a directory of files with hard links into several layers, `.wh..wh.aufs` what its
+    /// whiteouts are links of. docker, containerd and containers/storage take no file of them over at the top (podman 4.3 leaves the
+    /// directory behind, empty), and keep the files of `.wh..wh.plnk` for as long as links of the same layer may lead there. umoci takes them for whiteouts of names that cannot be,
+    /// and still unpacks what lies in them. Here it is as in the first three, and in every directory.
+    pub(super) fn of(path: &[u8]) -> Result<Self, String> {
+        let mut before = 0;
+        for name in path.split(|byte| *byte == b'/') {
+            let (dir, end) = (path[..before].strip_suffix(b"/"), before + name.len());
+            before = end + 1;
+            let Some(hidden) = name.strip_prefix(WHITEOUT) else {
+                continue;
+            };
+            if name.starts_with(AUFS) && name != OPAQUE {
+                return Ok(Self::Aufs);
+            }
+            if end < path.len() {
+                return Err(format!(
+                    "`/{}` lies in a whiteout, in which nothing can be",
+                    shown(path)
+                ));
+            }
+            let dir = dir.unwrap_or_default();
+            return match hidden {
+                b"" | b"." | b".." => Err(format!("`/{}` is a whiteout of nothing", shown(path))),
+                _ if name == OPAQUE => Ok(Self::Opaque(dir.to_vec())),
+                _ => Ok(Self::Hides(join(dir, hidden))),
+            };
+        }
+        Ok(Self::Itself)
+    }
+}
+
+/// Why an archive cannot be read, in words; the error of what is below it tells more than its own.
+pub(super) fn why(error: &TarError) -> String {
+    match error {
+        TarError::Read(cause) => cause.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// The error for a hard link that is to itself, or to what it takes the place of. The specification has no entry twice, and other
+/// unpackers remove what is at the path of a link before they make it, so that nothing is left for it to lead to.
+pub(super) fn check_link(entry: &Entry) -> Result<(), String> {
+    let (path, link) = (shown(&entry.path), shown(&entry.link));
+    if entry.link == entry.path {
+        return Err(format!("the hard link `/{path}` is to itself"));
+    }
+    if is_below(&entry.link, &entry.path) {
+        return Err(format!(
+            "the hard link `/{path}` is to `/{link}`, in whose way it is"
+        ));
+    }
+    Ok(())
+}
 
 /// An image as one tree.
 #[derive(Debug)]
@@ -54,6 +135,7 @@ pub fn read(store: &Store, dir: &Path, tag: Option<&str>) -> Result<Image, Box<D
     let layout = Layout::at(dir);
     let (_, manifest) = layout.manifest(tag, None)?;
     let config = layout.json(&manifest.config)?;
+    layout.has_files(&manifest)?;
     let mut files = Snapshot::default();
     let mut layers = Vec::new();
     let mut left = Left {
@@ -131,36 +213,46 @@ fn apply(tar: &Path, files: &mut Snapshot, left: &mut Left) -> io::Result<()> {
         inner: BufReader::with_capacity(1 << 20, File::open(tar)?),
         at: at.clone(),
     };
-    let mut reader = Reader::new(stream);
+    let mut reader = Reader::new(stream).without_globals();
     let mut added: BTreeMap<Bytes, Item> = BTreeMap::new();
-    while let Some(entry) = reader.next_entry().map_err(io::Error::other)? {
+    // Files of aufs that only links lead to.
+    let mut hidden: BTreeMap<Bytes, Item> = BTreeMap::new();
+    let told = |error| io::Error::other(why(&error));
+    while let Some(entry) = reader.next_entry().map_err(told)? {
         left.entries = left
             .entries
             .checked_sub(1)
             .ok_or_else(|| io::Error::other("it has too many entries"))?;
-        let (dir, name) = split(&entry.path);
-        if name == OPAQUE {
-            files.entries.retain(|path, _| !is_below(path, dir));
-            continue;
-        }
-        if let Some(hidden) = name.strip_prefix(WHITEOUT) {
-            let mut hidden_path = dir.to_vec();
-            if !dir.is_empty() {
-                hidden_path.push(b'/');
+        match Meaning::of(&entry.path).map_err(io::Error::other)? {
+            Meaning::Itself => {}
+            Meaning::Opaque(dir) => {
+                files.entries.retain(|path, _| !is_below(path, &dir));
+                continue;
             }
-            hidden_path.extend_from_slice(hidden);
-            remove(files, &hidden_path);
-            continue;
+            Meaning::Hides(path) => {
+                remove(files, &path);
+                continue;
+            }
+            Meaning::Aufs => {
+                if entry.kind == EntryKind::File {
+                    let found = item(&entry, tar, at.get());
+                    hidden.insert(entry.path, found);
+                }
+                continue;
+            }
         }
         let item = match entry.kind {
             EntryKind::Hardlink => {
+                check_link(&entry).map_err(io::Error::other)?;
                 let there = added
                     .get(&entry.link)
+                    .or_else(|| hidden.get(&entry.link))
                     .or_else(|| files.entries.get(&entry.link));
                 there.cloned().ok_or_else(|| {
                     io::Error::other(format!(
-                        "the link {} leads to nothing",
-                        String::from_utf8_lossy(&entry.path)
+                        "the hard link `/{}` is to `/{}`, which is not there",
+                        shown(&entry.path),
+                        shown(&entry.link)
                     ))
                 })?
             }
@@ -199,13 +291,6 @@ fn item(entry: &Entry, tar: &Path, at: u64) -> Item {
         mtime: Some((entry.mtime_secs, 0)),
         xattrs: Some(entry.xattrs.clone()),
         hardlink: None,
-    }
-}
-
-pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|b| *b == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (&[], path),
     }
 }
 
@@ -272,6 +357,78 @@ mod tests {
         path
     }
 
+    fn left() -> Left {
+        Left {
+            bytes: 1 << 20,
+            entries: 100,
+        }
+    }
+
+    #[test]
+    fn what_names_mean() {
+        let of = |path: &str| Meaning::of(path.as_bytes());
+        let bytes = |path: &str| path.as_bytes().to_vec();
+        for plain in ["a", "a/b", "a.wh.", "a/.w", "", ".whx/.wg"] {
+            assert_eq!(of(plain), Ok(Meaning::Itself), "{plain}");
+        }
+        assert_eq!(of(".wh.a"), Ok(Meaning::Hides(bytes("a"))));
+        assert_eq!(of("a/b/.wh.c"), Ok(Meaning::Hides(bytes("a/b/c"))));
+        assert_eq!(of("a/.wh..c"), Ok(Meaning::Hides(bytes("a/.c"))));
+        assert_eq!(of(".wh..wh..opq"), Ok(Meaning::Opaque(bytes(""))));
+        assert_eq!(of("a/b/.wh..wh..opq"), Ok(Meaning::Opaque(bytes("a/b"))));
+        for aufs in [
+            ".wh..wh.plnk",
+            ".wh..wh.plnk/12.34",
+            ".wh..wh.aufs",
+            "a/.wh..wh.orph/b",
+            "a/.wh..wh..opqx",
+            ".wh..wh.",
+        ] {
+            assert_eq!(of(aufs), Ok(Meaning::Aufs), "{aufs}");
+        }
+        for (bad, what) in [
+            (".wh.a/b", "lies in a whiteout"),
+            ("a/.wh..wh..opq/b", "lies in a whiteout"),
+            (".wh.", "of nothing"),
+            ("a/.wh..", "of nothing"),
+            ("a/.wh...", "of nothing"),
+        ] {
+            assert!(of(bad).is_err_and(|why| why.contains(what)), "{bad}");
+        }
+    }
+
+    #[test]
+    fn links_to_nothing_and_books_of_aufs() {
+        use EntryKind::{Dir, File, Hardlink};
+        let dir = tempfile::tempdir().unwrap();
+        let books = [
+            (".wh..wh.plnk", Dir, ""),
+            (".wh..wh.plnk/1.2", File, "linked"),
+            (".wh..wh.aufs", File, ""),
+            ("a", Hardlink, ".wh..wh.plnk/1.2"),
+        ];
+        let mut files = Snapshot::default();
+        let tar = layer(dir.path(), "books", &books);
+        apply(&tar, &mut files, &mut left()).unwrap();
+        let names: Vec<&Bytes> = files.entries.keys().collect();
+        assert_eq!(names, [b"a"]);
+        let is_it = |kind: &ItemKind| matches!(kind, ItemKind::File { size: 6, .. });
+        assert!(is_it(&files.entries[b"a".as_slice()].kind));
+        for (name, entries, what) in [
+            ("itself", [("h", File, "x"), ("h", Hardlink, "h")], "itself"),
+            (
+                "none",
+                [("h", File, "x"), ("i", Hardlink, "j")],
+                "not there",
+            ),
+            ("way", [("h/x", File, "x"), ("h", Hardlink, "h/x")], "way"),
+        ] {
+            let tar = layer(dir.path(), name, &entries);
+            let refused = apply(&tar, &mut Snapshot::default(), &mut left()).unwrap_err();
+            assert!(refused.to_string().contains(what), "{refused}");
+        }
+    }
+
     #[test]
     fn layers_are_put_on_top_of_each_other() {
         use EntryKind::{Dir, File, Hardlink};
@@ -303,10 +460,7 @@ mod tests {
             ],
         );
         let mut files = Snapshot::default();
-        let mut left = Left {
-            bytes: 1 << 20,
-            entries: 100,
-        };
+        let mut left = left();
         apply(&low, &mut files, &mut left).unwrap();
         apply(&high, &mut files, &mut left).unwrap();
         let names: Vec<String> = files

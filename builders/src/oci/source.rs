@@ -10,7 +10,7 @@ use serde_json::Value;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{HashAlgo, Hasher, Sha256};
 
-use super::documents::{Descriptor, Platform, REF_NAME};
+use super::documents::{Descriptor, Platform, REF_NAME, is_of_files};
 use super::strict;
 
 /// The most bytes of an index, a manifest or a configuration.
@@ -50,21 +50,32 @@ impl Document {
     /// # Errors
     /// What is wrong with it, in words.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let value = strict::parse(bytes).map_err(|error| error.to_string())?;
+        let value =
+            strict::parse(bytes).map_err(|error| format!("it cannot be read as JSON: {error}"))?;
+        // Serde knows types of Rust, which are none of the reader's business.
+        let told = |error: serde_json::Error| {
+            let text = error.to_string();
+            text.replace("expected u64", "expected a whole number of bytes")
+        };
         // What is both would be one image for one reader and another for the next.
         match (value.get("layers"), value.get("manifests")) {
             (Some(_), None) => {
-                let manifest: ManifestDocument =
-                    serde_json::from_value(value).map_err(|error| error.to_string())?;
-                if manifest.layers.len() > MAX_LAYERS {
-                    return Err("it has too many layers".to_owned());
+                let manifest: ManifestDocument = serde_json::from_value(value).map_err(told)?;
+                let found = manifest.layers.len();
+                if found > MAX_LAYERS {
+                    return Err(format!("it has {found} layers, and may have {MAX_LAYERS}"));
                 }
                 Ok(Self::Manifest(manifest))
             }
-            (None, Some(_)) => serde_json::from_value(value)
-                .map(Self::Index)
-                .map_err(|error| error.to_string()),
-            _ => Err("it is neither a manifest nor an index".to_owned()),
+            (None, Some(_)) => serde_json::from_value(value).map(Self::Index).map_err(told),
+            _ if value.get("fsLayers").is_some() => Err(
+                "it is a manifest of Docker's first schema, which only very old images have"
+                    .to_owned(),
+            ),
+            _ => Err(
+                "it is neither a manifest, with `layers`, nor an index, with `manifests`"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -106,6 +117,11 @@ impl Layout {
         Box::new(Diagnostic::error("oci-bad-layout", Class::Other, message))
     }
 
+    fn damaged(&self, digest: &str) -> Box<Diagnostic> {
+        let problem = self.bad(&format!("{digest} has other bytes than its digest says"));
+        Box::new(problem.help("get or make the image again: a file below `blobs` is damaged"))
+    }
+
     fn read(&self, path: &Path) -> Result<Vec<u8>, Box<Diagnostic>> {
         let mut bytes = Vec::new();
         let read = File::open(path)
@@ -123,7 +139,7 @@ impl Layout {
         let bytes = self.read(&self.dir.join("index.json"))?;
         let index = strict::parse(&bytes).map_err(|e| self.bad(&format!("index.json: {e}")))?;
         if !index["manifests"].is_array() {
-            return Err(self.bad("index.json names no images"));
+            return Err(self.bad("index.json has no list `manifests` of its images"));
         }
         Ok(index)
     }
@@ -146,7 +162,7 @@ impl Layout {
         let (found, size) =
             hash_file(&path).map_err(|error| self.bad(&format!("{digest}: {error}")))?;
         if format!("sha256:{found}") != *digest {
-            return Err(self.bad(&format!("the bytes of {digest} are others")));
+            return Err(self.damaged(digest));
         }
         if size != descriptor.size {
             let stated = descriptor.size;
@@ -160,7 +176,7 @@ impl Layout {
         let bytes = self.read(&self.path(descriptor)?)?;
         let digest = &descriptor.digest;
         if format!("sha256:{}", Sha256::of(&bytes)) != *digest {
-            return Err(self.bad(&format!("the bytes of {digest} are others")));
+            return Err(self.damaged(digest));
         }
         if bytes.len() as u64 != descriptor.size {
             let (found, stated) = (bytes.len(), descriptor.size);
@@ -194,9 +210,20 @@ impl Layout {
         let found: Vec<&Value> = all.iter().filter(|m| named(m)).collect();
         match found.as_slice() {
             [one] => Ok((*one).clone()),
+            [] if all.is_empty() => Err(Box::new(
+                self.bad("index.json names no image: its `manifests` is empty")
+                    .help("put an image into it, or name another layout"),
+            )),
             [] => Err(Box::new(
-                self.bad("it has no image of that tag")
-                    .note(format!("its tags are: {}", tags.join(", "))),
+                self.bad(&format!(
+                    "it has no image of the tag `{}`",
+                    tag.unwrap_or_default()
+                ))
+                .note(if tags.is_empty() {
+                    "none of its images has a tag".to_owned()
+                } else {
+                    format!("its tags are: {}", tags.join(", "))
+                }),
             )),
             _ => Err(Box::new(self.bad("it has several images").help(format!(
                 "name one as `{}:TAG`; tags are: {}",
@@ -222,11 +249,32 @@ impl Layout {
             match self.document(&chosen)?.0 {
                 Document::Manifest(manifest) => return Ok((chosen, manifest)),
                 Document::Index(index) => {
-                    chosen = choose(&index, platform).map_err(|what| self.bad(&what))?;
+                    let name = &chosen.digest;
+                    let found = choose(&index, name, platform);
+                    chosen = found.map_err(|what| self.bad(&what))?;
                 }
             }
         }
-        Err(self.bad("its indexes lead nowhere"))
+        Err(self.bad(&format!(
+            "indexes lie in its index more than {MAX_INDEXES} deep"
+        )))
+    }
+
+    /// Looks whether the layers of an image are archives of files: registries and layouts hold other things, which only begin alike.
+    pub(crate) fn has_files(&self, manifest: &ManifestDocument) -> Result<(), Box<Diagnostic>> {
+        let mut layers = manifest.layers.iter();
+        let Some(other) = layers.find(|layer| !is_of_files(&layer.media_type)) else {
+            return Ok(());
+        };
+        let what = match other.media_type.as_str() {
+            "" => "says not of what kind it is".to_owned(),
+            kind => format!("is of the kind `{kind}`, which is no archive of files that is known"),
+        };
+        Err(Box::new(
+            self.bad(&format!("its layer {} {what}", other.digest))
+                .note("known are those of `application/vnd.oci.image.layer.v1.tar`, as it is, `+gzip` and `+zstd`, and what Docker calls them")
+                .help("name an image that has such layers"),
+        ))
     }
 
     /// Lists everything that a descriptor leads to.
@@ -268,9 +316,13 @@ impl Layout {
     }
 }
 
-/// Finds the image of a machine in an index; the first that fits wins.
+/// Finds the image of a machine in an index, whose digest is `name`; the first that fits wins.
+///
+/// # Errors
+/// Why there is none, in words.
 pub(crate) fn choose(
     index: &IndexDocument,
+    name: &str,
     platform: Option<&Platform>,
 ) -> Result<Descriptor, String> {
     let shown = |found: &Descriptor| match &found.platform {
@@ -286,6 +338,9 @@ pub(crate) fn choose(
     };
     let there = || index.manifests.iter().map(shown).collect::<Vec<_>>();
     match (platform, index.manifests.as_slice()) {
+        (_, []) => Err(format!(
+            "its index {name} names no image: its `manifests` is empty"
+        )),
         (None, [one]) => Ok(one.clone()),
         (None, _) => Err(format!(
             "it is for several machines, and none is named: {}",

@@ -1,6 +1,7 @@
 //! Layers and layouts, checked by reading them back, by an independent checker and by the tools in use.
 
 mod images;
+mod strange;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -3,7 +3,7 @@
 //! What an unpacker with all rights would leave on disk is what the object holds: owners, modes, xattrs, hard links, devices.
 //! Labels of SELinux and marks of overlays are left out, as they are when layers are written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
@@ -18,10 +18,10 @@ use sos_formats::tar::{Entry, EntryKind, Reader};
 use sos_store::rootfs::{FileSpec, KindView, RootTree, SpecKind};
 
 use super::archive;
-use super::contents::{ancestors, is_kept};
+use super::contents::{ancestors, is_kept, shown};
 use super::documents::Platform;
 use super::names::platform;
-use super::read::{MAX_ENTRIES, MAX_UNPACKED_BYTES, OPAQUE, WHITEOUT, decoded, split};
+use super::read::{MAX_ENTRIES, MAX_UNPACKED_BYTES, Meaning, check_link, decoded, why};
 use super::source::{Layout, ManifestDocument};
 use crate::build::Build;
 use crate::walk::join;
@@ -43,7 +43,7 @@ impl Builder for OciRootfsBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: RootfsAttrs = ctx.attrs_as()?;
@@ -96,13 +96,19 @@ pub(super) fn make_rootfs(build: &dyn Build, attrs: &RootfsAttrs) -> Result<Blak
     let opened = archive::open(store, &place, &attrs.image)?;
     let layout = &opened.layout;
     let manifest = manifest_of(layout, attrs.tag.as_deref(), attrs.arch.as_deref())?;
+    layout.has_files(&manifest)?;
     let config = layout.json(&manifest.config)?;
-    let diff_ids = config["rootfs"]["diff_ids"].as_array();
-    let diff_ids: Vec<&str> = diff_ids
-        .into_iter()
-        .flatten()
-        .filter_map(|id| id.as_str())
-        .collect();
+    let Some(diff_ids) = config["rootfs"]["diff_ids"].as_array() else {
+        let (digest, kind) = (&manifest.config.digest, &manifest.config.media_type);
+        return Err(layout
+            .bad(&format!(
+                "its configuration {digest} names no layers (`rootfs.diff_ids`)"
+            ))
+            .note(format!("that is of the kind `{kind}`"))
+            .help("name an image: registries and layouts hold other things, too")
+            .into());
+    };
+    let diff_ids: Vec<&str> = diff_ids.iter().filter_map(|id| id.as_str()).collect();
     if diff_ids.len() != manifest.layers.len() {
         let (layers, ids) = (manifest.layers.len(), diff_ids.len());
         return Err(layout
@@ -124,6 +130,7 @@ pub(super) fn make_rootfs(build: &dyn Build, attrs: &RootfsAttrs) -> Result<Blak
             .map_err(|error| match error {
                 BuilderError::Io { .. } | BuilderError::Failed { .. } => layout
                     .bad(&format!("its layer {}: {error}", layer.digest))
+                    .help("name another image: whoever made this one must mend it")
                     .into(),
                 other => other,
             })?;
@@ -152,6 +159,27 @@ struct Unpacker<'a> {
     tree: RootTree,
     bytes_left: u64,
     entries_left: usize,
+}
+
+/// A file of aufs's own, which only hard links lead to.
+struct Book {
+    spec: FileSpec,
+    /// The name that it got first.
+    first: Option<Bytes>,
+}
+
+/// What an entry says of itself, without what is not taken over.
+fn meta_of(entry: &Entry) -> Meta {
+    let mut xattrs = entry.xattrs.clone();
+    xattrs.retain(|key, _| is_kept(key));
+    Meta {
+        mode: entry.mode,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime_secs: entry.mtime_secs,
+        mtime_nsecs: 0,
+        xattrs,
+    }
 }
 
 /// Hashes what passes, and lets only so much pass.
@@ -184,10 +212,12 @@ impl Unpacker<'_> {
             left: self.bytes_left.min(most),
         };
         let allowed = bounded.left;
-        let mut reader = Reader::new(BufReader::with_capacity(1 << 20, bounded));
+        let mut reader = Reader::new(BufReader::with_capacity(1 << 20, bounded)).without_globals();
         // What this layer has: its whiteouts do not act on that, wherever they stand.
         let mut added: BTreeSet<Bytes> = BTreeSet::new();
-        while let Some(entry) = reader.next_entry().map_err(|e| io(e.into()))? {
+        let mut books = BTreeMap::new();
+        let bad = |what: String| BuilderError::failed(what);
+        while let Some(entry) = reader.next_entry().map_err(|e| bad(why(&e)))? {
             if self.build.cancelled() {
                 return Err(BuilderError::Cancelled);
             }
@@ -195,17 +225,26 @@ impl Unpacker<'_> {
                 .entries_left
                 .checked_sub(1)
                 .ok_or_else(|| BuilderError::failed("it has too many entries"))?;
-            let (dir, name) = split(&entry.path);
-            if name == OPAQUE {
-                self.prune(dir, &added)?;
-            } else if let Some(hidden) = name.strip_prefix(WHITEOUT) {
-                if matches!(hidden, b"" | b"." | b"..") {
-                    return Err(BuilderError::failed("it has a whiteout of nothing"));
+            match Meaning::of(&entry.path).map_err(bad)? {
+                Meaning::Itself => {
+                    self.entry(&entry, &mut reader, &mut books)?;
+                    added.insert(entry.path);
                 }
-                self.hide(&join(dir, hidden), &added)?;
-            } else {
-                self.entry(&entry, &mut reader)?;
-                added.insert(entry.path);
+                Meaning::Opaque(dir) => self.prune(&dir, &added)?,
+                Meaning::Hides(path) => self.hide(&path, &added)?,
+                Meaning::Aufs if entry.kind == EntryKind::File => {
+                    let (blob, size) = self.build.store().put_blob(&mut reader)?;
+                    let spec = FileSpec {
+                        meta: meta_of(&entry),
+                        kind: SpecKind::File {
+                            size,
+                            blob,
+                            hardlink: None,
+                        },
+                    };
+                    books.insert(entry.path, Book { spec, first: None });
+                }
+                Meaning::Aufs => {}
             }
         }
         let mut bounded = reader.into_inner().into_inner();
@@ -224,17 +263,13 @@ impl Unpacker<'_> {
         Ok(format!("sha256:{}", bounded.hasher.finish().to_hex()))
     }
 
-    fn entry(&mut self, entry: &Entry, data: &mut dyn Read) -> Result<(), BuilderError> {
-        let mut xattrs = entry.xattrs.clone();
-        xattrs.retain(|key, _| is_kept(key));
-        let meta = Meta {
-            mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            mtime_secs: entry.mtime_secs,
-            mtime_nsecs: 0,
-            xattrs,
-        };
+    fn entry(
+        &mut self,
+        entry: &Entry,
+        data: &mut dyn Read,
+        books: &mut BTreeMap<Bytes, Book>,
+    ) -> Result<(), BuilderError> {
+        let meta = meta_of(entry);
         if entry.path.is_empty() {
             if entry.kind != EntryKind::Dir {
                 return Err(BuilderError::failed("its root is no directory"));
@@ -247,7 +282,13 @@ impl Unpacker<'_> {
         }
         self.parents(&entry.path)?;
         let kind = match entry.kind {
-            EntryKind::Hardlink => return self.link(entry),
+            EntryKind::Hardlink => {
+                check_link(entry).map_err(BuilderError::failed)?;
+                return match books.get_mut(&entry.link) {
+                    Some(book) => self.link_to_book(entry, book),
+                    None => self.link(&entry.link, &entry.path),
+                };
+            }
             EntryKind::File => {
                 let (blob, size) = self.build.store().put_blob(data)?;
                 SpecKind::File {
@@ -273,21 +314,34 @@ impl Unpacker<'_> {
         Ok(self.tree.insert(&entry.path, FileSpec { meta, kind })?)
     }
 
-    fn link(&mut self, entry: &Entry) -> Result<(), BuilderError> {
-        if entry.link == entry.path {
-            return Ok(());
-        }
-        let found = self.tree.get(&entry.link)?.map(|there| there.kind);
+    fn link(&mut self, to: &[u8], path: &[u8]) -> Result<(), BuilderError> {
+        let found = self.tree.get(to)?.map(|there| there.kind);
         if !matches!(found, Some(KindView::File { .. })) {
-            let shown = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
             return Err(BuilderError::failed(format!(
-                "the hard link `/{}` is to `/{}`, which is no file",
-                shown(&entry.path),
-                shown(&entry.link)
+                "the hard link `/{}` is to `/{}`, which is {}",
+                shown(path),
+                shown(to),
+                found.map_or("not there", |_| "no file")
             )));
         }
-        self.tree.remove(&entry.path)?;
-        Ok(self.tree.link(&entry.link, &entry.path)?)
+        self.tree.remove(path)?;
+        Ok(self.tree.link(to, path)?)
+    }
+
+    /// Makes a name of a file of aufs: the first one is the file, further ones are links to that.
+    fn link_to_book(&mut self, entry: &Entry, book: &mut Book) -> Result<(), BuilderError> {
+        let SpecKind::File { blob: wanted, .. } = book.spec.kind else {
+            return Ok(());
+        };
+        if let Some(first) = book.first.as_ref().filter(|first| **first != entry.path)
+            // A later entry may have taken its place.
+            && let Some(KindView::File { blob, .. }) = self.tree.get(first)?.map(|there| there.kind)
+            && blob == wanted
+        {
+            return self.link(first, &entry.path);
+        }
+        book.first = Some(entry.path.clone());
+        Ok(self.tree.insert(&entry.path, book.spec.clone())?)
     }
 
     /// Makes the directories above a path; what is none gives way.

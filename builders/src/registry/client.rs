@@ -14,11 +14,12 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
-use super::auth::{AuthFiles, Credentials};
+use super::access::{Access, is_local};
+use super::auth::Credentials;
 use super::challenge;
-use super::reference::{Reference, is_local};
-use crate::fetch::offline;
-use crate::fetch::{Failure, Fetcher, Limits, send_failure};
+use super::reference::Reference;
+use super::words::{Use, failed, unexpected};
+use crate::fetch::{ClearText, Failure, Fetcher, Limits, redirects, send_failure};
 use crate::oci::source::MAX_DOCUMENT_BYTES;
 
 /// The most bytes of a token and of what surrounds it.
@@ -50,7 +51,7 @@ impl Answer {
     }
 
     /// The errors that a registry lists.
-    fn errors(&self) -> Vec<String> {
+    pub(super) fn errors(&self) -> Vec<String> {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         let list = body["errors"].as_array().cloned().unwrap_or_default();
         let shown = |error: &Value| {
@@ -83,11 +84,13 @@ pub(super) struct Ask<'a> {
 /// One repository.
 pub(super) struct Client<'a> {
     pub(super) reference: &'a Reference,
+    /// What it is used for.
+    usage: Use,
     http: reqwest::Client,
     pub(super) runtime: Handle,
     pub(super) limits: Limits,
     base: Url,
-    auth: &'a AuthFiles,
+    access: &'a Access,
     /// The `Authorization` header for each scope.
     known: Mutex<BTreeMap<String, HeaderValue>>,
     /// Where the credentials are from that were shown.
@@ -98,52 +101,74 @@ impl<'a> Client<'a> {
     /// Prepares for a repository; nothing is asked yet.
     pub(super) fn new(
         fetcher: &Fetcher,
-        auth: &'a AuthFiles,
+        access: &'a Access,
         reference: &'a Reference,
+        usage: Use,
     ) -> Result<Self, Box<Diagnostic>> {
-        let failed = |failure: Failure| failed(reference, &failure);
+        let failed = |failure: Failure| failed(reference, usage, &failure);
         let (runtime, limits) = fetcher.runtime().map_err(failed)?;
         // Redirects are followed here, where it is seen to whom credentials go.
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("sos/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(limits.connect)
-            .referer(false)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| {
-                failed(Failure::Connect {
-                    reason: format!("cannot set up TLS: {error}"),
-                })
-            })?;
-        let base = Url::parse(&reference.base()).map_err(|error| {
+        let http = with_redirects(&limits, reqwest::redirect::Policy::none()).map_err(failed)?;
+        let base = Url::parse(&reference.base(access)).map_err(|error| {
             failed(Failure::Url {
                 reason: error.to_string(),
             })
         })?;
         Ok(Self {
             reference,
+            usage,
             http,
             runtime,
             limits,
             base,
-            auth,
+            access,
             known: Mutex::default(),
             from: Mutex::default(),
         })
     }
 
+    /// A client for blobs, which are large, and lie on other servers with many registries: it follows redirects by itself, to where
+    /// this one would go.
+    pub(super) fn for_blobs(&self) -> Result<reqwest::Client, Box<Diagnostic>> {
+        let (access, at_home) = (self.access.clone(), self.at_home());
+        let policy = redirects(self.limits.redirects, move |url| {
+            if access.allows(url, at_home) {
+                return Ok(());
+            }
+            Err(ClearText(url.origin().ascii_serialization()))
+        });
+        with_redirects(&self.limits, policy).map_err(|failure| self.failed(&failure))
+    }
+
+    /// Whether the registry is on this machine, and may send to other servers of it.
+    fn at_home(&self) -> bool {
+        self.base.scheme() == "http" && is_local(&self.base)
+    }
+
     /// The address of something in the repository.
     pub(super) fn url(&self, rest: &str) -> Result<Url, Box<Diagnostic>> {
-        self.base
-            .join(&format!("{}/{rest}", self.reference.name))
-            .map_err(|error| {
-                failed(
-                    self.reference,
-                    &Failure::Url {
-                        reason: error.to_string(),
-                    },
-                )
+        let url = self.base.join(&format!("{}/{rest}", self.reference.name));
+        url.map_err(|error| {
+            self.failed(&Failure::Url {
+                reason: error.to_string(),
             })
+        })
+    }
+
+    /// The error for a registry that cannot be spoken with.
+    pub(super) fn failed(&self, failure: &Failure) -> Box<Diagnostic> {
+        failed(self.reference, self.usage, failure)
+    }
+
+    /// The error for an answer that is not what was asked for.
+    pub(super) fn unexpected(&self, what: &str, answer: &Answer) -> Box<Diagnostic> {
+        unexpected(
+            self.reference,
+            self.usage,
+            what,
+            answer.status,
+            &answer.errors(),
+        )
     }
 
     /// The header that shows who asks for what a scope allows, once a request with it was answered.
@@ -173,14 +198,26 @@ impl<'a> Client<'a> {
             let failure = match self.once(ask).await? {
                 Ok(answer) if left > 0 && is_passing(answer.status) => None,
                 Ok(answer) => return Ok(answer),
-                Err(failure) if left == 0 => return Err(failed(self.reference, &failure)),
+                // Whether it may be sent there does not change by waiting.
+                Err(failure)
+                    if left == 0
+                        || matches!(
+                            failure,
+                            Failure::Clear { .. }
+                                | Failure::NotHttps
+                                | Failure::Redirect { .. }
+                                | Failure::TooLarge { .. }
+                        ) =>
+                {
+                    return Err(self.failed(&failure));
+                }
                 Err(failure) => Some(failure),
             };
             tracing::debug!(url = %ask.url, ?failure, "registry: trying again");
             sleep(wait.min(self.limits.max_backoff)).await;
             wait = wait.saturating_mul(2);
         }
-        Err(failed(self.reference, &Failure::Cancelled))
+        Err(self.failed(&Failure::Cancelled))
     }
 
     /// Asks once, showing who asks when the registry wants to know.
@@ -219,7 +256,7 @@ impl<'a> Client<'a> {
         let mut url = ask.url.clone();
         let asks = ask.method == Method::GET || ask.method == Method::HEAD;
         for _ in 0..=self.limits.redirects {
-            self.check(&url)?;
+            self.check(&url, "it sends on to")?;
             let mut request = self
                 .http
                 .request(ask.method.clone(), url.clone())
@@ -250,16 +287,19 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// Nothing is sent in clear text to another machine.
-    fn check(&self, url: &Url) -> Result<(), Failure> {
-        let reason = match url.scheme() {
-            "https" => return Ok(()),
-            "http" if is_local(url) && self.reference.is_local() => return Ok(()),
-            "http" => "in clear text to another machine; sos speaks https with registries",
-            _ => "to something that is not https",
-        };
-        Err(Failure::Redirect {
-            reason: reason.to_owned(),
+    /// Looks whether a URL may be asked, and says how it came there when not.
+    fn check(&self, url: &Url, what: &'static str) -> Result<(), Failure> {
+        if self.access.allows(url, self.at_home()) {
+            return Ok(());
+        }
+        Err(match url.scheme() {
+            "http" => Failure::Clear {
+                what,
+                server: url.origin().ascii_serialization(),
+            },
+            scheme => Failure::Redirect {
+                reason: format!("to something that is `{scheme}` and not https"),
+            },
         })
     }
 
@@ -309,7 +349,7 @@ impl<'a> Client<'a> {
         shown: bool,
     ) -> Result<bool, Box<Diagnostic>> {
         let Reference { host, name, .. } = self.reference;
-        let found = self.auth.find(host, name).await?;
+        let found = self.access.auth.find(host, name).await?;
         let credentials = found.map(|(credentials, from)| {
             let mut known = self.from.lock().unwrap_or_else(PoisonError::into_inner);
             *known = Some(from);
@@ -347,7 +387,7 @@ impl<'a> Client<'a> {
         credentials: Option<&Credentials>,
     ) -> Result<Option<String>, Box<Diagnostic>> {
         let refused = |failure: &Failure| {
-            let mut problem = *failed(self.reference, failure);
+            let mut problem = *self.failed(failure);
             problem.message = format!("no token for `{}` could be had", self.reference);
             Box::new(problem)
         };
@@ -359,7 +399,8 @@ impl<'a> Client<'a> {
                 reason: format!("the registry names `{realm}`: {error}"),
             })
         })?;
-        self.check(&url).map_err(|failure| refused(&failure))?;
+        self.check(&url, "for a token it sends to")
+            .map_err(|failure| refused(&failure))?;
         let mut pairs = Vec::new();
         if let Some(service) = parameters.get("service") {
             pairs.push(("service", service.as_str()));
@@ -426,7 +467,7 @@ impl<'a> Client<'a> {
             problem = problem.note(error);
         }
         let from = self.from.lock().unwrap_or_else(PoisonError::into_inner);
-        let files = self.auth.names();
+        let files = self.access.auth.names();
         match from.as_deref().filter(|_| shown) {
             Some(from) => problem = problem.note(format!("the credentials are from {from}")),
             None if files.is_empty() => {}
@@ -434,20 +475,21 @@ impl<'a> Client<'a> {
         }
         Box::new(problem.help(format!("log in: `podman login {host}`")))
     }
+}
 
-    /// The error for an answer that is not what was asked for.
-    pub(super) fn unexpected(&self, what: &str, answer: &Answer) -> Box<Diagnostic> {
-        let message = format!("`{}` did not {what}", self.reference.host);
-        let mut problem = Diagnostic::error("registry-failed", Class::Fetch, message);
-        problem = problem.note(format!("it answered {}", answer.status));
-        for error in answer.errors() {
-            problem = problem.note(error);
-        }
-        Box::new(match answer.status {
-            404 => problem.help("correct the name of the repository or the digest"),
-            _ => problem.help("run the command again later; what was sent is not sent again"),
+fn with_redirects(
+    limits: &Limits,
+    policy: reqwest::redirect::Policy,
+) -> Result<reqwest::Client, Failure> {
+    reqwest::Client::builder()
+        .user_agent(concat!("sos/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(limits.connect)
+        .referer(false)
+        .redirect(policy)
+        .build()
+        .map_err(|error| Failure::Connect {
+            reason: format!("cannot set up TLS: {error}"),
         })
-    }
 }
 
 fn basic(user: &str, password: &str) -> String {
@@ -457,17 +499,4 @@ fn basic(user: &str, password: &str) -> String {
 /// Whether a status may be another one in a moment.
 pub(super) fn is_passing(status: u16) -> bool {
     status == 429 || status == 408 || status >= 500
-}
-
-/// The error for a registry that cannot be spoken with.
-pub(super) fn failed(reference: &Reference, failure: &Failure) -> Box<Diagnostic> {
-    if matches!(failure, Failure::Offline) {
-        return Box::new(offline(&reference.to_string(), Vec::new()));
-    }
-    let message = format!("the registry `{}` cannot be used", reference.host);
-    Box::new(
-        Diagnostic::error("registry-failed", Class::Fetch, message)
-            .note(failure.to_string())
-            .help("correct the name of the host, or run the command again later"),
-    )
 }

@@ -1,10 +1,13 @@
 //! Registries that speak the distribution protocol of OCI: images go there and come from there.
 //!
-//! Plain http is spoken on this machine only. Credentials are read when a registry asks for them, and go to no other host.
+//! Plain http is spoken on this machine, and with those who are named for it. Credentials are read when a registry asks for them, and go to no other host.
 
+mod access;
 mod auth;
 mod challenge;
 mod client;
+#[cfg(test)]
+mod odd_tests;
 mod pull;
 mod push;
 mod reference;
@@ -13,7 +16,9 @@ mod referrers;
 mod test_registry;
 #[cfg(test)]
 mod tests;
+mod words;
 
+pub use access::{Access, PlainHttp};
 pub use auth::AuthFiles;
 pub use pull::{OciPullBuilder, resolve};
 pub use push::{Pushed, push};

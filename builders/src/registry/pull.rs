@@ -11,12 +11,14 @@ use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Hash, HashAlgo, Sha256};
 
-use super::auth::AuthFiles;
+use super::access::Access;
 use super::client::{Ask, Client};
 use super::reference::Reference;
+use super::words::{Use, other_bytes, unexpected, web_page, wrong_size};
 use crate::build::Build;
-use crate::fetch::offline;
-use crate::fetch::{FetchError, Fetcher, FileSink, Observer, Request};
+use crate::fetch::{
+    Failure, Fetcher, FileSink, Observer, Request, Way, looks_like_html, offline, unwritable,
+};
 use crate::oci::documents::{
     Descriptor, INDEX_TYPE, Index, MANIFEST_TYPE, OCI_LAYOUT, Platform, Strings, is_hex,
 };
@@ -35,14 +37,14 @@ const MAX_BLOB_BYTES: u64 = 64 << 30;
 #[derive(Clone, Debug)]
 pub struct OciPullBuilder {
     fetcher: Fetcher,
-    auth: AuthFiles,
+    access: Access,
 }
 
 impl OciPullBuilder {
-    /// Makes the builder around the run's fetcher, with the files that hold credentials.
+    /// Makes the builder around the run's fetcher, with what is known of registries.
     #[must_use]
-    pub fn new(fetcher: Fetcher, auth: AuthFiles) -> Self {
-        Self { fetcher, auth }
+    pub fn new(fetcher: Fetcher, access: Access) -> Self {
+        Self { fetcher, access }
     }
 }
 
@@ -72,7 +74,7 @@ impl Builder for OciPullBuilder {
             return Err(offline(&attrs.reference, Vec::new()).into());
         }
         let out = ctx.out_path("out");
-        pull(ctx, &self.fetcher, &self.auth, &attrs, &out)
+        pull(ctx, &self.fetcher, &self.access, &attrs, &out)
     }
 }
 
@@ -102,10 +104,10 @@ impl Observer for OfBlobs<'_> {
 /// bytes that it gives.
 pub fn resolve(
     fetcher: &Fetcher,
-    auth: &AuthFiles,
+    access: &Access,
     reference: &Reference,
 ) -> Result<Sha256, Box<Diagnostic>> {
-    let client = Client::new(fetcher, auth, reference)?;
+    let client = Client::new(fetcher, access, reference, Use::Resolve)?;
     let name = match (&reference.digest, &reference.tag) {
         (Some(digest), _) => digest,
         (None, Some(tag)) => tag,
@@ -123,19 +125,27 @@ pub fn resolve(
         let what = format!("tell what `{reference}` is");
         return Err(client.unexpected(&what, &answer));
     }
-    let bad = |what: String| {
-        let message = format!("the image `{reference}` cannot be pinned: {what}");
-        Box::new(Diagnostic::error("oci-bad-image", Class::Fetch, message))
-    };
-    // What is pinned must be what can be pulled later.
-    Document::parse(&answer.body).map_err(bad)?;
+    if looks_like_html(&answer.body) {
+        return Err(web_page(reference));
+    }
     let found = Sha256::of(&answer.body);
     let digest = format!("sha256:{found}");
     let stated = answer.header("docker-content-digest");
     let mut stated = stated.into_iter().chain(reference.digest.as_deref());
-    match stated.find(|stated| *stated != digest) {
-        Some(stated) => Err(bad(format!("the registry gave {digest}, and not {stated}"))),
-        None => Ok(found),
+    if let Some(stated) = stated.find(|stated| *stated != digest) {
+        let size = answer.body.len() as u64;
+        return Err(other_bytes(reference, stated, &digest, size));
+    }
+    // What is pinned must be what can be pulled later.
+    match Document::parse(&answer.body) {
+        Ok(_) => Ok(found),
+        Err(what) => {
+            let message = format!("the image `{reference}` cannot be pinned: {digest}: {what}");
+            Err(Box::new(
+                Diagnostic::error("oci-bad-image", Class::Fetch, message)
+                    .help("name an image, or send this one to the registry again"),
+            ))
+        }
     }
 }
 
@@ -143,7 +153,7 @@ pub fn resolve(
 pub(super) fn pull(
     build: &dyn Build,
     fetcher: &Fetcher,
-    auth: &AuthFiles,
+    access: &Access,
     attrs: &PullAttrs,
     out: &Path,
 ) -> Result<(), BuilderError> {
@@ -151,7 +161,9 @@ pub(super) fn pull(
     reference.digest = None;
     if !attrs.digest.strip_prefix("sha256:").is_some_and(is_hex) {
         let message = format!("`{}` is not the digest of an image", attrs.digest);
-        return Err(Diagnostic::error("oci-attrs", Class::Recipe, message).into());
+        return Err(Diagnostic::error("oci-attrs", Class::Recipe, message)
+            .help("write `sha256:` and 64 digits, or leave `digest` out: `sos lock` finds it")
+            .into());
     }
     let (architecture, variant) = platform(&attrs.arch).ok_or_else(|| {
         let message = format!("images have no name for the architecture `{}`", attrs.arch);
@@ -162,10 +174,12 @@ pub(super) fn pull(
         os: "linux".to_owned(),
         variant: variant.map(str::to_owned),
     };
+    let client = Client::new(fetcher, access, &reference, Use::Pull)?;
     let pull = Pull {
         build,
         fetcher,
-        client: Client::new(fetcher, auth, &reference)?,
+        for_blobs: client.for_blobs()?,
+        client,
         scope: format!("repository:{}:pull", reference.name),
     };
     let (descriptor, manifest, bytes) = pull.manifest(&attrs.digest, &wanted)?;
@@ -174,7 +188,11 @@ pub(super) fn pull(
     fs::create_dir_all(&blobs).map_err(io("cannot create the image layout"))?;
     let mut all: Vec<&Descriptor> = vec![&manifest.config];
     all.extend(&manifest.layers);
-    let total = all.iter().map(|blob| blob.size).sum();
+    let mut total = 0;
+    for blob in &all {
+        pull.may_be(blob)?;
+        total += blob.size;
+    }
     let mut done = 0;
     for blob in all {
         pull.blob(blob, &blobs, &OfBlobs { build, done, total })?;
@@ -202,16 +220,39 @@ struct Pull<'a> {
     build: &'a dyn Build,
     fetcher: &'a Fetcher,
     client: Client<'a>,
+    for_blobs: reqwest::Client,
     scope: String,
 }
 
 impl Pull<'_> {
+    /// The error for an image that would be the same from everywhere.
     fn bad(&self, what: &str) -> BuilderError {
         let message = format!(
             "the image `{}` cannot be used: {what}",
             self.client.reference
         );
-        Diagnostic::error("oci-bad-image", Class::Fetch, message).into()
+        Diagnostic::error("oci-bad-image", Class::Fetch, message)
+            .help("pin another image: whoever made this one must make it again")
+            .into()
+    }
+
+    /// Looks whether a blob of a manifest is one that can be had.
+    fn may_be(&self, blob: &Descriptor) -> Result<(), BuilderError> {
+        let Descriptor { digest, size, .. } = blob;
+        if blob.hex().is_none() {
+            let shown: String = digest.chars().take(80).collect();
+            let shown = shown.escape_debug();
+            return Err(self.bad(&format!(
+                "it names `{shown}`, and only `sha256:` and 64 digits are understood"
+            )));
+        }
+        if *size > MAX_BLOB_BYTES {
+            let most = MAX_BLOB_BYTES >> 30;
+            return Err(self.bad(&format!(
+                "its blob {digest} should have {size} bytes, and may have {most} GiB"
+            )));
+        }
+        Ok(())
     }
 
     /// Looks whether the configuration, which is there, says the machine that is wanted; a manifest by itself says none.
@@ -252,6 +293,8 @@ impl Pull<'_> {
         wanted: &Platform,
     ) -> Result<(Descriptor, ManifestDocument, Vec<u8>), BuilderError> {
         let mut digest = digest.to_owned();
+        // What the index says, where one led here.
+        let mut size = None;
         for _ in 0..MAX_INDEXES {
             let answer = self.client.ask(&Ask {
                 method: Method::GET,
@@ -264,10 +307,17 @@ impl Pull<'_> {
             if answer.status != 200 {
                 return Err(self.client.unexpected("give the manifest", &answer).into());
             }
+            if looks_like_html(&answer.body) {
+                return Err(web_page(self.client.reference).into());
+            }
             let found = format!("sha256:{}", Sha256::of(&answer.body));
+            let came = answer.body.len() as u64;
             if found != digest {
+                return Err(other_bytes(self.client.reference, &digest, &found, came).into());
+            }
+            if let Some(size) = size.filter(|size| *size != came) {
                 return Err(self.bad(&format!(
-                    "the registry gave {found} for the manifest {digest}"
+                    "its index says that {digest} has {size} bytes, and it has {came}"
                 )));
             }
             let kind = answer.header("content-type").map(str::to_owned);
@@ -283,15 +333,16 @@ impl Pull<'_> {
                     return Ok((descriptor, manifest, bytes));
                 }
                 Document::Index(index) => {
-                    let chosen = choose(&index, Some(wanted)).map_err(|what| self.bad(&what))?;
-                    if chosen.hex().is_none() {
-                        return Err(self.bad(&format!("it names `{}`", chosen.digest)));
-                    }
-                    digest = chosen.digest;
+                    let chosen = choose(&index, &digest, Some(wanted));
+                    let chosen = chosen.map_err(|what| self.bad(&what))?;
+                    self.may_be(&chosen)?;
+                    (digest, size) = (chosen.digest, Some(chosen.size));
                 }
             }
         }
-        Err(self.bad("its indexes lead nowhere"))
+        Err(self.bad(&format!(
+            "indexes lie in its index more than {MAX_INDEXES} deep"
+        )))
     }
 
     /// Gets one blob, checked while it arrives and resumed when it is cut.
@@ -301,24 +352,20 @@ impl Pull<'_> {
         blobs: &Path,
         observer: &OfBlobs<'_>,
     ) -> Result<(), BuilderError> {
-        let hex = blob
-            .hex()
-            .ok_or_else(|| self.bad(&format!("it names `{}`", blob.digest)))?;
+        let hex = blob.hex().unwrap_or_default();
         let place = blobs.join(hex);
-        if place.exists() {
-            return Ok(());
+        // The same blob may be named twice, but has one size.
+        if let Ok(there) = fs::metadata(&place) {
+            return self.has_size(blob, there.len());
         }
         let digest = sos_formats::hash::decode_hex(hex).unwrap_or_default();
         let hash = Hash::new(HashAlgo::Sha256, &digest)
             .map_err(|error| self.bad(&format!("it names `{}`: {error}", blob.digest)))?;
-        let urls = [self
-            .client
-            .url(&format!("blobs/{}", blob.digest))?
-            .to_string()];
+        let url = self.client.url(&format!("blobs/{}", blob.digest))?;
         let name = format!("{} of {}", blob.digest, self.client.reference);
         let request = Request {
             name: &name,
-            urls: &urls,
+            urls: &[],
             hash: Some(&hash),
             written: None,
             size: Some(blob.size),
@@ -332,20 +379,82 @@ impl Pull<'_> {
                 BuilderError::io(format!("cannot create `{}`", place.display()), error)
             })?;
             let authorization = self.client.authorization(&self.scope);
+            let way = Way {
+                client: &self.for_blobs,
+                authorization: authorization.as_ref(),
+            };
             let mut sink = FileSink::new(file, &place);
-            let fetched =
-                self.fetcher
-                    .fetch_as(&request, authorization.as_ref(), &mut sink, observer);
-            match fetched {
+            let came = self
+                .fetcher
+                .source(url.as_str(), &request, Some(&way), &mut sink, observer);
+            match came {
                 Ok(_) => return Ok(()),
                 // A token may have run out meanwhile: once more with a new one.
-                Err(FetchError::Failed(why))
-                    if again && why.notes.iter().any(|note| note.contains("answered 401")) =>
-                {
+                Err(Failure::Status {
+                    code: 401 | 403, ..
+                }) if again => {
                     again = false;
                     self.introduce(blob)?;
                 }
-                Err(other) => return Err(other.into()),
+                Err(failure) => return Err(self.not_given(blob, &failure)),
+            }
+        }
+    }
+
+    fn has_size(&self, blob: &Descriptor, found: u64) -> Result<(), BuilderError> {
+        let Descriptor { digest, size, .. } = blob;
+        if found == *size {
+            return Ok(());
+        }
+        Err(self.bad(&format!(
+            "its manifest says that {digest} has {size} bytes, and it has {found}"
+        )))
+    }
+
+    /// The error for a blob that did not come, or not as it should.
+    fn not_given(&self, blob: &Descriptor, failure: &Failure) -> BuilderError {
+        let (reference, digest) = (self.client.reference, &blob.digest);
+        match failure {
+            Failure::Cancelled => BuilderError::Cancelled,
+            Failure::Write(error) => {
+                let name = format!("{digest} of {reference}");
+                unwritable(&name, error).into()
+            }
+            Failure::Mismatch { found, size, .. } => {
+                let found = format!("sha256:{}", found.to_hex());
+                other_bytes(reference, digest, &found, *size).into()
+            }
+            Failure::Size { found, .. } => {
+                // Of what is not asked for whole, nothing tells whether manifest or registry is wrong.
+                let size = blob.size;
+                let what = format!("{found} bytes, where its manifest says {size}");
+                wrong_size(reference, digest, &what).into()
+            }
+            Failure::TooLarge { .. } => {
+                let what = format!("more than the {} bytes that its manifest says", blob.size);
+                wrong_size(reference, digest, &what).into()
+            }
+            Failure::WebPage { size } => {
+                let what = format!("a web page of {size} bytes");
+                wrong_size(reference, digest, &what).into()
+            }
+            Failure::Status { code: 404, .. } => {
+                let what = format!("give the blob {digest}");
+                let mut problem = *unexpected(reference, Use::Pull, &what, 404, &[]);
+                problem.helps = vec![
+                    "send the image there again, or name another registry: this one has its manifest, and not all of its blobs"
+                        .to_owned(),
+                ];
+                problem.into()
+            }
+            Failure::Status { code, .. } => {
+                let what = format!("give the blob {digest}");
+                unexpected(reference, Use::Pull, &what, *code, &[]).into()
+            }
+            other => {
+                let mut problem = *self.client.failed(other);
+                problem.notes.push(format!("it was asked for {digest}"));
+                problem.into()
             }
         }
     }

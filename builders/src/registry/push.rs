@@ -13,10 +13,11 @@ use reqwest::{Method, Url};
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
-use super::auth::AuthFiles;
+use super::access::Access;
 use super::client::{Answer, Ask, Client, is_passing};
-use super::reference::{Reference, is_name};
+use super::reference::{Reference, check_name};
 use super::referrers::Referrer;
+use super::words::Use;
 use crate::export::Exportable;
 use crate::fetch::Fetcher;
 use crate::oci::documents::Descriptor;
@@ -53,17 +54,21 @@ pub struct Pushed {
 /// `Diagnostic` when `source` is no layout, the registry cannot be reached, does not let the user in or does not do what it should.
 pub fn push(
     fetcher: &Fetcher,
-    auth: &AuthFiles,
+    access: &Access,
     source: &Path,
     to: &Reference,
     others: &[String],
 ) -> Result<Pushed, BuilderError> {
     let image = Exportable::open(source)?;
-    let client = Client::new(fetcher, auth, to)?;
+    let client = Client::new(fetcher, access, to, Use::Push)?;
     let mut others: Vec<String> = others.to_vec();
-    if let Some(bad) = others.iter().find(|name| !is_name(name)) {
-        let message = format!("`{bad}` is not a repository of a registry");
-        return Err(Diagnostic::error("registry-reference", Class::Usage, message).into());
+    for other in &others {
+        check_name(other).map_err(|what| {
+            let name = other.chars().take(80).collect::<String>();
+            let message = format!("`{name}` is not a repository of the registry: {what}");
+            Diagnostic::error("registry-reference", Class::Usage, message)
+                .help("write it without host and tag, as in `--mount-from os/web`")
+        })?;
     }
     others.extend(base_of(&image, to));
     let mut scope = format!("repository:{}:pull,push", to.name);

@@ -1,15 +1,19 @@
 //! Names of images in registries.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use reqwest::Url;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
+use super::access::{self, Access};
 use crate::oci::documents::is_hex;
 
-/// The longest name, as registries have it.
+/// The most bytes of host, `/` and repository together.
 const MAX_NAME_BYTES: usize = 255;
+/// The most bytes of a tag.
+const MAX_TAG_BYTES: usize = 128;
+/// How much of a name messages repeat.
+const SHOWN_CHARS: usize = 80;
 
 /// `HOST[:PORT]/NAME[:TAG][@sha256:DIGEST]`; the host is always written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,66 +32,70 @@ impl Reference {
     /// Reads a name.
     ///
     /// # Errors
-    /// `registry-reference` with what is wrong.
+    /// `registry-reference` with the part that is wrong, and its limit.
+    ///
+    /// # Source
+    /// `spec.md` of the distribution specification, "Pulling manifests".
     pub fn parse(text: &str) -> Result<Self, Box<Diagnostic>> {
-        let bad = |what: &str| {
-            let message = format!("`{text}` is not the name of an image in a registry: {what}");
+        Self::read(text).map_err(|what| {
+            let name = elided(text);
+            let message = format!("`{name}` is not the name of an image in a registry: {what}");
             Box::new(
                 Diagnostic::error("registry-reference", Class::Usage, message)
                     .help("write HOST/NAME:TAG, for example `registry.example:5000/os/web:1.0`"),
             )
-        };
+        })
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
+        if let Some((scheme, _)) = text.split_once("://") {
+            let scheme = elided(scheme);
+            return Err(format!("it begins with `{scheme}://`, which is left out"));
+        }
         let (rest, digest) = match text.split_once('@') {
             Some((rest, digest)) => (rest, Some(digest.to_owned())),
             None => (text, None),
         };
-        if let Some(digest) = &digest
-            && !digest.strip_prefix("sha256:").is_some_and(is_hex)
-        {
-            return Err(bad("its digest must be `sha256:` and 64 digits"));
+        if let Some(digest) = &digest {
+            check_digest(digest)?;
         }
         let (host, path) = rest
             .split_once('/')
-            .ok_or_else(|| bad("it has no host and no `/`"))?;
+            .ok_or("it has no host and no `/`".to_owned())?;
         // A first part without a dot is a name to other tools, which then take a registry of their choice.
         if !host.contains(['.', ':']) && host != "localhost" {
-            return Err(bad("it must begin with the host of a registry"));
+            return Err("it must begin with the host of a registry".to_owned());
         }
+        check_host(host)?;
         let (name, tag) = match path.rsplit_once(':') {
             Some((name, tag)) => (name, Some(tag.to_owned())),
             None => (path, None),
         };
-        if !is_name(name) {
-            return Err(bad(
-                "a repository is lower case letters and digits joined by `.`, `_`, `-` and `/`",
+        check_name(name)?;
+        let bytes = host.len() + 1 + name.len();
+        if bytes > MAX_NAME_BYTES {
+            return Err(format!(
+                "host and repository have {bytes} bytes, and may have {MAX_NAME_BYTES}"
             ));
         }
-        if tag.as_ref().is_some_and(|tag| !is_tag(tag)) {
-            return Err(bad(
-                "a tag is at most 128 letters, digits, `_`, `.` and `-`, and begins with none of the last two",
-            ));
+        if let Some(tag) = &tag {
+            check_tag(tag)?;
         }
-        let found = Self {
+        Ok(Self {
             host: host.to_owned(),
             name: name.to_owned(),
             tag,
             digest,
-        };
-        match Url::parse(&format!("https://{host}/")) {
-            Ok(url) if url.username().is_empty() && url.password().is_none() => Ok(found),
-            _ => Err(bad("its host is none")),
-        }
-    }
-
-    /// Whether the registry is on this machine.
-    pub(crate) fn is_local(&self) -> bool {
-        Url::parse(&format!("http://{}/", self.host)).is_ok_and(|url| is_local(&url))
+        })
     }
 
     /// The address of the registry's interface.
-    pub(crate) fn base(&self) -> String {
-        let scheme = if self.is_local() { "http" } else { "https" };
-        format!("{scheme}://{}/v2/", self.host)
+    pub(crate) fn base(&self, access: &Access) -> String {
+        let plain = Url::parse(&format!("http://{}/v2/", self.host));
+        match plain {
+            Ok(url) if access::is_local(&url) || access.plain_http.has(&url) => url.to_string(),
+            _ => format!("https://{}/v2/", self.host),
+        }
     }
 }
 
@@ -104,16 +112,59 @@ impl fmt::Display for Reference {
     }
 }
 
-/// Whether a URL is of this machine.
-pub(super) fn is_local(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+/// Gives the begin of what somebody wrote, on one line.
+fn elided(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN_CHARS).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown.escape_debug().to_string()
 }
 
-/// Whether a text is a repository.
-pub(super) fn is_name(name: &str) -> bool {
-    name.len() <= MAX_NAME_BYTES && name.split('/').all(is_component)
+fn check_host(host: &str) -> Result<(), String> {
+    let shown = elided(host);
+    if let Some((_, port)) = host.rsplit_once(':')
+        && !port.ends_with(']')
+        && !port.parse::<u16>().is_ok_and(|port| port > 0)
+    {
+        return Err(format!(
+            "the port of the host `{shown}` is no number from 1 to 65535"
+        ));
+    }
+    let url = Url::parse(&format!("https://{host}/")).ok();
+    // Nothing but a host: no name of somebody, no path, no question.
+    let is_host = |url: &Url| {
+        let rest = (url.path(), url.query(), url.fragment());
+        url.username().is_empty() && url.password().is_none() && rest == ("/", None, None)
+    };
+    if url.as_ref().is_some_and(is_host) {
+        return Ok(());
+    }
+    Err(format!("the host `{shown}` is none"))
+}
+
+/// Looks at a repository.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("there is no repository behind the host".to_owned());
+    }
+    if name.len() > MAX_NAME_BYTES {
+        let bytes = name.len();
+        return Err(format!(
+            "the repository has {bytes} bytes, and may have {MAX_NAME_BYTES} together with the host"
+        ));
+    }
+    match name.split('/').find(|part| !is_component(part)) {
+        None => Ok(()),
+        Some("") => Err(format!(
+            "the repository `{}` has a `/` with nothing on one side",
+            elided(name)
+        )),
+        Some(part) => Err(format!(
+            "`{}` in the repository is not lower case letters and digits, joined by `.`, `_`, `__` or `-`",
+            elided(part)
+        )),
+    }
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
@@ -127,9 +178,51 @@ fn is_component(part: &str) -> bool {
     })
 }
 
-fn is_tag(tag: &str) -> bool {
+/// `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`
+fn check_tag(tag: &str) -> Result<(), String> {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    tag.len() <= 128 && tag.starts_with(word) && tag.chars().all(|c| word(c) || "-.".contains(c))
+    let shown = elided(tag);
+    if tag.is_empty() {
+        return Err("there is no tag behind the `:`".to_owned());
+    }
+    if let Some(other) = tag.chars().find(|c| !word(*c) && !"-.".contains(*c)) {
+        return Err(format!(
+            "the tag `{shown}` has `{}` in it, and is letters, digits, `_`, `.` and `-`",
+            other.escape_debug()
+        ));
+    }
+    if tag.len() > MAX_TAG_BYTES {
+        let bytes = tag.len();
+        return Err(format!(
+            "the tag has {bytes} characters, and may have {MAX_TAG_BYTES}"
+        ));
+    }
+    if !tag.starts_with(word) {
+        return Err(format!(
+            "the tag `{shown}` must begin with a letter, a digit or `_`"
+        ));
+    }
+    Ok(())
+}
+
+fn check_digest(digest: &str) -> Result<(), String> {
+    let shown = elided(digest);
+    match digest.split_once(':') {
+        Some(("sha256", hex)) if is_hex(hex) => Ok(()),
+        Some(("sha256", hex)) if hex.len() != 64 => Err(format!(
+            "its digest must be `sha256:` and 64 digits, and has {}",
+            hex.chars().count()
+        )),
+        Some(("sha256", _)) => Err(format!(
+            "its digest must be `sha256:` and 64 of `0` to `9` and `a` to `f`, and is `{shown}`"
+        )),
+        Some(_) => Err(format!(
+            "its digest `{shown}` is of another kind than `sha256`"
+        )),
+        None => Err(format!(
+            "`{shown}` behind `@` is no digest: `sha256:` and 64 digits"
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -148,30 +241,57 @@ mod tests {
             ("localhost:5000", "a/b__c.d--e")
         );
         assert_eq!(all.tag.as_deref(), Some("V1_"));
-        assert_eq!(all.base(), "http://localhost:5000/v2/");
+        let base = |name: &str, access: &Access| {
+            let name = Reference::parse(name).expect("a name");
+            name.base(access)
+        };
+        let none = Access::default();
+        assert_eq!(all.base(&none), "http://localhost:5000/v2/");
         let plain = Reference::parse("registry.example/web").expect("a name");
         assert_eq!(
-            (plain.tag.as_deref(), plain.base().as_str()),
+            (plain.tag.as_deref(), plain.base(&none).as_str()),
             (None, "https://registry.example/v2/")
         );
         assert_eq!(plain.to_string(), "registry.example/web");
-        assert!(Reference::parse("[::1]:5000/web").is_ok_and(|r| r.is_local()));
-        assert!(Reference::parse("127.0.0.1.example/web").is_ok_and(|r| !r.is_local()));
-        for bad in [
-            "web",
-            "os/web",
-            "a.example/",
-            "a.example/Web",
-            "a.example/web:",
-            "a.example/web:-x",
-            "a.example/a___b",
-            "a.example/a..b",
-            "a.example/a_",
-            "u@a.example/web",
-            "a.example/web@sha256:0",
-            "a.example/a//b",
+        assert_eq!(base("[::1]:5000/web", &none), "http://[::1]:5000/v2/");
+        assert_eq!(
+            base("127.0.0.1.example/web", &none),
+            "https://127.0.0.1.example/v2/"
+        );
+        // As far as the limits go, and no further.
+        let longest = format!("registry.example/{}", "a".repeat(255 - 17));
+        let tag = "t".repeat(128);
+        assert!(Reference::parse(&format!("{longest}:{tag}")).is_ok());
+        let why = |name: &str| Reference::parse(name).expect_err(name).message;
+        assert!(why(&format!("{longest}a:{tag}")).ends_with("256 bytes, and may have 255"));
+        assert!(why(&format!("{longest}:{tag}t")).ends_with("129 characters, and may have 128"));
+        assert!(why(&format!("a.example/{}", "x".repeat(9000))).len() < 300);
+        for (bad, what) in [
+            ("web", "it has no host and no `/`"),
+            ("os/web", "must begin with the host"),
+            ("https://a.example/web", "`https://`, which is left out"),
+            ("docker://a.example/web", "`docker://`, which is left out"),
+            ("a.example/", "there is no repository"),
+            ("a.example/Web", "`Web` in the repository is not lower case"),
+            ("a.example/os/a b:1", "`a b` in the repository"),
+            ("a.example/web:", "there is no tag"),
+            ("a.example/web:-x", "`-x` must begin with a letter"),
+            ("a.example/web:a b", "the tag `a b` has ` ` in it"),
+            ("a.example/a___b", "`a___b`"),
+            ("a.example/a..b", "`a..b`"),
+            ("a.example/a_", "`a_`"),
+            ("a.example/a//b", "nothing on one side"),
+            ("u@a.example/web", "`a.example/web` behind `@`"),
+            ("a.example/web@sha256:0", "64 digits, and has 1"),
+            ("a.example/web@sha512:0", "of another kind than `sha256`"),
+            ("a.example:99999/web", "from 1 to 65535"),
+            ("a.example:/web", "from 1 to 65535"),
+            ("a b.example/web", "the host `a b.example` is none"),
+            ("a.example?x/web", "the host `a.example?x` is none"),
         ] {
-            assert!(Reference::parse(bad).is_err(), "{bad}");
+            assert!(why(bad).contains(what), "{}", why(bad));
         }
+        let upper = format!("a.example/web@sha256:{}", "A".repeat(64));
+        assert!(why(&upper).contains("`a` to `f`"), "{}", why(&upper));
     }
 }

@@ -29,6 +29,12 @@ pub(super) struct State {
     pub(super) forget: bool,
     /// Answers to a question for a blob with an address on another host.
     pub(super) redirect: Option<String>,
+    /// The same for manifests.
+    pub(super) moved: Option<String>,
+    /// Answers with this status to what begins so.
+    pub(super) answers: Option<(&'static str, u16)>,
+    /// Sends bodies without saying how long they are.
+    pub(super) unmeasured: bool,
     /// Says that it keeps another manifest.
     pub(super) lie: bool,
     /// Keeps lists of what is about an image, and says so.
@@ -87,6 +93,8 @@ struct Told {
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
     hang_up: bool,
+    /// The body ends where the connection does.
+    unmeasured: bool,
 }
 
 fn told(status: u16) -> Told {
@@ -95,12 +103,22 @@ fn told(status: u16) -> Told {
         headers: Vec::new(),
         body: Vec::new(),
         hang_up: false,
+        unmeasured: false,
     }
 }
 
 fn serve(stream: TcpStream, state: &Mutex<State>, host: &str) {
     let mut out = stream.try_clone().expect("a socket");
     let mut input = BufReader::new(stream);
+    // Where TLS begins: what speaks http only says so, in clear text.
+    if input
+        .fill_buf()
+        .is_ok_and(|begin| begin.first() == Some(&0x16))
+    {
+        let told = out.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+        assert!(told.is_ok(), "{told:?}");
+        return;
+    }
     while let Some(heard) = hear(&mut input) {
         let answer = answer(&heard, &mut state.lock().expect("no panic"), host);
         if answer.hang_up {
@@ -112,12 +130,17 @@ fn serve(stream: TcpStream, state: &Mutex<State>, host: &str) {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         let length = answer.body.len();
-        head.push_str(&format!("Content-Length: {length}\r\n\r\n"));
+        head.push_str(&if answer.unmeasured {
+            "Connection: close\r\n\r\n".to_owned()
+        } else {
+            format!("Content-Length: {length}\r\n\r\n")
+        });
         let mut bytes = head.into_bytes();
         if heard.method != "HEAD" {
             bytes.extend_from_slice(&answer.body);
         }
-        if out.write_all(&bytes).is_err() {
+        if out.write_all(&bytes).is_err() || answer.unmeasured {
+            let _closed = out.shutdown(std::net::Shutdown::Both).is_ok();
             return;
         }
     }
@@ -155,7 +178,14 @@ fn hear(input: &mut BufReader<TcpStream>) -> Option<Heard> {
 fn answer(heard: &Heard, state: &mut State, host: &str) -> Told {
     let who = heard.headers.get("authorization").cloned();
     let line = format!("{} {}", heard.method, heard.path);
+    let failed = state
+        .answers
+        .filter(|(begin, _)| line.starts_with(begin))
+        .map(|(_, status)| told(status));
     state.seen.push((line, who.clone()));
+    if let Some(failed) = failed {
+        return failed;
+    }
     if heard.path == "/token" {
         return token(heard, state, who.as_deref());
     }
@@ -227,6 +257,12 @@ fn manifests(heard: &Heard, state: &mut State, name: &str) -> Told {
         }
         return answer;
     }
+    if let Some(other) = &state.moved {
+        let mut answer = told(307);
+        let place = format!("http://{other}/{name}");
+        answer.headers.push(("Location", place));
+        return answer;
+    }
     let Some((kind, bytes)) = state.manifests.get(name) else {
         return told(404);
     };
@@ -264,6 +300,7 @@ fn blobs(heard: &Heard, state: &mut State, name: &str, rest: &str) -> Told {
             Some(bytes) => {
                 let mut answer = told(200);
                 answer.body.clone_from(bytes);
+                answer.unmeasured = state.unmeasured && heard.method == "GET";
                 answer
             }
             None => told(404),

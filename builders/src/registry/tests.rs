@@ -8,6 +8,7 @@ use sos_engine::BuilderError;
 use sos_formats::diagnostic::Diagnostic;
 use sos_formats::hash::Sha256;
 
+use super::access::Access;
 use super::auth::AuthFiles;
 use super::pull::{PullAttrs, pull, resolve};
 use super::push::{Pushed, push};
@@ -20,7 +21,7 @@ use crate::mirrors::Mirrors;
 /// base64 of user:secret.
 const BASIC: &str = "Basic dXNlcjpzZWNyZXQ=";
 
-fn fetcher() -> Fetcher {
+pub(super) fn fetcher() -> Fetcher {
     let limits = Limits {
         backoff: Duration::from_millis(1),
         max_backoff: Duration::from_millis(5),
@@ -30,7 +31,7 @@ fn fetcher() -> Fetcher {
 }
 
 /// A layout of layers that need not be any; gives its place and the digest of the manifest.
-fn layout(dir: &Path, layers: &[Vec<u8>], base: Option<&str>) -> (PathBuf, String) {
+pub(super) fn layout(dir: &Path, layers: &[Vec<u8>], base: Option<&str>) -> (PathBuf, String) {
     layout_with(dir, layers, |manifest| {
         if let Some(base) = base {
             manifest["annotations"] =
@@ -40,7 +41,7 @@ fn layout(dir: &Path, layers: &[Vec<u8>], base: Option<&str>) -> (PathBuf, Strin
 }
 
 /// The same with a manifest that has more, or other things, in it.
-fn layout_with(
+pub(super) fn layout_with(
     dir: &Path,
     layers: &[Vec<u8>],
     change: impl FnOnce(&mut serde_json::Value),
@@ -78,7 +79,7 @@ fn layout_with(
     (place, digest)
 }
 
-fn noise(len: usize, seed: u8) -> Vec<u8> {
+pub(super) fn noise(len: usize, seed: u8) -> Vec<u8> {
     let mut state = u32::from(seed) + 1;
     (0..len)
         .map(|_| {
@@ -88,30 +89,45 @@ fn noise(len: usize, seed: u8) -> Vec<u8> {
         .collect()
 }
 
-fn auth(dir: &Path, registry: &Registry) -> AuthFiles {
+fn auth(dir: &Path, registry: &Registry) -> Access {
     let file = dir.join("auth.json");
     let auth = BASIC.trim_start_matches("Basic ");
     let json = serde_json::json!({ "auths": { &registry.host: { "auth": auth } } });
     fs::write(&file, json.to_string()).expect("write");
-    AuthFiles::new(vec![file])
+    of(file)
 }
 
-fn to(registry: &Registry) -> Reference {
+fn of(file: PathBuf) -> Access {
+    Access {
+        auth: AuthFiles::new(vec![file]),
+        ..Access::default()
+    }
+}
+
+pub(super) fn to(registry: &Registry) -> Reference {
     Reference::parse(&format!("{}/os/web:1.0", registry.host)).expect("a name")
 }
 
-fn sent(registry: &Registry, place: &Path, auth: &AuthFiles) -> Result<Pushed, BuilderError> {
+pub(super) fn sent(
+    registry: &Registry,
+    place: &Path,
+    auth: &Access,
+) -> Result<Pushed, BuilderError> {
     push(&fetcher(), auth, place, &to(registry), &[])
 }
 
-fn why<T>(result: Result<T, BuilderError>) -> Diagnostic {
+pub(super) fn why<T>(result: Result<T, BuilderError>) -> Diagnostic {
     match result.err().expect("refused") {
         BuilderError::Diagnostic(why) => *why,
         other => panic!("no words for the user: {other:?}"),
     }
 }
 
-fn pulled(registry: &Registry, auth: &AuthFiles, digest: &str) -> Result<Fake, BuilderError> {
+pub(super) fn pulled(
+    registry: &Registry,
+    auth: &Access,
+    digest: &str,
+) -> Result<Fake, BuilderError> {
     let fake = Fake::new();
     let attrs = PullAttrs {
         reference: to(registry).to_string(),
@@ -233,7 +249,7 @@ fn who_is_not_known_is_told_so() {
         bearer: Some(BASIC.to_owned()),
         ..State::default()
     });
-    let none = AuthFiles::new(vec![dir.path().join("none.json")]);
+    let none = of(dir.path().join("none.json"));
     let refused = why(sent(&registry, &place, &none));
     assert_eq!(refused.code, "registry-denied");
     assert!(refused.helps[0].contains("podman login"), "{refused:?}");
@@ -271,7 +287,7 @@ fn broken_uploads_go_on_where_they_stood() {
         cut: 2,
         ..State::default()
     });
-    let none = AuthFiles::default();
+    let none = Access::default();
     sent(&registry, &place, &none).expect("pushed");
     // One upload for the layer, one for the configuration, none begun anew.
     assert_eq!(registry.count("POST /v2/os/web/blobs/uploads/"), 2);
@@ -287,7 +303,7 @@ fn forgotten_uploads_begin_anew() {
         forget: true,
         ..State::default()
     });
-    sent(&registry, &place, &AuthFiles::default()).expect("pushed");
+    sent(&registry, &place, &Access::default()).expect("pushed");
     assert!(registry.count("POST /v2/os/web/blobs/uploads/") >= 3);
 }
 
@@ -299,7 +315,7 @@ fn an_upload_that_never_ends_is_given_up() {
         cut: usize::MAX,
         ..State::default()
     });
-    let problem = why(sent(&registry, &place, &AuthFiles::default()));
+    let problem = why(sent(&registry, &place, &Access::default()));
     assert_eq!(problem.code, "registry-failed");
     assert_eq!(registry.count("PUT /v2/os/web/manifests"), 0);
 }
@@ -312,7 +328,7 @@ fn a_registry_that_lies_is_found_out() {
         lie: true,
         ..State::default()
     });
-    let none = AuthFiles::default();
+    let none = Access::default();
     let problem = why(sent(&registry, &place, &none));
     assert_eq!(problem.code, "registry-failed");
     assert!(problem.message.contains("another manifest"), "{problem:?}");
@@ -333,7 +349,12 @@ fn a_registry_that_lies_is_found_out() {
         }
     });
     let problem = why(pulled(&registry, &none, &digest));
-    assert_eq!(problem.code, "fetch-hash-mismatch");
+    assert_eq!(problem.code, "oci-bad-image");
+    assert!(problem.message.contains("sent other bytes"), "{problem:?}");
+    // What it should have been, and what it is; the digest is right wherever it came from.
+    assert!(problem.notes[1].contains("what it sent is sha256:"));
+    assert!(problem.helps[0].contains("another registry"), "{problem:?}");
+    assert!(problem.hashes.is_empty());
 }
 
 #[test]
@@ -345,7 +366,7 @@ fn layers_of_the_image_below_are_taken_over() {
     });
     let base = format!("{}/os/base:1", registry.host);
     let (place, _) = layout(dir.path(), &[noise(5000, 1)], Some(&base));
-    let done = sent(&registry, &place, &AuthFiles::default()).expect("pushed");
+    let done = sent(&registry, &place, &Access::default()).expect("pushed");
     assert_eq!((done.mounted, done.sent), (2, 1));
     assert_eq!(registry.count("PATCH"), 0);
 }
@@ -378,7 +399,7 @@ fn offline_nothing_is_asked() {
     let (place, _) = layout(dir.path(), &[noise(10, 1)], None);
     let registry = Registry::start(State::default());
     let fetcher = Fetcher::new(Mirrors::default(), true);
-    let result = push(&fetcher, &AuthFiles::default(), &place, &to(&registry), &[]);
+    let result = push(&fetcher, &Access::default(), &place, &to(&registry), &[]);
     assert_eq!(why(result).code, "fetch-offline");
     assert_eq!(registry.count(""), 0);
 }
@@ -436,7 +457,7 @@ fn what_is_about_an_image_is_listed() {
             }
         })
     };
-    let none = AuthFiles::default();
+    let none = Access::default();
     let (bill, bill_digest) = about("bill");
     let (note, note_digest) = about("note");
     let registry = Registry::start(State::default());

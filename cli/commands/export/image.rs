@@ -9,6 +9,7 @@ use sos_builders::registry::{self, Pushed, Reference};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::{ObjectKind, PathInfo};
 
+use super::place::{Above, check_place};
 use super::refused;
 use crate::failure::Failure;
 use crate::render::{output, size};
@@ -79,7 +80,11 @@ impl ImageDest {
                 .help("name a file that is not there yet"),
             ));
         }
-        Ok(())
+        match self {
+            Self::Archive { file, .. } => check_place(file, Above::IsThere),
+            // As other tools do, the directories above a layout are made with it.
+            _ => check_place(place, Above::CanBe),
+        }
     }
 
     /// Writes an object of the store there.
@@ -95,8 +100,9 @@ impl ImageDest {
             Self::Archive { file, tag } => export::write_archive(&layout, file, tag.as_deref()),
             Self::Registry(reference) => {
                 let fetcher = Fetcher::new(session.mirrors(), args.offline);
-                let auth = session.auth();
-                let pushed = registry::push(&fetcher, &auth, &layout, reference, &args.mount_from);
+                let access = session.registries();
+                let pushed =
+                    registry::push(&fetcher, &access, &layout, reference, &args.mount_from);
                 return sent(session, reference, &pushed.map_err(refused)?);
             }
         };

@@ -158,11 +158,27 @@ pub enum TarProblem {
     #[error("mode {0:o} has bits other than permissions")]
     BadMode(u16),
     /// A kind of entry, or a sparse file, that is not implemented.
-    #[error("entries of type {0:?} are not supported")]
-    UnsupportedKind(char),
+    #[error("{path:?} is of type {kind:?}{name}, which is not supported", path = String::from_utf8_lossy(.path), name = name_of(*.kind))]
+    UnsupportedKind {
+        /// The type as it stands in the header; `S` for a sparse file in the manner of pax, too.
+        kind: char,
+        /// The path of the entry, as it stands there.
+        path: Bytes,
+    },
     /// Something other than zeros after the end of the archive.
     #[error("data follows the end of the archive")]
     DataAfterEnd,
+}
+
+/// What people call a kind of entry that is not implemented.
+fn name_of(kind: char) -> &'static str {
+    match kind {
+        'S' => " (a sparse file)",
+        'M' => " (the rest of a file of another volume)",
+        'V' => " (the name of a volume)",
+        'D' => " (a directory with a list of its names)",
+        _ => "",
+    }
 }
 
 /// The number of zeros after data of some size.

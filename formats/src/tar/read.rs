@@ -25,6 +25,8 @@ pub struct Reader<R> {
     data_left: u64,
     padding_left: u64,
     global: Pax,
+    /// Global records are passed by.
+    plain: bool,
     done: bool,
 }
 
@@ -48,8 +50,17 @@ impl<R: Read> Reader<R> {
             data_left: 0,
             padding_left: 0,
             global: Pax::new(),
+            plain: false,
             done: false,
         }
+    }
+
+    /// The same, but global pax records say nothing about the entries: what reads layers of images passes them by, since the
+    /// library that all of it is written with does. They must be well formed all the same.
+    #[must_use]
+    pub fn without_globals(mut self) -> Self {
+        self.plain = true;
+        self
     }
 
     /// Goes to the next entry; none at the end of the archive.
@@ -102,6 +113,9 @@ impl<R: Read> Reader<R> {
                 b'g' => {
                     let records = self.extra_data(&header)?;
                     let pax = parse_pax(&records).or_else(|p| self.fail(p))?;
+                    if self.plain {
+                        continue;
+                    }
                     self.global.extend(pax);
                     // POSIX: an empty value takes the record back.
                     self.global.retain(|_, value| !value.is_empty());
@@ -160,11 +174,14 @@ impl<R: Read> Reader<R> {
             b'4' => EntryKind::BlockDev,
             b'5' => EntryKind::Dir,
             b'6' => EntryKind::Fifo,
-            other => return Err(TarProblem::UnsupportedKind(char::from(other))),
+            other => {
+                let kind = char::from(other);
+                return Err(TarProblem::UnsupportedKind { kind, path });
+            }
         };
         let sparse = |pax: &Pax| pax.keys().any(|k| k.starts_with(b"GNU.sparse."));
         if sparse(&extra.pax) || sparse(&self.global) {
-            return Err(TarProblem::UnsupportedKind('S'));
+            return Err(TarProblem::UnsupportedKind { kind: 'S', path });
         }
         let mut entry = Entry {
             path: clean(&path).ok_or(TarProblem::BadPath(path))?,

@@ -152,6 +152,29 @@ fn pax_says_the_same_and_more() {
 }
 
 #[test]
+fn global_records_are_passed_by_where_nobody_else_heeds_them() {
+    let mut records = Vec::new();
+    write::record(&mut records, b"mtime", b"77");
+    write::record(&mut records, b"path", b"elsewhere");
+    let bytes = with_extra(b'g', &records);
+    let first = |mut reader: Reader<&[u8]>| reader.next_entry().unwrap().unwrap();
+    let heeded = first(Reader::new(&bytes[..]));
+    assert_eq!(
+        (heeded.path, heeded.mtime_secs),
+        (b"elsewhere".to_vec(), 77)
+    );
+    let passed_by = first(Reader::new(&bytes[..]).without_globals());
+    assert_eq!(
+        (passed_by.path, passed_by.mtime_secs),
+        (b"plain".to_vec(), 1)
+    );
+    // They are looked at all the same.
+    let damaged = with_extra(b'g', b"1 ");
+    let mut reader = Reader::new(&damaged[..]).without_globals();
+    assert!(reader.next_entry().is_err());
+}
+
+#[test]
 fn v7_of_gnu_tar() {
     let items = read_all(V7).unwrap();
     let paths: Vec<_> = items
@@ -436,7 +459,8 @@ fn damage_is_refused() {
     assert_eq!(refused(&[b'x'; 512]), P::BadChecksum);
     for kind in [b'S', b'V', b'M', b'D', b'N', b'X', b'A', b'9', 0xff] {
         let bytes = raw_header(kind, b"f", |_| ());
-        assert_eq!(refused(&bytes), P::UnsupportedKind(char::from(kind)));
+        let (kind, path) = (char::from(kind), b"f".to_vec());
+        assert_eq!(refused(&bytes), P::UnsupportedKind { kind, path });
     }
     let size = |field: &[u8]| raw_header(b'0', b"f", |h| h[124..136].copy_from_slice(field));
     assert_eq!(refused(&size(b"0000000000x\0")), P::BadNumber("size"));
@@ -574,9 +598,10 @@ fn malformed_pax_records() {
             "{key}"
         );
     }
+    let sparse = refused(&record("GNU.sparse.major", "1"));
     assert_eq!(
-        refused(&record("GNU.sparse.major", "1")),
-        TarProblem::UnsupportedKind('S')
+        sparse.to_string(),
+        "\"plain\" is of type 'S' (a sparse file), which is not supported"
     );
 }
 

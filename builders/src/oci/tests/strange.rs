@@ -1,0 +1,307 @@
+//! Images that nobody should make: what is refused, and what is left out of the root filesystem.
+
+use serde_json::{Value, json};
+use sos_store::rootfs::KindView;
+
+use super::*;
+use crate::oci::documents::Platform;
+use crate::oci::source::Layout;
+use crate::oci::unpack::{RootfsAttrs, make_rootfs};
+
+const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// An archive with links, files, directories.
+fn archive(entries: &[(&str, EntryKind, &str)]) -> Vec<u8> {
+    let mut writer = tar::Writer::new(Vec::new());
+    for (path, kind, data) in entries {
+        let mut entry = tar::Entry {
+            path: path.as_bytes().to_vec(),
+            kind: *kind,
+            mode: 0o755,
+            ..tar::Entry::default()
+        };
+        if *kind == EntryKind::File {
+            entry.size = data.len() as u64;
+        } else {
+            entry.link = data.as_bytes().to_vec();
+        }
+        let mut data = data.as_bytes().take(entry.size);
+        writer.append(&entry, &mut data).expect("an entry");
+    }
+    writer.finish().expect("memory")
+}
+
+/// A layout that is filled by hand.
+struct Hand {
+    fake: Fake,
+    place: PathBuf,
+}
+
+impl Hand {
+    fn new() -> Self {
+        let mut fake = Fake::new();
+        let place = fake.path("image");
+        fs::create_dir_all(place.join("blobs/sha256")).expect("a directory");
+        fs::write(place.join("oci-layout"), "{}").expect("write");
+        fake.trees.insert("image".into(), place.clone());
+        Self { fake, place }
+    }
+
+    fn put(&self, kind: &str, bytes: &[u8]) -> Value {
+        let digest = Sha256::of(bytes).to_string();
+        fs::write(self.place.join("blobs/sha256").join(&digest), bytes).expect("write");
+        json!({ "mediaType": kind, "digest": format!("sha256:{digest}"), "size": bytes.len() })
+    }
+
+    fn index(&self, manifests: &[Value]) {
+        let index = json!({ "schemaVersion": 2, "manifests": manifests });
+        fs::write(self.place.join("index.json"), index.to_string()).expect("write");
+    }
+
+    /// Makes the one image that is there.
+    fn image(&self, layers: &[(&str, Vec<u8>)]) {
+        let ids: Vec<String> = layers
+            .iter()
+            .map(|(_, bytes)| format!("sha256:{}", Sha256::of(bytes)))
+            .collect();
+        let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": { "type": "layers", "diff_ids": ids } });
+        self.with_config(layers, "application/vnd.oci.image.config.v1+json", &config);
+    }
+
+    fn with_config(&self, layers: &[(&str, Vec<u8>)], kind: &str, config: &Value) {
+        let config = self.put(kind, config.to_string().as_bytes());
+        let layers: Vec<Value> = layers
+            .iter()
+            .map(|(kind, bytes)| self.put(kind, bytes))
+            .collect();
+        let manifest = json!({ "schemaVersion": 2, "config": config, "layers": layers });
+        let top = self.put(MANIFEST, manifest.to_string().as_bytes());
+        self.index(&[top]);
+    }
+
+    fn made(&self) -> Result<Blake3, BuilderError> {
+        let attrs = RootfsAttrs {
+            image: "image".to_owned(),
+            ..RootfsAttrs::default()
+        };
+        make_rootfs(&self.fake, &attrs)
+    }
+
+    fn tree(&self) -> RootTree {
+        let root = self.made().expect("an image");
+        RootTree::load(&self.fake.store, &root).expect("a root")
+    }
+
+    #[track_caller]
+    fn refused(&self, part: &str) -> Diagnostic {
+        let BuilderError::Diagnostic(why) = self.made().expect_err(part) else {
+            panic!("no words for the user: {part}");
+        };
+        assert_eq!(why.code, "oci-bad-layout");
+        assert!(why.message.contains(part), "{}", why.message);
+        *why
+    }
+}
+
+fn names(tree: &RootTree) -> Vec<String> {
+    let mut names = Vec::new();
+    tree.walk(|path, _, _| {
+        names.push(String::from_utf8_lossy(path).into_owned());
+        Ok(())
+    })
+    .expect("a walk");
+    names
+}
+
+#[test]
+fn links_that_lead_nowhere() {
+    use EntryKind::{Dir, File, Hardlink};
+    let hand = Hand::new();
+    let below = archive(&[("h", File, "x"), ("d", Dir, ""), ("d/x", File, "x")]);
+    for (entries, part) in [
+        // Also where a file of that name was there before, in this layer or in one below.
+        (
+            vec![("h", Hardlink, "h")],
+            "the hard link `/h` is to itself",
+        ),
+        (
+            vec![("h", File, "y"), ("h", Hardlink, "h")],
+            "the hard link `/h` is to itself",
+        ),
+        (
+            vec![("d", Hardlink, "d/x")],
+            "the hard link `/d` is to `/d/x`, in whose way it is",
+        ),
+        (
+            vec![("l", Hardlink, "none")],
+            "the hard link `/l` is to `/none`, which is not there",
+        ),
+        (
+            vec![("l", Hardlink, "d")],
+            "the hard link `/l` is to `/d`, which is no file",
+        ),
+    ] {
+        let layer = archive(&entries);
+        let digest = format!("its layer sha256:{}", Sha256::of(&layer));
+        hand.image(&[(TAR, below.clone()), (TAR, layer)]);
+        let told = hand.refused(part);
+        assert!(told.message.contains(&digest), "{}", told.message);
+        assert!(!told.helps.is_empty());
+    }
+    hand.image(&[(TAR, archive(&[("h", Hardlink, "h")]))]);
+    hand.refused("is to itself");
+}
+
+#[test]
+fn books_of_aufs_stay_outside() {
+    use EntryKind::{Dir, File, Hardlink};
+    let hand = Hand::new();
+    hand.image(&[
+        (TAR, archive(&[("a", File, "below"), ("gone", File, "")])),
+        (
+            TAR,
+            archive(&[
+                (".wh..wh.aufs", File, ""),
+                (".wh..wh.orph", Dir, ""),
+                (".wh..wh.plnk", Dir, ""),
+                (".wh..wh.plnk/7.1", File, "linked"),
+                (".wh..wh.plnk/8.1", File, "of nobody"),
+                // A whiteout of aufs is a link.
+                (".wh.gone", Hardlink, ".wh..wh.aufs"),
+                ("a", Hardlink, ".wh..wh.plnk/7.1"),
+                ("d", Dir, ""),
+                ("d/.wh..wh.plnk", Dir, ""),
+                ("d/.wh..wh.plnk/x", File, "x"),
+                ("d/b", Hardlink, ".wh..wh.plnk/7.1"),
+            ]),
+        ),
+    ]);
+    let tree = hand.tree();
+    assert_eq!(names(&tree), ["a", "d", "d/b"]);
+    assert_eq!(tree.read_file("a").expect("a file"), b"linked");
+    let group = |path: &str| match tree.get(path).expect("a path").expect("there").kind {
+        KindView::File { hardlink, .. } => hardlink.expect("a link"),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(group("a"), group("d/b"));
+    // A link to what it does not have leads nowhere; and in a whiteout nothing can be.
+    let lost = archive(&[("a", Hardlink, ".wh..wh.plnk/9.1")]);
+    hand.image(&[(TAR, lost)]);
+    hand.refused("is to `/.wh..wh.plnk/9.1`, which is not there");
+    hand.image(&[(TAR, archive(&[("d/.wh.x/y", File, "")]))]);
+    hand.refused("`/d/.wh.x/y` lies in a whiteout");
+    hand.image(&[(TAR, archive(&[("d/.wh..", File, "")]))]);
+    hand.refused("`/d/.wh..` is a whiteout of nothing");
+}
+
+#[test]
+fn a_name_that_was_taken_again_is_no_link() {
+    use EntryKind::{File, Hardlink};
+    let hand = Hand::new();
+    hand.image(&[(
+        TAR,
+        archive(&[
+            (".wh..wh.plnk/7.1", File, "linked"),
+            ("a", Hardlink, ".wh..wh.plnk/7.1"),
+            ("a", File, "other"),
+            ("b", Hardlink, ".wh..wh.plnk/7.1"),
+        ]),
+    )]);
+    let tree = hand.tree();
+    assert_eq!(tree.read_file("a").expect("a file"), b"other");
+    assert_eq!(tree.read_file("b").expect("a file"), b"linked");
+}
+
+#[test]
+fn kinds_of_layers() {
+    let hand = Hand::new();
+    let layer = archive(&[("a", EntryKind::File, "x")]);
+    for kind in [
+        TAR,
+        "application/vnd.oci.image.layer.nondistributable.v1.tar",
+        "application/vnd.docker.image.rootfs.diff.tar",
+    ] {
+        hand.image(&[(kind, layer.clone())]);
+        assert_eq!(names(&hand.tree()), ["a"], "{kind}");
+    }
+    for kind in [
+        "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
+        "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+        "application/octet-stream",
+    ] {
+        hand.image(&[(TAR, layer.clone()), (kind, layer.clone())]);
+        let told = hand.refused(&format!("is of the kind `{kind}`"));
+        assert!(told.notes[0].contains("`+gzip` and `+zstd`"), "{told:?}");
+        assert!(!told.helps.is_empty());
+    }
+    hand.image(&[("", layer.clone())]);
+    hand.refused("says not of what kind it is");
+    // Something that begins like an image.
+    hand.with_config(&[(TAR, layer)], "application/vnd.example.thing", &json!({}));
+    let told = hand.refused("names no layers");
+    assert!(told.notes[0].contains("`application/vnd.example.thing`"));
+}
+
+/// Changes the kind of the first entry.
+fn of_kind(mut archive: Vec<u8>, kind: u8) -> Vec<u8> {
+    archive[156] = kind;
+    archive[148..156].fill(b' ');
+    let sum: u32 = archive[..512].iter().map(|byte| u32::from(*byte)).sum();
+    archive[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    archive
+}
+
+#[test]
+fn kinds_of_entries() {
+    let hand = Hand::new();
+    let two = [("a", EntryKind::File, ""), ("b", EntryKind::File, "b")];
+    for kind in [b'S', b'M', b'V', b'D', b'A', b'Z', b'8'] {
+        hand.image(&[(TAR, of_kind(archive(&two), kind))]);
+        let part = format!("\"a\" is of type {:?}", char::from(kind));
+        hand.refused(&part);
+    }
+    // What POSIX lets be a file is one.
+    hand.image(&[(TAR, of_kind(archive(&two), b'7'))]);
+    assert_eq!(names(&hand.tree()), ["a", "b"]);
+    // Global records are no entry, and say nothing of the entries.
+    let records = b"18 path=elsewhere\n";
+    let global = archive(&[("pax_global_header", EntryKind::File, "18 path=elsewhere\n")]);
+    let mut layer = of_kind(global, b'g');
+    assert_eq!(&layer[512..][..records.len()], records);
+    layer.truncate(1024);
+    layer.extend(archive(&two));
+    hand.image(&[(TAR, layer)]);
+    assert_eq!(names(&hand.tree()), ["a", "b"]);
+}
+
+#[test]
+fn indexes_without_images() {
+    let hand = Hand::new();
+    hand.index(&[]);
+    let told = hand.refused("index.json names no image: its `manifests` is empty");
+    assert!(!told.helps.is_empty());
+    let empty = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [] });
+    let empty = hand.put(INDEX, empty.to_string().as_bytes());
+    let digest = empty["digest"].as_str().expect("text").to_owned();
+    hand.index(&[empty]);
+    hand.refused(&format!("its index {digest} names no image"));
+    let wanted = Platform {
+        architecture: "amd64".to_owned(),
+        os: "linux".to_owned(),
+        variant: None,
+    };
+    let told = Layout::at(&hand.place).manifest(None, Some(&wanted));
+    let told = told.expect_err("empty").message;
+    assert!(told.ends_with("`manifests` is empty"), "{told}");
+    // A tag that no image has, where none has any.
+    hand.image(&[(TAR, archive(&[]))]);
+    let told = Layout::at(&hand.place).manifest(Some("x"), None);
+    let told = told.expect_err("no tag");
+    assert!(
+        told.message.ends_with("no image of the tag `x`"),
+        "{told:?}"
+    );
+    assert_eq!(told.notes, ["none of its images has a tag"]);
+}
