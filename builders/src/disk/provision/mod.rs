@@ -9,6 +9,8 @@ mod device;
 mod drift;
 mod entries;
 mod plan;
+mod report;
+mod room;
 pub(in crate::disk) mod volume;
 
 #[cfg(test)]
@@ -24,10 +26,11 @@ use sos_formats::hash::Blake3;
 use sos_formats::store_path::StorePath;
 use sos_store::Store;
 
-pub use device::Device;
+pub use device::{Device, used_by};
 pub use drift::Difference;
 pub(in crate::disk) use entries::entry_kernels;
 pub use plan::{Plan, Step, Wish};
+pub use report::{Report, SlotState};
 
 use super::assemble::PartitionAttrs;
 use super::esp::FileFrom;
@@ -133,7 +136,7 @@ impl Sources<'_> {
     /// version that is there.
     ///
     /// # Errors
-    /// When the device has something else on it, or no slot is free.
+    /// When the device has something else on it, no slot is free, or something has no room: nothing was written then.
     pub fn plan(&self, spec: &Spec, device: &Device, wish: Wish<'_>) -> Result<Plan, BuilderError> {
         plan::plan(self, spec, device, wish)
     }
@@ -153,13 +156,15 @@ impl Sources<'_> {
         apply::apply(self, spec, device, plan, signer)
     }
 
-    /// Compares the partition table, the files that start the system, and roots that nothing may write to. Of a root that a system
-    /// writes to, only what tells one file system from another is compared; what is added to the EFI system partition is no
-    /// difference, and neither is a signature of an EFI program.
+    /// Says which version is in which slot, and compares the partition table, the files that start the system, and the root of the
+    /// version if nothing may write to it. It is a difference when the version is in no slot, and when another one starts in its place;
+    /// another version in another slot is none. Of a root that a system writes to, only what tells one file system from another is
+    /// compared; what is added to the EFI system partition is no difference, and neither is a signature of an EFI program. The report
+    /// lists what was not looked at.
     ///
     /// # Errors
     /// When the device or the store cannot be read.
-    pub fn drift(&self, spec: &Spec, device: &Device) -> Result<Vec<Difference>, BuilderError> {
+    pub fn drift(&self, spec: &Spec, device: &Device) -> Result<Report, BuilderError> {
         drift::drift(self, spec, device)
     }
 

@@ -125,8 +125,33 @@ impl World {
     }
 
     fn drift(&self, spec: &Spec) -> Vec<String> {
-        let found = drift(&self.fake, spec, &self.device()).expect("compared");
-        found.iter().map(ToString::to_string).collect()
+        let differences = self.report(spec).differences;
+        differences.iter().map(ToString::to_string).collect()
+    }
+
+    fn report(&self, spec: &Spec) -> Report {
+        drift(&self.fake, spec, &self.device()).expect("compared")
+    }
+
+    fn slots(&self, spec: &Spec) -> Vec<String> {
+        let slots = self.report(spec).slots;
+        slots.iter().map(ToString::to_string).collect()
+    }
+
+    /// What is said of a plan that cannot be carried out: message, notes and advice.
+    fn refusal(&self, spec: &Spec) -> String {
+        let before = fs::read(&self.path).expect("read");
+        let error = plan(&self.fake, spec, &self.device(), Wish::default()).expect_err("refused");
+        assert!(fs::read(&self.path).expect("read") == before);
+        let BuilderError::Diagnostic(problem) = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(
+            (problem.code, problem.class),
+            ("provision-small", Class::Machine)
+        );
+        let lines = [&[problem.message][..], &problem.notes, &problem.helps].concat();
+        lines.join("\n")
     }
 
     fn change(&self, offset: u64, bytes: &[u8]) {
@@ -213,7 +238,7 @@ fn an_empty_device_gets_the_layout_and_then_versions_in_turn() {
     );
     assert_eq!(
         w.drift(&spec("2")),
-        ["version 2: is missing; version 1 is there"]
+        ["version 2: is in no slot; version 1 is there"]
     );
     w.apply(&spec("2"), &second);
     w.is_sound();
@@ -243,7 +268,7 @@ fn an_empty_device_gets_the_layout_and_then_versions_in_turn() {
     assert!(
         drift
             .iter()
-            .any(|d| d.contains("version 2 and 3") || d.contains("version 3 and 2")),
+            .any(|d| d.contains("versions 2 and 3") || d.contains("versions 3 and 2")),
         "{drift:?}"
     );
 }
@@ -389,7 +414,11 @@ fn a_root_that_is_written_to_is_known_by_its_superblock() {
     };
     w.apply(&ext4("1"), &w.plan(&ext4("1"), ""));
     assert!(w.drift(&ext4("1")).is_empty(), "{:?}", w.drift(&ext4("1")));
-    assert_eq!(ext4("1").written_to(), ["root-a", "root-b"]);
+    let report = w.report(&ext4("1"));
+    assert!(
+        report.not_compared[0].contains("files in `root-a` and `root-b`"),
+        "{report:?}"
+    );
     let root = w.offset("root-a");
     // Another label and id: it may be somebody's.
     w.change(root + 1024 + 0x78, b"mine");
@@ -411,6 +440,179 @@ fn a_root_that_is_written_to_is_known_by_its_superblock() {
     assert_eq!((next.slot.as_deref(), next.left.len()), (Some("root-b"), 1));
     w.apply(&ext4("1"), &w.plan(&ext4("1"), ""));
     assert!(w.drift(&ext4("1")).is_empty());
+}
+
+/// Sizes in MiB of the layout of [`spec`]: 40, two times 8, and 2 for the table.
+const LAYOUT_MIB: u64 = 58;
+
+#[test]
+fn a_device_without_room_is_refused_before_anything_is_lost() {
+    let w = World::new();
+    let resize = |mib: u64| {
+        let file = File::options()
+            .write(true)
+            .open(&w.path)
+            .expect("the device");
+        file.set_len(mib * MIB).expect("a length");
+    };
+    resize(LAYOUT_MIB - 1);
+    let told = w.refusal(&spec("1"));
+    for part in [
+        format!("has {} bytes", (LAYOUT_MIB - 1) * MIB),
+        format!("needs {}", LAYOUT_MIB * MIB),
+        format!("`root-a` {}", 8 * MIB),
+        format!("truncate -s {}", LAYOUT_MIB * MIB),
+    ] {
+        assert!(told.contains(&part), "{part}: {told}");
+    }
+    // A root without a size takes what it needs, and the last one what is left.
+    let mut open = spec("1");
+    open.partitions[1].size = None;
+    open.partitions[1].filesystem = Some(Format::Root(Kind::Ext4));
+    open.partitions[1].free = 40 * MIB;
+    let told = w.refusal(&open);
+    let needed = told
+        .split("needs ")
+        .nth(1)
+        .and_then(|rest| rest.lines().next());
+    let needed: u64 = needed.and_then(|n| n.parse().ok()).expect("a number");
+    let mut rest = spec("1");
+    rest.partitions[2].rest = true;
+    rest.partitions[2].size = None;
+    resize(LAYOUT_MIB - 8);
+    assert!(
+        w.refusal(&rest)
+            .contains(&format!("needs {}", (LAYOUT_MIB - 7) * MIB))
+    );
+    // The size that the recipe gives the disk, though less would do.
+    let mut given = spec("1");
+    given.size = Some(100 * MIB);
+    resize(LAYOUT_MIB);
+    let told = w.refusal(&given);
+    assert!(
+        told.contains(&format!("needs {}", 100 * MIB)) && told.contains("`size` in the recipe"),
+        "{told}"
+    );
+    // What was said to be needed is enough, and not too much.
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    w.is_sound();
+    let w = World::new();
+    let file = File::options()
+        .write(true)
+        .open(&w.path)
+        .expect("the device");
+    file.set_len(needed - MIB).expect("a length");
+    assert!(w.refusal(&open).contains(&format!("needs {needed}")));
+    file.set_len(needed).expect("a length");
+    w.apply(&open, &w.plan(&open, ""));
+    w.is_sound();
+}
+
+#[test]
+fn a_version_without_room_is_refused_before_anything_is_lost() {
+    let mut w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    let meta = Meta {
+        mode: 0o755,
+        ..Meta::default()
+    };
+    // Bytes that do not compress.
+    let mut noise = vec![0; 9 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    let mut tree = RootTree::empty_in(&w.fake.store, meta.clone());
+    tree.write_file("large", noise, meta).expect("a file");
+    let id = tree.finish(&w.fake.store).expect("a root");
+    w.fake.roots.insert("root 2".to_owned(), id);
+    let told = w.refusal(&spec("2"));
+    for part in [
+        format!(
+            "`root-b` on the device has {} bytes, which t 2 does not fit",
+            8 * MIB
+        ),
+        "it needs ".to_owned(),
+        "root-size".to_owned(),
+    ] {
+        assert!(told.contains(&part), "{part}: {told}");
+    }
+    // The same of what was made beforehand.
+    let image = w.fake.path("image");
+    File::create_new(&image)
+        .and_then(|file| file.set_len(8 * MIB + 1))
+        .expect("an image");
+    w.fake.trees.insert("image".to_owned(), image);
+    let mut made = spec("3");
+    for slot in &mut made.slots {
+        slot.images.insert(slot.name.clone(), "image".to_owned());
+    }
+    let told = w.refusal(&made);
+    assert!(
+        told.contains(&format!("it needs {} bytes", 8 * MIB + 1)),
+        "{told}"
+    );
+    // A kernel for which the EFI system partition is too small.
+    let mut heavy = spec("3");
+    for slot in &mut heavy.slots {
+        let kernel = text(&"k".repeat(41 << 20));
+        slot.files.insert("EFI/t/3-linux".to_owned(), kernel);
+    }
+    let told = w.refusal(&heavy);
+    for part in [
+        "EFI system partition has ",
+        "`EFI/t/3-linux`",
+        "nothing was written",
+        "esp-size",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(w.drift(&spec("1")).is_empty());
+}
+
+#[test]
+fn the_versions_in_the_slots_are_told() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    assert_eq!(
+        w.slots(&spec("1")),
+        [
+            "slot root-a: version 1, the recipe's; starts next",
+            "slot root-b: no version"
+        ]
+    );
+    w.apply(&spec("2"), &w.plan(&spec("2"), ""));
+    let second = "slot root-b: version 2, the recipe's; not proven yet, 3 starts left; starts next";
+    assert_eq!(w.slots(&spec("2")), ["slot root-a: version 1", second]);
+    assert!(w.drift(&spec("2")).is_empty());
+    // What is in the other slot is not looked at, and that is said.
+    let left = w.report(&spec("2")).not_compared;
+    assert!(
+        left[0].contains("`root-a`") && left[0].contains("version 1"),
+        "{left:?}"
+    );
+    // The first version is there, but it is not what starts.
+    assert_eq!(
+        w.drift(&spec("1")),
+        ["version 1: is there, and version 2 starts in its place"]
+    );
+    let plan = w.plan(&spec("1"), "");
+    assert!(plan.steps.is_empty(), "{plan:?}");
+    assert!(
+        plan.left[0].contains("give the recipe a higher one"),
+        "{plan:?}"
+    );
+    assert_eq!(
+        w.drift(&spec("3")),
+        ["version 3: is in no slot; versions 1 and 2 are there"]
+    );
+    // Once it has used its starts up, the first one does.
+    w.rename("loader/entries/t_2+3.conf", "loader/entries/t_2+0-3.conf");
+    assert!(w.drift(&spec("1")).is_empty(), "{:?}", w.drift(&spec("1")));
+    assert_eq!(
+        w.slots(&spec("1")),
+        [
+            "slot root-a: version 1, the recipe's; starts next",
+            "slot root-b: version 2; it did not start"
+        ]
+    );
 }
 
 #[test]
