@@ -354,7 +354,10 @@ fn a_root_with_hashes_is_what_the_kernel_image_says() {
         .fails(1);
     assert_eq!(
         found.stdout,
-        "root-b: has other content from byte 1030 on\n"
+        "recipe: test version 2\n\
+         slot root-a: version 1\n\
+         slot root-b: version 2, the recipe's; not proven yet, 3 starts left; starts next\n\
+         root-b: has other content from byte 1030 on\n"
     );
     // It is written anew, and so is a loader that was changed.
     let other = w.project().join("other");
