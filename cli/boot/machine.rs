@@ -232,8 +232,14 @@ pub(crate) fn command(
             None => scratch.join("vars.fd"),
         };
         if !own.exists() {
-            std::fs::copy(vars, &own)
-                .map_err(|e| Failure::io("cannot copy the variables of the firmware", &e))?;
+            std::fs::copy(vars, &own).map_err(|e| {
+                let message = format!(
+                    "cannot write the variables of the firmware to `{}`: {e}",
+                    own.display()
+                );
+                Diagnostic::error("boot-unreadable", Class::Machine, message)
+                    .help("name a file in a directory that this user may write to")
+            })?;
         }
         let own = text(&own)?;
         add(&[

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sos_builders::disk::provision::{Device, Plan, Sources, Spec, Wish};
+use sos_builders::disk::provision::{Device, Plan, Sources, Spec, Wish, used_by};
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
@@ -89,11 +89,12 @@ struct ApplyArgs {
 pub(crate) fn run(session: &Session, args: &ProvisionArgs) -> Result<(), Failure> {
     match &args.command {
         ProvisionCommand::Plan(args) => {
-            let spec = spec(session, &args.common)?;
             let device = Device::open(&args.common.device, false).map_err(refused)?;
             // Read as `apply` reads it: a key that cannot sign is told now.
             let signer = args.sign.signer().map_err(refused)?;
-            let plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
+            let spec = spec(session, &args.common)?;
+            let mut plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
+            plan.notes.splice(0..0, in_use(&args.common, &plan));
             show(session, &spec, &device, &plan)
         }
         ProvisionCommand::Apply(args) => apply(session, args),
@@ -102,11 +103,13 @@ pub(crate) fn run(session: &Session, args: &ProvisionArgs) -> Result<(), Failure
 }
 
 fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
-    let spec = spec(session, &args.common)?;
+    // What is wrong with the device is told before anything is built for it.
     let device = Device::open(&args.common.device, args.yes).map_err(refused)?;
     let signer = args.sign.signer().map_err(refused)?;
-    let plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
+    let spec = spec(session, &args.common)?;
+    let mut plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
     if !args.yes {
+        plan.notes.splice(0..0, in_use(&args.common, &plan));
         show(session, &spec, &device, &plan)?;
         if !plan.steps.is_empty() && !session.global.quiet && !session.global.json {
             output::message("nothing was done; `--yes` does it");
@@ -136,8 +139,8 @@ fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
 }
 
 fn drift(session: &Session, args: &CommonArgs) -> Result<(), Failure> {
-    let spec = spec(session, args)?;
     let device = Device::open(&args.device, false).map_err(refused)?;
+    let spec = spec(session, args)?;
     let sources = sources(session, &|_| {})?;
     let report = sources.drift(&spec, &device).map_err(refused)?;
     if session.global.json {
@@ -198,7 +201,8 @@ fn spec(session: &Session, args: &CommonArgs) -> Result<Spec, Failure> {
             word.push_str("#provision");
         }
     }
-    let built = export::built(session, &target, args.lock, "provision")?;
+    let built = export::built(session, &target, args.lock, "provision");
+    let built = built.map_err(|failure| no_disk(&args.target, failure))?;
     let [info] = built.as_slice() else {
         return Err(Failure::new(
             Diagnostic::error(
@@ -209,7 +213,34 @@ fn spec(session: &Session, args: &CommonArgs) -> Result<Spec, Failure> {
             .help("name one disk, as in `sos provision plan /dev/sdb .#disk`"),
         ));
     };
-    Spec::read(&session.store()?.physical(&info.path)).map_err(refused)
+    let store = session.store()?;
+    let shown = info.path.absolute(store.store_dir());
+    Spec::read(&store.physical(&info.path), &shown.to_string()).map_err(refused)
+}
+
+/// Says of a target without a layout that it is no disk: nobody has asked for the attribute that it lacks.
+fn no_disk(target: &TargetArgs, failure: Failure) -> Failure {
+    let is_it = |one: &Diagnostic| {
+        one.code == "eval-attr-missing" && one.message.starts_with("attribute `provision` of ")
+    };
+    if failure.shown || !failure.diagnostics.iter().any(is_it) {
+        return failure;
+    }
+    let message = format!("`{}` is no disk", target.words().trim());
+    Failure::new(
+        Diagnostic::error("provision-no-layout", Class::Usage, message)
+            .note("a device is made from the layout of a disk: from its `provision`, which this has not")
+            .help("name a disk, as in `.#disk` or `./web.rootfs.toml#disk`"),
+    )
+}
+
+/// What `apply` would refuse a device for, however good the plan.
+fn in_use(args: &CommonArgs, plan: &Plan) -> Option<String> {
+    let by = used_by(&args.device).filter(|_| !plan.steps.is_empty())?;
+    let device = args.device.display();
+    Some(format!(
+        "warning: `{device}` is in use: {by}; `apply` refuses it as long as it is"
+    ))
 }
 
 fn planned(

@@ -255,7 +255,13 @@ fn forbidden(path: &Path, what: &str) -> BuilderError {
 #[must_use]
 pub fn used_by(path: &Path) -> Option<String> {
     let meta = fs::metadata(path).ok()?;
-    in_use(path, &meta).or_else(|| locked(&File::options().write(true).open(path).ok()?))
+    in_use(path, &meta).or_else(|| {
+        // Opening a device for writing would be an event for others.
+        let file = meta
+            .is_file()
+            .then(|| File::options().write(true).open(path));
+        locked(&file?.ok()?)
+    })
 }
 
 /// Whether another process has a lock on a file that is open for writing, as virtual machines have on their disks.

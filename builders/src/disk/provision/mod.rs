@@ -98,21 +98,25 @@ struct Slot {
 }
 
 impl Spec {
-    /// Reads the description out of what `builtin:provision` has made.
+    /// Reads the description out of what `builtin:provision` has made, which messages call `shown`.
     ///
     /// # Errors
     /// When it is none.
-    pub fn read(dir: &Path) -> Result<Self, BuilderError> {
+    pub fn read(dir: &Path, shown: &str) -> Result<Self, BuilderError> {
         let file = dir.join(LAYOUT);
         let none = |why: String| {
-            let message = format!("`{}` does not describe a disk: {why}", dir.display());
+            let message = format!("`{shown}` does not describe a disk: {why}");
             BuilderError::from(
-                Diagnostic::error("provision-no-layout", Class::Usage, message).help(
-                    "name what describes one: `.#disk.provision`, or `./web.rootfs.toml#provision`",
-                ),
+                Diagnostic::error("provision-no-layout", Class::Usage, message)
+                    .help("name a disk, as in `.#disk` or `./web.rootfs.toml#disk`"),
             )
         };
-        let meta = std::fs::metadata(&file).map_err(|e| none(e.to_string()))?;
+        let meta = std::fs::metadata(&file).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                none("it was made for something else".to_owned())
+            }
+            _ => none(e.to_string()),
+        })?;
         if meta.len() > MAX_LAYOUT {
             return Err(none("it is too large".to_owned()));
         }
