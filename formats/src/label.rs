@@ -81,21 +81,20 @@ struct Rules {
     allowed: &'static str,
 }
 
-const ANY: &str = "any text without control characters";
 const RULES: [Rules; 4] = [
     Rules {
         filesystem: "vfat",
         most: 11,
         is_upper: true,
         allows: |c| c.is_ascii_uppercase() || c.is_ascii_digit() || matches!(c, '_' | '-' | ' '),
-        allowed: "made of `A-Z`, `0-9`, `_`, `-`, and blanks that are not in front",
+        allowed: "at most 11 of `A-Z`, `0-9`, `_`, `-` and blanks, not beginning with one",
     },
     Rules {
         filesystem: "ext4",
         most: 16,
         is_upper: false,
         allows: |c| !c.is_control(),
-        allowed: ANY,
+        allowed: "at most 16 bytes without control characters",
     },
     Rules {
         filesystem: "erofs",
@@ -103,7 +102,7 @@ const RULES: [Rules; 4] = [
         most: 15,
         is_upper: false,
         allows: |c| !c.is_control(),
-        allowed: ANY,
+        allowed: "at most 15 bytes without control characters",
     },
     Rules {
         filesystem: "squashfs",

@@ -226,6 +226,34 @@ fn labels_have_a_length() {
     }
 }
 
+#[test]
+fn attributes_that_cannot_be_are_told_by_their_values() {
+    use builder::{FilesystemAttrs, Size};
+    let mut fake = Fake::new();
+    let root = Plant::new(&fake, 0).finish();
+    fake.roots.insert("root".to_owned(), root);
+    let nil = "00000000-0000-0000-0000-000000000000".to_owned();
+    for (uuid, size, told) in [
+        (Some(nil), None, "`uuid`: a UUID of zeros"),
+        (
+            None,
+            Some("99999999999T"),
+            "`size` is `99999999999T`; it must be a number of bytes below 16 EiB",
+        ),
+        (None, Some("1.5G"), "`size` is `1.5G`; it must be"),
+    ] {
+        let attrs = FilesystemAttrs {
+            rootfs: "root".to_owned(),
+            kind: Some(Kind::Ext4),
+            uuid,
+            size: size.map(|text| Size::Text(text.to_owned())),
+            ..FilesystemAttrs::default()
+        };
+        let error = builder::make(&fake, &attrs, &fake.path("none")).expect_err("refused");
+        assert!(error.to_string().contains(told), "{error}");
+    }
+}
+
 /// What is only measured is as long as what is written, or does not fit for the same reason.
 #[test]
 fn measuring_says_what_writing_does() {
