@@ -325,8 +325,11 @@ fn unused(args: &RunArgs, path: &Path) -> Result<(), Failure> {
 
 /// QEMU ended before there was a machine.
 fn failed(said: &str) -> Failure {
-    // Who runs QEMU knows neither its options nor its name for the image.
-    if said.contains("\" lock") {
+    // QEMU has locks of its own: the one for a virtual machine that writes, and those of all others.
+    let is_locked = ["Failed to get", "Failed to lock"]
+        .iter()
+        .any(|words| said.contains(words) && said.contains("lock"));
+    if is_locked {
         return Failure::new(
             Diagnostic::error("boot-in-use", Class::Machine, "the image is in use")
                 .note(format!("QEMU says:\n{said}"))
