@@ -122,7 +122,11 @@ pub(super) fn drift(
     }
     let entries = Entry::of(&volume, &spec.image)?;
     let id = id(spec);
-    report.slots = SlotState::all(spec, &table, &entries);
+    // A layout that nothing starts says of no slot what is in it.
+    let starts = starts(spec);
+    if starts {
+        report.slots = SlotState::all(spec, &table, &entries);
+    }
     let current = entries.iter().filter(|entry| same(&entry.id, &id));
     let current = current.max_by_key(|entry| entry.worth());
     let slot = current.and_then(|entry| {
@@ -157,6 +161,7 @@ pub(super) fn drift(
             "starts a root that is none of the slots",
             Repair::Version,
         )),
+        (None, _) if !starts => {}
         (None, _) => {
             let others: Vec<&str> = entries.iter().map(Entry::version).collect();
             let how = match others.as_slice() {
@@ -204,10 +209,22 @@ pub(super) fn drift(
     Ok(report)
 }
 
+/// Whether the layout has entries of the loader, which tell the versions.
+fn starts(spec: &Spec) -> bool {
+    let mut files = spec.slots.iter().flat_map(|slot| slot.files.keys());
+    files.any(|path| super::entries::counted(path, spec.tries).is_some())
+}
+
 /// What is not looked at on a device whose version is in `slot`, and why.
 fn not_compared(spec: &Spec, slot: Option<&Slot>, states: &[SlotState]) -> Vec<String> {
     let quoted = |names: &[&str]| format!("`{}`", names.join("` and `"));
     let mut found = Vec::new();
+    if !starts(spec) {
+        found.push(
+            "which version is where: the recipe has no entry of a loader, which would tell"
+                .to_owned(),
+        );
+    }
     let written = spec.slots.iter().filter(|slot| is_written_to(spec, slot));
     let written: Vec<&str> = written.map(|slot| slot.name.as_str()).collect();
     if !written.is_empty() {

@@ -442,6 +442,26 @@ fn a_root_that_is_written_to_is_known_by_its_superblock() {
     assert!(w.drift(&ext4("1")).is_empty());
 }
 
+#[test]
+fn a_layout_that_nothing_starts_has_no_versions_to_miss() {
+    let w = World::new();
+    let mut plain = spec("1");
+    for slot in &mut plain.slots {
+        slot.files.clear();
+    }
+    plain.partitions[0].files.clear();
+    w.apply(&plain, &w.plan(&plain, ""));
+    let report = w.report(&plain);
+    assert!(
+        report.differences.is_empty() && report.slots.is_empty(),
+        "{report:?}"
+    );
+    assert!(
+        report.not_compared[0].contains("which version is where"),
+        "{report:?}"
+    );
+}
+
 /// Sizes in MiB of the layout of [`spec`]: 40, two times 8, and 2 for the table.
 const LAYOUT_MIB: u64 = 58;
 
