@@ -255,6 +255,11 @@ impl Target {
         }
     }
 
+    /// Whether a file of this name is a recipe.
+    pub(crate) fn is_recipe(file: &Path) -> bool {
+        Self::kind_of(file).is_some()
+    }
+
     /// The file that the target is in.
     pub(crate) fn file(&self) -> Option<&Path> {
         match &self.source {

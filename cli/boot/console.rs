@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::machine::not_started;
 use crate::failure::Failure;
 use crate::render::output;
 
@@ -48,6 +49,8 @@ pub(crate) enum Outcome {
     TimedOut(String),
     /// The machine ended while this was waited for.
     Ended(String),
+    /// There was no machine: what QEMU says.
+    Failed(String),
     Cancelled,
 }
 
@@ -59,7 +62,7 @@ pub(crate) fn converse(program: &OsString, args: &[OsString]) -> Result<ExitStat
     std::process::Command::new(program)
         .args(args)
         .status()
-        .map_err(|e| not_started(program, &e))
+        .map_err(|e| not_started(&program.to_string_lossy(), &e.to_string()))
 }
 
 /// Runs the machine until its console has shown what is expected, then ends it. Returns what happened, and the end of the console.
@@ -81,7 +84,7 @@ pub(crate) async fn watch(
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|e| not_started(program, &e))?;
+        .map_err(|e| not_started(&program.to_string_lossy(), &e.to_string()))?;
     let mut screen = Screen::new(expect, reject, watch);
     let outcome = screen.follow(&mut child, cancel).await?;
     end(&mut child).await;
@@ -92,6 +95,13 @@ pub(crate) async fn watch(
             .await
             .is_err();
     }
+    let has_failed = matches!(child.try_wait(), Ok(Some(status)) if !status.success());
+    let outcome = match outcome {
+        Outcome::Ended(_) if has_failed && screen.is_empty() => {
+            Outcome::Failed(said.trim().to_owned())
+        }
+        other => other,
+    };
     Ok((outcome, screen.tail(&said)))
 }
 
@@ -242,6 +252,11 @@ impl<'a> Screen<'a> {
         }
     }
 
+    /// Whether nothing has come.
+    fn is_empty(&self) -> bool {
+        self.text.trim().is_empty()
+    }
+
     /// The last lines of the console, or what QEMU said when there was none.
     fn tail(&self, said: &str) -> String {
         let lines: Vec<&str> = self
@@ -270,15 +285,6 @@ async fn end(child: &mut Child) {
     if timeout(END, child.wait()).await.is_err() {
         let _gone = child.kill().await.is_err();
     }
-}
-
-fn not_started(program: &OsString, error: &std::io::Error) -> Failure {
-    let program = program.to_string_lossy();
-    let message = format!("`{program}` cannot be started: {error}");
-    Failure::new(
-        Diagnostic::error("boot-no-qemu", Class::Machine, message)
-            .help("on Debian it is in the package `qemu-system-x86`"),
-    )
 }
 
 #[cfg(test)]

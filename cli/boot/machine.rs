@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
 
@@ -125,6 +126,8 @@ pub(crate) struct Machine {
     pub(crate) cpus: u32,
     /// Whether what the guest writes stays in the image.
     pub(crate) write: bool,
+    /// Whether the image is in the store, where nobody changes it; else QEMU sees to it that nobody does.
+    pub(crate) is_built: bool,
     /// Whether a reset starts it again.
     pub(crate) reboot: bool,
     /// The console is that of the person, with QEMU's own keys.
@@ -133,6 +136,35 @@ pub(crate) struct Machine {
     pub(crate) append: Option<String>,
     /// Further arguments of QEMU.
     pub(crate) extra: Vec<String>,
+}
+
+/// Looks for what is needed whatever is started: QEMU, and firmware where it is asked for.
+///
+/// # Errors
+/// When it is not there.
+pub(crate) fn look_for(uefi: bool, secure_boot: bool) -> Result<(), Failure> {
+    if uefi {
+        firmware(secure_boot)?;
+    }
+    let mut qemu = std::process::Command::new(QEMU);
+    let told = qemu.arg("--version").stdin(Stdio::null()).output();
+    match told {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(not_started(
+            QEMU,
+            String::from_utf8_lossy(&output.stderr).trim(),
+        )),
+        Err(error) => Err(not_started(QEMU, &error.to_string())),
+    }
+}
+
+/// A machine whose program is not there, or does not run.
+pub(super) fn not_started(program: &str, why: &str) -> Failure {
+    let message = format!("`{program}` cannot be started: {why}");
+    Failure::new(
+        Diagnostic::error("boot-no-qemu", Class::Machine, message)
+            .help("on Debian it is in the package `qemu-system-x86`"),
+    )
 }
 
 /// Program and arguments. `scratch` is a directory for what the firmware writes.
@@ -200,8 +232,14 @@ pub(crate) fn command(
             None => scratch.join("vars.fd"),
         };
         if !own.exists() {
-            std::fs::copy(vars, &own)
-                .map_err(|e| Failure::io("cannot copy the variables of the firmware", &e))?;
+            std::fs::copy(vars, &own).map_err(|e| {
+                let message = format!(
+                    "cannot write the variables of the firmware to `{}`: {e}",
+                    own.display()
+                );
+                Diagnostic::error("boot-unreadable", Class::Machine, message)
+                    .help("name a file in a directory that this user may write to")
+            })?;
         }
         let own = text(&own)?;
         add(&[
@@ -213,7 +251,10 @@ pub(crate) fn command(
             add(&["-global", "driver=cfi.pflash01,property=secure,value=on"]);
         }
     }
-    let snapshot = if machine.write { "off" } else { "on" };
+    let mut snapshot = format!("snapshot={}", if machine.write { "off" } else { "on" });
+    if machine.is_built {
+        snapshot += ",file.locking=off";
+    }
     match &machine.image {
         Image::Disk { file, format } => {
             let file = text(file)?;
@@ -227,9 +268,7 @@ pub(crate) fn command(
             }
             add(&[
                 "-drive",
-                &format!(
-                    "if=none,id=d0,format={format},file={file},snapshot={snapshot},file.locking=off"
-                ),
+                &format!("if=none,id=d0,format={format},file={file},{snapshot}"),
             ]);
             add(&["-device", device]);
         }
@@ -237,7 +276,7 @@ pub(crate) fn command(
             let file = text(file)?;
             add(&[
                 "-drive",
-                &format!("if=ide,format=raw,file={file},snapshot={snapshot},file.locking=off"),
+                &format!("if=ide,format=raw,file={file},{snapshot}"),
             ]);
         }
         Image::Iso(file) => {

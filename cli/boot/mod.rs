@@ -4,4 +4,4 @@ mod console;
 mod machine;
 
 pub(crate) use console::{Outcome, Watch, converse, watch};
-pub(crate) use machine::{Bus, Image, Machine, command};
+pub(crate) use machine::{Bus, Image, Machine, command, look_for};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use sos_builders::disk::provision::used_by;
 use sos_engine::Cancel;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
@@ -15,6 +16,7 @@ use crate::failure::Failure;
 use crate::interrupt;
 use crate::run;
 use crate::session::Session;
+use crate::target::Target;
 
 /// Start what was built, in a virtual machine
 #[derive(Debug, clap::Args)]
@@ -116,7 +118,12 @@ pub(crate) fn run(session: &Session, args: &BootArgs) -> Result<(), Failure> {
 }
 
 fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
-    let image = image(session, args)?;
+    // What is missing is told before anything is built for it.
+    boot::look_for(
+        args.uefi || args.secure_boot || args.vars.is_some(),
+        args.secure_boot,
+    )?;
+    let (image, is_built) = image(session, args)?;
     let is_watched = !args.expect.is_empty() || args.until_end;
     let machine = Machine {
         uefi: !args.bios
@@ -135,6 +142,7 @@ fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
         bus: args.bus,
         cpus: args.cpus,
         write: args.write,
+        is_built,
         reboot: args.reboot || !is_watched,
         is_conversation: !is_watched,
         append: args.append.clone(),
@@ -192,6 +200,7 @@ fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
             &format!("the machine ended before the console showed `{what}`"),
             &tail,
         )),
+        Outcome::Failed(said) => Err(failed(&said)),
         Outcome::TimedOut(what) => Err(not_seen(
             Class::TimedOut,
             &format!(
@@ -203,17 +212,24 @@ fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
     }
 }
 
-/// What the target is: a file of this machine, or what is built of a recipe.
-fn image(session: &Session, args: &RunArgs) -> Result<Image, Failure> {
+/// What the target is: a file of this machine, or what is built of a recipe, which is told.
+fn image(session: &Session, args: &RunArgs) -> Result<(Image, bool), Failure> {
     if let [word] = args.target.targets.as_slice()
         && args.target.file.is_none()
         && args.target.expression.is_none()
     {
         let path = Path::new(word);
-        let is_here =
-            std::fs::metadata(path).is_ok() && path.extension().is_none_or(|e| e != "drv");
-        if is_here && let Ok(Some(found)) = Image::find(path) {
-            return Ok(found);
+        let is_file = std::fs::metadata(path).is_ok_and(|meta| !meta.is_dir());
+        let is_here = path.exists() && path.extension().is_none_or(|e| e != "drv");
+        match Image::find(path) {
+            Ok(Some(found)) if is_here => {
+                unused(args, path)?;
+                return Ok((found, false));
+            }
+            // It was not meant as a recipe: that would be told of one.
+            Err(error) if is_file => return Err(unreadable(path, &error)),
+            Ok(None) if is_file && !Target::is_recipe(path) => return Err(nothing(path)),
+            _ => {}
         }
     }
     if args.write {
@@ -247,13 +263,87 @@ fn image(session: &Session, args: &RunArgs) -> Result<Image, Failure> {
         Image::find(&place)
     };
     let found = found.map_err(|e| Failure::io("cannot read what was built", &e))?;
-    found.ok_or_else(|| {
-        let message = format!("`{}` is nothing that starts", info.path.absolute(store.store_dir()));
+    let found = found.ok_or_else(|| {
+        let path = info.path.absolute(store.store_dir());
+        let what = match info.root.is_some() {
+            true => "is a root filesystem, which does not start by itself",
+            false => "is nothing that starts",
+        };
         Failure::new(
-            Diagnostic::error("boot-nothing", Class::Usage, message)
+            Diagnostic::error("boot-nothing", Class::Usage, format!("`{path}` {what}"))
                 .help("name a disk, an image for an optical drive, a kernel image or a netboot directory: `#disk`, `#qcow2`, `#iso`, `#uki`, `#netboot`"),
         )
-    })
+    })?;
+    Ok((found, true))
+}
+
+fn nothing(path: &Path) -> Failure {
+    let message = format!("`{}` is nothing that starts", path.display());
+    Failure::new(
+        Diagnostic::error("boot-nothing", Class::Usage, message)
+            .note("it has no partition table and no boot sector, is no image for an optical drive and no EFI program, and its name is that of no recipe")
+            .help(format!(
+                "`sos export .#disk disk:{0}` writes a disk, `sos provision apply {0} .#disk` makes one of a file",
+                path.display()
+            )),
+    )
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    let message = format!("cannot read `{}`: {error}", path.display());
+    Failure::new(
+        Diagnostic::error("boot-unreadable", Class::Machine, message)
+            .help(format!("`ls -l {}` shows who may", path.display())),
+    )
+}
+
+/// Refuses to let a guest write to what somebody else uses, or may not be written to.
+fn unused(args: &RunArgs, path: &Path) -> Result<(), Failure> {
+    if !args.write {
+        return Ok(());
+    }
+    if let Err(error) = std::fs::File::options().write(true).open(path) {
+        let message = format!("cannot write to `{}`: {error}", path.display());
+        return Err(Failure::new(
+            Diagnostic::error("boot-unreadable", Class::Machine, message).help(format!(
+                "`ls -l {}` shows who may; without `--write` it only has to be read",
+                path.display()
+            )),
+        ));
+    }
+    match used_by(path) {
+        None => Ok(()),
+        Some(by) => {
+            let message = format!("`{}` is in use: {by}", path.display());
+            Err(Failure::new(
+                Diagnostic::error("boot-in-use", Class::Machine, message)
+                    .help("end what uses it first: two that write to one disk destroy it"),
+            ))
+        }
+    }
+}
+
+/// QEMU ended before there was a machine.
+fn failed(said: &str) -> Failure {
+    // QEMU has locks of its own: the one for a virtual machine that writes, and those of all others.
+    let is_locked = ["Failed to get", "Failed to lock"]
+        .iter()
+        .any(|words| said.contains(words) && said.contains("lock"));
+    if is_locked {
+        return Failure::new(
+            Diagnostic::error("boot-in-use", Class::Machine, "the image is in use")
+                .note(format!("QEMU says:\n{said}"))
+                .help("end the virtual machine that writes to it first"),
+        );
+    }
+    Failure::new(
+        Diagnostic::error(
+            "boot-failed",
+            Class::Other,
+            "QEMU did not start the machine",
+        )
+        .note(format!("QEMU says:\n{said}")),
+    )
 }
 
 fn not_seen(class: Class, message: &str, tail: &str) -> Failure {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sos_builders::disk::provision::{Device, Plan, Sources, Spec, Wish};
+use sos_builders::disk::provision::{Device, Plan, Sources, Spec, Wish, used_by};
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
@@ -26,8 +26,8 @@ enum ProvisionCommand {
     Plan(PlanArgs),
     /// Do it: the whole layout on an empty device, a new version in the slot that is free, or what `drift` finds
     Apply(ApplyArgs),
-    /// Say in what a device differs from the recipe; exit code 1 when it does. Files of a root that is written to are not compared
-    Drift(CommonArgs),
+    /// Say which version is in which slot of a device, and in what it differs from the recipe; exit code 1 when it does
+    Drift(DriftArgs),
 }
 
 /// What all of them take.
@@ -43,6 +43,18 @@ struct CommonArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "It is a difference when the version of the recipe is in no slot, did not start, or is there and another one starts in its place. Another version in another slot is none: that is what the slot is for.\n\nCompared are the partition table, what the recipe puts on the EFI system partition, and the root of the version if nothing may write to it; of an ext4 only which file system it is. What is not compared is said on standard error: files in roots that a running system writes to, the other slots, partitions that no update writes, and further files on the EFI system partition. Signatures of EFI programs are no difference.\n\nExit codes: 0 the device is as the recipe says, 1 it is not, 4 it cannot be read."
+)]
+struct DriftArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Nothing is written. What does not fit is refused as `apply` would refuse it: the device is too small for the layout, the slot for the version, or the EFI system partition for its files; the exit code is 4 then."
+)]
 struct PlanArgs {
     #[command(flatten)]
     common: CommonArgs,
@@ -77,24 +89,27 @@ struct ApplyArgs {
 pub(crate) fn run(session: &Session, args: &ProvisionArgs) -> Result<(), Failure> {
     match &args.command {
         ProvisionCommand::Plan(args) => {
-            let spec = spec(session, &args.common)?;
             let device = Device::open(&args.common.device, false).map_err(refused)?;
             // Read as `apply` reads it: a key that cannot sign is told now.
             let signer = args.sign.signer().map_err(refused)?;
-            let plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
+            let spec = spec(session, &args.common)?;
+            let mut plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
+            plan.notes.splice(0..0, in_use(&args.common, &plan));
             show(session, &spec, &device, &plan)
         }
         ProvisionCommand::Apply(args) => apply(session, args),
-        ProvisionCommand::Drift(args) => drift(session, args),
+        ProvisionCommand::Drift(args) => drift(session, &args.common),
     }
 }
 
 fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
-    let spec = spec(session, &args.common)?;
+    // What is wrong with the device is told before anything is built for it.
     let device = Device::open(&args.common.device, args.yes).map_err(refused)?;
     let signer = args.sign.signer().map_err(refused)?;
-    let plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
+    let spec = spec(session, &args.common)?;
+    let mut plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
     if !args.yes {
+        plan.notes.splice(0..0, in_use(&args.common, &plan));
         show(session, &spec, &device, &plan)?;
         if !plan.steps.is_empty() && !session.global.quiet && !session.global.json {
             output::message("nothing was done; `--yes` does it");
@@ -124,29 +139,39 @@ fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
 }
 
 fn drift(session: &Session, args: &CommonArgs) -> Result<(), Failure> {
-    let spec = spec(session, args)?;
     let device = Device::open(&args.device, false).map_err(refused)?;
+    let spec = spec(session, args)?;
     let sources = sources(session, &|_| {})?;
-    let found = sources.drift(&spec, &device).map_err(refused)?;
+    let report = sources.drift(&spec, &device).map_err(refused)?;
     if session.global.json {
-        let list: Vec<_> = found
-            .iter()
-            .map(|one| serde_json::json!({ "what": one.what, "how": one.how }))
-            .collect();
-        output::json(&serde_json::json!(list))?;
+        let slots = report.slots.iter().map(|slot| {
+            serde_json::json!({
+                "name": slot.name, "version": slot.version, "triesLeft": slot.left, "isRecipe": slot.is_wanted, "isNext": slot.is_next,
+            })
+        });
+        let differences = report.differences.iter();
+        let differences =
+            differences.map(|one| serde_json::json!({ "what": one.what, "how": one.how }));
+        output::json(&serde_json::json!({
+            "image": spec.image,
+            "version": spec.version,
+            "slots": slots.collect::<Vec<_>>(),
+            "differences": differences.collect::<Vec<_>>(),
+            "notCompared": report.not_compared,
+        }))?;
     } else {
-        found
-            .iter()
-            .try_for_each(|one| output::line(&one.to_string()))?;
+        output::line(&format!("recipe: {} version {}", spec.image, spec.version))?;
+        let mut slots = report.slots.iter();
+        slots.try_for_each(|slot| output::line(&slot.to_string()))?;
+        let mut differences = report.differences.iter();
+        differences.try_for_each(|one| output::line(&one.to_string()))?;
     }
-    let written = spec.written_to();
-    if !written.is_empty() && !session.global.quiet {
-        output::message(&format!(
-            "files in `{}` are not compared: a running system writes to them",
-            written.join("` and `")
-        ));
+    if !session.global.quiet && !session.global.json {
+        for one in &report.not_compared {
+            output::message(&format!("not compared: {one}"));
+        }
     }
-    if found.is_empty() {
+    if report.differences.is_empty() {
         return Ok(());
     }
     let message = format!(
@@ -176,7 +201,8 @@ fn spec(session: &Session, args: &CommonArgs) -> Result<Spec, Failure> {
             word.push_str("#provision");
         }
     }
-    let built = export::built(session, &target, args.lock, "provision")?;
+    let built = export::built(session, &target, args.lock, "provision");
+    let built = built.map_err(|failure| no_disk(&args.target, failure))?;
     let [info] = built.as_slice() else {
         return Err(Failure::new(
             Diagnostic::error(
@@ -187,7 +213,34 @@ fn spec(session: &Session, args: &CommonArgs) -> Result<Spec, Failure> {
             .help("name one disk, as in `sos provision plan /dev/sdb .#disk`"),
         ));
     };
-    Spec::read(&session.store()?.physical(&info.path)).map_err(refused)
+    let store = session.store()?;
+    let shown = info.path.absolute(store.store_dir());
+    Spec::read(&store.physical(&info.path), &shown.to_string()).map_err(refused)
+}
+
+/// Says of a target without a layout that it is no disk: nobody has asked for the attribute that it lacks.
+fn no_disk(target: &TargetArgs, failure: Failure) -> Failure {
+    let is_it = |one: &Diagnostic| {
+        one.code == "eval-attr-missing" && one.message.starts_with("attribute `provision` of ")
+    };
+    if failure.shown || !failure.diagnostics.iter().any(is_it) {
+        return failure;
+    }
+    let message = format!("`{}` is no disk", target.words().trim());
+    Failure::new(
+        Diagnostic::error("provision-no-layout", Class::Usage, message)
+            .note("a device is made from the layout of a disk: from its `provision`, which this has not")
+            .help("name a disk, as in `.#disk` or `./web.rootfs.toml#disk`"),
+    )
+}
+
+/// What `apply` would refuse a device for, however good the plan.
+fn in_use(args: &CommonArgs, plan: &Plan) -> Option<String> {
+    let by = used_by(&args.device).filter(|_| !plan.steps.is_empty())?;
+    let device = args.device.display();
+    Some(format!(
+        "warning: `{device}` is in use: {by}; `apply` refuses it as long as it is"
+    ))
 }
 
 fn planned(

@@ -87,8 +87,11 @@ pub enum GptError {
     #[error("{0} partitions; a table holds 128")]
     TooMany(usize),
     /// A name with more than 36 units.
-    #[error("the name `{0}` of a partition is longer than 36 characters")]
+    #[error("the name `{}` of a partition is {} characters long, and a partition table has room for 36", .0.escape_debug(), .0.encode_utf16().count())]
     LongName(String),
+    /// A name that is empty, or ends or changes where it is shown.
+    #[error("the name `{}` of a partition is empty or has a control character", .0.escape_debug())]
+    BadName(String),
     /// A partition outside the disk or on another one.
     #[error("the partition `{0}` overlaps another one or does not fit on the disk")]
     Place(String),
@@ -113,11 +116,25 @@ pub const TYPES: &[(&str, &str)] = &[
     ("bios-boot", "21686148-6449-6e6f-744e-656564454649"),
 ];
 
-/// The type that a word stands for, or that is written out as a UUID.
+/// The type that a word stands for, or that is written out as a UUID. Zeros are none: they mark an entry that is not in use.
 #[must_use]
 pub fn type_of(word: &str) -> Option<Uuid> {
     let known = TYPES.iter().find(|(name, _)| *name == word);
-    known.map_or(word, |(_, uuid)| uuid).parse().ok()
+    Uuid::parse_id(known.map_or(word, |(_, uuid)| uuid)).ok()
+}
+
+/// Whether a partition can have a name.
+///
+/// # Errors
+/// When it is too long or empty, or has control characters, of which one ends it.
+pub fn check_name(name: &str) -> Result<(), GptError> {
+    if name.encode_utf16().count() > NAME_UNITS {
+        return Err(GptError::LongName(name.to_owned()));
+    }
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err(GptError::BadName(name.to_owned()));
+    }
+    Ok(())
 }
 
 /// The word for a type, or its UUID.
@@ -332,16 +349,14 @@ fn decode_copy(header: &[u8], entries: Option<&[u8]>, sectors: u64) -> Result<Ta
 
 impl Partition {
     fn encode(&self, entry: &mut [u8]) -> Result<(), GptError> {
-        let units: Vec<u16> = self.name.encode_utf16().collect();
-        if units.len() > NAME_UNITS {
-            return Err(GptError::LongName(self.name.clone()));
-        }
+        check_name(&self.name)?;
         entry[..16].copy_from_slice(&self.kind.to_guid());
         entry[16..32].copy_from_slice(&self.uuid.to_guid());
         entry[32..40].copy_from_slice(&self.first.to_le_bytes());
         entry[40..48].copy_from_slice(&self.last.to_le_bytes());
         entry[48..56].copy_from_slice(&self.attributes.to_le_bytes());
-        for (unit, place) in units.iter().zip(entry[56..].chunks_exact_mut(2)) {
+        let units = self.name.encode_utf16();
+        for (unit, place) in units.zip(entry[56..].chunks_exact_mut(2)) {
             place.copy_from_slice(&unit.to_le_bytes());
         }
         Ok(())
@@ -482,6 +497,14 @@ mod tests {
         let mut long = table();
         long.partitions[0].name = "x".repeat(37);
         assert!(matches!(long.encode(), Err(GptError::LongName(_))));
+        // Each of these takes two units.
+        long.partitions[0].name = "😀".repeat(19);
+        assert!(matches!(long.encode(), Err(GptError::LongName(_))));
+        for bad in ["", "a\0b", "a\u{9b}b"] {
+            long.partitions[0].name = bad.to_owned();
+            assert_eq!(long.encode(), Err(GptError::BadName(bad.to_owned())));
+        }
+        assert_eq!(type_of("00000000-0000-0000-0000-000000000000"), None);
         let small = Table {
             sectors: 40,
             ..table()

@@ -18,6 +18,7 @@ pub mod gpt;
 pub mod gvariant;
 pub mod hash;
 pub mod iso9660;
+pub mod label;
 pub mod lock;
 pub mod manifest;
 pub mod nar;

@@ -18,12 +18,19 @@ const CONTEXT: &str = "sos 2026-11 uuid of a disk, partition or file system";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Uuid(pub [u8; 16]);
 
-/// A text that is no UUID.
+/// A text that is no UUID, or none that something can have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no UUID: expected 32 hexadecimal digits as in `c12a7328-f81f-11d2-ba4b-00a0c93ec93b`"
-)]
-pub struct UuidError(String);
+#[non_exhaustive]
+pub enum UuidError {
+    /// Something else, of which the beginning is kept.
+    #[error(
+        "`{0}` is no UUID: expected 32 hexadecimal digits as in `c12a7328-f81f-11d2-ba4b-00a0c93ec93b`"
+    )]
+    Text(String),
+    /// The nil UUID, where an id is wanted.
+    #[error("a UUID of zeros means that there is none")]
+    Nil,
+}
 
 impl Uuid {
     /// The UUID of a role in something that a seed names: a keyed BLAKE3, marked as version 8 (RFC 9562).
@@ -36,6 +43,18 @@ impl Uuid {
         bytes[6] = bytes[6] & 0x0f | 0x80;
         bytes[8] = bytes[8] & 0x3f | 0x80;
         Self(bytes)
+    }
+
+    /// Reads the UUID that something is to have: not the one that stands for none.
+    ///
+    /// # Errors
+    /// When the text is no UUID, or all zeros.
+    pub fn parse_id(text: &str) -> Result<Self, UuidError> {
+        let uuid: Self = text.parse()?;
+        if uuid.is_nil() {
+            return Err(UuidError::Nil);
+        }
+        Ok(uuid)
     }
 
     /// The bytes as GPT and other tables of UEFI hold them: the first three fields little-endian.
@@ -77,7 +96,7 @@ impl FromStr for Uuid {
     type Err = UuidError;
 
     fn from_str(text: &str) -> Result<Self, UuidError> {
-        let bad = || UuidError(text.chars().take(60).collect());
+        let bad = || UuidError::Text(text.chars().take(60).collect());
         let groups: Vec<&str> = text.split('-').collect();
         let is_uuid = groups.iter().map(|g| g.len()).eq([8, 4, 4, 4, 12])
             && groups
@@ -128,5 +147,8 @@ mod tests {
         ] {
             assert!(bad.parse::<Uuid>().is_err(), "{bad}");
         }
+        let nil = "00000000-0000-0000-0000-000000000000";
+        assert_eq!(nil.parse::<Uuid>().map(Uuid::is_nil), Ok(true));
+        assert_eq!(Uuid::parse_id(nil), Err(UuidError::Nil));
     }
 }

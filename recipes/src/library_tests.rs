@@ -632,6 +632,10 @@ fn problems_point_at_what_the_user_wrote() {
             "label",
         ),
         (
+            format!("sos.ostreeDisk {{ name = \"d\"; deployments = [ {{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }} ]; size = -5; }}"),
+            "size",
+        ),
+        (
             format!("sos.erofs {{ rootfs = {base}; uuid = 5; }}"),
             "uuid",
         ),

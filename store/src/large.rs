@@ -4,7 +4,8 @@
 //! wait until both are done.
 
 use std::fs::File;
-use std::io::{self, BufRead, Read, Write as _};
+use std::io::{self, BufRead, Read, Seek as _, SeekFrom, Write as _};
+use std::sync::LazyLock;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
@@ -16,6 +17,8 @@ use crate::sparse::Sparse;
 
 /// What goes from thread to thread at once; small enough for the cache of a core.
 const PIECE_BYTES: usize = 256 << 10;
+/// What a hole is taken for. It takes no memory: the kernel has one page of zeros for what nobody writes to.
+static ZEROS: LazyLock<Vec<u8>> = LazyLock::new(|| vec![0; 1 << 20]);
 /// Pieces that wait.
 const PIECES: usize = 4;
 /// Files from this size on are sent to the disk before they are hashed. A smaller one is not worth a commit of the disk's journal.
@@ -54,7 +57,7 @@ pub(crate) fn read(
         let mut pieces = Pieces {
             filled,
             empty,
-            piece: Vec::new(),
+            piece: Piece::Hole(0),
             at: 0,
         };
         let taken = take(&mut pieces);
@@ -64,6 +67,22 @@ pub(crate) fn read(
         taken?;
         hash.map_err(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// What goes from thread to thread.
+enum Piece {
+    Data(Vec<u8>),
+    /// So many of [`ZEROS`].
+    Hole(usize),
+}
+
+impl Piece {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Data(data) => data,
+            Self::Hole(count) => &ZEROS[..*count],
+        }
+    }
 }
 
 /// What the reading thread has.
@@ -78,27 +97,42 @@ impl Source<'_> {
     /// Sends the file piece by piece; ends early when nobody wants more.
     fn send(
         &mut self,
-        full: &SyncSender<io::Result<Vec<u8>>>,
+        full: &SyncSender<io::Result<Piece>>,
         emptied: &Receiver<Vec<u8>>,
     ) -> io::Result<()> {
         let mut source = Sparse::new(self.file.try_clone()?)?;
         loop {
-            let mut piece = emptied.try_recv().unwrap_or_default();
-            piece.resize(PIECE_BYTES, 0);
-            let count = match source.read(&mut piece) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
+            let piece = match source.skip(ZEROS.len())? {
+                0 => {
+                    let mut piece = emptied.try_recv().unwrap_or_default();
+                    piece.resize(PIECE_BYTES, 0);
+                    let count = match source.read(&mut piece) {
+                        Ok(count) => count,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                        Err(error) => return Err(error),
+                    };
+                    piece.truncate(count);
+                    Piece::Data(piece)
+                }
+                count => Piece::Hole(count),
             };
-            piece.truncate(count);
-            self.hasher.update(&piece);
+            let bytes = piece.bytes();
+            self.hasher.update(bytes);
             if let Some(flat) = self.flat.as_mut() {
-                flat.update(&piece);
+                flat.update(bytes);
             }
             if let Some(copy) = self.copy.as_mut() {
-                copy.write_all(&piece)?;
+                match &piece {
+                    Piece::Data(data) => copy.write_all(data)?,
+                    // It stays one, also where it is the end.
+                    Piece::Hole(count) => {
+                        let end =
+                            copy.seek(SeekFrom::Current(i64::try_from(*count).unwrap_or(0)))?;
+                        copy.set_len(end)?;
+                    }
+                }
             }
-            if count == 0 || full.send(Ok(piece)).is_err() {
+            if bytes.is_empty() || full.send(Ok(piece)).is_err() {
                 return Ok(());
             }
         }
@@ -107,18 +141,17 @@ impl Source<'_> {
 
 /// The bytes of a file that another thread reads.
 pub(crate) struct Pieces {
-    filled: Receiver<io::Result<Vec<u8>>>,
+    filled: Receiver<io::Result<Piece>>,
     empty: SyncSender<Vec<u8>>,
-    piece: Vec<u8>,
+    piece: Piece,
     at: usize,
 }
 
 impl BufRead for Pieces {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.at == self.piece.len() {
-            let used = std::mem::take(&mut self.piece);
+        if self.at == self.piece.bytes().len() {
             self.at = 0;
-            if used.capacity() > 0 {
+            if let Piece::Data(used) = std::mem::replace(&mut self.piece, Piece::Hole(0)) {
                 self.empty.try_send(used).ok();
             }
             // The reader is gone: the end.
@@ -126,11 +159,11 @@ impl BufRead for Pieces {
                 self.piece = piece?;
             }
         }
-        Ok(&self.piece[self.at..])
+        Ok(&self.piece.bytes()[self.at..])
     }
 
     fn consume(&mut self, count: usize) {
-        self.at = self.piece.len().min(self.at + count);
+        self.at = self.piece.bytes().len().min(self.at + count);
     }
 }
 
@@ -206,7 +239,7 @@ impl Drop for EarlySync {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::FileExt as _;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
     use sos_formats::hash::HashAlgo;
 
@@ -252,6 +285,38 @@ mod tests {
             copy.read_exact_at(&mut copied, 0).expect("the copy");
             assert!(copied == bytes, "{size}");
         }
+    }
+
+    #[test]
+    fn holes_are_copied_as_holes() {
+        // At both ends, and between.
+        let size = 24 << 20;
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(size).expect("a length");
+        for at in [3 << 20, 11 << 20] {
+            file.write_all_at(&[5; 100_000], at).expect("bytes");
+        }
+        let copy = tempfile::tempfile().expect("a file");
+        let mut taken = Vec::new();
+        let handle = Some(copy.try_clone().expect("a handle"));
+        let original = file.try_clone().expect("a handle");
+        read(file, handle, None, |pieces| {
+            pieces.read_to_end(&mut taken).expect("bytes");
+            Ok(())
+        })
+        .expect("a hash");
+        let mut copied = Vec::new();
+        (&copy).rewind().expect("the beginning");
+        (&copy).read_to_end(&mut copied).expect("the copy");
+        assert!(copied == taken && copied.len() as u64 == size);
+        let blocks = |file: &File| file.metadata().expect("a look").blocks();
+        // A file system without holes has none in the original either.
+        assert!(
+            blocks(&copy) <= blocks(&original) + 64,
+            "{} and {}",
+            blocks(&copy),
+            blocks(&original)
+        );
     }
 
     #[test]

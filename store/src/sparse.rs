@@ -29,6 +29,19 @@ impl Sparse {
         })
     }
 
+    /// Passes over a hole, where one is here: how many bytes of it, at most so many; 0 where data begins, or at the end.
+    pub(crate) fn skip(&mut self, most: usize) -> io::Result<usize> {
+        if self.at >= self.end {
+            self.look()?;
+        }
+        if !self.is_hole {
+            return Ok(0);
+        }
+        let count = usize::try_from(self.end - self.at).map_or(most, |left| left.min(most));
+        self.at += count as u64;
+        Ok(count)
+    }
+
     /// Looks what comes next.
     fn look(&mut self) -> io::Result<()> {
         (self.is_hole, self.end) = match rustix::fs::seek(&self.file, SeekFrom::Data(self.at)) {
@@ -96,6 +109,33 @@ mod tests {
             sparse.read_to_end(&mut found).expect("bytes");
             assert!(found == expected, "{data:?} of {size}");
         }
+    }
+
+    #[test]
+    fn holes_are_passed_over() {
+        const PAGE: u64 = 64 << 10;
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(9 * PAGE).expect("a length");
+        file.write_all_at(&[7; 1 << 16], 4 * PAGE).expect("bytes");
+        let mut sparse = Sparse::new(file).expect("a file");
+        let (mut holes, mut data) = (0, 0);
+        loop {
+            match sparse.skip(100_000).expect("a look") {
+                0 => {}
+                count => {
+                    assert!(count <= 100_000);
+                    holes += count;
+                    continue;
+                }
+            }
+            match sparse.read(&mut [0; 1000]).expect("bytes") {
+                0 => break,
+                count => data += count,
+            }
+        }
+        assert_eq!((holes + data) as u64, 9 * PAGE);
+        // A file system that has no holes says that all of it is data.
+        assert!(data as u64 == PAGE || holes == 0, "{holes} and {data}");
     }
 
     #[test]

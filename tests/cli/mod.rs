@@ -25,6 +25,7 @@ mod logs;
 mod memory;
 mod order;
 mod ostree_disk;
+mod provision;
 mod registry;
 mod repl;
 mod same;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::gpt::{self, GptError, Partition, Table};
+use sos_formats::label;
 use sos_formats::manifest::Meta;
 use sos_formats::uuid::Uuid;
 use sos_store::rootfs::RootTree;
@@ -16,7 +17,7 @@ use super::esp::{FileFrom, volume};
 use super::fat;
 use super::input::InputFile;
 use crate::build::Build;
-use crate::filesystem::{self, Acls, FileImage, Image, Kind, Options, Window};
+use crate::filesystem::{self, Acls, FileImage, Image, Kind, Measured, Options, Window};
 
 /// Larger than any disk that can be bought, and far from where sums overflow.
 const MAX_BYTES: u64 = 1 << 50;
@@ -162,7 +163,19 @@ pub(in crate::disk) fn write(
         }
         let hidden = u32::try_from(start / gpt::SECTOR).unwrap_or(0);
         let window = Window::new(image, start, size.unwrap_or(room));
-        let used = fill(build, partition, size, attrs.epoch, hidden, &window)?;
+        let used = match fill(build, partition, size, attrs.epoch, hidden, &window) {
+            // What has no size takes what it needs, and has come to the end of the disk, if not of the one that the image is on.
+            Err(BuilderError::Io { source, context })
+                if size.is_none() && source.kind() == io::ErrorKind::StorageFull =>
+            {
+                let used = fill(build, partition, None, attrs.epoch, hidden, &Measured)?;
+                if used.next_multiple_of(gpt::ALIGN) <= room {
+                    return Err(BuilderError::Io { context, source });
+                }
+                used
+            }
+            done => done?,
+        };
         let size = size.unwrap_or_else(|| used.next_multiple_of(gpt::ALIGN));
         if size == 0 || size > room {
             return Err(too_small(partition, size, room, attrs));
@@ -170,7 +183,7 @@ pub(in crate::disk) fn write(
         build.log(&format!("{}: {size} bytes at {start}", partition.name));
         table.partitions.push(Partition {
             kind: kind_of(partition)?,
-            uuid: parsed(&partition.uuid, &partition.name)?,
+            uuid: parsed(&partition.uuid, &of(partition))?,
             first: start / gpt::SECTOR,
             last: (start + size) / gpt::SECTOR - 1,
             attributes: partition.attribute_bits(),
@@ -190,6 +203,38 @@ pub(in crate::disk) fn write(
     Ok(table)
 }
 
+/// The bytes that a disk must have at least for its partitions and what is in them.
+///
+/// # Errors
+/// When a partition is too small for what goes into it, on however large a disk.
+pub(in crate::disk) fn needed(
+    build: &dyn Build,
+    attrs: &DiskAttrs,
+) -> Result<Needed, BuilderError> {
+    check(attrs)?;
+    let mut found = Needed {
+        bytes: 2 * gpt::ALIGN,
+        partitions: Vec::new(),
+    };
+    for partition in &attrs.partitions {
+        let size = partition.size.filter(|_| !partition.rest);
+        let size = size.map(|size| size.next_multiple_of(gpt::ALIGN));
+        let used = fill(build, partition, size, attrs.epoch, 0, &Measured)?;
+        let size = size.unwrap_or_else(|| used.next_multiple_of(gpt::ALIGN).max(gpt::ALIGN));
+        found.bytes += size;
+        found.partitions.push((partition.name.clone(), size));
+    }
+    Ok(found)
+}
+
+/// See [`needed`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::disk) struct Needed {
+    pub(in crate::disk) bytes: u64,
+    /// By name.
+    pub(in crate::disk) partitions: Vec<(String, u64)>,
+}
+
 /// Writes the content of one partition; returns how many bytes it takes.
 pub(in crate::disk) fn fill(
     build: &dyn Build,
@@ -204,6 +249,9 @@ pub(in crate::disk) fn fill(
         if let Some(room) = size.filter(|room| file.size > *room) {
             return Err(image_too_large(partition, path, file.size, room));
         }
+        if !window.is_kept() {
+            return Ok(file.size);
+        }
         return copy(&file, window, path);
     }
     match partition.filesystem {
@@ -213,9 +261,9 @@ pub(in crate::disk) fn fill(
             let sizes = volume.files.values().map(|source| source.size);
             // Room for the next version beside this one, and for one that is being written.
             volume.size = size.unwrap_or_else(|| (3 * fat::size_for(sizes)).max(ESP_BYTES));
-            let uuid = parsed(&partition.filesystem_uuid, &partition.name)?;
+            let uuid = parsed(&partition.filesystem_uuid, &of(partition))?;
             volume.serial = u32::from_be_bytes([uuid.0[0], uuid.0[1], uuid.0[2], uuid.0[3]]);
-            volume.label = fat_label(&partition.label)?;
+            volume.label = fat_label(partition)?;
             volume.epoch = epoch;
             volume.hidden = hidden;
             volume
@@ -238,13 +286,14 @@ pub(in crate::disk) fn fill(
             };
             let options = Options {
                 acls: Acls::default(),
-                uuid: parsed(&partition.filesystem_uuid, &partition.name)?.0,
+                uuid: parsed(&partition.filesystem_uuid, &of(partition))?.0,
                 label: partition.label.clone(),
                 epoch,
                 size,
                 free: partition.free,
             };
-            Ok(filesystem::write(build, kind, &root, &options, window)?.len)
+            let written = filesystem::write(build, kind, &root, &options, window);
+            Ok(written.map_err(|e| of_filesystem(partition, e))?.len)
         }
     }
 }
@@ -296,9 +345,17 @@ pub(in crate::disk) fn check(attrs: &DiskAttrs) -> Result<(), BuilderError> {
         )));
     }
     let last = attrs.partitions.len() - 1;
-    let mut uuids: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut ids = BTreeMap::from([(parsed(&attrs.uuid, "the disk")?, "the disk".to_owned())]);
+    let mut filesystems: BTreeMap<Uuid, String> = BTreeMap::new();
     for (i, partition) in attrs.partitions.iter().enumerate() {
         let name = &partition.name;
+        gpt::check_name(name).map_err(|e| of_table(&e))?;
+        kind_of(partition)?;
+        if partition.size == Some(0) && !partition.rest {
+            return Err(wrong(format!(
+                "the `size` of the partition `{name}` is 0: give it at least 1 MiB, or leave `size` out"
+            )));
+        }
         if partition.rest && (i != last || attrs.size.is_none()) {
             return Err(wrong(format!(
                 "the partition `{name}` is to take what is left: it must be the last one of a disk with a `size`"
@@ -315,13 +372,45 @@ pub(in crate::disk) fn check(attrs: &DiskAttrs) -> Result<(), BuilderError> {
                 "the partition `{name}` has both a `filesystem` and an `image`"
             )));
         }
-        if let Some(other) = uuids.insert(&partition.uuid, name) {
-            return Err(wrong(format!(
-                "the partitions `{other}` and `{name}` have the same UUID"
-            )));
+        let what = of(partition);
+        if let Some(other) = ids.insert(parsed(&partition.uuid, &what)?, what.clone()) {
+            return Err(wrong(format!("{other} and {what} have the same UUID")));
+        }
+        if let Some(format) = partition.filesystem {
+            let id = parsed(
+                &partition.filesystem_uuid,
+                &format!("the file system of {what}"),
+            )?;
+            if let Some(other) = filesystems.insert(id, what.clone()) {
+                return Err(wrong(format!(
+                    "the file systems of {other} and {what} have the same UUID"
+                )));
+            }
+            check_label(partition, format)?;
         }
     }
     Ok(())
+}
+
+/// A partition, as messages name it.
+fn of(partition: &PartitionAttrs) -> String {
+    format!("the partition `{}`", partition.name)
+}
+
+fn check_label(partition: &PartitionAttrs, format: Format) -> Result<(), BuilderError> {
+    let kind = match format {
+        Format::Vfat => "vfat",
+        Format::Root(kind) => kind.name(),
+    };
+    label::check(kind, &partition.label).map_err(|wrong| {
+        let message = format!("bad `label` of {}: {wrong}", of(partition));
+        let mut problem = Diagnostic::error("disk-layout", Class::Recipe, message);
+        let instead = wrong.instead();
+        problem
+            .helps
+            .extend(instead.map(|instead| format!("write `label = \"{instead}\"`")));
+        problem.into()
+    })
 }
 
 fn kind_of(partition: &PartitionAttrs) -> Result<Uuid, BuilderError> {
@@ -334,18 +423,14 @@ fn kind_of(partition: &PartitionAttrs) -> Result<Uuid, BuilderError> {
 }
 
 fn parsed(uuid: &str, what: &str) -> Result<Uuid, BuilderError> {
-    uuid.parse().map_err(|e| wrong(format!("{what}: {e}")))
+    Uuid::parse_id(uuid).map_err(|e| wrong(format!("{what}: {e}")))
 }
 
-fn fat_label(label: &str) -> Result<[u8; 11], BuilderError> {
-    let ok = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b"_- ".contains(&b);
+fn fat_label(partition: &PartitionAttrs) -> Result<[u8; 11], BuilderError> {
+    check_label(partition, Format::Vfat)?;
+    let label = &partition.label;
     if label.is_empty() {
         return Ok(*b"NO NAME    ");
-    }
-    if label.len() > 11 || !label.bytes().all(ok) {
-        return Err(wrong(format!(
-            "`{label}` is no label of a FAT volume: at most 11 of `A-Z`, `0-9`, `_`, `-` and blanks"
-        )));
     }
     let mut padded = [b' '; 11];
     padded[..label.len()].copy_from_slice(label.as_bytes());
@@ -381,6 +466,18 @@ fn image_too_large(partition: &PartitionAttrs, shown: &str, size: u64, room: u64
 
 fn of_table(error: &GptError) -> BuilderError {
     wrong(error.to_string())
+}
+
+/// Names the partition that a root filesystem does not fit into.
+fn of_filesystem(partition: &PartitionAttrs, error: BuilderError) -> BuilderError {
+    match error {
+        BuilderError::Diagnostic(mut problem) if problem.code == "filesystem-full" => {
+            problem.code = "disk-full";
+            problem.message = format!("{} is too small: {}", of(partition), problem.message);
+            BuilderError::Diagnostic(problem)
+        }
+        other => other,
+    }
 }
 
 pub(in crate::disk) fn of_fat(name: &str, error: fat::FatError) -> BuilderError {

@@ -196,6 +196,9 @@ impl Volume<'_> {
                 size: self.size,
             });
         }
+        if !image.is_kept() {
+            return Ok(BTreeMap::new());
+        }
         let mut used = 0;
         let mut take = |bytes: u64, at_least: u64, step: u32| -> u32 {
             // Fits 32 bits: the number of clusters does.

@@ -22,6 +22,8 @@ mod initrd;
 mod input;
 mod iso;
 mod kernel;
+#[cfg(test)]
+mod layout_tests;
 mod modules;
 mod netboot;
 mod pe;

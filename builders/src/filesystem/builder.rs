@@ -64,15 +64,6 @@ pub(super) enum Size {
     Text(String),
 }
 
-impl Size {
-    fn bytes(&self) -> Option<u64> {
-        match self {
-            Self::Bytes(bytes) => Some(*bytes),
-            Self::Text(text) => parse_size(text),
-        }
-    }
-}
-
 /// Makes the image as the file `out`.
 pub(super) fn make(
     build: &dyn Build,
@@ -95,19 +86,22 @@ pub(super) fn make(
             attrs.epoch
         )));
     }
-    let size = |name: &str, size: &Option<Size>| match size {
+    let size = |name: &str, size: &Option<Size>| {
+        match size {
         None => Ok(None),
-        Some(size) => match size.bytes() {
-            Some(bytes) => Ok(Some(bytes)),
-            None => Err(wrong(format!(
-                "`{name}` must be a number of bytes, or one with K, M, G or T, as in `2G`"
-            ))),
-        },
+        Some(Size::Bytes(bytes)) => Ok(Some(*bytes)),
+        Some(Size::Text(text)) => parse_size(text).map(Some).ok_or_else(|| {
+            wrong(format!(
+                "`{name}` is `{}`; it must be a number of bytes below 16 EiB, or one with K, M, G or T, as in `2G`",
+                text.escape_debug()
+            ))
+        }),
+    }
     };
     let root = build.rootfs(&attrs.rootfs)?;
     let uuid = match &attrs.uuid {
         None => Uuid::derived(root.0, kind.name()),
-        Some(text) => text.parse().map_err(|e| wrong(format!("`uuid`: {e}")))?,
+        Some(text) => Uuid::parse_id(text).map_err(|e| wrong(format!("`uuid`: {e}")))?,
     }
     .0;
     let options = Options {
@@ -180,7 +174,7 @@ pub(super) fn protect(
     };
     let uuid = match &attrs.uuid {
         None => Uuid::derived(seed.0, "verity"),
-        Some(text) => text.parse().map_err(|e| wrong(format!("`uuid`: {e}")))?,
+        Some(text) => Uuid::parse_id(text).map_err(|e| wrong(format!("`uuid`: {e}")))?,
     }
     .0;
     let data = build.tree(&attrs.image)?;

@@ -27,6 +27,33 @@ pub trait Image: Sync {
     /// # Errors
     /// When that fails, or is more than the image may have.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Whether bytes go anywhere. If not, a writer that knows how long it all is may leave them out.
+    fn is_kept(&self) -> bool {
+        true
+    }
+}
+
+/// An image that takes everything and keeps nothing: whether things fit is known before anything is lost for them.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Measured;
+
+impl Image for Measured {
+    fn write_at(&self, _offset: u64, _bytes: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn read_at(&self, _offset: u64, _buffer: &mut [u8]) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn set_len(&self, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn is_kept(&self) -> bool {
+        false
+    }
 }
 
 /// An image that is a file; what is not written is a hole of it.
@@ -121,6 +148,10 @@ impl Image for Window<'_> {
     /// The length of the whole image is for whoever makes the whole; here it is only compared with the window.
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.place(0, len).map(|_| ())
+    }
+
+    fn is_kept(&self) -> bool {
+        self.image.is_kept()
     }
 }
 

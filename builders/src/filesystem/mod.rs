@@ -20,15 +20,18 @@ mod verity;
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
+use sos_formats::label;
 
 pub use builder::{FilesystemBuilder, VerityBuilder};
+pub(crate) use image::Measured;
 pub use image::{FileImage, Image, Window};
 pub use options::{Acls, Kind, Options, Written, parse_size};
 pub use verity::{Hashed, Verity};
 
 use crate::build::Build;
 
-/// Writes the root filesystem with the manifest `root` into an image that is empty.
+/// Writes the root filesystem with the manifest `root` into an image that is empty. Where the image keeps nothing this only says how
+/// long it would be, and what does not fit.
 ///
 /// # Errors
 /// When the tree has something that the file system cannot hold, when it does not fit, and when reading or writing fails.
@@ -39,14 +42,14 @@ pub(crate) fn write(
     options: &Options,
     image: &dyn Image,
 ) -> Result<Written, BuilderError> {
-    if options.label.len() > kind.max_label_bytes() || options.label.contains('\0') {
-        let most = kind.max_label_bytes();
-        let message = format!(
-            "the label `{}` is too long: {} has {most} bytes for it",
-            options.label,
-            kind.name()
-        );
-        return Err(Diagnostic::error("filesystem-attrs", Class::Recipe, message).into());
+    if let Err(wrong) = label::check(kind.name(), &options.label) {
+        let message = format!("bad `label` of `{}`: {wrong}", build.name());
+        let mut problem = Diagnostic::error("filesystem-attrs", Class::Recipe, message);
+        let instead = wrong.instead();
+        problem
+            .helps
+            .extend(instead.map(|instead| format!("write `label = \"{instead}\"`")));
+        return Err(problem.into());
     }
     match kind {
         Kind::Ext4 => ext4::write(build, root, options, image),

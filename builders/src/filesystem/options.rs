@@ -22,16 +22,6 @@ impl Kind {
             Self::Squashfs => "squashfs",
         }
     }
-
-    /// The longest label, in bytes of UTF-8.
-    #[must_use]
-    pub fn max_label_bytes(self) -> usize {
-        match self {
-            Self::Ext4 => 16,
-            Self::Erofs => 15,
-            Self::Squashfs => 0,
-        }
-    }
 }
 
 /// What a file system is told besides what is in it.
@@ -39,7 +29,7 @@ impl Kind {
 pub struct Options {
     /// The UUID in its written order. Squashfs has none.
     pub uuid: [u8; 16],
-    /// The label, possibly empty; see [`Kind::max_label_bytes`].
+    /// The label, possibly empty; see [`sos_formats::label::check`].
     pub label: String,
     /// Seconds since 1970. The file system was made then, and no file is younger.
     pub epoch: i64,

@@ -218,7 +218,74 @@ fn labels_have_a_length() {
     for kind in [Kind::Ext4, Kind::Erofs, Kind::Squashfs] {
         let image = FileImage::create(&fake.path(kind.name())).expect("an image");
         let error = write(&fake, kind, &root, &options, &image).expect_err("refused");
-        assert!(error.to_string().contains("too long"), "{error}");
+        let told = error.to_string();
+        assert!(
+            told.contains("a label of many bytes") || told.contains("squashfs has no label"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn attributes_that_cannot_be_are_told_by_their_values() {
+    use builder::{FilesystemAttrs, Size};
+    let mut fake = Fake::new();
+    let root = Plant::new(&fake, 0).finish();
+    fake.roots.insert("root".to_owned(), root);
+    let nil = "00000000-0000-0000-0000-000000000000".to_owned();
+    for (uuid, size, told) in [
+        (Some(nil), None, "`uuid`: a UUID of zeros"),
+        (
+            None,
+            Some("99999999999T"),
+            "`size` is `99999999999T`; it must be a number of bytes below 16 EiB",
+        ),
+        (None, Some("1.5G"), "`size` is `1.5G`; it must be"),
+    ] {
+        let attrs = FilesystemAttrs {
+            rootfs: "root".to_owned(),
+            kind: Some(Kind::Ext4),
+            uuid,
+            size: size.map(|text| Size::Text(text.to_owned())),
+            ..FilesystemAttrs::default()
+        };
+        let error = builder::make(&fake, &attrs, &fake.path("none")).expect_err("refused");
+        assert!(error.to_string().contains(told), "{error}");
+    }
+}
+
+/// What is only measured is as long as what is written, or does not fit for the same reason.
+#[test]
+fn measuring_says_what_writing_does() {
+    let fake = Fake::new();
+    let root = Plant::new(&fake, 3).finish();
+    for (kind, base) in [
+        (Kind::Ext4, options()),
+        (Kind::Erofs, options()),
+        (Kind::Squashfs, squashfs_options()),
+    ] {
+        let mut least = 0;
+        for size in [None, Some(8 << 20), Some(64 << 20), Some(4096)] {
+            let name = format!("{}-{size:?}", kind.name());
+            let image = FileImage::create(&fake.path(&name)).expect("an image");
+            let options = Options {
+                size,
+                ..base.clone()
+            };
+            let written = write(&fake, kind, &root, &options, &image);
+            let measured = write(&fake, kind, &root, &options, &Measured);
+            match (written, measured) {
+                (Ok(written), Ok(measured)) => {
+                    assert_eq!(written, measured, "{name}");
+                    least = least.max(if size.is_none() { written.len } else { 0 });
+                }
+                (Err(written), Err(measured)) => {
+                    assert_eq!(written.to_string(), measured.to_string(), "{name}");
+                    assert!(size.is_some_and(|size| size < least), "{name}: {written}");
+                }
+                (written, measured) => panic!("{name}: {written:?} and {measured:?}"),
+            }
+        }
     }
 }
 

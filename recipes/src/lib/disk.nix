@@ -340,7 +340,7 @@ let
     , modules ? [ ]
     , size ? null
     , esp-size ? null
-    , free ? 268435456
+    , free ? null
     , seed ? name
     , busybox ? null
     , loader ? null
@@ -356,6 +356,8 @@ let
           (head deployments).rootfs
         else
           derive.refuse { message = "${what} needs `deployments`, a list of `{ rootfs, commit }`"; } [ "deployments" ] args;
+      # Read as those of a recipe.
+      sizes = __sosDisk (builtins.intersectAttrs { size = null; esp-size = null; free = null; } args);
       platform = platforms.${machine} or (derive.refuse { message = "${what} is for ${machine}, for which there is no boot loader here"; } [ "arch" ] args);
       uuid = role: __sosUuid { inherit seed role; };
       loaderFile = if loader != null then derive.source loader else "${newest}/usr/lib/systemd/boot/efi/systemd-boot${platform.name}.efi";
@@ -386,9 +388,6 @@ let
         cmdline = "texts";
         modules = "texts";
         timeout = "int";
-        size = "int";
-        esp-size = "int";
-        free = "int";
         epoch = "int";
       } args {
         name = "${name}.raw";
@@ -403,7 +402,7 @@ let
             filesystem = "vfat";
             filesystem_uuid = uuid "filesystem esp";
             label = "ESP";
-            size = esp-size;
+            size = sizes.esp-size or null;
             files = {
               "EFI/BOOT/${platform.default}" = loaderFile;
               "loader/loader.conf".text = "timeout ${toString timeout}\neditor no\n"
@@ -420,10 +419,10 @@ let
             filesystem_uuid = uuid "filesystem root";
             attributes = [ "grow" ];
             rootfs = "${sysroot}";
-            inherit free;
+            free = sizes.free or 268435456;
           }
         ];
-        inherit size;
+        size = sizes.size or null;
         epoch = time;
       });
     in

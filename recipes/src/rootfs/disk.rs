@@ -4,9 +4,11 @@ use sos_lang::{ContextElem, Plain};
 
 use super::check::{self, Checked};
 use super::fields::{Fields, Known, Located, wrong_type};
+use super::ids::{self, Ids};
 use super::lower::file_ref as lower_file;
 use super::model::FileRef;
-use super::schema::{checked, conforms, entries, file_ref, located};
+use super::schema::{checked, conforms, entries, file_ref};
+use super::size::{self, Least};
 use crate::plain::{Set, text_with};
 use crate::problems::{Problems, with_suggestion};
 use crate::tree::{Node, Value};
@@ -64,8 +66,6 @@ const FILESYSTEMS: &[&str] = &["ext4", "erofs", "squashfs", "vfat"];
 const VOLATILE: &[&str] = &["overlay", "state", "none"];
 const ROOTS: &[&str] = &["ext4", "erofs", "squashfs"];
 const ATTRIBUTES: &[&str] = &["read-only", "no-auto", "grow"];
-/// Larger than any disk.
-const MAX_BYTES: i64 = 1 << 50;
 
 /// A disk as it was read: values by field, as the library takes them.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -121,8 +121,14 @@ pub(crate) fn read_flat(
 
 fn disk(fields: &Fields<'_>, problems: &mut Problems) -> Vec<(&'static str, Given)> {
     let mut out = Vec::new();
-    for name in ["size", "root-size", "esp-size", "free"] {
-        out.extend(size(fields, name, problems).map(|n| (name, Given::Int(n))));
+    for (name, least) in [
+        ("size", Least::Disk),
+        ("root-size", Least::Partition),
+        ("esp-size", Least::Partition),
+        ("free", Least::Nothing),
+    ] {
+        let found = size::read(fields, name, "the disk", least, problems);
+        out.extend(found.map(|n| (name, Given::Int(n))));
     }
     for (name, rule) in [
         ("version", version as fn(&str) -> Checked),
@@ -194,6 +200,7 @@ fn partitions(
     top.node("partition")?;
     let mut out = Vec::new();
     let mut names: Vec<Located<String>> = Vec::new();
+    let mut taken = Ids::default();
     for (i, (key, node)) in entries(top, "partition", problems).into_iter().enumerate() {
         let what = key.as_ref().map_or_else(
             || format!("partition {}", i + 1),
@@ -208,8 +215,7 @@ fn partitions(
                 .required("name", problems)
                 .and_then(|_| fields.text("name", problems)),
         };
-        let Some(name) = name.filter(|name| conforms("name", name, partition_name, problems))
-        else {
+        let Some(name) = name.filter(|name| ids::is_name(name, problems)) else {
             continue;
         };
         if let Some(first) = names.iter().find(|n| n.value == name.value) {
@@ -217,7 +223,7 @@ fn partitions(
             problems.duplicate(message, &name.place, &first.place);
             continue;
         }
-        out.push(partition(&name.value, &fields, problems));
+        out.push(partition(&name.value, &fields, &mut taken, problems));
         names.push(name);
     }
     Some(out)
@@ -226,33 +232,45 @@ fn partitions(
 fn partition(
     name: &str,
     fields: &Fields<'_>,
+    taken: &mut Ids,
     problems: &mut Problems,
 ) -> Vec<(&'static str, Given)> {
     let plain = |s: String| Given::Text(s, Vec::new());
     let mut out = vec![("name", plain(name.to_owned()))];
+    let mut filesystem = None;
     if let Some(kind) = fields.text("type", problems) {
         let words: Vec<&str> = sos_formats::gpt::TYPES
             .iter()
             .map(|(word, _)| *word)
             .collect();
-        if sos_formats::gpt::type_of(&kind.value).is_some()
-            || known("type", &kind, &words, problems)
-        {
+        let found = sos_formats::gpt::type_of(&kind.value);
+        // Firmware reads nothing else there.
+        if found.is_some() && found == sos_formats::gpt::type_of("esp") {
+            filesystem = Some("vfat".to_owned());
+        }
+        if found.is_some() || known("type", &kind, &words, problems) {
             out.push(("type", plain(kind.value)));
         }
     }
-    for field in ["size", "free"] {
-        out.extend(size(fields, field, problems).map(|n| (field, Given::Int(n))));
+    let of = format!("the partition `{name}`");
+    for (field, least) in [("size", Least::Partition), ("free", Least::Nothing)] {
+        let found = size::read(fields, field, &of, least, problems);
+        out.extend(found.map(|n| (field, Given::Int(n))));
     }
     out.extend(
         fields
             .flag("rest", problems)
             .map(|flag| ("rest", Given::Flag(flag))),
     );
-    out.extend(word(fields, "filesystem", FILESYSTEMS, problems).map(|s| ("filesystem", plain(s))));
-    out.extend(checked(fields, "label", check::line, problems).map(|s| ("label", plain(s))));
+    if let Some(word) = word(fields, "filesystem", FILESYSTEMS, problems) {
+        out.push(("filesystem", plain(word.clone())));
+        filesystem = Some(word);
+    }
+    let label = ids::label(fields, name, filesystem.as_deref(), problems);
+    out.extend(label.map(|s| ("label", plain(s))));
     for field in ["uuid", "filesystem-uuid"] {
-        out.extend(located(fields, field, uuid, problems).map(|s| (field, plain(s.value))));
+        let id = taken.read(fields, field, name, problems);
+        out.extend(id.map(|s| (field, plain(s))));
     }
     if fields.node("attributes").is_some() {
         let mut all = fields.texts("attributes", problems);
@@ -301,47 +319,6 @@ fn files(node: &Node, problems: &mut Problems) -> Option<Vec<(String, FileRef)>>
         Some((field.name.clone(), file.value))
     });
     Some(found.collect())
-}
-
-/// Reads bytes, or a text such as `64M`.
-fn size(fields: &Fields<'_>, name: &str, problems: &mut Problems) -> Option<i64> {
-    const EXPECTED: &str = "bytes, or a text such as \"512M\" or \"2G\"";
-    let node = fields.node(name)?;
-    let found = match &node.value {
-        Value::Int(n) => Some(*n),
-        Value::Str(s, _) => bytes(s),
-        _ => {
-            let problem = wrong_type(problems, &format!("`{name}`"), node, EXPECTED);
-            problems.add(problem);
-            return None;
-        }
-    };
-    let sound = found.filter(|n| (0..=MAX_BYTES).contains(n));
-    if sound.is_none() {
-        problems.bad_value(
-            format!("bad `{name}`"),
-            &node.place,
-            format!("expected {EXPECTED}"),
-        );
-    }
-    sound
-}
-
-/// Bytes of a text such as `64M`; units are powers of 1024.
-fn bytes(text: &str) -> Option<i64> {
-    let end = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (digits, unit) = text.split_at(end);
-    let shift = match unit.trim_start() {
-        "" | "B" => 0,
-        "K" | "KiB" => 10,
-        "M" | "MiB" => 20,
-        "G" | "GiB" => 30,
-        "T" | "TiB" => 40,
-        _ => return None,
-    };
-    digits.parse::<i64>().ok()?.checked_mul(1 << shift)
 }
 
 fn number(
@@ -461,42 +438,9 @@ fn module(s: &str) -> Checked {
     }
 }
 
-fn partition_name(s: &str) -> Checked {
-    let ok = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
-    if !s.is_empty() && s.len() <= 36 && s.bytes().all(ok) {
-        Ok(())
-    } else {
-        Err("at most 36 letters, digits and `._-`")
-    }
-}
-
-fn uuid(s: &str) -> Checked {
-    s.parse::<sos_formats::uuid::Uuid>()
-        .map(|_| ())
-        .map_err(|_e| "a UUID such as `6a1c3a50-3a2b-8c1d-9e4f-0123456789ab`")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        for (text, expected) in [
-            ("1024", Some(1024)),
-            ("64M", Some(64 << 20)),
-            ("2 GiB", Some(2 << 30)),
-            ("1T", Some(1 << 40)),
-            ("", None),
-            ("M", None),
-            ("-1M", None),
-            ("1.5G", None),
-            ("10X", None),
-            ("9999999999T", None),
-        ] {
-            assert_eq!(bytes(text), expected, "{text}");
-        }
-    }
 
     fn parse(text: &str) -> (Option<Plain>, Vec<String>) {
         let file = sos_formats::diagnostic::SourceFile::new("x.rootfs.toml", text);

@@ -7,11 +7,13 @@ mod check;
 mod disk;
 mod fields;
 mod files;
+mod ids;
 mod lower;
 mod model;
 pub(crate) mod places;
 mod request;
 mod schema;
+mod size;
 mod sources;
 
 pub(crate) use disk::{lower as lower_disk, read_flat as parse_disk};
@@ -20,6 +22,8 @@ pub(crate) use model::RootfsRecipe;
 pub(crate) use request::{check_sources, request};
 pub(crate) use schema::{parse_edit, parse_file, parse_tree};
 
+#[cfg(test)]
+mod disk_tests;
 #[cfg(test)]
 mod lower_tests;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use sos_engine::BuilderError;
 use sos_formats::gpt::{self, Partition, Table};
 use sos_formats::uuid::Uuid;
 
-use super::super::assemble::{self, DiskAttrs};
+use super::super::assemble;
 use super::super::esp;
 use super::super::input::InputFile;
 use super::super::sign::{self, Signer};
@@ -14,7 +14,7 @@ use super::device::Device;
 use super::entries::{same, uncounted};
 use super::plan::{Plan, Step};
 use super::volume::Volume;
-use super::{Spec, refused};
+use super::{Spec, refused, room};
 use crate::build::Build;
 use crate::filesystem::Window;
 
@@ -70,31 +70,12 @@ pub(super) fn apply(
 
 /// Makes the whole layout.
 fn whole(sources: &dyn Build, spec: &Spec, device: &Device) -> Result<(), BuilderError> {
-    if spec.size.is_some_and(|size| size > device.size) {
-        let message = format!(
-            "`{}` has {} bytes, which is too little",
-            device.path.display(),
-            device.size
-        );
-        return Err(refused("provision-small", message)
-            .note(format!(
-                "the layout is for {} bytes",
-                spec.size.unwrap_or_default()
-            ))
-            .into());
-    }
     let cleared = device.clear(0, device.size);
     cleared
         .map_err(|e| BuilderError::io(format!("cannot write `{}`", device.path.display()), e))?;
-    let attrs = DiskAttrs {
-        size: Some(device.size),
-        uuid: spec.uuid.clone(),
-        partitions: spec.partitions.clone(),
-        epoch: spec.epoch,
-    };
     let image = device.image()?;
     let whole = Window::new(&image, 0, device.size);
-    assemble::write(sources, &attrs, &whole)?;
+    assemble::write(sources, &room::layout(spec, device.size), &whole)?;
     device.sync()
 }
 
@@ -124,24 +105,9 @@ fn partition(
     let slot = slots.find(|slot| plan.slot.as_ref() == Some(&slot.name));
     if let Some(path) = slot.and_then(|slot| slot.images.get(name)) {
         let file = InputFile::find(sources, path)?;
-        if file.size > partition.size() {
-            let message = format!(
-                "the partition `{name}` has {} bytes, and {} have to go into it",
-                partition.size(),
-                file.size
-            );
-            return Err(refused("provision-small", message)
-                .help("raise `root-size` before the device is made anew: both slots are as large as any version will be")
-                .into());
-        }
         return assemble::copy(&file, &window, path).map(|_| ());
     }
-    let content = assemble::PartitionAttrs {
-        rootfs: Some(spec.root.clone()),
-        filesystem: Some(assemble::Format::Root(spec.filesystem)),
-        image: None,
-        ..attrs.clone()
-    };
+    let content = room::root_in(spec, attrs);
     let hidden = u32::try_from(partition.first).unwrap_or(0);
     assemble::fill(
         sources,
@@ -155,7 +121,7 @@ fn partition(
 }
 
 /// What a file of the EFI system partition is made of, and whether all versions have it in common.
-fn origin<'a>(
+pub(super) fn origin<'a>(
     spec: &'a Spec,
     plan: &Plan,
     path: &str,

@@ -43,6 +43,7 @@ impl Device {
                 path.display()
             ))
             .into(),
+            io::ErrorKind::PermissionDenied => forbidden(path, "look at"),
             _ => failed(e),
         })?;
         let is_block = meta.file_type().is_block_device();
@@ -50,17 +51,21 @@ impl Device {
             let message = format!("`{}` is neither a block device nor a file", path.display());
             return Err(refused("provision-device", message).into());
         }
-        if writable && let Some(by) = in_use(path, &meta) {
+        let mut file = File::options()
+            .read(true)
+            .write(writable)
+            .open(path)
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::PermissionDenied if writable => forbidden(path, "write to"),
+                io::ErrorKind::PermissionDenied => forbidden(path, "read"),
+                _ => failed(e),
+            })?;
+        if writable && let Some(by) = in_use(path, &meta).or_else(|| locked(&file)) {
             let message = format!("`{}` is in use: {by}", path.display());
             return Err(refused("provision-in-use", message)
                 .help("unmount it, or take it away from what uses it, and try again")
                 .into());
         }
-        let mut file = File::options()
-            .read(true)
-            .write(writable)
-            .open(path)
-            .map_err(failed)?;
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         if size < MIN_BYTES {
             let message = format!("`{}` has {size} bytes, which is no disk", path.display());
@@ -233,6 +238,45 @@ impl Seek for Part {
         };
         self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
         Ok(self.at)
+    }
+}
+
+fn forbidden(path: &Path, what: &str) -> BuilderError {
+    let message = format!("this user may not {what} `{}`", path.display());
+    refused("provision-device", message)
+        .help(format!(
+            "`ls -l {}` shows who may; devices of the machine need root",
+            path.display()
+        ))
+        .into()
+}
+
+/// Who uses a block device or file that is about to be written, in words; none when nobody does, as far as this user can see.
+#[must_use]
+pub fn used_by(path: &Path) -> Option<String> {
+    let meta = fs::metadata(path).ok()?;
+    in_use(path, &meta).or_else(|| {
+        // Opening a device for writing would be an event for others.
+        let file = meta
+            .is_file()
+            .then(|| File::options().write(true).open(path));
+        locked(&file?.ok()?)
+    })
+}
+
+/// Whether another process has a lock on a file that is open for writing, as virtual machines have on their disks.
+fn locked(file: &File) -> Option<String> {
+    use rustix::fs::FlockOperation::{NonBlockingLockExclusive, NonBlockingUnlock};
+    match rustix::fs::fcntl_lock(file, NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => {
+            Some("another process has locked it, as a virtual machine does".to_owned())
+        }
+        // A file system without locks tells nothing.
+        Err(_) => None,
+        Ok(()) => {
+            rustix::fs::fcntl_lock(file, NonBlockingUnlock).ok();
+            None
+        }
     }
 }
 

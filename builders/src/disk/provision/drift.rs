@@ -16,8 +16,9 @@ use super::apply::{esp_of, of_partition};
 use super::device::Device;
 use super::entries::{Entry, same};
 use super::plan::root_id;
+use super::report::{Report, SlotState, id, next};
 use super::volume::Volume;
-use super::{Slot, Spec};
+use super::{Slot, Spec, room};
 use crate::build::Build;
 use crate::filesystem::{FileImage, Image as _, Kind};
 
@@ -67,11 +68,13 @@ pub(super) fn drift(
     sources: &dyn Build,
     spec: &Spec,
     device: &Device,
-) -> Result<Vec<Difference>, BuilderError> {
+) -> Result<Report, BuilderError> {
+    let mut report = Report::default();
     let mut found = Vec::new();
     let Some(table) = device.table()? else {
         found.push(difference("the device", "has no partition table", LAYOUT));
-        return Ok(found);
+        report.differences = found;
+        return Ok(report);
     };
     for how in device.damage()? {
         found.push(difference("the device", how, Repair::Table));
@@ -98,7 +101,11 @@ pub(super) fn drift(
         }
     }
     let Ok(esp) = esp_of(spec, &table) else {
-        return Ok(found);
+        report.differences = found;
+        report.not_compared.push(
+            "what is in the partitions: there is no EFI system partition, whose files tell which version is where".to_owned(),
+        );
+        return Ok(report);
     };
     let volume = Volume::open(device, esp)?;
     // What starts one version is looked at where that version is.
@@ -114,13 +121,33 @@ pub(super) fn drift(
         }
     }
     let entries = Entry::of(&volume, &spec.image)?;
-    let id = format!("{}_{}", spec.image, spec.version);
+    let id = id(spec);
+    // A layout that nothing starts says of no slot what is in it.
+    let starts = starts(spec);
+    if starts {
+        report.slots = SlotState::all(spec, &table, &entries);
+    }
     let current = entries.iter().filter(|entry| same(&entry.id, &id));
     let current = current.max_by_key(|entry| entry.worth());
     let slot = current.and_then(|entry| {
         let mut slots = spec.slots.iter();
         slots.find(|slot| entry.root.is_some() && root_id(&table, spec, slot) == entry.root)
     });
+    if let (Some(current), Some(next)) = (current, next(&entries))
+        && current.left != Some(0)
+        && !same(&next.id, &id)
+    {
+        let how = format!(
+            "is there, and version {} starts in its place",
+            next.version()
+        );
+        let why = "the loader takes the highest version: give the recipe a higher one";
+        found.push(difference(
+            &format!("version {}", spec.version),
+            &how,
+            Repair::None(why),
+        ));
+    }
     let is_used = |slot: &Slot| {
         let root = root_id(&table, spec, slot);
         entries
@@ -134,15 +161,17 @@ pub(super) fn drift(
             "starts a root that is none of the slots",
             Repair::Version,
         )),
+        (None, _) if !starts => {}
         (None, _) => {
             let others: Vec<&str> = entries.iter().map(Entry::version).collect();
-            let how = match others.is_empty() {
-                true => "no version is there".to_owned(),
-                false => format!("version {} is there", others.join(" and ")),
+            let how = match others.as_slice() {
+                [] => "no version is there".to_owned(),
+                [other] => format!("version {other} is there"),
+                others => format!("versions {} are there", others.join(" and ")),
             };
             found.push(difference(
                 &format!("version {}", spec.version),
-                &format!("is missing; {how}"),
+                &format!("is in no slot; {how}"),
                 Repair::Version,
             ));
         }
@@ -175,21 +204,72 @@ pub(super) fn drift(
             of_ext4(device, partition, attrs, repair, &mut found)?;
         }
     }
-    Ok(found)
+    report.not_compared = not_compared(spec, slot, &report.slots);
+    report.differences = found;
+    Ok(report)
+}
+
+/// Whether the layout has entries of the loader, which tell the versions.
+fn starts(spec: &Spec) -> bool {
+    let mut files = spec.slots.iter().flat_map(|slot| slot.files.keys());
+    files.any(|path| super::entries::counted(path, spec.tries).is_some())
+}
+
+/// What is not looked at on a device whose version is in `slot`, and why.
+fn not_compared(spec: &Spec, slot: Option<&Slot>, states: &[SlotState]) -> Vec<String> {
+    let quoted = |names: &[&str]| format!("`{}`", names.join("` and `"));
+    let mut found = Vec::new();
+    if !starts(spec) {
+        found.push(
+            "which version is where: the recipe has no entry of a loader, which would tell"
+                .to_owned(),
+        );
+    }
+    let written = spec.slots.iter().filter(|slot| is_written_to(spec, slot));
+    let written: Vec<&str> = written.map(|slot| slot.name.as_str()).collect();
+    if !written.is_empty() {
+        found.push(format!(
+            "files in {}, to which a running system writes",
+            quoted(&written)
+        ));
+    }
+    for state in states
+        .iter()
+        .filter(|state| !written.contains(&&*state.name))
+    {
+        if slot.is_some_and(|slot| slot.name == state.name) {
+            continue;
+        }
+        if let Some(version) = &state.version {
+            found.push(format!(
+                "what is in `{}`, of which the recipe of version {version} knows",
+                state.name
+            ));
+        }
+    }
+    let is_of_slot = |name: &str| {
+        let mut slots = spec.slots.iter();
+        slots.any(|slot| slot.name == name || slot.images.contains_key(name))
+    };
+    let esp = gpt::type_of("esp");
+    let others = spec.partitions.iter().filter(|attrs| {
+        let has_content = attrs.filesystem.is_some() || attrs.image.is_some();
+        has_content && !is_of_slot(&attrs.name) && gpt::type_of(&attrs.kind) != esp
+    });
+    let others: Vec<&str> = others.map(|attrs| attrs.name.as_str()).collect();
+    if !others.is_empty() {
+        found.push(format!(
+            "what is in {}, which no update writes",
+            quoted(&others)
+        ));
+    }
+    found.push("files on the EFI system partition that the recipe does not name".to_owned());
+    found
 }
 
 /// Whether a running system may write into the root of a slot, so that what is in it says nothing.
 fn is_written_to(spec: &Spec, slot: &Slot) -> bool {
     spec.filesystem == Kind::Ext4 && slot.images.is_empty()
-}
-
-impl Spec {
-    /// The names of partitions whose files [`super::Sources::drift`] does not compare, because a running system writes to them.
-    #[must_use]
-    pub fn written_to(&self) -> Vec<&str> {
-        let slots = self.slots.iter().filter(|slot| is_written_to(self, slot));
-        slots.map(|slot| slot.name.as_str()).collect()
-    }
 }
 
 /// Compares what tells an ext4 file system from another.
@@ -354,11 +434,7 @@ fn of_root(
     let dir = sources.store().temp_dir("drift")?;
     let path = dir.path().join("root");
     let image = FileImage::create(&path).map_err(unreadable)?;
-    let content = assemble::PartitionAttrs {
-        rootfs: Some(spec.root.clone()),
-        filesystem: Some(assemble::Format::Root(spec.filesystem)),
-        ..attrs.clone()
-    };
+    let content = room::root_in(spec, attrs);
     let len = assemble::fill(sources, &content, None, spec.epoch, 0, &image)?;
     image.set_len(len).map_err(unreadable)?;
     let mut wanted = File::open(&path).map_err(unreadable)?;

@@ -9,6 +9,8 @@ mod device;
 mod drift;
 mod entries;
 mod plan;
+mod report;
+mod room;
 pub(in crate::disk) mod volume;
 
 #[cfg(test)]
@@ -24,10 +26,11 @@ use sos_formats::hash::Blake3;
 use sos_formats::store_path::StorePath;
 use sos_store::Store;
 
-pub use device::Device;
+pub use device::{Device, used_by};
 pub use drift::Difference;
 pub(in crate::disk) use entries::entry_kernels;
 pub use plan::{Plan, Step, Wish};
+pub use report::{Report, SlotState};
 
 use super::assemble::PartitionAttrs;
 use super::esp::FileFrom;
@@ -95,21 +98,25 @@ struct Slot {
 }
 
 impl Spec {
-    /// Reads the description out of what `builtin:provision` has made.
+    /// Reads the description out of what `builtin:provision` has made, which messages call `shown`.
     ///
     /// # Errors
     /// When it is none.
-    pub fn read(dir: &Path) -> Result<Self, BuilderError> {
+    pub fn read(dir: &Path, shown: &str) -> Result<Self, BuilderError> {
         let file = dir.join(LAYOUT);
         let none = |why: String| {
-            let message = format!("`{}` does not describe a disk: {why}", dir.display());
+            let message = format!("`{shown}` does not describe a disk: {why}");
             BuilderError::from(
-                Diagnostic::error("provision-no-layout", Class::Usage, message).help(
-                    "name what describes one: `.#disk.provision`, or `./web.rootfs.toml#provision`",
-                ),
+                Diagnostic::error("provision-no-layout", Class::Usage, message)
+                    .help("name a disk, as in `.#disk` or `./web.rootfs.toml#disk`"),
             )
         };
-        let meta = std::fs::metadata(&file).map_err(|e| none(e.to_string()))?;
+        let meta = std::fs::metadata(&file).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+                none("it was made for something else".to_owned())
+            }
+            _ => none(e.to_string()),
+        })?;
         if meta.len() > MAX_LAYOUT {
             return Err(none("it is too large".to_owned()));
         }
@@ -133,7 +140,7 @@ impl Sources<'_> {
     /// version that is there.
     ///
     /// # Errors
-    /// When the device has something else on it, or no slot is free.
+    /// When the device has something else on it, no slot is free, or something has no room: nothing was written then.
     pub fn plan(&self, spec: &Spec, device: &Device, wish: Wish<'_>) -> Result<Plan, BuilderError> {
         plan::plan(self, spec, device, wish)
     }
@@ -153,13 +160,15 @@ impl Sources<'_> {
         apply::apply(self, spec, device, plan, signer)
     }
 
-    /// Compares the partition table, the files that start the system, and roots that nothing may write to. Of a root that a system
-    /// writes to, only what tells one file system from another is compared; what is added to the EFI system partition is no
-    /// difference, and neither is a signature of an EFI program.
+    /// Says which version is in which slot, and compares the partition table, the files that start the system, and the root of the
+    /// version if nothing may write to it. It is a difference when the version is in no slot, and when another one starts in its place;
+    /// another version in another slot is none. Of a root that a system writes to, only what tells one file system from another is
+    /// compared; what is added to the EFI system partition is no difference, and neither is a signature of an EFI program. The report
+    /// lists what was not looked at.
     ///
     /// # Errors
     /// When the device or the store cannot be read.
-    pub fn drift(&self, spec: &Spec, device: &Device) -> Result<Vec<Difference>, BuilderError> {
+    pub fn drift(&self, spec: &Spec, device: &Device) -> Result<Report, BuilderError> {
         drift::drift(self, spec, device)
     }
 

@@ -13,7 +13,7 @@ use super::device::Device;
 use super::drift::{Difference, Repair, drift};
 use super::entries::{Entry, counted, root_of, same};
 use super::volume::Volume;
-use super::{Slot, Spec, refused};
+use super::{Slot, Spec, refused, report, room};
 use crate::build::Build;
 
 /// One thing that is done.
@@ -106,6 +106,7 @@ pub(super) fn plan(
                 .help("`--wipe` takes it all the same; everything on it is lost")
                 .into());
         }
+        room::of_device(sources, spec, device)?;
         return Ok(first(spec));
     };
     let missing = spec
@@ -125,7 +126,7 @@ pub(super) fn plan(
             .into());
     }
     let found = drift(sources, spec, device)?;
-    update(sources, spec, device, &table, wish, &found)
+    update(sources, spec, device, &table, wish, &found.differences)
 }
 
 fn names(table: &Table) -> String {
@@ -177,7 +178,7 @@ fn update(
     let esp = super::apply::esp_of(spec, table)?;
     let volume = Volume::open(device, esp)?;
     let entries = Entry::of(&volume, &spec.image)?;
-    let id = format!("{}_{}", spec.image, spec.version);
+    let id = report::id(spec);
     let is_it = |entry: &&Entry| same(&entry.id, &id);
     let running = root_of(wish.running);
     let current = entries.iter().filter(is_it);
@@ -200,6 +201,7 @@ fn update(
         if !plan.steps.is_empty() {
             plan.slot = Some(slot.name.clone());
         }
+        room::of_files(sources, spec, &volume, &plan, wish.signs)?;
         return Ok(plan);
     }
     let (slot, mut going) = free_slot(spec, table, &entries, running)?;
@@ -209,6 +211,7 @@ fn update(
             going.push(entry);
         }
     }
+    room::of_slot(sources, spec, table, slot)?;
     note_loss(&entries, &going, slot, &mut plan);
     let steps = &mut plan.steps;
     // What starts the old content goes before the content does.
@@ -241,6 +244,7 @@ fn update(
     steps.extend(others);
     steps.extend(last);
     plan.slot = Some(slot.name.clone());
+    room::of_files(sources, spec, &volume, &plan, wish.signs)?;
     if !wish.signs {
         let loss = unsigned(sources, &volume, slot)?;
         plan.notes.extend(loss);

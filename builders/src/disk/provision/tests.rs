@@ -17,6 +17,8 @@ use crate::build::fake::Fake;
 use crate::filesystem::Kind;
 use crate::peers::{peer, said};
 
+mod room;
+
 const MIB: u64 = 1 << 20;
 
 fn partition(name: &str, kind: &str, size: u64) -> PartitionAttrs {
@@ -125,8 +127,33 @@ impl World {
     }
 
     fn drift(&self, spec: &Spec) -> Vec<String> {
-        let found = drift(&self.fake, spec, &self.device()).expect("compared");
-        found.iter().map(ToString::to_string).collect()
+        let differences = self.report(spec).differences;
+        differences.iter().map(ToString::to_string).collect()
+    }
+
+    fn report(&self, spec: &Spec) -> Report {
+        drift(&self.fake, spec, &self.device()).expect("compared")
+    }
+
+    fn slots(&self, spec: &Spec) -> Vec<String> {
+        let slots = self.report(spec).slots;
+        slots.iter().map(ToString::to_string).collect()
+    }
+
+    /// What is said of a plan that cannot be carried out: message, notes and advice.
+    fn refusal(&self, spec: &Spec) -> String {
+        let before = fs::read(&self.path).expect("read");
+        let error = plan(&self.fake, spec, &self.device(), Wish::default()).expect_err("refused");
+        assert!(fs::read(&self.path).expect("read") == before);
+        let BuilderError::Diagnostic(problem) = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(
+            (problem.code, problem.class),
+            ("provision-small", Class::Machine)
+        );
+        let lines = [&[problem.message][..], &problem.notes, &problem.helps].concat();
+        lines.join("\n")
     }
 
     fn change(&self, offset: u64, bytes: &[u8]) {
@@ -213,7 +240,7 @@ fn an_empty_device_gets_the_layout_and_then_versions_in_turn() {
     );
     assert_eq!(
         w.drift(&spec("2")),
-        ["version 2: is missing; version 1 is there"]
+        ["version 2: is in no slot; version 1 is there"]
     );
     w.apply(&spec("2"), &second);
     w.is_sound();
@@ -243,7 +270,7 @@ fn an_empty_device_gets_the_layout_and_then_versions_in_turn() {
     assert!(
         drift
             .iter()
-            .any(|d| d.contains("version 2 and 3") || d.contains("version 3 and 2")),
+            .any(|d| d.contains("versions 2 and 3") || d.contains("versions 3 and 2")),
         "{drift:?}"
     );
 }
@@ -389,7 +416,11 @@ fn a_root_that_is_written_to_is_known_by_its_superblock() {
     };
     w.apply(&ext4("1"), &w.plan(&ext4("1"), ""));
     assert!(w.drift(&ext4("1")).is_empty(), "{:?}", w.drift(&ext4("1")));
-    assert_eq!(ext4("1").written_to(), ["root-a", "root-b"]);
+    let report = w.report(&ext4("1"));
+    assert!(
+        report.not_compared[0].contains("files in `root-a` and `root-b`"),
+        "{report:?}"
+    );
     let root = w.offset("root-a");
     // Another label and id: it may be somebody's.
     w.change(root + 1024 + 0x78, b"mine");
@@ -411,6 +442,74 @@ fn a_root_that_is_written_to_is_known_by_its_superblock() {
     assert_eq!((next.slot.as_deref(), next.left.len()), (Some("root-b"), 1));
     w.apply(&ext4("1"), &w.plan(&ext4("1"), ""));
     assert!(w.drift(&ext4("1")).is_empty());
+}
+
+#[test]
+fn a_layout_that_nothing_starts_has_no_versions_to_miss() {
+    let w = World::new();
+    let mut plain = spec("1");
+    for slot in &mut plain.slots {
+        slot.files.clear();
+    }
+    plain.partitions[0].files.clear();
+    w.apply(&plain, &w.plan(&plain, ""));
+    let report = w.report(&plain);
+    assert!(
+        report.differences.is_empty() && report.slots.is_empty(),
+        "{report:?}"
+    );
+    assert!(
+        report.not_compared[0].contains("which version is where"),
+        "{report:?}"
+    );
+}
+
+#[test]
+fn the_versions_in_the_slots_are_told() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    assert_eq!(
+        w.slots(&spec("1")),
+        [
+            "slot root-a: version 1, the recipe's; starts next",
+            "slot root-b: no version"
+        ]
+    );
+    w.apply(&spec("2"), &w.plan(&spec("2"), ""));
+    let second = "slot root-b: version 2, the recipe's; not proven yet, 3 starts left; starts next";
+    assert_eq!(w.slots(&spec("2")), ["slot root-a: version 1", second]);
+    assert!(w.drift(&spec("2")).is_empty());
+    // What is in the other slot is not looked at, and that is said.
+    let left = w.report(&spec("2")).not_compared;
+    assert!(
+        left[0].contains("`root-a`") && left[0].contains("version 1"),
+        "{left:?}"
+    );
+    // The first version is there, but it is not what starts.
+    assert_eq!(
+        w.drift(&spec("1")),
+        ["version 1: is there, and version 2 starts in its place"]
+    );
+    let plan = w.plan(&spec("1"), "");
+    assert!(plan.steps.is_empty(), "{plan:?}");
+    assert!(
+        plan.left[0].contains("give the recipe a higher one"),
+        "{plan:?}"
+    );
+    assert_eq!(
+        w.drift(&spec("3")),
+        ["version 3: is in no slot; versions 1 and 2 are there"]
+    );
+    // Once it has used its starts up, the first one does.
+    w.rename("loader/entries/t_2+3.conf", "loader/entries/t_2+0-3.conf");
+    assert!(w.drift(&spec("1")).is_empty(), "{:?}", w.drift(&spec("1")));
+    assert_eq!(
+        w.slots(&spec("1")),
+        [
+            "slot root-a: version 1, the recipe's; starts next",
+            "slot root-b: version 2; it did not start"
+        ]
+    );
 }
 
 #[test]

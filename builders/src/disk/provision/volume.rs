@@ -1,6 +1,6 @@
 //! The EFI system partition of a device, changed in place: what other systems have put there stays.
 
-use std::io::{Read, Write};
+use std::io::{Read, Seek as _, SeekFrom, Write};
 
 use fatfs::{Date, DateTime, FileSystem, FsOptions, Time, TimeProvider};
 use sos_engine::BuilderError;
@@ -92,6 +92,23 @@ impl Volume {
         }
         found.sort_unstable();
         found
+    }
+
+    /// Bytes of a cluster, and those that no file has.
+    pub(in crate::disk) fn free(&self) -> Result<(u64, u64), BuilderError> {
+        let stats = self.fs.stats();
+        let stats = stats.map_err(|e| failed("look at", "the EFI system partition", e))?;
+        let cluster = u64::from(stats.cluster_size());
+        Ok((cluster, u64::from(stats.free_clusters()) * cluster))
+    }
+
+    /// Bytes of a file; none when it is not there.
+    pub(in crate::disk) fn size(&self, path: &str) -> Result<u64, BuilderError> {
+        let Ok(mut file) = self.fs.root_dir().open_file(path) else {
+            return Ok(0);
+        };
+        file.seek(SeekFrom::End(0))
+            .map_err(|e| failed("look at", path, e))
     }
 
     /// Reads a file; none when it is not there.

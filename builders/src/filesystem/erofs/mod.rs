@@ -98,6 +98,9 @@ pub(super) fn write(
         tree.inodes.len()
     ));
     image.set_len(len).map_err(unwritten)?;
+    if !image.is_kept() {
+        return Ok(Written { len });
+    }
     write_inodes(build, &tree, &planned, image)?;
     write_data(build, &tree, &planned, image)?;
     write_superblock(&tree, &planned, total, options, image)?;

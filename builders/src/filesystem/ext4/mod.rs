@@ -125,7 +125,9 @@ pub(super) fn write(
         .map_or(layout.geometry.blocks, |size| size / BLOCK)
         * BLOCK;
     image.set_len(len).map_err(unwritten)?;
-    writer.write(&layout, image)?;
+    if image.is_kept() {
+        writer.write(&layout, image)?;
+    }
     Ok(Written { len })
 }
 

@@ -82,6 +82,13 @@ pub(super) fn write(
         );
     }
     unfit.finish()?;
+    if let Some(size) = options.size.filter(|_| !image.is_kept())
+        && most_bytes(&tree) <= size
+    {
+        return Ok(Written {
+            len: size / BLOCK * BLOCK,
+        });
+    }
     let begin = SUPERBLOCK_BYTES as u64;
     let contents = Contents::write(build, &tree, begin, image)?;
     let mut writer = Writer {
@@ -155,6 +162,30 @@ pub(super) fn write(
         tree.inodes.len()
     ));
     Ok(Written { len })
+}
+
+/// More than the file system takes, however badly everything compresses: only compressing tells how long it is, and most have much
+/// more room.
+fn most_bytes(tree: &Tree) -> u64 {
+    let of = |inode: &Inode| {
+        let xattrs = inode.meta.xattrs.iter();
+        let xattrs: u64 = xattrs
+            .map(|(key, value)| (key.len() + value.len() + 32) as u64)
+            .sum();
+        let content = match &inode.content {
+            // Each block has its length in the inode.
+            Content::File { size, .. } => size + 4 * size.div_ceil(DATA_BYTES),
+            Content::Symlink { target } => target.len() as u64,
+            Content::Dir { entries, .. } => {
+                entries.iter().map(|(name, _)| name.len() as u64 + 32).sum()
+            }
+            _ => 0,
+        };
+        content + xattrs + 128
+    };
+    // Tables are cut into blocks, which have heads.
+    let all: u64 = tree.inodes.iter().map(of).sum();
+    all + all / 64 + (1 << 20)
 }
 
 fn full(size: u64, used: u64) -> Diagnostic {

@@ -1,0 +1,177 @@
+//! Layouts that contradict themselves, or a disk: told before any work, by the name of the partition.
+
+use sos_engine::BuilderError;
+use sos_formats::manifest::Meta;
+use sos_formats::uuid::Uuid;
+use sos_store::rootfs::RootTree;
+
+use super::assemble::{DiskAttrs, Format, PartitionAttrs, make, needed};
+use crate::build::fake::Fake;
+use crate::filesystem::Kind;
+
+const MIB: u64 = 1 << 20;
+const NIL: &str = "00000000-0000-0000-0000-000000000000";
+
+fn partition(name: &str) -> PartitionAttrs {
+    PartitionAttrs {
+        name: name.to_owned(),
+        kind: "linux".to_owned(),
+        uuid: Uuid::derived("test", name).to_string(),
+        size: Some(8 * MIB),
+        filesystem: Some(Format::Root(Kind::Ext4)),
+        filesystem_uuid: Uuid::derived("test fs", name).to_string(),
+        ..PartitionAttrs::default()
+    }
+}
+
+fn disk(partitions: Vec<PartitionAttrs>) -> DiskAttrs {
+    DiskAttrs {
+        size: None,
+        uuid: Uuid::derived("test", "disk").to_string(),
+        partitions,
+        epoch: 1,
+    }
+}
+
+/// What is said of a disk: message and advice.
+fn told(fake: &Fake, attrs: &DiskAttrs) -> String {
+    let out = fake.path("disk.raw");
+    let error = make(fake, attrs, &out).expect_err("refused");
+    std::fs::remove_file(&out).ok();
+    match error {
+        BuilderError::Diagnostic(problem) => {
+            format!(
+                "{}: {} {}",
+                problem.code,
+                problem.message,
+                problem.helps.join("; ")
+            )
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_contradicts_itself_is_refused() {
+    type Change = fn(&mut DiskAttrs);
+    let cases: [(Change, &str); 14] = [
+        (|d| d.uuid = NIL.to_owned(), "the disk: a UUID of zeros"),
+        (
+            |d| d.partitions[0].uuid = NIL.to_owned(),
+            "the partition `a`: a UUID of zeros",
+        ),
+        (
+            |d| d.partitions[1].filesystem_uuid = NIL.to_owned(),
+            "the file system of the partition `b`: a UUID of zeros",
+        ),
+        (
+            |d| d.partitions[1].uuid = d.partitions[0].uuid.to_uppercase(),
+            "the partition `a` and the partition `b` have the same UUID",
+        ),
+        (
+            |d| d.uuid.clone_from(&d.partitions[1].uuid),
+            "the disk and the partition `b` have the same UUID",
+        ),
+        (
+            |d| d.partitions[1].filesystem_uuid = d.partitions[0].filesystem_uuid.to_uppercase(),
+            "the file systems of the partition `a` and the partition `b` have the same UUID",
+        ),
+        (
+            |d| d.partitions[0].kind = NIL.to_owned(),
+            "is no type of a partition",
+        ),
+        (
+            |d| d.partitions[0].size = Some(0),
+            "the `size` of the partition `a` is 0",
+        ),
+        (
+            |d| d.partitions[0].name = "x".repeat(37),
+            "is 37 characters long",
+        ),
+        (
+            |d| d.partitions[0].name = "😀".repeat(19),
+            "is 38 characters long",
+        ),
+        (
+            |d| d.partitions[0].name = "a\u{1}".to_owned(),
+            "`a\\u{1}` of a partition is empty or",
+        ),
+        (
+            |d| d.partitions[0].name.clear(),
+            "is empty or has a control character",
+        ),
+        (
+            |d| d.partitions[1].label = "longer than sixteen".to_owned(),
+            "bad `label` of the partition `b`: ext4 has 16 bytes for a label, and `longer than sixteen` takes 19 write `label",
+        ),
+        (
+            |d| {
+                d.partitions[1].filesystem = Some(Format::Vfat);
+                d.partitions[1].label = "boot".to_owned();
+            },
+            "bad `label` of the partition `b`: `b` cannot stand in a label of vfat",
+        ),
+    ];
+    let fake = Fake::new();
+    for (change, expected) in cases {
+        let mut attrs = disk(vec![partition("a"), partition("b")]);
+        change(&mut attrs);
+        let told = told(&fake, &attrs);
+        assert!(
+            told.starts_with("disk-layout: ") && told.contains(expected),
+            "{told}"
+        );
+    }
+    let sound = disk(vec![partition("a"), partition("b")]);
+    make(&fake, &sound, &fake.path("sound.raw")).expect("a disk");
+}
+
+/// A root of so many MiB of noise, which nothing makes shorter.
+fn noise(fake: &mut Fake, mib: u64) {
+    let meta = Meta {
+        mode: 0o755,
+        ..Meta::default()
+    };
+    let mut bytes = vec![0; usize::try_from(mib * MIB).expect("small")];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    let mut tree = RootTree::empty_in(&fake.store, meta.clone());
+    tree.write_file("noise", bytes, meta).expect("a file");
+    let id = tree.finish(&fake.store).expect("a root");
+    fake.roots.insert("root".to_owned(), id);
+}
+
+#[test]
+fn what_is_needed_is_enough_and_a_mib_less_is_not() {
+    let mut fake = Fake::new();
+    noise(&mut fake, 11);
+    for kind in [Kind::Ext4, Kind::Erofs, Kind::Squashfs] {
+        let mut root = partition("root");
+        root.filesystem = Some(Format::Root(kind));
+        root.rootfs = Some("root".to_owned());
+        root.size = None;
+        let mut attrs = disk(vec![partition("first"), root]);
+        let found = needed(&fake, &attrs).expect("a size");
+        let parts: u64 = found.partitions.iter().map(|(_, size)| size).sum();
+        assert_eq!(found.bytes, parts + 2 * MIB);
+        attrs.size = Some(found.bytes);
+        make(&fake, &attrs, &fake.path(&format!("{kind:?}.raw"))).expect("it fits");
+        // One less, and the message says how much it is for the partition, not how writing went wrong.
+        attrs.size = Some(found.bytes - MIB);
+        let root = found.partitions[1].1;
+        let told = told(&fake, &attrs);
+        let expected = format!(
+            "the partition `root` needs {root} bytes, and {} are left",
+            root - MIB
+        );
+        assert!(told.contains(&expected), "{told}");
+    }
+    // A partition with a size that is too small for its root says so by its name.
+    let mut small = partition("small");
+    small.rootfs = Some("root".to_owned());
+    let told = told(&fake, &disk(vec![small]));
+    assert!(
+        told.starts_with("disk-full: the partition `small` is too small"),
+        "{told}"
+    );
+    assert!(told.contains("it needs at least"), "{told}");
+}

@@ -1,0 +1,229 @@
+//! What `sos provision` and `sos boot run` say when they cannot do what was asked for.
+
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+
+use super::disk::world;
+use crate::support::user::User;
+use crate::support::{World, peer, run};
+
+const MIB: u64 = 1 << 20;
+/// What the layout of the recipe takes: 64 MiB, two times 24, and 2 for the table.
+const LAYOUT: u64 = 114 * MIB;
+
+fn device(w: &World, name: &str, bytes: u64) -> File {
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(w.project().join(name));
+    let file = file.expect("a device");
+    file.set_len(bytes).expect("a length");
+    file
+}
+
+#[test]
+fn a_device_without_room_is_told_before_anything_is_written() {
+    let Some(w) = world() else { return };
+    let file = device(&w, "device", LAYOUT - MIB);
+    let says = [
+        &format!("`device` has {} bytes", LAYOUT - MIB)[..],
+        &format!("layout of test 1 needs {LAYOUT}"),
+        &format!("`esp` {}, `root-a` {}", 64 * MIB, 24 * MIB),
+        &format!("truncate -s {LAYOUT} device"),
+    ];
+    for args in [
+        &["provision", "plan", "device", ".#disk"][..],
+        &["provision", "apply", "device", ".#disk"],
+        &["provision", "apply", "device", ".#disk", "--yes"],
+        &["provision", "apply", "device", ".#disk", "--wipe", "--yes"],
+    ] {
+        let told = w.sos(args).fails(4).says(&says);
+        assert_eq!(told.stdout, "");
+        assert_eq!(file.metadata().expect("a look").blocks(), 0);
+    }
+    file.set_len(LAYOUT).expect("a length");
+    w.sos(["provision", "plan", "device", ".#disk"]).ok();
+    w.sos(["provision", "apply", "device", ".#disk", "--yes"])
+        .ok();
+}
+
+#[test]
+fn drift_says_which_version_is_where() {
+    let Some(w) = world() else { return };
+    device(&w, "device", LAYOUT);
+    let drift = |target: &str| w.sos(["provision", "drift", "device", target]);
+    let none = drift(".#disk").fails(1);
+    assert_eq!(
+        none.stdout,
+        "recipe: test version 1\nthe device: has no partition table\n"
+    );
+    w.sos(["provision", "apply", "device", ".#disk", "--yes"])
+        .ok();
+    assert_eq!(
+        drift(".#disk").ok().stdout,
+        "recipe: test version 1\n\
+         slot root-a: version 1, the recipe's; starts next\n\
+         slot root-b: no version\n"
+    );
+    // The version of the recipe is in no slot: that is what the exit code is for.
+    let next = drift(".#next").fails(1);
+    assert_eq!(
+        next.stdout,
+        "recipe: test version 2\n\
+         slot root-a: version 1; starts next\n\
+         slot root-b: no version\n\
+         version 2: is in no slot; version 1 is there\n"
+    );
+    w.sos(["provision", "apply", "device", ".#next", "--yes"])
+        .ok();
+    drift(".#next").ok();
+    // The first is still there, and another one starts.
+    drift(".#disk").fails(1);
+    let told = w
+        .sos(["provision", "drift", "device", ".#disk", "--json"])
+        .fails(1);
+    let told: serde_json::Value = serde_json::from_str(&told.stdout).expect("JSON");
+    assert_eq!(
+        (&told["image"], &told["version"]),
+        (&"test".into(), &"1".into())
+    );
+    assert_eq!(
+        told["slots"][1],
+        serde_json::json!({ "name": "root-b", "version": "2", "triesLeft": 3, "isRecipe": false, "isNext": true })
+    );
+    assert_eq!(told["slots"][0]["isRecipe"], true);
+    assert_eq!(told["differences"][0]["what"], "version 1");
+    let left = told["notCompared"][0].as_str().expect("a text");
+    assert!(left.contains("files in `root-a` and `root-b`"), "{left}");
+    let help = w.sos(["provision", "drift", "--help"]).ok().stdout;
+    for part in ["is in no slot", "on standard error", "Exit codes: 0"] {
+        assert!(help.contains(part), "{part}: {help}");
+    }
+}
+
+#[test]
+fn what_is_no_disk_is_not_called_a_missing_attribute() {
+    let Some(w) = world() else { return };
+    device(&w, "device", LAYOUT);
+    for (target, says) in [
+        (".#disk.uki", "`.#disk.uki` is no disk"),
+        (".#plain.initrd", "`.#plain.initrd` is no disk"),
+    ] {
+        w.sos(["provision", "plan", "device", target])
+            .fails(2)
+            .says(&[says, "name a disk, as in `.#disk`"]);
+    }
+    let built = super::disk::build(&w, ".#disk.uki");
+    w.sos(["provision", "plan", "device", &built])
+        .fails(2)
+        .says(&[
+            "made for something else",
+            &format!("`{built}` does not describe a disk"),
+        ]);
+    w.sos(["boot", "run", ".#nonsense", "--expect", "x"])
+        .fails(3);
+}
+
+#[test]
+fn what_somebody_uses_is_left_alone() {
+    let Some(w) = world() else { return };
+    let file = device(&w, "device", LAYOUT);
+    w.sos(["provision", "apply", "device", ".#disk", "--yes"])
+        .ok();
+    // As a virtual machine does.
+    let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    rustix::fs::fcntl_lock(&file, lock).expect("a lock");
+    let in_use = "`device` is in use: another process has locked it";
+    w.sos(["provision", "apply", "device", ".#next", "--yes"])
+        .fails(4)
+        .says(&[in_use]);
+    let plan = w.sos(["provision", "plan", "device", ".#next"]).ok().stdout;
+    assert!(plan.starts_with(&format!("warning: {in_use}")), "{plan}");
+    w.sos(["provision", "drift", "device", ".#disk"]).ok();
+    if peer("qemu-system-x86_64").is_some() {
+        w.sos(["boot", "run", "device", "--write", "--expect", "x"])
+            .fails(4)
+            .says(&[in_use, "two that write to one disk"]);
+        // Without firmware, which not every machine has; QEMU looks itself where nothing is written.
+        w.sos(["boot", "run", "device", "--bios", "--expect", "x"])
+            .fails(4)
+            .says(&["the image is in use", "QEMU says:"]);
+    }
+    drop(file);
+    w.sos(["provision", "apply", "device", ".#next", "--yes"])
+        .ok();
+}
+
+#[test]
+fn what_does_not_start_is_told_for_what_it_is() {
+    let w = World::new();
+    let boot = |args: &[&str]| {
+        let words = ["boot", "run", "--expect", "x"];
+        w.sos(words.iter().chain(args))
+    };
+    // Nothing is built for a machine that cannot start.
+    w.write("sos.nix", "throw \"this is not looked at\"");
+    let mut command = w.command_of(&["boot", "run", ".#disk"]);
+    run(command.env("PATH", w.project())).fails(4).says(&[
+        "`qemu-system-x86_64` cannot be started",
+        "package `qemu-system-x86`",
+    ]);
+    if peer("qemu-system-x86_64").is_none() {
+        return;
+    }
+    device(&w, "empty.raw", 4 * MIB);
+    boot(&["empty.raw"]).fails(2).says(&[
+        "`empty.raw` is nothing that starts",
+        "no partition table",
+        "disk:empty.raw",
+    ]);
+    // A recipe is one, whatever is in it.
+    boot(&["sos.nix"]).fails(3).says(&["this is not looked at"]);
+    // QEMU's own words, not that a console showed nothing.
+    let mut disk = vec![0; 1 << 20];
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    std::fs::write(w.project().join("sector"), disk).expect("written");
+    boot(&["sector", "--qemu=-nonsense"]).fails(1).says(&[
+        "QEMU did not start the machine",
+        "-nonsense: invalid option",
+    ]);
+}
+
+#[test]
+fn what_a_user_may_not_open_is_told_so() {
+    let Some(mut w) = world() else { return };
+    let Some(user) = User::new("open", false) else {
+        return;
+    };
+    let _copy = w.with_program_for(&user);
+    device(&w, "device", LAYOUT);
+    let mode = |mode| {
+        let place = w.project().join("device");
+        std::fs::set_permissions(place, PermissionsExt::from_mode(mode)).expect("a mode");
+    };
+    let sos = |args: &[&str]| run(user.becomes(&mut w.command_of(args)));
+    mode(0o600);
+    let plan = ["provision", "plan", "device", ".#disk"];
+    sos(&plan)
+        .fails(4)
+        .says(&["this user may not read `device`", "need root"]);
+    let has_qemu = peer("qemu-system-x86_64").is_some();
+    if has_qemu {
+        sos(&["boot", "run", "device", "--expect", "x"])
+            .fails(4)
+            .says(&["cannot read `device`", "ls -l device"]);
+    }
+    mode(0o644);
+    sos(&["provision", "apply", "device", ".#disk", "--yes"])
+        .fails(4)
+        .says(&["this user may not write to `device`"]);
+    sos(&plan).ok();
+    if has_qemu {
+        w.sos(["provision", "apply", "device", ".#disk", "--yes"])
+            .ok();
+        sos(&["boot", "run", "device", "--write", "--expect", "x"])
+            .fails(4)
+            .says(&["cannot write to `device`", "without `--write`"]);
+    }
+}
