@@ -23,20 +23,20 @@ command -v mksquashfs >/dev/null && kinds="$kinds squashfs"
 peer() {
   rm -f "$work/peer.image"
   case $1 in
-  ext4) usage mke2fs -q -F -t ext4 -d "$work/tree" "$work/peer.image" 512M ;;
-  erofs) usage mkfs.erofs --quiet -T1 "$work/peer.image" "$work/tree" ;;
+  ext4) writing mke2fs -q -F -t ext4 -d "$work/tree" "$work/peer.image" 512M ;;
+  erofs) writing mkfs.erofs --quiet -T1 "$work/peer.image" "$work/tree" ;;
   # The level that sos has.
-  squashfs) usage mksquashfs "$work/tree" "$work/peer.image" -quiet -no-progress -comp zstd -Xcompression-level 15 ;;
+  squashfs) writing mksquashfs "$work/tree" "$work/peer.image" -quiet -no-progress -comp zstd -Xcompression-level 15 ;;
   esac 2>>"$work/said"
 }
 for ((i = 1; i <= rounds; i++)); do
   fresh
   for kind in $kinds; do
     peer "$kind" >>"$work/$kind.peer"
-    usage "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#$kind" >>"$work/$kind.sos"
+    writing "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#$kind" >>"$work/$kind.sos"
   done
-  usage "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#next" >>"$work/next.sos"
-  usage "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#ext4" >>"$work/none.sos"
+  writing "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#next" >>"$work/next.sos"
+  writing "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#ext4" >>"$work/none.sos"
 done
 
 echo

@@ -56,13 +56,13 @@ for ((i = 1; i <= rounds; i++)); do
   rm -rf "$work/umoci"
   umoci init --layout "$work/umoci"
   umoci new --image "$work/umoci:x"
-  usage umoci insert --image "$work/umoci:x" "$work/root" / >>"$work/a"
+  writing umoci insert --image "$work/umoci:x" "$work/root" / >>"$work/a"
   once $((1600000000 + fresh + i))
   forget
-  usage "$sos" --store "$store" build --no-link --quiet "$work#image" >>"$work/b"
+  writing "$sos" --store "$store" build --no-link --quiet "$work#image" >>"$work/b"
   # And once more, with all pieces known but the layer.
   once $((1500000000 + fresh + i))
-  usage "$sos" --store "$store" build --no-link --quiet "$work#image" >>"$work/c"
+  writing "$sos" --store "$store" build --no-link --quiet "$work#image" >>"$work/c"
 done
 echo
 echo "| one gzip layer | umoci ms | sos ms | ratio |"

@@ -16,8 +16,19 @@ took() {
   end=$(date +%s%N)
   echo $(((end - start) / 1000))
 }
+# Memory that was in use just now, as much as an artifact needs, before each run of sos and of its peer: a virtual machine may have to
+# get memory that lay idle back from its host, page by page, and then that is what is measured.
+warm() {
+  dd if=/dev/zero of="$work/warm" bs=1M count=1024 status=none
+  rm "$work/warm"
+}
 # CPU time and wall time of a command in microseconds, peak memory in KiB.
 usage() { python3 "$here/usage.py" "$@"; }
+# The same of a command that writes an artifact.
+writing() {
+  warm
+  usage "$@"
+}
 # Of the numbers on standard input.
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 # column N FILE: the median of a column.

@@ -23,9 +23,9 @@ for ((i = 1; i <= rounds; i++)); do
   rm -rf "$work/repo"
   ostree --repo="$work/repo" init --mode=archive
   ostree --repo="$work/repo" config set core.fsync false
-  usage ostree --repo="$work/repo" commit --branch=os --no-bindings --subject=os --timestamp=@1782864000 --tree=dir="$work/tree" >>"$work/ostree.times"
+  writing ostree --repo="$work/repo" commit --branch=os --no-bindings --subject=os --timestamp=@1782864000 --tree=dir="$work/tree" >>"$work/ostree.times"
   fresh
-  build() { usage "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#$1"; }
+  build() { writing "$sos" --store "$work/store" build --no-link --quiet "$work/recipe#$1"; }
   build commit >>"$work/sos.times"
   build next >>"$work/next.times"
   build commit >>"$work/none.times"
