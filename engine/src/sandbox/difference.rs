@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
@@ -87,12 +88,14 @@ fn pairs<'a>(old: &'a Node, new: &'a Node) -> Vec<(Option<&'a Entry>, Option<&'a
     }
 }
 
-/// Changes the base directory of `worker` from the manifest `old` (`None`: it is empty) to `new`.
+/// Changes the base directory of `worker` from the manifest `old` (`None`: it is empty) to `new`. `left` is the upper layer of the step
+/// that made `new` of `old`, and not wanted any more: its new files are moved, which is much cheaper than to write them again.
 pub(super) fn apply(
     store: &Store,
     worker: &mut Worker,
     old: Option<&Root>,
     new: &Root,
+    left: Option<&Path>,
     check: &mut dyn FnMut() -> Result<(), SandboxError>,
 ) -> Result<(), SandboxError> {
     let mut mover = Mover {
@@ -102,7 +105,12 @@ pub(super) fn apply(
         groups: BTreeSet::new(),
         leaders: BTreeMap::new(),
         fresh: old.is_none(),
+        left: left.is_some(),
     };
+    if let Some(upper) = left {
+        let upper = upper.to_owned();
+        mover.worker.tell(&Op::Left { upper }, &[])?;
+    }
     check_owner(b"", &new.meta)?;
     mover.worker.put(b"", &new.meta, WireKind::Dir, None)?;
     mover.dirs(&mut Vec::new(), old.map(|r| &r.node), Some(&new.node))?;
@@ -140,6 +148,8 @@ struct Mover<'a> {
     /// First names of groups in a fresh tree, where all names are seen.
     leaders: BTreeMap<Group, Vec<u8>>,
     fresh: bool,
+    /// There is the upper layer of the step that made the new manifest of the old one.
+    left: bool,
 }
 
 impl Mover<'_> {
@@ -204,6 +214,9 @@ impl Mover<'_> {
             return self.file(path, &new.meta, blob);
         }
         match &new.kind {
+            // Only the step can have made what was not there before. A file that was there may have changed because another one did,
+            // as the last name of a file with several, and be none of its own layer.
+            Kind::File { .. } if self.left && old.is_none() => self.worker.adopt(path, &new.meta),
             Kind::File { blob, .. } => self.file(path, &new.meta, blob),
             Kind::Dir { .. } => {
                 if old.is_some_and(|old| dir_of(old).is_none()) {

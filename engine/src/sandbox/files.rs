@@ -15,6 +15,9 @@ use super::protocol::WireMeta;
 /// The most bytes of one extended attribute, and of all names of one file, in Linux.
 const MAX_XATTR_BYTES: usize = 64 << 10;
 
+/// What the names of an overlay's own attributes begin with.
+const OVERLAY: &[u8] = b"user.overlay.";
+
 /// Splits a relative path in the directory and the last name.
 pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&b| b == b'/') {
@@ -126,6 +129,35 @@ pub(super) fn set_meta(
     Ok(())
 }
 
+/// Moves a file that a step has left, with the metadata that the manifest has of it, which is mostly what it has already.
+pub(super) fn adopt(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &[u8],
+    meta: &WireMeta,
+) -> io::Result<()> {
+    let stat = stat(from, name)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Errno::INVAL.into());
+    }
+    // A name of its own is all that the manifest has; another one would share what is done to it.
+    if stat.st_nlink > 1 {
+        return Err(Errno::MLINK.into());
+    }
+    rustix::fs::renameat(from, name, to, name)?;
+    let path = entry_path(to, name);
+    for note in xattr_names(&path)? {
+        if note.starts_with(OVERLAY) {
+            rustix::fs::lremovexattr(&path, &note)?;
+        }
+    }
+    if read_meta(to, name, &stat)? != *meta {
+        set_meta(to, name, meta, FileType::RegularFile)?;
+        set_time(to, name, meta.secs, meta.nsecs)?;
+    }
+    Ok(())
+}
+
 /// Sets the time of last modification of an entry.
 pub(super) fn set_time(dir: BorrowedFd<'_>, name: &[u8], secs: i64, nsecs: u32) -> io::Result<()> {
     let times = Timestamps {
@@ -184,7 +216,7 @@ pub(super) fn xattr(dir: BorrowedFd<'_>, name: &[u8], key: &str) -> io::Result<O
 
 /// Tells whether an attribute belongs to the file: not the overlay's notes, not what the machine's own policy adds.
 fn is_kept(name: &[u8]) -> bool {
-    (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+    (name.starts_with(b"user.") && !name.starts_with(OVERLAY))
         || name == b"security.capability"
         || name.starts_with(b"system.posix_acl_")
 }

@@ -159,6 +159,17 @@ pub(super) enum Op {
         #[serde(with = "super::bytes::path")]
         dir: PathBuf,
     },
+    /// Take files from this upper layer at each [`Op::Adopt`].
+    Left {
+        #[serde(with = "super::bytes::path")]
+        upper: PathBuf,
+    },
+    /// Move a file from that layer to the same place in the base, where nothing is.
+    Adopt {
+        #[serde(with = "super::bytes")]
+        path: Vec<u8>,
+        meta: WireMeta,
+    },
     /// Make an entry in place of what is there; a directory keeps what is in it. A file's content comes along as a descriptor.
     Put {
         #[serde(with = "super::bytes")]

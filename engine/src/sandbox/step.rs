@@ -278,6 +278,11 @@ pub fn run_step(
     let tree = tree::acquire(store, &root, &mut worker, control)?;
     let place = Place::new(store.temp_dir("step")?)?;
     let outcome = in_tree(store, spec, &root, &tree, &place, &mut worker, log, control);
+    if let Ok(outcome) = &outcome
+        && let Some(made) = outcome.root.filter(|made| *made != root)
+    {
+        tree.keep_next(store, &made, &place.upper(), &place.overlay, control)?;
+    }
     // The directory is removed here, by the worker that can, and not by what drops it.
     let removed = worker.remove_tree(&place.overlay);
     let outcome = outcome?;

@@ -6,10 +6,14 @@
 //!   <n>/lock             shared: the tree is in use; exclusive: it is being changed
 //!   <n>/state            "ready-2 <root id>" or "changing <root id>"
 //!   <n>/tree/            the files
+//!   <n>/next-<root id>/  the upper layer of a step that made that root of this one
 //!   gone-<n>/            a slot that a garbage collection removes
 //! ```
 //! A tree is what its state says only while that is `ready-2`. Whoever is killed in the middle leaves `changing` and
 //! no lock, and the next one who takes the slot begins with an empty tree.
+//!
+//! The next step mostly begins with the root that the last one has left. Its tree is made by moving the new files of that step's upper
+//! layer: to write them again would cost as much as the step did, and so would removing them.
 
 use std::cmp::Reverse;
 use std::fs::{self, File, OpenOptions};
@@ -31,6 +35,8 @@ use super::worker::Worker;
 const MAX_TREES: usize = 4;
 /// The state of a tree that is complete. The number is raised when a manifest gives other files than before.
 const READY: &str = "ready-2";
+/// How the names of upper layers begin that are kept beside a tree.
+const NEXT: &str = "next-";
 /// How the names of slots begin that are being removed.
 const TAKEN: &str = "gone-";
 /// Pause between two looks at a lock that somebody else holds.
@@ -47,6 +53,28 @@ pub(super) struct WorkTree {
 impl WorkTree {
     pub(super) fn path(&self) -> PathBuf {
         self.slot.tree()
+    }
+
+    /// Keeps the upper layer of a step on this tree, which made `root`, for who begins with that. What was kept before is moved to
+    /// `old`, which must be a directory. Where the layer cannot be moved it stays where it is.
+    pub(super) fn keep_next(
+        &self,
+        store: &Store,
+        root: &Blake3,
+        upper: &Path,
+        old: &Path,
+        control: &Control,
+    ) -> Result<(), SandboxError> {
+        // Others may use the tree, but nobody changes it.
+        let _choosing = lock_choice(&store.work_dir(), control)?;
+        for (number, next) in self.slot.nexts()?.into_iter().enumerate() {
+            if fs::rename(&next, old.join(format!("next-{number}"))).is_err() {
+                return Ok(());
+            }
+        }
+        // A step may have given its `/` to somebody else: then only the system's root may move it.
+        fs::rename(upper, self.slot.next(root)).ok();
+        Ok(())
     }
 }
 
@@ -65,6 +93,19 @@ enum State {
 impl Slot {
     fn tree(&self) -> PathBuf {
         self.dir.join("tree")
+    }
+
+    fn next(&self, root: &Blake3) -> PathBuf {
+        self.dir.join(format!("{NEXT}{root}"))
+    }
+
+    /// The upper layers that were kept.
+    fn nexts(&self) -> Result<Vec<PathBuf>, SandboxError> {
+        let is_next = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with(NEXT))
+        };
+        Ok(list(&self.dir)?.into_iter().filter(is_next).collect())
     }
 
     fn state(&self) -> State {
@@ -315,6 +356,17 @@ impl Trees<'_> {
                 free.push((slot, lock));
             }
         }
+        let was_made_of = |slot: &Slot| {
+            matches!(slot.state(), State::Ready(old) if self.store.get_root(&old).is_ok())
+                && slot.next(root).is_dir()
+        };
+        if let Some(at) = free.iter().position(|(slot, _)| was_made_of(slot)) {
+            let (slot, lock) = free.swap_remove(at);
+            if let State::Ready(old) = slot.state() {
+                slot.set_state("changing", root)?;
+                return Ok(Choice::Change(slot, lock, Some(old)));
+            }
+        }
         let new = self.store.get_root(root)?;
         // The tree of the step before is mostly the one, and then nothing is counted to the end of the others.
         free.sort_by_key(|(slot, _)| Reverse(slot.last_used()));
@@ -414,15 +466,28 @@ impl Trees<'_> {
         let new = self.store.get_root(root)?;
         let old: Option<Root> = old.map(|id| self.store.get_root(id)).transpose()?;
         let tree = slot.tree();
+        let mut left = None;
         if old.is_none() {
             worker.remove_tree(&tree)?;
             fs::create_dir(&tree)
                 .map_err(|e| SandboxError::io(format!("create {}", tree.display()), e))?;
+        } else {
+            left = Some(slot.next(root)).filter(|left| left.is_dir());
         }
         worker.base(&tree)?;
-        difference::apply(self.store, worker, old.as_ref(), &new, &mut || {
-            check_cancelled(self.control)
-        })?;
+        let check = &mut || check_cancelled(self.control);
+        difference::apply(
+            self.store,
+            worker,
+            old.as_ref(),
+            &new,
+            left.as_deref(),
+            check,
+        )?;
+        // They belong to the tree that this one was.
+        for next in slot.nexts()? {
+            worker.remove_tree(&next)?;
+        }
         slot.set_state(READY, root)
     }
 }

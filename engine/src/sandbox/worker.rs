@@ -158,6 +158,15 @@ impl Worker {
         )
     }
 
+    /// Moves the file at this path from the layer of the last [`Op::Left`] to the base.
+    pub(super) fn adopt(&mut self, path: &[u8], meta: &Meta) -> Result<(), SandboxError> {
+        let op = Op::Adopt {
+            path: path.to_vec(),
+            meta: to_wire(meta),
+        };
+        self.tell(&op, &[])
+    }
+
     pub(super) fn put(
         &mut self,
         path: &[u8],

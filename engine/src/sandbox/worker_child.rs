@@ -60,6 +60,9 @@ struct Worker {
     base: Option<OwnedFd>,
     /// The directory of the last entry: the next one is mostly in it, too.
     last_dir: Option<(Vec<u8>, OwnedFd)>,
+    /// The upper layer that files are taken from, and the directory of the last one.
+    left: Option<OwnedFd>,
+    last_left: Option<(Vec<u8>, OwnedFd)>,
     /// Times of directories, to be set when nothing changes in them any more.
     times: Vec<(Vec<u8>, i64, u32)>,
 }
@@ -77,6 +80,17 @@ impl Worker {
                 self.base = Some(fd);
                 self.last_dir = None;
                 self.times.clear();
+                Ok(None)
+            }
+            Op::Left { upper } => {
+                let fd = open_top(&upper).naming(|| format!("open {}", upper.display()))?;
+                self.left = Some(fd);
+                self.last_left = None;
+                Ok(None)
+            }
+            Op::Adopt { path, meta } => {
+                self.adopt(&path, &meta)
+                    .naming(|| format!("move {}", shown(&path)))?;
                 Ok(None)
             }
             Op::Put { path, meta, kind } => {
@@ -148,14 +162,14 @@ impl Worker {
     }
 
     fn dir(&mut self, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
-        if self.last_dir.as_ref().is_none_or(|(last, _)| last != path) {
-            let fd = files::open_dir(self.base()?, path)?;
-            self.last_dir = Some((path.to_vec(), fd));
-        }
-        self.last_dir
-            .as_ref()
-            .map(|(_, fd)| fd.as_fd())
-            .ok_or_else(|| Errno::BADF.into())
+        dir_in(&self.base, &mut self.last_dir, path)
+    }
+
+    fn adopt(&mut self, path: &[u8], meta: &WireMeta) -> io::Result<()> {
+        let (dir, name) = files::split(path);
+        let from = dir_in(&self.left, &mut self.last_left, dir)?;
+        let to = dir_in(&self.base, &mut self.last_dir, dir)?;
+        files::adopt(from, to, name, meta)
     }
 
     fn put(
@@ -238,6 +252,20 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+/// Opens a directory below `top`, unless it is the last one that was opened.
+fn dir_in<'a>(
+    top: &Option<OwnedFd>,
+    last: &'a mut Option<(Vec<u8>, OwnedFd)>,
+    path: &[u8],
+) -> io::Result<BorrowedFd<'a>> {
+    if last.as_ref().is_none_or(|(last, _)| last != path) {
+        let top = top.as_ref().ok_or(Errno::BADF)?;
+        *last = Some((path.to_vec(), files::open_dir(top.as_fd(), path)?));
+    }
+    let (_, fd) = last.as_ref().ok_or(Errno::BADF)?;
+    Ok(fd.as_fd())
 }
 
 /// Opens a directory of the store; the way there is the caller's own.

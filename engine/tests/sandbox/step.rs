@@ -24,6 +24,8 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("step::the_inside", inside),
     ("step::users", users),
     ("step::cached_trees_move", trees_move),
+    ("step::new_files_move_to_the_tree_of_the_next_step", adopted),
+    ("step::a_kept_layer_is_for_one_root_alone", one_root_alone),
     ("step::idle_trees_are_collected", idle_trees),
     ("step::a_killed_change_is_made_again", damaged),
     ("step::failures_give_no_root", failures),
@@ -414,6 +416,86 @@ fn trees_move() {
     for (root, seen) in roots.iter().zip(&seen).rev().step_by(3) {
         assert_eq!(&lab.step(*root, probe).1, seen);
     }
+}
+
+/// The upper layers that are kept beside trees.
+fn kept(lab: &Lab) -> Vec<PathBuf> {
+    let slots = std::fs::read_dir(lab.store.work_dir()).unwrap();
+    let all = slots.flatten().map(|slot| slot.path());
+    let mut found = Vec::new();
+    for slot in all.filter(|path| path.is_dir()) {
+        let names = std::fs::read_dir(slot).unwrap().flatten();
+        let paths = names.map(|entry| entry.path());
+        found.extend(paths.filter(|path| path.to_string_lossy().contains("/next-")));
+    }
+    found
+}
+
+/// All that a program can see of a root, and of which of its files are one.
+const PROBE: &str = "busybox find / -xdev -exec busybox stat -c '%n %F %a %u:%g %Y %s %h' {} + | busybox grep -v '^/proc\\|^/dev\\|^/sys\\|^/run' | busybox sort; busybox find /etc /srv /var -type f -exec busybox sha256sum {} + | busybox sort; busybox readlink /srv/link";
+
+fn adopted() {
+    let lab = Lab::new();
+    let script = "busybox mkdir -p /srv/deep/deeper /srv/void; echo text >/srv/deep/deeper/file
+        busybox cp /bin/busybox /srv/deep/tool; busybox chown 33:44 /srv/deep/tool; busybox chmod 4751 /srv/deep/tool
+        echo old >/srv/old; busybox touch -d '2001-01-01 01:01:01' /srv/old /srv/void
+        echo two >/srv/one; busybox ln /srv/one /srv/deep/two; busybox ln -s deep/two /srv/link; busybox mkfifo /srv/fifo
+        : >/srv/empty; busybox chmod 0 /srv/empty
+        busybox mv /etc/a /etc/moved; busybox rm /etc/b; echo changed >/etc/c
+        busybox rm -r /var; busybox mkdir /var; echo anew >/var/x; busybox chmod 700 /srv/deep";
+    let (root, _) = lab.step(lab.base, script);
+    let inode = |path: &Path| {
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::symlink_metadata(path).unwrap().ino()
+    };
+    let [next] = &kept(&lab)[..] else {
+        panic!("{:?}", kept(&lab));
+    };
+    assert!(next.to_string_lossy().ends_with(&root.to_string()));
+    let left = inode(&next.join("srv/old"));
+    let tree = next.parent().unwrap().join("tree");
+    // The probe changes nothing, so that nothing is kept of it.
+    let (same, seen) = lab.step(root, PROBE);
+    assert_eq!((same, kept(&lab).len()), (root, 0));
+    assert_eq!(inode(&tree.join("srv/old")), left, "it was written again");
+    let moved = std::ffi::CString::new(tree.join("etc/moved").to_str().unwrap()).unwrap();
+    let mut names = [0_u8; 1024];
+    let many = rustix::fs::llistxattr(moved, &mut names[..]).unwrap();
+    let names = String::from_utf8_lossy(&names[..many]);
+    assert!(!names.contains("overlay"), "{names}");
+    for line in ["/etc/moved", "/srv/deep/tool regular file 4751 33:44"] {
+        assert!(seen.contains(line), "{line}: {seen}");
+    }
+    reset_work_trees(&lab.store, &Control::default()).unwrap();
+    assert_eq!(lab.step(root, PROBE).1, seen);
+}
+
+fn one_root_alone() {
+    let lab = Lab::new();
+    let (one, _) = lab.step(lab.base, "echo 1 >/srv1; echo 1 >/both");
+    let (two, _) = lab.step(lab.base, "echo 2 >/srv2; echo 2 >/both");
+    // The last one is kept, and is no use for the other.
+    assert!(kept(&lab)[0].to_string_lossy().ends_with(&two.to_string()));
+    let look = "busybox cat /srv? /both; busybox ls /";
+    let (_, first) = lab.step(one, look);
+    assert_eq!(kept(&lab).len(), 0);
+    let (_, second) = lab.step(two, look);
+    assert!(
+        first.starts_with("1\n1\n") && second.starts_with("2\n2\n"),
+        "{first}{second}"
+    );
+    // Files that somebody took away are missed, and the next one begins with an empty tree.
+    let (three, _) = lab.step(two, "echo 3 >/srv3; echo 3 >/srv4");
+    let [next] = &kept(&lab)[..] else {
+        panic!("{:?}", kept(&lab));
+    };
+    std::fs::remove_file(next.join("srv3")).unwrap();
+    let plan = lab.plan(three, look);
+    let error = run_step(&lab.store, &plan, &mut |_| {}, &Control::default()).unwrap_err();
+    assert!(format!("{error}").contains("srv3"), "{error}");
+    let (_, log) = lab.step(three, look);
+    assert!(log.starts_with("2\n3\n3\n2\n"), "{log}");
+    assert_eq!(kept(&lab).len(), 0);
 }
 
 fn damaged() {
