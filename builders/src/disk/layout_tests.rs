@@ -6,6 +6,7 @@ use sos_formats::uuid::Uuid;
 use sos_store::rootfs::RootTree;
 
 use super::assemble::{DiskAttrs, Format, PartitionAttrs, make, needed};
+use super::tests::disk;
 use crate::build::fake::Fake;
 use crate::filesystem::Kind;
 
@@ -21,15 +22,6 @@ fn partition(name: &str) -> PartitionAttrs {
         filesystem: Some(Format::Root(Kind::Ext4)),
         filesystem_uuid: Uuid::derived("test fs", name).to_string(),
         ..PartitionAttrs::default()
-    }
-}
-
-fn disk(partitions: Vec<PartitionAttrs>) -> DiskAttrs {
-    DiskAttrs {
-        size: None,
-        uuid: Uuid::derived("test", "disk").to_string(),
-        partitions,
-        epoch: 1,
     }
 }
 

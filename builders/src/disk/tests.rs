@@ -45,7 +45,8 @@ fn esp(size: Option<u64>, files: BTreeMap<String, FileFrom>) -> PartitionAttrs {
     }
 }
 
-fn disk(partitions: Vec<PartitionAttrs>) -> DiskAttrs {
+/// A disk of these, as large as it must be.
+pub(super) fn disk(partitions: Vec<PartitionAttrs>) -> DiskAttrs {
     DiskAttrs {
         size: None,
         uuid: Uuid::derived("test", "disk").to_string(),

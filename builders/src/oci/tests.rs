@@ -135,6 +135,27 @@ fn rich(fake: &Fake) -> RootTree {
     tree
 }
 
+/// An archive with links, files, directories.
+fn archive(entries: &[(&str, EntryKind, &str)]) -> Vec<u8> {
+    let mut writer = tar::Writer::new(Vec::new());
+    for (path, kind, data) in entries {
+        let mut entry = tar::Entry {
+            path: path.as_bytes().to_vec(),
+            kind: *kind,
+            mode: 0o755,
+            ..tar::Entry::default()
+        };
+        if *kind == EntryKind::File {
+            entry.size = data.len() as u64;
+        } else {
+            entry.link = data.as_bytes().to_vec();
+        }
+        let mut data = data.as_bytes().take(entry.size);
+        writer.append(&entry, &mut data).expect("an entry");
+    }
+    writer.finish().expect("memory")
+}
+
 fn store_root(fake: &mut Fake, name: &str, mut tree: RootTree) -> Blake3 {
     let id = tree.finish(&fake.store).expect("finish");
     fake.roots.insert(name.to_owned(), id);

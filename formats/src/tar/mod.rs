@@ -157,7 +157,7 @@ pub enum TarProblem {
     /// Mode bits above the lowest 12.
     #[error("mode {0:o} has bits other than permissions")]
     BadMode(u16),
-    /// A kind of entry, or a sparse file, that is not implemented.
+    /// A kind of entry that no layer has, or a sparse file: both are refused.
     #[error("{path:?} is of type {kind:?}{name}, which is not supported", path = String::from_utf8_lossy(.path), name = name_of(*.kind))]
     UnsupportedKind {
         /// The type as it stands in the header; `S` for a sparse file in the manner of pax, too.
@@ -170,7 +170,7 @@ pub enum TarProblem {
     DataAfterEnd,
 }
 
-/// What people call a kind of entry that is not implemented.
+/// What people call a kind of entry that is refused.
 fn name_of(kind: char) -> &'static str {
     match kind {
         'S' => " (a sparse file)",

@@ -436,28 +436,8 @@ fn a_configuration_is_taken_over_when_it_is_one() {
 #[test]
 fn whiteouts_act_below_wherever_they_stand() {
     let mut fake = Fake::new();
-    let tar_of = |entries: &[(&str, EntryKind, &str)]| {
-        let mut writer = tar::Writer::new(Vec::new());
-        for (path, kind, data) in entries {
-            let mut entry = tar::Entry {
-                path: path.as_bytes().to_vec(),
-                kind: *kind,
-                mode: 0o755,
-                ..tar::Entry::default()
-            };
-            if *kind == File {
-                entry.size = data.len() as u64;
-            } else {
-                entry.link = data.as_bytes().to_vec();
-            }
-            writer
-                .append(&entry, &mut data.as_bytes().take(entry.size))
-                .expect("an entry");
-        }
-        writer.finish().expect("memory")
-    };
     use EntryKind::{Dir, File, Hardlink, Symlink};
-    let low = tar_of(&[
+    let low = archive(&[
         ("a", Dir, ""),
         ("a/x", File, "one"),
         ("a/y", File, "two"),
@@ -469,7 +449,7 @@ fn whiteouts_act_below_wherever_they_stand() {
         ("g", Dir, ""),
         ("g/old", File, "old"),
     ]);
-    let high = tar_of(&[
+    let high = archive(&[
         ("a/.wh.x", File, ""),
         ("a/y", File, "TWO"),
         ("a/w", Hardlink, "a/y"),

@@ -12,27 +12,6 @@ const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// An archive with links, files, directories.
-fn archive(entries: &[(&str, EntryKind, &str)]) -> Vec<u8> {
-    let mut writer = tar::Writer::new(Vec::new());
-    for (path, kind, data) in entries {
-        let mut entry = tar::Entry {
-            path: path.as_bytes().to_vec(),
-            kind: *kind,
-            mode: 0o755,
-            ..tar::Entry::default()
-        };
-        if *kind == EntryKind::File {
-            entry.size = data.len() as u64;
-        } else {
-            entry.link = data.as_bytes().to_vec();
-        }
-        let mut data = data.as_bytes().take(entry.size);
-        writer.append(&entry, &mut data).expect("an entry");
-    }
-    writer.finish().expect("memory")
-}
-
 /// A layout that is filled by hand.
 struct Hand {
     fake: Fake,
