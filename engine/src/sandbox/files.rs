@@ -146,16 +146,15 @@ pub(super) fn adopt(
     }
     rustix::fs::renameat(from, name, to, name)?;
     let path = entry_path(to, name);
-    for note in xattr_names(&path)? {
-        if note.starts_with(OVERLAY) {
-            rustix::fs::lremovexattr(&path, &note)?;
-        }
+    let names = xattr_names(&path)?;
+    for note in names.iter().filter(|name| name.starts_with(OVERLAY)) {
+        rustix::fs::lremovexattr(&path, note)?;
     }
-    if read_meta(to, name, &stat)? != *meta {
+    let same = (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid) == (meta.mode, meta.uid, meta.gid);
+    if !same || !names.is_empty() || !meta.xattrs.is_empty() {
         set_meta(to, name, meta, FileType::RegularFile)?;
-        set_time(to, name, meta.secs, meta.nsecs)?;
     }
-    Ok(())
+    set_time(to, name, meta.secs, meta.nsecs)
 }
 
 /// Sets the time of last modification of an entry.
