@@ -328,6 +328,13 @@ fn a_missing_file_is_named_with_its_digest_and_addresses() {
     w.sos(["build", "--no-link", "--offline", ".#steps.a.\"1\""])
         .ok()
         .says(&["built 0,"]);
+    // Another step before it, of equal or of other content, is no reason why it is fetched.
+    for text in ["# why\ncp files/a ${PREFIX}/a\n", "echo > ${PREFIX}/a\n"] {
+        w.write("tree/steps/a/pass1.sh", text);
+        let run = w.sos(["build", "--no-link", ".#rootfs"]).fails(5);
+        let run = run.says(&["an earlier form of it failed in build"]);
+        assert!(!run.stderr.contains("since then"), "{}", run.stderr);
+    }
 }
 
 #[test]
@@ -352,6 +359,24 @@ fn files_come_from_a_flat_mirror_and_only_those_that_are_declared() {
         .ok()
         .stdout;
     assert_eq!(content(&w, root.trim(), "usr/b"), "test");
+    // Several are told apart alike wherever they are given, and asked in their order.
+    let second = format!("file://{}", w.project().join("mirror").display());
+    w.set("SOS_MIRRORS_DISTFILES", "");
+    for (n, between) in [" ", ",", ", "].iter().enumerate() {
+        let config = format!("mirrors.distfiles=file:///nonexistent{between}{second}");
+        let store = w.root().join(format!("store{n}"));
+        let run = w.sos([
+            "--store",
+            store.to_str().expect("a plain path"),
+            "--config",
+            &config,
+            "build",
+            "--no-link",
+            ".#distfiles",
+        ]);
+        run.ok().says(&["built 0, fetched 1"]);
+    }
+    w.set("SOS_MIRRORS_DISTFILES", &second);
     let root = w.sos(["build", "--no-link", ".#rootfs"]).ok().stdout;
     assert!(!content(&w, root.trim(), "usr/seen").contains("x.txt"));
     // Who looks for it without declaring it is told by name.
