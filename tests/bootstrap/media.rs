@@ -161,6 +161,23 @@ fn the_image_has_what_comes_before_the_payload_and_the_payload_the_rest() {
 }
 
 #[test]
+fn the_list_of_digests_of_stage0_is_found_by_its_name() {
+    let w = world();
+    w.write(
+        "tree/seed/stage0-posix/kaem.x86",
+        "./x86/bin/sha256sum -c x86.answers\n",
+    );
+    w.write("tree/seed/stage0-posix/x86.answers", "");
+    for attr in ["stage0.x86.answers", "stage0.\"x86.answers\""] {
+        let name = w.sos(["eval", "--raw", &format!("tree#{attr}.name")]).ok();
+        assert_eq!(name.stdout.trim(), "stage0-x86.answers", "{attr}");
+    }
+    // What every pin of stage0 is looked for in is that root, and so is what the seed begins with.
+    let plan = w.sos(["plan", "tree#rootfs"]).ok().stdout;
+    assert!(plan.contains("stage0-x86.answers"), "{plan}");
+}
+
+#[test]
 fn a_pipe_is_not_waited_for() {
     let w = World::new();
     let pipe = w.project().join("pipe");
