@@ -201,7 +201,7 @@ impl TargetArgs {
 }
 
 /// A word as a shell reads it back.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./#^:+,=@%".contains(c);
     if !word.is_empty() && !word.starts_with('#') && word.chars().all(plain) {
         return word.to_owned();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use sos_builders::mirrors;
 use sos_builders::registry::PlainHttp;
 use sos_formats::diagnostic::{Class, Diagnostic, SourceFile, suggest};
 
@@ -368,7 +369,10 @@ impl Config {
             self.origin("eval.cache", from);
         }
         for (name, urls) in file.mirrors.unwrap_or_default() {
-            self.mirrors.insert(name, urls.into());
+            // As in a variable of the environment: no address of a mirror has a blank or a comma in it.
+            let urls = Vec::<String>::from(urls);
+            let urls = urls.iter().flat_map(|urls| mirrors::each(urls));
+            self.mirrors.insert(name, urls.map(str::to_owned).collect());
             self.origin("mirrors", from);
         }
         if let Some(hosts) = file.registry.and_then(|registry| registry.plain_http) {

@@ -38,7 +38,7 @@ use environment::Environment;
 use failure::Failure;
 use render::diagnostic::{self, Style};
 use render::terminal::Terminal;
-use render::{live, output};
+use render::{again, live, output};
 use session::Session;
 use sos_engine::{Event, EventSink};
 
@@ -63,6 +63,7 @@ fn main() -> ExitCode {
     }
     let mut cli = Cli::parse();
     cli.global.config = args::every_config(std::env::args_os(), cli.global.config);
+    again::given(&cli.global);
     log_to_stderr(&env, cli.global.verbose);
     let terminal = Terminal::decide(&cli.global, None, &env);
     let mut look = Look {
@@ -167,9 +168,9 @@ fn report(failure: &Failure, style: Style, terminal: Terminal, json: bool) {
         // What reads the stream waits for its last line, also when nothing could be built.
         let (events, records) = EventSink::channel();
         for d in &failure.diagnostics {
-            events.emit(Event::Diagnostic {
-                diagnostic: Box::new(d.clone()),
-            });
+            let mut diagnostic = Box::new(d.clone());
+            again::advice(&mut diagnostic);
+            events.emit(Event::Diagnostic { diagnostic });
         }
         events.emit(Event::failed_before_building(i32::from(failure.code()), 0));
         drop(events);
@@ -183,7 +184,7 @@ fn report(failure: &Failure, style: Style, terminal: Terminal, json: bool) {
     }
     for d in failure.diagnostics.iter().take(diagnostic::MAX_DIAGNOSTICS) {
         if json {
-            output::message(&d.to_json().to_string());
+            output::message(&again::json(d).to_string());
             continue;
         }
         output::message(diagnostic::shown(d, style, terminal.github).trim_end());

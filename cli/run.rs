@@ -142,6 +142,7 @@ impl Stream {
                 terminal: session.terminal,
                 style: session.style(),
                 logs,
+                json: session.global.json,
             },
         );
         Self {

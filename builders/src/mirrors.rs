@@ -13,6 +13,18 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 
 const SCHEME: &str = "mirror://";
 
+/// Splits a text that gives several mirrors: blanks or commas stand between them.
+///
+/// # Example
+/// ```
+/// let urls: Vec<&str> = sos_builders::mirrors::each("http://a.example, http://b.example/x").collect();
+/// assert_eq!(urls, ["http://a.example", "http://b.example/x"]);
+/// ```
+pub fn each(list: &str) -> impl Iterator<Item = &str> {
+    list.split(|c: char| c.is_whitespace() || c == ',')
+        .filter(|url| !url.is_empty())
+}
+
 /// The lists of base URLs by mirror name.
 #[derive(Debug, Clone, Default)]
 pub struct Mirrors {
@@ -30,10 +42,7 @@ impl Mirrors {
     ) -> Self {
         let mut named = config.clone();
         for (name, list) in environment {
-            let urls = list
-                .split(|c: char| c.is_whitespace() || c == ',')
-                .filter(|url| !url.is_empty());
-            named.insert(name.clone(), urls.map(str::to_owned).collect());
+            named.insert(name.clone(), each(list).map(str::to_owned).collect());
         }
         named.retain(|_, urls| !urls.is_empty());
         Self {

@@ -12,7 +12,7 @@ use crate::commands::plan;
 use crate::derivation_file;
 use crate::evaluate::{self, Item, Mode};
 use crate::failure::Failure;
-use crate::render::{output, size};
+use crate::render::{again, output, size};
 use crate::run::{self, RunOptions, Stream};
 use crate::session::Session;
 use crate::target::{self, Source, Target};
@@ -140,7 +140,10 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
     if !args.no_link {
         link(session, args.out_link.as_deref(), &paths)?;
     }
-    print(session, &paths)?;
+    // As with any other failure, standard output stays empty when there is nothing to be had.
+    if report.success() || !paths.is_empty() {
+        print(session, &paths)?;
+    }
     if report.success() {
         Ok(())
     } else {
@@ -342,9 +345,9 @@ fn link(
         {
             if !session.global.quiet && !session.global.json {
                 let path = path.absolute(store.store_dir());
-                output::message(&format!(
+                output::message(&again::text(&format!(
                     "`sos store ls {path}` looks into the root filesystem; `-o NAME` keeps it from `sos gc`"
-                ));
+                )));
             }
             continue;
         }

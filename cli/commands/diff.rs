@@ -14,7 +14,7 @@ use sos_store::compare::{Change, Difference};
 use crate::args::{LockFlags, TargetArgs};
 use crate::failure::Failure;
 use crate::render::text::printable;
-use crate::render::{difference, output, size};
+use crate::render::{again, difference, output, size};
 use crate::session::Session;
 
 use side::Side;
@@ -305,11 +305,11 @@ fn text(comparison: &Comparison, limit: usize) -> String {
     if comparison.files.is_empty() {
         out.push_str("files: equal\n");
         if comparison.not_kept > 0 {
-            out.push_str(&format!(
+            out.push_str(&again::text(&format!(
                 "both sides are one object; {} of it gave other content, which was not kept: `sos store info {}` lists them\n",
                 size::count(comparison.not_kept, "build"),
                 comparison.a.path
-            ));
+            )));
         }
         return out;
     }

@@ -130,11 +130,10 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
         drvs = engine.derivations(&evaluated.graph, &drvs)?;
     }
     if tree {
-        let (built, missing) = only_built(store, drvs)?;
-        drvs = built;
-        if missing > 0 && !session.global.quiet && !session.global.json {
-            let missing = size::count(missing, "derivation");
-            output::message(&format!("left out: {missing} that were not built yet"));
+        let (there, missing) = only_built(&engine, &evaluated.graph, drvs)?;
+        drvs = there;
+        if !session.global.quiet && !session.global.json {
+            left_out(&missing, session.global.verbose > 0);
         }
     }
     make_present(session, &engine, &evaluated.graph, &drvs, &options)?;
@@ -172,6 +171,25 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::from(all.problems))
+}
+
+/// Says what is not verified because it was never built; with `named` also what that is.
+fn left_out(missing: &[StorePath], named: bool) {
+    if missing.is_empty() {
+        return;
+    }
+    let were = if missing.len() == 1 { "was" } else { "were" };
+    let mut text = format!(
+        "left out: {} that {were} not built yet",
+        size::count(missing.len(), "derivation")
+    );
+    if named {
+        let names = missing.iter().map(Derivation::name_from_path);
+        text.extend(names.map(|name| format!("\n  {name}")));
+    } else {
+        text.push_str("; `-v` names them");
+    }
+    output::message(&text);
 }
 
 fn wishes(args: &VerifyArgs) -> BTreeSet<Condition> {

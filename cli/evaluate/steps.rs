@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::diagnostic::{Class, Diagnostic, suggest};
 use sos_lang::{Arguments, Evaluator, Plain, Value};
 
 use super::missing::missing;
@@ -85,13 +85,14 @@ pub(super) fn select(
         })
 }
 
-/// Says which passes a step has, of one that it has not.
+/// Says which passes a step has, of one that it has not. `pass2` is a pass, too, as scripts are called.
 fn no_pass(evaluator: &Evaluator, whole: Value, target: &Target) -> Option<Box<Diagnostic>> {
     let parts = sos_lang::attr_path(&target.attr)?;
     let [set, step, pass, ..] = parts.as_slice() else {
         return None;
     };
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let pass = pass.strip_prefix("pass").unwrap_or(pass);
     if set != "steps" || !is_number(pass) {
         return None;
     }
@@ -99,11 +100,14 @@ fn no_pass(evaluator: &Evaluator, whole: Value, target: &Target) -> Option<Box<D
     let root = evaluator.attr(steps, step).ok()??;
     let mut passes = evaluator.attr_names(root).ok()?;
     passes.retain(|name| is_number(name));
-    if passes.contains(pass) {
-        return None;
-    }
     passes.sort_by_key(|pass| (pass.len(), pass.clone()));
-    let message = format!("step `{step}` has no pass {pass}");
+    let is_there = passes.iter().any(|known| known == pass);
+    let message = match is_there {
+        false => format!("step `{step}` has no pass {pass}"),
+        // Asked for in other words, or for something that its root has not.
+        true if parts.len() == 3 => format!("pass {pass} of `{step}` is `steps.{step}.{pass}`"),
+        true => return None,
+    };
     let note = match passes.as_slice() {
         [one] => format!("its only pass is {one}"),
         several => format!("its passes are {}", several.join(", ")),
@@ -126,12 +130,35 @@ fn no_step(
         None if evaluator.attr(whole, first).ok()?.is_none() => target.attr.as_str(),
         _ => return None,
     };
-    let name = name.replace('"', "");
+    let name = match name.strip_prefix('"').and_then(|name| name.split_once('"')) {
+        Some((quoted, _)) => quoted.to_owned(),
+        None => without_pass(&name.replace('"', ""), steps).to_owned(),
+    };
     let message = format!("no step of `{}` is called `{name}`", place(&target.text));
     let problem = Diagnostic::error("eval-attr-missing", Class::Recipe, message)
         .note("`sos recipe show` lists the steps")
         .suggest(&name, steps.iter().map(String::as_str));
     Some(Box::new(problem))
+}
+
+/// The name of a step that is not there without the pass behind it. A number may also be the end of a version: then it belongs to the
+/// name, as far as steps of nearly that name tell.
+fn without_pass<'a>(name: &'a str, steps: &[String]) -> &'a str {
+    let Some((step, pass)) = name.rsplit_once('.') else {
+        return name;
+    };
+    let is_number = !pass.is_empty() && pass.bytes().all(|b| b.is_ascii_digit());
+    let near = |name: &str| suggest(name, steps.iter().map(String::as_str));
+    let has_version = || {
+        let mut parts = step.split('-').skip(1);
+        parts.any(|part| part.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let is_pass = match near(name).first() {
+        // The number is one that the nearest step has not.
+        Some(nearest) => nearest.matches('.').count() < name.matches('.').count(),
+        None => !near(step).is_empty() || !has_version(),
+    };
+    if is_number && is_pass { step } else { name }
 }
 
 /// The part of a target before its attribute.

@@ -7,6 +7,7 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 use sos_formats::diagnostic::{Diagnostic, Label, Severity, SourceFile};
 
+use super::again;
 use super::narrow::narrow;
 use super::text::printable;
 use super::trace;
@@ -123,6 +124,7 @@ fn harmless(diagnostic: &Diagnostic) -> Diagnostic {
             .join("\n")
     };
     let mut out = diagnostic.clone();
+    again::advice(&mut out);
     out.message = clean(&out.message);
     out.notes = out.notes.iter().map(clean).collect();
     out.helps = out.helps.iter().map(clean).collect();

@@ -1,5 +1,6 @@
 //! Everything that a person sees is drawn here.
 
+pub(crate) mod again;
 pub(crate) mod bar;
 pub(crate) mod diagnostic;
 pub(crate) mod difference;

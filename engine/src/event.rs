@@ -254,7 +254,7 @@ pub enum Event {
         status: Status,
         /// Milliseconds it took.
         duration_ms: u64,
-        /// Bytes of the outputs, as an archive.
+        /// Bytes of the outputs: of a file its own, of a directory those of its archive.
         bytes: u64,
         /// Its outputs.
         outputs: BTreeMap<String, String>,

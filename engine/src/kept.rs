@@ -22,7 +22,7 @@ use sos_formats::store_path::StorePath;
 use sos_store::Store;
 
 use crate::output::Stop;
-use crate::sandbox::remove_tree;
+use crate::sandbox::{StepSpec, remove_tree};
 use crate::work::{Attempt, place_failed};
 
 /// The directory of the store that has them.
@@ -117,7 +117,11 @@ pub(crate) fn keep_build(attempt: &Attempt<'_>, stop: Stop) -> Stop {
             return Stop::Problem(Box::new(diagnostic));
         }
     }
-    Stop::Problem(Box::new(advised(attempt, diagnostic)))
+    Stop::Problem(Box::new(advised(
+        attempt,
+        diagnostic,
+        "as it stopped, but for `/tmp`, which was memory",
+    )))
 }
 
 /// As [`keep_build`], for a build whose outputs were refused: part of them may have become files of the store already, which a
@@ -164,7 +168,12 @@ pub(crate) fn place_for_step(attempt: &Attempt<'_>) -> Result<Option<PathBuf>, S
 }
 
 /// Deals with what a step has left at `kept`, and says how to look at it.
-pub(crate) fn keep_step(attempt: &Attempt<'_>, kept: Option<&Path>, stop: Stop) -> Stop {
+pub(crate) fn keep_step(
+    attempt: &Attempt<'_>,
+    spec: &StepSpec,
+    kept: Option<&Path>,
+    stop: Stop,
+) -> Stop {
     let (Stop::Problem(diagnostic), Some(kept)) = (&stop, kept) else {
         return stop;
     };
@@ -187,12 +196,31 @@ pub(crate) fn keep_step(attempt: &Attempt<'_>, kept: Option<&Path>, stop: Stop) 
         }
         return Stop::Problem(Box::new(diagnostic));
     }
-    Stop::Problem(Box::new(advised(attempt, diagnostic)))
+    let state = state_of_step(spec);
+    Stop::Problem(Box::new(advised(attempt, diagnostic, &state)))
 }
 
-fn advised(attempt: &Attempt<'_>, diagnostic: Diagnostic) -> Diagnostic {
+/// How the sandbox of a failed step differs from what its program had.
+fn state_of_step(spec: &StepSpec) -> String {
+    let memory: Vec<String> = spec
+        .tmpfs
+        .iter()
+        .map(|dir| format!("`{}`", dir.display()))
+        .collect();
+    let begins = format!("it begins in `{}`", spec.cwd.display());
+    match memory.as_slice() {
+        [] => format!("its root as it stopped; {begins}"),
+        [one] => format!("its root as it stopped, but for {one}, which was memory; {begins}"),
+        several => format!(
+            "its root as it stopped, but for {}, which were memory; {begins}",
+            several.join(" and ")
+        ),
+    }
+}
+
+fn advised(attempt: &Attempt<'_>, diagnostic: Diagnostic, state: &str) -> Diagnostic {
     diagnostic.help(format!(
-        "`sos shell {} --at-failure` opens a shell in the same sandbox, as it stopped",
+        "`sos shell {} --at-failure` opens a shell in the same sandbox, {state}",
         attempt.job.name
     ))
 }

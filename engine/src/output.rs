@@ -52,11 +52,18 @@ enum Ready {
     Rootfs(Blake3),
 }
 
+/// The bytes that a person expects to be told of: a file alone is as large as it is, and not as its archive.
+fn size_of(tree: &Ingested) -> u64 {
+    let file = std::fs::symlink_metadata(tree.staged_path()).ok();
+    let file = file.filter(std::fs::Metadata::is_file);
+    file.map_or(tree.nar_size, |file| file.len())
+}
+
 /// A registered output.
 pub(crate) struct Registered {
     /// Its path.
     pub(crate) path: StorePath,
-    /// Bytes of its archive; 0 for a rootfs.
+    /// Bytes of one that is a file, of any other tree those of its archive; 0 for a rootfs.
     pub(crate) bytes: u64,
     /// The path was there already, with other content, which stays.
     pub(crate) other: Option<Other>,
@@ -138,7 +145,7 @@ impl Finish<'_> {
             let mut other = None;
             let bytes = match one {
                 Ready::Tree(tree) => {
-                    let bytes = tree.0.nar_size;
+                    let bytes = size_of(&tree.0);
                     other = self.other(&path, &tree.0).map_err(store_failed)?;
                     trees.push(*tree);
                     bytes

@@ -151,7 +151,7 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
     } else {
         ended(attempt, exit, own_limit)
             .map_err(|stop| watched::explain(attempt, &spec, &watch, exit, seen, stop))
-            .map_err(|stop| kept::keep_step(attempt, outcome.kept.as_deref(), stop))?;
+            .map_err(|stop| kept::keep_step(attempt, &spec, outcome.kept.as_deref(), stop))?;
     }
     let mut made = BTreeMap::new();
     match spec.output {

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::{upstream, write_tree};
-use crate::support::{World, peer, say};
+use crate::support::{World, peer, run, say};
 
 const DIGEST: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 const OTHER: &str = "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752";
@@ -161,6 +161,47 @@ fn the_image_has_what_comes_before_the_payload_and_the_payload_the_rest() {
 }
 
 #[test]
+fn the_list_of_digests_of_stage0_is_found_by_its_name() {
+    let w = world();
+    w.write(
+        "tree/seed/stage0-posix/kaem.x86",
+        "./x86/bin/sha256sum -c x86.answers\n",
+    );
+    w.write("tree/seed/stage0-posix/x86.answers", "");
+    for attr in ["stage0.x86.answers", "stage0.\"x86.answers\""] {
+        let name = w.sos(["eval", "--raw", &format!("tree#{attr}.name")]).ok();
+        assert_eq!(name.stdout.trim(), "stage0-x86.answers", "{attr}");
+    }
+    // What every pin of stage0 is looked for in is that root, and so is what the seed begins with.
+    let plan = w.sos(["plan", "tree#rootfs"]).ok().stdout;
+    assert!(plan.contains("stage0-x86.answers"), "{plan}");
+}
+
+#[test]
+fn a_pipe_is_not_waited_for() {
+    let w = World::new();
+    let pipe = w.project().join("pipe");
+    run(Command::new("mkfifo").arg(&pipe)).ok();
+    // Who reads it all the same is given something, or the test would not end.
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::write(pipe, "x")
+    });
+    for verb in ["ls", "check"] {
+        w.sos(["recipe", "payload", verb, "pipe"])
+            .fails(3)
+            .says(&["`pipe` is no payload image: it is no file"]);
+    }
+    w.sos(["recipe", "payload", "ls", "/dev/null"])
+        .fails(3)
+        .says(&["it is no file"]);
+    // The writer waits for a reader; what it writes is of no interest.
+    let reader = std::fs::File::open(&pipe).expect("a pipe");
+    let _written = writer.join().expect("the writer");
+    drop(reader);
+}
+
+#[test]
 fn without_its_directive_there_is_no_payload() {
     let w = world();
     w.write("tree/steps/manifest", "build: a\n");
@@ -265,6 +306,20 @@ fn an_extension_comes_with_its_files() {
     assert!(position(&image, "z.txt\n").is_none());
     let all = "5 w.txt 5 y.txt 5 z.txt";
     assert_eq!(names(&asked("tree#payload-image", &more)), all);
+    // It is compared with what it was made of, and not with the tree as it is without its extension.
+    let check = "recipe payload check payload.img --tree tree";
+    let check: Vec<&str> = check.split(' ').collect();
+    assert_eq!(
+        w.sos([&check[..], &more[..]].concat()).ok().stdout,
+        "3 files, numbers of 32 bits; 3 digests are what the tree says\n"
+    );
+    w.sos(&check).fails(102).says(&[
+        "`w.txt`: no step declares it",
+        "`z.txt`: no step declares it",
+    ]);
+    w.sos([&check[..4], &more[..]].concat())
+        .fails(2)
+        .says(&["--tree <DIR>"]);
     // The manifest may ask for one itself. Without a payload the image has all.
     w.write(
         "tree/steps/manifest",

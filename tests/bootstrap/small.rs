@@ -1,7 +1,7 @@
 //! Steps of our own writing, in a root of busybox.
 
 use super::write_tree;
-use crate::support::{World, peer, steps};
+use crate::support::{Run, World, peer, steps};
 
 /// What our steps are run by, in a few lines: each has a script, which finds itself in its own directory.
 pub(super) const HELPERS: &str = r#"
@@ -156,6 +156,25 @@ fn a_recipe_of_steps_is_as_good_as_their_directory() {
     w.sos(["build", "--no-link", ".#steps.b-1.0.2"])
         .fails(3)
         .says(&["step `b-1.0` has no pass 2", "its only pass is 1"]);
+    w.sos(["build", "--no-link", ".#steps.a.pass7"])
+        .fails(3)
+        .says(&["step `a` has no pass 7", "its passes are 1, 2"]);
+    w.sos(["build", "--no-link", ".#a.pass2"])
+        .fails(3)
+        .says(&["pass 2 of `a` is `steps.a.2`"]);
+    for (asked, name) in [
+        (".#steps.nope.1", "nope"),
+        (".#nope.1", "nope"),
+        (".#steps.\"nope-1\".\"1\"", "nope-1"),
+        // A version, for all that can be told.
+        (".#steps.nope-1.2", "nope-1.2"),
+    ] {
+        let run = w.sos(["build", "--no-link", asked]).fails(3);
+        run.says(&[&format!("no step of `.` is called `{name}`\n")]);
+    }
+    w.sos(["build", "--no-link", ".#steps.b-1.1.1"])
+        .fails(3)
+        .says(&["is called `b-1.1`\n", "did you mean `b-1.0`?"]);
     for name in [".#b-1.1", ".#steps.b-1.1"] {
         w.sos(["build", "--no-link", name])
             .fails(3)
@@ -291,15 +310,88 @@ fn an_edit_to_one_step_leaves_those_before_it_alone() {
 #[test]
 fn a_failing_step_is_where_the_next_run_begins() {
     let Some(w) = world() else { return };
-    w.write("tree/steps/b-1.0/pass1.sh", "echo the last words\nfalse\n");
-    w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
+    w.write(
+        "tree/steps/b-1.0/pass1.sh",
+        "echo kept > kept; echo lost > /tmp/lost; echo the last words\nfalse\n",
+    );
+    let failed = w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
         "b-1.0-pass1",
         "the last words",
-        "--at-failure",
+        "`sos shell b-1.0-pass1 --at-failure` opens a shell in the same sandbox, its root as it stopped, but for `/tmp` and `/run`, which were memory; it begins in `/`",
     ]);
+    let entered = |run: &Run| {
+        let line = run
+            .stderr
+            .lines()
+            .find(|line| line.contains("--at-failure"));
+        let command = line.and_then(|line| line.split('`').nth(1));
+        let mut words: Vec<&str> = command.expect("a command").split(' ').skip(1).collect();
+        words.extend(["-q", "-c", "pwd; cat steps/b-1.0/kept; ls /tmp /run"]);
+        let inside = w.sos(&words).ok().stdout;
+        assert!(inside.starts_with("/\nkept\n"), "{inside}");
+        assert!(!inside.contains("lost"), "{inside}");
+    };
+    entered(&failed);
+    // Another store, in the words that are needed to get there again; for programs as well as for people.
+    let other = w.root().join("another store").display().to_string();
+    let build = ["--store", &other, "build", "--no-link", ".#rootfs"];
+    let failed = w.sos(build).fails(100).says(&[
+        &format!("`sos --store '{other}' shell b-1.0-pass1 --at-failure`"),
+        &format!("`sos --store '{other}' log b-1.0-pass1`"),
+    ]);
+    assert!(!failed.stderr.contains("`sos shell"), "{}", failed.stderr);
+    let plain = w.root().join("store2").display().to_string();
+    let config = format!("store.dir={plain}");
+    let failed = w
+        .sos(["--config", &config, "build", "--no-link", ".#rootfs"])
+        .fails(100);
+    entered(&failed);
+    let json = w.sos([&build[..], &["--json"]].concat()).fails(100);
+    assert_eq!(json.stdout, "", "nothing was made");
+    let problem: serde_json::Value = serde_json::from_str(json.stderr.trim()).expect("JSON");
+    assert_eq!(problem["code"], "build-failed");
+    assert_eq!(problem["exitCode"], 100);
+    let helps = problem["helps"].to_string();
+    let shell = format!("`sos --store '{other}' shell b-1.0-pass1 --at-failure`");
+    assert!(helps.contains(&shell), "{helps}");
     w.write("tree/steps/b-1.0/pass1.sh", "echo > ${PREFIX}/b\n");
     let run = w.sos(["build", "--no-link", ".#rootfs"]).ok();
     assert!(run.stderr.contains("built 4,"), "{}", run.stderr);
+}
+
+#[test]
+fn what_needs_no_build_is_not_called_unbuilt() {
+    let Some(mut w) = world() else { return };
+    w.set("SOS_MIRRORS_DISTFILES", "file:///nonexistent");
+    // There before any tree asks for it.
+    w.write("x.txt", "test");
+    w.sos(["store", "add", "--flat", "x.txt"]).ok();
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let sources = format!("f http://127.0.0.1:9/x.txt {digest}\n");
+    w.write("tree/steps/b-1.0/sources", &sources);
+    w.sos(["build", "--no-link", "."]).ok();
+    let run = w.sos(["verify", "-v", "."]).ok();
+    assert!(!run.stderr.contains("left out"), "{}", run.stderr);
+    let fixed = "x.txt: equal by its hash";
+    assert!(run.stdout.contains(fixed), "{}", run.stdout);
+    // What is to be built is told, and named when that is asked for.
+    w.write("tree/steps/b-1.0/pass1.sh", "true\n");
+    let run = w.sos(["verify", "."]).ok();
+    let run = run.says(&["left out: 4 derivations that were not built yet; `-v` names them\n"]);
+    assert!(!run.stderr.contains("built 1"), "{}", run.stderr);
+    assert!(run.stdout.contains("a-pass1: equal"), "{}", run.stdout);
+    assert!(!run.stdout.contains("b-1.0"), "{}", run.stdout);
+    let run = w.sos(["verify", "-v", "."]).ok();
+    let named = run.says(&["left out: 4 derivations that were not built yet\n"]);
+    for name in ["b-1.0-pass1", "improve-x", "a-pass2", "uninstall"] {
+        let line = format!("\n  {name}");
+        assert!(named.stderr.contains(&line), "{}", named.stderr);
+    }
+    // A file whose step is first without it: nothing is built for its sake.
+    w.write("tree/steps/a/pass1.sh", "true\n");
+    let run = w.sos(["verify", "."]).ok();
+    assert!(run.stdout.contains(fixed), "{}", run.stdout);
+    assert!(!run.stderr.contains("built a-pass1"), "{}", run.stderr);
 }
 
 #[test]
@@ -328,6 +420,13 @@ fn a_missing_file_is_named_with_its_digest_and_addresses() {
     w.sos(["build", "--no-link", "--offline", ".#steps.a.\"1\""])
         .ok()
         .says(&["built 0,"]);
+    // Another step before it, of equal or of other content, is no reason why it is fetched.
+    for text in ["# why\ncp files/a ${PREFIX}/a\n", "echo > ${PREFIX}/a\n"] {
+        w.write("tree/steps/a/pass1.sh", text);
+        let run = w.sos(["build", "--no-link", ".#rootfs"]).fails(5);
+        let run = run.says(&["an earlier form of it failed in build"]);
+        assert!(!run.stderr.contains("since then"), "{}", run.stderr);
+    }
 }
 
 #[test]
@@ -352,6 +451,25 @@ fn files_come_from_a_flat_mirror_and_only_those_that_are_declared() {
         .ok()
         .stdout;
     assert_eq!(content(&w, root.trim(), "usr/b"), "test");
+    // Several are told apart alike wherever they are given, and asked in their order.
+    let second = format!("file://{}", w.project().join("mirror").display());
+    w.set("SOS_MIRRORS_DISTFILES", "");
+    for (n, between) in [" ", ",", ", "].iter().enumerate() {
+        let config = format!("mirrors.distfiles=file:///nonexistent{between}{second}");
+        let store = w.root().join(format!("store{n}"));
+        let run = w.sos([
+            "--store",
+            store.to_str().expect("a plain path"),
+            "--config",
+            &config,
+            "build",
+            "--no-link",
+            ".#distfiles",
+        ]);
+        // The size is that of the file, which has four bytes.
+        run.ok().says(&["(4 B, never built)", "built 0, fetched 1"]);
+    }
+    w.set("SOS_MIRRORS_DISTFILES", &second);
     let root = w.sos(["build", "--no-link", ".#rootfs"]).ok().stdout;
     assert!(!content(&w, root.trim(), "usr/seen").contains("x.txt"));
     // Who looks for it without declaring it is told by name.

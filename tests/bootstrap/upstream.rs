@@ -90,6 +90,13 @@ fn it_runs_to_the_first_file_that_is_missing() {
             .stdout;
         assert_eq!(&digest(&w, one.trim(), ""), expect, "{path}");
     }
+    // The root in which they were compared is the one that the steps began with.
+    for name in ["amd64.answers", "\"amd64.answers\""] {
+        let one = format!("{target}#stage0.{name}");
+        let run = w.sos(["build", "--no-link", "--set", "ARCH=amd64", &one]);
+        let root = run.ok().says(&["built 0,"]).stdout;
+        assert!(root.trim().ends_with("-stage0-amd64.answers"), "{root}");
+    }
     let last = format!("{target}#simple-patch-1.0");
     let root = w
         .sos([

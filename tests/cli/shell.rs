@@ -615,9 +615,10 @@ fn a_failed_step_can_be_entered() {
     ) else {
         return;
     };
-    w.sos(["build", "--no-link", "f.nix"])
-        .fails(100)
-        .says(&["`sos shell stepped --at-failure`"]);
+    w.sos(["build", "--no-link", "f.nix"]).fails(100).says(&[
+        "`sos shell stepped --at-failure`",
+        "as it stopped, but for `/tmp`",
+    ]);
     let look = "cat /etc/half $out; stat -c %u:%g /etc/half; ls /etc/group 2>/dev/null; cat /run/sos/script; echo more >> /etc/half";
     let shell = w
         .sos(["shell", "stepped", "--at-failure", "-c", look])

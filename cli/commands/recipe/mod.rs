@@ -12,6 +12,7 @@ use sos_recipes::bootstrap::{self, Mode, Plan, Settings};
 use crate::evaluate;
 use crate::failure::Failure;
 use crate::host::StoreHost;
+use crate::render::again;
 use crate::render::diagnostic;
 use crate::render::output;
 use crate::session::Session;
@@ -74,7 +75,7 @@ fn show(session: &Session, args: &ShowArgs) -> Result<(), Failure> {
         let style = session.style();
         for warning in &found.warnings {
             if session.global.json {
-                output::message(&warning.to_json().to_string());
+                output::message(&again::json(warning).to_string());
             } else {
                 output::message(diagnostic::render(warning, style).trim_end());
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use sos_formats::diagnostic::{Class, Diagnostic};
@@ -41,6 +42,9 @@ enum PayloadCommand {
         /// The tree of bootstrap steps whose `sources` have the digests
         #[arg(long, value_name = "DIR")]
         tree: Option<PathBuf>,
+        /// Give a variable of that tree a value, as it was built with: `--set EXTRA_BUILDS=more`
+        #[arg(long, value_name = "NAME=VALUE", requires = "tree")]
+        set: Vec<String>,
     },
 }
 
@@ -51,13 +55,13 @@ enum PayloadCommand {
 pub(super) fn run(session: &Session, args: &PayloadArgs) -> Result<(), Failure> {
     match &args.command {
         PayloadCommand::Ls { file } => ls(session, file),
-        PayloadCommand::Check { file, tree } => check(session, file, tree.as_deref()),
+        PayloadCommand::Check { file, tree, set } => check(session, file, tree.as_deref(), set),
     }
 }
 
 fn ls(session: &Session, file: &Path) -> Result<(), Failure> {
     let mut files = Vec::new();
-    // Content is passed over by reading it: a pipe has no other way.
+    // Content is passed over by reading it, so that a file that ends early is found.
     let (width, _) = read(file, |found, _| {
         files.push(found.clone());
         Ok(())
@@ -77,11 +81,20 @@ fn ls(session: &Session, file: &Path) -> Result<(), Failure> {
     output::bytes(text.as_bytes())
 }
 
-fn check(session: &Session, file: &Path, tree: Option<&Path>) -> Result<(), Failure> {
+fn check(
+    session: &Session,
+    file: &Path,
+    tree: Option<&Path>,
+    set: &[String],
+) -> Result<(), Failure> {
     let mut pins: BTreeMap<String, String> = BTreeMap::new();
     let mut wanted: BTreeMap<String, String> = BTreeMap::new();
     if let Some(tree) = tree {
-        let found = super::plan(session, tree, &Settings::default())?;
+        let settings = Settings {
+            set: super::pairs(set)?,
+            ..Settings::default()
+        };
+        let found = super::plan(session, tree, &settings)?;
         // What the image is to hold does not depend on predicates, and what is declared only by steps that are not built counts.
         let payload = bootstrap::payload(&found.host, &found.root, &found.shown, &found.settings)?;
         let Some(payload) = payload else {
@@ -206,10 +219,18 @@ fn read(
     file: &Path,
     content: impl FnMut(&PayloadFile, &mut dyn Read) -> io::Result<()>,
 ) -> Result<(Width, u64), Failure> {
-    let opened = File::open(file)
-        .map_err(|e| Failure::io(&format!("cannot read `{}`", file.display()), &e))?;
+    let failed = |e: io::Error| Failure::io(&format!("cannot read `{}`", file.display()), &e);
+    // A pipe would be waited for, perhaps for ever.
+    let kind = std::fs::metadata(file).map_err(failed)?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        let message = format!("`{}` is no payload image: it is no file", file.display());
+        let problem = Diagnostic::error("payload-bad", Class::Recipe, message)
+            .help("write what is to be looked at to a file");
+        return Err(Failure::new(problem));
+    }
+    let opened = File::open(file).map_err(failed)?;
     payload::read(&mut BufReader::with_capacity(1 << 20, opened), content).map_err(|e| match e {
-        PayloadError::Io(e) => Failure::io(&format!("cannot read `{}`", file.display()), &e),
+        PayloadError::Io(e) => failed(e),
         other => {
             let message = format!("`{}` is no payload image: {other}", file.display());
             Failure::new(Diagnostic::error("payload-bad", Class::Recipe, message))

@@ -4,7 +4,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::CheckOptions;
 
 use crate::failure::Failure;
-use crate::render::{output, size};
+use crate::render::{again, output, size};
 use crate::session::Session;
 
 /// Takes away what is damaged.
@@ -19,11 +19,11 @@ pub(super) fn repair(session: &Session) -> Result<(), Failure> {
         output::message(&if found.problems.is_empty() {
             "nothing is damaged".to_owned()
         } else {
-            format!(
+            again::text(&format!(
                 "removed {} and {}; `sos build` makes them again",
                 size::count(done.paths.len(), "object"),
                 size::count(done.files, "damaged file")
-            )
+            ))
         });
     }
     if done.left.is_empty() {

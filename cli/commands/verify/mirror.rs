@@ -10,7 +10,7 @@ use sos_store::{ObjectKind, Rebuild};
 
 use super::{Report, There, VerifyArgs, listed};
 use crate::failure::Failure;
-use crate::render::{difference, output};
+use crate::render::{again, difference, output};
 use crate::run;
 use crate::session::Session;
 
@@ -68,7 +68,7 @@ pub(super) fn compare(
             Ok(theirs) => theirs,
             Err(diagnostic) => {
                 value["verdict"] = "unknown".into();
-                value["error"] = diagnostic.to_json();
+                value["error"] = again::json(&diagnostic);
                 all.values.push(value);
                 let asked = path.absolute(dir);
                 let diagnostic = if diagnostic.message.contains(&asked) {
@@ -84,7 +84,7 @@ pub(super) fn compare(
         // What its record says is a promise until its archive is read.
         if same && let Err(diagnostic) = mirror.check(store, &theirs) {
             value["verdict"] = "unknown".into();
-            value["error"] = diagnostic.to_json();
+            value["error"] = again::json(&diagnostic);
             all.values.push(value);
             let note = format!(
                 "its record of `{}` is what was built here, its archive is not",

@@ -61,26 +61,32 @@ pub(super) fn deriver(store: &Store, path: &StorePath) -> Result<StorePath, Fail
     ))
 }
 
-/// Those of `drvs` that were built here and whose results are there, and how many others there are.
+/// Those of `drvs` whose results are there, and those that would have to be built first. What is known by its hash is among the former
+/// if it is there, whoever fetched it, and else in neither: there is nothing in it to verify.
 pub(super) fn only_built(
-    store: &Store,
+    engine: &Engine,
+    graph: &Graph,
     drvs: Vec<StorePath>,
-) -> Result<(Vec<StorePath>, usize), Failure> {
-    let total = drvs.len();
-    let mut built = Vec::new();
+) -> Result<(Vec<StorePath>, Vec<StorePath>), Failure> {
+    let mut was_any_built = false;
+    let (mut there, mut missing) = (Vec::new(), Vec::new());
     for drv in drvs {
-        if !store.drv_outputs(&drv)?.is_empty() {
-            built.push(drv);
+        if !engine.store().drv_outputs(&drv)?.is_empty() {
+            was_any_built = true;
+            there.push(drv);
+        } else if !engine.is_fixed(graph, &drv)? {
+            missing.push(drv);
+        } else if !engine.known_outputs(graph, &drv)?.is_empty() {
+            there.push(drv);
         }
     }
-    if built.is_empty() && total > 0 {
+    if !was_any_built {
         let message = "none of the steps was built yet: there is nothing to compare with";
         let problem = Diagnostic::error("verify-not-built", Class::Other, message)
             .help("`sos build` makes them; then verify again");
         return Err(Failure::new(problem));
     }
-    let missing = total - built.len();
-    Ok((built, missing))
+    Ok((there, missing))
 }
 
 /// Builds what is not there yet: what is to be compared, and what it is built from.
@@ -104,6 +110,10 @@ pub(super) fn make_present(
                 Vec::new()
             },
         });
+        // Nothing is built again of what is known by its hash; a file from outside would wait for the steps before it.
+        if engine.is_fixed(graph, drv)? {
+            continue;
+        }
         for (input, outputs) in engine.inputs_of(graph, drv)? {
             wanted.push(Wanted {
                 drv: input,

@@ -10,7 +10,7 @@ use sos_store::compare::{Difference, Snapshot};
 
 use super::VerifyArgs;
 use crate::failure::Failure;
-use crate::render::{difference, output, size};
+use crate::render::{again, difference, output, size};
 use crate::session::Session;
 
 /// Differing files that are listed for one output.
@@ -265,7 +265,7 @@ fn to_json(session: &Session, verified: &Verified) -> Result<Value, Failure> {
             diagnostic,
             culprit,
         } => {
-            value["error"] = diagnostic.to_json();
+            value["error"] = again::json(diagnostic);
             value["dependsOn"] = culprits(culprit);
             json!("failed")
         }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use sos_engine::EventRecord;
+use sos_engine::{Event, EventRecord};
 
 use super::Sink;
-use crate::render::output;
+use crate::render::{again, output};
 
-/// Passes the stream on as it is.
+/// Passes the stream on; the commands that it names are those that can be typed again.
 #[derive(Default)]
 pub(super) struct Json {
     /// Lines that are written at once.
@@ -15,7 +15,10 @@ pub(super) struct Json {
 }
 
 impl Sink for Json {
-    fn event(&mut self, record: EventRecord, _now: Duration) {
+    fn event(&mut self, mut record: EventRecord, _now: Duration) {
+        if let Event::Diagnostic { diagnostic } = &mut record.event {
+            again::advice(diagnostic);
+        }
         record.write_json(&mut self.pending);
         self.pending.push(b'\n');
     }

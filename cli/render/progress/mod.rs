@@ -16,6 +16,7 @@ use sos_engine::{Event, EventRecord, Status};
 use sos_formats::diagnostic::Diagnostic;
 
 use crate::args::ProgressMode;
+use crate::render::again;
 use crate::render::diagnostic::{self, Style};
 use crate::render::terminal::Terminal;
 
@@ -52,11 +53,16 @@ pub(crate) struct Options {
     pub(crate) style: Style,
     /// Show the lines that builds write.
     pub(crate) logs: bool,
+    /// Problems are told as JSON.
+    pub(crate) json: bool,
 }
 
 impl Options {
-    /// The text of a problem.
+    /// The text of a problem; one line of JSON for those who read nothing else.
     fn problem(&self, diagnostic: &Diagnostic) -> String {
+        if self.json {
+            return again::json(diagnostic).to_string();
+        }
         diagnostic::shown(diagnostic, self.style, self.terminal.github)
     }
 }

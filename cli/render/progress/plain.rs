@@ -190,6 +190,7 @@ mod tests {
                 show_trace: false,
             },
             logs: true,
+            json: false,
         });
         let secs = Duration::from_secs;
         let mut at = |time: u64, event: Option<Event>| {

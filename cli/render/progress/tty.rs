@@ -194,6 +194,7 @@ mod tests {
                 show_trace: false,
             },
             logs,
+            json: false,
         })
     }
 

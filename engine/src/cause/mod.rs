@@ -17,7 +17,7 @@ use sos_store::{BuildId, Built, Step, Store, StoreError};
 
 use crate::event::Text;
 use crate::journal::StepDetail;
-use crate::resolve::{OutputPaths, Resolved};
+use crate::resolve::{OutputPaths, Resolved, resolve};
 use alike::{Alike, read_kept};
 use compare::{Difference, Side};
 use history::built_of;
@@ -153,6 +153,25 @@ fn failed_form(store: &Store, step: &Step) -> Result<Option<Derivation>, StoreEr
     let detail = step.detail.as_deref();
     let detail: Option<StepDetail> = detail.and_then(|text| serde_json::from_str(text).ok());
     let inputs = detail.map(|detail| detail.inputs).unwrap_or_default();
+    let mut made = OutputPaths::new();
+    for input in &inputs {
+        let of = input
+            .drv
+            .as_deref()
+            .and_then(|drv| StorePath::from_base(drv).ok());
+        let outputs = of.as_ref().and_then(|of| drv.input_drvs.get(of));
+        // Which of several it was, was not noted.
+        if let (Some(of), Some(outputs), Ok(path)) =
+            (of, outputs, StorePath::from_base(&input.path))
+            && let Some(output) = outputs.first().filter(|_| outputs.len() == 1)
+        {
+            made.insert(of, BTreeMap::from([(output.clone(), path)]));
+        }
+    }
+    // With the paths in its texts, which tell what an input is for.
+    if let Ok(resolved) = resolve(store.store_dir(), &step.drv, &drv, &made) {
+        return Ok(Some(resolved.drv));
+    }
     if !inputs.is_empty() {
         let paths = inputs.iter().map(|input| StorePath::from_base(&input.path));
         drv.input_srcs = paths.filter_map(Result::ok).collect();

@@ -225,6 +225,14 @@ impl Engine {
         Ok(found)
     }
 
+    /// Whether the outputs of a derivation are named by the hash of their content, so that no build of it can give anything else.
+    ///
+    /// # Errors
+    /// As [`Engine::derivations`].
+    pub fn is_fixed(&self, graph: &Graph, drv: &StorePath) -> Result<bool, Box<Diagnostic>> {
+        Ok(load(self.store(), graph, drv)?.is_fixed())
+    }
+
     /// The hash by which binary caches know the results of a content-addressed derivation; none for any other.
     ///
     /// # Errors

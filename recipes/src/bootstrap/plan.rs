@@ -381,10 +381,10 @@ impl Planner<'_> {
                 patch_dir: None,
                 outputs: None,
             };
-            let done = match directive.kind {
+            let done = named(directive, &problems).and_then(|()| match directive.kind {
                 Kind::Build => {
                     let known = sources.get(directive.argument.as_str()).cloned();
-                    let done = self.build(&mut step, *pass, known, &pins, directive, &mut problems);
+                    let done = self.build(&mut step, *pass, known, &pins);
                     sources.insert(&directive.argument, step.distfiles.clone());
                     done
                 }
@@ -393,7 +393,7 @@ impl Planner<'_> {
                     step.removed = self.removed(&step.name);
                     Ok(())
                 }
-            };
+            });
             let done = done.and_then(|()| self.inputs(&mut step));
             if let Err(problem) = done {
                 problems.add(located(*problem, directive, &problems));
@@ -416,18 +416,8 @@ impl Planner<'_> {
         pass: usize,
         sources: Option<Vec<Distfile>>,
         pins: &BTreeMap<String, String>,
-        directive: &Directive,
-        problems: &mut Problems,
     ) -> super::checkout::Result<()> {
         let dir = format!("{}/{}", step.tree, step.name);
-        // A name that leads elsewhere would be looked for there.
-        let leads = step.name.contains('/') || matches!(step.name.as_str(), "." | "..");
-        if leads || step.name.contains(char::is_control) {
-            let shown = step.name.escape_debug();
-            let message = format!("`{shown}` cannot be the name of a step");
-            let problem = problems.error("bootstrap-syntax", message, &directive.place, "no name");
-            return Err(Box::new(problem));
-        }
         if self.checkout.resolve(&dir)?.is_none() {
             let entries = self.checkout.list(&step.tree)?;
             let dirs = entries
@@ -577,6 +567,30 @@ impl Planner<'_> {
         }
         Ok(())
     }
+}
+
+/// Refuses a name that leads elsewhere: it would be looked for there. Only what is removed may also be a path, from the root.
+fn named(directive: &Directive, problems: &Problems) -> super::checkout::Result<()> {
+    let mut start = directive.place.as_ref().map_or(0, |place| place.start);
+    let is_removal = directive.kind == Kind::Uninstall;
+    let words = directive.argument.split(' ');
+    for word in words {
+        let is_path = is_removal && word.starts_with('/');
+        let leads = word.contains('/') || matches!(word, "." | "..");
+        if (leads && !is_path) || word.contains(char::is_control) {
+            let what = match directive.kind {
+                Kind::Build => "a step",
+                Kind::Improve | Kind::Jump => "a script",
+                Kind::Uninstall => "a package",
+            };
+            let message = format!("`{}` cannot be the name of {what}", word.escape_debug());
+            let place = Some(start..start + word.len());
+            let problem = problems.error("bootstrap-syntax", message, &place, "no name");
+            return Err(Box::new(problem));
+        }
+        start += word.len() + 1;
+    }
+    Ok(())
 }
 
 fn first(mut problems: Vec<Diagnostic>) -> Box<Diagnostic> {

@@ -79,10 +79,6 @@ let
     tmpfs = [ ];
   }) // { inherit epoch; };
 
-  stage0 = whole // listToAttrs (genList
-    (n: { inherit ((elemAt plan.stage0.commands n)) name; value = elemAt commands n; })
-    (length commands));
-
   # The root that steps begin with: the programs of stage0, and the files of the seed.
   base = edit {
     name = "${name}-base";
@@ -93,18 +89,32 @@ let
         // (if file ? source then { source = source file.source; } else { }))
       plan.seed.files;
   };
-  # The digests of stage0, looked at by the program that it ends with.
-  checked = foldl'
-    (root: check:
-      derive.rootfs (step {
-        name = derive.storeName "stage0-${check.name}";
-        rootfs = "${root}";
-        command = [ plan.stage0.sha256sum "-c" "/${check.name}" ];
-        env = { };
-        layers."/${check.name}" = source check.source;
-      }))
-    base
+  # The digests of stage0, looked at by the program that it ends with: one root for each list of them, over the one before.
+  answers = foldl'
+    (done: check:
+      let
+        root = derive.rootfs
+          (step {
+            name = derive.storeName "stage0-${check.name}";
+            rootfs = "${done.root}";
+            command = [ plan.stage0.sha256sum "-c" "/${check.name}" ];
+            env = { };
+            layers."/${check.name}" = source check.source;
+          }) // { inherit epoch; };
+      in
+      {
+        inherit root;
+        all = done.all // { ${check.name} = root; };
+      })
+    { root = base; all = { }; }
     plan.stage0.check;
+  checked = answers.root;
+
+  # All of it by name: the run as a whole, each command, each list of digests.
+  stage0 = whole // answers.all // listToAttrs (genList
+    (n: { inherit ((elemAt plan.stage0.commands n)) name; value = elemAt commands n; })
+    (length commands));
+
   # Only what runs from here on is told of the variables.
   seed = derive.rootfs (step {
     name = "${name}-seed";

@@ -132,6 +132,35 @@ fn bad_manifests_say_where() {
         "build: ../a\n",
         "steps/manifest:1:8 bootstrap-syntax: `../a` cannot be the name of a step",
     );
+    // What would be run from elsewhere, as the name of a step would.
+    for (line, column) in [
+        ("improve: ../a/pass1", 10),
+        ("improve: a/../../x", 10),
+        ("improve: ..", 10),
+        ("improve: /etc/x", 10),
+        ("jump: ../a/pass1", 7),
+        ("jump: sub/linux", 7),
+    ] {
+        let name = line.rsplit(' ').next().unwrap_or_default();
+        check(
+            &format!("{line}\n"),
+            &format!(
+                "steps/manifest:1:{column} bootstrap-syntax: `{name}` cannot be the name of a script"
+            ),
+        );
+    }
+    check(
+        "improve: \n",
+        "steps/manifest:1:10 bootstrap-syntax: the line ends where a name is expected",
+    );
+    check(
+        "uninstall: a-1.0 /usr/x ../b c\n",
+        "steps/manifest:1:25 bootstrap-syntax: `../b` cannot be the name of a package",
+    );
+    check(
+        "uninstall: ..\n",
+        "steps/manifest:1:12 bootstrap-syntax: `..` cannot be the name of a package",
+    );
     check(
         "build: a ( A && B )\n",
         "steps/manifest:1:14 bootstrap-syntax: expected `==` or `!=` after `A`, found `&&`",
