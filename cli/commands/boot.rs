@@ -244,17 +244,10 @@ fn image(session: &Session, args: &RunArgs) -> Result<(Image, bool), Failure> {
             ),
         ));
     }
-    let built = export::built(session, &args.target, args.lock, "boot run")?;
-    let [info] = built.as_slice() else {
-        return Err(Failure::new(
-            Diagnostic::error(
-                "boot-many",
-                Class::Usage,
-                format!("{} results cannot be started at once", built.len()),
-            )
-            .help("name one target"),
-        ));
-    };
+    let info = export::built(session, &args.target, args.lock, "boot run", &|many| {
+        let message = format!("{many} results cannot be started at once");
+        Diagnostic::error("boot-many", Class::Usage, message).help("name one target")
+    })?;
     let store = session.store()?;
     let place = store.physical(&info.path);
     let found = if info.root.is_some() {

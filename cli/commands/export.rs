@@ -19,7 +19,7 @@ use self::place::{Above, check_place};
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
 use crate::commands::secure_boot::SignFlags;
-use crate::evaluate::{self, Mode};
+use crate::evaluate::{self, Item, Mode};
 use crate::failure::Failure;
 use crate::render::{output, size};
 use crate::run::{self, RunOptions, Stream};
@@ -105,17 +105,14 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
     if signer.is_some() && !matches!(dest, Dest::Disk(_) | Dest::Dir(_)) {
         return Err(not_signed());
     }
-    let built = built(session, &target, args.lock, "export")?;
-    let [info] = built.as_slice() else {
-        return Err(Failure::new(
-            Diagnostic::error(
-                "export-many",
-                Class::Usage,
-                format!("{} results cannot go to one destination", built.len()),
-            )
-            .help("name one target, and one output of it: `TARGET^OUTPUT`"),
-        ));
-    };
+    let info = &built(session, &target, args.lock, "export", &|many| {
+        Diagnostic::error(
+            "export-many",
+            Class::Usage,
+            format!("{many} results cannot go to one destination"),
+        )
+        .help("name one target, and one output of it: `TARGET^OUTPUT`")
+    })?;
     match dest {
         Dest::Dir(dir) => to_dir(session, info, &dir, signer.as_ref()),
         Dest::Disk(file) => to_file(session, info, &file, signer.as_ref()),
@@ -217,18 +214,19 @@ impl Dest {
             )),
             Self::Dir(place) | Self::Disk(place) => check_place(place, Above::IsThere),
             Self::Image(image) => image.check(),
-            _ => Ok(()),
+            Self::Sysroot { dir, .. } => check_sysroot(dir),
         }
     }
 }
 
-/// Builds the targets; tells of the results.
+/// Builds the target; tells of its one result. If there are several, or none, `not_one` says why that will not do, and nothing is built.
 pub(super) fn built(
     session: &Session,
     args: &TargetArgs,
     lock: LockFlags,
     verb: &str,
-) -> Result<Vec<PathInfo>, Failure> {
+    not_one: &dyn Fn(usize) -> Diagnostic,
+) -> Result<PathInfo, Failure> {
     let targets = evaluate::targets(session, args)?;
     let stream = Stream::start(session, false);
     let mode = Mode::building(lock);
@@ -236,6 +234,15 @@ pub(super) fn built(
         Ok(evaluated) => evaluated,
         Err(failure) => return Err(stream.fail(session, failure)),
     };
+    let items = evaluated.values.iter().flatten();
+    let results = items.map(|item| match item {
+        Item::Object(_) => 1,
+        Item::Derivation { outputs, .. } => outputs.len(),
+    });
+    match results.sum() {
+        1 => {}
+        many => return Err(stream.fail(session, Failure::new(not_one(many)))),
+    }
     let wanted = build::wanted(&evaluated.values);
     let options = RunOptions {
         offline: lock.offline,
@@ -249,12 +256,12 @@ pub(super) fn built(
     if !report.success() {
         return Err(Failure::shown(report.failures.clone(), report.exit_code()));
     }
-    let store = session.store()?;
-    let mut found = Vec::new();
-    for (path, _) in build::paths(&evaluated.values, &report) {
-        found.extend(store.query(&path)?);
-    }
-    Ok(found)
+    let paths = build::paths(&evaluated.values, &report);
+    let Some((path, _)) = paths.first() else {
+        return Err(Failure::new(not_one(0)));
+    };
+    let found = session.store()?.query(path)?;
+    found.ok_or_else(|| Failure::new(not_one(0)))
 }
 
 fn not_signed() -> Failure {
@@ -475,12 +482,45 @@ fn to_sysroot(session: &Session, info: &PathInfo, dir: &Path, os: &str) -> Resul
     Ok(())
 }
 
+/// Whether somebody could deploy there.
+#[cfg(feature = "libostree")]
+fn check_sysroot(dir: &Path) -> Result<(), Failure> {
+    let bad = |what: &str, help: String| {
+        let message = format!("cannot deploy into `{}`: {what}", dir.display());
+        Err(Failure::new(
+            Diagnostic::error("export-deploy", Class::Machine, message).help(help),
+        ))
+    };
+    if std::fs::metadata(dir).is_ok_and(|there| !there.is_dir()) {
+        return bad(
+            "it is no directory",
+            "name the root of a system, or a directory for a new one".to_owned(),
+        );
+    }
+    check_place(dir, Above::IsThere)?;
+    if !rustix::process::geteuid().is_root() {
+        return bad(
+            "only root may do that",
+            format!(
+                "run it as root, or write `ostree:REPO` behind the target and deploy from there: `ostree admin deploy --sysroot={} REF`",
+                dir.display()
+            ),
+        );
+    }
+    Ok(())
+}
+
 #[cfg(not(feature = "libostree"))]
-fn to_sysroot(_session: &Session, _info: &PathInfo, dir: &Path, _os: &str) -> Result<(), Failure> {
+fn check_sysroot(dir: &Path) -> Result<(), Failure> {
     Err(not_built_in(&format!(
         "cannot deploy into `{}`",
         dir.display()
     )))
+}
+
+#[cfg(not(feature = "libostree"))]
+fn to_sysroot(_session: &Session, _info: &PathInfo, dir: &Path, _os: &str) -> Result<(), Failure> {
+    check_sysroot(dir)
 }
 
 /// Reads the keys, before anything is built.

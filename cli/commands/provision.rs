@@ -201,18 +201,15 @@ fn spec(session: &Session, args: &CommonArgs) -> Result<Spec, Failure> {
             word.push_str("#provision");
         }
     }
-    let built = export::built(session, &target, args.lock, "provision");
-    let built = built.map_err(|failure| no_disk(&args.target, failure))?;
-    let [info] = built.as_slice() else {
-        return Err(Failure::new(
-            Diagnostic::error(
-                "provision-many",
-                Class::Usage,
-                "a device is made from one description",
-            )
-            .help("name one disk, as in `sos provision plan /dev/sdb .#disk`"),
-        ));
-    };
+    let built = export::built(session, &target, args.lock, "provision", &|_many| {
+        Diagnostic::error(
+            "provision-many",
+            Class::Usage,
+            "a device is made from one description",
+        )
+        .help("name one disk, as in `sos provision plan /dev/sdb .#disk`")
+    });
+    let info = built.map_err(|failure| no_disk(&args.target, failure))?;
     let store = session.store()?;
     let shown = info.path.absolute(store.store_dir());
     Spec::read(&store.physical(&info.path), &shown.to_string()).map_err(refused)

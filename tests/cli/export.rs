@@ -228,6 +228,7 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
             "oci:other/file/a/b",
             ["error[export-no-place]", "is a file"],
         ),
+        ("sysroot:a/b", ["error[export-no-place]", "`mkdir -p "]),
     ] {
         w.write("git/config", "[core]\n\tbare = true\n");
         let told = w.sos(["export", ".#one", dest]).fails(2).says(&parts);
@@ -235,6 +236,11 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
         assert!(!told.stderr.contains("built"), "{dest}: {}", told.stderr);
     }
     assert!(!w.project().join("a").exists());
+    let told = w
+        .sos(["export", ".#one", "sysroot:other/file"])
+        .fails(4)
+        .says(&["error[export-deploy]", "it is no directory"]);
+    assert!(!told.stderr.contains("built"), "{}", told.stderr);
     w.sos(["export", ".#first", "ostree:new"])
         .fails(2)
         .says(&["error[export-no-commit]", "`sos.ostree"]);
@@ -250,6 +256,21 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
     w.sos(["export", ".#one", "dir:other"])
         .fails(2)
         .says(&["error[export-exists]"]);
+    assert!(!w.project().join("new").exists());
+}
+
+#[test]
+fn several_results_are_refused_before_they_are_built() {
+    let w = world();
+    for (words, code) in [
+        (&["export", ".#one", ".#two", "dir:new"][..], "export-many"),
+        (&["boot", "run", ".#one", ".#two"], "boot-many"),
+    ] {
+        let code = format!("error[{code}]");
+        let told = w.sos(words).fails(2);
+        let told = told.says(&[&code, "2 results", "name one target"]);
+        assert!(!told.stderr.contains("built"), "{}", told.stderr);
+    }
     assert!(!w.project().join("new").exists());
 }
 
