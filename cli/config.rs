@@ -171,7 +171,8 @@ enum OneOrMany {
 impl From<OneOrMany> for Vec<String> {
     fn from(list: OneOrMany) -> Self {
         match list {
-            OneOrMany::One(one) => vec![one],
+            // A text is a list, too: in `--config KEY=TEXT` there is no other.
+            OneOrMany::One(text) => mirrors::each(&text).map(str::to_owned).collect(),
             OneOrMany::Many(many) => many,
         }
     }

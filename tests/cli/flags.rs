@@ -254,6 +254,23 @@ fn configuration_before_and_after_the_verb_counts() {
         "builtins.currentSystem",
     ];
     assert_eq!(system(&twice), "\"two\"\n");
+    // A text is a list.
+    let lists = [
+        "--config",
+        "substituters=file:///none/a file:///none/b",
+        "--config",
+        "trusted-keys=no-key other-key",
+        "doctor",
+    ];
+    let told = w.sos(lists).stdout;
+    for word in [
+        "`file:///none/a`",
+        "`file:///none/b`",
+        "no-key",
+        "other-key",
+    ] {
+        assert!(told.contains(word), "{word}: {told}");
+    }
 }
 
 #[test]
