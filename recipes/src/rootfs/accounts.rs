@@ -175,22 +175,7 @@ fn name(
     key: Option<Located<String>>,
     problems: &mut Problems,
 ) -> Option<Located<String>> {
-    let found = match key {
-        None => {
-            fields.required("name", problems)?;
-            fields.text("name", problems)?
-        }
-        Some(key) => {
-            if let Some(field) = fields.field("name") {
-                problems.duplicate(
-                    "the name is given as the key and as a field".to_owned(),
-                    &field.place,
-                    &key.place,
-                );
-            }
-            key
-        }
-    };
+    let found = fields.text_or_key("name", key, problems)?;
     conforms("name", &found, check::user_name, problems).then_some(found)
 }
 

@@ -91,6 +91,27 @@ impl<'t> Fields<'t> {
             .map(|(_, f)| *f)
     }
 
+    /// A text that stands as the key of the table where there is one, and otherwise as a field.
+    pub(crate) fn text_or_key(
+        &self,
+        name: &str,
+        key: Option<Located<String>>,
+        problems: &mut Problems,
+    ) -> Option<Located<String>> {
+        let Some(key) = key else {
+            self.required(name, problems)?;
+            return self.text(name, problems);
+        };
+        if let Some(field) = self.field(name) {
+            problems.duplicate(
+                format!("the {name} is given as the key and as a field"),
+                &field.place,
+                &key.place,
+            );
+        }
+        Some(key)
+    }
+
     /// Returns the value of a field; null in Nix means that it is not given.
     pub(crate) fn node(&self, name: &str) -> Option<&'t Node> {
         self.field(name)

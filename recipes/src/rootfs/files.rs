@@ -71,22 +71,7 @@ fn path(
     key: Option<Located<String>>,
     problems: &mut Problems,
 ) -> Option<Located<String>> {
-    let found = match key {
-        None => {
-            fields.required("path", problems)?;
-            fields.text("path", problems)?
-        }
-        Some(key) => {
-            if let Some(field) = fields.field("path") {
-                problems.duplicate(
-                    "the path is given as the key and as a field".to_owned(),
-                    &field.place,
-                    &key.place,
-                );
-            }
-            key
-        }
-    };
+    let found = fields.text_or_key("path", key, problems)?;
     conforms("path", &found, check::absolute_path, problems).then_some(found)
 }
 
