@@ -1,13 +1,13 @@
 //! A blob that is written bit by bit: hashed, and sent to the disk, while it is made.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 use sos_formats::hash::Blake3;
 
 use crate::cas::{create_private, discard};
-use crate::error::Result;
+use crate::direct::Direct;
+use crate::error::{IoContext as _, Result};
 use crate::large::EarlySync;
 use crate::store::Store;
 
@@ -20,11 +20,11 @@ const LAST_BYTES: u64 = 1 << 20;
 #[must_use]
 pub struct BlobWriter {
     store: Store,
-    file: File,
+    file: Direct,
     path: PathBuf,
     hasher: blake3::Hasher,
     size: u64,
-    /// How many bytes the disk was given.
+    /// How many bytes the disk was told of, where it is not given all at once.
     sent: u64,
     early: EarlySync,
 }
@@ -38,7 +38,7 @@ impl Store {
         let path = self.session()?.new_file();
         Ok(BlobWriter {
             store: self.clone(),
-            file: create_private(&path)?,
+            file: Direct::new(create_private(&path)?),
             path,
             hasher: blake3::Hasher::new(),
             size: 0,
@@ -55,28 +55,29 @@ impl BlobWriter {
     /// # Errors
     /// When it cannot be moved to its place.
     pub fn finish(mut self) -> Result<(Blake3, u64)> {
-        if self.size - self.sent >= LAST_BYTES {
-            self.early.begin(&self.file, self.size);
+        self.file.finish().at("write", &self.path)?;
+        if self.file.is_in_memory() && self.size - self.sent >= LAST_BYTES {
+            self.early.begin(self.file.file(), self.size);
         }
         // The disk works on while the caller goes on; whoever commits an object waits for it.
         self.early.leave();
         let hash = Blake3(*self.hasher.finalize().as_bytes());
         self.store
-            .finish_blob(&self.file, &self.path, &hash, self.size)?;
+            .finish_blob(self.file.file(), &self.path, &hash, self.size)?;
         Ok((hash, self.size))
     }
 }
 
 impl Write for BlobWriter {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(data)?;
-        self.hasher.update(&data[..count]);
-        self.size += count as u64;
-        if self.size - self.sent >= SYNC_BYTES {
-            self.early.begin(&self.file, self.size);
+        self.file.write_all(data)?;
+        self.hasher.update(data);
+        self.size += data.len() as u64;
+        if self.file.is_in_memory() && self.size - self.sent >= SYNC_BYTES {
+            self.early.begin(self.file.file(), self.size);
             self.sent = self.size;
         }
-        Ok(count)
+        Ok(data.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -28,6 +28,7 @@ mod clock;
 pub mod compare;
 mod db;
 mod derived;
+mod direct;
 mod error;
 mod evaluations;
 #[doc(hidden)]
