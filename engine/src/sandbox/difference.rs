@@ -217,6 +217,10 @@ impl Mover<'_> {
             // Only the step can have made what was not there before. A file that was there may have changed because another one did,
             // as the last name of a file with several, and be none of its own layer.
             Kind::File { .. } if self.left && old.is_none() => self.worker.adopt(path, &new.meta),
+            // Its content is there.
+            Kind::File { .. } if old.is_some_and(|old| old.kind == new.kind) => {
+                self.worker.meta(path, &new.meta)
+            }
             Kind::File { blob, .. } => self.file(path, &new.meta, blob),
             Kind::Dir { .. } => {
                 if old.is_some_and(|old| dir_of(old).is_none()) {

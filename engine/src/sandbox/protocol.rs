@@ -170,6 +170,12 @@ pub(super) enum Op {
         path: Vec<u8>,
         meta: WireMeta,
     },
+    /// Give a file of the base other metadata.
+    Meta {
+        #[serde(with = "super::bytes")]
+        path: Vec<u8>,
+        meta: WireMeta,
+    },
     /// Make an entry in place of what is there; a directory keeps what is in it. A file's content comes along as a descriptor.
     Put {
         #[serde(with = "super::bytes")]

@@ -3,7 +3,7 @@
 //! Every target is opened *below* the new root (`openat2` with `RESOLVE_IN_ROOT`) and mounted on by descriptor, so a
 //! symbolic link in a root filesystem or a shown directory cannot lead a mount elsewhere.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -216,15 +216,26 @@ fn mount_overlay(top: &Path, lower: &[PathBuf], upper: &Path, work: &Path) -> Re
     let (upper, work) = (open(upper)?, open(work)?);
     let layers: Vec<String> = fds.iter().map(fd_path).collect();
     let options = format!(
-        "lowerdir={},upperdir={},workdir={},userxattr,xino=off\0",
+        "lowerdir={},upperdir={},workdir={},userxattr,xino=off",
         layers.join(":"),
         fd_path(&upper),
         fd_path(&work)
     );
-    let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes())
-        .map_err(io::Error::other)
-        .naming(|| "write mount options".to_owned())?;
-    rustix::mount::mount("overlay", top, "overlay", MountFlags::NODEV, options)
+    let mount = |options: &str| {
+        let options = CString::new(options).map_err(io::Error::other)?;
+        let flags = MountFlags::NODEV;
+        Ok(rustix::mount::mount(
+            "overlay",
+            top,
+            "overlay",
+            flags,
+            options.as_c_str(),
+        )?)
+    };
+    // The store is synchronised when all of it is there; until then nothing is, and no file waits for the disk when it is copied up.
+    // Kernels before 5.10 do not know the option.
+    mount(&format!("{options},volatile"))
+        .or_else(|_: io::Error| mount(&options))
         .naming(|| "mount the overlay of the root filesystem".to_owned())
 }
 
@@ -362,7 +373,7 @@ impl Root {
 
     fn mount_tmpfs(&self, inside: &Path, options: &str) -> Result<(), Failure> {
         let target = self.directory(inside, 0o755)?;
-        let options = std::ffi::CString::new(options)
+        let options = CString::new(options)
             .map_err(io::Error::other)
             .naming(|| "write mount options".to_owned())?;
         rustix::mount::mount(
@@ -439,7 +450,7 @@ impl Root {
         if let Some(group) = tty_group {
             options.push_str(&format!(",gid={group}"));
         }
-        let options = std::ffi::CString::new(options)
+        let options = CString::new(options)
             .map_err(io::Error::other)
             .naming(|| "write mount options".to_owned())?;
         rustix::mount::mount(

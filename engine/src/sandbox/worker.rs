@@ -167,6 +167,15 @@ impl Worker {
         self.tell(&op, &[])
     }
 
+    /// Gives the file at this path, whose content stays, other metadata.
+    pub(super) fn meta(&mut self, path: &[u8], meta: &Meta) -> Result<(), SandboxError> {
+        let op = Op::Meta {
+            path: path.to_vec(),
+            meta: to_wire(meta),
+        };
+        self.tell(&op, &[])
+    }
+
     pub(super) fn put(
         &mut self,
         path: &[u8],

@@ -93,6 +93,11 @@ impl Worker {
                     .naming(|| format!("move {}", shown(&path)))?;
                 Ok(None)
             }
+            Op::Meta { path, meta } => {
+                self.meta(&path, &meta)
+                    .naming(|| format!("set the metadata of {}", shown(&path)))?;
+                Ok(None)
+            }
             Op::Put { path, meta, kind } => {
                 self.put(&path, &meta, &kind, fds.into_iter().next())
                     .naming(|| format!("write {}", shown(&path)))?;
@@ -104,7 +109,7 @@ impl Worker {
                 Ok(None)
             }
             Op::Remove { path } => {
-                self.forget_dirs();
+                self.forget_below(&path);
                 let (dir, name) = files::split(&path);
                 let fd = self.dir(dir).naming(|| format!("open {}", shown(dir)))?;
                 files::remove(fd, name).naming(|| format!("remove {}", shown(&path)))?;
@@ -161,6 +166,12 @@ impl Worker {
         self.last_dir = None;
     }
 
+    /// Forgets the last directory if it is this one, or below it.
+    fn forget_below(&mut self, path: &[u8]) {
+        self.last_dir
+            .take_if(|(last, _)| matches!(last.strip_prefix(path), Some([] | [b'/', ..])));
+    }
+
     fn dir(&mut self, path: &[u8]) -> io::Result<BorrowedFd<'_>> {
         dir_in(&self.base, &mut self.last_dir, path)
     }
@@ -170,6 +181,13 @@ impl Worker {
         let from = dir_in(&self.left, &mut self.last_left, dir)?;
         let to = dir_in(&self.base, &mut self.last_dir, dir)?;
         files::adopt(from, to, name, meta)
+    }
+
+    fn meta(&mut self, path: &[u8], meta: &WireMeta) -> io::Result<()> {
+        let (dir, name) = files::split(path);
+        let dir = self.dir(dir)?;
+        files::set_meta(dir, name, meta, FileType::RegularFile)?;
+        files::set_time(dir, name, meta.secs, meta.nsecs)
     }
 
     fn put(

@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("step::cached_trees_move", trees_move),
     ("step::new_files_move_to_the_tree_of_the_next_step", adopted),
     ("step::a_kept_layer_is_for_one_root_alone", one_root_alone),
+    ("step::metadata_alone_changes_in_place", metadata_alone),
     ("step::idle_trees_are_collected", idle_trees),
     ("step::a_killed_change_is_made_again", damaged),
     ("step::failures_give_no_root", failures),
@@ -434,6 +435,11 @@ fn kept(lab: &Lab) -> Vec<PathBuf> {
 /// All that a program can see of a root, and of which of its files are one.
 const PROBE: &str = "busybox find / -xdev -exec busybox stat -c '%n %F %a %u:%g %Y %s %h' {} + | busybox grep -v '^/proc\\|^/dev\\|^/sys\\|^/run' | busybox sort; busybox find /etc /srv /var -type f -exec busybox sha256sum {} + | busybox sort; busybox readlink /srv/link";
 
+fn inode(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::symlink_metadata(path).unwrap().ino()
+}
+
 fn adopted() {
     let lab = Lab::new();
     let script = "busybox mkdir -p /srv/deep/deeper /srv/void; echo text >/srv/deep/deeper/file
@@ -444,10 +450,6 @@ fn adopted() {
         busybox mv /etc/a /etc/moved; busybox rm /etc/b; echo changed >/etc/c
         busybox rm -r /var; busybox mkdir /var; echo anew >/var/x; busybox chmod 700 /srv/deep";
     let (root, _) = lab.step(lab.base, script);
-    let inode = |path: &Path| {
-        use std::os::unix::fs::MetadataExt as _;
-        std::fs::symlink_metadata(path).unwrap().ino()
-    };
     let [next] = &kept(&lab)[..] else {
         panic!("{:?}", kept(&lab));
     };
@@ -496,6 +498,29 @@ fn one_root_alone() {
     let (_, log) = lab.step(three, look);
     assert!(log.starts_with("2\n3\n3\n2\n"), "{log}");
     assert_eq!(kept(&lab).len(), 0);
+}
+
+fn metadata_alone() {
+    let lab = Lab::new();
+    // No file that is changed waits for the disk: the store is synchronised as a whole.
+    let (_, log) = lab.step(lab.base, "busybox grep ' / overlay' /proc/mounts");
+    assert!(log.contains("volatile"), "{log}");
+    let files = ["a", "b", "c"].map(|name| {
+        let tree = lab.store.work_dir().join("0/tree/etc");
+        tree.join(name)
+    });
+    let before = files.each_ref().map(|file| inode(file));
+    let (root, _) = lab.step(
+        lab.base,
+        "cd /etc; busybox chmod 4751 a; busybox chown 33:44 b; busybox touch -d @7 c",
+    );
+    let (_, seen) = lab.step(root, PROBE);
+    assert_eq!(files.each_ref().map(|file| inode(file)), before);
+    for line in ["/etc/a regular file 4751", "33:44"] {
+        assert!(seen.contains(line), "{line}: {seen}");
+    }
+    reset_work_trees(&lab.store, &Control::default()).unwrap();
+    assert_eq!(lab.step(root, PROBE).1, seen);
 }
 
 fn damaged() {
