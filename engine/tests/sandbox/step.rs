@@ -512,7 +512,7 @@ fn metadata_alone() {
     let before = files.each_ref().map(|file| inode(file));
     let (root, _) = lab.step(
         lab.base,
-        "cd /etc; busybox chmod 4751 a; busybox chown 33:44 b; busybox touch -d @7 c",
+        "cd /etc; busybox chmod 4751 a; busybox chown 33:44 b; busybox touch -d @7 c; busybox mkdir -p /srv /var; busybox ln -s a /srv/link",
     );
     let (_, seen) = lab.step(root, PROBE);
     assert_eq!(files.each_ref().map(|file| inode(file)), before);
