@@ -38,7 +38,7 @@ impl Builder for DiskBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: DiskAttrs = ctx.attrs_as()?;

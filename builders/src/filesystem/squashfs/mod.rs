@@ -23,7 +23,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
 
 use contents::{Contents, Stored};
-use dirs::{Listed, listing};
+use dirs::{Index, Listed, runs};
 use tables::{Metadata, table};
 use xattrs::Attributes;
 
@@ -335,12 +335,16 @@ impl Writer<'_> {
                 kind: basic_kind(&self.tree.inodes[*to].content),
             })
             .collect();
-        let bytes = listing(&listed);
         let place = self.dirs.place();
-        self.dirs.put(&bytes)?;
+        let mut index = Index::default();
+        let mut len = 0;
+        for run in runs(&listed) {
+            index.add(&run, len, self.dirs.put(&run.bytes)?);
+            len += run.bytes.len();
+        }
         let mut body = inode.links.to_le_bytes().to_vec();
         // Three more than there is, for the names that are not listed.
-        let size = u32::try_from(bytes.len() + 3)
+        let size = u32::try_from(len + 3)
             .map_err(|_large| BuilderError::failed("a directory is too large for squashfs"))?;
         body.extend_from_slice(&size.to_le_bytes());
         body.extend_from_slice(&(place >> 16).to_le_bytes()[..4]);
@@ -351,10 +355,10 @@ impl Writer<'_> {
             number_of(parent)
         };
         body.extend_from_slice(&above.to_le_bytes());
-        // No index.
-        body.extend_from_slice(&[0; 2]);
+        body.extend_from_slice(&index.count.to_le_bytes());
         body.extend_from_slice(&place.to_le_bytes()[..2]);
         body.extend_from_slice(&xattrs.to_le_bytes());
+        body.extend_from_slice(&index.bytes);
         Ok(body)
     }
 

@@ -6,7 +6,7 @@ use sos_formats::Bytes;
 use super::LEVEL;
 
 /// Bytes of a block before it is compressed.
-const BLOCK_BYTES: usize = 8192;
+pub(super) const BLOCK_BYTES: usize = 8192;
 /// In the length of a block: it is stored as it is.
 const PLAIN: u16 = 0x8000;
 

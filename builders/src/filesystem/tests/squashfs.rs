@@ -1,5 +1,7 @@
 //! Squashfs, as its programs and the kernel read it.
 
+use std::os::unix::fs::MetadataExt as _;
+
 use super::compare::is_root;
 use super::*;
 
@@ -57,4 +59,37 @@ fn access_control_lists_are_left_out_or_refused() {
             .join("\n")
             .contains("`system.posix_acl_access`")
     );
+}
+
+/// The kernel begins to look for a name where the index of the directory says.
+#[test]
+fn names_of_long_directories_are_found_by_an_index() {
+    let fake = Fake::new();
+    let mut plant = Plant::new(&fake, 8);
+    let meta = plant.random.meta(&[0o755]);
+    plant.put("/many", meta, SpecKind::Dir);
+    let mut expected = BTreeMap::new();
+    for number in 0..2_000 {
+        // Of all lengths, and not in the order of their numbers.
+        let name = format!("{:x}{}", number * 7919 % 2_003, "-".repeat(number % 90));
+        let meta = plant.random.meta(&[0o644]);
+        expected.insert(name.clone(), meta.uid);
+        plant.put(&format!("/many/{name}"), meta, SpecKind::Fifo);
+    }
+    let root = plant.finish();
+    let image = make(&fake, Kind::Squashfs, &root, &squashfs_options(), "image");
+    if let Some(said) = run("unsquashfs", &["-lln", &text(&image)]) {
+        assert_eq!(said.matches("/many/").count(), 2_000);
+    }
+    mounted(&fake, Kind::Squashfs, &image, |at| {
+        let many = at.join("many");
+        let found = std::fs::read_dir(&many).expect("a directory").count();
+        assert_eq!(found, expected.len());
+        for (name, uid) in &expected {
+            let meta = many.join(name).symlink_metadata();
+            assert_eq!(meta.expect("it is there").uid(), *uid, "{name}");
+            let other = many.join(format!("{name}.")).symlink_metadata();
+            assert!(other.is_err(), "{name}.");
+        }
+    });
 }
