@@ -6,8 +6,9 @@
 # Each row is the median of three chains with a fresh salt: steps that do nothing, that change one file, that give a file a
 # second name. "back" is one empty step on the head of a chain and one on its middle, in turn: the working tree moves by the difference. "one"
 # is one empty step on the head in a process of its own, and "one link" one that gives a file a second name: what they differ by is what a
-# process pays for its first hard link. "after a layer" is an empty step right after one that made so many files: its tree takes them over, so
-# that this grows with the files of that one step. As root, BENCH_USER names an ordinary user with subordinate ids for whom all is measured again.
+# process pays for its first hard link. "new files", "other modes" and "removed files" are
+# steps that change so many files, with their scripts, and "after" them is an empty step: their trees follow, so that this grows with the files of
+# that one step. As root, BENCH_USER names an ordinary user with subordinate ids for whom all is measured again.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -105,23 +106,31 @@ for files in ${FILES:-1000 10000 50000}; do
   chain "$files" "" 0 : base
   build
 done
-# The first step after one that makes FILES files, in a process of its own.
-layer() {
-  local files i line="| after a layer |" step
+# after NAME BASE SCRIPT: a step that changes FILES files of a root with BASE files, and an empty one right after it, each in a process of its own.
+# @N@ stands for the number of files, @I@ for the round.
+after() {
+  local name=$1 files base script i first="| $1 |" last="| after $1 |" step
   for files in ${FILES:-1000 10000 50000}; do
+    : >"$work/first"
     : >"$work/times"
+    base=${2/@N@/$files}
     for i in 1 2 3; do
-      step='c.step "layer-'"$files-$i"'" { rootfs = "${c.chain}"; script = "busybox mkdir /usr/new; n=0; while [ $n -lt '"$files"' ]; do echo '"$i"' $n >/usr/new/$n; n=$((n + 1)); done"; }'
-      for what in "$step" 'c.step "after-'"$files-$i"'" { rootfs = "${'"$step"'}"; script = ":"; }'; do
-        printf 'let c = import %s { files = 1000; busybox = %s; salt = "file-1"; length = 1; script = n: ":"; }; in %s\n' \
-          "$here/steps.nix" "$busybox" "$what" >"$work/chain.nix"
+      script=${3//@N@/$files}
+      step='c.step "'"${name// /-}-$files-$i"'" { rootfs = "${c.chain}"; script = "'"${script//@I@/$i}"'"; }'
+      for what in "$step" 'c.step "after-'"${name// /-}-$files-$i"'" { rootfs = "${'"$step"'}"; script = ":"; }'; do
+        printf 'let c = import %s { files = %s; busybox = %s; salt = "file-1"; length = 1; script = n: ":"; }; in %s\n' \
+          "$here/steps.nix" "$base" "$busybox" "$what" >"$work/chain.nix"
         took >"$work/last"
+        [ -s "$work/now" ] || cat "$work/last" >"$work/now"
       done
+      cat "$work/now" >>"$work/first"
       cat "$work/last" >>"$work/times"
+      rm "$work/now"
     done
-    line+=$(median <"$work/times" | awk '{ printf " %.1f |", $1 / 1000 }')
+    first+=$(median <"$work/first" | awk '{ printf " %.1f |", $1 / 1000 }')
+    last+=$(median <"$work/times" | awk '{ printf " %.1f |", $1 / 1000 }')
   done
-  echo "$line"
+  printf '%s\n' "$first" "$last"
 }
 
 row empty ":"
@@ -130,4 +139,6 @@ row link 'busybox ln -f /usr/d0/s1/f$((41 + ${toString n} % 39)) /usr/d0/x'
 back
 one "one" ":"
 one "one link" 'busybox ln -f /usr/d0/s1/f41 /usr/d0/y'
-layer
+after "new files" 1000 'busybox mkdir /usr/new; n=0; while [ $n -lt @N@ ]; do echo @I@ $n >/usr/new/$n; n=$((n + 1)); done'
+after "other modes" @N@ 'busybox chmod -R o-r /usr; echo @I@ >/usr/round'
+after "removed files" @N@ 'busybox rm -r /usr/d*/s*; echo @I@ >/usr/round'
