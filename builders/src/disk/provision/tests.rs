@@ -566,3 +566,30 @@ fn what_is_on_a_device_is_not_lost_by_mistake() {
         assert!(format!("{:?}", Device::open(&path, false).expect_err("refused")).contains(code));
     }
 }
+
+#[test]
+fn a_device_is_written_by_one_at_a_time() {
+    let w = World::new();
+    let first = w.device();
+    // Whatever was opened and closed in between.
+    apply(
+        &w.fake,
+        &spec("1"),
+        &first,
+        &plan(&w.fake, &spec("1"), &first, Wish::default()).expect("a plan"),
+        None,
+    )
+    .expect("done");
+    let second = Device::open(&w.path, true).expect_err("refused");
+    let said = format!("{second:?}");
+    assert!(
+        said.contains("provision-in-use") && said.contains("another `sos provision apply`"),
+        "{said}"
+    );
+    assert!(used_by(&w.path).is_some());
+    // To look at it nobody has to be asked.
+    Device::open(&w.path, false).expect("for reading");
+    drop(first);
+    assert_eq!(used_by(&w.path), None);
+    w.device();
+}

@@ -50,9 +50,7 @@ impl Volume {
         device: &Device,
         partition: &Partition,
     ) -> Result<Self, BuilderError> {
-        let part = device
-            .part(partition)
-            .map_err(|e| failed("open", &partition.name, e))?;
+        let part = device.part(partition);
         let options = FsOptions::new().time_provider(&NO_CLOCK);
         let fs = FileSystem::new(part, options).map_err(|e| failed("open", &partition.name, e))?;
         Ok(Self { fs })
