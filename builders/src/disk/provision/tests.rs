@@ -593,3 +593,30 @@ fn a_device_is_written_by_one_at_a_time() {
     assert_eq!(used_by(&w.path), None);
     w.device();
 }
+
+#[test]
+fn an_esp_that_cannot_be_read_is_a_difference() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    w.change(w.offset("esp"), &vec![0; 1 << 20]);
+    let report = w.report(&spec("1"));
+    let told: Vec<String> = report.differences.iter().map(ToString::to_string).collect();
+    assert!(
+        told.len() == 1 && told[0].starts_with("esp: the EFI system partition `esp` holds no FAT"),
+        "{told:?}"
+    );
+    assert!(report.slots.is_empty() && report.not_compared.len() == 1);
+    let error = plan(&w.fake, &spec("1"), &w.device(), Wish::default()).expect_err("refused");
+    let BuilderError::Diagnostic(problem) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(problem.code, "provision-damaged");
+    assert!(problem.helps[0].contains("`--wipe`"));
+    let wipe = Wish {
+        wipe: true,
+        ..Wish::default()
+    };
+    let anew = plan(&w.fake, &spec("1"), &w.device(), wipe).expect("a plan");
+    w.apply(&spec("1"), &anew);
+    assert!(w.drift(&spec("1")).is_empty());
+}
