@@ -620,3 +620,25 @@ fn an_esp_that_cannot_be_read_is_a_difference() {
     w.apply(&spec("1"), &anew);
     assert!(w.drift(&spec("1")).is_empty());
 }
+
+#[test]
+fn a_partition_without_a_name_is_told_by_its_id() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    let id = Uuid::derived("test", "more");
+    let args = [
+        "-n",
+        "9:0:0",
+        "-u",
+        &format!("9:{id}"),
+        "-c",
+        "9:",
+        w.path.to_str().expect("plain"),
+    ];
+    let Some(output) = peer("sgdisk", &args) else {
+        return;
+    };
+    let found = w.drift(&spec("1"));
+    let told = format!("a partition without a name ({id}): is no partition of the layout");
+    assert_eq!(found, [told], "{}", said(&output));
+}
