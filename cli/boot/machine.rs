@@ -90,6 +90,9 @@ impl Image {
                 file: path.to_owned(),
                 format: "raw",
             })
+        } else if at(0x202, b"HdrS") {
+            // A kernel as it is built, which looks like a sector to start from, too (Linux: Documentation/arch/x86/boot.rst).
+            Some(Self::Kernel(path.to_owned()))
         } else if at(510, &[0x55, 0xaa]) {
             Some(Self::Sectors(path.to_owned()))
         } else if at(0, b"MZ") {
@@ -373,6 +376,8 @@ mod tests {
         let mut disk = vec![0; 1024];
         disk[510..512].copy_from_slice(&[0x55, 0xaa]);
         let sector = disk.clone();
+        let mut kernel = disk.clone();
+        kernel[0x202..0x206].copy_from_slice(b"HdrS");
         disk[512..520].copy_from_slice(b"EFI PART");
         for (bytes, expected) in [
             (
@@ -390,6 +395,7 @@ mod tests {
                 }),
             ),
             (sector, Some(Image::Sectors(file.clone()))),
+            (kernel, Some(Image::Kernel(file.clone()))),
             (b"MZ".to_vec(), Some(Image::Kernel(file.clone()))),
             (b"{ }".to_vec(), None),
             (Vec::new(), None),

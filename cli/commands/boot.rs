@@ -46,7 +46,7 @@ struct RunArgs {
     #[command(flatten)]
     lock: LockFlags,
     /// Start with UEFI firmware; disks and kernel images always do
-    #[arg(long, overrides_with = "bios")]
+    #[arg(long, conflicts_with = "bios")]
     uefi: bool,
     /// Let the firmware look at signatures; without keys in its variables it takes everything
     #[arg(long, conflicts_with = "bios")]
@@ -55,7 +55,7 @@ struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "bios")]
     vars: Option<PathBuf>,
     /// Start a disk with a BIOS
-    #[arg(long, overrides_with = "uefi")]
+    #[arg(long)]
     bios: bool,
     /// End when this regular expression is on the console; several must come in this order
     #[arg(long, value_name = "REGEX")]
@@ -124,6 +124,16 @@ fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
         args.secure_boot,
     )?;
     let (image, is_built) = image(session, args)?;
+    if args.append.is_some() && !matches!(image, Image::Kernel(_)) {
+        return Err(Failure::new(
+            Diagnostic::error(
+                "boot-append",
+                Class::Usage,
+                "`--append` is for a kernel that is started by itself, and this is none",
+            )
+            .help("name a kernel image (`#uki`), or write the arguments into the recipe: `cmdline` of the disk"),
+        ));
+    }
     let is_watched = !args.expect.is_empty() || args.until_end;
     let machine = Machine {
         uefi: !args.bios

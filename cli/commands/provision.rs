@@ -223,11 +223,11 @@ fn no_disk(target: &TargetArgs, failure: Failure) -> Failure {
     if failure.shown || !failure.diagnostics.iter().any(is_it) {
         return failure;
     }
-    let message = format!("`{}` is no disk", target.words().trim());
+    let message = format!("`{}` has no layout", target.words().trim());
     Failure::new(
         Diagnostic::error("provision-no-layout", Class::Usage, message)
-            .note("a device is made from the layout of a disk: from its `provision`, which this has not")
-            .help("name a disk, as in `.#disk` or `./web.rootfs.toml#disk`"),
+            .note("a device is made from the layout of a disk: from its `provision`, which `sos.disk` and recipes give, and this has not")
+            .help("name a disk, as in `.#disk` or `./web.rootfs.toml#disk`; another disk, as `sos.ostreeDisk` makes, is written whole: `sos export TARGET disk:FILE`"),
     )
 }
 

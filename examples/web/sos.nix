@@ -54,8 +54,8 @@ let
   # The same as commits, of which a disk has two: the new one starts, and the one before can.
   ostree = import ./ostree.nix { inherit sos machine; };
 
-  # Over the network, and from an optical drive, the root is a squashfs, which has no place for the ACL of the journal's directory:
-  # without it the journal is in memory, where everything else that this machine writes is too.
+  # Over the network, and from an optical drive, the root is a squashfs, which has no place for the ACL of the journal's directory
+  # and refuses it (`acls = "drop"` would leave the list out): without the directory the journal is in memory, where everything else that this machine writes is too.
   diskless = sos.disk {
     name = "web";
     rootfs = sos.rootfs.edit {

@@ -390,6 +390,25 @@ fn a_recipe_file_is_a_target() {
             format!("web.{kind}.drv")
         );
     }
+    // One word for every squashfs that is made by itself.
+    for (word, acls) in [("", "refuse"), ("disk.acls = \"drop\";", "drop")] {
+        let recipe = format!(
+            "sos.debian.rootfs {{ name = \"web\"; suite = \"bookworm\"; epoch = 5; include = [ \"linux-image-cloud-amd64\" \"systemd-boot-efi\" ]; {word} }}"
+        );
+        let attribute = |form: &str| {
+            let graph = p.graph(&format!("({recipe}).{form}"));
+            json(&graph.all[&graph.wanted[0]])
+        };
+        assert_eq!(attribute("squashfs")["acls"], acls);
+        let passed = match word {
+            "" => serde_json::Value::Null,
+            _ => acls.into(),
+        };
+        assert_eq!(attribute("netboot")["acls"], passed);
+        for partition in attribute("provision")["partitions"].as_array().unwrap() {
+            assert_eq!(partition["acls"], passed, "{partition}");
+        }
+    }
     let spoken = "(sos.debian.rootfs { name = \"web\"; suite = \"bookworm\"; epoch = 5; \
          bootc = { name = \"os\"; layout = \"ostree\"; strict = true; ref = \"os/stable\"; version = \"7\"; }; }).bootc";
     let graph_of = p.graph(spoken);

@@ -484,17 +484,53 @@ fn a_device_in_use_is_refused() {
         return;
     }
     let motd = std::fs::read_to_string(at.join("etc/motd"));
-    let refused = w.sos([
-        "provision",
-        "apply",
-        &second.name,
-        ".#disk",
-        "--yes",
-        "--wipe",
-    ]);
+    let apply = |name: &str| w.sos(["provision", "apply", name, ".#disk", "--yes", "--wipe"]);
+    let refused = apply(&second.name);
+    // What is mounted is made of the same file as the first device.
+    let beside = apply(&device.name);
     run(Command::new("umount").arg(&at)).ok();
     refused.fails(4).says(&["is in use", "is mounted at"]);
+    beside
+        .fails(4)
+        .says(&["of which it is made, is in use", &second.name]);
     assert_eq!(motd.expect("the kernel reads the root"), "version 1\n");
+    drop(second);
+    apply(&device.name).ok();
+    let over = |of: &str, offset: u64| {
+        let offset = offset.to_string();
+        let args = ["-f", "--show", "-o", &offset, of];
+        let over = run(Command::new(&device.losetup).args(args)).ok();
+        Loop {
+            losetup: device.losetup.clone(),
+            name: over.stdout.trim().to_owned(),
+        }
+    };
+    let third = over(&device.name, offset);
+    apply(&device.name)
+        .fails(4)
+        .says(&["it is behind", &third.name]);
+    // In a mount namespace of its own, which the list of mounts of this one does not show.
+    let mut away = Command::new("unshare");
+    away.args(["--mount", "sh", "-c"])
+        .arg("mount -o ro \"$0\" \"$1\" && echo mounted && read -r _line")
+        .args([Path::new(&third.name), &at])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut away = away.spawn().expect("started");
+    let mut told = String::new();
+    BufReader::new(away.stdout.as_mut().expect("a pipe"))
+        .read_line(&mut told)
+        .expect("read");
+    let refused = apply(&third.name);
+    let planned = w.sos(["provision", "plan", &third.name, ".#disk", "--wipe"]);
+    drop(away.stdin.take());
+    away.wait().expect("ended");
+    assert_eq!(told, "mounted\n", "a mount namespace of its own");
+    let says = ["is in use", "in another mount namespace"];
+    refused.fails(4).says(&says);
+    assert!(planned.ok().stdout.contains(says[1]));
+    drop(third);
+    apply(&device.name).ok();
 }
 
 /// A loop device, which goes with the test.

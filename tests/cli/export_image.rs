@@ -125,6 +125,69 @@ fn an_archive_is_the_same_each_time() {
     assert_eq!(motd.expect("unpacked"), "hello\n");
 }
 
+/// Whatever stopped an export: the same again goes on from what is there.
+#[test]
+fn an_export_that_was_stopped_goes_on() {
+    let w = world();
+    let export = || w.sos(["export", ".#image", "oci:dir"]);
+    w.sos(["export", ".#image", "oci:whole"]).ok();
+    let dir = w.project().join("dir");
+    let blobs = dir.join("blobs/sha256");
+    let ended = {
+        let mut child = Command::new("true").spawn().expect("started");
+        let pid = child.id();
+        child.wait().expect("ended");
+        pid
+    };
+    let whole = w.project().join("whole/blobs/sha256");
+    let files = std::fs::read_dir(&whole).expect("a directory");
+    let mut names: Vec<_> = files.map(|one| one.expect("a file").file_name()).collect();
+    names.sort();
+    for stage in 0..5 {
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).expect("removed");
+        }
+        std::fs::create_dir_all(if stage == 0 {
+            dir.join("blobs")
+        } else {
+            blobs.clone()
+        })
+        .expect("a directory");
+        if stage > 0 {
+            let draft = format!("{}.new-{ended}", names[0].display());
+            std::fs::write(blobs.join(draft), "half").expect("written");
+        }
+        if stage > 1 {
+            std::fs::copy(whole.join(&names[1]), blobs.join(&names[1])).expect("copied");
+        }
+        if stage > 2 {
+            // As after a power failure: the size and nothing of it.
+            let size = whole.join(&names[0]).metadata().expect("a file").len();
+            let file = std::fs::File::create(blobs.join(&names[0])).expect("a file");
+            file.set_len(size).expect("a size");
+            w.write("dir/oci-layout", "");
+        }
+        if stage > 3 {
+            w.write(&format!("dir/index.json.new-{ended}"), "{");
+        }
+        export().ok();
+        let same = run_command(
+            Command::new("diff")
+                .args(["-r", "whole", "dir"])
+                .current_dir(w.project()),
+        );
+        same.ok();
+    }
+    // What is somebody's stays.
+    std::fs::remove_file(dir.join("index.json")).expect("removed");
+    for more in ["dir/notes", "dir/blobs/sha256/notes", "dir/blobs/notes"] {
+        w.write(more, "mine");
+        export().fails(2).says(&["error[export-not-a-layout]"]);
+        std::fs::remove_file(w.project().join(more)).expect("removed");
+    }
+    export().ok();
+}
+
 #[test]
 fn what_is_no_image_or_no_place_for_one_is_refused() {
     let w = world();

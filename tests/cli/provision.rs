@@ -107,12 +107,12 @@ fn what_is_no_disk_is_not_called_a_missing_attribute() {
     let Some(w) = world() else { return };
     device(&w, "device", LAYOUT);
     for (target, says) in [
-        (".#disk.uki", "`.#disk.uki` is no disk"),
-        (".#plain.initrd", "`.#plain.initrd` is no disk"),
+        (".#disk.uki", "`.#disk.uki` has no layout"),
+        (".#plain.initrd", "`.#plain.initrd` has no layout"),
     ] {
         w.sos(["provision", "plan", "device", target])
             .fails(2)
-            .says(&[says, "name a disk, as in `.#disk`"]);
+            .says(&[says, "name a disk, as in `.#disk`", "`sos.ostreeDisk`"]);
     }
     let built = super::disk::build(&w, ".#disk.uki");
     w.sos(["provision", "plan", "device", &built])
@@ -178,6 +178,16 @@ fn what_does_not_start_is_told_for_what_it_is() {
         "no partition table",
         "disk:empty.raw",
     ]);
+    // What would say nothing, or two things.
+    let mut disk = vec![0; 4 << 20];
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    std::fs::write(w.project().join("started"), disk).expect("written");
+    boot(&["started", "--append", "quiet"])
+        .fails(2)
+        .says(&["boot-append", "this is none"]);
+    boot(&["started", "--bios", "--uefi"])
+        .fails(2)
+        .says(&["cannot be used with"]);
     // A recipe is one, whatever is in it.
     boot(&["sos.nix"]).fails(3).says(&["this is not looked at"]);
     // QEMU's own words, not that a console showed nothing.

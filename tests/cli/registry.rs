@@ -98,7 +98,7 @@ fn images_go_to_a_registry_and_come_from_it() {
     let told = w
         .sos(["export", ".#image", &to])
         .ok()
-        .says(&["sent 3 blobs"]);
+        .says(&["sent 3 blobs, manifests among them"]);
     let digest = told
         .stdout
         .split_whitespace()

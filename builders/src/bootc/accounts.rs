@@ -44,12 +44,12 @@ pub(super) fn undeclared(tree: &RootTree, etc: &str) -> Result<Vec<String>, Buil
     let passwd = text_of(tree, format!("{etc}/passwd").as_bytes())?.unwrap_or_default();
     for line in passwd.lines() {
         let fields: Vec<&str> = line.split(':').collect();
-        if let [name, _, uid, _, _, home, shell] = fields.as_slice()
+        if let [name, _, uid, _, about, home, shell] = fields.as_slice()
             && *uid != "0"
             && !users.contains(*name)
         {
             groups.insert((*name).to_owned());
-            lines.push(format!("u {name} {uid} - {home} {shell}"));
+            lines.push(format!("u {name} {uid} {} {home} {shell}", quoted(about)));
         }
     }
     let group = text_of(tree, format!("{etc}/group").as_bytes())?.unwrap_or_default();
@@ -65,6 +65,22 @@ pub(super) fn undeclared(tree: &RootTree, etc: &str) -> Result<Vec<String>, Buil
     Ok(lines)
 }
 
+/// What is said of a user, as a field of a line.
+fn quoted(about: &str) -> String {
+    if about.is_empty() {
+        return "-".to_owned();
+    }
+    let mut text = String::from("\"");
+    for c in about.chars() {
+        match c {
+            '%' => text.push_str("%%"),
+            '"' | '\\' => text.extend(['\\', c]),
+            c => text.push(c),
+        }
+    }
+    text + "\""
+}
+
 /// Reads a file of text; links are followed.
 pub(super) fn text_of(tree: &RootTree, path: &[u8]) -> Result<Option<String>, BuilderError> {
     // What leads nowhere is as if it was not there.
@@ -77,5 +93,34 @@ pub(super) fn text_of(tree: &RootTree, path: &[u8]) -> Result<Option<String>, Bu
             Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
         }
         _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sos_formats::manifest::Meta;
+
+    use super::*;
+    use crate::build::fake::Fake;
+
+    #[test]
+    fn what_is_said_of_a_user_stays() {
+        let fake = Fake::new();
+        let meta = |mode| Meta {
+            mode,
+            ..Meta::default()
+        };
+        let mut tree = RootTree::empty_in(&fake.store, meta(0o755));
+        tree.mkdir_p("etc", &meta(0o755)).expect("a directory");
+        let passwd = "jane:x:1000:1000:Jane \"J\" Doe,5%,,:/home/jane:/bin/sh\nweb:x:980:980::/:/bin/false\n";
+        tree.write_file("etc/passwd", passwd, meta(0o644))
+            .expect("a file");
+        assert_eq!(
+            undeclared(&tree, "etc").expect("read"),
+            [
+                r#"u jane 1000 "Jane \"J\" Doe,5%%,," /home/jane /bin/sh"#,
+                "u web 980 - / /bin/false"
+            ]
+        );
     }
 }

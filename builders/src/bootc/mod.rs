@@ -35,7 +35,7 @@ impl Builder for BootcBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: BootcAttrs = ctx.attrs_as()?;

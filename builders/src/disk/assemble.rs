@@ -79,6 +79,8 @@ pub(in crate::disk) struct PartitionAttrs {
     pub(in crate::disk) rootfs: Option<String>,
     /// Bytes that stay free where no size is given.
     pub(in crate::disk) free: u64,
+    /// What becomes of access control lists in squashfs.
+    pub(in crate::disk) acls: Acls,
     /// What a FAT volume holds, by path.
     pub(in crate::disk) files: BTreeMap<String, FileFrom>,
     /// Bytes that are copied as they are, in place of a file system.
@@ -285,7 +287,7 @@ pub(in crate::disk) fn fill(
                 .finish(build.store())?,
             };
             let options = Options {
-                acls: Acls::default(),
+                acls: partition.acls,
                 uuid: parsed(&partition.filesystem_uuid, &of(partition))?.0,
                 label: partition.label.clone(),
                 epoch,
@@ -474,6 +476,10 @@ fn of_filesystem(partition: &PartitionAttrs, error: BuilderError) -> BuilderErro
         BuilderError::Diagnostic(mut problem) if problem.code == "filesystem-full" => {
             problem.code = "disk-full";
             problem.message = format!("{} is too small: {}", of(partition), problem.message);
+            BuilderError::Diagnostic(problem)
+        }
+        BuilderError::Diagnostic(mut problem) if problem.code == "filesystem-large" => {
+            problem.message = format!("{} is too large: {}", of(partition), problem.message);
             BuilderError::Diagnostic(problem)
         }
         other => other,

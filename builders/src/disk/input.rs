@@ -44,9 +44,11 @@ impl InputFile {
             return Self::in_rootfs(build, &tree, rest);
         }
         let place = build.tree(path)?;
-        let meta = std::fs::metadata(&place)
-            .ok()
-            .filter(std::fs::Metadata::is_file);
+        let meta = std::fs::metadata(&place).ok();
+        if meta.as_ref().is_some_and(std::fs::Metadata::is_dir) {
+            return Err(is_directory(path));
+        }
+        let meta = meta.filter(std::fs::Metadata::is_file);
         let size = meta.ok_or_else(|| missing(path, None))?.len();
         Ok(Self {
             place: Place::File(place),
@@ -61,7 +63,15 @@ impl InputFile {
         tree: &RootTree,
         path: &str,
     ) -> Result<Self, BuilderError> {
-        Self::look_up(build, tree, path)?.ok_or_else(|| missing(path, Some(build.name())))
+        let found = Self::look_up(build, tree, path)?;
+        found.ok_or_else(|| {
+            let resolved = tree.resolve(path).ok();
+            let there = resolved.and_then(|resolved| tree.get(&resolved).ok().flatten());
+            match there.map(|there| there.kind) {
+                Some(KindView::Dir) => is_directory(path),
+                _ => missing(path, Some(build.name())),
+            }
+        })
     }
 
     /// The same, where the file may be missing.
@@ -160,6 +170,13 @@ pub(super) fn rootfs_of<'p>(build: &dyn Build, path: &'p str) -> Option<(Blake3,
 /// The whole root filesystem that an attribute names.
 pub(super) fn whole_rootfs(build: &dyn Build, path: &str) -> Result<RootTree, BuilderError> {
     Ok(RootTree::load(build.store(), &build.rootfs(path)?)?)
+}
+
+fn is_directory(path: &str) -> BuilderError {
+    let message = format!("`{path}` is a directory, and a file has to be there");
+    Diagnostic::error("disk-file-missing", Class::Recipe, message)
+        .help("name each of its files")
+        .into()
 }
 
 fn missing(path: &str, inside: Option<&str>) -> BuilderError {

@@ -6,6 +6,7 @@ use sos_formats::uuid::Uuid;
 use sos_store::rootfs::RootTree;
 
 use super::assemble::{DiskAttrs, Format, PartitionAttrs, make, needed};
+use super::esp::FileFrom;
 use super::tests::disk;
 use crate::build::fake::Fake;
 use crate::filesystem::Kind;
@@ -166,4 +167,29 @@ fn what_is_needed_is_enough_and_a_mib_less_is_not() {
         "{told}"
     );
     assert!(told.contains("it needs at least"), "{told}");
+}
+
+#[test]
+fn what_is_too_large_or_a_directory_is_called_that() {
+    let mut fake = Fake::new();
+    noise(&mut fake, 1);
+    let mut large = partition("large");
+    large.filesystem = Some(Format::Root(Kind::Ext4));
+    large.rootfs = Some("root".to_owned());
+    large.size = Some(20 << 40);
+    let said = told(&fake, &disk(vec![large.clone()]));
+    assert!(
+        said.starts_with("filesystem-large: the partition `large` is too large")
+            && said.contains("17592186040320 bytes"),
+        "{said}"
+    );
+    let tree = fake.path("tree");
+    std::fs::create_dir(&tree).expect("a directory");
+    fake.trees.insert("tree".to_owned(), tree);
+    let mut volume = partition("volume");
+    volume.filesystem = Some(Format::Vfat);
+    volume.rootfs = None;
+    volume.files = [("x".to_owned(), FileFrom::Path("tree".to_owned()))].into();
+    let said = told(&fake, &disk(vec![volume]));
+    assert!(said.contains("`tree` is a directory"), "{said}");
 }

@@ -15,7 +15,7 @@ use super::kernel::Kernel;
 use super::pe;
 use super::uki::{self, STUB};
 use crate::build::Build;
-use crate::filesystem::{self, FileImage, Kind, Options};
+use crate::filesystem::{self, Acls, FileImage, Kind, Options};
 
 /// Where the first program looks for the root.
 const ROOT_IN_INITRD: &str = "rootfs.img";
@@ -32,7 +32,7 @@ impl Builder for NetbootBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: NetbootAttrs = ctx.attrs_as()?;
@@ -59,6 +59,8 @@ pub(super) struct NetbootAttrs {
     pub(super) epoch: i64,
     #[serde(default)]
     pub(super) filesystem_uuid: String,
+    #[serde(default)]
+    pub(super) acls: Acls,
 }
 
 /// Writes the directory.
@@ -94,6 +96,7 @@ pub(super) fn make(
             .parse()
             .map_or([0; 16], |uuid: sos_formats::uuid::Uuid| uuid.0),
         epoch: attrs.epoch,
+        acls: attrs.acls,
         ..Options::default()
     };
     let root = build.rootfs(&attrs.rootfs)?;

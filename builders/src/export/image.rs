@@ -10,10 +10,13 @@ use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::tar::{self, EntryKind};
 
-use super::directory::failed;
+use super::directory::{failed, is_ended};
 use super::repository::sync;
 use crate::oci::documents::{Descriptor, INDEX_TYPE, OCI_LAYOUT, REF_NAME};
 use crate::oci::source::{Closure, Layout};
+
+/// Stands between the name of a file that is being written and the process that writes it.
+const DRAFT: &str = ".new-";
 
 /// What became of an image.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,7 +85,8 @@ impl Exportable {
 /// Adds the image of the layout `source` to the layout in `dest`, which is made when it is not there. With `tag` it
 /// gets that name, else the one that it has; an image that had the name loses it.
 ///
-/// Blobs come first and `index.json` last, after all is on the disk: whatever stops this, `dest` is sound.
+/// Blobs come first and `index.json` last, after all is on the disk: whatever stops this, `dest` is sound, and the same again goes on
+/// from there.
 ///
 /// # Errors
 /// `Diagnostic` when `source` or `dest` is no layout, `Io` when writing fails.
@@ -93,7 +97,7 @@ pub fn add_to_layout(
 ) -> Result<ExportedImage, BuilderError> {
     let image = Exportable::open(source)?;
     let tag = tag.or_else(|| image.tag()).map(str::to_owned);
-    let there = existing(dest)?;
+    let there = Place::look(dest)?;
     let blobs = dest.join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(|e| failed("make the directory", &blobs, e))?;
     let mut exported = ExportedImage {
@@ -104,7 +108,12 @@ pub fn add_to_layout(
     };
     for (name, descriptor) in image.files() {
         let to = blobs.join(name);
-        if fs::metadata(&to).is_ok_and(|meta| meta.len() == descriptor.size) {
+        let is_there = match there {
+            // What was not on the disk when the power failed has its size all the same.
+            Place::Begun => Layout::at(dest).checked(descriptor).is_ok(),
+            _ => fs::metadata(&to).is_ok_and(|meta| meta.len() == descriptor.size),
+        };
+        if is_there {
             exported.present += 1;
         } else {
             let path = image.layout.checked(descriptor)?;
@@ -112,7 +121,11 @@ pub fn add_to_layout(
             exported.blobs += 1;
         }
     }
-    let index = with_image(there, image.described(tag.as_deref()), tag.as_deref());
+    let before = match there {
+        Place::Layout(index) => Some(index),
+        Place::Empty | Place::Begun => None,
+    };
+    let index = with_image(before, image.described(tag.as_deref()), tag.as_deref());
     place(&dest.join("oci-layout"), |file| {
         file.write_all(OCI_LAYOUT.as_bytes())
     })?;
@@ -121,6 +134,7 @@ pub fn add_to_layout(
         .map_err(|error| BuilderError::failed(format!("cannot write JSON: {error}")))?;
     place(&dest.join("index.json"), |file| file.write_all(&index))?;
     sync(dest)?;
+    clear_drafts(dest);
     Ok(exported)
 }
 
@@ -152,7 +166,7 @@ pub fn write_archive(
                 size,
                 ..tar::Entry::default()
             };
-            out.append(&header, data).map_err(io::Error::from)
+            out.append(&header, data).map_err(cause)
         };
         for dir in ["blobs", "blobs/sha256"] {
             entry(dir.to_owned(), EntryKind::Dir, 0, &mut io::empty())?;
@@ -168,7 +182,7 @@ pub fn write_archive(
             let size = bytes.len() as u64;
             entry(name.to_owned(), EntryKind::File, size, &mut &*bytes)?;
         }
-        out.finish().map_err(io::Error::from)?.flush()
+        out.finish().map_err(cause)?.flush()
     })?;
     Ok(ExportedImage {
         digest: image.top.digest.clone(),
@@ -178,23 +192,92 @@ pub fn write_archive(
     })
 }
 
-/// The index of the layout that is there already.
-fn existing(dest: &Path) -> Result<Option<Value>, BuilderError> {
-    if crate::oci::is_layout(dest) {
-        return Ok(Some(Layout::at(dest).index()?));
+/// What an archive could not be written for: a full disk is not told by the words of archives.
+fn cause(error: tar::TarError) -> io::Error {
+    match error {
+        tar::TarError::Write(cause) | tar::TarError::Read(cause) => cause,
+        other => other.into(),
     }
-    let empty = match fs::read_dir(dest) {
-        Ok(mut dir) => dir.next().is_none(),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
+}
+
+/// What is where an image goes.
+enum Place {
+    Empty,
+    /// What is left of an export that was stopped: everything but `index.json`, which comes last.
+    Begun,
+    /// A layout, by its index.
+    Layout(Value),
+}
+
+impl Place {
+    fn look(dest: &Path) -> Result<Self, BuilderError> {
+        if crate::oci::is_layout(dest) {
+            return Ok(Self::Layout(Layout::at(dest).index()?));
+        }
+        match fs::read_dir(dest).map(Iterator::count) {
+            Ok(0) => return Ok(Self::Empty),
+            Ok(_) if is_begun(dest).unwrap_or(false) => return Ok(Self::Begun),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Empty),
+            _ => {}
+        }
+        let message = format!("`{}` is no image layout", dest.display());
+        let problem = Diagnostic::error("export-not-a-layout", Class::Usage, message)
+            .note("there is something else in its place")
+            .help("name a layout, or a directory that is not there yet");
+        Err(problem.into())
+    }
+}
+
+/// Whether there is nothing in a directory but what [`add_to_layout`] writes before the index.
+fn is_begun(dest: &Path) -> io::Result<bool> {
+    let all = |dir: &Path, fits: &dyn Fn(&str, bool) -> bool| -> io::Result<bool> {
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_dir = entry.file_type()?.is_dir();
+            if !name.to_str().is_some_and(|name| fits(name, is_dir)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     };
-    if empty {
-        return Ok(None);
+    let top = |name: &str, is_dir: bool| match is_dir {
+        true => name == "blobs",
+        false => name == "oci-layout" || ["oci-layout", "index.json"].contains(&of_draft(name).0),
+    };
+    let blobs = dest.join("blobs");
+    if !all(dest, &top)? || !blobs.is_dir() {
+        return Ok(false);
     }
-    let message = format!("`{}` is no image layout", dest.display());
-    let problem = Diagnostic::error("export-not-a-layout", Class::Usage, message)
-        .note("there is something else in its place")
-        .help("name a layout, or a directory that is not there yet");
-    Err(problem.into())
+    let digests = blobs.join("sha256");
+    let is_digest = |name: &str| {
+        name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    Ok(all(&blobs, &|name, is_dir| is_dir && name == "sha256")?
+        && (!digests.exists()
+            || all(&digests, &|name, is_dir| {
+                !is_dir && is_digest(of_draft(name).0)
+            })?))
+}
+
+/// The name of what a draft becomes, and the process that writes it; of other files their name.
+fn of_draft(name: &str) -> (&str, Option<i32>) {
+    let found = name.rsplit_once(DRAFT);
+    let found = found.and_then(|(of, pid)| Some((of, pid.parse().ok()?)));
+    found.map_or((name, None), |(of, pid)| (of, Some(pid)))
+}
+
+/// Removes what processes have left that were killed while they wrote. It hurts nobody, so neither does it when it stays.
+fn clear_drafts(dest: &Path) {
+    for dir in [dest.to_owned(), dest.join("blobs/sha256")] {
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let pid = name.to_str().and_then(|name| of_draft(name).1);
+            if pid.is_some_and(is_ended) {
+                let _stays = fs::remove_file(entry.path()).is_err();
+            }
+        }
+    }
 }
 
 /// Puts an image into an index; an image that had its name loses it, and the same image without a name goes.
@@ -214,7 +297,7 @@ fn with_image(index: Option<Value>, entry: Value, tag: Option<&str>) -> Value {
 /// Writes a file under another name first, so that it is there whole or not at all.
 fn place(dest: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), BuilderError> {
     let mut name = dest.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".new-{}", std::process::id()));
+    name.push(format!("{DRAFT}{}", std::process::id()));
     let staged = dest.with_file_name(name);
     let written = File::create(&staged)
         .and_then(|mut file| write(&mut file))
@@ -233,4 +316,24 @@ fn copy(from: &Path, to: &mut File) -> io::Result<()> {
         return Ok(());
     }
     io::copy(&mut from, to).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_as_one() {
+        let full = File::options().write(true).open("/dev/full");
+        let mut out = tar::Writer::new(full.expect("a device that is always full"));
+        let entry = tar::Entry {
+            path: b"d".to_vec(),
+            kind: EntryKind::Dir,
+            mode: 0o755,
+            ..tar::Entry::default()
+        };
+        let error = out.append(&entry, &mut io::empty()).map_err(cause);
+        let told = error.expect_err("nothing is written").to_string();
+        assert!(told.contains("No space left"), "{told}");
+    }
 }

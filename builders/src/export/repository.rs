@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::XattrFlags;
 use sos_engine::BuilderError;
@@ -18,8 +19,13 @@ use sos_formats::ostree::{
 use sos_store::Store;
 
 use super::delta;
-use super::directory::{copy_blob, failed};
+use super::directory::{copy_blob, failed, is_ended};
 use super::sign::Signers;
+
+/// How the names of files begin that are being written; the process and a number follow.
+const STAGED: &str = "sos-";
+/// For how long they are left alone.
+const LEFT: Duration = Duration::from_secs(3600);
 
 /// What was added to a repository.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -75,6 +81,7 @@ pub fn add_to_repository(
         }
     };
     prepare(dest, &config)?;
+    clear_left(dest);
     let mut exported = Exported::default();
     let mut writer = Writer {
         store,
@@ -225,6 +232,25 @@ fn prepare(dest: &Path, config: &[u8]) -> Result<(), BuilderError> {
     )
 }
 
+/// Removes what exports have left that were killed. A process that cannot be seen may still be one of another container: what has
+/// changed within the hour stays.
+fn clear_left(dest: &Path) {
+    for entry in fs::read_dir(dest.join("tmp"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name();
+        let left = name.to_str().and_then(|name| name.strip_prefix(STAGED));
+        let pid = left.and_then(|left| left.split_once('-')?.0.parse().ok());
+        let meta = entry.metadata().ok();
+        let age = meta.and_then(|meta| meta.modified().ok()?.elapsed().ok());
+        if pid.is_some_and(is_ended) && age.is_some_and(|age| age > LEFT) {
+            let _stays = fs::remove_file(entry.path()).is_err();
+        }
+    }
+}
+
 fn rank(name: &[u8]) -> usize {
     let order: [&[u8]; 3] = [b".dirmeta", b".dirtree", b".commit"];
     order
@@ -237,6 +263,14 @@ struct Writer<'a> {
     store: &'a Store,
     dest: &'a Path,
     staged: u64,
+}
+
+impl Drop for Writer<'_> {
+    /// What stopped it has left one file at most: the last.
+    fn drop(&mut self) {
+        let last = self.dest.join(self.name());
+        let _gone = fs::remove_file(last).is_err();
+    }
 }
 
 impl Writer<'_> {
@@ -315,11 +349,14 @@ impl Writer<'_> {
         write().map_err(|e| failed("write", path, e))
     }
 
+    fn name(&self) -> String {
+        format!("tmp/{STAGED}{}-{}", std::process::id(), self.staged)
+    }
+
     fn stage(&mut self) -> PathBuf {
         loop {
             self.staged += 1;
-            let name = format!("tmp/sos-{}-{}", std::process::id(), self.staged);
-            let path = self.dest.join(name);
+            let path = self.dest.join(self.name());
             // What a killed process with the same number left.
             if fs::symlink_metadata(&path).is_err() {
                 return path;
@@ -419,4 +456,65 @@ fn read_blob(store: &Store, blob: &Blake3) -> Result<Vec<u8>, BuilderError> {
     std::io::Read::read_to_end(&mut store.open_blob(blob)?, &mut bytes)
         .map_err(|e| BuilderError::io(format!("cannot read the blob {blob}"), e))?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_killed_exports_left_goes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut child = std::process::Command::new("true").spawn().expect("started");
+        let ended = child.id();
+        child.wait().expect("ended");
+        let tmp = dir.path().join("tmp");
+        fs::create_dir(&tmp).expect("a directory");
+        let old = std::time::SystemTime::now() - 2 * LEFT;
+        let own = std::process::id();
+        for (name, modified) in [
+            (format!("sos-{ended}-1"), Some(old)),
+            (format!("sos-{ended}-2"), None),
+            (format!("sos-{own}-9"), Some(old)),
+            ("sos-notes".to_owned(), Some(old)),
+            ("cache".to_owned(), Some(old)),
+        ] {
+            let file = File::create(tmp.join(name)).expect("a file");
+            if let Some(modified) = modified {
+                file.set_modified(modified).expect("a time");
+            }
+        }
+        clear_left(dir.path());
+        let left = || {
+            let all = fs::read_dir(&tmp).expect("a directory");
+            let mut names: Vec<String> = all
+                .map(|one| {
+                    one.expect("a file")
+                        .file_name()
+                        .to_string_lossy()
+                        .into_owned()
+                })
+                .collect();
+            names.sort();
+            names
+        };
+        let mut stays = vec![
+            "cache".to_owned(),
+            format!("sos-{ended}-2"),
+            format!("sos-{own}-9"),
+            "sos-notes".to_owned(),
+        ];
+        stays.sort();
+        assert_eq!(left(), stays);
+        // An error in the middle leaves nothing of its own.
+        let store = crate::build::fake::Fake::new();
+        let mut writer = Writer {
+            store: &store.store,
+            dest: dir.path(),
+            staged: 0,
+        };
+        fs::write(writer.stage(), "half").expect("written");
+        drop(writer);
+        assert_eq!(left(), stays);
+    }
 }

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A sparse image: what nobody wrote reads as zeros, and takes no room.
 ///
@@ -59,10 +60,19 @@ impl Image for Measured {
 /// An image that is a file; what is not written is a hole of it.
 #[derive(Debug)]
 pub struct FileImage {
-    file: File,
+    file: Arc<File>,
 }
 
 impl FileImage {
+    fn new(file: File) -> Self {
+        Self::of(Arc::new(file))
+    }
+
+    /// A file that is open already.
+    pub(crate) fn of(file: Arc<File>) -> Self {
+        Self { file }
+    }
+
     /// Makes a file that does not exist yet.
     ///
     /// # Errors
@@ -70,7 +80,7 @@ impl FileImage {
     pub fn create(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true);
-        options.open(path).map(|file| Self { file })
+        options.open(path).map(Self::new)
     }
 
     /// Opens a file as it is, to read it or to write into places that are still holes.
@@ -80,7 +90,7 @@ impl FileImage {
     pub fn open(path: &Path, writable: bool) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(writable);
-        options.open(path).map(|file| Self { file })
+        options.open(path).map(Self::new)
     }
 
     /// The length in bytes.

@@ -45,11 +45,11 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Acls {
-    /// They are left out, and the log says of which files; nobody may do more than before.
-    #[default]
-    Drop,
     /// A file that has one is an error.
+    #[default]
     Refuse,
+    /// They are left out, and the log says of which files; nobody may do more than before.
+    Drop,
 }
 
 /// A file system that was written.

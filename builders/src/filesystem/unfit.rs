@@ -14,6 +14,8 @@ pub(super) struct Unfit {
     kind: Kind,
     found: Vec<String>,
     more: usize,
+    /// What else would help, besides changing the files.
+    help: Option<&'static str>,
 }
 
 impl Unfit {
@@ -22,6 +24,7 @@ impl Unfit {
             kind,
             found: Vec::new(),
             more: 0,
+            help: None,
         }
     }
 
@@ -33,6 +36,11 @@ impl Unfit {
         } else {
             self.more += 1;
         }
+    }
+
+    /// Says what would help, besides changing the files.
+    pub(super) fn help(&mut self, help: &'static str) {
+        self.help = Some(help);
     }
 
     /// Ends with an error if anything was noted.
@@ -50,6 +58,9 @@ impl Unfit {
         let mut problem = Diagnostic::error("filesystem-unfit", Class::Recipe, message);
         for line in self.found {
             problem = problem.note(line);
+        }
+        if let Some(help) = self.help {
+            problem = problem.help(help);
         }
         Err(problem
             .help("change or remove these files before the file system is made, or choose another kind")

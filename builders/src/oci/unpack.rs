@@ -43,7 +43,7 @@ impl Builder for OciRootfsBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        2
+        3
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: RootfsAttrs = ctx.attrs_as()?;
@@ -201,6 +201,24 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
+/// Keeps why reading failed.
+struct Noted<'a> {
+    inner: &'a mut dyn Read,
+    failed: Option<String>,
+}
+
+impl Read for Noted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer);
+        if let Err(error) = &read
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            self.failed = Some(error.to_string());
+        }
+        read
+    }
+}
+
 impl Unpacker<'_> {
     /// Puts a layer on top; gives the digest of its archive.
     fn layer(&mut self, blob: &Path, size: u64) -> Result<String, BuilderError> {
@@ -233,7 +251,7 @@ impl Unpacker<'_> {
                 Meaning::Opaque(dir) => self.prune(&dir, &added)?,
                 Meaning::Hides(path) => self.hide(&path, &added)?,
                 Meaning::Aufs if entry.kind == EntryKind::File => {
-                    let (blob, size) = self.build.store().put_blob(&mut reader)?;
+                    let (blob, size) = self.blob(&mut reader)?;
                     let spec = FileSpec {
                         meta: meta_of(&entry),
                         kind: SpecKind::File {
@@ -263,6 +281,19 @@ impl Unpacker<'_> {
         Ok(format!("sha256:{}", bounded.hasher.finish().to_hex()))
     }
 
+    /// Stores the data of an entry. An archive that ends within it is a fault of the image, and not of the store.
+    fn blob(&self, data: &mut dyn Read) -> Result<(Blake3, u64), BuilderError> {
+        let mut noted = Noted {
+            inner: data,
+            failed: None,
+        };
+        let stored = self.build.store().put_blob(&mut noted);
+        match noted.failed {
+            Some(why) => Err(BuilderError::failed(why)),
+            None => Ok(stored?),
+        }
+    }
+
     fn entry(
         &mut self,
         entry: &Entry,
@@ -290,7 +321,7 @@ impl Unpacker<'_> {
                 };
             }
             EntryKind::File => {
-                let (blob, size) = self.build.store().put_blob(data)?;
+                let (blob, size) = self.blob(data)?;
                 SpecKind::File {
                     size,
                     blob,
@@ -314,18 +345,32 @@ impl Unpacker<'_> {
         Ok(self.tree.insert(&entry.path, FileSpec { meta, kind })?)
     }
 
+    /// Gives something another name. The manifest has hard links of files only: of a symlink, a device or a pipe it gets another one
+    /// that is the same, which nobody can tell from it but by its inode.
     fn link(&mut self, to: &[u8], path: &[u8]) -> Result<(), BuilderError> {
-        let found = self.tree.get(to)?.map(|there| there.kind);
-        if !matches!(found, Some(KindView::File { .. })) {
-            return Err(BuilderError::failed(format!(
-                "the hard link `/{}` is to `/{}`, which is {}",
-                shown(path),
-                shown(to),
-                found.map_or("not there", |_| "no file")
-            )));
-        }
-        self.tree.remove(path)?;
-        Ok(self.tree.link(to, path)?)
+        let there = self.tree.get(to)?;
+        let kind = match there.map(|there| there.kind) {
+            Some(KindView::File { .. }) => {
+                self.tree.remove(path)?;
+                return Ok(self.tree.link(to, path)?);
+            }
+            Some(KindView::Symlink { target }) => SpecKind::Symlink {
+                target: target.to_vec(),
+            },
+            Some(KindView::Fifo) => SpecKind::Fifo,
+            Some(KindView::CharDev { major, minor }) => SpecKind::CharDev { major, minor },
+            Some(KindView::BlockDev { major, minor }) => SpecKind::BlockDev { major, minor },
+            found @ (Some(KindView::Dir) | None) => {
+                return Err(BuilderError::failed(format!(
+                    "the hard link `/{}` is to `/{}`, which is {}",
+                    shown(path),
+                    shown(to),
+                    found.map_or("not there", |_| "a directory")
+                )));
+            }
+        };
+        let meta = there.map(|there| there.meta.clone()).unwrap_or_default();
+        Ok(self.tree.insert(path, FileSpec { meta, kind })?)
     }
 
     /// Makes a name of a file of aufs: the first one is the file, further ones are links to that.

@@ -206,7 +206,7 @@ fn a_registry_that_is_ill_is_told_from_a_push() {
     let (place, _) = layout_with(dir.path(), &[noise(10, 7)], |_| ());
     registry.with(|state| state.answers = Some(("PUT", 500)));
     let problem = why(sent(&registry, &place, &Access::default()));
-    assert!(problem.helps[0].contains("what was sent is not sent again"));
+    assert!(problem.helps[0].contains("blobs that arrived whole are not sent again"));
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn again(usage: Use) -> String {
             "correct the name of the host, run the command again later, or name another registry that has the image"
         }
         Use::Push => {
-            "correct the name of the host, or run the command again later; what was sent is not sent again"
+            "correct the name of the host, or run the command again later; blobs that arrived whole are not sent again"
         }
     }
     .to_owned()
@@ -139,7 +139,7 @@ pub(super) fn unexpected(
         (404, Use::Pull) => "correct `ref` or `digest`: the registry has no such image",
         (404, Use::Push) => "correct the name of the repository",
         (_, Use::Push) if is_passing(status) => {
-            "run the command again later; what was sent is not sent again"
+            "run the command again later; blobs that arrived whole are not sent again"
         }
         (_, Use::Push) => "the registry's own records say more: it does not take such an image",
         (_, Use::Resolve | Use::Pull) if is_passing(status) => {

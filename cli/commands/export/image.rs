@@ -164,7 +164,7 @@ fn sent(session: &Session, reference: &Reference, pushed: &Pushed) -> Result<(),
     if !session.global.quiet {
         let blobs = usize::try_from(pushed.sent).unwrap_or(usize::MAX);
         output::message(&format!(
-            "sent {} ({}), {} were there, {} taken over from other repositories",
+            "sent {}, manifests among them ({}), {} were there, {} taken over from other repositories",
             size::count(blobs, "blob"),
             size::bytes(pushed.bytes),
             pushed.present,

@@ -177,6 +177,7 @@ in
         squashfs = filesystem.squashfs {
           name = "${plan.name}.squashfs";
           rootfs = whole;
+          acls = plan.disk.acls or "refuse";
         };
         bootc = bootc ({
           name = "${plan.name}-bootc";

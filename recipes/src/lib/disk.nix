@@ -45,6 +45,8 @@ let
       version = given.version or "1";
       boot = given.boot or "uki";
       filesystem = given.filesystem or "ext4";
+      # What becomes of access control lists in squashfs, wherever this makes one.
+      acls = given.acls or null;
       modules = given.modules or [ ];
       kernel = given.kernel or null;
       tries = given.tries or null;
@@ -129,7 +131,7 @@ let
       rootImage = part ".${filesystem}" "filesystem" {
         rootfs = "${rootfs}";
         uuid = uuid "filesystem root";
-        inherit filesystem epoch;
+        inherit filesystem epoch acls;
       };
       rootHashes = part "-verity" "verity" { image = "${rootImage}"; uuid = uuid "verity"; };
       slotPartitions = filter (one: elem (one.type or "linux") [ "root" "root-arm64" ]) layout;
@@ -166,6 +168,7 @@ let
               else if one.rootfs == true then "${rootfs}"
               else one.rootfs;
             free = one.free or null;
+            inherit acls;
             image = images.${one.name} or (if one ? image then derive.source one.image else null);
             files =
               if isEsp one then loaderFiles // systemFiles bootRoot // derive.sources (one.files or { })
@@ -287,7 +290,7 @@ let
         cmdline = concatStringsSep " " (consoles ++ given.cmdline or [ ]);
         os_release = release;
         uki = id;
-        inherit kernel epoch;
+        inherit kernel epoch acls;
       };
       # The loader and one program with everything in it: a root on an optical drive would need drivers that kernels for virtual
       # machines lack.

@@ -53,7 +53,7 @@ in
 {
   ext4 = filesystem "ext4" [ "label" "uuid" "free" ];
   erofs = filesystem "erofs" [ "label" "uuid" ];
-  # It has no access control lists: `acls = "drop"` leaves them out with a warning in the log, "refuse" makes one an error.
+  # It has no access control lists: one is an error, unless `acls = "drop"` leaves them out with a warning in the log.
   squashfs = filesystem "squashfs" [ "acls" ];
 
   # Two files: `hashes`, which goes beside the image, and `roothash`, which the kernel is told.

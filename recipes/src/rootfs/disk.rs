@@ -28,6 +28,7 @@ pub(super) const DISK: &[&str] = &[
     "slots",
     "tries",
     "filesystem",
+    "acls",
     "verity",
     "volatile",
     "root-size",
@@ -64,6 +65,7 @@ const BOOT: &[&str] = &["uki", "entries", "none"];
 const INITRD: &[&str] = &["none", "own", "distribution"];
 const FILESYSTEMS: &[&str] = &["ext4", "erofs", "squashfs", "vfat"];
 const VOLATILE: &[&str] = &["overlay", "state", "none"];
+const ACLS: &[&str] = &["refuse", "drop"];
 const ROOTS: &[&str] = &["ext4", "erofs", "squashfs"];
 const ATTRIBUTES: &[&str] = &["read-only", "no-auto", "grow"];
 
@@ -143,6 +145,7 @@ fn disk(fields: &Fields<'_>, problems: &mut Problems) -> Vec<(&'static str, Give
     for (name, words) in [
         ("boot", BOOT),
         ("filesystem", ROOTS),
+        ("acls", ACLS),
         ("volatile", VOLATILE),
     ] {
         out.extend(word(fields, name, words, problems).map(|s| (name, Given::Text(s, Vec::new()))));

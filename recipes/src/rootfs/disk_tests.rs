@@ -76,6 +76,10 @@ fn a_wrong_size_says_why_and_what_would_do() {
             ["`GB` is no unit", "K, M, G or T", "write `size = \"10G\"`"],
         ),
         ("\"\"", ["there is no number in it", "K, M, G or T", ""]),
+        (
+            "\"rest\"",
+            ["there is no number in it", "K, M, G or T", "`rest = true`"],
+        ),
         ("[ ]", ["must be bytes", "K, M, G or T", ""]),
     ] {
         let partition = told(&format!("[[partition]]\nname = \"data\"\nsize = {value}\n"));

@@ -47,6 +47,8 @@ impl Least {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Wrong {
     NoNumber,
+    /// What is left is not said by a size.
+    Rest,
     Negative,
     /// With the same size in whole numbers, where there is one.
     Fraction(Option<String>),
@@ -62,7 +64,7 @@ enum Wrong {
 impl Wrong {
     fn what(&self) -> String {
         match self {
-            Self::NoNumber => "there is no number in it".to_owned(),
+            Self::NoNumber | Self::Rest => "there is no number in it".to_owned(),
             Self::Negative => "a size cannot be negative".to_owned(),
             Self::Fraction(_) => "it is no whole number".to_owned(),
             Self::Unit(unit, _) => format!("`{}` is no unit", unit.escape_debug()),
@@ -79,7 +81,7 @@ impl Wrong {
         }
     }
 
-    fn help(&self, name: &str) -> Option<String> {
+    fn help(&self, name: &str, least: Least) -> Option<String> {
         match self {
             Self::Fraction(Some(instead)) | Self::Unit(_, Some(instead)) => {
                 Some(format!("write `{name} = \"{instead}\"`"))
@@ -88,6 +90,9 @@ impl Wrong {
                 without_unit: Some(number),
             } => Some(format!(
                 "a number without a unit is bytes; {number} MiB are `{name} = \"{number}M\"`"
+            )),
+            Self::Rest if least == Least::Partition => Some(format!(
+                "leave `{name}` out and write `rest = true` in the last `[[partition]]`: it takes what is left"
             )),
             _ => None,
         }
@@ -135,7 +140,7 @@ pub(super) fn read(
             let message = format!("`{name}` of {of} is {written}: {}", wrong.what());
             let label = wrong.expected(least);
             let mut problem = problems.error("recipe-bad-value", message, &node.place, label);
-            problem.helps.extend(wrong.help(name));
+            problem.helps.extend(wrong.help(name, least));
             problems.add(problem);
             None
         }
@@ -156,6 +161,8 @@ fn parse(text: &str) -> Result<u64, Wrong> {
             .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
         return Err(if is_negative {
             Wrong::Negative
+        } else if ["rest", "max", "all", "*"].contains(&text.to_ascii_lowercase().as_str()) {
+            Wrong::Rest
         } else {
             Wrong::NoNumber
         });

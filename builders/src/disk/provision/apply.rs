@@ -73,7 +73,7 @@ fn whole(sources: &dyn Build, spec: &Spec, device: &Device) -> Result<(), Builde
     let cleared = device.clear(0, device.size);
     cleared
         .map_err(|e| BuilderError::io(format!("cannot write `{}`", device.path.display()), e))?;
-    let image = device.image()?;
+    let image = device.image();
     let whole = Window::new(&image, 0, device.size);
     assemble::write(sources, &room::layout(spec, device.size), &whole)?;
     device.sync()
@@ -99,7 +99,7 @@ fn partition(
     })?;
     let cleared = device.clear(partition.offset(), partition.size());
     cleared.map_err(|e| BuilderError::io(format!("cannot write `{name}`"), e))?;
-    let image = device.image()?;
+    let image = device.image();
     let window = Window::new(&image, partition.offset(), partition.size());
     let mut slots = spec.slots.iter();
     let slot = slots.find(|slot| plan.slot.as_ref() == Some(&slot.name));

@@ -2,14 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::FallocateFlags;
 use sos_engine::BuilderError;
 use sos_formats::gpt::{self, GptError, Partition, Table};
 
-use super::refused;
+use super::{claim, refused};
 use crate::filesystem::FileImage;
 
 /// The smallest disk that is looked at: a table at both ends and something between.
@@ -19,14 +20,16 @@ const MIN_BYTES: u64 = 4 << 20;
 #[derive(Debug)]
 pub struct Device {
     pub(in crate::disk) path: PathBuf,
-    pub(in crate::disk) file: File,
+    /// Shared with all that read and write: the lock of a file ends with the first descriptor of it that is closed.
+    pub(in crate::disk) file: Arc<File>,
     /// In bytes.
     pub size: u64,
     is_block: bool,
 }
 
 impl Device {
-    /// Opens a block device or a file.
+    /// Opens a block device or a file. To be written it is claimed, for as long as this lives: nothing else can mount a block device
+    /// or claim it, and a file is locked for virtual machines and for other provisioning.
     ///
     /// # Errors
     /// When it is something else or too small, and, to be written, when it is in use.
@@ -51,20 +54,30 @@ impl Device {
             let message = format!("`{}` is neither a block device nor a file", path.display());
             return Err(refused("provision-device", message).into());
         }
-        let mut file = File::options()
-            .read(true)
-            .write(writable)
-            .open(path)
-            .map_err(|e| match e.kind() {
-                io::ErrorKind::PermissionDenied if writable => forbidden(path, "write to"),
-                io::ErrorKind::PermissionDenied => forbidden(path, "read"),
-                _ => failed(e),
-            })?;
-        if writable && let Some(by) = in_use(path, &meta).or_else(|| locked(&file)) {
+        let busy = |by: String| {
             let message = format!("`{}` is in use: {by}", path.display());
-            return Err(refused("provision-in-use", message)
-                .help("unmount it, or take it away from what uses it, and try again")
-                .into());
+            BuilderError::from(
+                refused("provision-in-use", message)
+                    .help("unmount it, or take it away from what uses it, and try again"),
+            )
+        };
+        let mut options = File::options();
+        options.read(true).write(writable);
+        if is_block && writable {
+            options.custom_flags(claim::EXCLUSIVE);
+        }
+        let mut file = options.open(path).map_err(|e| match e.kind() {
+            io::ErrorKind::PermissionDenied if writable => forbidden(path, "write to"),
+            io::ErrorKind::PermissionDenied => forbidden(path, "read"),
+            io::ErrorKind::ResourceBusy if is_block => {
+                busy(claim::in_use(path, &meta).unwrap_or_else(claim::claimed))
+            }
+            _ => failed(e),
+        })?;
+        if writable
+            && let Some(by) = claim::in_use(path, &meta).or_else(|| claim::lock(&file, is_block))
+        {
+            return Err(busy(by));
         }
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         if size < MIN_BYTES {
@@ -78,7 +91,7 @@ impl Device {
         }
         Ok(Self {
             path: path.to_owned(),
-            file,
+            file: Arc::new(file),
             size: size - size % gpt::SECTOR,
             is_block,
         })
@@ -159,19 +172,18 @@ impl Device {
     }
 
     /// The same device, for writers of file systems.
-    pub(in crate::disk) fn image(&self) -> Result<FileImage, BuilderError> {
-        FileImage::open(&self.path, true)
-            .map_err(|e| BuilderError::io(format!("cannot open `{}`", self.path.display()), e))
+    pub(in crate::disk) fn image(&self) -> FileImage {
+        FileImage::of(Arc::clone(&self.file))
     }
 
     /// One partition as a stream.
-    pub(in crate::disk) fn part(&self, partition: &Partition) -> io::Result<Part> {
-        Ok(Part {
-            file: self.file.try_clone()?,
+    pub(in crate::disk) fn part(&self, partition: &Partition) -> Part {
+        Part {
+            file: Arc::clone(&self.file),
             start: partition.offset(),
             len: partition.size(),
             at: 0,
-        })
+        }
     }
 
     /// Waits until everything is on the disk.
@@ -189,7 +201,7 @@ impl Device {
 
 /// A part of a file, read and written at its own position.
 pub(in crate::disk) struct Part {
-    file: File,
+    file: Arc<File>,
     start: u64,
     len: u64,
     at: u64,
@@ -249,92 +261,4 @@ fn forbidden(path: &Path, what: &str) -> BuilderError {
             path.display()
         ))
         .into()
-}
-
-/// Who uses a block device or file that is about to be written, in words; none when nobody does, as far as this user can see.
-#[must_use]
-pub fn used_by(path: &Path) -> Option<String> {
-    let meta = fs::metadata(path).ok()?;
-    in_use(path, &meta).or_else(|| {
-        // Opening a device for writing would be an event for others.
-        let file = meta
-            .is_file()
-            .then(|| File::options().write(true).open(path));
-        locked(&file?.ok()?)
-    })
-}
-
-/// Whether another process has a lock on a file that is open for writing, as virtual machines have on their disks.
-fn locked(file: &File) -> Option<String> {
-    use rustix::fs::FlockOperation::{NonBlockingLockExclusive, NonBlockingUnlock};
-    match rustix::fs::fcntl_lock(file, NonBlockingLockExclusive) {
-        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => {
-            Some("another process has locked it, as a virtual machine does".to_owned())
-        }
-        // A file system without locks tells nothing.
-        Err(_) => None,
-        Ok(()) => {
-            rustix::fs::fcntl_lock(file, NonBlockingUnlock).ok();
-            None
-        }
-    }
-}
-
-/// Who uses a device or one of its partitions, in words.
-fn in_use(path: &Path, meta: &fs::Metadata) -> Option<String> {
-    let mut ours: Vec<(String, String)> = Vec::new();
-    if meta.file_type().is_block_device() {
-        let number = |rdev: u64| format!("{}:{}", rustix::fs::major(rdev), rustix::fs::minor(rdev));
-        let whole = number(meta.rdev());
-        let place = fs::canonicalize(format!("/sys/dev/block/{whole}")).ok()?;
-        ours.push((whole, path.display().to_string()));
-        for below in fs::read_dir(&place).into_iter().flatten().flatten() {
-            if let Ok(dev) = fs::read_to_string(below.path().join("dev")) {
-                ours.push((
-                    dev.trim().to_owned(),
-                    format!("/dev/{}", below.file_name().to_string_lossy()),
-                ));
-            }
-        }
-        let held = |dir: &Path| {
-            fs::read_dir(dir.join("holders")).is_ok_and(|mut all| all.next().is_some())
-        };
-        if held(&place)
-            || ours
-                .iter()
-                .any(|(dev, _)| held(Path::new(&format!("/sys/dev/block/{dev}"))))
-        {
-            return Some("another device is made of it".to_owned());
-        }
-    } else {
-        // A file may be the disk behind a loop device.
-        let real = fs::canonicalize(path).ok()?;
-        for device in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
-            let backing = fs::read_to_string(device.path().join("loop/backing_file"));
-            if backing.is_ok_and(|backing| Path::new(backing.trim_end()) == real) {
-                return Some(format!(
-                    "it is behind `/dev/{}`",
-                    device.file_name().to_string_lossy()
-                ));
-            }
-        }
-        return None;
-    }
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    for line in mounts.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let (Some(dev), Some(at)) = (words.get(2), words.get(4)) else {
-            continue;
-        };
-        if let Some((_, name)) = ours.iter().find(|(own, _)| own == dev) {
-            return Some(format!("`{name}` is mounted at `{at}`"));
-        }
-    }
-    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    let swap = swaps
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().next());
-    let mut swap = swap.filter(|swap| ours.iter().any(|(_, name)| name == swap));
-    swap.next().map(|swap| format!("`{swap}` is swap space"))
 }

@@ -17,7 +17,7 @@ use super::device::Device;
 use super::entries::{Entry, same};
 use super::plan::root_id;
 use super::report::{Report, SlotState, id, next};
-use super::volume::Volume;
+use super::volume::{DAMAGED, Volume};
 use super::{Slot, Spec, room};
 use crate::build::Build;
 use crate::filesystem::{FileImage, Image as _, Kind};
@@ -97,7 +97,11 @@ pub(super) fn drift(
             .any(|attrs| attrs.uuid.eq_ignore_ascii_case(&uuid))
         {
             let how = "is no partition of the layout";
-            found.push(difference(&partition.name, how, LAYOUT));
+            let name = match partition.name.as_str() {
+                "" => format!("a partition without a name ({uuid})"),
+                name => name.to_owned(),
+            };
+            found.push(difference(&name, how, LAYOUT));
         }
     }
     let Ok(esp) = esp_of(spec, &table) else {
@@ -107,7 +111,17 @@ pub(super) fn drift(
         );
         return Ok(report);
     };
-    let volume = Volume::open(device, esp)?;
+    let volume = match Volume::open(device, esp) {
+        Err(BuilderError::Diagnostic(problem)) if problem.code == DAMAGED => {
+            found.push(difference(&esp.name, &problem.message, LAYOUT));
+            report.differences = found;
+            report.not_compared.push(
+                "what is in the other partitions: the files on the EFI system partition tell which version is where".to_owned(),
+            );
+            return Ok(report);
+        }
+        opened => opened?,
+    };
     // What starts one version is looked at where that version is.
     let of_slots = |path: &String| spec.slots.iter().any(|slot| slot.files.contains_key(path));
     for attrs in spec

@@ -5,6 +5,7 @@
 //! that the loader goes back to the version before when the new one does not start.
 
 mod apply;
+mod claim;
 mod device;
 mod drift;
 mod entries;
@@ -26,7 +27,8 @@ use sos_formats::hash::Blake3;
 use sos_formats::store_path::StorePath;
 use sos_store::Store;
 
-pub use device::{Device, used_by};
+pub use claim::used_by;
+pub use device::Device;
 pub use drift::Difference;
 pub(in crate::disk) use entries::entry_kernels;
 pub use plan::{Plan, Step, Wish};

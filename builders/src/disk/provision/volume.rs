@@ -7,9 +7,12 @@ use sos_engine::BuilderError;
 use sos_formats::gpt::Partition;
 
 use super::device::{Device, Part};
+use super::refused;
 
 /// The longest path that is looked at: a damaged volume may have a directory in itself.
 const MAX_PATH: usize = 1024;
+/// What an EFI system partition is called that nothing can be read from.
+pub(super) const DAMAGED: &str = "provision-damaged";
 /// The largest file that is read.
 const MAX_FILE: u64 = 1 << 30;
 
@@ -50,11 +53,14 @@ impl Volume {
         device: &Device,
         partition: &Partition,
     ) -> Result<Self, BuilderError> {
-        let part = device
-            .part(partition)
-            .map_err(|e| failed("open", &partition.name, e))?;
+        let part = device.part(partition);
         let options = FsOptions::new().time_provider(&NO_CLOCK);
-        let fs = FileSystem::new(part, options).map_err(|e| failed("open", &partition.name, e))?;
+        let opened = FileSystem::new(part, options);
+        let fs = opened.map_err(|e| match e.raw_os_error() {
+            Some(_) => failed("open", &partition.name, e),
+            // The device can be read, and this is no volume.
+            None => damaged(&partition.name, &e),
+        })?;
         Ok(Self { fs })
     }
 
@@ -195,6 +201,13 @@ impl Volume {
             .unmount()
             .map_err(|e| failed("close", "the EFI system partition", e))
     }
+}
+
+fn damaged(name: &str, why: &std::io::Error) -> BuilderError {
+    let message = format!("the EFI system partition `{name}` holds no FAT file system: {why}");
+    refused(DAMAGED, message)
+        .help("`fsck.vfat` may repair it; `--wipe` makes the whole layout anew, and everything on the disk is lost")
+        .into()
 }
 
 fn failed(what: &str, path: &str, error: std::io::Error) -> BuilderError {

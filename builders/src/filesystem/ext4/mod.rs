@@ -238,6 +238,17 @@ impl<'a> Writer<'a> {
     }
 
     fn full(&self, size: u64, inodes: u64) -> BuilderError {
+        if size != u64::MAX && size / BLOCK > MAX_BLOCKS {
+            let most = MAX_BLOCKS * BLOCK;
+            let message = format!(
+                "an ext4 file system of {size} bytes is larger than they can be here: it has numbers of 32 bits for its blocks"
+            );
+            return Diagnostic::error("filesystem-large", Class::Recipe, message)
+                .help(format!(
+                    "give it at most {most} bytes, {BLOCK} less than 16 TiB"
+                ))
+                .into();
+        }
         let message = if size == u64::MAX {
             "this root filesystem is larger than an ext4 file system can be".to_owned()
         } else {

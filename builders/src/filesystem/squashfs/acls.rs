@@ -46,10 +46,26 @@ pub(super) fn drop_all(build: &dyn Build, tree: &mut Tree, unfit: &mut Unfit) {
         without.push(format!("{more} more"));
     }
     build.log(&format!(
-        "warning[{WARNING}]: squashfs has no access control lists, so those of {} were left out; choose ext4 or EROFS to keep them, \
-         or `acls = \"refuse\"` to have none left out",
+        "warning[{WARNING}]: squashfs has no access control lists, so those of {} were left out, as `acls = \"drop\"` says; choose ext4 \
+         or EROFS to keep them",
         without.join(", ")
     ));
+}
+
+/// Notes all files that have one as unfit.
+pub(super) fn refuse_all(tree: &mut Tree, unfit: &mut Unfit) {
+    for inode in &mut tree.inodes {
+        let xattrs = &mut inode.meta.xattrs;
+        // Taken away, so that no other rule is told of them as well.
+        let found = [xattrs.remove(ACCESS), xattrs.remove(DEFAULT)];
+        if found.iter().any(Option::is_some) {
+            unfit.push(
+                inode,
+                "squashfs has no access control lists, and it has one",
+            );
+            unfit.help("`acls = \"drop\"` leaves the lists out: nobody may do more without them; ext4 and EROFS keep them");
+        }
+    }
 }
 
 /// Tells whether there was one.

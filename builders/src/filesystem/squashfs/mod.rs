@@ -62,8 +62,9 @@ pub(super) fn write(
     let mut attributes = Attributes::default();
     let mut owners = Owners::default();
     let mut unfit = Unfit::new(Kind::Squashfs);
-    if options.acls == Acls::Drop {
-        acls::drop_all(build, &mut tree, &mut unfit);
+    match options.acls {
+        Acls::Drop => acls::drop_all(build, &mut tree, &mut unfit),
+        Acls::Refuse => acls::refuse_all(&mut tree, &mut unfit),
     }
     let mut xattrs = Vec::with_capacity(tree.inodes.len());
     for inode in &tree.inodes {

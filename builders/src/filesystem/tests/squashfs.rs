@@ -34,7 +34,11 @@ fn access_control_lists_are_left_out_or_refused() {
     let mut plant = Plant::new(&fake, 12);
     plant.lists();
     let root = plant.finish();
-    let image = make(&fake, Kind::Squashfs, &root, &squashfs_options(), "image");
+    let drop = Options {
+        acls: Acls::Drop,
+        ..squashfs_options()
+    };
+    let image = make(&fake, Kind::Squashfs, &root, &drop, "image");
     assert!(fake.logged("warning[filesystem-acl]"));
     assert!(fake.logged("`/acl`, `/acls`"));
     if let Some(said) = run("unsquashfs", &["-lln", &text(&image)]) {
@@ -43,22 +47,19 @@ fn access_control_lists_are_left_out_or_refused() {
             assert!(said.contains(part), "{said}");
         }
     }
-    let options = Options {
-        acls: Acls::Refuse,
-        ..squashfs_options()
-    };
     let image = FileImage::create(&fake.path("refused")).expect("an image");
-    let error = write(&fake, Kind::Squashfs, &root, &options, &image).expect_err("refused");
+    let error =
+        write(&fake, Kind::Squashfs, &root, &squashfs_options(), &image).expect_err("refused");
     let BuilderError::Diagnostic(problem) = error else {
         panic!("{error}");
     };
     assert_eq!(problem.code, "filesystem-unfit");
-    assert!(
-        problem
-            .notes
-            .join("\n")
-            .contains("`system.posix_acl_access`")
+    assert_eq!(
+        problem.notes,
+        ["/acl", "/acls"]
+            .map(|path| format!("`{path}`: squashfs has no access control lists, and it has one"))
     );
+    assert!(problem.helps[0].contains("`acls = \"drop\"`"));
 }
 
 /// The kernel begins to look for a name where the index of the directory says.

@@ -119,7 +119,7 @@ fn links_that_lead_nowhere() {
         ),
         (
             vec![("l", Hardlink, "d")],
-            "the hard link `/l` is to `/d`, which is no file",
+            "the hard link `/l` is to `/d`, which is a directory",
         ),
     ] {
         let layer = archive(&entries);
@@ -131,6 +131,54 @@ fn links_that_lead_nowhere() {
     }
     hand.image(&[(TAR, archive(&[("h", Hardlink, "h")]))]);
     hand.refused("is to itself");
+}
+
+#[test]
+fn a_layer_that_ends_within_a_file_is_a_bad_image() {
+    let hand = Hand::new();
+    let text = "x".repeat(4096);
+    let mut cut = archive(&[("f", EntryKind::File, &text)]);
+    cut.truncate(2048);
+    hand.image(&[(TAR, cut)]);
+    hand.refused("at byte 0 of the archive");
+}
+
+/// The manifest has hard links of files only: of everything else there are two that are the same.
+#[test]
+fn a_link_to_what_is_no_file_is_another_of_the_kind() {
+    use EntryKind::{BlockDev, CharDev, Dir, Fifo, File, Hardlink, Symlink};
+    let hand = Hand::new();
+    let below = archive(&[
+        ("s", Symlink, "else/where"),
+        ("n", CharDev, ""),
+        ("b", BlockDev, ""),
+        ("p", Fifo, ""),
+        ("l/s", File, "in the way"),
+    ]);
+    let above = archive(&[
+        ("l", Dir, ""),
+        ("l/s", Hardlink, "s"),
+        ("l/n", Hardlink, "n"),
+        ("l/b", Hardlink, "b"),
+        ("l/p", Hardlink, "p"),
+        // In one layer, and of a link.
+        ("l/t", Symlink, "t"),
+        ("l/u", Hardlink, "l/t"),
+        ("l/v", Hardlink, "l/u"),
+    ]);
+    hand.image(&[(TAR, below), (TAR, above)]);
+    let tree = hand.tree();
+    for (name, link) in [
+        ("s", "l/s"),
+        ("n", "l/n"),
+        ("b", "l/b"),
+        ("p", "l/p"),
+        ("l/t", "l/v"),
+    ] {
+        let at = |path: &str| tree.get(path).expect("a path").expect("there");
+        assert_eq!(at(name), at(link), "{link}");
+        assert!(!matches!(at(link).kind, KindView::File { .. }), "{link}");
+    }
 }
 
 #[test]
