@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::payload;
 
 use crate::failure::Failure;
 
@@ -65,6 +66,29 @@ pub(crate) enum Image {
     Iso(PathBuf),
 }
 
+/// Whether a file begins as a payload image does, which a machine that has started from something else imports.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn is_payload(path: &Path) -> io::Result<bool> {
+    if path.is_dir() {
+        return Ok(false);
+    }
+    let mut head = Vec::new();
+    File::open(path)?
+        .take(payload::MAGIC.len() as u64)
+        .read_to_end(&mut head)?;
+    Ok(head == payload::MAGIC)
+}
+
+/// A disk beside the one that is started. It is never written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Payload {
+    pub(crate) file: PathBuf,
+    /// As of the machine's own image.
+    pub(crate) is_built: bool,
+}
+
 impl Image {
     /// Looks at the first bytes of a file, or into a directory. None when it is nothing that starts.
     ///
@@ -118,6 +142,8 @@ pub(crate) enum Bus {
 #[derive(Debug, Clone)]
 pub(crate) struct Machine {
     pub(crate) image: Image,
+    /// For one that starts from a bare sector: its second disk.
+    pub(crate) payload: Option<Payload>,
     /// Whether it starts with UEFI firmware; else with a BIOS, or right with the kernel.
     pub(crate) uefi: bool,
     /// Whether the firmware looks at signatures, once it has keys.
@@ -281,6 +307,18 @@ pub(crate) fn command(
                 "-drive",
                 &format!("if=ide,format=raw,file={file},{snapshot}"),
             ]);
+            if let Some(payload) = &machine.payload {
+                let file = text(&payload.file)?;
+                let locking = if payload.is_built {
+                    ",file.locking=off"
+                } else {
+                    ""
+                };
+                add(&[
+                    "-drive",
+                    &format!("if=ide,index=1,format=raw,file={file},snapshot=on{locking}"),
+                ]);
+            }
         }
         Image::Iso(file) => {
             let file = text(file)?;
@@ -368,6 +406,43 @@ fn has_real_kvm() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_payload_is_the_second_disk_and_not_written_to() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let machine = Machine {
+            image: Image::Sectors("/a.img".into()),
+            payload: Some(Payload {
+                file: "/b,c.img".into(),
+                is_built: true,
+            }),
+            uefi: false,
+            secure_boot: false,
+            vars: None,
+            bus: Bus::Nvme,
+            memory_mib: 64,
+            cpus: 1,
+            write: true,
+            is_built: false,
+            reboot: false,
+            is_conversation: false,
+            append: None,
+            extra: Vec::new(),
+        };
+        let (_, words) = command(&machine, dir.path()).expect("a command");
+        let drives: Vec<&str> = words
+            .iter()
+            .filter_map(|word| word.to_str())
+            .filter(|word| word.starts_with("if=ide"))
+            .collect();
+        assert_eq!(
+            drives,
+            [
+                "if=ide,format=raw,file=/a.img,snapshot=off",
+                "if=ide,index=1,format=raw,file=/b,,c.img,snapshot=on,file.locking=off",
+            ]
+        );
+    }
 
     #[test]
     fn images_are_told_by_their_bytes() {

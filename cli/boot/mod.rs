@@ -4,4 +4,4 @@ mod console;
 mod machine;
 
 pub(crate) use console::{Outcome, Watch, converse, watch};
-pub(crate) use machine::{Bus, Image, Machine, command, look_for};
+pub(crate) use machine::{Bus, Image, Machine, Payload, command, is_payload, look_for};

@@ -9,8 +9,8 @@ use sos_builders::disk::provision::used_by;
 use sos_engine::Cancel;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
-use crate::args::{LockFlags, TargetArgs};
-use crate::boot::{self, Bus, Image, Machine, Outcome, Watch};
+use crate::args::{LockFlags, TargetArgs, quoted};
+use crate::boot::{self, Bus, Image, Machine, Outcome, Payload, Watch};
 use crate::commands::export;
 use crate::failure::Failure;
 use crate::interrupt;
@@ -36,9 +36,11 @@ enum BootCommand {
 /// from over the network (`#netboot`), or the image that a bootstrap without a kernel begins from (`#builder-hex0-image`); a file with
 /// one of them will do too. With --expect the machine ends when its console has shown that, and the exit code says whether it
 /// has; without, the terminal is the console until the machine ends (Ctrl-A X ends it).
+///
+/// A payload image (`#payload-image`) does not start by itself: --payload makes it the second disk of `#builder-hex0-image`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  sos boot run .#disk --uefi                      a console; log in\n  sos boot run .#disk --expect 'login:'           a test: exit code 0 if it comes\n  sos boot run ./web.rootfs.toml#netboot --expect 'login:' --timeout 300\n  sos boot run disk.raw --write --reboot          a file of this machine, and what the guest writes stays in it\n\nKVM is used where it runs unmodified kernels; else everything is emulated, which takes ten times as long."
+    after_help = "Examples:\n  sos boot run .#disk --uefi                      a console; log in\n  sos boot run .#disk --expect 'login:'           a test: exit code 0 if it comes\n  sos boot run ./web.rootfs.toml#netboot --expect 'login:' --timeout 300\n  sos boot run disk.raw --write --reboot          a file of this machine, and what the guest writes stays in it\n  sos boot run tree#builder-hex0-image --payload tree#payload-image\n                                                  a bootstrap without a kernel, and the files that it imports later\n\nKVM is used where it runs unmodified kernels; else everything is emulated, which takes ten times as long."
 )]
 struct RunArgs {
     #[command(flatten)]
@@ -69,6 +71,9 @@ struct RunArgs {
     /// Seconds after which what was expected will not come any more
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
+    /// The second disk of a machine that starts from `#builder-hex0-image`: a payload image as a target or a file; it is not written to
+    #[arg(long, value_name = "TARGET")]
+    payload: Option<String>,
     /// Let what the guest writes stay in the image, which must be a file outside the store
     #[arg(long)]
     write: bool,
@@ -134,6 +139,17 @@ fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
             .help("name a kernel image (`#uki`), or write the arguments into the recipe: `cmdline` of the disk"),
         ));
     }
+    let payload = match &args.payload {
+        None => None,
+        Some(_) if !matches!(image, Image::Sectors(_)) => {
+            let message = "only a machine that starts from `#builder-hex0-image` imports a payload";
+            return Err(Failure::new(
+                Diagnostic::error("boot-payload", Class::Usage, message)
+                    .help("leave `--payload` out, or name that image as the target"),
+            ));
+        }
+        Some(word) => Some(payload(session, args, word)?),
+    };
     let is_watched = !args.expect.is_empty() || args.until_end;
     let machine = Machine {
         uefi: !args.bios
@@ -149,6 +165,7 @@ fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
             Image::Disk { .. } | Image::Kernel(_) => MEMORY_MIB,
         }),
         image,
+        payload,
         bus: args.bus,
         cpus: args.cpus,
         write: args.write,
@@ -238,6 +255,9 @@ fn image(session: &Session, args: &RunArgs) -> Result<(Image, bool), Failure> {
             }
             // It was not meant as a recipe: that would be told of one.
             Err(error) if is_file => return Err(unreadable(path, &error)),
+            Ok(None) if is_file && boot::is_payload(path).unwrap_or(false) => {
+                return Err(only_payload(word, &args.target));
+            }
             Ok(None) if is_file && !Target::is_recipe(path) => return Err(nothing(path)),
             _ => {}
         }
@@ -268,6 +288,9 @@ fn image(session: &Session, args: &RunArgs) -> Result<(Image, bool), Failure> {
     let found = found.map_err(|e| Failure::io("cannot read what was built", &e))?;
     let found = found.ok_or_else(|| {
         let path = info.path.absolute(store.store_dir());
+        if info.root.is_none() && boot::is_payload(&place).unwrap_or(false) {
+            return only_payload(&path, &args.target);
+        }
         let what = match info.root.is_some() {
             true => "is a root filesystem, which does not start by itself",
             false => "is nothing that starts",
@@ -278,6 +301,74 @@ fn image(session: &Session, args: &RunArgs) -> Result<(Image, bool), Failure> {
         )
     })?;
     Ok((found, true))
+}
+
+/// The second disk, which is a file of this machine, or built.
+fn payload(session: &Session, args: &RunArgs, word: &str) -> Result<Payload, Failure> {
+    let no_payload = |shown: &str| {
+        let message = format!("`{shown}` is no payload image");
+        Failure::new(
+            Diagnostic::error("boot-payload", Class::Usage, message)
+                .help("`#payload-image` of a tree of bootstrap steps is one; another disk is attached with `--qemu`"),
+        )
+    };
+    let path = Path::new(word);
+    if std::fs::metadata(path).is_ok_and(|meta| !meta.is_dir()) && !Target::is_recipe(path) {
+        return match boot::is_payload(path) {
+            Ok(true) => Ok(Payload {
+                file: path.to_owned(),
+                is_built: false,
+            }),
+            Ok(false) => Err(no_payload(word)),
+            Err(error) => Err(unreadable(path, &error)),
+        };
+    }
+    let target = TargetArgs {
+        targets: vec![word.to_owned()],
+        file: None,
+        expression: None,
+        attr: Vec::new(),
+        ..args.target.clone()
+    };
+    let info = export::built(session, &target, args.lock, "boot run --payload", &|many| {
+        let message = format!("{many} results are no payload");
+        Diagnostic::error("boot-many", Class::Usage, message).help("name one target")
+    })?;
+    let store = session.store()?;
+    let file = store.physical(&info.path);
+    if info.root.is_some()
+        || !boot::is_payload(&file).map_err(|e| Failure::io("cannot read what was built", &e))?
+    {
+        return Err(no_payload(&info.path.absolute(store.store_dir())));
+    }
+    Ok(Payload {
+        file,
+        is_built: true,
+    })
+}
+
+/// What is asked to start is what another machine reads.
+fn only_payload(shown: &str, target: &TargetArgs) -> Failure {
+    let message = format!(
+        "`{shown}` is a payload image, which does not start by itself: a machine that has started from another disk imports it"
+    );
+    let second = target.targets.first().map_or("TARGET", String::as_str);
+    let first = match second.split_once("#payload-image") {
+        Some((tree, _)) => format!("{tree}#builder-hex0-image"),
+        None => "TREE#builder-hex0-image".to_owned(),
+    };
+    let options = TargetArgs {
+        targets: Vec::new(),
+        ..target.clone()
+    };
+    Failure::new(
+        Diagnostic::error("boot-nothing", Class::Usage, message).help(format!(
+            "`sos boot run{} {} --payload {}` starts that machine, with this as its second disk",
+            options.words(),
+            quoted(&first),
+            quoted(second)
+        )),
+    )
 }
 
 fn nothing(path: &Path) -> Failure {

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU8;
 use sos_engine::{Cancel, EventSink, Graph};
 use sos_formats::derivation::{Derivation, Method, Output};
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::file_name::in_url;
 use sos_formats::store_path::{StoreDir, StorePath};
 use sos_serve::{
     Compression, Limits, Mirror, MirrorOptions, Offered, Offers, SecretKey, ServeError, Server,
@@ -347,7 +348,7 @@ fn tell(
             Offered::Ref { branch, commit } => {
                 format!("ref    {branch}  in http://{address}/ostree  {commit}")
             }
-            Offered::File { name } => format!("file   http://{address}/{name}"),
+            Offered::File { name } => format!("file   http://{address}/{}", in_url(name)),
             Offered::Tree => format!("path   {shown}"),
             Offered::Nothing => format!(
                 "warning: `{shown}` is a root filesystem, which no protocol here carries; serve an image (`sos.oci`) or a commit \

@@ -348,6 +348,7 @@ impl<'a> Job<'a> {
         let settings = &self.args.set;
         let expression = sos_recipes::bootstrap_expression(dir, settings).unwrap_or_default();
         let whole = evaluator.eval_str(&expression, sos_recipes::ENTRY_NAME, &self.here)?;
+        let whole = evaluator.auto_call(whole, &self.arguments(evaluator)?)?;
         if target.attr.is_empty() {
             return Ok(whole);
         }

@@ -61,13 +61,15 @@ pub(super) fn select(
             None => Ok(Vec::new()),
         }
     };
-    let commands = if target.attr.starts_with("stage0.") {
-        names("stage0")?
-    } else {
-        Vec::new()
-    };
     let steps = names("steps")?;
-    let attr = sos_recipes::bootstrap::attr_path(&target.attr, &steps, &commands);
+    let mut sets = Vec::new();
+    // The commands of stage0, or the steps of an extension.
+    if let Some((set, _)) = target.attr.split_once('.')
+        && (set == "stage0" || set.starts_with("steps-"))
+    {
+        sets.push((set, names(set)?));
+    }
+    let attr = sos_recipes::bootstrap::attr_path(&target.attr, &steps, &sets);
     evaluator
         .select_with(whole, &attr, arguments)
         .map_err(|why| match why.code {
@@ -93,10 +95,10 @@ fn no_pass(evaluator: &Evaluator, whole: Value, target: &Target) -> Option<Box<D
     };
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let pass = pass.strip_prefix("pass").unwrap_or(pass);
-    if set != "steps" || !is_number(pass) {
+    if !(set == "steps" || set.starts_with("steps-")) || !is_number(pass) {
         return None;
     }
-    let steps = evaluator.attr(whole, "steps").ok()??;
+    let steps = evaluator.attr(whole, set).ok()??;
     let root = evaluator.attr(steps, step).ok()??;
     let mut passes = evaluator.attr_names(root).ok()?;
     passes.retain(|name| is_number(name));
@@ -105,7 +107,7 @@ fn no_pass(evaluator: &Evaluator, whole: Value, target: &Target) -> Option<Box<D
     let message = match is_there {
         false => format!("step `{step}` has no pass {pass}"),
         // Asked for in other words, or for something that its root has not.
-        true if parts.len() == 3 => format!("pass {pass} of `{step}` is `steps.{step}.{pass}`"),
+        true if parts.len() == 3 => format!("pass {pass} of `{step}` is `{set}.{step}.{pass}`"),
         true => return None,
     };
     let note = match passes.as_slice() {

@@ -12,6 +12,7 @@ pub mod deb;
 pub mod deflate;
 pub mod derivation;
 pub mod diagnostic;
+pub mod file_name;
 pub mod flake_lock;
 pub mod flake_ref;
 pub mod gpt;

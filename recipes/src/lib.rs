@@ -75,14 +75,16 @@ pub const ROOTFS_ATTRS: &[&str] = &[
 /// let text = sos_recipes::bootstrap_expression(Path::new("/p"), &["ARCH=amd64".to_owned()]);
 /// assert_eq!(
 ///     text.as_deref(),
-///     Some(r#"(import <sos>).bootstrap { tree = /. + "/p"; settings = [ "ARCH=amd64" ]; }"#)
+///     Some(
+///         r#"{ ... }@given: (import <sos>).bootstrap ({ tree = /. + "/p"; settings = [ "ARCH=amd64" ]; } // given)"#
+///     )
 /// );
 /// ```
 pub fn bootstrap_expression(tree: &Path, settings: &[String]) -> Option<String> {
     let tree = quoted(tree.to_str()?);
     let settings: String = settings.iter().map(|s| format!("{} ", quoted(s))).collect();
     Some(format!(
-        "(import <sos>).bootstrap {{ tree = /. + {tree}; settings = [ {settings}]; }}"
+        "{{ ... }}@given: (import <sos>).bootstrap ({{ tree = /. + {tree}; settings = [ {settings}]; }} // given)"
     ))
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sos_formats::architecture::{ARCHITECTURES, Architecture};
 use sos_formats::diagnostic::{Class, Diagnostic, SourceFile};
+use sos_formats::file_name;
 use sos_formats::hash::{Hash, HashAlgo};
 use sos_formats::lock::Variant;
 use sos_formats::uuid::Uuid;
@@ -119,6 +120,11 @@ impl Session {
                     "__sosBootstrapPayload",
                     "Reads a tree of bootstrap steps; returns what is on the disk that such a machine imports later.",
                     Inner::bootstrap_payload,
+                ),
+                builtin(
+                    "__sosFileName",
+                    "Returns what a file of that name is called as a store path, `store`, and as a part of a URL, `url`.",
+                    Inner::file_name,
                 ),
                 builtin(
                     "__sosPinUrl",
@@ -337,6 +343,17 @@ impl Inner {
         self.bootstrap(call, argument, |checkout, settings, _| {
             bootstrap::payload_image(checkout, settings)
         })
+    }
+
+    fn file_name(&self, call: &ExtCall<'_>, argument: Plain) -> Result<Plain, Box<Diagnostic>> {
+        let Plain::Str { s, .. } = argument else {
+            return Err(misuse(call));
+        };
+        let name = String::from_utf8(s).map_err(|_e| misuse(call))?;
+        Ok(Set::new()
+            .with("store", text(file_name::to_store(&name)))
+            .with("url", text(file_name::in_url(&name)))
+            .done())
     }
 
     /// Opens the tree that a call names, with the settings that it gives.

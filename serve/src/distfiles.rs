@@ -1,8 +1,12 @@
 //! Files that are pinned by the hash of their content, each under its name: what recipes fetch from the network.
+//!
+//! The name is that of the file, and not of its store path, which may hold fewer characters. Scripts put names behind the address as
+//! they are, programs write them as URLs have them; both find the file.
 
 use std::collections::BTreeMap;
 
 use hyper::StatusCode;
+use sos_formats::file_name::{of_store, to_store};
 use sos_formats::hash::{Hash, Sha256};
 use sos_store::{ObjectKind, PathInfo, Store};
 
@@ -10,12 +14,20 @@ use crate::answer::{Answer, Cache};
 use crate::files;
 use crate::mirror::Mirror;
 
-/// `/<NAME>`.
-pub(crate) fn answer(mirror: &Mirror, name: &str) -> Answer {
-    let found = match named(mirror, name) {
-        Ok(found) => found,
-        Err(error) => return Answer::broken(&error.to_string()),
-    };
+/// `/<NAME>`: the first of `names` that a file has.
+pub(crate) fn answer(mirror: &Mirror, names: &[String]) -> Answer {
+    let mut found = Vec::new();
+    let mut name = "";
+    for asked in names {
+        name = asked;
+        match named(mirror, name) {
+            Ok(files) => found = files,
+            Err(error) => return Answer::broken(&error.to_string()),
+        }
+        if !found.is_empty() {
+            break;
+        }
+    }
     let one = match found.as_slice() {
         [] => return Answer::missing(),
         [one] => one,
@@ -49,8 +61,13 @@ pub(crate) fn answer(mirror: &Mirror, name: &str) -> Answer {
 
 /// The files of a name; more than one when they differ. What the targets pin goes before what else is in the store.
 fn named(mirror: &Mirror, name: &str) -> sos_store::Result<Vec<PathInfo>> {
-    let mut found = mirror.store.query_name(name)?;
+    let mut found = mirror.store.query_name(&to_store(name))?;
     found.retain(is_pinned);
+    if found.is_empty() {
+        // No file of that name: then what somebody has called the path itself so.
+        found = mirror.store.query_name(name)?;
+        found.retain(is_pinned);
+    }
     if found
         .iter()
         .any(|info| mirror.offers.pins.contains(&info.path))
@@ -89,7 +106,7 @@ pub(crate) fn all(store: &Store) -> sos_store::Result<BTreeMap<String, Vec<PathI
     let mut found: BTreeMap<String, Vec<PathInfo>> = BTreeMap::new();
     for info in store.list()?.into_iter().filter(is_pinned) {
         found
-            .entry(info.path.name().to_owned())
+            .entry(of_store(info.path.name()))
             .or_default()
             .push(info);
     }

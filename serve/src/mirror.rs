@@ -42,7 +42,11 @@ impl Mirror {
     /// Answers a request; reads the store, so this may block.
     pub(crate) fn answer(&self, asked: &Asked) -> Answer {
         let Some(path) = &asked.path else {
-            return Answer::plain(StatusCode::BAD_REQUEST, "the path cannot be read");
+            // What is no path may be a name that nobody has encoded.
+            return match asked.writes || asked.names.is_empty() {
+                true => Answer::plain(StatusCode::BAD_REQUEST, "the path cannot be read"),
+                false => distfiles::answer(self, &asked.names),
+            };
         };
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
         if let ["v2", rest @ ..] = path.as_slice() {
@@ -64,7 +68,7 @@ impl Mirror {
             ["ostree", rest @ ..] => ostree::answer(self, rest),
             [name] => match name.strip_suffix(".narinfo") {
                 Some(hash) => nix::info(self, hash),
-                None => distfiles::answer(self, name),
+                None => distfiles::answer(self, &asked.names),
             },
             _ => Answer::missing(),
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use sos_formats::file_name::of_store;
 use sos_formats::hash::Sha256;
 use sos_formats::store_path::StorePath;
 use sos_store::{ObjectKind, Store, StoreError};
@@ -41,7 +42,7 @@ pub enum Offered {
     },
     /// A file with its hash in its path.
     File {
-        /// The name.
+        /// The name, which may hold what no URL does.
         name: String,
     },
     /// A path of the binary cache.
@@ -131,7 +132,7 @@ impl Offers {
             .is_some_and(|ca| ca.starts_with("fixed:") && ca.split(':').count() == 3);
         Ok(vec![if flat {
             Offered::File {
-                name: path.name().to_owned(),
+                name: of_store(path.name()),
             }
         } else {
             Offered::Tree

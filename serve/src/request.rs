@@ -15,6 +15,9 @@ pub(crate) struct Asked {
     pub(crate) writes: bool,
     /// The path between slashes, decoded; none when it cannot be read.
     pub(crate) path: Option<Vec<String>>,
+    /// What a file that is asked for may be called: the path as it is meant, then as clients write it that encode nothing, for whom a
+    /// `?` is part of the name. None below a directory.
+    pub(crate) names: Vec<String>,
     query: String,
     /// The name by which the client knows this server.
     pub(crate) host: Option<String>,
@@ -34,6 +37,7 @@ impl Asked {
             head,
             writes: !head && parts.method != hyper::Method::GET,
             path: segments(parts.uri.path()),
+            names: names(parts.uri.path(), parts.uri.query()),
             query: parts.uri.query().unwrap_or_default().to_owned(),
             host: header(HOST),
             range: header(RANGE),
@@ -59,6 +63,23 @@ fn segments(path: &str) -> Option<Vec<String>> {
     // A name with a slash in it would look like two.
     let name = |part| decoded(part).filter(|name| !name.contains('/'));
     path.split('/').map(name).collect()
+}
+
+fn names(path: &str, query: Option<&str>) -> Vec<String> {
+    let Some(name) = path.strip_prefix('/') else {
+        return Vec::new();
+    };
+    if path.len() + query.map_or(0, str::len) > MAX_PATH_BYTES {
+        return Vec::new();
+    }
+    // The more that was said goes into it, the more likely it is the one.
+    let long = query.map(|query| format!("{name}?{query}"));
+    let written = long.iter().map(String::as_str).chain([name]);
+    let mut found: Vec<String> = Vec::new();
+    for one in written.flat_map(|text| [decoded(text), Some(text.to_owned())]) {
+        found.extend(one.filter(|one| !one.contains('/') && !found.contains(one)));
+    }
+    found
 }
 
 /// What stands behind percent signs; none when that is no text.
@@ -87,6 +108,20 @@ mod tests {
     fn asked(uri: &str) -> Asked {
         let request = hyper::Request::builder().uri(uri).body(()).unwrap();
         Asked::read(&request.into_parts().0)
+    }
+
+    #[test]
+    fn a_name_may_be_encoded_or_not() {
+        let names = |uri: &str| asked(uri).names;
+        assert_eq!(names("/x%7E1"), ["x~1", "x%7E1"]);
+        assert_eq!(names("/x~1"), ["x~1"]);
+        assert_eq!(
+            names("/a%2Bb?x=%2B"),
+            ["a+b?x=+", "a%2Bb?x=%2B", "a+b", "a%2Bb"]
+        );
+        assert_eq!(names("/100%.tar"), ["100%.tar"]);
+        assert!(names("/a/b").is_empty());
+        assert_eq!(names("/a%2Fb"), ["a%2Fb"]);
     }
 
     #[test]

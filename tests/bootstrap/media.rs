@@ -11,6 +11,14 @@ const OTHER: &str = "60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c1
 const THIRD: &str = "fd61a03af4f77d870fc21e05e7e80678095c92d808cfb3b5c279ee04c74aca13";
 const FOURTH: &str = "a4e624d686e03ed2767c0abd85c14426b0b1157d2ce81d27bb4fe4f6f01d688a";
 
+/// As hex0: prints the first eight bytes of the second disk on the screen, and stops.
+fn boot_sector() -> String {
+    let code = "31 C0 8E D8 8E C0 B4 42 BA 81 00 BE 23 7C CD 13 BE 00 7E B9 08 00 FC AC B4 0E BB 07 00 CD 10 E2 F6 EB FE";
+    let packet = "10 00 01 00 00 7E 00 00 00 00 00 00 00 00 00 00";
+    let rest = 510 - 35 - 16;
+    format!("{code}\n{packet}\n{}55 AA\n", "00 ".repeat(rest))
+}
+
 /// A tree with a boot loader and two files from outside, the second of which is for the payload.
 fn world() -> World {
     let mut w = World::new();
@@ -42,10 +50,7 @@ fn world() -> World {
                 "seed/stage0-posix/bootstrap-seeds/POSIX/AMD64/kaem-optional-seed",
                 "x",
             ),
-            (
-                "builder-hex0/builder-hex0-x86-stage1.hex0",
-                &"00 ".repeat(512),
-            ),
+            ("builder-hex0/builder-hex0-x86-stage1.hex0", &boot_sector()),
             ("builder-hex0/builder-hex0-x86-stage2.hex0", "stage 2\n"),
         ],
     );
@@ -83,6 +88,8 @@ fn the_image_has_what_comes_before_the_payload_and_the_payload_the_rest() {
     assert!(position(&image, "src 0 ./bootstrap-seeds").is_none());
     let bare = built(&w, "tree#builder-hex0-image.bare");
     assert!(position(&bare, "x.txt\n").is_none());
+    assert!(position(&bare, "src 0 ./external\n").is_some());
+    assert!(position(&bare, "src 0 ./external/distfiles\n").is_some());
     let payload = built(&w, "tree#payload-image");
     assert_eq!(payload, b"LBPAYLD1\x01\0\0\0\x05\0\0\0\x05\0\0\0y.txttest2");
     w.write("payload.img", "");
@@ -158,6 +165,104 @@ fn the_image_has_what_comes_before_the_payload_and_the_payload_the_rest() {
     w.sos(check)
         .fails(3)
         .says(&["payload-bad", "does not begin with"]);
+}
+
+#[test]
+fn the_image_has_the_size_that_is_asked_for() {
+    let w = world();
+    let sized = |size: &str| {
+        let words = ["build", "--no-link", "tree#builder-hex0-image"];
+        w.sos(words.into_iter().chain(["--arg", "imageMebibytes", size]))
+    };
+    let large = w.physical(sized("300").ok().stdout.trim());
+    let meta = std::fs::metadata(&large).expect("a file");
+    assert_eq!(meta.len(), 300 << 20);
+    // Nothing was written there.
+    let room = std::os::unix::fs::MetadataExt::blocks(&meta) * 512;
+    assert!(room < 8 << 20, "{room} bytes on the disk");
+    let small = built(&w, "tree#builder-hex0-image");
+    let mut same = vec![0; small.len()];
+    let mut file = std::fs::File::open(&large).expect("a file");
+    std::io::Read::read_exact(&mut file, &mut same).expect("bytes");
+    assert!(same == small);
+    for wrong in ["(-1)", "\"5\"", "9999999"] {
+        sized(wrong)
+            .fails(3)
+            .says(&["`imageMebibytes` is a number of MiB"]);
+    }
+    // A recipe says it itself.
+    w.write(
+        "sized.nix",
+        "{ sos }: sos.bootstrap { tree = ./tree; imageMebibytes = 2; }",
+    );
+    assert_eq!(built(&w, "sized.nix#builder-hex0-image").len(), 2 << 20);
+    assert_eq!(
+        built(&w, "sized.nix#builder-hex0-image.bare").len(),
+        2 << 20
+    );
+}
+
+#[test]
+fn a_payload_is_the_second_disk_of_the_image() {
+    if peer("qemu-system-x86_64").is_none() {
+        return;
+    }
+    let w = world();
+    let (first, second) = ("tree#builder-hex0-image", "tree#payload-image");
+    let boot = |words: &[&str]| {
+        let all = [&["boot", "run"][..], words, &["--expect", "LBPAYLD1"]];
+        w.sos(all.concat())
+    };
+    let how = "`sos boot run tree#builder-hex0-image --payload tree#payload-image`";
+    boot(&[second])
+        .fails(2)
+        .says(&["boot-nothing", "is a payload image", how]);
+    let payload = built(&w, second);
+    std::fs::write(w.project().join("payload.img"), &payload).expect("a file");
+    boot(&["payload.img"]).fails(2).says(&[
+        "`payload.img` is a payload image",
+        "`sos boot run TREE#builder-hex0-image --payload payload.img`",
+    ]);
+    // What the image of this test does is to print what the second disk begins with.
+    boot(&[first, "--payload", second]).ok();
+    boot(&[first, "--payload", "payload.img"]).ok();
+    let there = std::fs::read(w.project().join("payload.img")).expect("a file");
+    assert!(there == payload, "nothing was written to it");
+    boot(&[first, "--payload", first])
+        .fails(2)
+        .says(&["boot-payload", "is no payload image"]);
+    w.write("other", "x");
+    boot(&[first, "--payload", "other"])
+        .fails(2)
+        .says(&["`other` is no payload image"]);
+}
+
+#[test]
+fn passes_of_an_extension_are_its_own() {
+    let w = world();
+    w.write("tree/steps-more/manifest", "build: a\nbuild: c\nbuild: c\n");
+    w.write("tree/steps-more/a/pass1.kaem", "echo more\n");
+    w.write("tree/steps-more/c/pass1.kaem", "");
+    w.write("tree/steps-more/c/pass2.kaem", "");
+    let drv = |attr: &str| {
+        let attr = format!("tree#{attr}");
+        let words = ["plan", "--json", "--set", "EXTRA_BUILDS=more", &attr];
+        let plan = w.sos(words).ok().stdout;
+        let plan: serde_json::Value = serde_json::from_str(&plan).expect("JSON");
+        plan.to_string()
+    };
+    let same = |one: &str, other: &str| assert!(drv(one) == drv(other), "{one} is {other}");
+    // The main tree has two passes of that name, the extension another one.
+    same("a", "steps.a.2");
+    same("steps-more.a", "steps-more.a.1");
+    assert!(drv("steps.a.1") != drv("steps-more.a.1"));
+    assert!(drv("a") != drv("steps-more.a"));
+    // What only the extension has is found without its tree.
+    same("c", "steps-more.c.2");
+    same("c.1", "steps-more.c.1");
+    w.sos(["plan", "--set", "EXTRA_BUILDS=more", "tree#steps-more.a.2"])
+        .fails(3)
+        .says(&["step `a` has no pass 2", "its only pass is 1"]);
 }
 
 #[test]
@@ -361,6 +466,7 @@ os.makedirs(g.target_dir)
 g.stage0_posix(True)
 g.seed()
 shutil.copytree(os.path.join(g.git_dir, "steps"), os.path.join(g.target_dir, "steps"))
+os.makedirs(os.path.join(g.target_dir, "external/distfiles"))
 def records(data):
     at = len(data[:512]) + size
     at += -at % 512
@@ -383,7 +489,6 @@ open(os.path.join(g.target_dir, "steps/bootstrap.cfg"), "wb").write(cfg.split(b"
 g.create_builder_hex0_disk_image(os.path.join(work, "init.img"), 0)
 theirs = open(os.path.join(work, "init.img"), "rb").read()
 a, b = records(mine), records(theirs)
-# Upstream makes a place for files from outside, which there are none of.
 assert a[-7:] == b[-7:], "the commands"
 assert sorted(a) == sorted(b), [x[:80] for x in set(a) ^ set(b)][:5]
 assert len(mine) == len(theirs)

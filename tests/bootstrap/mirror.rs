@@ -5,10 +5,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::process::Signal;
+
 use super::small::recipe;
 use super::{upstream, write_tree};
 use crate::serve::Serving;
-use crate::support::{World, peer, run, skip};
+use crate::support::{World, peer, process, run, skip};
 
 /// Nobody listens there.
 const NOWHERE: &str = "http://127.0.0.1:9";
@@ -68,6 +70,134 @@ fn scripts_of_upstream_take_what_is_served() {
     fs::copy(tree.join("download-distfiles.sh"), &script).expect("a script");
     run(Command::new("bash").arg(&script).arg(&serving.url)).ok();
     same(&w.project().join("d/distfiles"));
+}
+
+/// Names that no store path can have, and pairs that would be one there.
+const ODD: [&str; 9] = [
+    "lib+c++-1.0~rc1.tar.gz",
+    "x~1.tar",
+    "x-1.tar",
+    "x=7e=1.tar",
+    "x%7E2.tar",
+    "100%.tar",
+    "q.tar?a=b&c=%2B",
+    ".hidden,(1)",
+    "\u{e9}\u{4e16}.txt",
+];
+
+#[test]
+fn a_file_is_served_under_the_name_that_sources_have() {
+    let Some(recipe) = recipe() else { return };
+    let Some(curl) = peer("curl") else { return };
+    let mut w = World::new();
+    let mirror = w.root().join("mirror");
+    fs::create_dir(&mirror).expect("a directory");
+    let files = ODD.map(|name| {
+        let path = mirror.join(name);
+        fs::write(&path, format!("this is {name}\n")).expect("a file");
+        (name, digest(&path))
+    });
+    w.set(
+        "SOS_MIRRORS_DISTFILES",
+        &format!("file://{}", mirror.display()),
+    );
+    let sources: String = files
+        .iter()
+        .map(|(name, sum)| format!("f {NOWHERE}/z {sum} {name}\n"))
+        .collect();
+    write_tree(
+        &w,
+        &[
+            ("steps/manifest", "build: a\n"),
+            ("steps/bootstrap.cfg", "ARCH=amd64\n"),
+            ("steps/env", ""),
+            ("steps/helpers.sh", ""),
+            ("steps/a/sources", &sources),
+            ("steps/a/pass1.sh", ""),
+        ],
+    );
+    w.write("sos.nix", &recipe);
+    let command = w
+        .command()
+        .args(["serve", "--listen", "127.0.0.1:0", ".#distfiles"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let mut child = command.expect("a server");
+    let mut said = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(child.stdout.take().expect("a pipe")),
+        &mut said,
+    )
+    .expect("its address");
+    let url = said.trim().trim_end_matches('/').to_owned();
+    let got = |address: &str| {
+        let out = Command::new(&curl)
+            .args(["-sf", "--globoff", "--path-as-is", address])
+            .output();
+        String::from_utf8_lossy(&out.expect("curl").stdout).into_owned()
+    };
+    for (name, _) in &files {
+        let text = format!("this is {name}\n");
+        let all: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        assert_eq!(got(&format!("{url}/{all}")), text, "{name}, encoded");
+        assert_eq!(got(&format!("{url}/{name}")), text, "{name}, as it is");
+    }
+    // Two names that are not there, and would be the names of paths.
+    for absent in ["lib+c++-1.0-rc1.tar.gz", "x=7e=2.tar"] {
+        assert_eq!(got(&format!("{url}/{absent}")), "", "{absent}");
+    }
+    // Upstream's script writes names as they are.
+    if let Some(tree) = upstream() {
+        w.write("d/steps/manifest", "build: a\n");
+        w.write("d/steps/a/sources", &sources);
+        let script = w.project().join("d/download-distfiles.sh");
+        fs::copy(tree.join("download-distfiles.sh"), &script).expect("a script");
+        run(Command::new("bash").arg(&script).arg(&url)).ok();
+        for (name, sum) in &files {
+            let there = w.project().join("d/distfiles").join(name);
+            assert_eq!(&digest(&there), sum, "{name}");
+        }
+    }
+    // Another store takes all of them from there.
+    let mut other = World::new();
+    other.set("SOS_MIRRORS_DISTFILES", &url);
+    run(Command::new("cp")
+        .arg("-a")
+        .arg(w.project().join("tree"))
+        .arg(w.project().join("sos.nix"))
+        .arg(other.project()))
+    .ok();
+    let built = other.sos(["build", "--no-link", ".#distfiles"]).ok().stdout;
+    assert_eq!(built.lines().count(), ODD.len(), "{built}");
+    process::signal(&child, Signal::INT);
+    let said = child.wait_with_output().expect("its end");
+    let said = String::from_utf8_lossy(&said.stderr);
+    for (name, sum) in &files {
+        let line = said.lines().find(|line| {
+            let address = line.split_whitespace().last().unwrap_or_default();
+            line.starts_with("file") && got_name(address) == *name
+        });
+        assert!(line.is_some(), "{name} {sum}: {said}");
+    }
+}
+
+/// The name at the end of an address.
+fn got_name(address: &str) -> String {
+    let last = address.rsplit('/').next().unwrap_or_default();
+    let mut bytes = Vec::new();
+    let mut rest = last.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        let hidden = (*first == b'%').then(|| &after[..2]);
+        let hidden = hidden.and_then(|two| std::str::from_utf8(two).ok());
+        let byte = hidden.and_then(|two| u8::from_str_radix(two, 16).ok());
+        if byte.is_some() {
+            rest = &rest[2..];
+        }
+        bytes.push(byte.unwrap_or(*first));
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde_json::Value;
 use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 use sos_formats::derivation::Output;
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_formats::file_name::of_store;
 
 use super::fetcher::{FetchError, Fetcher};
 use super::from_git::{self, NotMade};
@@ -69,6 +70,8 @@ impl Builder for FetchBuilder {
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let mut attrs: FetchAttrs = ctx.attrs_as()?;
+        // What `sources` calls it.
+        let file = attrs.distfile.as_ref().map(|_| of_store(ctx.name));
         if attrs.distfile.is_some() {
             attrs.urls.retain(|url| self.fetcher.is_known(url));
         }
@@ -86,7 +89,9 @@ impl Builder for FetchBuilder {
             attrs.size,
         );
         let done = match (done, &attrs.git) {
-            (Err(BuilderError::Diagnostic(why)), Some(git)) => made_from_git(ctx, git, *why),
+            (Err(BuilderError::Diagnostic(why)), Some(git)) => {
+                made_from_git(ctx, git, file.as_deref().unwrap_or(ctx.name), *why)
+            }
             (done, _) => done,
         };
         match (done, &attrs.package) {
@@ -97,7 +102,8 @@ impl Builder for FetchBuilder {
             (Err(BuilderError::Diagnostic(why)), None) => match &attrs.distfile {
                 Some(step) => {
                     let output = ctx.drv.outputs.get("out");
-                    Err(of_step(step, ctx.name, output, &attrs.urls, *why).into())
+                    let name = file.as_deref().unwrap_or(ctx.name);
+                    Err(of_step(step, name, output, &attrs.urls, *why).into())
                 }
                 None => Err(why.into()),
             },
@@ -107,16 +113,18 @@ impl Builder for FetchBuilder {
 }
 
 /// Makes the archive that nobody has, or says also why that failed.
-fn made_from_git(ctx: &BuilderCtx<'_>, git: &str, mut why: Diagnostic) -> Result<(), BuilderError> {
+fn made_from_git(
+    ctx: &BuilderCtx<'_>,
+    git: &str,
+    name: &str,
+    mut why: Diagnostic,
+) -> Result<(), BuilderError> {
     let Some(Output::Fixed { hash, .. }) = ctx.drv.outputs.get("out") else {
         return Err(why.into());
     };
     // No address was tried, so the repository is all that there is.
     if why.code == "fetch-failed" && why.notes.is_empty() {
-        why.message = format!(
-            "cannot fetch `{}`: its git repository gives no archive",
-            ctx.name
-        );
+        why.message = format!("cannot fetch `{name}`: its git repository gives no archive");
     }
     if ctx.options.offline {
         return Err(why.note(format!("git archive of {git}: offline")).into());
@@ -127,7 +135,7 @@ fn made_from_git(ctx: &BuilderCtx<'_>, git: &str, mut why: Diagnostic) -> Result
     {
         return Err(io_error("cannot remove", &out, error));
     }
-    from_git::write(ctx, git, ctx.name, hash, &out, &work).map_err(|not| match not {
+    from_git::write(ctx, git, name, hash, &out, &work).map_err(|not| match not {
         NotMade::Cancelled => BuilderError::Cancelled,
         NotMade::NoRoom(path) => io_error(
             "cannot write",

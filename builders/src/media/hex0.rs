@@ -19,7 +19,7 @@ const MAX_ENTRIES: usize = 1 << 20;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BuilderHex0Builder;
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct ImageAttrs {
     /// The boot sector, as hex0.
     stage1: String,
@@ -27,9 +27,12 @@ struct ImageAttrs {
     stage2: String,
     /// Files and directories by absolute path.
     files: BTreeMap<String, String>,
+    /// Further directories, which may be empty, by absolute path.
+    #[serde(default)]
+    directories: Vec<String>,
     /// What is run when they are there.
     commands: Vec<String>,
-    /// The least size.
+    /// The least size of the image; what nothing is written to takes no room.
     #[serde(default)]
     mebibytes: u64,
 }
@@ -59,6 +62,9 @@ fn make(build: &dyn Build, attrs: &ImageAttrs, out: &Path) -> Result<(), Builder
     for (at, source) in &attrs.files {
         collect(at.trim_matches('/'), &build.tree(source)?, &mut entries)?;
     }
+    for at in &attrs.directories {
+        above(&format!("{}/", at.trim_matches('/')), &mut entries);
+    }
     let read = |source: &str| {
         let path = build.tree(source)?;
         fs::read(&path).map_err(|e| failed("read", &path, e))
@@ -78,17 +84,21 @@ fn make(build: &dyn Build, attrs: &ImageAttrs, out: &Path) -> Result<(), Builder
         // Directories that only commands need are made by them.
         image.command(command).map_err(said)?;
     }
-    image.end(attrs.mebibytes * MEBIBYTE).map_err(said)?;
-    std::io::Write::flush(&mut writer).map_err(|e| failed("write", out, e))
+    let written = image.end(0).map_err(said)?;
+    let file = writer
+        .into_inner()
+        .map_err(|e| failed("write", out, e.into_error()))?;
+    let wanted = attrs.mebibytes.saturating_mul(MEBIBYTE);
+    if wanted > written {
+        // Nobody has written there, so it takes no room.
+        file.set_len(wanted).map_err(|e| failed("write", out, e))?;
+    }
+    Ok(())
 }
 
 /// Finds what is at a place, and the directories that it is in. What has `.git` in its path stays out, as upstream has it.
 fn collect(at: &str, source: &Path, entries: &mut Entries) -> Result<(), BuilderError> {
-    let mut parent = at;
-    while let Some((above, _)) = parent.rsplit_once('/') {
-        entries.entry(above.to_owned()).or_insert(None);
-        parent = above;
-    }
+    above(at, entries);
     let mut todo = vec![(at.to_owned(), source.to_owned())];
     while let Some((at, source)) = todo.pop() {
         if at.contains(".git") {
@@ -116,6 +126,14 @@ fn collect(at: &str, source: &Path, entries: &mut Entries) -> Result<(), Builder
         entries.entry(at).or_insert(None);
     }
     Ok(())
+}
+
+/// Adds the directories that something is in.
+fn above(mut at: &str, entries: &mut Entries) {
+    while let Some((above, _)) = at.rsplit_once('/') {
+        entries.entry(above.to_owned()).or_insert(None);
+        at = above;
+    }
 }
 
 /// Writes a directory as upstream does: first its directories as such, then its files, then what is in the directories.
@@ -155,6 +173,9 @@ fn directory(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
     use crate::build::fake::Fake;
 
@@ -192,6 +213,7 @@ mod tests {
             stage1: "/stage1".to_owned(),
             stage2: "/stage2".to_owned(),
             files,
+            directories: vec!["/d/f/g".to_owned(), "/d".to_owned()],
             commands: vec!["hex0 /c /d".to_owned()],
             mebibytes: 0,
         };
@@ -199,10 +221,28 @@ mod tests {
         make(&fake, &attrs, &out).unwrap();
         let bytes = fs::read(&out).unwrap();
         assert_eq!(bytes.len(), 1 << 20);
+        let sized = |mebibytes| {
+            let out = fake.path(&format!("out-{mebibytes}"));
+            let sized = ImageAttrs {
+                mebibytes,
+                ..attrs.clone()
+            };
+            make(&fake, &sized, &out).unwrap();
+            fs::File::open(out).unwrap()
+        };
+        let large = sized(3000);
+        let meta = large.metadata().unwrap();
+        assert_eq!(meta.len(), 3000 << 20);
+        assert!(meta.blocks() * 512 < 4 << 20, "{} blocks", meta.blocks());
+        let mut same = Vec::new();
+        large.take(1 << 20).read_to_end(&mut same).unwrap();
+        assert!(same == bytes);
+        // One that is larger stays as it is.
+        assert_eq!(sized(1).metadata().unwrap().len(), 1 << 20);
         let text = String::from_utf8_lossy(&bytes[1024..]);
         assert_eq!(
             text.trim_end_matches('\0'),
-            "src 0 .\nsrc 0 ./a\nsrc 0 ./b\nsrc 0 ./d\nsrc 1 ./c\n3src 1 ./link\n3src 0 ./a/y\nsrc 0 ./a/w\nsrc 2 ./a/y/z\n22src 1 ./b/x\n1src 1 ./d/e\n3hex0 /c /d\n"
+            "src 0 .\nsrc 0 ./a\nsrc 0 ./b\nsrc 0 ./d\nsrc 1 ./c\n3src 1 ./link\n3src 0 ./a/y\nsrc 0 ./a/w\nsrc 2 ./a/y/z\n22src 1 ./b/x\n1src 0 ./d/f\nsrc 1 ./d/e\n3src 0 ./d/f/g\nhex0 /c /d\n"
         );
     }
 }

@@ -1,7 +1,7 @@
 //! Attribute paths of a tree of steps, whose names have dots in them.
 
-/// Returns the attribute path that `attr` means, with names quoted as the language needs it. `steps` and `commands` are the names
-/// below `steps` and `stage0`.
+/// Returns the attribute path that `attr` means, with names quoted as the language needs it. `steps` are the names below `steps`, and
+/// `sets` are other attributes of the tree with the names below them.
 ///
 /// `steps.mes-0.27.1.1` is pass 1 of `mes-0.27.1`, and `bash-2.05b` is short for `steps.bash-2.05b`: the longest name wins.
 ///
@@ -12,15 +12,14 @@
 /// assert_eq!(attr_path("steps.mes-0.27.1.1", &steps, &[]), r#"steps."mes-0.27.1"."1""#);
 /// assert_eq!(attr_path("mes-0.27.oci", &steps, &[]), r#"steps."mes-0.27".oci"#);
 /// assert_eq!(attr_path("rootfs.oci", &steps, &[]), "rootfs.oci");
+/// let more = [("steps-more", vec!["mes-0.28".to_owned()])];
+/// assert_eq!(attr_path("steps-more.mes-0.28.1", &steps, &more), r#"steps-more."mes-0.28"."1""#);
 /// ```
-pub fn attr_path(attr: &str, steps: &[String], commands: &[String]) -> String {
-    let (set, names, rest) = if let Some(rest) = attr.strip_prefix("steps.") {
-        ("steps", steps, rest)
-    } else if let Some(rest) = attr.strip_prefix("stage0.") {
-        ("stage0", commands, rest)
-    } else {
-        ("steps", steps, attr)
-    };
+pub fn attr_path(attr: &str, steps: &[String], sets: &[(&str, Vec<String>)]) -> String {
+    let below = |set: &str| attr.strip_prefix(set)?.strip_prefix('.');
+    let mut others = sets.iter();
+    let other = others.find_map(|(set, names)| Some((*set, names.as_slice(), below(set)?)));
+    let (set, names, rest) = other.unwrap_or(("steps", steps, below("steps").unwrap_or(attr)));
     let is_it = |name: &&String| {
         let rest = rest.strip_prefix(name.as_str());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))

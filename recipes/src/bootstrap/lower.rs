@@ -413,6 +413,7 @@ impl Lowerer<'_> {
         Ok(Set::new()
             .with("name", text(name))
             .with("index", text(step.index.to_string()))
+            .with("tree", text(&step.tree))
             .with("target", text(step.target()))
             .with("pass", text(key(step, self.plan)))
             .with("line", crate::plain::int(step.line))

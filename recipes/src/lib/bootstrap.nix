@@ -5,6 +5,8 @@
 , settings ? [ ]
 , extraDistfiles ? { }
 , name ? "bootstrap"
+  # The least size of the disk that a machine without a kernel boots: steps make their own file systems on it.
+, imageMebibytes ? 0
 , start ? null
   # What runs scripts, in a root that is no seed of upstream's; the first step is run by it then, and not by kaem.
 , shell ? null
@@ -130,13 +132,15 @@ let
   # Files from outside. `after` is what has to be there first: nothing is fetched for a step before the step before it is done,
   # so that a run stops where something is missing, and not before it began.
   fetched = after: step: place: file:
+    let called = __sosFileName file.name; in
     derive.fixed {
-      name = derive.storeName file.name;
+      # From this the name is read again, by `sos serve` and for messages.
+      name = called.store;
       __place = place;
       builder = "builtin:fetch";
       # For the message when nobody has it.
       distfile = step;
-      urls = [ "mirror://distfiles/${file.name}" ] ++ file.urls;
+      urls = [ "mirror://distfiles/${called.url}" ] ++ file.urls;
       git = file.git or null;
       outputHash = file.sha256;
       inherit after;
@@ -178,7 +182,7 @@ let
       };
     in
     ran
-    // { inherit epoch; inherit (one) target pass; }
+    // { inherit epoch; inherit (one) tree target pass; }
     // (if one ? package then { inherit package; } else { });
 
   # A root of somebody else's gets what steps read before they begin.
@@ -210,15 +214,27 @@ let
   payload = __sosBootstrapPayload { inherit tree settings; };
   all = files: listToAttrs (map (file: { name = file.at; value = "${fetched null "the image" args file}"; }) files);
   hex0Image = files:
-    derive.blobs {
+    derive.blobs ({
       name = "init.img";
       __place = args;
       builder = "builtin:builder-hex0-image";
       stage1 = source image.stage1;
       stage2 = source image.stage2;
       files = places image.files // all files;
+      # Where files from outside are to be, if there are any or not.
+      directories = [ "/external/distfiles" ];
       inherit (image) commands;
-    };
+    } // (if imageMebibytes == 0 then { } else { mebibytes = size; }));
+  # A disk is no larger than the numbers of its sectors are.
+  size =
+    if builtins.isInt imageMebibytes && imageMebibytes > 0 && imageMebibytes <= 2097152 then imageMebibytes
+    else
+      derive.refuse
+        {
+          message = "`imageMebibytes` is a number of MiB, from 0 to 2097152";
+          help = "an image that needs more than that number is as large as it must be";
+        } [ "imageMebibytes" ]
+        args;
   payloadImage = wide:
     if payload ? files then
       derive.blobs
@@ -256,14 +272,18 @@ let
       ostree = ostree { inherit name epoch; rootfs = root; };
     };
 
-  # steps.NAME.PASS; steps.NAME is the last pass.
-  steps = builtins.mapAttrs
+  # NAME.PASS; NAME is the last pass. Each tree has passes of its own.
+  passes = roots: builtins.mapAttrs
     (_: roots:
       (withImages (elemAt roots (length roots - 1)))
       // listToAttrs (map (root: { name = root.pass; value = withImages root; }) roots))
-    (builtins.groupBy (root: root.target) chain.all);
+    (builtins.groupBy (root: root.target) roots);
+  trees = builtins.mapAttrs (_: passes) (builtins.groupBy (root: root.tree) chain.all);
+  extensions = removeAttrs trees [ "steps" ];
+  # What only an extension has needs not be asked for under its tree.
+  steps = foldl' (all: tree: extensions.${tree} // all) (trees.steps or { }) (builtins.attrNames extensions);
 in
-withImages chain.root // {
+extensions // withImages chain.root // {
   inherit steps stage0;
   # By this the program knows a tree of steps, and what it was asked for.
   bootstrap = { inherit tree settings extraDistfiles; shell = shell != null; };

@@ -26,7 +26,7 @@ in
   # run { name, rootfs, script | command, mounts?, env?, cwd?, result? }: a command in a root filesystem.
   inherit run;
 
-  # bootstrap { tree, settings?, extraDistfiles?, start?, name? }: a tree of bootstrap steps, one derivation for each.
+  # bootstrap { tree, settings?, extraDistfiles?, start?, name?, imageMebibytes? }: a tree of bootstrap steps, one derivation for each.
   inherit bootstrap;
 
   # oci { name, rootfs | from, layers?, layering?, config?, tag? }: an OCI image layout; ociLayer { name, files | tree | rootfs }: one
