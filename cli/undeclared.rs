@@ -22,7 +22,7 @@ pub(crate) struct Steps(Vec<(StorePath, Arc<[u8]>)>);
 
 /// Takes them out of a graph; of most graphs nothing.
 pub(crate) fn steps(graph: &Graph) -> Steps {
-    let words = ["distfile", "mounts"].map(Finder::new);
+    let words = ["distfile", "copies"].map(Finder::new);
     let texts = graph.texts.iter();
     let of_steps = texts.filter(|(_, text)| words.iter().any(|word| word.find(text).is_some()));
     Steps(
@@ -53,37 +53,41 @@ pub(crate) fn notes(graph: &Steps, dir: &StoreDir, failures: &[Diagnostic]) -> V
         if let (Some(tree), Some(script)) = (tree, &script) {
             out.push(script_note(step, tree, script));
         }
-        let own_dir = script.as_deref().and_then(|s| Some(s.split_once('/')?.0));
+        let own = script.as_deref().and_then(own);
         let named: BTreeSet<&str> = failure.notes.iter().flat_map(|n| files(n)).collect();
         for file in named {
-            let own = attrs["mounts"].get(format!("{DIR}{file}")).is_some();
+            let is_own = attrs["copies"].get(format!("{DIR}{file}")).is_some();
             let in_graph = || declared.iter().find(|(name, _)| name == file);
             let owner = match in_graph() {
-                _ if own => None,
+                _ if is_own => None,
                 Some((_, owner)) => Some(owner.clone()),
                 None => tree.and_then(|tree| declaring(tree, file)),
             };
             if let Some(owner) = owner {
-                let whose = own_dir.unwrap_or("NAME");
+                let whose = own.map_or("NAME", |own| own.name);
                 // What it was seen to look for was listed with its owner.
                 let listed = format!("  {DIR}{file}, of `");
                 let is_listed = failure.notes.iter().any(|note| note.contains(&listed));
                 let begin = if is_listed {
-                    format!(
-                        "a step sees the files from outside that it declares: have `{step}` declare it"
-                    )
+                    "a step sees the files from outside that it declares".to_owned()
                 } else {
                     format!(
-                        "`{step}` names `{DIR}{file}`, which it does not declare and `{owner}` does; declare it"
+                        "`{step}` names `{DIR}{file}`, which it does not declare and `{owner}` does"
                     )
                 };
+                // A script alone has no `sources`.
+                let advice = if own.is_some_and(|own| own.is_script) {
+                    "show it to the step".to_owned()
+                } else {
+                    format!("have `{step}` declare it in its `sources`, or show it to the step")
+                };
                 out.push(format!(
-                    "note: {begin} in its `sources`, or show it to the step: `extraDistfiles.\"{whose}\" = [ \"{file}\" ];` of sos.bootstrap"
+                    "note: {begin}: {advice}: `extraDistfiles.\"{whose}\" = [ \"{file}\" ];` of sos.bootstrap"
                 ));
             }
         }
         if let Some(tree) = tree {
-            out.extend(others(step, tree, own_dir, &failure.notes));
+            out.extend(others(step, tree, own, &failure.notes));
         }
     }
     out
@@ -101,7 +105,7 @@ fn read(graph: &Steps, dir: &StoreDir) -> (Vec<Named>, Vec<(String, String)>) {
         let name = path.name().trim_end_matches(".drv").to_owned();
         if let Some(step) = attrs["distfile"].as_str() {
             declared.push((name, step.to_owned()));
-        } else if attrs["mounts"].is_object() {
+        } else if attrs["copies"].is_object() {
             steps.push((name, attrs));
         }
     }
@@ -114,22 +118,52 @@ fn tree_of(failure: &Diagnostic) -> Option<&Path> {
     manifest.parent().filter(|_| manifest.ends_with("manifest"))
 }
 
-/// Names the script of a step.
-fn script_note(step: &str, tree: &Path, script: &str) -> String {
-    let file = tree.join(script);
-    if file.is_file() {
-        format!("note: `{step}` runs `{}`", file.display())
+/// What a step has for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Own<'a> {
+    /// Its name in the manifest.
+    name: &'a str,
+    /// It is one script of `improve` or `jump`, and not a directory.
+    is_script: bool,
+}
+
+/// Reads that off the path of a script below the directory of its tree.
+fn own(script: &str) -> Option<Own<'_>> {
+    let (dir, file) = script.split_once('/')?;
+    let is_script = matches!(dir, "improve" | "jump");
+    let name = if is_script {
+        file.strip_suffix(".sh").unwrap_or(file)
     } else {
-        format!(
-            "note: `{step}` has no `{}`: it runs the usual stages of `{}`",
-            file.display(),
-            tree.join("helpers.sh").display()
-        )
+        dir
+    };
+    Some(Own { name, is_script })
+}
+
+/// Names the script of a step. What an extension does not bring is that of the main tree.
+fn script_note(step: &str, tree: &Path, script: &str) -> String {
+    let main = tree.with_file_name("steps");
+    let is_script = own(script).is_some_and(|own| own.is_script);
+    let mut files = vec![tree.join(script)];
+    if is_script {
+        files.push(main.join(script));
     }
+    if let Some(file) = files.iter().find(|file| file.is_file()) {
+        return format!("note: `{step}` runs `{}`", file.display());
+    }
+    let helpers = [tree, &main].map(|tree| tree.join("helpers.sh"));
+    let helpers = helpers.iter().find(|file| file.is_file());
+    let helpers = helpers.map_or_else(
+        || "helpers.sh".to_owned(),
+        |file| file.display().to_string(),
+    );
+    format!(
+        "note: `{step}` has no `{}`: it runs the usual stages of `{helpers}`",
+        tree.join(script).display()
+    )
 }
 
 /// Says whose the paths are that a step was seen to look for in the directories of others.
-fn others(step: &str, tree: &Path, own: Option<&str>, notes: &[String]) -> Vec<String> {
+fn others(step: &str, tree: &Path, own: Option<Own<'_>>, notes: &[String]) -> Vec<String> {
     let Some(name) = tree.file_name().and_then(|name| name.to_str()) else {
         return Vec::new();
     };
@@ -141,21 +175,28 @@ fn others(step: &str, tree: &Path, own: Option<&str>, notes: &[String]) -> Vec<S
     let mut out = Vec::new();
     for path in seen {
         let owner = path.split('/').next().unwrap_or(path);
-        if Some(owner) == own || !tree.join(owner).exists() || !told.insert(owner) {
+        let is_own = own.is_some_and(|own| !own.is_script && own.name == owner);
+        if is_own || !tree.join(owner).exists() || !told.insert(owner) {
             continue;
         }
         let there = tree.join(path);
         // The path that it has for the step was listed with its owner.
         out.push(if there.exists() {
-            let advice = match own {
-                Some(own) => format!(
-                    "a link to `{}` in `{}` shows it there",
-                    there.display(),
-                    tree.join(own).display()
+            match own {
+                Some(own) if own.is_script => format!(
+                    "note: `{step}` sees its own script and no directory: a step of its own, by `build`, with a link to `{}` in its directory sees that",
+                    there.display()
                 ),
-                None => format!("`{}` is not for it", there.display()),
-            };
-            format!("note: `{step}` sees its own directory and no other: {advice}")
+                Some(own) => format!(
+                    "note: `{step}` sees its own directory and no other: a link to `{}` in `{}` shows it there",
+                    there.display(),
+                    tree.join(own.name).display()
+                ),
+                None => format!(
+                    "note: `{step}` sees its own directory and no other: `{}` is not for it",
+                    there.display()
+                ),
+            }
         } else {
             format!(
                 "note: nothing is at `{}`, and no step before left it",
@@ -217,7 +258,10 @@ fn script(generated: &str) -> Option<String> {
         } else if let Some(script) = line.strip_prefix("kaem --file ") {
             return Some(format!("{package}/{script}"));
         } else if let Some(path) = line.strip_prefix(". /") {
-            return below(path);
+            // An extension reads these of the main tree first.
+            if !matches!(path, "steps/bootstrap.cfg" | "steps/env") {
+                return below(path);
+            }
         } else if let Some((name, script)) =
             line.strip_prefix("build ").and_then(|l| l.split_once(' '))
         {
@@ -286,6 +330,10 @@ mod tests {
             "a-1/pass1.sh"
         );
         assert_eq!(of(". ./env\n. /steps/improve/x.sh\n"), "improve/x.sh");
+        assert_eq!(
+            of(". /steps/bootstrap.cfg\n. /steps/env\n. ./helpers.sh\nbuild c-3 pass1.sh\n"),
+            "c-3/pass1.sh"
+        );
         assert_eq!(of("uninstall a\n"), "");
     }
 }

@@ -40,6 +40,8 @@ struct StepAttrs {
     #[serde(default)]
     layers: BTreeMap<String, String>,
     #[serde(default)]
+    copies: BTreeMap<String, String>,
+    #[serde(default)]
     bare: bool,
     cwd: Option<String>,
     user: Option<String>,
@@ -220,6 +222,7 @@ fn plan(attempt: &Attempt<'_>, attrs: StepAttrs) -> Result<StepSpec, Stop> {
     };
     spec.mounts = shown(&attrs.mounts)?;
     spec.layers = shown(&attrs.layers)?;
+    spec.copies = shown(&attrs.copies)?;
     spec.bare = attrs.bare;
     if let Some(cwd) = attrs.cwd {
         spec.cwd = PathBuf::from(cwd);

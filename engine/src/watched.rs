@@ -169,6 +169,7 @@ fn foreign(mut seen: Watched, spec: &StepSpec) -> Watched {
         .mounts
         .iter()
         .chain(&spec.layers)
+        .chain(&spec.copies)
         .map(|shown| shown.inside.as_path())
         .collect();
     seen.missing
@@ -250,7 +251,12 @@ mod tests {
     fn what_lies_in_a_place_of_its_own_is_left_out() {
         let mut spec = StepSpec::new(None, Vec::new(), 0);
         for inside in ["/steps/a", "/external/distfiles/x"] {
-            spec.layers.push(StepMount {
+            let given = if inside.starts_with("/steps") {
+                &mut spec.layers
+            } else {
+                &mut spec.copies
+            };
+            given.push(StepMount {
                 inside: inside.into(),
                 outside: "/".into(),
             });

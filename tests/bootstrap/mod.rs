@@ -1,5 +1,6 @@
 //! Trees of bootstrap steps: small ones on busybox, and upstream's when `SOS_LIVE_BOOTSTRAP` names a checkout of it.
 
+mod distfiles;
 mod hidden;
 mod media;
 mod mirror;

@@ -658,9 +658,11 @@ fn scripts_are_shown_when_asked_for() {
 fn bad_links_are_named_before_anything_is_built() {
     let Some(w) = world() else { return };
     let link = w.project().join("tree/steps/b-1.0/bad");
+    w.write("tree/outside", "");
     for (target, what) in [
         ("bad", "is a circle of links"),
         ("/etc/passwd", "leads out of the tree"),
+        ("../../outside", "leads out of `steps`"),
     ] {
         std::os::unix::fs::symlink(target, &link).expect("a link");
         let message = format!("error[bootstrap-bad-link]: `tree/steps/b-1.0/bad` {what}");

@@ -1,6 +1,7 @@
 //! What is said of steps that look for what others have, and of devices that nobody can make.
 
-use super::small::world;
+use super::small::{take_settings, world};
+use super::write_tree;
 
 #[test]
 fn who_fails_for_want_of_what_others_have_is_told_whose_it_is() {
@@ -45,6 +46,76 @@ fn who_fails_for_want_of_what_others_have_is_told_whose_it_is() {
     ]);
     let told = run.stderr.matches("/external/distfiles/y-1.0.txt");
     assert_eq!(told.count(), 1, "{}", run.stderr);
+}
+
+#[test]
+fn a_script_of_its_own_is_told_what_helps_it() {
+    let Some(w) = world() else { return };
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    w.write(
+        "tree/steps/c/sources",
+        &format!("f http://127.0.0.1:9/y-1.0.txt {digest}\n"),
+    );
+    w.write(
+        "tree/steps/improve/x.sh",
+        "set -e; cat /external/distfiles/y-1.0.txt /steps/b-1.0/run\n",
+    );
+    let run = w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
+        "note: `improve-x` runs `tree/steps/improve/x.sh`",
+        "/external/distfiles/y-1.0.txt, of `c`",
+        ": show it to the step: `extraDistfiles.\"x\" = [ \"y-1.0.txt\" ];`",
+        "note: `improve-x` sees its own script and no directory: a step of its own, by `build`, with a link to `tree/steps/b-1.0/run` in its directory sees that",
+    ]);
+    assert!(
+        !run.stderr.contains("steps/improve` shows"),
+        "{}",
+        run.stderr
+    );
+    // The directory of scripts is no step.
+    let wrong = r#"{ improve = [ "y-1.0.txt" ]; }"#;
+    w.sos(["build", "--no-link", "--arg", "extra", wrong, "."])
+        .fails(3)
+        .says(&[
+            "`extraDistfiles` gives files to `improve`, and there is no such step",
+            "give them to one of the steps whose scripts are in `steps/improve`",
+        ]);
+    // One that the manifest does not have now is one all the same.
+    w.write("tree/steps/improve/later.sh", "true\n");
+    let later = r#"{ later = [ "y-1.0.txt" ]; }"#;
+    w.sos(["plan", "--arg", "extra", later, ".#rootfs"]).ok();
+}
+
+#[test]
+fn the_script_of_an_extension_is_named() {
+    let Some(w) = world() else { return };
+    take_settings(&w);
+    w.write(
+        "tree/steps/helpers.sh",
+        "build() { cd ${SRCDIR}/$1; [ ! -e $2 ] || . ./$2; false; }\n",
+    );
+    write_tree(
+        &w,
+        &[
+            ("steps/manifest", "improve: x\n"),
+            ("steps-guix/manifest", "build: c-3\n"),
+            ("steps-guix/c-3/pass1.sh", "false\n"),
+        ],
+    );
+    let failed = || {
+        let set = "BUILD_GUIX_ALSO=True";
+        w.sos(["build", "--no-link", "--set", set, ".#rootfs"])
+            .fails(100)
+    };
+    failed().says(&["note: `c-3-pass1` runs `tree/steps-guix/c-3/pass1.sh`"]);
+    std::fs::remove_file(w.project().join("tree/steps-guix/c-3/pass1.sh")).expect("a file");
+    w.write("tree/steps-guix/c-3/notes", "");
+    failed().says(&[
+        "note: `c-3-pass1` has no `tree/steps-guix/c-3/pass1.sh`: it runs the usual stages of `tree/steps/helpers.sh`",
+    ]);
+    // A script that the main tree lends.
+    w.write("tree/steps-guix/manifest", "improve: y\n");
+    w.write("tree/steps/improve/y.sh", "false\n");
+    failed().says(&["note: `improve-y` runs `tree/steps/improve/y.sh`"]);
 }
 
 #[test]

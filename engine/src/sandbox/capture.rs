@@ -13,8 +13,9 @@ use sos_store::Store;
 use sos_store::rootfs::{FileSpec, KindView, RootTree, SpecKind};
 
 use super::devices::{self, Sockets};
+use super::layer::{Below, Held};
 use super::outcome::SandboxError;
-use super::protocol::{Captured, WireKind};
+use super::protocol::{Captured, Op, WireKind};
 use super::worker::{Worker, from_wire};
 
 /// What becomes of times: those of the run and those after the epoch are the epoch.
@@ -38,12 +39,14 @@ impl Times {
     }
 }
 
-/// Applies the upper layer at `upper` to the manifest `parent` and returns the new manifest with what was left out.
+/// Applies the upper layer at `upper` to the manifest `parent` and returns the new manifest with what was left out. What lay
+/// `below` the root counts where the step made something else of it, and copies that it was lent count nowhere.
 pub(super) fn apply(
     store: &Store,
     parent: &Blake3,
     worker: &mut Worker,
     upper: &Path,
+    below: &Below,
     times: Times,
 ) -> Result<(Blake3, Vec<String>), SandboxError> {
     let before = RootTree::load(store, parent)?;
@@ -51,12 +54,23 @@ pub(super) fn apply(
         store,
         tree: before.clone(),
         times,
+        below,
+        lent: Vec::new(),
+        pending: BTreeMap::new(),
         links: BTreeMap::new(),
         separated: BTreeMap::new(),
         sockets: Sockets::new(),
         notes: Vec::new(),
     };
     worker.capture(upper, &mut |found, content| layer.add(found, content))?;
+    // The layer is kept for the next step, where these would be names of files that are of the root.
+    if !layer.lent.is_empty() {
+        worker.base(upper)?;
+        for path in std::mem::take(&mut layer.lent) {
+            worker.tell(&Op::Remove { path }, &[])?;
+        }
+        worker.ask(&Op::Flush)?;
+    }
     layer.join()?;
     layer.put_devices(&before)?;
     let root = layer.tree.finish(store)?;
@@ -67,6 +81,11 @@ struct Layer<'a> {
     store: &'a Store,
     tree: RootTree,
     times: Times,
+    below: &'a Below,
+    /// Copies that the step was lent and has changed.
+    lent: Vec<Bytes>,
+    /// Directories that are as they are below the root: they count when something in them does.
+    pending: BTreeMap<Bytes, FileSpec>,
     /// Content of files with several names, by their inode number.
     links: BTreeMap<u64, (u64, Blake3)>,
     /// Names of files with several that the overlay separated from the others, by the group that they were in.
@@ -89,6 +108,7 @@ struct Separated {
 impl Layer<'_> {
     fn add(&mut self, found: Captured, content: Option<OwnedFd>) -> Result<(), SandboxError> {
         match found {
+            Captured::Whiteout { path } if self.below.is_of_copy(&path) => Ok(()),
             Captured::Whiteout { path } => {
                 // A whiteout of something that only was a mount point removes nothing.
                 self.tree.remove(&path)?;
@@ -101,6 +121,16 @@ impl Layer<'_> {
                 opaque,
                 inode,
             } => {
+                if self.below.is_of_copy(&path) {
+                    // Another name of it may be a file of the root.
+                    if content.is_some() && inode.is_some() {
+                        self.content(inode, content)?;
+                    }
+                    if self.below.is_whole_copy(&path) {
+                        self.lent.push(path);
+                    }
+                    return Ok(());
+                }
                 let meta = from_wire(meta)?;
                 if matches!(kind, WireKind::Socket) {
                     // What was there before is gone all the same.
@@ -111,10 +141,10 @@ impl Layer<'_> {
                 if opaque {
                     let before = self.before(&path)?;
                     self.tree.remove(&path)?;
-                    return self.entry(&path, meta, before, kind, inode, content);
+                    return self.entry(&path, meta, before, kind, inode, content, true);
                 }
                 let before = self.before(&path)?;
-                self.entry(&path, meta, before, kind, inode, content)
+                self.entry(&path, meta, before, kind, inode, content, false)
             }
             Captured::End | Captured::Failed(_) => Err(SandboxError::Protocol),
         }
@@ -125,6 +155,10 @@ impl Layer<'_> {
         Ok(self.tree.get(path)?.map(|old| time(old.meta)))
     }
 
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the parts of one message, used once"
+    )]
     fn entry(
         &mut self,
         path: &[u8],
@@ -133,6 +167,7 @@ impl Layer<'_> {
         kind: WireKind,
         inode: Option<u64>,
         content: Option<OwnedFd>,
+        is_new: bool,
     ) -> Result<(), SandboxError> {
         let left = time(&meta);
         let untouched = before == Some(left);
@@ -146,7 +181,14 @@ impl Layer<'_> {
                 self.tree.set_meta(path, meta)?;
                 return Ok(());
             }
-            WireKind::Dir => SpecKind::Dir,
+            WireKind::Dir => {
+                let kind = SpecKind::Dir;
+                if !is_new && self.is_as_below(path, &meta, &kind)? {
+                    self.pending.insert(path.to_vec(), FileSpec { meta, kind });
+                    return Ok(());
+                }
+                kind
+            }
             WireKind::Symlink { target } => SpecKind::Symlink { target },
             WireKind::Fifo => SpecKind::Fifo,
             WireKind::Socket => return Err(SandboxError::Protocol),
@@ -171,8 +213,60 @@ impl Layer<'_> {
                 kind
             }
         };
-        self.tree.insert(path, FileSpec { meta, kind })?;
+        if kind != SpecKind::Dir && self.is_as_below(path, &meta, &kind)? {
+            return Ok(());
+        }
+        self.insert(path, FileSpec { meta, kind })
+    }
+
+    /// Inserts an entry with the directories that it makes count.
+    fn insert(&mut self, path: &[u8], spec: FileSpec) -> Result<(), SandboxError> {
+        if !self.pending.is_empty() {
+            for end in (0..path.len()).filter(|&at| path[at] == b'/') {
+                if let Some(dir) = self.pending.remove(&path[..end]) {
+                    self.tree.insert(&path[..end], dir)?;
+                }
+            }
+        }
+        self.tree.insert(path, spec)?;
         Ok(())
+    }
+
+    /// Tells whether an entry, its time settled, is no other than that below the root, which shows again in the next step that
+    /// is given it. A step that sets the times of all files has copied up all of them.
+    fn is_as_below(&self, path: &[u8], meta: &Meta, kind: &SpecKind) -> Result<bool, SandboxError> {
+        let Some(held) = self.below.get(path) else {
+            return Ok(false);
+        };
+        let of_layer = |mode| Meta {
+            mode,
+            mtime_secs: self.times.epoch,
+            ..Meta::default()
+        };
+        let is_same = match (held, kind) {
+            (Held::Dir, SpecKind::Dir) => *meta == of_layer(0o755),
+            (Held::Symlink { target }, SpecKind::Symlink { target: now }) => {
+                target == now && *meta == of_layer(0o777)
+            }
+            (
+                Held::File { mode, from },
+                SpecKind::File {
+                    size,
+                    blob,
+                    hardlink: None,
+                },
+            ) => *meta == of_layer(*mode) && self.is_content(from, *size, blob)?,
+            _ => false,
+        };
+        Ok(is_same && self.tree.get(path)?.is_none())
+    }
+
+    /// Tells whether a file has this content.
+    fn is_content(&self, path: &Path, size: u64, blob: &Blake3) -> Result<bool, SandboxError> {
+        let failed = |e| SandboxError::io(format!("read {}", path.display()), e);
+        let mut file = File::open(path).map_err(failed)?;
+        let same_size = file.metadata().map_err(failed)?.len() == size;
+        Ok(same_size && self.store.put_blob(&mut file)?.0 == *blob)
     }
 
     fn content(
@@ -227,7 +321,7 @@ impl Layer<'_> {
                 continue;
             };
             device.meta = devices::meta_of(&device.meta, &left, |secs| self.times.of(secs));
-            self.tree.insert(&path, device)?;
+            self.insert(&path, device)?;
         }
         Ok(())
     }

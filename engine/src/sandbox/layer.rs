@@ -1,6 +1,6 @@
 //! The lowest layer of the root of a step: files that the step may change, and that are no part of the root that it began with.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,23 +18,76 @@ use super::worker::Worker;
 /// Entries of all layers of one step.
 const MAX_ENTRIES: usize = 1 << 20;
 
-/// Copies every file of `layers` below `dir`, an empty directory, as files of user 0 with the usual modes; later ones take the
-/// place of earlier ones, in the order of where they are shown.
+/// What the layer holds.
+#[derive(Default)]
+pub(super) struct Below {
+    /// By path, without a `/` at its beginning.
+    entries: BTreeMap<Vec<u8>, Held>,
+    /// Places, as those, below which nothing is a part of the root, whatever the step makes of it.
+    copies: BTreeSet<Vec<u8>>,
+}
+
+/// One entry of the layer. It is of user 0 and has the epoch for its time.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// A directory with the usual mode.
+    Dir,
+    /// A copy of a file.
+    File {
+        /// Its mode in the layer.
+        mode: u16,
+        /// The file that it was copied from.
+        from: PathBuf,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Where it leads.
+        target: Vec<u8>,
+    },
+}
+
+impl Below {
+    /// Returns what the layer has at a path.
+    pub(super) fn get(&self, path: &[u8]) -> Option<&Held> {
+        self.entries.get(path)
+    }
+
+    /// Tells whether a path is that of a copy of the step's own.
+    pub(super) fn is_whole_copy(&self, path: &[u8]) -> bool {
+        self.copies.contains(path)
+    }
+
+    /// Tells whether a path is that of a copy of the step's own, or below it.
+    pub(super) fn is_of_copy(&self, path: &[u8]) -> bool {
+        let mut ends = (0..path.len()).filter(|&at| path[at] == b'/');
+        !self.copies.is_empty()
+            && (self.is_whole_copy(path) || ends.any(|end| self.copies.contains(&path[..end])))
+    }
+}
+
+/// Copies every file of `layers` and `copies` below `dir`, an empty directory, as files of user 0 with the usual modes; later ones
+/// take the place of earlier ones, in the order of where they are shown. Returns what is there then.
 pub(super) fn fill(
     worker: &mut Worker,
     dir: &Path,
     layers: &[StepMount],
+    copies: &[StepMount],
     epoch: i64,
-) -> Result<(), SandboxError> {
+) -> Result<Below, SandboxError> {
     worker.base(dir)?;
-    let mut sorted: Vec<&StepMount> = layers.iter().collect();
+    let mut sorted: Vec<&StepMount> = layers.iter().chain(copies).collect();
     sorted.sort_by(|a, b| a.inside.cmp(&b.inside));
     let mut filler = Filler {
         worker,
         epoch,
-        made: BTreeSet::new(),
+        below: Below::default(),
         count: 0,
     };
+    let copied = copies.iter().map(|copy| {
+        let inside = copy.inside.strip_prefix("/").unwrap_or(&copy.inside);
+        inside.as_os_str().as_bytes().to_vec()
+    });
+    filler.below.copies = copied.collect();
     for layer in sorted {
         let inside = layer.inside.strip_prefix("/").unwrap_or(&layer.inside);
         if let Some(parent) = inside.parent() {
@@ -42,13 +95,15 @@ pub(super) fn fill(
         }
         filler.copy(&layer.outside, inside)?;
     }
-    worker.ask(&Op::Flush)
+    let below = filler.below;
+    worker.ask(&Op::Flush)?;
+    Ok(below)
 }
 
 struct Filler<'a> {
     worker: &'a mut Worker,
     epoch: i64,
-    made: BTreeSet<PathBuf>,
+    below: Below,
     count: usize,
 }
 
@@ -58,11 +113,16 @@ impl Filler<'_> {
         // The last one is the layer itself.
         all.pop();
         for dir in all.into_iter().rev() {
-            if self.made.insert(dir.to_owned()) {
-                self.put(dir, 0o755, WireKind::Dir, None)?;
-            }
+            self.dir(dir)?;
         }
         Ok(())
+    }
+
+    fn dir(&mut self, dir: &Path) -> Result<(), SandboxError> {
+        match self.below.get(dir.as_os_str().as_bytes()) {
+            Some(Held::Dir) => Ok(()),
+            _ => self.put(dir, 0o755, WireKind::Dir, None, Held::Dir),
+        }
     }
 
     fn copy(&mut self, from: &Path, to: &Path) -> Result<(), SandboxError> {
@@ -76,9 +136,7 @@ impl Filler<'_> {
             }
             let meta = fs::symlink_metadata(&from).map_err(failed)?;
             if meta.is_dir() {
-                if self.made.insert(to.clone()) {
-                    self.put(&to, 0o755, WireKind::Dir, None)?;
-                }
+                self.dir(&to)?;
                 let mut names = fs::read_dir(&from)
                     .and_then(|all| {
                         all.map(|e| e.map(|e| e.file_name()))
@@ -91,7 +149,10 @@ impl Filler<'_> {
             } else if meta.is_symlink() {
                 let target = fs::read_link(&from).map_err(failed)?;
                 let target = target.as_os_str().as_bytes().to_vec();
-                self.put(&to, 0o777, WireKind::Symlink { target }, None)?;
+                let held = Held::Symlink {
+                    target: target.clone(),
+                };
+                self.put(&to, 0o777, WireKind::Symlink { target }, None, held)?;
             } else {
                 let mode = if meta.permissions().mode() & 0o100 == 0 {
                     0o644
@@ -99,7 +160,8 @@ impl Filler<'_> {
                     0o755
                 };
                 let content = OwnedFd::from(fs::File::open(&from).map_err(failed)?);
-                self.put(&to, mode, WireKind::File, Some(&content))?;
+                let held = Held::File { mode, from };
+                self.put(&to, mode, WireKind::File, Some(&content), held)?;
             }
         }
         Ok(())
@@ -111,13 +173,15 @@ impl Filler<'_> {
         mode: u16,
         kind: WireKind,
         content: Option<&OwnedFd>,
+        held: Held,
     ) -> Result<(), SandboxError> {
         let meta = Meta {
             mode,
             mtime_secs: self.epoch,
             ..Meta::default()
         };
-        self.worker
-            .put(path.as_os_str().as_bytes(), &meta, kind, content)
+        let path = path.as_os_str().as_bytes();
+        self.below.entries.insert(path.to_vec(), held);
+        self.worker.put(path, &meta, kind, content)
     }
 }

@@ -168,10 +168,9 @@ fn step_root(
     root.proc(true)?;
     root.mount_tmpfs(Path::new("/dev"), "mode=0755")?;
     root.devices(spec, Some(TTY_GROUP))?;
-    root.mount_tmpfs(Path::new("/sys"), "mode=0555")?;
-    let sys = root.open_at(Path::new("/sys"))?;
-    sys::mount_setattr(sys.as_fd(), false, ATTR_RDONLY, 0)
-        .naming(|| "make /sys read-only".to_owned())?;
+    // Nothing can be made in it: its one inode is the directory. For reading only it would have one more error for those who set
+    // the times of all files.
+    root.mount_tmpfs(Path::new("/sys"), "mode=0555,nr_inodes=1")?;
     for dir in &spec.tmpfs {
         let below = root.open_at(dir)?;
         let mode = rustix::fs::fstat(&below)

@@ -17,7 +17,7 @@ use crate::clock::{Clock, SystemClock};
 
 use super::capture::{self, Times};
 use super::converse::{Streams, converse};
-use super::layer;
+use super::layer::{self, Below};
 use super::outcome::{Control, Exit, SandboxError};
 use super::protocol::Op;
 use super::run::run;
@@ -76,6 +76,8 @@ pub struct StepSpec {
     pub mounts: Vec<StepMount>,
     /// What lies below the root filesystem and can be changed: what the step leaves as it is, is no part of the result.
     pub layers: Vec<StepMount>,
+    /// The same for what the step is lent: whatever it makes of it, nothing at or below these places is in the result.
+    pub copies: Vec<StepMount>,
     /// The variables of `env` are all that there are.
     pub bare: bool,
     /// Working directory.
@@ -115,6 +117,7 @@ impl StepSpec {
             env: BTreeMap::new(),
             mounts: Vec::new(),
             layers: Vec::new(),
+            copies: Vec::new(),
             bare: false,
             cwd: PathBuf::from("/"),
             user: (0, 0),
@@ -378,7 +381,7 @@ pub fn converse_in_step(
     let tree = tree::acquire(store, &root, &mut worker, control)?;
     let place = Place::with(store.temp_dir("shell")?, kept)?;
     let exit = prepare(spec, &tree, &place, &mut worker)
-        .and_then(|plan| converse(&plan, streams, control));
+        .and_then(|(plan, _)| converse(&plan, streams, control));
     let removed = worker.remove_tree(&place.overlay);
     let exit = exit?;
     removed?;
@@ -457,13 +460,13 @@ impl Place {
     }
 }
 
-/// Makes what the sandbox of a step needs, and plans it.
+/// Makes what the sandbox of a step needs, and plans it; also what lies below the root.
 fn prepare(
     spec: &StepSpec,
     tree: &WorkTree,
     place: &Place,
     worker: &mut Worker,
-) -> Result<Spec, SandboxError> {
+) -> Result<(Spec, Below), SandboxError> {
     worker.ask(&Op::Stubs {
         tree: tree.path(),
         stubs: place.stubs(),
@@ -480,10 +483,17 @@ fn prepare(
     fs::set_permissions(place.private(), fs::Permissions::from_mode(mode))
         .map_err(|e| SandboxError::io("set up the directory of the output", e))?;
     let mut lower = vec![place.stubs(), tree.path()];
-    if !spec.layers.is_empty() {
+    let mut below = Below::default();
+    if !spec.layers.is_empty() || !spec.copies.is_empty() {
         // Below the root, so that what an earlier step made of such a file is what the next one finds, and so that directories
         // have the owners and modes of the root.
-        layer::fill(worker, &place.layer(), &spec.layers, spec.epoch)?;
+        below = layer::fill(
+            worker,
+            &place.layer(),
+            &spec.layers,
+            &spec.copies,
+            spec.epoch,
+        )?;
         lower.push(place.layer());
     }
     let shape = Shape::Step {
@@ -497,7 +507,7 @@ fn prepare(
         let script = place.private().join("script");
         worker.remove_tree(&script)?;
     }
-    Ok(spec.lower_to(shape, place.dir.path()))
+    Ok((spec.lower_to(shape, place.dir.path()), below))
 }
 
 #[allow(
@@ -515,7 +525,7 @@ fn in_tree(
     control: &Control,
 ) -> Result<StepOutcome, SandboxError> {
     let since = clock_secs();
-    let plan = prepare(spec, tree, place, worker)?;
+    let (plan, below) = prepare(spec, tree, place, worker)?;
     let outcome = run(&plan, log, control)?;
     let mut result = StepOutcome {
         exit: outcome.exit,
@@ -545,7 +555,7 @@ fn in_tree(
                 epoch: spec.epoch,
                 run: since.saturating_sub(1)..=clock_secs(),
             };
-            let (root, notes) = capture::apply(store, root, worker, &place.upper(), times)?;
+            let (root, notes) = capture::apply(store, root, worker, &place.upper(), &below, times)?;
             result.root = Some(root);
             result.notes = notes;
         }

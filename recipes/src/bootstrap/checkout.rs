@@ -84,7 +84,7 @@ impl<'h> Checkout<'h> {
     /// Returns the path, inside the checkout, of what `path` leads to; nothing when there is nothing.
     ///
     /// # Errors
-    /// `bootstrap-bad-link` when links go in a circle or out of the checkout.
+    /// `bootstrap-bad-link` when links go in a circle, out of the checkout, or from a directory of steps to what is in none.
     pub(crate) fn resolve(&self, path: &str) -> Result<Option<String>> {
         let bad = |what: &str| {
             let message = format!("`{}` {what}", self.shown(path));
@@ -100,10 +100,14 @@ impl<'h> Checkout<'h> {
             Err(e) if e.raw_os_error() == Some(40) => return bad("is a circle of links"),
             Err(e) => return Err(Box::new(self.unreadable(path, &e))),
         };
-        match real.strip_prefix(&self.root) {
-            Ok(inside) => Ok(inside.to_str().map(str::to_owned)),
-            Err(_) => bad("leads out of the tree"),
+        let Ok(inside) = real.strip_prefix(&self.root) else {
+            return bad("leads out of the tree");
+        };
+        // Upstream copies the directories of steps, and what links in there lead to must be in one of them.
+        if is_of_steps(Path::new(path)) && !is_of_steps(inside) {
+            return bad("leads out of `steps`");
         }
+        Ok(inside.to_str().map(str::to_owned))
     }
 
     /// Returns the text of a file, or nothing when there is none.
@@ -134,6 +138,16 @@ impl<'h> Checkout<'h> {
             }
             Err(e) => Err(crate::problems::not_utf8(&shown, &e)),
         }
+    }
+
+    /// Returns the text of a script, whose path in the checkout is `real`, as far as it is one: a script need not be UTF-8.
+    ///
+    /// # Errors
+    /// `bootstrap-unreadable`.
+    pub(crate) fn lossy(&self, real: &str) -> Result<String> {
+        let bytes = self.host.read_file(&self.root.join(real));
+        let bytes = bytes.map_err(|e| Box::new(self.unreadable(real, &e)))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// Looks at a script, whose path in the checkout is `real`, before anything runs it.
@@ -265,6 +279,13 @@ fn without_mark(file: &Arc<SourceFile>) -> Result<()> {
                 file.name
             )),
     ))
+}
+
+/// Tells whether a path, from the top of the checkout, is in a directory of steps.
+fn is_of_steps(path: &Path) -> bool {
+    let first = path.components().next();
+    let first = first.and_then(|part| part.as_os_str().to_str());
+    first.is_some_and(|name| name == "steps" || name.starts_with("steps-"))
 }
 
 fn is_absent(e: &io::Error) -> bool {

@@ -95,15 +95,33 @@ fn unknown_steps(checkout: &Checkout<'_>, plan: &Plan, extra: &Extra) -> Result<
     let mut found = Vec::new();
     for name in extra.keys().filter(|name| !known.contains(name.as_str())) {
         let is_plain = !name.contains('/') && !matches!(name.as_str(), "" | "." | "..");
-        if is_plain && checkout.resolve(&format!("steps/{name}"))?.is_some() {
+        // These hold scripts, each of which is a step.
+        let of_scripts = [Kind::Improve, Kind::Jump].map(Kind::as_str);
+        let holds_scripts = of_scripts.contains(&name.as_str());
+        let mut places = of_scripts
+            .map(|dir| format!("steps/{dir}/{name}.sh"))
+            .to_vec();
+        if !holds_scripts {
+            places.push(format!("steps/{name}"));
+        }
+        let mut is_there = false;
+        for place in places {
+            is_there |= is_plain && checkout.resolve(&place)?.is_some();
+        }
+        if is_there {
             continue;
         }
         let message =
             format!("`extraDistfiles` gives files to `{name}`, and there is no such step");
-        found.push(
-            Diagnostic::error("bootstrap-missing", Class::Recipe, message)
-                .suggest(name, known.iter().copied()),
-        );
+        let mut problem = Diagnostic::error("bootstrap-missing", Class::Recipe, message);
+        problem = if holds_scripts {
+            problem.help(format!(
+                "give them to one of the steps whose scripts are in `steps/{name}`, by the name in the manifest"
+            ))
+        } else {
+            problem.suggest(name, known.iter().copied())
+        };
+        found.push(problem);
     }
     Ok(found)
 }
@@ -492,9 +510,16 @@ impl Lowerer<'_> {
         Ok(out)
     }
 
-    /// The files from outside that a step sees: its own, and those that it was given.
+    /// The files from outside that a step sees: its own, and those that it was given. Who looks at all that there are sees those
+    /// of the steps before it: they are here, and the others are not to be fetched for its sake.
     fn distfiles(&self, step: &Step) -> Result<Vec<Distfile>> {
         let mut all = step.distfiles.clone();
+        if step.lists_distfiles {
+            let mut seen = BTreeSet::new();
+            let earlier = self.plan.steps[..step.index].iter();
+            let earlier = earlier.flat_map(|earlier| &earlier.distfiles);
+            all.extend(earlier.filter(|file| seen.insert(&file.name)).cloned());
+        }
         for name in self.extra.get(&step.name).into_iter().flatten() {
             let mut known = self.plan.steps.iter().flat_map(|s| &s.distfiles);
             match known.find(|d| d.name == *name) {

@@ -3,6 +3,7 @@
 //! `steps/manifest` lists what is done, `steps/NAME` says how, and `seed` is what everything grows from.
 
 mod arch;
+mod asks;
 mod attr;
 mod checkout;
 mod files;

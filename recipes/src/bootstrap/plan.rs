@@ -7,6 +7,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_lang::{FileType, Host};
 
 use super::arch::system;
+use super::asks;
 use super::checkout::Checkout;
 use super::files::{Files, Shown};
 use super::manifest::{self, Directive, Kind};
@@ -64,6 +65,8 @@ pub struct Step {
     pub script_real: Option<String>,
     /// What it finds of the checkout: its directory or its script, what links in there lead to, and in bash the helpers.
     pub inputs: Vec<Shown>,
+    /// It looks at all files from outside that there are, and not at those of its own alone.
+    pub lists_distfiles: bool,
     /// What it removes of packages: the files that list what is in them.
     pub removed: Vec<String>,
     /// Files from outside.
@@ -375,6 +378,7 @@ impl Planner<'_> {
                 script: None,
                 script_real: None,
                 inputs: Vec::new(),
+                lists_distfiles: false,
                 removed: Vec::new(),
                 distfiles: Vec::new(),
                 package: None,
@@ -500,12 +504,52 @@ impl Planner<'_> {
                         .push(Shown::new(format!("{tree}/{script}"), real));
                 }
                 let configurator = "steps/configurator";
-                if step.name == "reconfigure" && self.checkout.resolve(configurator)?.is_some() {
-                    let at = format!("{tree}/configurator");
-                    step.inputs.push(Shown::new(at, configurator));
+                if step.name == "reconfigure" {
+                    if self.checkout.resolve(configurator)?.is_some() {
+                        let at = format!("{tree}/configurator");
+                        step.inputs.push(Shown::new(at, configurator));
+                    }
+                } else {
+                    self.whole_tree(step)?;
                 }
             }
             Kind::Uninstall => {}
+        }
+        Ok(())
+    }
+
+    /// Gives a script that looks at the tree as a whole what it looks at: the manifest when it names that, and the `sources` of
+    /// each step in the manifest, whether or not the variables leave it out, when it names those, too. Its own key is the only one
+    /// that these are in.
+    fn whole_tree(&self, step: &mut Step) -> super::checkout::Result<()> {
+        let Some(real) = &step.script_real else {
+            return Ok(());
+        };
+        let asks = asks::of(&self.checkout.lossy(real)?);
+        step.lists_distfiles = asks.distfiles;
+        if !asks.manifest {
+            return Ok(());
+        }
+        let path = format!("{}/manifest", step.tree);
+        let at = format!("/{path}");
+        let Some(manifest) = self.checkout.resolve(&path)? else {
+            return Ok(());
+        };
+        let text = self.checkout.need_text(&manifest)?;
+        step.inputs.push(Shown::new(at, manifest));
+        if !asks.sources {
+            return Ok(());
+        }
+        let builds = text.text.lines().filter_map(|l| l.strip_prefix("build: "));
+        let names: BTreeSet<&str> = builds
+            .filter_map(|rest| rest.split([' ', '#']).next())
+            .filter(|name| !matches!(*name, "" | "." | "..") && !name.contains('/'))
+            .collect();
+        for name in names {
+            let path = format!("{}/{name}/sources", step.tree);
+            if let Some(real) = self.checkout.resolve(&path)? {
+                step.inputs.push(Shown::new(format!("/{path}"), real));
+            }
         }
         Ok(())
     }

@@ -170,7 +170,8 @@ let
         shell = if shell != null then shell else one.shell;
         parallel = if one.parallel then true else null;
         layers = places one.layers;
-        mounts = inOrder root one.name (placeOf one) one.distfiles;
+        # Its own copies: it may change and remove them, and they are in no root.
+        copies = inOrder root one.name (placeOf one) one.distfiles;
       });
       # What the step packed, as it wrote it.
       package = derive.tree {
