@@ -228,7 +228,7 @@ mod tests {
                 ..attrs.clone()
             };
             make(&fake, &sized, &out).unwrap();
-            fs::File::open(out).unwrap()
+            File::open(out).unwrap()
         };
         let large = sized(3000);
         let meta = large.metadata().unwrap();
