@@ -1,5 +1,10 @@
 //! What the script of an `improve` or a `jump` looks at beside itself, read off its text.
 
+use std::collections::BTreeSet;
+
+use super::checkout::{Checkout, Result};
+use super::files::Shown;
+
 /// What it looks at.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Asks {
@@ -9,6 +14,35 @@ pub(super) struct Asks {
     pub(super) sources: bool,
     /// The directory of files from outside, and not single files in it.
     pub(super) distfiles: bool,
+}
+
+impl Asks {
+    /// Returns what of a tree it is shown: the manifest when it names that, and the `sources` of each step in the manifest, whether
+    /// or not the variables leave it out, when it names those, too. Its own key is the only one that these are in.
+    pub(super) fn shown(&self, checkout: &Checkout<'_>, tree: &str) -> Result<Vec<Shown>> {
+        let path = format!("{tree}/manifest");
+        let mut out = Vec::new();
+        let Some(manifest) = checkout.resolve(&path)?.filter(|_| self.manifest) else {
+            return Ok(out);
+        };
+        let text = checkout.need_text(&manifest)?;
+        out.push(Shown::new(format!("/{path}"), manifest));
+        if !self.sources {
+            return Ok(out);
+        }
+        let builds = text.text.lines().filter_map(|l| l.strip_prefix("build: "));
+        let names: BTreeSet<&str> = builds
+            .filter_map(|rest| rest.split([' ', '#']).next())
+            .filter(|name| !matches!(*name, "" | "." | "..") && !name.contains('/'))
+            .collect();
+        for name in names {
+            let path = format!("{tree}/{name}/sources");
+            if let Some(real) = checkout.resolve(&path)? {
+                out.push(Shown::new(format!("/{path}"), real));
+            }
+        }
+        Ok(out)
+    }
 }
 
 /// Reads a script. Comments count for nothing.

@@ -509,47 +509,13 @@ impl Planner<'_> {
                         let at = format!("{tree}/configurator");
                         step.inputs.push(Shown::new(at, configurator));
                     }
-                } else {
-                    self.whole_tree(step)?;
+                } else if let Some(real) = &step.script_real {
+                    let asks = asks::of(&self.checkout.lossy(real)?);
+                    step.lists_distfiles = asks.distfiles;
+                    step.inputs.extend(asks.shown(self.checkout, &step.tree)?);
                 }
             }
             Kind::Uninstall => {}
-        }
-        Ok(())
-    }
-
-    /// Gives a script that looks at the tree as a whole what it looks at: the manifest when it names that, and the `sources` of
-    /// each step in the manifest, whether or not the variables leave it out, when it names those, too. Its own key is the only one
-    /// that these are in.
-    fn whole_tree(&self, step: &mut Step) -> super::checkout::Result<()> {
-        let Some(real) = &step.script_real else {
-            return Ok(());
-        };
-        let asks = asks::of(&self.checkout.lossy(real)?);
-        step.lists_distfiles = asks.distfiles;
-        if !asks.manifest {
-            return Ok(());
-        }
-        let path = format!("{}/manifest", step.tree);
-        let at = format!("/{path}");
-        let Some(manifest) = self.checkout.resolve(&path)? else {
-            return Ok(());
-        };
-        let text = self.checkout.need_text(&manifest)?;
-        step.inputs.push(Shown::new(at, manifest));
-        if !asks.sources {
-            return Ok(());
-        }
-        let builds = text.text.lines().filter_map(|l| l.strip_prefix("build: "));
-        let names: BTreeSet<&str> = builds
-            .filter_map(|rest| rest.split([' ', '#']).next())
-            .filter(|name| !matches!(*name, "" | "." | "..") && !name.contains('/'))
-            .collect();
-        for name in names {
-            let path = format!("{}/{name}/sources", step.tree);
-            if let Some(real) = self.checkout.resolve(&path)? {
-                step.inputs.push(Shown::new(format!("/{path}"), real));
-            }
         }
         Ok(())
     }
