@@ -152,3 +152,90 @@ fn script(attrs: &NetbootAttrs, root: &str) -> String {
         cmdline(attrs)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use sos_formats::manifest::Meta;
+    use sos_store::rootfs::RootTree;
+
+    use super::super::assemble::{self, Format, PartitionAttrs};
+    use super::super::tests::disk;
+    use super::*;
+    use crate::build::fake::Fake;
+
+    /// The word of the recipe comes to the squashfs of a directory, and to that of a partition.
+    #[test]
+    fn access_control_lists_are_refused_or_dropped_as_the_recipe_says() {
+        let mut fake = Fake::new();
+        let meta = |mode| Meta {
+            mode,
+            ..Meta::default()
+        };
+        let mut tree = RootTree::empty_in(&fake.store, meta(0o755));
+        tree.mkdir_p("boot", &meta(0o755)).expect("a directory");
+        tree.write_file("boot/vmlinuz-6.1.0", "kernel", meta(0o644))
+            .expect("a file");
+        let mut journal = meta(0o755);
+        // The owner, the group, its mask and all others, as programs see them.
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, perm) in [(1_u16, 7_u16), (4, 5), (16, 5), (32, 5)] {
+            list.extend([tag.to_le_bytes(), perm.to_le_bytes()].concat());
+            list.extend(u32::MAX.to_le_bytes());
+        }
+        journal
+            .xattrs
+            .insert(b"system.posix_acl_access".to_vec(), list);
+        tree.write_file("journal", "x", journal).expect("a file");
+        let id = tree.finish(&fake.store).expect("a root");
+        fake.roots.insert("root".to_owned(), id);
+        let initrd = fake.path("initrd");
+        fs::write(&initrd, "initrd").expect("written");
+        fake.trees.insert("initrd".to_owned(), initrd);
+        let refused = |made: Result<(), BuilderError>| {
+            let Err(BuilderError::Diagnostic(problem)) = made else {
+                panic!("{made:?}");
+            };
+            assert_eq!(problem.code, "filesystem-unfit");
+            assert!(problem.notes[0].contains("`/journal`"), "{problem:?}");
+        };
+        for acls in [Acls::Refuse, Acls::Drop] {
+            let attrs = NetbootAttrs {
+                rootfs: "root".to_owned(),
+                kernel: None,
+                initrd: "initrd".to_owned(),
+                filesystem: Kind::Squashfs,
+                stub: None,
+                cmdline: String::new(),
+                os_release: BTreeMap::new(),
+                uki: None,
+                epoch: 1_700_000_000,
+                filesystem_uuid: String::new(),
+                acls,
+            };
+            let partition = PartitionAttrs {
+                name: "root".to_owned(),
+                kind: "linux".to_owned(),
+                uuid: "0123abcd-0000-4000-8000-000000000001".to_owned(),
+                filesystem: Some(Format::Root(Kind::Squashfs)),
+                filesystem_uuid: "0123abcd-0000-4000-8000-000000000002".to_owned(),
+                rootfs: Some("root".to_owned()),
+                acls,
+                ..PartitionAttrs::default()
+            };
+            let made = make(&fake, &attrs, &fake.path(&format!("{acls:?}")));
+            let image = fake.path(&format!("{acls:?}.raw"));
+            let on_disk = assemble::make(&fake, &disk(vec![partition]), &image).map(|_| ());
+            match acls {
+                Acls::Refuse => {
+                    refused(made);
+                    refused(on_disk);
+                }
+                Acls::Drop => {
+                    made.expect("a directory");
+                    on_disk.expect("a disk");
+                }
+            }
+        }
+        assert!(fake.logged("warning[filesystem-acl]"));
+    }
+}
