@@ -101,7 +101,7 @@ fn bad_manifests_say_where() {
         check(manifest, &expect);
         let tree = Tree::new(manifest, &[("a/pass1.kaem", "")]);
         let problem = &tree.plan(&[]).unwrap_err()[0];
-        assert_eq!(problem.labels[0].message, "this tab", "{manifest:?}");
+        assert_eq!(problem.labels[0].text, "this tab", "{manifest:?}");
         assert!(
             problem.helps[0].contains("a tab is part of one"),
             "{manifest:?}"
