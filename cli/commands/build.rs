@@ -47,7 +47,7 @@ pub(crate) struct BuildArgs {
     /// Name of the link to the result, which also keeps it from being collected [default: result, for results that are files]
     #[arg(short = 'o', long, value_name = "LINK")]
     out_link: Option<PathBuf>,
-    /// Make no link
+    /// Make no link, whatever `--out-link` says
     #[arg(long)]
     no_link: bool,
     /// Show the lines that builds write
@@ -91,6 +91,12 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
             plan::Format::Text,
             args.rebuild,
         );
+    }
+    if let (Some(link), true, false) = (&args.out_link, args.no_link, session.global.quiet) {
+        output::message(&format!(
+            "warning: `--no-link` is there too: no link `{}` is made",
+            link.display()
+        ));
     }
     if let Some(link) = args.out_link.as_deref().filter(|_| !args.no_link) {
         place_of_link(link)?;

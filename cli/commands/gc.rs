@@ -13,7 +13,7 @@ use crate::session::Session;
 /// Free what no root needs; says what and how much first
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Logs of builds whose results are gone, and of builds that failed, stay for 30 days, and at most 128 MiB of them; with --older-than they go by that age."
+    after_help = "What the finished steps of a build have made that failed, or was stopped or killed, is kept: the next `sos build` of the same target goes on there. It goes with the first collection after that target was built, after 90 days, or with --unfinished.\n\nThe states of failed builds (`sos shell TARGET --at-failure`) go with any collection, unless a shell is in them; --older-than keeps newer ones.\n\nLogs of builds whose results are gone, and of builds that failed, stay for 30 days, and at most 128 MiB of them; with --older-than they go by that age."
 )]
 pub(crate) struct GcArgs {
     /// Only say what would be freed
@@ -25,6 +25,9 @@ pub(crate) struct GcArgs {
     /// Take only what was registered longer ago: 30d, 12h, 10m
     #[arg(long, value_name = "AGE", value_parser = parse_age)]
     older_than: Option<Duration>,
+    /// Take also what the finished steps of builds have made that have not come to their end
+    #[arg(long)]
+    unfinished: bool,
 }
 
 /// Runs the verb.
@@ -37,13 +40,14 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
         dry_run,
         max_free: args.max_free,
         older_than: args.older_than,
+        unfinished: args.unfinished,
     };
     let ahead = store.gc(options(true))?;
     let dir = session.store_dir()?;
     let json = |report: &GcReport| {
         let paths: Vec<_> = report.removed.iter().map(|p| p.absolute(&dir)).collect();
         output::json(
-            &serde_json::json!({ "paths": paths, "bytes": report.freed_bytes, "problems": report.problems }),
+            &serde_json::json!({ "paths": paths, "bytes": report.freed_bytes, "unfinished": report.unfinished, "problems": report.problems }),
         )
     };
     if session.global.json && args.dry_run {
@@ -56,6 +60,7 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     }
     if args.dry_run {
         output::message(&format!("would free {}", amount(&ahead)));
+        tell_unfinished(&ahead);
         return Ok(());
     }
     if !session.global.quiet && !session.global.json {
@@ -69,6 +74,7 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
         json(&done)?;
     } else {
         output::message(&format!("freed {}", amount(&done)));
+        tell_unfinished(&done);
     }
     if done.problems.is_empty() {
         return Ok(());
@@ -85,6 +91,16 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     Err(Failure::new(
         diagnostic.help("`sos store check` says what is damaged"),
     ))
+}
+
+/// Says what is kept for the next run: on a full disk it may have to go.
+fn tell_unfinished(report: &GcReport) {
+    if report.unfinished > 0 {
+        let paths = size::count(report.unfinished, "path");
+        output::message(&format!(
+            "kept {paths} of builds that have not come to their end; `sos gc --unfinished` frees these too"
+        ));
+    }
 }
 
 /// What else than objects takes room.

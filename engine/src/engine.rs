@@ -363,6 +363,7 @@ impl Engine {
         match self.prepare(runtime, &graph, wanted, cancel) {
             Err(diagnostic) => self.failed(&graph, wanted, *diagnostic, since),
             Ok((mut needed, plans, worker, taken)) => {
+                self.note_begun(wanted);
                 needed.are_kept(&self.store);
                 graph.drvs.clear();
                 graph.texts.clear();
@@ -396,6 +397,10 @@ impl Engine {
     /// Notes what the targets that are there are now: the next form of each is compared with it, also when it was not built here.
     fn note_targets(&self, wanted: &[Wanted], paths: &OutputPaths) {
         let there = wanted.iter().filter(|want| paths.contains_key(&want.drv));
+        let ended = there.clone().map(|want| (self.asked_as(want), &want.drv));
+        if let Err(error) = self.store.end_targets(&self.options.project, ended) {
+            tracing::warn!(%error, "what the targets were made of is kept");
+        }
         let targets = there.filter_map(|want| {
             let attr = self.options.attrs.get(&want.drv)?;
             Some((attr.as_str(), &want.drv))
@@ -404,6 +409,21 @@ impl Engine {
             // A build is worth more than its journal.
             tracing::warn!(%error, "the targets are not noted");
         }
+    }
+
+    /// Notes what the run is for before anything of it is built: whatever ends it, a collection leaves what it has made until then.
+    fn note_begun(&self, wanted: &[Wanted]) {
+        let targets = wanted.iter().map(|want| (self.asked_as(want), &want.drv));
+        if let Err(error) = self.store.begin_targets(&self.options.project, targets) {
+            // As on a full disk: the build may free some.
+            tracing::warn!(%error, "the run is not noted");
+        }
+    }
+
+    /// By what a target is known from run to run.
+    fn asked_as<'a>(&'a self, want: &'a Wanted) -> &'a str {
+        let attr = self.options.attrs.get(&want.drv);
+        attr.map_or(want.drv.as_str(), String::as_str)
     }
 
     fn node_plans(&self, needed: &Needed) -> Result<Vec<NodePlan>, Box<Diagnostic>> {

@@ -259,6 +259,7 @@ fn kept(store: &Store, path: &StorePath) -> Result<Vec<u8>, Box<Diagnostic>> {
                     path.absolute(store.store_dir())
                 ),
             )
+            .note("`sos gc` forgets a derivation of which nothing is left, and the state of its failed build")
             .help("evaluate the recipe again: `sos build` writes the derivations that it needs"),
         )
     })

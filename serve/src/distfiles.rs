@@ -59,6 +59,12 @@ pub(crate) fn answer(mirror: &Mirror, names: &[String]) -> Answer {
     }
 }
 
+/// Whether a file has one of the names.
+pub(crate) fn is_any(mirror: &Mirror, names: &[String]) -> bool {
+    let mut names = names.iter();
+    names.any(|name| named(mirror, name).is_ok_and(|found| !found.is_empty()))
+}
+
 /// The files of a name; more than one when they differ. What the targets pin goes before what else is in the store.
 fn named(mirror: &Mirror, name: &str) -> sos_store::Result<Vec<PathInfo>> {
     let mut found = mirror.store.query_name(&to_store(name))?;

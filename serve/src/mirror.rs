@@ -43,9 +43,9 @@ impl Mirror {
     pub(crate) fn answer(&self, asked: &Asked) -> Answer {
         let Some(path) = &asked.path else {
             // What is no path may be a name that nobody has encoded.
-            return match asked.writes || asked.names.is_empty() {
-                true => Answer::plain(StatusCode::BAD_REQUEST, "the path cannot be read"),
-                false => distfiles::answer(self, &asked.names),
+            return match !asked.writes && distfiles::is_any(self, &asked.names) {
+                true => distfiles::answer(self, &asked.names),
+                false => Answer::plain(StatusCode::BAD_REQUEST, "the path cannot be read"),
             };
         };
         let path: Vec<&str> = path.iter().map(String::as_str).collect();

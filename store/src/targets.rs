@@ -1,4 +1,5 @@
-//! What the targets of projects were the last time that all of them was there: the next form of one is compared with it.
+//! What the targets of projects were the last time that all of them was there: the next form of one is compared with it. And what a run
+//! is for that has not come to its end: what its steps have made is kept until then.
 
 use sos_formats::store_path::StorePath;
 
@@ -6,6 +7,9 @@ use crate::clock;
 use crate::db;
 use crate::error::Result;
 use crate::store::Store;
+
+/// How many days after its beginning a run that nobody has gone on with keeps what its steps have made.
+pub(crate) const UNFINISHED_DAYS: i64 = 90;
 
 impl Store {
     /// Notes what targets of a project are, by their attribute paths. What is noted already costs a query and no write; on a store
@@ -34,6 +38,56 @@ impl Store {
         self.db().write(|db| {
             news.iter()
                 .try_for_each(|(attr, drv)| db::put_target(db, project, attr, drv, now))
+        })
+    }
+
+    /// Notes that a run begins for targets of a project, by their attribute paths. A collection keeps what its steps make, also when the
+    /// run is killed, until [`Store::end_targets`], or until a later run for the same attribute path begins. The derivations that it is
+    /// made of must be in the store.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn begin_targets<'a>(
+        &self,
+        project: &str,
+        targets: impl IntoIterator<Item = (&'a str, &'a StorePath)>,
+    ) -> Result<()> {
+        let now = clock::now_secs();
+        self.db().write(|db| {
+            targets
+                .into_iter()
+                .try_for_each(|(attr, drv)| db::put_unfinished(db, project, attr, drv, now))
+        })
+    }
+
+    /// Notes that targets of a project are there. Of one that nobody has begun it costs a query and no write.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn end_targets<'a>(
+        &self,
+        project: &str,
+        targets: impl IntoIterator<Item = (&'a str, &'a StorePath)>,
+    ) -> Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        let mut begun = Vec::new();
+        for (attr, drv) in targets {
+            if self
+                .db()
+                .read(|db| db::is_unfinished(db, project, attr, drv))?
+            {
+                begun.push((attr, drv));
+            }
+        }
+        if begun.is_empty() {
+            return Ok(());
+        }
+        self.db().write(|db| {
+            begun
+                .iter()
+                .try_for_each(|(attr, drv)| db::delete_unfinished(db, project, attr, drv))
         })
     }
 

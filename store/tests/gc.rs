@@ -131,6 +131,7 @@ fn caches_and_history_go_too() {
                 dry_run,
                 older_than,
                 max_free,
+                unfinished: false,
             })
             .unwrap()
     };
@@ -304,6 +305,64 @@ fn leases_age_and_a_goal_limit_what_goes() {
     assert!(store.is_valid(&paths[0]).unwrap() && store.is_valid(&paths[1]).unwrap());
     drop(lease);
     assert_eq!(store.gc(GcOptions::default()).unwrap().removed.len(), 2);
+    assert_clean(&store);
+}
+
+#[test]
+fn what_a_run_has_made_stays_until_it_is_at_its_end() {
+    let dir = support::tempdir();
+    let store = open(dir.path());
+    let made = ["one", "two", "other"].map(|name| object(&store, dir.path(), name, name, &[]));
+    let drvs = ["one.drv", "two.drv", "top.drv", "other.drv"].map(some_path);
+    // The top of the run needs the second, which needs the first; the last is for another target.
+    for (drv, input) in [
+        (&drvs[0], None),
+        (&drvs[1], Some(&drvs[0])),
+        (&drvs[2], Some(&drvs[1])),
+        (&drvs[3], None),
+    ] {
+        let input =
+            input.map(|path| format!("(\"{}\",[\"out\"])", path.absolute(store.store_dir())));
+        let text = format!(
+            "Derive([(\"out\",\"\",\"r:sha256\",\"\")],[{}],[],\"s\",\"b\",[],[])",
+            input.unwrap_or_default()
+        );
+        store.put_drv(drv, text.as_bytes()).unwrap();
+    }
+    let results = [
+        (&drvs[0], &made[0]),
+        (&drvs[1], &made[1]),
+        (&drvs[3], &made[2]),
+    ];
+    let results = results.map(|(drv, path)| (drv, "out", path));
+    store.set_drv_outputs(results).unwrap();
+    let begin = |attr: &str, drv| store.begin_targets("/p", [(attr, drv)]).unwrap();
+    begin("f.nix#top", &drvs[2]);
+    begin("f.nix#other", &drvs[3]);
+    drop(store);
+    // As after a kill: nobody has said anything more. Twice, since what is found by must stay as well.
+    let store = open(dir.path());
+    let there = || made.clone().map(|path| store.is_valid(&path).unwrap());
+    for _ in 0..2 {
+        let report = store.gc(GcOptions::default()).unwrap();
+        assert_eq!((report.removed.len(), report.unfinished), (0, 3));
+    }
+    assert_eq!(there(), [true; 3]);
+    // One is there, the other is another one now.
+    store
+        .end_targets("/p", [("f.nix#other", &drvs[3])])
+        .unwrap();
+    store
+        .begin_targets("/p", [("f.nix#top", &drvs[0])])
+        .unwrap();
+    let report = store.gc(GcOptions::default()).unwrap();
+    assert_eq!((report.removed.len(), report.unfinished), (2, 1));
+    assert_eq!(there(), [true, false, false]);
+    let all = GcOptions {
+        unfinished: true,
+        ..GcOptions::default()
+    };
+    assert_eq!(store.gc(all).unwrap().removed, [made[0].clone()]);
     assert_clean(&store);
 }
 

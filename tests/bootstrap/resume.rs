@@ -37,6 +37,10 @@ fn after_a_kill_the_step_begins_again_with_the_same_root() {
     signal(&child, Signal::KILL);
     child.wait().expect("a child");
     all_gone(&below, w.root());
+    // What the steps before it have made is kept for the run that goes on.
+    w.sos(["gc"])
+        .ok()
+        .says(&["of builds that have not come to their end"]);
     // Shorter now, or the test would not end; the directory of the step is its own, so nothing else is touched by that.
     w.write("tree/steps/b-1.0/pass1.sh", &with("10"));
     let (names, root) = built(&w, ".#rootfs");
@@ -61,6 +65,36 @@ fn after_a_kill_the_step_begins_again_with_the_same_root() {
         .stdout;
     assert_eq!(there.trim(), root);
     w.sos(["store", "check"]).ok();
+}
+
+#[test]
+fn a_collection_keeps_the_steps_of_a_failed_run_until_it_is_done() {
+    let Some(w) = world() else { return };
+    w.write("tree/steps/b-1.0/pass1.sh", "exit 1\n");
+    w.sos(["build", "--no-link", ".#rootfs"]).fails(100);
+    let a = || {
+        let plan = w.sos(["plan", ".#rootfs"]).ok().stdout;
+        plan.lines().any(|line| line.contains("a-pass1"))
+    };
+    assert!(!a(), "it is there");
+    let hint = "`sos gc --unfinished`";
+    w.sos(["gc", "-n"]).ok().says(&[hint]);
+    w.sos(["gc"]).ok().says(&[hint]);
+    assert!(!a(), "it is still there");
+    // Its state is gone.
+    w.sos(["shell", ".#b-1.0", "--at-failure"])
+        .fails(1)
+        .says(&["until `sos gc`"]);
+    w.sos(["gc", "--unfinished"]).ok();
+    assert!(a(), "it went");
+    w.sos(["build", "--no-link", ".#rootfs"]).fails(100);
+    assert!(!a(), "it is there again");
+    // At its end nothing of it is left: nobody has made a link.
+    w.write("tree/steps/b-1.0/pass1.sh", "true\n");
+    w.sos(["build", "--no-link", ".#rootfs"]).ok();
+    let said = w.sos(["gc"]).ok();
+    assert!(!said.stderr.contains(hint), "{}", said.stderr);
+    assert!(a(), "it went with the rest");
 }
 
 #[test]

@@ -116,9 +116,16 @@ fn the_state_of_everything() {
         &recipe("one", "echo > $out", &format!("dep = {leaf};")),
     );
     w.sos(["build", "--no-link", "one.nix"]).ok();
-    w.sos(["build", "--no-link", "-o", "kept", "one.nix"]).ok();
+    w.sos(["build", "--no-link", "-o", "kept", "one.nix"])
+        .ok()
+        .says(&["warning: `--no-link` is there too: no link `kept` is made"]);
+    assert!(!w.project().join("kept").exists());
     let path = w.sos(["build", "one.nix"]).ok().stdout;
+    // The build that failed keeps what it has made.
     w.sos(["gc"]).ok();
+    let kept = states(&json(&w, &["one.nix"]));
+    assert_eq!(kept, set(&["leaf built *", "one built *"]));
+    w.sos(["gc", "--unfinished"]).ok();
     let states_now = states(&json(&w, &["one.nix"]));
     assert_eq!(states_now, set(&["leaf not-needed", "one built *"]));
     // By the path of its result, too.

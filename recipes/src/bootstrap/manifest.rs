@@ -95,6 +95,9 @@ impl<'t> Words<'_, 't> {
 
     fn wrong(&self, at: usize, message: impl Into<String>, label: &str) -> Box<Diagnostic> {
         let end = self.line.end;
+        let has_tab = |at: &usize| self.get(*at).is_some_and(|text| text.contains('\t'));
+        // A tab makes one word of two: then what is wrong with a later one is that it is where the second should be.
+        let at = (0..=at).rev().find(has_tab).unwrap_or(at);
         let word = self.line.words.get(at);
         // An empty word is the gap between two blanks: one byte is shown of it.
         let place = word.map_or(end..end, |Word { text, place }| match text.find('\t') {

@@ -63,6 +63,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("007_below.sql"),
     include_str!("008_appended.sql"),
     include_str!("009_targets.sql"),
+    include_str!("010_unfinished.sql"),
 ];
 
 /// How long a writer waits for another process.

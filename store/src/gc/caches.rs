@@ -10,7 +10,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use sos_formats::store_path::StorePath;
 
 use super::Collection;
-use super::mark::Marked;
+use super::mark::{self, Marked};
 use crate::built::DAYS_KEPT;
 use crate::clock;
 use crate::db;
@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::evaluations::{EVALUATION_DAYS, MAX_EVALUATION_BYTES};
 use crate::steps;
 use crate::store::Store;
+use crate::targets::UNFINISHED_DAYS;
 use crate::temp::{list_dir, lock_dir};
 
 /// How long the log of a build stays of which nothing else is known any more, unless a collection is told otherwise: failures are
@@ -144,9 +145,11 @@ pub(super) fn dead_logs_bytes(
     let logs = store.logs()?;
     let gone = marked.dead_infos().into_iter().map(|info| info.path);
     let gone: BTreeSet<StorePath> = gone.collect();
-    let dead = store
-        .db()
-        .read(|database| dead_logs(database, logs, older_than, &marked.dead_drvs, &gone))?;
+    let dead = store.db().read(|database| {
+        let mut dead = marked.dead_drvs.clone();
+        dead.extend(mark::unfinished(store, database)?.0);
+        dead_logs(database, logs, older_than, &dead, &gone)
+    })?;
     Ok(dead.iter().map(|log| blocks(log)).sum())
 }
 
@@ -182,11 +185,18 @@ impl Collection<'_> {
             .0
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
         let older_than = self.options.older_than;
-        let dead = dead_logs(&transaction, logs, older_than, &[], &BTreeSet::new())?;
+        // What a run has not made yet has nothing but its log, which goes as if nobody knew it.
+        let unmade: Vec<StorePath> = mark::unfinished(self.store, &transaction)?
+            .0
+            .into_iter()
+            .collect();
+        let dead = dead_logs(&transaction, logs, older_than, &unmade, &BTreeSet::new())?;
         steps::trim(&transaction)?;
         let noted_before = clock::now_secs().saturating_sub(DAYS_KEPT * 24 * 60 * 60);
         db::trim_built(&transaction, noted_before)?;
         db::trim_targets(&transaction, noted_before)?;
+        let begun_before = clock::now_secs().saturating_sub(UNFINISHED_DAYS * 24 * 60 * 60);
+        db::trim_unfinished(&transaction, begun_before)?;
         let unused_secs = older_than.map_or(EVALUATION_DAYS * 24 * 60 * 60, |age| {
             i64::try_from(age.as_secs()).unwrap_or(i64::MAX)
         });

@@ -1,11 +1,13 @@
-//! What is needed: everything that roots and the leases of living processes reach.
+//! What is needed: everything that roots and the leases of living processes reach, and what runs that have not come to their end have
+//! made so far.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use rusqlite::Connection;
+use sos_formats::derivation::Derivation;
 use sos_formats::store_path::StorePath;
 
+use super::GcOptions;
 use crate::clock;
 use crate::db::{self, LeaseRow, PathRow};
 use crate::error::Result;
@@ -21,15 +23,13 @@ pub(super) struct Marked {
     pub(super) dead_drvs: Vec<StorePath>,
     /// Leases of processes that are gone.
     pub(super) dead_leases: Vec<i64>,
+    /// How many objects live only for runs that have not come to their end.
+    pub(super) unfinished: usize,
 }
 
 impl Marked {
     /// Reads everything and marks. Within a write transaction the result is true until it ends.
-    pub(super) fn read(
-        store: &Store,
-        db: &Connection,
-        older_than: Option<Duration>,
-    ) -> Result<Self> {
+    pub(super) fn read(store: &Store, db: &Connection, options: &GcOptions) -> Result<Self> {
         let rows = db::all_paths(db)?;
         let mut refs: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
         for (from, to) in db::all_refs(db)? {
@@ -51,7 +51,7 @@ impl Marked {
             .iter()
             .filter_map(|path| ids.get(path).copied())
             .collect();
-        if let Some(age) = older_than {
+        if let Some(age) = options.older_than {
             let limit =
                 clock::now_secs().saturating_sub(i64::try_from(age.as_secs()).unwrap_or(i64::MAX));
             pending.extend(
@@ -60,19 +60,23 @@ impl Marked {
                     .map(|row| row.id),
             );
         }
-        let mut live: BTreeSet<i64> = pending.iter().copied().collect();
-        while let Some(id) = pending.pop() {
-            for to in refs.get(&id).into_iter().flatten() {
-                if live.insert(*to) {
-                    pending.push(*to);
-                }
-            }
+        let mut live = BTreeSet::new();
+        reach(pending, &refs, &mut live);
+        let needed = live.len();
+        if !options.unfinished {
+            let (drvs, made) = unfinished(store, db)?;
+            let made = made.iter().filter_map(|path| ids.get(path).copied());
+            reach(made.collect(), &refs, &mut live);
+            // By them the next collection finds the same.
+            wanted.extend(drvs);
         }
+        let unfinished = live.len() - needed;
         let dead_drvs = dead_drvs(db, &rows, &live, &wanted)?;
         Ok(Self {
             dead: deletion_order(rows, &live, &refs),
             dead_drvs,
             dead_leases,
+            unfinished,
         })
     }
 
@@ -80,6 +84,39 @@ impl Marked {
     pub(super) fn dead_infos(&self) -> Vec<PathInfo> {
         self.dead.iter().map(|row| row.info.clone()).collect()
     }
+}
+
+/// Adds objects and what they need to those that live.
+fn reach(mut pending: Vec<i64>, refs: &BTreeMap<i64, Vec<i64>>, live: &mut BTreeSet<i64>) {
+    while let Some(id) = pending.pop() {
+        if live.insert(id) {
+            pending.extend(refs.get(&id).into_iter().flatten());
+        }
+    }
+}
+
+/// The derivations that runs were for which have not come to their end, with all that these are made of, and what those have made.
+pub(super) fn unfinished(
+    store: &Store,
+    db: &Connection,
+) -> Result<(BTreeSet<StorePath>, Vec<StorePath>)> {
+    let mut pending = db::all_unfinished(db)?;
+    let mut seen: BTreeSet<StorePath> = pending.iter().cloned().collect();
+    let mut made = Vec::new();
+    while let Some(path) = pending.pop() {
+        let outputs = db::outputs_of(db, &path)?;
+        made.extend(outputs.into_iter().map(|(_, path)| path));
+        // What is not there, or cannot be read, was no part of what was left to do.
+        let Some(text) = db::get_drv(db, &path)? else {
+            continue;
+        };
+        let Ok(drv) = Derivation::parse_aterm(&text, store.store_dir()) else {
+            continue;
+        };
+        let inputs = drv.input_drvs.into_keys();
+        pending.extend(inputs.filter(|input| seen.insert(input.clone())));
+    }
+    Ok((seen, made))
 }
 
 /// The paths that living processes hold.

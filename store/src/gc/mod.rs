@@ -1,6 +1,6 @@
 //! Garbage collection, beside running builds.
 //!
-//! 1. Mark: what roots and leases of living processes need. 2. Delete the rows of the rest, referrers first, in short
+//! 1. Mark: what roots, leases of living processes and runs that have not come to their end need. 2. Delete the rows of the rest, referrers first, in short
 //!    write transactions; each looks whether anybody has committed something since, and marks anew then.
 //! 3. Move trees without a row to `tmp/`, within write transactions, so that no adder is between moving its tree into
 //!    place and registering it. 4. Delete these. 5. Forget manifest nodes that no object has. 6. Move files of `man/` and
@@ -46,6 +46,8 @@ pub struct GcOptions {
     pub max_free: Option<u64>,
     /// Leave alone what was registered less long ago, and what it needs.
     pub older_than: Option<Duration>,
+    /// Take also what the steps of runs have made that have not come to their end.
+    pub unfinished: bool,
 }
 
 /// What a collection did, or would do.
@@ -55,6 +57,8 @@ pub struct GcReport {
     pub removed: Vec<StorePath>,
     /// The room that became free, in bytes on the disk; of directories of other ids, what could be looked into.
     pub freed_bytes: u64,
+    /// Objects that are kept only for runs that have not come to their end.
+    pub unfinished: usize,
     /// Contents and manifest nodes that are gone.
     pub removed_files: usize,
     /// What could not be done, and why; the rest was.
@@ -175,10 +179,9 @@ impl Store {
     }
 
     fn plan_gc(&self, options: &GcOptions) -> Result<GcReport> {
-        let marked = self
-            .db()
-            .read(|db| Marked::read(self, db, options.older_than))?;
+        let marked = self.db().read(|db| Marked::read(self, db, options))?;
         let mut report = GcReport {
+            unfinished: marked.unfinished,
             freed_bytes: Files::would_free(self, &marked.dead_infos())?
                 + caches::dead_logs_bytes(self, options.older_than, &marked)?,
             ..GcReport::default()
@@ -242,10 +245,11 @@ impl Collection<'_> {
                 // Nobody has committed anything since: what was dead is dead.
                 Some((at, marked)) if *at == version => marked,
                 slot => {
-                    let marked = Marked::read(self.store, &transaction, self.options.older_than)?;
+                    let marked = Marked::read(self.store, &transaction, &self.options)?;
                     &mut slot.insert((version, marked)).1
                 }
             };
+            self.report.unfinished = marked.unfinished;
             fault::point("gc.marked");
             for lease in std::mem::take(&mut marked.dead_leases) {
                 db::delete_lease(&transaction, lease)?;

@@ -79,6 +79,34 @@ fn bad_manifests_say_where() {
         "build: a (\tA == B )\n",
         "steps/manifest:1:11 bootstrap-syntax: expected `(`, found `(\tA`",
     );
+    for (manifest, column, found) in [
+        // The tab has joined two words, and what is missed is where the second should be.
+        (
+            "build: a ( A\t== B )\n",
+            13,
+            "expected `==` or `!=` after `A\t==`, found `B`",
+        ),
+        (
+            "build: a ( A ==\tB )\n",
+            16,
+            "expected `==` or `!=` after `A`, found `==\tB`",
+        ),
+        (
+            "build: a ( A == B\t)\n",
+            18,
+            "the line ends where `)`, `&&` or `||` is expected",
+        ),
+    ] {
+        let expect = format!("steps/manifest:1:{column} bootstrap-syntax: {found}");
+        check(manifest, &expect);
+        let tree = Tree::new(manifest, &[("a/pass1.kaem", "")]);
+        let problem = &tree.plan(&[]).unwrap_err()[0];
+        assert_eq!(problem.labels[0].text, "this tab", "{manifest:?}");
+        assert!(
+            problem.helps[0].contains("a tab is part of one"),
+            "{manifest:?}"
+        );
+    }
     check(
         "build: a  ( A == B )\n",
         "steps/manifest:1:10 bootstrap-syntax: expected `(`, found a second blank",
