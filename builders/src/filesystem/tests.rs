@@ -161,6 +161,11 @@ fn what_cannot_be_held_is_named() {
         major: 5000,
         minor: 0,
     };
+    // A list that is none is not left out either.
+    let options = Options {
+        acls: Acls::Drop,
+        ..squashfs_options()
+    };
     for (kind, meta, spec, rule) in [
         (
             Kind::Ext4,
@@ -193,7 +198,7 @@ fn what_cannot_be_held_is_named() {
         let root = plant.finish();
         let name = fake.path("refused");
         let image = FileImage::create(&name).expect("an image");
-        let error = write(&fake, kind, &root, &squashfs_options(), &image).expect_err("refused");
+        let error = write(&fake, kind, &root, &options, &image).expect_err("refused");
         let BuilderError::Diagnostic(problem) = error else {
             panic!("{error}");
         };
