@@ -489,7 +489,7 @@ fn a_store_of_before_gets_the_tables_of_the_journal() {
     let database = rusqlite::Connection::open(dir.path().join("s/db/sos.sqlite")).unwrap();
     database
         .execute_batch(
-            "DROP TABLE target; DROP TABLE derived; DROP TABLE step; DROP TABLE seen; DROP TABLE source;
+            "DROP TABLE target; DROP TABLE unfinished; DROP TABLE derived; DROP TABLE step; DROP TABLE seen; DROP TABLE source;
              DROP TABLE rebuild; ALTER TABLE trace DROP COLUMN host; ALTER TABLE node DROP COLUMN below;
              ALTER TABLE build DROP COLUMN project; ALTER TABLE build DROP COLUMN host;
              ALTER TABLE build DROP COLUMN pid; ALTER TABLE build DROP COLUMN start;
@@ -562,7 +562,7 @@ fn a_store_of_before_keeps_derivations_and_outputs() {
     let database = rusqlite::Connection::open(dir.path().join("s/db/sos.sqlite")).unwrap();
     database
         .execute_batch(
-            "DROP TABLE target;
+            "DROP TABLE target; DROP TABLE unfinished;
              CREATE TABLE d (hash20 BLOB PRIMARY KEY, name TEXT NOT NULL, aterm BLOB NOT NULL) WITHOUT ROWID;
              INSERT INTO d SELECT hash20, name, aterm FROM drv;
              DROP TABLE drv; ALTER TABLE d RENAME TO drv;
