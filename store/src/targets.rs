@@ -1,6 +1,7 @@
 //! What the targets of projects were the last time that all of them was there: the next form of one is compared with it. And what a run
 //! is for that has not come to its end: what its steps have made is kept until then.
 
+use rusqlite::Connection;
 use sos_formats::store_path::StorePath;
 
 use crate::clock;
@@ -22,23 +23,35 @@ impl Store {
         project: &str,
         targets: impl IntoIterator<Item = (&'a str, &'a StorePath)>,
     ) -> Result<()> {
+        let now = clock::now_secs();
+        self.write_targets(
+            targets,
+            |attr, drv| Ok(self.target(project, attr)?.as_ref() != Some(drv)),
+            |db, attr, drv| db::put_target(db, project, attr, drv, now),
+        )
+    }
+
+    /// Writes of targets what is due, all at once; nothing where nothing is.
+    fn write_targets<'a>(
+        &self,
+        targets: impl IntoIterator<Item = (&'a str, &'a StorePath)>,
+        is_due: impl Fn(&str, &StorePath) -> Result<bool>,
+        write: impl Fn(&Connection, &str, &StorePath) -> Result<()>,
+    ) -> Result<()> {
         if self.is_read_only() {
             return Ok(());
         }
-        let mut news = Vec::new();
+        let mut due = Vec::new();
         for (attr, drv) in targets {
-            if self.target(project, attr)?.as_ref() != Some(drv) {
-                news.push((attr, drv));
+            if is_due(attr, drv)? {
+                due.push((attr, drv));
             }
         }
-        if news.is_empty() {
+        if due.is_empty() {
             return Ok(());
         }
-        let now = clock::now_secs();
-        self.db().write(|db| {
-            news.iter()
-                .try_for_each(|(attr, drv)| db::put_target(db, project, attr, drv, now))
-        })
+        self.db()
+            .write(|db| due.iter().try_for_each(|(attr, drv)| write(db, attr, drv)))
     }
 
     /// Notes that a run begins for targets of a project, by their attribute paths. A collection keeps what its steps make, also when the
@@ -69,26 +82,14 @@ impl Store {
         project: &str,
         targets: impl IntoIterator<Item = (&'a str, &'a StorePath)>,
     ) -> Result<()> {
-        if self.is_read_only() {
-            return Ok(());
-        }
-        let mut begun = Vec::new();
-        for (attr, drv) in targets {
-            if self
-                .db()
-                .read(|db| db::is_unfinished(db, project, attr, drv))?
-            {
-                begun.push((attr, drv));
-            }
-        }
-        if begun.is_empty() {
-            return Ok(());
-        }
-        self.db().write(|db| {
-            begun
-                .iter()
-                .try_for_each(|(attr, drv)| db::delete_unfinished(db, project, attr, drv))
-        })
+        self.write_targets(
+            targets,
+            |attr, drv| {
+                self.db()
+                    .read(|db| db::is_unfinished(db, project, attr, drv))
+            },
+            |db, attr, drv| db::delete_unfinished(db, project, attr, drv),
+        )
     }
 
     /// What a target of a project was the last time that it was noted.
@@ -117,7 +118,7 @@ impl Store {
     /// Asks the table, if there is one: a store that is open for reading keeps the form that it has.
     fn read_targets<T>(
         &self,
-        ask: impl FnOnce(&rusqlite::Connection) -> Result<T>,
+        ask: impl FnOnce(&Connection) -> Result<T>,
     ) -> Result<Option<T>> {
         self.db().read(|db| {
             if self.is_read_only() && !db::has_targets(db)? {
