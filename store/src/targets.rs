@@ -116,10 +116,7 @@ impl Store {
     }
 
     /// Asks the table, if there is one: a store that is open for reading keeps the form that it has.
-    fn read_targets<T>(
-        &self,
-        ask: impl FnOnce(&Connection) -> Result<T>,
-    ) -> Result<Option<T>> {
+    fn read_targets<T>(&self, ask: impl FnOnce(&Connection) -> Result<T>) -> Result<Option<T>> {
         self.db().read(|db| {
             if self.is_read_only() && !db::has_targets(db)? {
                 return Ok(None);

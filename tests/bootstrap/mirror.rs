@@ -34,6 +34,21 @@ fn kept(w: &World) -> [(&'static str, String); 2] {
     })
 }
 
+/// Writes a tree with one step that has these sources.
+fn one_step(w: &World, sources: &str) {
+    write_tree(
+        w,
+        &[
+            ("steps/manifest", "build: a\n"),
+            ("steps/bootstrap.cfg", "ARCH=amd64\n"),
+            ("steps/env", ""),
+            ("steps/helpers.sh", ""),
+            ("steps/a/sources", sources),
+            ("steps/a/pass1.sh", ""),
+        ],
+    );
+}
+
 #[test]
 fn scripts_of_upstream_take_what_is_served() {
     let Some(tree) = upstream() else { return };
@@ -105,17 +120,7 @@ fn a_file_is_served_under_the_name_that_sources_have() {
         .iter()
         .map(|(name, sum)| format!("f {NOWHERE}/z {sum} {name}\n"))
         .collect();
-    write_tree(
-        &w,
-        &[
-            ("steps/manifest", "build: a\n"),
-            ("steps/bootstrap.cfg", "ARCH=amd64\n"),
-            ("steps/env", ""),
-            ("steps/helpers.sh", ""),
-            ("steps/a/sources", &sources),
-            ("steps/a/pass1.sh", ""),
-        ],
-    );
+    one_step(&w, &sources);
     w.write("sos.nix", &recipe);
     let command = w
         .command()
@@ -323,17 +328,7 @@ fn an_archive_of_a_repository_is_made_when_nobody_has_it() {
         .iter()
         .map(|(name, url, sum)| format!("g {url}~v1.0 _ {sum} {name}\n"))
         .collect();
-    write_tree(
-        &w,
-        &[
-            ("steps/manifest", "build: a\n"),
-            ("steps/bootstrap.cfg", "ARCH=amd64\n"),
-            ("steps/env", ""),
-            ("steps/helpers.sh", ""),
-            ("steps/a/sources", &sources),
-            ("steps/a/pass1.sh", ""),
-        ],
-    );
+    one_step(&w, &sources);
     let Some(recipe) = recipe() else { return };
     w.write("sos.nix", &recipe);
     let out = w.sos(["build", "--no-link", ".#distfiles"]).ok().stdout;
