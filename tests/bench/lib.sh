@@ -17,10 +17,12 @@ took() {
   echo $(((end - start) / 1000))
 }
 # Memory that was in use just now, as much as an artifact needs, before each run of sos and of its peer: a virtual machine may have to
-# get memory that lay idle back from its host, page by page, and then that is what is measured.
+# get memory that lay idle back from its host, page by page, and then that is what is measured. And a disk at rest: a peer that leaves
+# its output in the memory of the kernel would have it written while sos runs.
 warm() {
   dd if=/dev/zero of="$work/warm" bs=1M count=1024 status=none
   rm "$work/warm"
+  sync
 }
 # CPU time and wall time of a command in microseconds, peak memory in KiB.
 usage() { python3 "$here/usage.py" "$@"; }
