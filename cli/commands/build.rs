@@ -1,18 +1,17 @@
 //! `sos build`: builds targets and prints the paths of their outputs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use sos_engine::{BuildReport, Event, Wanted};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
-use sos_store::ObjectKind;
 
 use crate::args::{LockFlags, ProgressMode, TargetArgs};
-use crate::commands::plan;
+use crate::commands::{out_link, plan};
 use crate::derivation_file;
 use crate::evaluate::{self, Item, Mode};
 use crate::failure::Failure;
-use crate::render::{again, output, size};
+use crate::render::{output, size};
 use crate::run::{self, RunOptions, Stream};
 use crate::session::Session;
 use crate::target::{self, Source, Target};
@@ -99,7 +98,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         ));
     }
     if let Some(link) = args.out_link.as_deref().filter(|_| !args.no_link) {
-        place_of_link(link)?;
+        out_link::check(link)?;
     }
     let stream = Stream::start(session, args.logs);
     let evaluated = match evaluated(
@@ -143,13 +142,16 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
     let steps = undeclared::steps(&evaluated.graph);
     let report = run::build(session, evaluated.graph, &wanted, &options, stream)?;
     let paths = paths(&evaluated.values, &report);
-    if !args.no_link {
-        link(session, args.out_link.as_deref(), &paths)?;
-    }
+    let linked = if args.no_link {
+        Ok(())
+    } else {
+        out_link::make(session, args.out_link.as_deref(), &paths)
+    };
     // As with any other failure, standard output stays empty when there is nothing to be had.
     if report.success() || !paths.is_empty() {
         print(session, &paths)?;
     }
+    linked?;
     if report.success() {
         Ok(())
     } else {
@@ -161,28 +163,6 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         }
         Err(Failure::shown(report.failures.clone(), report.exit_code()))
     }
-}
-
-/// Refuses a link in a directory that is not there, before anything is built.
-fn place_of_link(link: &Path) -> Result<(), Failure> {
-    let Some(dir) = link.parent().filter(|dir| !dir.as_os_str().is_empty()) else {
-        return Ok(());
-    };
-    if dir.is_dir() {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Diagnostic::error(
-            "link-no-directory",
-            Class::Usage,
-            format!(
-                "no directory `{}` for the link `{}`",
-                dir.display(),
-                link.display()
-            ),
-        )
-        .help(format!("`mkdir -p {}` makes it", dir.display())),
-    ))
 }
 
 /// Evaluates the targets, and tells so in the stream.
@@ -332,41 +312,4 @@ fn print(session: &Session, paths: &[(StorePath, String)]) -> Result<(), Failure
     paths
         .iter()
         .try_for_each(|(p, _)| output::line(&p.absolute(&dir)))
-}
-
-/// Links `result`, `result-2`, ... and `result-dev`, as nix-build does. A root filesystem is no directory that a link could lead to:
-/// it gets one only when asked for, to keep it.
-fn link(
-    session: &Session,
-    link: Option<&Path>,
-    paths: &[(StorePath, String)],
-) -> Result<(), Failure> {
-    let store = session.store()?;
-    let mut number = 0;
-    for (path, output) in paths {
-        if link.is_none()
-            && store
-                .query(path)?
-                .is_some_and(|info| info.kind == ObjectKind::Rootfs)
-        {
-            if !session.global.quiet && !session.global.json {
-                let path = path.absolute(store.store_dir());
-                output::message(&again::text(&format!(
-                    "`sos store ls {path}` looks into the root filesystem; `-o NAME` keeps it from `sos gc`"
-                )));
-            }
-            continue;
-        }
-        let mut name = link.unwrap_or(Path::new("result")).as_os_str().to_owned();
-        if output == "out" {
-            number += 1;
-            if number > 1 {
-                name.push(format!("-{number}"));
-            }
-        } else {
-            name.push(format!("-{output}"));
-        }
-        store.add_indirect_root(Path::new(&name), path)?;
-    }
-    Ok(())
 }

@@ -17,6 +17,7 @@ pub(crate) mod init;
 pub(crate) mod lock;
 pub(crate) mod log;
 pub(crate) mod man;
+mod out_link;
 pub(crate) mod parse;
 pub(crate) mod plan;
 pub(crate) mod provision;

@@ -183,7 +183,7 @@ pub enum StoreError {
         name: String,
     },
     /// A file stands where a link is to be made.
-    #[error("{} exists and is not a symlink", .path.display())]
+    #[error("`{}` is there already, and is no link", .path.display())]
     NotALink {
         /// The file.
         path: PathBuf,

@@ -1,8 +1,10 @@
 //! Bad input gives one clear error with a place, the right exit code, and leaves nothing behind.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::builds::{recipe, world_with_busybox};
 use crate::support::user::User;
-use crate::support::{World, left_nothing, run};
+use crate::support::{Run, World, left_nothing, run};
 
 #[test]
 fn a_builder_that_fails() {
@@ -331,28 +333,26 @@ fn what_is_no_file_is_refused_at_once() {
         .says(&["pipe.nix", "neither a file nor a directory"]);
 }
 
+/// Runs sos as somebody whom modes keep from files, which they do not keep root from.
+fn as_ordinary(w: &mut World, args: &[&str]) -> Option<Run> {
+    if !crate::support::is_root() {
+        return Some(w.sos(args));
+    }
+    let user = User::new("closed", false)?;
+    let _copy = w.with_program_for(&user);
+    Some(run(user.becomes(&mut w.command_of(args))))
+}
+
 #[test]
 fn a_directory_that_cannot_be_read_is_not_called_empty() {
-    use std::os::unix::fs::PermissionsExt as _;
     let mut w = World::new();
     let dir = w.project().join("closed");
     std::fs::create_dir(&dir).expect("mkdir");
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o000)).expect("chmod");
-    // Root reads every directory, so somebody else has to try.
-    let user = crate::support::is_root().then(|| User::new("closed", false));
-    let mut command;
-    let _copy;
-    match user {
-        None => command = w.command_of(&["build", "closed"]),
-        Some(None) => return,
-        Some(Some(user)) => {
-            _copy = w.with_program_for(&user);
-            command = w.command_of(&["build", "closed"]);
-            user.becomes(&mut command);
-        }
-    }
-    run(&mut command)
-        .fails(4)
+    let Some(run) = as_ordinary(&mut w, &["build", "closed"]) else {
+        return;
+    };
+    run.fails(4)
         .says(&["error[target-unreadable]", "closed", "ls -ld"]);
     std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).expect("chmod");
 }
@@ -386,4 +386,22 @@ fn a_link_without_a_directory_is_refused_before_the_build() {
         .fails(2)
         .says(&["error[link-no-directory]", "`nowhere`", "mkdir -p nowhere"]);
     assert!(!w.project().join("nowhere").exists());
+}
+
+#[test]
+fn a_link_that_cannot_be_made_is_refused_before_the_build() {
+    let mut w = World::new();
+    w.write("f.nix", "{ a = throw \"evaluated\"; }");
+    w.write("plain", "");
+    w.sos(["build", "f.nix#a", "-o", "plain"])
+        .fails(1)
+        .says(&["error[store-root-not-a-link]", "`plain` is there already"]);
+    let dir = w.project().join("closed");
+    std::fs::create_dir(&dir).expect("mkdir");
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o555)).expect("chmod");
+    if let Some(run) = as_ordinary(&mut w, &["build", "f.nix#a", "-o", "closed/result"]) {
+        run.fails(2)
+            .says(&["error[link-not-writable]", "`closed`", "--no-link"]);
+    }
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).expect("chmod");
 }
