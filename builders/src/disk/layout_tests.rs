@@ -5,11 +5,11 @@ use sos_formats::manifest::Meta;
 use sos_formats::uuid::Uuid;
 use sos_store::rootfs::RootTree;
 
-use super::assemble::{DiskAttrs, Format, PartitionAttrs, make, needed};
+use super::assemble::{DiskAttrs, Format, PartitionAttrs, fill, make, needed};
 use super::esp::FileFrom;
 use super::tests::disk;
 use crate::build::fake::Fake;
-use crate::filesystem::Kind;
+use crate::filesystem::{FileImage, Kind};
 
 const MIB: u64 = 1 << 20;
 const NIL: &str = "00000000-0000-0000-0000-000000000000";
@@ -192,4 +192,44 @@ fn what_is_too_large_or_a_directory_is_called_that() {
     volume.files = [("x".to_owned(), FileFrom::Path("tree".to_owned()))].into();
     let said = told(&fake, &disk(vec![volume]));
     assert!(said.contains("`tree` is a directory"), "{said}");
+}
+
+#[test]
+fn file_systems_of_one_block_are_in_disks_what_they_are_alone() {
+    let mut fake = Fake::new();
+    let mut tree = RootTree::empty_in(&fake.store, Meta::default());
+    tree.write_file("note", b"small".to_vec(), Meta::default())
+        .expect("a file");
+    let root = tree.finish(&fake.store).expect("a manifest");
+    fake.roots.insert("small".to_owned(), root);
+    let erofs = |name: &str| PartitionAttrs {
+        filesystem: Some(Format::Root(Kind::Erofs)),
+        label: name.to_owned(),
+        rootfs: Some("small".to_owned()),
+        size: None,
+        ..partition(name)
+    };
+    let sized = PartitionAttrs {
+        size: Some(2 * MIB),
+        ..erofs("sized")
+    };
+    let empty = PartitionAttrs {
+        rootfs: None,
+        ..erofs("empty")
+    };
+    let partitions = vec![erofs("first"), sized, empty];
+    let out = fake.path("disk.raw");
+    let attrs = disk(partitions.clone());
+    make(&fake, &attrs, &out).expect("a disk");
+    let whole = std::fs::read(&out).expect("readable");
+    // Each begins where the one before ends.
+    for (one, start) in partitions.iter().zip([MIB, 2 * MIB, 4 * MIB]) {
+        let alone = fake.path(&one.name);
+        let image = FileImage::create(&alone).expect("an image");
+        fill(&fake, one, one.size, attrs.epoch, 0, &image).expect("a file system");
+        let alone = std::fs::read(&alone).expect("readable");
+        let start = usize::try_from(start).expect("small");
+        assert_eq!(alone[1024..1028], 0xe0f5_e1e2_u32.to_le_bytes());
+        assert!(whole[start..start + alone.len()] == alone, "{}", one.name);
+    }
 }

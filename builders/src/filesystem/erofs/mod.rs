@@ -225,16 +225,20 @@ fn put_one(next: &mut u64, xattrs: Bytes, size: u64, chunks: Option<Chunks>) -> 
     }
 }
 
-/// Gives all data its blocks; gives the number of all blocks.
-fn place(tree: &Tree, planned: &mut [Planned]) -> u64 {
-    let mut next = planned.last().map_or(1, |last| {
+/// Where the last inode ends, with what follows it, in bytes.
+fn end_of_inodes(planned: &[Planned]) -> u64 {
+    planned.last().map_or(FIRST_OFFSET, |last| {
         let chunks = last
             .chunks
             .as_ref()
             .map_or(0, |chunks| chunks.places.len() as u64 * 4);
-        let end = last.offset + INODE_BYTES as u64 + last.xattrs.len() as u64 + last.tail + chunks;
-        blocks(end)
-    });
+        last.offset + INODE_BYTES as u64 + last.xattrs.len() as u64 + last.tail + chunks
+    })
+}
+
+/// Gives all data its blocks; gives the number of all blocks.
+fn place(tree: &Tree, planned: &mut [Planned]) -> u64 {
+    let mut next = blocks(end_of_inodes(planned)).max(1);
     let mut known: BTreeMap<(Blake3, u64), u64> = BTreeMap::new();
     for (inode, one) in tree.inodes.iter().zip(planned) {
         if one.whole == 0 {
@@ -413,8 +417,12 @@ fn write_superblock(
     image: &dyn Image,
 ) -> Result<(), BuilderError> {
     let mut block = vec![0; BLOCK_BYTES];
+    // Inodes are written already. Behind them nothing is in the first block, nor need there be anything: a disk ends where something
+    // was written last, until it is whole.
+    let end =
+        usize::try_from(end_of_inodes(planned)).map_or(BLOCK_BYTES, |end| end.min(BLOCK_BYTES));
     image
-        .read_at(0, &mut block)
+        .read_at(0, &mut block[..end])
         .map_err(|error| BuilderError::io("cannot read the file system", error))?;
     let mut put_at = |at: usize, bytes: &[u8]| {
         let at = 1024 + at;
