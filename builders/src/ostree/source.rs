@@ -413,7 +413,7 @@ fn mode_of(config: &[u8], shown: &str) -> Result<Mode, BuilderError> {
     }
 }
 
-fn missing(checksum: &Sha256, kind: ObjectKind) -> BuilderError {
+pub(crate) fn missing(checksum: &Sha256, kind: ObjectKind) -> BuilderError {
     let message = format!(
         "the repository lacks the object {checksum}.{}",
         kind.extension()

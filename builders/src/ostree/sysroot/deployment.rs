@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sos_engine::BuilderError;
+use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Blake3, Sha256};
 use sos_formats::manifest::{Kind, Meta, Node};
 use sos_formats::ostree::{MODE_SYMLINK, ObjectKind, TYPE_FILE, object_name};
@@ -10,6 +11,8 @@ use sos_store::rootfs::{FileSpec, KindView, RootTree, SpecKind};
 
 use super::{Deployment, REPO, Sysroot, dir_meta, file_meta, wrong};
 use crate::ostree::content::{self, FileKey};
+use crate::ostree::repository::Repository;
+use crate::ostree::source::{Source, missing};
 use crate::ostree::{Mode, trees};
 
 impl Sysroot<'_> {
@@ -31,6 +34,7 @@ impl Sysroot<'_> {
         }
         let found = trees::read(build, &build.store().get_root(&root)?)?;
         let contents = content::describe(build, &found.files, Mode::BareUser)?;
+        self.is_of_commit(deployment, &commit, &found, &contents)?;
         let known: BTreeMap<&FileKey, Sha256> = found
             .files
             .iter()
@@ -89,7 +93,7 @@ impl Sysroot<'_> {
             Ok(())
         })?;
         for (path, mut spec, key) in all {
-            if let Some(checksum) = key.and_then(|key| known.get(&key).copied()) {
+            if let Some(checksum) = key.and_then(|key| known_as(&known, key)) {
                 let (dir, name) = object_name(&checksum, ObjectKind::File);
                 if let SpecKind::File { hardlink, .. } = &mut spec.kind {
                     let mut group = [0; 16];
@@ -184,6 +188,38 @@ impl Sysroot<'_> {
         Ok(commit)
     }
 
+    /// Looks whether a commit holds just this root filesystem: its files become those of the repository, where each has to be what the
+    /// commit names.
+    fn is_of_commit(
+        &self,
+        deployment: &Deployment,
+        commit: &Sha256,
+        found: &trees::Found,
+        contents: &[content::Content],
+    ) -> Result<(), BuilderError> {
+        let store = self.build.store();
+        let repository = self.build.rootfs(&deployment.repository)?;
+        let source = Source::in_store(store, &repository, &deployment.repository)?;
+        let (_, view) = source
+            .commit(commit)?
+            .ok_or_else(|| missing(commit, ObjectKind::Commit))?;
+        // Only for the checksums: of the right root filesystem the store has all of these objects.
+        let mut other = Repository::new(store, Mode::BareUser, self.attrs.epoch);
+        if trees::write(found, contents, &mut other)? == (view.tree, view.meta) {
+            return Ok(());
+        }
+        let message = format!(
+            "`{}` is not the root filesystem of the commit `{}`",
+            deployment.rootfs, deployment.repository
+        );
+        Err(
+            Diagnostic::error("ostree-sysroot", Class::Recipe, message)
+                .note(format!("the commit {commit} of the ref `{}` holds other files", deployment.branch))
+                .help("name the root filesystem that the commit was made of: `{ rootfs = one; commit = sos.ostree { rootfs = one; … }; }`")
+                .into(),
+        )
+    }
+
     fn object(&mut self, dir: &str, name: &str, spec: FileSpec) -> Result<(), BuilderError> {
         let path = format!("{REPO}/objects/{dir}/{name}");
         if self.tree.get(format!("{REPO}/objects/{dir}"))?.is_none() {
@@ -207,11 +243,24 @@ fn file_key(meta: &Meta, mode: u32, target: &str, blob: Option<(Blake3, u64)>) -
     }
 }
 
-/// OSTree has no times: all of them are 0.
+/// The object of a file. A commit may have left out the attributes that have no value.
+fn known_as(known: &BTreeMap<&FileKey, Sha256>, mut key: FileKey) -> Option<Sha256> {
+    if let Some(found) = known.get(&key) {
+        return Some(*found);
+    }
+    key.xattrs.retain(|_, value| !value.is_empty());
+    known.get(&key).copied()
+}
+
+/// What a deployed file has: OSTree has no times, so that all of them are 0, and no extended attributes without a value.
 fn zero(meta: &Meta) -> Meta {
     Meta {
         mtime_secs: 0,
         mtime_nsecs: 0,
+        xattrs: {
+            let with_value = meta.xattrs.iter().filter(|(_, value)| !value.is_empty());
+            with_value.map(|(k, v)| (k.clone(), v.clone())).collect()
+        },
         ..meta.clone()
     }
 }

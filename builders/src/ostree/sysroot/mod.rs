@@ -45,7 +45,7 @@ impl Builder for SysrootBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        3
+        4
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: SysrootAttrs = ctx.attrs_as()?;

@@ -175,3 +175,28 @@ fn what_cannot_start_is_refused() {
     };
     assert!(said(attrs, &fake).contains("no ref `other`"));
 }
+
+#[test]
+fn a_root_filesystem_is_that_of_its_commit() {
+    let mut fake = Fake::new();
+    let one = system(&mut fake, "1");
+    let two = system(&mut fake, "2");
+    let mixed = Deployment {
+        rootfs: one.rootfs.clone(),
+        ..two
+    };
+    let attrs = SysrootAttrs {
+        os: "web".to_owned(),
+        deployments: vec![one, mixed],
+        ..SysrootAttrs::default()
+    };
+    let BuilderError::Diagnostic(refused) = make(&fake, &attrs).expect_err("another's files")
+    else {
+        panic!("no words for the user");
+    };
+    assert_eq!(refused.code, "ostree-sysroot");
+    assert_eq!(
+        refused.message,
+        "`root 1` is not the root filesystem of the commit `repository 2`"
+    );
+}
