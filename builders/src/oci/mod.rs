@@ -27,6 +27,7 @@ mod read;
 pub(crate) mod source;
 pub(crate) mod strict;
 mod unpack;
+mod way;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! An image layout seen as one tree: its layers on top of each other.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::Path;
@@ -15,6 +16,7 @@ use sos_store::{Store, TempDir};
 
 use super::contents::shown;
 use super::source::Layout;
+use super::way::{Seen, Way, follow, split};
 use crate::debian::codec;
 use crate::walk::join;
 
@@ -218,19 +220,30 @@ fn apply(tar: &Path, files: &mut Snapshot, left: &mut Left) -> io::Result<()> {
     // Files of aufs that only links lead to.
     let mut hidden: BTreeMap<Bytes, Item> = BTreeMap::new();
     let told = |error| io::Error::other(why(&error));
-    while let Some(entry) = reader.next_entry().map_err(told)? {
+    while let Some(mut entry) = reader.next_entry().map_err(told)? {
         left.entries = left
             .entries
             .checked_sub(1)
             .ok_or_else(|| io::Error::other("it has too many entries"))?;
         match Meaning::of(&entry.path).map_err(io::Error::other)? {
-            Meaning::Itself => {}
+            Meaning::Itself => {
+                let (dir, name) = split(&entry.path);
+                entry.path = match way(dir, &added, files) {
+                    Way::To(dir) => join(&dir, name),
+                    blocked => return Err(io::Error::other(blocked.problem(&entry.path))),
+                };
+            }
             Meaning::Opaque(dir) => {
-                files.entries.retain(|path, _| !is_below(path, &dir));
+                if let Way::To(dir) = way(&dir, &added, files) {
+                    files.entries.retain(|path, _| !is_below(path, &dir));
+                }
                 continue;
             }
             Meaning::Hides(path) => {
-                remove(files, &path);
+                let (dir, name) = split(&path);
+                if let Way::To(dir) = way(dir, &added, files) {
+                    remove(files, &join(&dir, name));
+                }
                 continue;
             }
             Meaning::Aufs => {
@@ -243,6 +256,12 @@ fn apply(tar: &Path, files: &mut Snapshot, left: &mut Left) -> io::Result<()> {
         }
         let item = match entry.kind {
             EntryKind::Hardlink => {
+                let (dir, name) = split(&entry.link);
+                if !hidden.contains_key(&entry.link)
+                    && let Way::To(dir) = way(dir, &added, files)
+                {
+                    entry.link = join(&dir, name);
+                }
                 check_link(&entry).map_err(io::Error::other)?;
                 let there = added
                     .get(&entry.link)
@@ -267,6 +286,23 @@ fn apply(tar: &Path, files: &mut Snapshot, left: &mut Left) -> io::Result<()> {
         files.entries.insert(path, item);
     }
     Ok(())
+}
+
+/// Where the way to a directory leads over the links of this layer and of those below.
+fn way(dir: &[u8], added: &BTreeMap<Bytes, Item>, files: &Snapshot) -> Way {
+    let found = follow(dir, |path| {
+        let there = added.get(path).or_else(|| files.entries.get(path));
+        Ok::<_, Infallible>(match there.map(|item| &item.kind) {
+            None => Seen::Nothing,
+            Some(ItemKind::Dir) => Seen::Dir,
+            Some(ItemKind::Symlink(target)) => Seen::Link(target.clone()),
+            Some(_) => Seen::Other,
+        })
+    });
+    match found {
+        Ok(way) => way,
+        Err(never) => match never {},
+    }
 }
 
 fn item(entry: &Entry, tar: &Path, at: u64) -> Item {
@@ -427,6 +463,60 @@ mod tests {
             let refused = apply(&tar, &mut Snapshot::default(), &mut left()).unwrap_err();
             assert!(refused.to_string().contains(what), "{refused}");
         }
+    }
+
+    #[test]
+    fn links_are_followed_to_where_entries_go() {
+        use EntryKind::{Dir, File, Hardlink, Symlink};
+        let dir = tempfile::tempdir().unwrap();
+        let low = layer(
+            dir.path(),
+            "low",
+            &[
+                ("usr", Dir, ""),
+                ("usr/lib", Dir, ""),
+                ("usr/lib/old", File, "old"),
+                ("usr/lib/gone", File, "old"),
+                ("lib", Symlink, "usr/lib"),
+                ("f", File, ""),
+            ],
+        );
+        let high = layer(
+            dir.path(),
+            "high",
+            &[
+                ("lib/new", File, "new"),
+                ("lib/.wh.gone", File, ""),
+                ("other", Hardlink, "lib/new"),
+            ],
+        );
+        let mut files = Snapshot::default();
+        let mut left = left();
+        apply(&low, &mut files, &mut left).unwrap();
+        apply(&high, &mut files, &mut left).unwrap();
+        let names: Vec<String> = files
+            .entries
+            .keys()
+            .map(|path| String::from_utf8_lossy(path).into_owned())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "f",
+                "lib",
+                "other",
+                "usr",
+                "usr/lib",
+                "usr/lib/new",
+                "usr/lib/old"
+            ]
+        );
+        let below_file = layer(dir.path(), "below", &[("f/x", File, "x")]);
+        let refused = apply(&below_file, &mut files, &mut left).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "`/f/x` is in `/f`, which is no directory"
+        );
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::documents::Platform;
 use super::names::platform;
 use super::read::{MAX_ENTRIES, MAX_UNPACKED_BYTES, Meaning, check_link, decoded, why};
 use super::source::{Layout, ManifestDocument};
+use super::way::{Seen, Way, follow, split};
 use crate::build::Build;
 use crate::walk::join;
 
@@ -43,7 +44,7 @@ impl Builder for OciRootfsBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        3
+        4
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: RootfsAttrs = ctx.attrs_as()?;
@@ -89,6 +90,21 @@ pub(super) fn manifest_of(
     Ok(layout.manifest(tag, platform.as_ref())?.1)
 }
 
+/// Looks whether an image is for the machine that was asked for: only indexes are searched for it, and a manifest is alone.
+fn is_for(config: &serde_json::Value, arch: &str, image: &str) -> Result<(), BuilderError> {
+    let wanted = wanted(arch)?.architecture;
+    let Some(found) = config["architecture"].as_str() else {
+        return Ok(());
+    };
+    if found == wanted {
+        return Ok(());
+    }
+    let message = format!("the image `{image}` is for {found}, and `arch` asks for {wanted}");
+    Err(Diagnostic::error("oci-arch", Class::Recipe, message)
+        .help("write the `arch` of the image, or name an image for that machine")
+        .into())
+}
+
 /// Makes the root filesystem and gives its root id.
 pub(super) fn make_rootfs(build: &dyn Build, attrs: &RootfsAttrs) -> Result<Blake3, BuilderError> {
     let store = build.store();
@@ -98,6 +114,9 @@ pub(super) fn make_rootfs(build: &dyn Build, attrs: &RootfsAttrs) -> Result<Blak
     let manifest = manifest_of(layout, attrs.tag.as_deref(), attrs.arch.as_deref())?;
     layout.has_files(&manifest)?;
     let config = layout.json(&manifest.config)?;
+    if let Some(arch) = attrs.arch.as_deref() {
+        is_for(&config, arch, &attrs.image)?;
+    }
     let Some(diff_ids) = config["rootfs"]["diff_ids"].as_array() else {
         let (digest, kind) = (&manifest.config.digest, &manifest.config.media_type);
         return Err(layout
@@ -235,7 +254,7 @@ impl Unpacker<'_> {
         let mut added: BTreeSet<Bytes> = BTreeSet::new();
         let mut books = BTreeMap::new();
         let bad = |what: String| BuilderError::failed(what);
-        while let Some(entry) = reader.next_entry().map_err(|e| bad(why(&e)))? {
+        while let Some(mut entry) = reader.next_entry().map_err(|e| bad(why(&e)))? {
             if self.build.cancelled() {
                 return Err(BuilderError::Cancelled);
             }
@@ -245,11 +264,20 @@ impl Unpacker<'_> {
                 .ok_or_else(|| BuilderError::failed("it has too many entries"))?;
             match Meaning::of(&entry.path).map_err(bad)? {
                 Meaning::Itself => {
-                    self.entry(&entry, &mut reader, &mut books)?;
+                    entry.path = self.parents(&entry.path)?;
+                    self.entry(&mut entry, &mut reader, &mut books)?;
                     added.insert(entry.path);
                 }
-                Meaning::Opaque(dir) => self.prune(&dir, &added)?,
-                Meaning::Hides(path) => self.hide(&path, &added)?,
+                Meaning::Opaque(dir) => {
+                    if let Way::To(dir) = self.way(&dir)? {
+                        self.prune(&dir, &added)?;
+                    }
+                }
+                Meaning::Hides(path) => {
+                    if let Some(path) = self.placed(&path)? {
+                        self.hide(&path, &added)?;
+                    }
+                }
                 Meaning::Aufs if entry.kind == EntryKind::File => {
                     let (blob, size) = self.blob(&mut reader)?;
                     let spec = FileSpec {
@@ -296,7 +324,7 @@ impl Unpacker<'_> {
 
     fn entry(
         &mut self,
-        entry: &Entry,
+        entry: &mut Entry,
         data: &mut dyn Read,
         books: &mut BTreeMap<Bytes, Book>,
     ) -> Result<(), BuilderError> {
@@ -311,9 +339,13 @@ impl Unpacker<'_> {
             };
             return Ok(self.tree.insert("", spec)?);
         }
-        self.parents(&entry.path)?;
         let kind = match entry.kind {
             EntryKind::Hardlink => {
+                if !books.contains_key(&entry.link)
+                    && let Some(link) = self.placed(&entry.link)?
+                {
+                    entry.link = link;
+                }
                 check_link(entry).map_err(BuilderError::failed)?;
                 return match books.get_mut(&entry.link) {
                     Some(book) => self.link_to_book(entry, book),
@@ -389,24 +421,44 @@ impl Unpacker<'_> {
         Ok(self.tree.insert(&entry.path, book.spec.clone())?)
     }
 
-    /// Makes the directories above a path; what is none gives way.
-    fn parents(&mut self, path: &[u8]) -> Result<(), BuilderError> {
-        for dir in ancestors(path) {
-            match self.tree.get(dir)?.map(|there| there.kind) {
-                Some(KindView::Dir) => {}
-                found => {
-                    if found.is_some() {
-                        self.tree.remove(dir)?;
-                    }
-                    let spec = FileSpec {
-                        meta: parent_meta(),
-                        kind: SpecKind::Dir,
-                    };
-                    self.tree.insert(dir, spec)?;
-                }
+    /// Finds where an entry goes, and makes the directories above.
+    fn parents(&mut self, path: &[u8]) -> Result<Bytes, BuilderError> {
+        let (dir, name) = split(path);
+        let real = match self.way(dir)? {
+            Way::To(dir) => join(&dir, name),
+            blocked => return Err(BuilderError::failed(blocked.problem(path))),
+        };
+        for dir in ancestors(&real) {
+            if self.tree.get(dir)?.is_none() {
+                let spec = FileSpec {
+                    meta: parent_meta(),
+                    kind: SpecKind::Dir,
+                };
+                self.tree.insert(dir, spec)?;
             }
         }
-        Ok(())
+        Ok(real)
+    }
+
+    /// Where the way to a directory leads over the links that are there.
+    fn way(&self, dir: &[u8]) -> Result<Way, BuilderError> {
+        follow(dir, |path| {
+            Ok(match self.tree.get(path)?.map(|there| there.kind) {
+                None => Seen::Nothing,
+                Some(KindView::Dir) => Seen::Dir,
+                Some(KindView::Symlink { target }) => Seen::Link(target.to_vec()),
+                Some(_) => Seen::Other,
+            })
+        })
+    }
+
+    /// The path itself behind the links on its way, or nothing when something is in the way.
+    fn placed(&self, path: &[u8]) -> Result<Option<Bytes>, BuilderError> {
+        let (dir, name) = split(path);
+        Ok(match self.way(dir)? {
+            Way::To(dir) => Some(join(&dir, name)),
+            Way::Blocked(_) | Way::Circle(_) => None,
+        })
     }
 
     /// Takes away what lower layers have at a path.

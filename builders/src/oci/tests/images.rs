@@ -501,7 +501,18 @@ fn whiteouts_act_below_wherever_they_stand() {
     assert_eq!(
         names,
         [
-            "a", "a/w", "a/y", "b", "b/n", "bin", "bin/sh", "c", "g", "g/new"
+            "a",
+            "a/w",
+            "a/y",
+            "b",
+            "b/n",
+            "bin",
+            "c",
+            "g",
+            "g/new",
+            "usr",
+            "usr/bin",
+            "usr/bin/sh"
         ]
     );
     assert_eq!(tree.read_file("a/w").expect("a file"), b"TWO");

@@ -134,6 +134,106 @@ fn links_that_lead_nowhere() {
 }
 
 #[test]
+fn entries_go_where_links_on_their_way_lead() {
+    use EntryKind::{Dir, File, Hardlink, Symlink};
+    let hand = Hand::new();
+    let merged = archive(&[
+        ("usr", Dir, ""),
+        ("usr/lib", Dir, ""),
+        ("usr/lib/gone", File, "x"),
+        ("usr/share", Dir, ""),
+        ("usr/share/old", File, "x"),
+        ("lib", Symlink, "usr/lib"),
+        // In the layer of the link, too.
+        ("lib/same", File, "x"),
+    ]);
+    let over = archive(&[
+        // Out of the root leads nothing, and what is not there yet is made.
+        ("up", Symlink, "../../srv/./data"),
+        ("up/x/y", File, "x"),
+        ("again", Symlink, "/lib"),
+        ("again/new", File, "new"),
+        ("lib/link", Hardlink, "again/new"),
+        ("lib/.wh.gone", File, ""),
+        ("s", Symlink, "usr/share"),
+        ("s/.wh..wh..opq", File, ""),
+        ("s/own", File, "x"),
+    ]);
+    hand.image(&[(TAR, merged.clone()), (TAR, over)]);
+    let tree = hand.tree();
+    assert_eq!(
+        names(&tree),
+        [
+            "again",
+            "lib",
+            "s",
+            "srv",
+            "srv/data",
+            "srv/data/x",
+            "srv/data/x/y",
+            "up",
+            "usr",
+            "usr/lib",
+            "usr/lib/link",
+            "usr/lib/new",
+            "usr/lib/same",
+            "usr/share",
+            "usr/share/own",
+        ]
+    );
+    assert_eq!(tree.read_file("usr/lib/link").expect("a file"), b"new");
+    // A directory of its own takes the place of a link.
+    let own = archive(&[("lib", Dir, ""), ("lib/own", File, "x")]);
+    hand.image(&[(TAR, merged.clone()), (TAR, own)]);
+    let tree = hand.tree();
+    assert!(tree.get("lib/own").expect("read").is_some());
+    for (entries, part) in [
+        (
+            vec![("f", File, ""), ("f/x", File, "")],
+            "`/f/x` is in `/f`, which is no directory",
+        ),
+        (
+            vec![("lib/same/x", Dir, "")],
+            "`/lib/same/x` is in `/usr/lib/same`, which is no directory",
+        ),
+        (
+            vec![("a", Symlink, "b"), ("b", Symlink, "a"), ("a/x", File, "")],
+            "the way to `/a/x` leads over more than 255 links",
+        ),
+    ] {
+        let layer = archive(&entries);
+        let digest = format!("its layer sha256:{}", Sha256::of(&layer));
+        hand.image(&[(TAR, merged.clone()), (TAR, layer)]);
+        let told = hand.refused(part);
+        assert!(told.message.contains(&digest), "{}", told.message);
+    }
+}
+
+#[test]
+fn an_image_for_another_machine_is_refused() {
+    let hand = Hand::new();
+    hand.image(&[(TAR, archive(&[("f", EntryKind::File, "x")]))]);
+    let made = |arch: &str| {
+        let attrs = RootfsAttrs {
+            image: "image".to_owned(),
+            arch: Some(arch.to_owned()),
+            ..RootfsAttrs::default()
+        };
+        make_rootfs(&hand.fake, &attrs)
+    };
+    made("amd64").expect("that of the image");
+    let refused = made("arm64").expect_err("another");
+    let BuilderError::Diagnostic(refused) = refused else {
+        panic!("no words for the user");
+    };
+    assert_eq!(refused.code, "oci-arch");
+    assert_eq!(
+        refused.message,
+        "the image `image` is for amd64, and `arch` asks for arm64"
+    );
+}
+
+#[test]
 fn a_layer_that_ends_within_a_file_is_a_bad_image() {
     let hand = Hand::new();
     let text = "x".repeat(4096);
