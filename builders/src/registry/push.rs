@@ -35,6 +35,10 @@ const BASE_NAME: &str = "org.opencontainers.image.base.name";
 /// What became of a push.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Pushed {
+    /// The name that it has there: the one that was given, with the tag of the image when no other one was.
+    pub name: String,
+    /// Only its digest leads to it: there was no tag.
+    pub by_digest: bool,
     /// The digest of the manifest or index.
     pub digest: String,
     /// Blobs and documents that were sent.
@@ -47,7 +51,7 @@ pub struct Pushed {
     pub present: u64,
 }
 
-/// Sends the image of the layout `source` to a registry. Blobs that repositories `others` of the same registry have are taken over
+/// Sends the image of the layout `source` to a registry, under its own tag when `to` has none. Blobs that repositories `others` of the same registry have are taken over
 /// from there.
 ///
 /// # Errors
@@ -60,6 +64,7 @@ pub fn push(
     others: &[String],
 ) -> Result<Pushed, BuilderError> {
     let image = Exportable::open(source)?;
+    let to = &to.or_tag(image.tag());
     let client = Client::new(fetcher, access, to, Use::Push)?;
     let mut others: Vec<String> = others.to_vec();
     for other in &others {
@@ -94,6 +99,8 @@ pub fn push(
     };
     push.whole(&image)?;
     Ok(Pushed {
+        name: to.to_string(),
+        by_digest: to.tag.is_none() && to.digest.is_none(),
         digest: image.top.digest.clone(),
         sent: push.sent.into_inner(),
         bytes: push.bytes.into_inner(),

@@ -89,6 +89,17 @@ impl Reference {
         })
     }
 
+    /// The same with a tag, when it has neither tag nor digest. Images may have names that no registry takes as a tag; such a one is not
+    /// taken.
+    pub(super) fn or_tag(&self, tag: Option<&str>) -> Self {
+        let is_open = self.tag.is_none() && self.digest.is_none();
+        let tag = tag.filter(|tag| is_open && check_tag(tag).is_ok());
+        Self {
+            tag: tag.map(str::to_owned).or_else(|| self.tag.clone()),
+            ..self.clone()
+        }
+    }
+
     /// The address of the registry's interface.
     pub(crate) fn base(&self, access: &Access) -> String {
         let plain = Url::parse(&format!("http://{}/v2/", self.host));

@@ -242,6 +242,49 @@ fn an_image_for_another_machine_is_not_taken() {
 }
 
 #[test]
+fn without_a_tag_that_of_the_image_is_taken() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (place, digest) = layout(dir.path(), &[noise(10, 1)], None);
+    let name = |registry: &Registry, end: &str| format!("{}/os/web{end}", registry.host);
+    let registry = Registry::start(State::default());
+    let auth = auth(dir.path(), &registry);
+    let sent_to = |end: &str| {
+        let to = Reference::parse(&name(&registry, end)).expect("a name");
+        push(&fetcher(), &auth, &place, &to, &[]).expect("pushed")
+    };
+    let call = |tag: &str| {
+        let index = fs::read(place.join("index.json")).expect("an index");
+        let mut index: serde_json::Value = serde_json::from_slice(&index).expect("JSON");
+        index["manifests"][0]["annotations"] =
+            serde_json::json!({ "org.opencontainers.image.ref.name": tag });
+        fs::write(place.join("index.json"), index.to_string()).expect("write");
+    };
+    // Without any, and with a name that is no tag there, its digest is all that leads to it.
+    let pushed = sent_to("");
+    assert_eq!((pushed.name, pushed.by_digest), (name(&registry, ""), true));
+    call("os/web:1.0");
+    assert!(sent_to("").by_digest);
+    call("2.0");
+    let pushed = sent_to("");
+    assert_eq!(
+        (pushed.name, pushed.by_digest),
+        (name(&registry, ":2.0"), false)
+    );
+    assert!(registry.with(|state| state.manifests.contains_key("2.0")));
+    // What is asked for is what is done.
+    let by_digest = format!("@{digest}");
+    assert_eq!(sent_to(&by_digest).name, name(&registry, &by_digest));
+    assert_eq!(sent_to(":3.0").name, name(&registry, ":3.0"));
+    let tags = registry.with(|state| state.manifests.keys().cloned().collect::<Vec<_>>());
+    assert_eq!(
+        tags.iter()
+            .filter(|tag| !tag.starts_with("sha256:"))
+            .count(),
+        2
+    );
+}
+
+#[test]
 fn who_is_not_known_is_told_so() {
     let dir = tempfile::tempdir().expect("a directory");
     let (place, digest) = layout(dir.path(), &[noise(10, 1)], None);

@@ -103,7 +103,7 @@ impl ImageDest {
                 let access = session.registries();
                 let pushed =
                     registry::push(&fetcher, &access, &layout, reference, &args.mount_from);
-                return sent(session, reference, &pushed.map_err(refused)?);
+                return sent(session, &pushed.map_err(refused)?);
             }
         };
         told(session, &exported.map_err(refused)?)
@@ -150,11 +150,11 @@ fn told(session: &Session, exported: &ExportedImage) -> Result<(), Failure> {
     }
 }
 
-fn sent(session: &Session, reference: &Reference, pushed: &Pushed) -> Result<(), Failure> {
+fn sent(session: &Session, pushed: &Pushed) -> Result<(), Failure> {
     if session.global.json {
         return output::json(&serde_json::json!({
             "digest": pushed.digest,
-            "name": reference.to_string(),
+            "name": pushed.name,
             "sent": pushed.sent,
             "bytes": pushed.bytes,
             "mounted": pushed.mounted,
@@ -170,6 +170,11 @@ fn sent(session: &Session, reference: &Reference, pushed: &Pushed) -> Result<(),
             pushed.present,
             pushed.mounted
         ));
+        if pushed.by_digest {
+            output::message(
+                "it has no tag there, and only its digest leads to it: write `:TAG` behind the name for one",
+            );
+        }
     }
-    output::line(&format!("{} {reference}", pushed.digest))
+    output::line(&format!("{} {}", pushed.digest, pushed.name))
 }
