@@ -48,7 +48,7 @@ impl Builder for IsoBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: IsoAttrs = ctx.attrs_as()?;

@@ -32,7 +32,7 @@ impl Builder for NetbootBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        2
+        3
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: NetbootAttrs = ctx.attrs_as()?;

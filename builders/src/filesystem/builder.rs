@@ -30,7 +30,7 @@ impl Builder for FilesystemBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        2
+        3
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let mut attrs: FilesystemAttrs = ctx.attrs_as()?;
