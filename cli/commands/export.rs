@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use sos_builders::disk::provision::Device;
 use sos_builders::disk::sign::{Signer, sign_directory, sign_disk};
-use sos_builders::export::{self, AddOptions, Owners, Signers};
+use sos_builders::export::{self, AddOptions, Draft, Owners, Signers};
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
-use sos_store::{ObjectKind, PathInfo, PlainRemover, Remover as _};
+use sos_store::{ObjectKind, PathInfo};
 
 use self::image::{ImageDest, ImageFlags};
 use self::place::{Above, check_place};
@@ -34,6 +34,7 @@ use crate::target;
 /// `ostree:REPO[:REF]`: the commits of a target made by `sos.ostree` go into the repository REPO, which is made when it is not there. Or
 /// `sysroot:DIR[:OS]`: libostree deploys the commit into a system root, as the next one that boots; only root may do that.
 /// An image goes to `oci:DIR[:TAG]`, a layout to which it is added, to `oci-archive:FILE[:TAG]`, or to a registry: `docker://HOST/NAME[:TAG]`.
+/// Without TAG it keeps that of its recipe. What is written has its name only when it is whole.
 #[derive(Debug, clap::Args)]
 #[command(
     override_usage = "sos export [OPTIONS] [TARGET] DEST",
@@ -95,6 +96,16 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
                 "only a repository can be signed, packed and checked",
             )
             .help("write `ostree:REPO[:REF]` behind the target, or leave these options out"),
+        ));
+    }
+    if !matches!(dest, Dest::Image(ImageDest::Registry(_))) && !args.mount_from.is_empty() {
+        return Err(Failure::new(
+            Diagnostic::error(
+                "export-destination",
+                Class::Usage,
+                "layers are taken over with `--mount-from` only in a registry",
+            )
+            .help("write `docker://HOST/NAME[:TAG]` behind the target, or leave the option out"),
         ));
     }
     #[cfg(not(feature = "libostree"))]
@@ -287,12 +298,14 @@ fn to_dir(
         return Err(not_signed());
     }
     if info.kind == ObjectKind::Tree {
-        let written = export::write_tree(&place, dir)
-            .and_then(|()| signer.map_or(Ok(Vec::new()), |signer| sign_directory(dir, signer)));
-        let signed = written.map_err(|error| {
-            let _left = PlainRemover.remove_tree(dir).is_err();
-            refused(error)
-        })?;
+        let draft = Draft::beside(dir);
+        let written = export::write_tree(&place, draft.path()).and_then(|()| {
+            signer.map_or(Ok(Vec::new()), |signer| {
+                sign_directory(draft.path(), signer)
+            })
+        });
+        let signed = written.map_err(|error| refused(draft.named(error)))?;
+        draft.finish().map_err(refused)?;
         tell_signed(session, &signed);
         return Ok(());
     }
@@ -304,7 +317,10 @@ fn to_dir(
     } else {
         Owners::Caller
     };
-    let left_out = export::write_rootfs(store, root, dir, owners).map_err(refused)?;
+    let draft = Draft::beside(dir);
+    let written = export::write_rootfs(store, root, draft.path(), owners);
+    let left_out = written.map_err(|error| refused(draft.named(error)))?;
+    draft.finish().map_err(refused)?;
     if left_out != export::LeftOut::default() && !session.global.quiet {
         output::message(&format!(
             "only root can write the owners of files; without the rights of {} and without {}",
@@ -337,13 +353,11 @@ fn to_file(
     if signer.is_some() {
         only_raw(info, &place)?;
     }
-    let written = export::write_sparse(&place, file);
-    let written =
-        written.and_then(|()| signer.map_or(Ok(Vec::new()), |signer| signed(file, signer)));
-    let signed = written.map_err(|error| {
-        let _left = std::fs::remove_file(file).is_err();
-        refused(error)
-    })?;
+    let draft = Draft::beside(file);
+    let written = export::write_sparse(&place, draft.path())
+        .and_then(|()| signer.map_or(Ok(Vec::new()), |signer| signed(draft.path(), file, signer)));
+    let signed = written.map_err(|error| refused(draft.named(error)))?;
+    draft.finish().map_err(refused)?;
     tell_signed(session, &signed);
     Ok(())
 }
@@ -392,8 +406,8 @@ fn only_raw(info: &PathInfo, place: &Path) -> Result<(), Failure> {
     ))
 }
 
-/// Signs the EFI programs of a disk, or the one that the file is.
-fn signed(file: &Path, signer: &Signer) -> Result<Vec<String>, BuilderError> {
+/// Signs the EFI programs of a disk, or the one that the file is, which messages call `shown`.
+fn signed(file: &Path, shown: &Path, signer: &Signer) -> Result<Vec<String>, BuilderError> {
     let io = |e| BuilderError::io(format!("cannot sign `{}`", file.display()), e);
     let mut magic = [0; 2];
     std::io::Read::read_exact(&mut std::fs::File::open(file).map_err(io)?, &mut magic)
@@ -401,7 +415,7 @@ fn signed(file: &Path, signer: &Signer) -> Result<Vec<String>, BuilderError> {
     if magic == *b"MZ" {
         let program = std::fs::read(file).map_err(io)?;
         std::fs::write(file, signer.sign(&program)?).map_err(io)?;
-        return Ok(vec![file.display().to_string()]);
+        return Ok(vec![shown.display().to_string()]);
     }
     sign_disk(&Device::open(file, true)?, signer)
 }

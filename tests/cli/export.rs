@@ -3,8 +3,9 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use crate::support::process::ended;
 use crate::support::steps::ROOTFS;
-use crate::support::{World, is_root, peer, run as run_command};
+use crate::support::{LIMIT, World, finish, is_root, peer, run as run_command, start};
 
 const RECIPE: &str = r##"{ sos, ... }: let
   edit = import ./rootfs.nix "rootfs-edit";
@@ -26,6 +27,8 @@ in rec {
   two = sos.ostree { name = "two"; ref = "os/main"; rootfs = second; epoch = 1700000001; version = "2"; subject = "second"; parent = one; };
   bare = sos.ostree { name = "bare"; rootfs = first; mode = "bare-user"; };
   tree = sos.ociLayer { rootfs = first; epoch = 1700000000; };
+  deep = sos.ostree { name = "deep"; ref = "os/main/deep"; rootfs = first; epoch = 1700000000; };
+  file = sos.ext4 { rootfs = first; size = "8M"; epoch = 1700000000; };
 }
 "##;
 
@@ -292,4 +295,130 @@ fn a_root_filesystem_becomes_a_directory() {
     w.sos(["export", ".#tree", "dir:layer"]).ok();
     let text = std::fs::read_to_string(w.project().join("layer/layer.json")).expect("a file");
     assert!(text.contains("mediaType"), "{text}");
+}
+
+#[test]
+fn what_is_stopped_does_not_look_finished() {
+    let w = world();
+    w.sos(["build", "--no-link", ".#file"]).ok();
+    // Its end comes in the middle of the file: a limit that kills who writes more.
+    let sos = w.command();
+    let mut limited = std::process::Command::new("sh");
+    limited
+        .args(["-c", "ulimit -f 4096; exec \"$0\" \"$@\""])
+        .arg(sos.get_program())
+        .args(["export", ".#file", "disk:a.raw"])
+        .env_clear()
+        .envs(
+            sos.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(w.project());
+    assert_eq!(run_command(&mut limited).code, -1, "it was killed");
+    let names = || {
+        let all = std::fs::read_dir(w.project()).expect("a directory");
+        let names = all.map(|one| {
+            one.expect("a file")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        });
+        let mut names: Vec<_> = names.filter(|name| name.starts_with("a.")).collect();
+        names.sort();
+        names
+    };
+    let left = names();
+    assert!(
+        left.len() == 1 && left[0].starts_with("a.raw.new-"),
+        "{left:?}"
+    );
+    // What is of another file, or of no process, is somebody's.
+    let ended = ended();
+    w.write(&format!("a.raw2.new-{ended}"), "");
+    w.write("a.raw.new-notes", "");
+    w.sos(["export", ".#file", "disk:a.raw"]).ok();
+    assert_eq!(
+        names(),
+        [
+            "a.raw".to_owned(),
+            "a.raw.new-notes".to_owned(),
+            format!("a.raw2.new-{ended}")
+        ]
+    );
+    w.write(&format!("a.dir.new-{ended}/etc/motd"), "half");
+    w.sos(["export", ".#first", "dir:a.dir"]).ok();
+    assert!(!names().contains(&format!("a.dir.new-{ended}")));
+    assert!(w.project().join("a.dir/etc/motd").is_file());
+    // Of a build that is a tree, too.
+    w.write(&format!("a.tree.new-{ended}/blob"), "half");
+    w.sos(["export", ".#tree", "dir:a.tree"]).ok();
+    assert!(!names().contains(&format!("a.tree.new-{ended}")));
+}
+
+#[test]
+fn a_repository_that_was_only_begun_is_finished() {
+    let w = world();
+    for dir in ["objects", "refs/heads", "tmp"] {
+        std::fs::create_dir_all(w.project().join("repo").join(dir)).expect("a directory");
+    }
+    // What a full disk leaves of it.
+    for config in [None, Some("")] {
+        if let Some(text) = config {
+            w.write("repo/config", text);
+        }
+        w.write(&format!("repo/tmp/sos-{}-0", ended()), "[co");
+        w.sos(["export", ".#one", "ostree:repo"]).ok();
+        assert!(
+            std::fs::read_to_string(w.project().join("repo/config"))
+                .expect("a configuration")
+                .contains("mode=archive")
+        );
+        std::fs::remove_dir_all(w.project().join("repo/objects")).expect("removed");
+        std::fs::remove_dir_all(w.project().join("repo/refs")).expect("removed");
+        for file in ["config", "summary"] {
+            std::fs::remove_file(w.project().join("repo").join(file)).expect("removed");
+        }
+    }
+    w.write("repo/config", "");
+    w.write("repo/objects/mine", "");
+    w.sos(["export", ".#one", "ostree:repo"])
+        .fails(2)
+        .says(&["error[export-not-a-repository]"]);
+}
+
+#[test]
+fn refs_that_cannot_be_beside_each_other_are_told() {
+    let w = world();
+    w.sos(["export", ".#one", "ostree:repo"]).ok();
+    w.sos(["export", ".#deep", "ostree:repo"])
+        .fails(2)
+        .says(&["has the ref `os/main`", "no `os/main/deep`"]);
+    w.sos(["export", ".#one", "ostree:repo:os"])
+        .fails(2)
+        .says(&["has the ref `os/main`", "no `os`"]);
+}
+
+/// The summary tells of what all of them have brought.
+#[test]
+fn exports_at_once_into_one_repository_lose_nothing() {
+    let w = world();
+    w.sos(["build", "--no-link", ".#one"]).ok();
+    let places: Vec<String> = (0..6).map(|n| format!("ostree:repo:many/{n}")).collect();
+    let all: Vec<_> = places
+        .iter()
+        .map(|place| start(&mut w.command_of(&["export", ".#one", place])))
+        .collect();
+    for one in all {
+        finish(one, LIMIT).ok();
+    }
+    let summary = std::fs::read(w.project().join("repo/summary")).expect("a summary");
+    for n in 0..6 {
+        let name = format!("many/{n}");
+        let is_there = summary
+            .windows(name.len())
+            .any(|part| part == name.as_bytes());
+        assert!(is_there, "{name}");
+    }
+    let tmp = std::fs::read_dir(w.project().join("repo/tmp")).expect("a directory");
+    assert_eq!(tmp.count(), 0);
 }

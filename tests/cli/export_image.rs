@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::process::ended;
 use crate::support::steps::ROOTFS;
-use crate::support::{World, peer, run as run_command, shared};
+use crate::support::{LIMIT, World, finish, peer, run as run_command, shared, start};
 
 const RECIPE: &str = r##"{ sos, ... }: let
   edit = import ./rootfs.nix "rootfs-edit";
@@ -92,7 +93,9 @@ fn images_are_added_to_a_layout() {
 #[test]
 fn an_archive_is_the_same_each_time() {
     let w = world();
+    let left = w.write(&format!("one.tar.new-{}", ended()), "half of it");
     w.sos(["export", ".#image", "oci-archive:one.tar"]).ok();
+    assert!(!left.exists());
     let told = w
         .sos(["--json", "export", ".#image", "oci-archive:two.tar:1.0"])
         .ok()
@@ -133,12 +136,7 @@ fn an_export_that_was_stopped_goes_on() {
     w.sos(["export", ".#image", "oci:whole"]).ok();
     let dir = w.project().join("dir");
     let blobs = dir.join("blobs/sha256");
-    let ended = {
-        let mut child = Command::new("true").spawn().expect("started");
-        let pid = child.id();
-        child.wait().expect("ended");
-        pid
-    };
+    let ended = ended();
     let whole = w.project().join("whole/blobs/sha256");
     let files = std::fs::read_dir(&whole).expect("a directory");
     let mut names: Vec<_> = files.map(|one| one.expect("a file").file_name()).collect();
@@ -188,6 +186,43 @@ fn an_export_that_was_stopped_goes_on() {
     export().ok();
 }
 
+/// Each adds its image to the index that the one before has written.
+#[test]
+fn exports_at_once_into_one_layout_lose_nothing() {
+    let w = world();
+    let image = |n: usize| {
+        format!(
+            "  i{n} = sos.oci {{ name = \"i{n}\"; rootfs = base; epoch = 1700000000; tag = \"i{n}\"; }};\n}}\n"
+        )
+    };
+    let recipe = (0..6).fold(RECIPE.to_owned(), |text, n| {
+        text.trim_end().trim_end_matches('}').to_owned() + &image(n)
+    });
+    w.write("sos.nix", &recipe);
+    let targets: Vec<String> = (0..6).map(|n| format!(".#i{n}")).collect();
+    let mut build = w.command_of(&["build", "--no-link"]);
+    run_command(build.args(&targets)).ok();
+    let all: Vec<_> = targets
+        .iter()
+        .map(|target| start(&mut w.command_of(&["export", target, "oci:lay"])))
+        .collect();
+    for one in all {
+        finish(one, LIMIT).ok();
+    }
+    let index = std::fs::read_to_string(w.project().join("lay/index.json")).expect("an index");
+    let index: serde_json::Value = serde_json::from_str(&index).expect("JSON");
+    let manifests = index["manifests"].as_array().expect("a list");
+    let mut names: Vec<&str> = manifests
+        .iter()
+        .filter_map(|one| one["annotations"]["org.opencontainers.image.ref.name"].as_str())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["i0", "i1", "i2", "i3", "i4", "i5"]);
+    check(&w.project().join("lay"));
+    let top = std::fs::read_dir(w.project().join("lay")).expect("a directory");
+    assert_eq!(top.count(), 3, "no lock and no draft is left");
+}
+
 #[test]
 fn what_is_no_image_or_no_place_for_one_is_refused() {
     let w = world();
@@ -210,6 +245,9 @@ fn what_is_no_image_or_no_place_for_one_is_refused() {
 #[test]
 fn a_destination_without_a_place_leaves_nothing() {
     let w = world();
+    w.sos(["export", "--mount-from", "os/web", ".#image", "oci:images"])
+        .fails(2)
+        .says(&["error[export-destination]", "only in a registry"]);
     for to in ["oci::t", "oci-archive::t", "oci:"] {
         w.sos(["export", ".#image", to])
             .fails(2)

@@ -12,6 +12,14 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_proce
 /// How long the kernel may take to end what was killed; generous, since the tests share the machine.
 const GRACE: Duration = Duration::from_secs(15);
 
+/// The number of a process that has ended.
+pub(crate) fn ended() -> u32 {
+    let mut child = std::process::Command::new("true").spawn().expect("started");
+    let pid = child.id();
+    child.wait().expect("ended");
+    pid
+}
+
 /// One process; the time of its start tells it from a later one of the same number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Process {

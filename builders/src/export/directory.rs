@@ -55,6 +55,7 @@ pub fn write_rootfs(
         left_out: LeftOut::default(),
         dest,
         open: Vec::new(),
+        done: Vec::new(),
     };
     match writer.whole(root) {
         Ok(()) => Ok(writer.left_out),
@@ -113,6 +114,8 @@ struct Writer<'a> {
     dest: &'a Path,
     /// The directories that it is in.
     open: Vec<(PathBuf, Meta)>,
+    /// Those that have all that is in them, each after those in it.
+    done: Vec<(PathBuf, Meta)>,
 }
 
 impl Visit for Writer<'_> {
@@ -130,11 +133,8 @@ impl Visit for Writer<'_> {
     }
 
     fn leave(&mut self) -> Result<(), BuilderError> {
-        // Last: a directory may not be writable, and its time changes with what is put into it.
-        match self.open.pop() {
-            Some((path, meta)) => self.attributes(&path, &meta, false),
-            None => Ok(()),
-        }
+        self.done.extend(self.open.pop());
+        Ok(())
     }
 }
 
@@ -142,7 +142,13 @@ impl Writer<'_> {
     fn whole(&mut self, root: &Blake3) -> Result<(), BuilderError> {
         let (store, root) = (self.store, self.store.get_root(root)?);
         self.open.push((self.dest.to_owned(), root.meta));
-        visit(store, b"", root.node, self)
+        visit(store, b"", root.node, self)?;
+        // Last: a directory may not be writable, nor let anybody through to a file that gets another name elsewhere, and its time
+        // changes with what is put into it. Those in a directory come before it.
+        for (path, meta) in std::mem::take(&mut self.done) {
+            self.attributes(&path, &meta, false)?;
+        }
+        Ok(())
     }
 
     fn place(&mut self, path: &Path, entry: &Entry) -> Result<(), BuilderError> {
@@ -249,4 +255,37 @@ pub(super) fn is_ended(pid: i32) -> bool {
 
 pub(super) fn failed(what: &str, path: &Path, error: io::Error) -> BuilderError {
     BuilderError::io(format!("cannot {what} `{}`", path.display()), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use sos_store::rootfs::RootTree;
+
+    use super::*;
+    use crate::build::fake::Fake;
+
+    /// Who is not root cannot reach a file by its first name once the directory is closed.
+    #[test]
+    fn a_file_in_a_closed_directory_has_its_other_names() {
+        let fake = Fake::new();
+        let meta = |mode| Meta {
+            mode,
+            ..Meta::default()
+        };
+        let mut tree = RootTree::empty_in(&fake.store, meta(0o755));
+        tree.mkdir_p("closed", &meta(0o000)).expect("a directory");
+        tree.write_file("closed/first", b"x".to_vec(), meta(0o644))
+            .expect("a file");
+        tree.link("closed/first", "second").expect("a link");
+        let root = tree.finish(&fake.store).expect("a manifest");
+        let dest = fake.path("out");
+        write_rootfs(&fake.store, &root, &dest, Owners::Caller).expect("written");
+        let there = |name: &str| fs::metadata(dest.join(name)).expect("there");
+        assert_eq!(there("closed").mode() & 0o777, 0);
+        assert_eq!(there("second").nlink(), 2);
+        fs::set_permissions(dest.join("closed"), fs::Permissions::from_mode(0o700))
+            .expect("opened, to be removed");
+    }
 }

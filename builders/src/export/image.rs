@@ -10,13 +10,11 @@ use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::tar::{self, EntryKind};
 
-use super::directory::{failed, is_ended};
+use super::directory::failed;
+use super::draft::{Draft, alone, beside, clear, of_draft};
 use super::repository::sync;
 use crate::oci::documents::{Descriptor, INDEX_TYPE, OCI_LAYOUT, REF_NAME};
 use crate::oci::source::{Closure, Layout};
-
-/// Stands between the name of a file that is being written and the process that writes it.
-const DRAFT: &str = ".new-";
 
 /// What became of an image.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,6 +95,12 @@ pub fn add_to_layout(
 ) -> Result<ExportedImage, BuilderError> {
     let image = Exportable::open(source)?;
     let tag = tag.or_else(|| image.tag()).map(str::to_owned);
+    if !dest.is_dir() {
+        Place::look(dest)?;
+        fs::create_dir_all(dest).map_err(|e| failed("make the directory", dest, e))?;
+    }
+    // The index is read, and written again with one image more.
+    let _alone = alone(dest)?;
     let there = Place::look(dest)?;
     let blobs = dest.join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(|e| failed("make the directory", &blobs, e))?;
@@ -134,7 +138,9 @@ pub fn add_to_layout(
         .map_err(|error| BuilderError::failed(format!("cannot write JSON: {error}")))?;
     place(&dest.join("index.json"), |file| file.write_all(&index))?;
     sync(dest)?;
-    clear_drafts(dest);
+    for dir in [dest, &blobs] {
+        clear(dir, |_| true);
+    }
     Ok(exported)
 }
 
@@ -156,7 +162,8 @@ pub fn write_archive(
     let index = with_image(None, image.described(tag.as_deref()), None);
     let index = serde_json::to_vec(&index)
         .map_err(|error| BuilderError::failed(format!("cannot write JSON: {error}")))?;
-    place(dest, |file| {
+    let draft = Draft::beside(dest);
+    let write = |file: &mut File| {
         let mut out = tar::Writer::new(BufWriter::with_capacity(1 << 20, file));
         let mut entry = |path: String, kind, size, data: &mut dyn io::Read| {
             let header = tar::Entry {
@@ -183,7 +190,10 @@ pub fn write_archive(
             entry(name.to_owned(), EntryKind::File, size, &mut &*bytes)?;
         }
         out.finish().map_err(cause)?.flush()
-    })?;
+    };
+    let written = File::create_new(draft.path()).and_then(|mut file| write(&mut file));
+    written.map_err(|e| failed("write", dest, e))?;
+    draft.finish()?;
     Ok(ExportedImage {
         digest: image.top.digest.clone(),
         tag,
@@ -235,6 +245,7 @@ fn is_begun(dest: &Path) -> io::Result<bool> {
             let entry = entry?;
             let name = entry.file_name();
             let is_dir = entry.file_type()?.is_dir();
+            let name = if is_dir { &*name } else { of_draft(&name).0 };
             if !name.to_str().is_some_and(|name| fits(name, is_dir)) {
                 return Ok(false);
             }
@@ -243,7 +254,7 @@ fn is_begun(dest: &Path) -> io::Result<bool> {
     };
     let top = |name: &str, is_dir: bool| match is_dir {
         true => name == "blobs",
-        false => name == "oci-layout" || ["oci-layout", "index.json"].contains(&of_draft(name).0),
+        false => ["oci-layout", "index.json"].contains(&name),
     };
     let blobs = dest.join("blobs");
     if !all(dest, &top)? || !blobs.is_dir() {
@@ -254,30 +265,7 @@ fn is_begun(dest: &Path) -> io::Result<bool> {
         name.len() == 64 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     };
     Ok(all(&blobs, &|name, is_dir| is_dir && name == "sha256")?
-        && (!digests.exists()
-            || all(&digests, &|name, is_dir| {
-                !is_dir && is_digest(of_draft(name).0)
-            })?))
-}
-
-/// The name of what a draft becomes, and the process that writes it; of other files their name.
-fn of_draft(name: &str) -> (&str, Option<i32>) {
-    let found = name.rsplit_once(DRAFT);
-    let found = found.and_then(|(of, pid)| Some((of, pid.parse().ok()?)));
-    found.map_or((name, None), |(of, pid)| (of, Some(pid)))
-}
-
-/// Removes what processes have left that were killed while they wrote. It hurts nobody, so neither does it when it stays.
-fn clear_drafts(dest: &Path) {
-    for dir in [dest.to_owned(), dest.join("blobs/sha256")] {
-        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let pid = name.to_str().and_then(|name| of_draft(name).1);
-            if pid.is_some_and(is_ended) {
-                let _stays = fs::remove_file(entry.path()).is_err();
-            }
-        }
-    }
+        && (!digests.exists() || all(&digests, &|name, is_dir| !is_dir && is_digest(name))?))
 }
 
 /// Puts an image into an index; an image that had its name loses it, and the same image without a name goes.
@@ -296,9 +284,7 @@ fn with_image(index: Option<Value>, entry: Value, tag: Option<&str>) -> Value {
 
 /// Writes a file under another name first, so that it is there whole or not at all.
 fn place(dest: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), BuilderError> {
-    let mut name = dest.file_name().unwrap_or_default().to_owned();
-    name.push(format!("{DRAFT}{}", std::process::id()));
-    let staged = dest.with_file_name(name);
+    let staged = beside(dest);
     let written = File::create(&staged)
         .and_then(|mut file| write(&mut file))
         .and_then(|()| fs::rename(&staged, dest));

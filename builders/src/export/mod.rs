@@ -1,15 +1,19 @@
 //! Root filesystems, repositories and images outside the store, as other programs take them.
 
 mod delta;
+mod destination;
 mod directory;
+mod draft;
 mod image;
 mod repository;
 mod sign;
 mod sparse;
 
+pub use destination::check_repository;
 pub use directory::{LeftOut, Owners, write_rootfs, write_tree};
+pub use draft::Draft;
 pub(crate) use image::Exportable;
 pub use image::{ExportedImage, add_to_layout, write_archive};
-pub use repository::{AddOptions, Exported, add_to_repository, check_repository};
+pub use repository::{AddOptions, Exported, add_to_repository};
 pub use sign::Signers;
 pub use sparse::write_sparse;

@@ -6,26 +6,20 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::fs::XattrFlags;
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Blake3, Sha256};
 use sos_formats::manifest::{Entry, Kind, Node};
-use sos_formats::ostree::{
-    CommitView, ObjectKind, REPOSITORY_DIRS, Summary, SummaryRef, object_name,
-};
+use sos_formats::ostree::{CommitView, ObjectKind, Summary, SummaryRef, object_name};
 use sos_store::Store;
 
 use super::delta;
-use super::directory::{copy_blob, failed, is_ended};
+use super::destination::{STAGED, check_ref, clear_left, config_of, prepare};
+use super::directory::{copy_blob, failed};
+use super::draft::alone;
 use super::sign::Signers;
-
-/// How the names of files begin that are being written; the process and a number follow.
-const STAGED: &str = "sos-";
-/// For how long they are left alone.
-const LEFT: Duration = Duration::from_secs(3600);
 
 /// What was added to a repository.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -80,8 +74,24 @@ pub fn add_to_repository(
             .into());
         }
     };
+    if config_of(dest)?.is_none() {
+        fs::create_dir_all(dest).map_err(|e| failed("make the directory", dest, e))?;
+    }
+    // The summary tells of all refs, those of other exports among them.
+    let _alone = alone(dest)?;
     prepare(dest, &config)?;
     clear_left(dest);
+    let refs = Node {
+        entries: children(store, &top, b"refs")?,
+    };
+    let mut found = BTreeMap::new();
+    let heads = Node {
+        entries: children(store, &refs, b"heads")?,
+    };
+    collect_refs(store, &heads, "", &mut found)?;
+    for name in found.keys() {
+        check_ref(dest, options.branch.unwrap_or(name))?;
+    }
     let mut exported = Exported::default();
     let mut writer = Writer {
         store,
@@ -110,14 +120,6 @@ pub fn add_to_repository(
         }
     }
     sync(dest)?;
-    let refs = Node {
-        entries: children(store, &top, b"refs")?,
-    };
-    let mut found = BTreeMap::new();
-    let heads = Node {
-        entries: children(store, &refs, b"heads")?,
-    };
-    collect_refs(store, &heads, "", &mut found)?;
     for commit in found.values() {
         let signed = !options.signers.is_empty() && writer.sign_commit(commit, &options.signers)?;
         let parent = read_commit(dest, commit)?.1.parent;
@@ -145,110 +147,6 @@ pub fn add_to_repository(
     }
     sync(dest)?;
     Ok(exported)
-}
-
-/// Looks whether `dest` is a repository or can become one. Nothing is written.
-///
-/// # Errors
-/// `Diagnostic` when something else is there, `Io` when it cannot be read.
-pub fn check_repository(dest: &Path) -> Result<(), BuilderError> {
-    config_of(dest).map(|_| ())
-}
-
-/// Reads the configuration of the repository that is there, if something is there.
-fn config_of(dest: &Path) -> Result<Option<String>, BuilderError> {
-    let other = |what: &str| {
-        let message = format!("`{}` is no OSTree repository", dest.display());
-        Diagnostic::error("export-not-a-repository", Class::Usage, message)
-            .note(format!("it is {what}"))
-            .help("name a repository, or a directory that is not there yet")
-            .into()
-    };
-    match fs::metadata(dest) {
-        Ok(there) if there.is_dir() => {}
-        Ok(_) => return Err(other("no directory, but a file")),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            return match fs::symlink_metadata(dest) {
-                Ok(_) => Err(other("a link that leads nowhere")),
-                Err(_) => Ok(None),
-            };
-        }
-        Err(error) => return Err(failed("read", dest, error)),
-    }
-    let file = dest.join("config");
-    match fs::read(&file) {
-        Ok(found) => {
-            let found = String::from_utf8_lossy(&found).into_owned();
-            // Without a mode it is a bare one; a repository of git has a `config`, too.
-            if !found.lines().any(|line| line.starts_with("repo_version")) {
-                return Err(other(
-                    "a directory whose `config` is that of something else",
-                ));
-            }
-            Ok(Some(found))
-        }
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => {
-            if fs::read_dir(dest).is_ok_and(|mut dir| dir.next().is_some()) {
-                return Err(other("a directory with something else in it"));
-            }
-            Ok(None)
-        }
-        Err(error) => Err(failed("read", &file, error)),
-    }
-}
-
-/// Makes the directories of a repository, or looks whether the one that is there keeps its files in the same way.
-fn prepare(dest: &Path, config: &[u8]) -> Result<(), BuilderError> {
-    let Some(found) = config_of(dest)? else {
-        let make =
-            |dir: &Path| fs::create_dir_all(dir).map_err(|e| failed("make the directory", dir, e));
-        // The place itself first, which is what can be wrong.
-        make(dest)?;
-        for dir in REPOSITORY_DIRS.iter().chain(&["objects"]) {
-            make(&dest.join(dir))?;
-        }
-        let file = dest.join("config");
-        return fs::write(&file, config).map_err(|e| failed("write", &file, e));
-    };
-    let mode = |text: &str| {
-        let mut lines = text.lines().map(str::trim);
-        let mode = lines.find_map(|line| line.strip_prefix("mode=").map(str::to_owned));
-        let mode = mode.unwrap_or_else(|| "bare".to_owned());
-        mode.trim_end_matches("-z2").to_owned()
-    };
-    let (there, here) = (mode(&found), mode(&String::from_utf8_lossy(config)));
-    if there == here {
-        return Ok(());
-    }
-    let message = format!(
-        "the repository `{}` keeps its files in another mode",
-        dest.display()
-    );
-    Err(
-        Diagnostic::error("export-repository-mode", Class::Usage, message)
-            .note(format!("it is `{there}`, the commit is for `{here}`"))
-            .help("name a repository of that mode, or a directory that is not there yet")
-            .into(),
-    )
-}
-
-/// Removes what exports have left that were killed. A process that cannot be seen may still be one of another container: what has
-/// changed within the hour stays.
-fn clear_left(dest: &Path) {
-    for entry in fs::read_dir(dest.join("tmp"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let name = entry.file_name();
-        let left = name.to_str().and_then(|name| name.strip_prefix(STAGED));
-        let pid = left.and_then(|left| left.split_once('-')?.0.parse().ok());
-        let meta = entry.metadata().ok();
-        let age = meta.and_then(|meta| meta.modified().ok()?.elapsed().ok());
-        if pid.is_some_and(is_ended) && age.is_some_and(|age| age > LEFT) {
-            let _stays = fs::remove_file(entry.path()).is_err();
-        }
-    }
 }
 
 fn rank(name: &[u8]) -> usize {
