@@ -38,7 +38,7 @@ impl Builder for DiskBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        2
+        3
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: DiskAttrs = ctx.attrs_as()?;
@@ -372,6 +372,11 @@ pub(in crate::disk) fn check(attrs: &DiskAttrs) -> Result<(), BuilderError> {
         if partition.filesystem.is_some() && partition.image.is_some() {
             return Err(wrong(format!(
                 "the partition `{name}` has both a `filesystem` and an `image`"
+            )));
+        }
+        if no_content && !partition.label.is_empty() {
+            return Err(wrong(format!(
+                "the partition `{name}` has a `label`, and no `filesystem` that it could be of: its own name is `name`"
             )));
         }
         let what = of(partition);

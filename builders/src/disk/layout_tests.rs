@@ -47,7 +47,14 @@ fn told(fake: &Fake, attrs: &DiskAttrs) -> String {
 #[test]
 fn what_contradicts_itself_is_refused() {
     type Change = fn(&mut DiskAttrs);
-    let cases: [(Change, &str); 14] = [
+    let cases: [(Change, &str); 15] = [
+        (
+            |d| {
+                d.partitions[1].filesystem = None;
+                d.partitions[1].label = "x".to_owned();
+            },
+            "the partition `b` has a `label`, and no `filesystem`",
+        ),
         (|d| d.uuid = NIL.to_owned(), "the disk: a UUID of zeros"),
         (
             |d| d.partitions[0].uuid = NIL.to_owned(),

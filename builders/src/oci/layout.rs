@@ -20,6 +20,7 @@ use super::documents::{
 use super::layer::LayerInfo;
 use super::names::{MAX_EPOCH, is_ref_name, rfc3339};
 use super::object::Layers;
+use super::settings;
 use super::unpack::{manifest_of, wanted};
 use crate::build::Build;
 
@@ -433,6 +434,9 @@ fn check(build: &dyn Build, attrs: &ImageAttrs) -> Result<(), BuilderError> {
         return wrong(format!(
             "`workdir` is `{workdir}`; it must be an absolute path"
         ));
+    }
+    if let Some(what) = settings::problem(&attrs.config) {
+        return wrong(what);
     }
     Ok(())
 }

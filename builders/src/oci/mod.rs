@@ -24,6 +24,7 @@ mod object;
 mod packages;
 mod placed;
 mod read;
+mod settings;
 pub(crate) mod source;
 pub(crate) mod strict;
 mod unpack;

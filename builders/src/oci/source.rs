@@ -226,8 +226,7 @@ impl Layout {
                 }),
             )),
             _ => Err(Box::new(self.bad("it has several images").help(format!(
-                "name one as `{}:TAG`; tags are: {}",
-                self.shown,
+                "name one of its tags, with `tag` in `sos.oci.rootfs`, `fromTag` in `sos.oci`, and as `DIR:TAG` to a command: {}",
                 tags.join(", ")
             )))),
         }

@@ -686,6 +686,22 @@ fn images_that_make_no_sense() {
             "absolute path",
         ),
         (
+            serde_json::json!({"config": {"user": "a b:c"}}),
+            "`user` is",
+        ),
+        (
+            serde_json::json!({"config": {"user": "a:b:c"}}),
+            "`user` is",
+        ),
+        (
+            serde_json::json!({"config": {"volumes": ["rel"]}}),
+            "such as `/rel`",
+        ),
+        (
+            serde_json::json!({"config": {"stopSignal": "SIGNOPE"}}),
+            "must be a signal",
+        ),
+        (
             serde_json::json!({"layers": ["nowhere"]}),
             "no tree nowhere",
         ),

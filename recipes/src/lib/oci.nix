@@ -42,7 +42,7 @@ let
     if builtins.isInt level && builtins.isString kind && levels ? ${kind} && !(within range.low range.high level) then [{
       name = "level";
       inherit given;
-      message = "`level` is ${toString level}; the compression \"${kind}\" has ${toString range.low} to ${toString range.high}";
+      message = "`level` is ${toString level}; the compression \"${kind}\" has ${if range.low == range.high then "only ${toString range.low}" else "${toString range.low} to ${toString range.high}"}";
     }] else [ ];
 
   configProblems = config: given:
@@ -58,7 +58,7 @@ let
         (name: {
           inherit name;
           given = config;
-          message = "`config` of sos.oci has no `${name}`${meant name names} It can have ${builtins.concatStringsSep ", " names}";
+          message = "`config` of sos.oci has no `${name}`${if meant name names == "" then "." else meant name names} It can have ${builtins.concatStringsSep ", " names}";
         })
         unknown
       ++ derive.problems "the `config` of sos.oci" configTypes config config

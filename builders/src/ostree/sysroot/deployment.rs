@@ -25,6 +25,12 @@ impl Sysroot<'_> {
     ) -> Result<(), BuilderError> {
         let (build, os) = (self.build, &self.attrs.os);
         let commit = self.metadata(number, deployment)?;
+        let place = format!("ostree/deploy/{os}/deploy/{commit}.0");
+        if self.tree.get(&place)?.is_some() {
+            return Err(wrong(&format!(
+                "the commit {commit} is among `deployments` twice; leave one of them out"
+            )));
+        }
         let root = build.rootfs(&deployment.rootfs)?;
         let tree = RootTree::load(build.store(), &root)?;
         if tree.get("usr/etc")?.is_none() || tree.get("etc")?.is_some() {
@@ -42,7 +48,6 @@ impl Sysroot<'_> {
             .map(|(key, content)| (key, content.checksum))
             .collect();
         // Bare repositories have links as links; each content is one file with all its names.
-        let place = format!("ostree/deploy/{os}/deploy/{commit}.0");
         self.tree.mkdir_p(&place, &zero(tree.root_meta()))?;
         let mut all: Vec<(String, FileSpec, Option<FileKey>)> = Vec::new();
         tree.walk(|path, meta, kind| {

@@ -174,6 +174,12 @@ fn what_cannot_start_is_refused() {
         ..SysrootAttrs::default()
     };
     assert!(said(attrs, &fake).contains("no ref `other`"));
+    let attrs = SysrootAttrs {
+        os: "web".to_owned(),
+        deployments: vec![system(&mut fake, "2"), system(&mut fake, "2")],
+        ..SysrootAttrs::default()
+    };
+    assert!(said(attrs, &fake).contains("among `deployments` twice"));
 }
 
 #[test]
