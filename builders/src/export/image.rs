@@ -322,4 +322,52 @@ mod tests {
         let told = error.expect_err("nothing is written").to_string();
         assert!(told.contains("No space left"), "{told}");
     }
+
+    /// A layout with an image of no layers, which has a tag.
+    fn layout(dir: &Path, tag: &str) {
+        let blobs = dir.join("blobs/sha256");
+        fs::create_dir_all(&blobs).expect("a directory");
+        let put = |kind: &str, content: &Value| {
+            let bytes = content.to_string();
+            let digest = sos_formats::hash::Sha256::of(bytes.as_bytes()).to_string();
+            fs::write(blobs.join(&digest), &bytes).expect("written");
+            json!({ "mediaType": format!("application/vnd.oci.image.{kind}.v1+json"), "digest": format!("sha256:{digest}"), "size": bytes.len() })
+        };
+        let config = put("config", &json!({ "os": "linux", "author": tag }));
+        let manifest = json!({ "schemaVersion": 2, "config": config, "layers": [] });
+        let mut top = put("manifest", &manifest);
+        top["annotations"] = json!({ REF_NAME: tag });
+        let index = json!({ "schemaVersion": 2, "manifests": [top] });
+        fs::write(dir.join("index.json"), index.to_string()).expect("written");
+        fs::write(dir.join("oci-layout"), OCI_LAYOUT).expect("written");
+    }
+
+    #[test]
+    fn the_index_keeps_what_came_while_an_export_waited() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let place = |name: &str| dir.path().join(name);
+        for name in ["one", "two", "three"] {
+            layout(&place(name), name);
+        }
+        let dest = place("dest");
+        add_to_layout(&place("one"), &dest, None).expect("an export");
+        // What the other one has done, but for its blobs.
+        let both = place("both");
+        for name in ["one", "two"] {
+            add_to_layout(&place(name), &both, None).expect("an export");
+        }
+        super::super::waiting::meanwhile(
+            &dest,
+            || add_to_layout(&place("three"), &dest, None).expect("an export"),
+            || {
+                fs::copy(both.join("index.json"), dest.join("index.json")).expect("copied");
+            },
+        );
+        let index = Layout::at(&dest).index().expect("an index");
+        let all = index["manifests"].as_array().expect("a list").iter();
+        let names: Vec<_> = all
+            .map(|one| one["annotations"][REF_NAME].as_str())
+            .collect();
+        assert_eq!(names, [Some("one"), Some("two"), Some("three")]);
+    }
 }

@@ -8,6 +8,8 @@ mod image;
 mod repository;
 mod sign;
 mod sparse;
+#[cfg(test)]
+pub(crate) mod waiting;
 
 pub use destination::check_repository;
 pub use directory::{LeftOut, Owners, write_rootfs, write_tree};

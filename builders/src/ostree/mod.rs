@@ -18,6 +18,8 @@ pub(crate) mod source;
 mod sysroot;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod together_tests;
 mod trees;
 
 use serde::Deserialize;
