@@ -11,7 +11,7 @@ use super::files::{at_source, at_text};
 use super::kaem::{Reader, Shell};
 use super::manifest::Kind;
 use super::plan::{Plan, Step};
-use super::scripts::{of_bash, of_kaem};
+use super::scripts::{next_start, of_bash, of_kaem};
 use super::sources::Distfile;
 use super::stage0::{self, Input, Stage0};
 use super::variables::Variables;
@@ -394,6 +394,10 @@ impl Lowerer<'_> {
         // It runs the generator again, which must not find the steps after it.
         if step.kind == Kind::Improve && step.name == "reconfigure" {
             layers.push(at_text(&format!("{tree}/manifest"), "\n"));
+        }
+        if step.kind == Kind::Jump {
+            let (at, content) = next_start(step);
+            layers.push(at_text(&at, &content));
         }
         if bash && !self.seeded {
             let cfg = self.variables(step)?.to_cfg();
