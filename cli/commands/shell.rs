@@ -73,7 +73,7 @@ pub(crate) fn run(session: &Session, args: &ShellArgs) -> Result<(), Failure> {
         ..RunOptions::default()
     };
     let engine = run::engine(session, &options, EventSink::null())?;
-    let inputs = inputs(session, &engine, &graph, &drv, &options)?;
+    let inputs = inputs(session, &engine, &graph, &drv, (&wish, &options))?;
     let runtime = run::runtime()?;
     let _entered = runtime.enter();
     let shell = engine.shell(&graph, &drv, &inputs, &wish)?;
@@ -97,9 +97,9 @@ fn inputs(
     engine: &Engine,
     graph: &Graph,
     drv: &StorePath,
-    options: &RunOptions,
+    (wish, options): (&ShellWish, &RunOptions),
 ) -> Result<BTreeMap<StorePath, BTreeMap<String, StorePath>>, Failure> {
-    let wanted = engine.shell_inputs(graph, drv)?;
+    let wanted = engine.shell_inputs(graph, drv, wish)?;
     // What is there already is no news, and its paths are answered without a run that the journal would keep.
     let report = if all_there(session.store()?, graph, &wanted)? {
         run::runtime()?.block_on(engine.build(graph.clone(), &wanted, Cancel::new()))
