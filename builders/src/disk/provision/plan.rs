@@ -26,6 +26,11 @@ pub enum Step {
     },
     /// The copies of the partition table are written from the sound one.
     Mend,
+    /// The disk gets an id, in both copies of the partition table.
+    Identify {
+        /// Its new id.
+        id: Uuid,
+    },
     /// The content of a partition is replaced.
     Partition {
         /// Its name.
@@ -55,6 +60,12 @@ impl fmt::Display for Step {
                 f,
                 "write both copies of the partition table from the sound one"
             ),
+            Self::Identify { id } => {
+                write!(
+                    f,
+                    "give the disk the id {id} in both copies of the partition table"
+                )
+            }
             Self::Partition { name, with } => write!(f, "write {with} to the partition `{name}`"),
             Self::Remove { path } => write!(f, "remove `{path}` from the EFI system partition"),
             Self::File { path } => write!(f, "write `{path}` to the EFI system partition"),
@@ -300,6 +311,7 @@ fn repair<'f>(
     for difference in found {
         let step = match &difference.repair {
             Repair::Table => Step::Mend,
+            Repair::Id(id) => Step::Identify { id: *id },
             Repair::Shared(path) | Repair::File(path) if is_unsigned(path)? => {
                 left(
                     difference,
@@ -328,7 +340,7 @@ fn repair<'f>(
     }
     // The table first: what follows is found by it. What starts a root comes behind the root.
     plan.steps.sort_by_key(|step| match step {
-        Step::Mend => 0,
+        Step::Mend | Step::Identify { .. } => 0,
         Step::Partition { .. } => 1,
         _ => 2,
     });
