@@ -8,7 +8,7 @@ use sos_formats::gpt::Table;
 use sos_formats::uuid::Uuid;
 
 use super::super::{esp, sign};
-use super::apply::of_partition;
+use super::apply::{esp_of, of_partition};
 use super::device::Device;
 use super::drift::{Difference, Repair, drift};
 use super::entries::{Entry, counted, root_of, same};
@@ -137,7 +137,27 @@ pub(super) fn plan(
             .into());
     }
     let found = drift(sources, spec, device)?;
+    if esp_of(spec, &table).is_err()
+        && let Some(plan) = of_table(&found.differences)
+    {
+        return Ok(plan);
+    }
     update(sources, spec, device, &table, wish, &found.differences)
+}
+
+/// What can be done to a device without an EFI system partition: its partition table is repaired. None when it is sound.
+fn of_table(found: &[Difference]) -> Option<Plan> {
+    let mut plan = Plan::default();
+    for difference in found {
+        match &difference.repair {
+            Repair::Table if plan.steps.contains(&Step::Mend) => {}
+            Repair::Table => plan.steps.push(Step::Mend),
+            Repair::Id(id) => plan.steps.push(Step::Identify { id: *id }),
+            Repair::None(why) => plan.left.push(format!("{difference}; {why}")),
+            _ => {}
+        }
+    }
+    (!plan.steps.is_empty()).then_some(plan)
 }
 
 fn names(table: &Table) -> String {
@@ -186,7 +206,7 @@ fn update(
     wish: Wish<'_>,
     found: &[Difference],
 ) -> Result<Plan, BuilderError> {
-    let esp = super::apply::esp_of(spec, table)?;
+    let esp = esp_of(spec, table)?;
     let volume = Volume::open(device, esp)?;
     let entries = Entry::of(&volume, &spec.image)?;
     let id = report::id(spec);

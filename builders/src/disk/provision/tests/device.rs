@@ -147,3 +147,25 @@ fn a_device_that_became_larger_or_smaller_is_told() {
     let error = plan(&w.fake, &spec("1"), &w.device(), Wish::default()).expect_err("refused");
     assert!(format!("{error:?}").contains("provision-table"));
 }
+
+#[test]
+fn a_table_is_repaired_where_nothing_else_can_be() {
+    let w = World::new();
+    let mut bare = spec("1");
+    // Without what firmware looks into nothing tells which version is where.
+    bare.partitions.remove(0);
+    w.apply(&bare, &w.plan(&bare, ""));
+    let refused = || {
+        let error = plan(&w.fake, &bare, &w.device(), Wish::default()).expect_err("refused");
+        assert!(format!("{error:?}").contains("provision-no-esp"));
+    };
+    refused();
+    let file = File::options().write(true).open(&w.path);
+    file.and_then(|file| file.set_len(100 * MIB))
+        .expect("resized");
+    let plan = w.plan(&bare, "");
+    assert_eq!(plan.steps, [Step::Mend]);
+    w.apply(&bare, &plan);
+    assert!(w.drift(&bare).is_empty(), "{:?}", w.drift(&bare));
+    refused();
+}
