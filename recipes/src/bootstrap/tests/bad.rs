@@ -320,6 +320,14 @@ fn bad_sources_say_where() {
         "steps/a/sources:1:21 bootstrap-sources: a source without address needs a name",
     );
     check(
+        &format!("g http://h/x.git~ _ {DIGEST} x\n"),
+        "steps/a/sources:1:3 bootstrap-sources: `http://h/x.git~` names no revision",
+    );
+    check(
+        &format!("f y {DIGEST} x\n"),
+        "steps/a/sources:1:3 bootstrap-sources: `y` is no address",
+    );
+    check(
         &format!("g http://h/x.git _ {DIGEST} x\n"),
         "steps/a/sources:1:3 bootstrap-sources: `http://h/x.git` names no revision",
     );
