@@ -28,6 +28,7 @@ mod session;
 mod sources;
 mod target;
 mod undeclared;
+mod unpinned;
 
 use std::process::ExitCode;
 

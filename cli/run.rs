@@ -16,13 +16,14 @@ use sos_formats::flake_ref::{self, Attr};
 use sos_formats::hash::{Hash, HashAlgo};
 use sos_formats::store_path::StorePath;
 use sos_lang::FetchRequest;
+use sos_recipes::LockReport;
 
 use crate::args::ProgressMode;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::render::progress;
 use crate::session::Session;
-use crate::undeclared;
+use crate::{undeclared, unpinned};
 
 /// The largest file that an evaluation may fetch without a hash.
 const MAX_UNPINNED_BYTES: u64 = 1 << 30;
@@ -52,6 +53,8 @@ pub(crate) struct RunOptions {
     pub(crate) attrs: BTreeMap<StorePath, String>,
     /// The command that pins anew what is built, for advice; empty when there is none in particular.
     pub(crate) relock: String,
+    /// The locks that the evaluation has changed.
+    pub(crate) locks: Vec<LockReport>,
 }
 
 /// The systems that builds on this machine can be for, its own first.
@@ -210,6 +213,7 @@ pub(crate) fn build(
         Ok(made) => made,
         Err(failure) => return Err(stream.fail(session, failure)),
     };
+    let fresh = unpinned::fresh(&options.locks, &graph, engine.store().store_dir());
     let seen = Arc::new(AtomicU8::new(0));
     let draws = session.terminal.progress == ProgressMode::Tty;
     let streamed = session.terminal.progress == ProgressMode::Json;
@@ -233,8 +237,10 @@ pub(crate) fn build(
         let _stopped = watch.await.is_err();
         report
     });
+    let store = engine.store().clone();
     drop(engine);
     stream.finish();
+    fresh.take_back(session, &store, &report);
     match seen.load(Ordering::SeqCst) {
         0 => Ok(report),
         signal if streamed => Err(Failure::interrupted(signal).already_shown()),

@@ -132,6 +132,7 @@ pub(crate) fn run(session: &Session, args: &BuildArgs) -> Result<(), Failure> {
         command: format!("build{}", args.target.words()),
         project: target::project(&targets),
         attrs: target::attrs(&targets, &evaluated.values),
+        locks: evaluated.locks.clone(),
         // The targets of a file or an expression are named otherwise.
         relock: if args.target.file.is_none() && args.target.expression.is_none() {
             format!("sos lock {named} --update")

@@ -261,6 +261,7 @@ pub(super) fn built(
         command: format!("{verb}{}", args.words()),
         project: target::project(&targets),
         attrs: target::attrs(&targets, &evaluated.values),
+        locks: evaluated.locks.clone(),
         ..RunOptions::default()
     };
     let report = run::build(session, evaluated.graph, &wanted, &options, stream)?;

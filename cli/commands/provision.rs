@@ -44,7 +44,7 @@ struct CommonArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "It is a difference when the version of the recipe is in no slot, did not start, or is there and another one starts in its place. Another version in another slot is none: that is what the slot is for.\n\nCompared are the partition table, what the recipe puts on the EFI system partition, and the root of the version if nothing may write to it; of an ext4 only which file system it is. What is not compared is said on standard error: files in roots that a running system writes to, the other slots, partitions that no update writes, and further files on the EFI system partition. Signatures of EFI programs are no difference.\n\nExit codes: 0 the device is as the recipe says, 1 it is not, 4 it cannot be read."
+    after_help = "It is a difference when the version of the recipe is in no slot, did not start, or is there and another one starts in its place. Another version in another slot is none: that is what the slot is for.\n\nCompared are the partition table, with the id of the disk and the size that it was made for, what the recipe puts on the EFI system partition, and the root of the version if nothing may write to it; of an ext4 only which file system it is. What is not compared is said on standard error: files in roots that a running system writes to, the other slots, partitions that no update writes, and further files on the EFI system partition. Signatures of EFI programs are no difference.\n\nExit codes: 0 the device is as the recipe says, 1 it is not, 4 it cannot be read."
 )]
 struct DriftArgs {
     #[command(flatten)]

@@ -249,6 +249,7 @@ fn built(session: &Session, args: &TargetArgs, lock: LockFlags) -> Result<Built,
         command: format!("serve{}", args.words()),
         project: target::project(&targets),
         attrs: target::attrs(&targets, &evaluated.values),
+        locks: evaluated.locks.clone(),
         ..RunOptions::default()
     };
     let report = run::build(session, evaluated.graph.clone(), &wanted, &options, stream)?;

@@ -12,6 +12,7 @@ use sos_engine::{Cancel, Engine, EventSink, Graph, Shell, ShellFacts, ShellWish,
 use sos_formats::derivation::Derivation;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::store_path::StorePath;
+use sos_recipes::LockReport;
 
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
@@ -59,7 +60,12 @@ pub(crate) struct ShellArgs {
 /// # Errors
 /// Problems of the recipe, of building the inputs, or of the sandbox; else the exit code is that of the shell.
 pub(crate) fn run(session: &Session, args: &ShellArgs) -> Result<(), Failure> {
-    let (drv, graph, project) = find(session, args)?;
+    let Found {
+        drv,
+        graph,
+        project,
+        locks,
+    } = find(session, args)?;
     let wish = ShellWish {
         at_failure: args.at_failure,
         shell: args.shell.clone(),
@@ -70,10 +76,11 @@ pub(crate) fn run(session: &Session, args: &ShellArgs) -> Result<(), Failure> {
         offline: args.lock.offline,
         command: format!("shell {}", Derivation::name_from_path(&drv)),
         project,
+        locks,
         ..RunOptions::default()
     };
     let engine = run::engine(session, &options, EventSink::null())?;
-    let inputs = inputs(session, &engine, &graph, &drv, &options)?;
+    let inputs = inputs(session, &engine, &graph, &drv, (&wish, &options))?;
     let runtime = run::runtime()?;
     let _entered = runtime.enter();
     let shell = engine.shell(&graph, &drv, &inputs, &wish)?;
@@ -97,9 +104,9 @@ fn inputs(
     engine: &Engine,
     graph: &Graph,
     drv: &StorePath,
-    options: &RunOptions,
+    (wish, options): (&ShellWish, &RunOptions),
 ) -> Result<BTreeMap<StorePath, BTreeMap<String, StorePath>>, Failure> {
-    let wanted = engine.shell_inputs(graph, drv)?;
+    let wanted = engine.shell_inputs(graph, drv, wish)?;
     // What is there already is no news, and its paths are answered without a run that the journal would keep.
     let report = if all_there(session.store()?, graph, &wanted)? {
         run::runtime()?.block_on(engine.build(graph.clone(), &wanted, Cancel::new()))
@@ -218,8 +225,19 @@ fn banner(facts: &ShellFacts, is_conversation: bool) {
     output::message(&text);
 }
 
-/// The derivation that is meant, with what is known of its graph, and the project it belongs to.
-fn find(session: &Session, args: &ShellArgs) -> Result<(StorePath, Graph, String), Failure> {
+/// The derivation that is meant.
+struct Found {
+    drv: StorePath,
+    /// What is known of how it is made.
+    graph: Graph,
+    /// The project that it belongs to; empty when it is asked for by its name.
+    project: String,
+    /// The locks that its evaluation has changed.
+    locks: Vec<LockReport>,
+}
+
+/// Finds the derivation that is meant.
+fn find(session: &Session, args: &ShellArgs) -> Result<Found, Failure> {
     let store = session.store()?;
     if let Some(text) = args.target.targets.get(1) {
         return Err(Failure::new(
@@ -244,20 +262,24 @@ fn find(session: &Session, args: &ShellArgs) -> Result<(StorePath, Graph, String
             None => store.built_named(name)?.into_iter().next().or_else(failed),
         };
         if let Some(drv) = drv {
-            return Ok((drv, Graph::new(), String::new()));
+            return Ok(Found {
+                drv,
+                graph: Graph::new(),
+                project: String::new(),
+                locks: Vec::new(),
+            });
         }
     }
     let targets = evaluate::targets(session, &args.target)?;
     let mode = Mode::building(args.lock).with_whole_graph();
     let evaluated = build::resolve(session, &args.target, &targets, &mode)?;
     evaluate::report_locks(session, &evaluated.locks);
-    let project = target::project(&targets);
-    match evaluated.values.into_iter().flatten().next() {
-        Some(Item::Derivation { drv, .. }) => Ok((drv, evaluated.graph, project)),
+    let drv = match evaluated.values.into_iter().flatten().next() {
+        Some(Item::Derivation { drv, .. }) => drv,
         Some(Item::Object(path)) => {
             let traces = store.traces_of(&path)?;
             let drv = traces.into_iter().next().map(|trace| trace.trace.drv);
-            let drv = drv.ok_or_else(|| {
+            drv.ok_or_else(|| {
                 Failure::new(
                     Diagnostic::error(
                         "shell-not-built",
@@ -269,13 +291,20 @@ fn find(session: &Session, args: &ShellArgs) -> Result<(StorePath, Graph, String
                     )
                     .help("name the recipe that makes it"),
                 )
-            })?;
-            Ok((drv, evaluated.graph, project))
+            })?
         }
-        None => Err(Failure::new(Diagnostic::error(
-            "shell-no-derivation",
-            Class::Recipe,
-            "the target has nothing that is built",
-        ))),
-    }
+        None => {
+            return Err(Failure::new(Diagnostic::error(
+                "shell-no-derivation",
+                Class::Recipe,
+                "the target has nothing that is built",
+            )));
+        }
+    };
+    Ok(Found {
+        drv,
+        graph: evaluated.graph,
+        project: target::project(&targets),
+        locks: evaluated.locks,
+    })
 }

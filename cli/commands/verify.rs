@@ -121,6 +121,7 @@ pub(crate) fn run(session: &Session, args: &VerifyArgs) -> Result<(), Failure> {
         offline: args.lock.offline,
         command: format!("verify{}", args.target.words()),
         project: target::project(&targets),
+        locks: evaluated.locks.clone(),
         ..RunOptions::default()
     };
     let engine = run::engine(session, &options, EventSink::null())?;

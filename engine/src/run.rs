@@ -2,7 +2,7 @@
 
 mod ending;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,6 +83,8 @@ pub(crate) struct Done {
     pub(crate) paths: OutputPaths,
     /// Problems, in the order they were met; all wrong hashes are one of them.
     pub(crate) failures: Vec<Diagnostic>,
+    /// The derivations that failed, other than for a stop.
+    pub(crate) failed: BTreeSet<StorePath>,
     /// What was counted.
     pub(crate) counts: Counts,
 }

@@ -97,14 +97,19 @@ impl Engine {
     /// Returns what must be there before a shell in the sandbox of `drv` can be made: its inputs.
     ///
     /// # Errors
-    /// When the derivation is not known, or is built without a sandbox.
+    /// When the derivation is not known, is built without a sandbox, or has no state of a failure when that is wished for: nothing is to
+    /// be built for a shell that cannot be.
     pub fn shell_inputs(
         &self,
         graph: &Graph,
         drv: &StorePath,
+        wish: &ShellWish,
     ) -> Result<Vec<Wanted>, Box<Diagnostic>> {
         let found = load(self.store(), graph, drv)?;
         self.require_sandbox(drv, &found)?;
+        if wish.at_failure && !kept::has_failed(self.store(), drv) {
+            return Err(nothing_kept(self.store(), Derivation::name_from_path(drv)));
+        }
         Ok(found
             .input_drvs
             .iter()

@@ -10,6 +10,8 @@
 //!
 //! Writing puts every reserved byte to zero. Reading checks both CRCs and takes the copy at the end when the first one is damaged.
 
+mod damage;
+
 use crate::uuid::Uuid;
 
 /// Bytes of a sector.
@@ -21,6 +23,11 @@ pub const HEAD_BYTES: usize = 34 * 512;
 /// Bytes that the copy takes at the end.
 pub const TAIL_BYTES: usize = 33 * 512;
 
+const TAIL_SECTORS: u64 = TAIL_BYTES as u64 / SECTOR;
+/// Where the header of the copy at the end is, in its bytes.
+const SECOND: usize = TAIL_BYTES - 512;
+/// Where a header says which sector is the last that partitions may use.
+const LAST_USABLE: usize = 48;
 const ENTRIES: usize = 128;
 const ENTRY_BYTES: usize = 128;
 const HEADER_BYTES: usize = 92;
@@ -223,62 +230,6 @@ impl Table {
         header
     }
 
-    /// What of a table is damaged on a disk of `sectors` sectors that still has a sound copy, in words; empty when all is sound or
-    /// nothing is. `head` and `tail` as for [`Table::decode`].
-    #[must_use]
-    pub fn damage(head: &[u8], tail: &[u8], sectors: u64) -> Vec<&'static str> {
-        let mut found = Vec::new();
-        let is_protected = head.get(510..512) == Some(&[0x55, 0xaa])
-            && (0..4).any(|entry| head.get(446 + 16 * entry + 4) == Some(&0xee));
-        if !is_protected {
-            found.push("its first sector does not say that it has a GUID partition table");
-        }
-        match (first_copy(head, sectors), second_copy(tail, sectors)) {
-            (Err(_), Err(_)) => return Vec::new(),
-            (Err(_), Ok(_)) => found.push("the first copy of the partition table is damaged"),
-            (Ok(_), Err(_)) => {
-                found.push("the second copy of the partition table is damaged, or not at the end");
-            }
-            (Ok(first), Ok(second)) if first != second => {
-                found.push("the two copies of the partition table differ");
-            }
-            _ => {}
-        }
-        found
-    }
-
-    /// Writes both copies anew from the sound one, the first one when both are, with the entries as they are. Code in the first
-    /// sector stays. None when no copy is sound.
-    #[must_use]
-    pub fn mended(head: &[u8], tail: &[u8], sectors: u64) -> Option<(Vec<u8>, Vec<u8>)> {
-        const SECOND: usize = 32 * 512;
-        let (table, header, entries) = match first_copy(head, sectors) {
-            Ok(table) => (table, head.get(512..1024)?, head.get(1024..HEAD_BYTES)?),
-            Err(_) => (
-                second_copy(tail, sectors).ok()?,
-                tail.get(SECOND..SECOND + 512)?,
-                tail.get(..SECOND)?,
-            ),
-        };
-        let end = sectors.checked_sub(1)?;
-        let placed = |own: u64, other: u64, at: u64| {
-            let mut header = header.to_vec();
-            header[16..20].fill(0);
-            header[24..32].copy_from_slice(&own.to_le_bytes());
-            header[32..40].copy_from_slice(&other.to_le_bytes());
-            header[72..80].copy_from_slice(&at.to_le_bytes());
-            let crc = crc32(&header[..HEADER_BYTES]);
-            header[16..20].copy_from_slice(&crc.to_le_bytes());
-            header
-        };
-        let mut first = table.mbr().to_vec();
-        first[..446].copy_from_slice(head.get(..446)?);
-        first.extend_from_slice(&placed(1, end, 2));
-        first.extend_from_slice(entries);
-        let second = [entries, &placed(end, 1, end.checked_sub(32)?)].concat();
-        Some((first, second))
-    }
-
     /// Reads a table out of the first [`HEAD_BYTES`] and the last [`TAIL_BYTES`] of a disk of `sectors` sectors.
     ///
     /// # Errors
@@ -295,8 +246,8 @@ fn first_copy(head: &[u8], sectors: u64) -> Result<Table, GptError> {
 }
 
 fn second_copy(tail: &[u8], sectors: u64) -> Result<Table, GptError> {
-    let header = tail.get(32 * 512..33 * 512).ok_or(GptError::Missing)?;
-    decode_copy(header, tail.get(..32 * 512), sectors)
+    let header = tail.get(SECOND..TAIL_BYTES).ok_or(GptError::Missing)?;
+    decode_copy(header, tail.get(..SECOND), sectors)
 }
 
 fn decode_copy(header: &[u8], entries: Option<&[u8]>, sectors: u64) -> Result<Table, GptError> {
@@ -335,7 +286,10 @@ fn decode_copy(header: &[u8], entries: Option<&[u8]>, sectors: u64) -> Result<Ta
             attributes: number(entry, 48, 8),
             name: String::from_utf16_lossy(&units),
         };
-        if partition.last < partition.first || partition.last >= sectors {
+        // Where the second copy is, or would be if the disk had not become smaller, there is no room for it.
+        if partition.last < partition.first
+            || partition.last >= sectors.saturating_sub(TAIL_SECTORS)
+        {
             return Err(GptError::Place(partition.name));
         }
         partitions.push(partition);
@@ -392,7 +346,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 mod tests {
     use super::*;
 
-    fn table() -> Table {
+    pub(super) fn table() -> Table {
         let partition = |name: &str, kind: &str, first: u64, last: u64| Partition {
             kind: type_of(kind).expect("a type"),
             uuid: Uuid::derived("test", name),
@@ -443,41 +397,6 @@ mod tests {
             Table::decode(&[0; HEAD_BYTES], &[0; TAIL_BYTES], 100),
             Err(GptError::Missing)
         );
-    }
-
-    #[test]
-    fn what_is_damaged_is_told_and_mended() {
-        let table = table();
-        let (head, tail) = table.encode().expect("a table");
-        assert!(Table::damage(&head, &tail, table.sectors).is_empty());
-        let whole = (head.clone(), tail.clone());
-        assert_eq!(
-            Table::mended(&head, &tail, table.sectors).as_ref(),
-            Some(&whole)
-        );
-        let header = 32 * 512..33 * 512;
-        for (place, in_tail, word) in [
-            (0..512, false, "first sector"),
-            (512..1024, false, "first copy"),
-            (1024..1100, false, "first copy"),
-            (0..100, true, "second copy"),
-            (header, true, "second copy"),
-        ] {
-            let (mut head, mut tail) = whole.clone();
-            if in_tail {
-                tail[place].fill(0);
-            } else {
-                head[place].fill(0);
-            }
-            let found = Table::damage(&head, &tail, table.sectors);
-            assert!(found.len() == 1 && found[0].contains(word), "{found:?}");
-            assert_eq!(
-                Table::mended(&head, &tail, table.sectors).as_ref(),
-                Some(&whole)
-            );
-        }
-        let (zeros, none) = ([0; HEAD_BYTES], [0; TAIL_BYTES]);
-        assert_eq!(Table::mended(&zeros, &none, table.sectors), None);
     }
 
     #[test]

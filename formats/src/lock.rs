@@ -264,6 +264,15 @@ impl SosLock {
         }
     }
 
+    /// Takes the entry of an image out; tells whether there was one.
+    pub fn remove_image(&mut self, reference: &str) -> bool {
+        let found = self.find_image(reference);
+        if let Ok(at) = found {
+            self.image.remove(at);
+        }
+        found.is_ok()
+    }
+
     fn find_image(&self, reference: &str) -> Result<usize, usize> {
         self.image
             .binary_search_by(|e| e.reference.as_str().cmp(reference))

@@ -226,12 +226,7 @@ impl Locks {
             let original = match fs::read_to_string(&path) {
                 Ok(text) => Some(text),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-                Err(e) => {
-                    return Err(Box::new(machine(
-                        "lock-unreadable",
-                        format!("`{}` cannot be read: {e}", path.display()),
-                    )));
-                }
+                Err(e) => return Err(unreadable(&path, &e)),
             };
             let lock = match &original {
                 Some(text) => {
@@ -247,13 +242,11 @@ impl Locks {
             };
             self.open.insert(dir.to_owned(), open);
         }
-        let unreadable = || {
-            Box::new(machine(
-                "lock-unreadable",
-                "the lock was not opened".to_owned(),
-            ))
+        let closed = || {
+            let message = "the lock was not opened".to_owned();
+            Box::new(machine("lock-unreadable", message))
         };
-        self.open.get_mut(dir).ok_or_else(unreadable)
+        self.open.get_mut(dir).ok_or_else(closed)
     }
 
     /// Writes every lock that changed and says what changed in it.
@@ -265,12 +258,7 @@ impl Locks {
             }
             let path = dir.join(LOCK_FILE);
             let text = open.lock.to_text();
-            write_atomically(&path, text.as_bytes()).map_err(|e| {
-                Box::new(machine(
-                    "lock-unwritable",
-                    format!("`{}` cannot be written: {e}", path.display()),
-                ))
-            })?;
+            write_atomically(&path, text.as_bytes()).map_err(|e| unwritable(&path, &e))?;
             let created = open.original.replace(text).is_none();
             reports.push(LockReport {
                 path,
@@ -279,6 +267,43 @@ impl Locks {
             });
         }
         Ok(reports)
+    }
+}
+
+impl LockReport {
+    /// Takes back what this report says of images: their entries become what they were before, unless somebody has changed them since.
+    /// A file that was made for them goes when nothing is left in it. Returns the references whose entries were taken back.
+    ///
+    /// # Errors
+    /// `lock-unreadable`, `lock-damaged` or `lock-unwritable` when the file cannot be read or written.
+    pub fn unpin(&self, references: &[&str]) -> Result<Vec<String>, Box<Diagnostic>> {
+        let text = fs::read_to_string(&self.path).map_err(|e| unreadable(&self.path, &e))?;
+        let mut lock =
+            SosLock::parse(&text).map_err(|e| Box::new(damaged(&self.path, &text, &e)))?;
+        let mut taken = Vec::new();
+        for change in &self.changes {
+            let Change::Image { before, after } = change else {
+                continue;
+            };
+            let is_meant = references.contains(&after.reference.as_str());
+            if !is_meant || lock.image(&after.reference) != Some(after) {
+                continue;
+            }
+            match before {
+                Some(before) => lock.set_image(before.clone()),
+                None => {
+                    lock.remove_image(&after.reference);
+                }
+            }
+            taken.push(after.reference.clone());
+        }
+        let written = match (taken.is_empty(), self.created && lock.is_empty()) {
+            (true, _) => Ok(()),
+            (false, true) => fs::remove_file(&self.path),
+            (false, false) => write_atomically(&self.path, lock.to_text().as_bytes()),
+        };
+        written.map_err(|e| unwritable(&self.path, &e))?;
+        Ok(taken)
     }
 }
 
@@ -330,6 +355,16 @@ fn damaged(path: &Path, text: &str, e: &sos_formats::lock::LockError) -> Diagnos
 
 fn machine(code: &'static str, message: String) -> Diagnostic {
     Diagnostic::error(code, Class::Machine, message)
+}
+
+fn unreadable(path: &Path, e: &io::Error) -> Box<Diagnostic> {
+    let message = format!("`{}` cannot be read: {e}", path.display());
+    Box::new(machine("lock-unreadable", message))
+}
+
+fn unwritable(path: &Path, e: &io::Error) -> Box<Diagnostic> {
+    let message = format!("`{}` cannot be written: {e}", path.display());
+    Box::new(machine("lock-unwritable", message))
 }
 
 /// A reader sees the old file or the new one, never a part. The name of the new one is always the same: what a killed

@@ -145,7 +145,7 @@ fn no_program_of_the_machine_is_opened() {
     let (root, opened) = build_among_poison(&w, None);
     assert!(root.starts_with("/nix/store/"), "{root}");
     assert_eq!(opened, Vec::<String>::new());
-    // The watch sees what is opened: else nothing above says anything.
+    // It was the program that has built it: whoever asks again gets the same root. That the watch sees what is opened, the next test says.
     let clean = w
         .sos(["build", "--no-link", ".#rootfs"])
         .ok()

@@ -2,6 +2,7 @@
 
 mod distfiles;
 mod hidden;
+mod jump;
 mod media;
 mod mirror;
 mod own;

@@ -143,15 +143,19 @@ fn less_is_built_when_less_is_asked_for() {
         all.contains("build     flex-2.6.4 pass 1 -> flex-2.6.4_0.tar.bz2"),
         "{all}"
     );
-    assert!(all.contains("uninstall m4-1.4.19"), "{all}");
+    for gone in ["uninstall flex-2.6.4", "uninstall m4-1.4.19"] {
+        assert!(all.contains(gone), "{all}");
+    }
     assert!(!all.contains("no pin"), "{all}");
-    assert_eq!(all.lines().count(), 18, "{all}");
+    assert_eq!(all.lines().count(), 19, "{all}");
     let small = shown("PROFILE=small");
     assert!(!small.contains("flex") && !small.contains("m4-"), "{small}");
     assert_eq!(small.lines().count(), 15, "{small}");
     let without = shown("LEXER=False");
     assert!(
-        !without.contains("flex") && without.contains("m4-"),
+        !without.contains("flex") && without.contains("uninstall m4-"),
         "{without}"
     );
+    let kept = shown("KEEP_LEXER=True");
+    assert!(!kept.contains("uninstall"), "{kept}");
 }

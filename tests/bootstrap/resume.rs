@@ -87,6 +87,11 @@ fn a_collection_keeps_the_steps_of_a_failed_run_until_it_is_done() {
         .says(&["until `sos gc`"]);
     w.sos(["gc", "--unfinished"]).ok();
     assert!(a(), "it went");
+    // Nothing is built for a shell that there cannot be.
+    w.sos(["shell", ".#b-1.0", "--at-failure"])
+        .fails(1)
+        .says(&["error[shell-no-state]"]);
+    assert!(a(), "it was built");
     w.sos(["build", "--no-link", ".#rootfs"]).fails(100);
     assert!(!a(), "it is there again");
     // At its end nothing of it is left: nobody has made a link.

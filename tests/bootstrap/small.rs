@@ -577,6 +577,16 @@ fn an_extension_is_built_in_its_own_directory() {
         content(&w, root.trim(), "usr/foo")
     };
     assert_eq!(build(), "/steps-guix/foo\nhere\n");
+    // Its steps are told from those of the main tree by what they are asked for by.
+    let set = ["--set", "BUILD_GUIX_ALSO=True"];
+    let shown = w.sos([&["recipe", "show", "."][..], &set].concat()).ok();
+    let of_extra = shown.stdout.split("(#steps-guix.").skip(1);
+    let names: Vec<_> = of_extra.filter_map(|row| row.split(')').next()).collect();
+    assert_eq!(names, ["foo.1", "improve-x"], "{}", shown.stdout);
+    for name in names {
+        let target = format!(".#steps-guix.{name}");
+        w.sos([&["plan", &target][..], &set].concat()).ok();
+    }
     // What it brings itself goes before.
     w.write(
         "tree/steps-guix/env",

@@ -200,3 +200,20 @@ fn stage0_of_x86_has_its_digests() {
         assert_eq!(&digest(&w, whole.trim(), path), expect, "{path}");
     }
 }
+
+#[test]
+fn the_seed_of_another_architecture_is_looked_for_before_it_is_built() {
+    let Some(tree) = upstream() else { return };
+    let w = World::new();
+    let target = format!("{}#stage0", tree.display());
+    let plan = |dir: &[&str]| {
+        let words = [&["plan", &target, "--set", "ARCH=aarch64"], dir].concat();
+        w.sos(words)
+    };
+    plan(&[]).fails(3).says(&[
+        "error[bootstrap-missing]",
+        "POSIX/aarch64/kaem-optional-seed",
+        "`--set ARCH_DIR=AArch64`",
+    ]);
+    plan(&["--set", "ARCH_DIR=AArch64"]).ok();
+}

@@ -281,7 +281,7 @@ fn bytes_of(image: &Path, (offset, len): (u64, u64)) -> Vec<u8> {
 }
 
 /// What `veritysetup` says of a root of an image and of the hashes beside it.
-fn verify(w: &World, image: &Path, root: &str, uki: &Path) -> Option<i32> {
+pub(super) fn verify(w: &World, image: &Path, root: &str, uki: &Path) -> Option<i32> {
     let dir = w.project();
     for (name, file) in [
         (root.to_owned(), "data"),

@@ -1,5 +1,6 @@
 //! The verbs, one file a subject.
 
+mod acls;
 mod bad_input;
 mod bootc;
 mod builds;

@@ -354,6 +354,78 @@ fn a_registry_whose_disk_is_damaged_is_found_out() {
     w.sos(["build", "--no-link", ".#pulled"]).ok();
 }
 
+/// As with URLs, whose content is pinned when it has come.
+#[test]
+fn an_image_that_cannot_be_pulled_is_not_pinned() {
+    let w = export_image::world();
+    let Some(registry) = Registry::start(&w, false) else {
+        return;
+    };
+    let names = ["os/good:1", "os/bad:1"].map(|name| registry.name(name));
+    for name in &names {
+        w.sos(["export", ".#image", name]).ok();
+    }
+    // Both images have the one layer, which loses its bytes for a while.
+    let layer = walkdir::WalkDir::new(w.root().join("registry/data"))
+        .into_iter()
+        .map(|entry| entry.expect("an entry").into_path())
+        .filter(|path| path.ends_with("data") && path.is_file())
+        // The others are JSON.
+        .find(|path| !std::fs::read(path).expect("a blob").starts_with(b"{"));
+    let layer = layer.expect("a layer");
+    let [good, bad] = names.map(|name| name.trim_start_matches("docker://").to_owned());
+    add(
+        &w,
+        &format!(
+            r#"
+  good = sos.oci.pull {{ ref = "{good}"; }};
+  bad = sos.oci.pull {{ ref = "{bad}"; }};
+  # Another failure, behind a pull that went well.
+  later = sos.oci.rootfs {{ image = bad; tag = "nonsense"; }};
+  program = derivation {{ name = "program"; system = builtins.currentSystem; builder = "/bin/sh"; image = "${{bad}}"; }};
+"#
+        ),
+    );
+    let lock = w.project().join("sos.lock");
+    let pinned = || std::fs::read_to_string(&lock).unwrap_or_default();
+    w.sos(["lock", ".#good"]).ok();
+    let before = pinned();
+    let bytes = std::fs::read(&layer).expect("a blob");
+    let mut other = bytes.clone();
+    other[5] ^= 1;
+    std::fs::write(&layer, &other).expect("write");
+    let away = |args: &[&str]| {
+        w.sos(args).fails(5).says(&[
+            "error[oci-bad-image]",
+            &format!("{bad}: pinned to sha256:"),
+            &format!("`{bad}` is not pinned any more: it could not be pulled"),
+        ]);
+    };
+    away(&["build", "--no-link", ".#bad"]);
+    away(&["build", "--no-link", ".#later"]);
+    assert_eq!(pinned(), before);
+    // What was pinned before this run is not its to take back.
+    w.sos(["build", "--no-link", ".#good"]).fails(5);
+    assert_eq!(pinned(), before);
+    // A lock that was made for it goes with it.
+    std::fs::remove_file(&lock).expect("removed");
+    for args in [
+        &["build", "--no-link", ".#bad"][..],
+        &["export", ".#bad", "dir:image"],
+        &["verify", ".#later"],
+        &["shell", ".#program", "-c", "true"],
+    ] {
+        away(args);
+        assert!(!lock.exists(), "{args:?}");
+    }
+    std::fs::write(&layer, &bytes).expect("write");
+    w.sos(["build", "--no-link", ".#later"])
+        .fails(1)
+        .says(&["none of its images has a tag"]);
+    assert!(pinned().contains(&bad), "{}", pinned());
+    w.sos(["build", "--no-link", "--locked", ".#bad"]).ok();
+}
+
 /// The name of the directory that a blob of docker's registry is in.
 fn digest_of(blob: &std::path::Path) -> &str {
     let dir = blob.parent().and_then(|dir| dir.file_name());

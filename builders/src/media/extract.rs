@@ -46,8 +46,10 @@ fn take(build: &dyn Build, attrs: &FileAttrs, out: &Path) -> Result<(), BuilderE
     let relative = attrs.path.trim_start_matches('/');
     let found = tree.get(relative)?.map(|entry| entry.kind);
     let Some(KindView::File { blob, .. }) = found else {
+        // Store paths are read by people from behind their hash.
+        let from = attrs.rootfs.split_once('-').map_or("", |(_, name)| name);
         let message = format!(
-            "there is no file `{}` in what `{}` takes it from",
+            "there is no file `{}` in `{from}`, out of which `{}` is taken",
             attrs.path,
             build.name()
         );

@@ -5,7 +5,9 @@
 //! has the commit, all dirtrees and dirmetas, and the directories of the tree; each other one has content: for every object its xattrs,
 //! `<sha256>.file-xattrs`, once a layer, a hard link to them, `<checksum>.file-xattrs-link`, the object itself, `<checksum>.file`, and
 //! hard links to it at the places of the tree. A file without content is written at its places instead, since builds on top of the image
-//! change such files. `/usr/etc` is shown as `/etc`. Every time is 0.
+//! change such files. `/usr/etc` is shown as `/etc`. Every time is 0. If one layer is all that is asked for, content is in the first one,
+//! behind the rest: `layers` counts all layers of the image, as the help of `rpm-ostree compose container-encapsulate --max-layers` says
+//! ("Maximum number of container image layers").
 //!
 //! The order is a fixed one, and cannot be that of paths, because of those who import it. They take the first object of the first layer
 //! for the commit, whatever its name (`import_commit`), and refuse an object whose `.file-xattrs-link` was not the last one before it
@@ -53,7 +55,7 @@ const SUBDIRS: [&str; 8] = [
     "tmp/cache",
 ];
 const CONFIG: &[u8] = b"[core]\nrepo_version=1\nmode=bare-split-xattrs\n";
-/// Layers with content: hosts and registries take many more, and overlays up to 500.
+/// Layers of an image: hosts and registries take many more, and overlays up to 500.
 const MAX_LAYERS: u32 = 400;
 /// The level of gzip.
 const LEVEL: u32 = 6;
@@ -70,7 +72,7 @@ impl Builder for OstreeContainerBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        1
+        2
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: ContainerAttrs = ctx.attrs_as()?;
@@ -88,6 +90,7 @@ pub(super) struct ContainerAttrs {
     pub(super) branch: String,
     pub(super) tag: String,
     pub(super) arch: String,
+    /// The most layers, that of the commit among them.
     pub(super) layers: u32,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) cmd: Vec<String>,
@@ -256,7 +259,7 @@ struct Tree {
     dirs: Vec<(String, Attributes)>,
     trees: BTreeSet<Sha256>,
     metas: BTreeSet<Sha256>,
-    /// For each layer: files with their paths in the image.
+    /// For each layer, that of the commit first: files with their paths in the image.
     layers: Vec<BTreeMap<Sha256, Vec<String>>>,
 }
 
@@ -288,7 +291,10 @@ impl Tree {
         }
         tree.dirs.sort_by(|a, b| a.0.split('/').cmp(b.0.split('/')));
         // A file goes with those beside it, whatever else there is: a change moves nothing to another layer.
-        let mut layers = vec![BTreeMap::new(); usize::try_from(layers).unwrap_or(1)];
+        // That of the commit has content only when it is the only one.
+        let own = layers.saturating_sub(1).max(1);
+        let is_alone = layers <= 1;
+        let mut layers = vec![BTreeMap::new(); usize::try_from(own).unwrap_or(1)];
         for (content, mut paths) in paths {
             paths.sort();
             let dir = paths[0].rsplit_once('/').map_or("", |(dir, _)| dir);
@@ -297,7 +303,10 @@ impl Tree {
             let at = usize::try_from(number).unwrap_or(0) % layers.len();
             layers[at].insert(content, paths);
         }
-        layers.retain(|layer| !layer.is_empty());
+        if !is_alone {
+            layers.retain(|layer| !layer.is_empty());
+            layers.insert(0, BTreeMap::new());
+        }
         tree.layers = layers;
         Ok(tree)
     }
@@ -320,7 +329,7 @@ fn write_layers(
     commit: (&Sha256, &[u8], &CommitView),
     blobs: &Path,
 ) -> Result<Vec<Layer>, BuilderError> {
-    let count = tree.layers.len() + 1;
+    let count = tree.layers.len();
     let next = AtomicUsize::new(0);
     let done: Vec<Mutex<Option<Result<Layer, BuilderError>>>> =
         (0..count).map(|_| Mutex::new(None)).collect();
@@ -412,42 +421,38 @@ fn write_layer(
         tar: tar::Writer::new(Digesting::new(gzip)),
         xattrs: BTreeSet::new(),
     };
-    let content = at.checked_sub(1).map(|at| &tree.layers[at]);
-    if content.is_none() {
+    let is_first = at == 0;
+    if is_first {
         let bytes = source.needed(&view.meta, ObjectKind::DirMeta)?;
         let root = read_dirmeta(&bytes).map_err(|e| BuilderError::failed(e.to_string()))?;
         writer.dir("", &root)?;
     }
     writer.structure()?;
-    match content {
-        Some(files) => {
-            for (checksum, paths) in files {
-                writer.content(source, checksum, paths)?;
+    if is_first {
+        writer.object(ObjectKind::Commit, commit, bytes)?;
+        for meta in &tree.metas {
+            let bytes = source.needed(meta, ObjectKind::DirMeta)?;
+            writer.object(ObjectKind::DirMeta, meta, &bytes)?;
+        }
+        for one in &tree.trees {
+            let bytes = source.needed(one, ObjectKind::DirTree)?;
+            writer.object(ObjectKind::DirTree, one, &bytes)?;
+        }
+        let mut has_tmp = false;
+        for (path, attributes) in &tree.dirs {
+            has_tmp |= path == "var/tmp";
+            // The repository has brought it along.
+            if path != "sysroot" && !path.starts_with("sysroot/") {
+                writer.dir(path, attributes)?;
             }
         }
-        None => {
-            writer.object(ObjectKind::Commit, commit, bytes)?;
-            for meta in &tree.metas {
-                let bytes = source.needed(meta, ObjectKind::DirMeta)?;
-                writer.object(ObjectKind::DirMeta, meta, &bytes)?;
-            }
-            for one in &tree.trees {
-                let bytes = source.needed(one, ObjectKind::DirTree)?;
-                writer.object(ObjectKind::DirTree, one, &bytes)?;
-            }
-            let mut has_tmp = false;
-            for (path, attributes) in &tree.dirs {
-                has_tmp |= path == "var/tmp";
-                // The repository has brought it along.
-                if path != "sysroot" && !path.starts_with("sysroot/") {
-                    writer.dir(path, attributes)?;
-                }
-            }
-            // Programs that run in the image as a container need it, whether or not the commit has it.
-            if !has_tmp && tree.dirs.iter().any(|(path, _)| path == "var") {
-                writer.dir("var/tmp", &plain(0o1777))?;
-            }
+        // Programs that run in the image as a container need it, whether or not the commit has it.
+        if !has_tmp && tree.dirs.iter().any(|(path, _)| path == "var") {
+            writer.dir("var/tmp", &plain(0o1777))?;
         }
+    }
+    for (checksum, paths) in &tree.layers[at] {
+        writer.content(source, checksum, paths)?;
     }
     let (gzip, diff_id, _) = writer.tar.finish().map_err(failed)?.digest()?;
     let (file, digest, size) = gzip.finish().map_err(io)?.digest()?;

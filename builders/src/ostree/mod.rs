@@ -48,7 +48,7 @@ impl Builder for OstreeBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        5
+        6
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let mut attrs: OstreeAttrs = ctx.attrs_as()?;

@@ -48,14 +48,30 @@ impl Unfit {
     }
 }
 
+/// Tells of extended attributes that are left out.
+pub(super) fn without_value(paths: &[String]) -> Diagnostic {
+    let message = format!(
+        "extended attributes without a value are left out of the commit, as OSTree does: those of {}",
+        named(paths)
+    );
+    Diagnostic::warning("ostree-empty-xattr", Class::Recipe, message)
+        .help("give them a value, or remove them before the commit is made")
+}
+
 fn listed(code: &'static str, message: &str, paths: &[String]) -> Diagnostic {
+    let found = format!("found {}", named(paths));
+    Diagnostic::error(code, Class::Recipe, message).note(found)
+}
+
+fn named(paths: &[String]) -> String {
     let mut names: Vec<String> = paths.iter().take(SHOWN).map(|p| format!("`{p}`")).collect();
     if paths.len() > SHOWN {
         names.push(format!("{} more", paths.len() - SHOWN));
     }
-    Diagnostic::error(code, Class::Recipe, message).note(format!("found {}", names.join(", ")))
+    names.join(", ")
 }
 
-fn shown(path: &[u8]) -> String {
+/// A path as messages show it.
+pub(super) fn shown(path: &[u8]) -> String {
     format!("/{}", String::from_utf8_lossy(path))
 }

@@ -110,7 +110,6 @@ pub(super) fn plant(fake: &Fake, seed: u64, capabilities: bool) -> Blake3 {
         };
         if matches!(kind, SpecKind::File { .. }) && random.next(4) == 0 {
             meta.xattrs.insert(b"user.z=".to_vec(), b"a\0=b".to_vec());
-            // libostree reads no empty values from a disk, though commits may hold them.
             meta.xattrs.insert(b"user.a".to_vec(), vec![0xff; 300]);
             if capabilities {
                 // cap_net_raw, as `setcap` writes it.
@@ -220,6 +219,108 @@ fn the_commit_is_that_of_libostree() {
         let ours = export(&fake, &attrs(Mode::Archive), &fake.path("archive"));
         assert_eq!(ours, theirs.trim(), "seed {seed}");
     }
+}
+
+/// Attributes without a value, of every namespace and of all that can have one. libostree reads none from a disk.
+#[test]
+fn attributes_without_a_value_are_left_out_as_libostree_does() {
+    let is_root = rustix::process::geteuid().is_root();
+    let grown = |fake: &Fake, has_empty: bool| {
+        let of = |mode: u16, names: &[&str]| {
+            let mut meta = Meta {
+                mode,
+                ..Meta::default()
+            };
+            meta.xattrs.insert(b"user.m".to_vec(), b"value".to_vec());
+            if mode == 0o777 {
+                // A link has none of these.
+                meta.xattrs.clear();
+            }
+            let names = names.iter().filter(|_| has_empty);
+            // An ordinary user sets no others.
+            for name in names.filter(|name| is_root || name.starts_with("user.")) {
+                meta.xattrs.insert(name.as_bytes().to_vec(), Vec::new());
+            }
+            if !is_root {
+                (meta.uid, meta.gid) = (
+                    rustix::process::geteuid().as_raw(),
+                    rustix::process::getegid().as_raw(),
+                );
+            }
+            meta
+        };
+        let mut tree = RootTree::empty_in(&fake.store, of(0o755, &["user.a"]));
+        let (meta, kind) = (of(0o755, &["trusted.z", "user.z"]), SpecKind::Dir);
+        tree.insert("d", FileSpec { meta, kind }).expect("inserted");
+        let file = of(0o644, &["security.e", "trusted.e", "user.a", "user.z"]);
+        tree.write_file("d/f", "text", file).expect("a file");
+        let target = b"f".to_vec();
+        let (meta, kind) = (of(0o777, &["trusted.e"]), SpecKind::Symlink { target });
+        tree.insert("d/l", FileSpec { meta, kind })
+            .expect("inserted");
+        tree.finish(&fake.store).expect("a root")
+    };
+    let mut fake = Fake::new();
+    let root = grown(&fake, true);
+    fake.roots.insert("root".into(), root);
+    let tree = fake.path("tree");
+    let owners = if is_root {
+        Owners::Kept
+    } else {
+        Owners::Caller
+    };
+    write_rootfs(&fake.store, &root, &tree, owners).expect("a directory");
+    let mut buffer = [0; 100];
+    let len = rustix::fs::getxattr(tree.join("d/f"), "user.z", &mut buffer);
+    assert_eq!(len, Ok(0), "the tree on the disk has them");
+    let mut commits = Vec::new();
+    for (mode, named) in [(Mode::Archive, "archive"), (Mode::BareUser, "bare-user")] {
+        let repo = fake.path(named);
+        commits.push(export(&fake, &attrs(mode), &repo));
+        let peers = format!("--repo={}", fake.path(&format!("{named} peer")).display());
+        if ostree(&[&peers, "init", &format!("--mode={named}")]).is_none() {
+            continue;
+        }
+        let theirs = ostree(&[
+            peers.as_str(),
+            "commit",
+            "--branch=test/amd64/main",
+            "--no-bindings",
+            "--subject=a subject",
+            "--body=more\nlines",
+            "--add-metadata-string=version=1.2.3",
+            &format!("--timestamp=@{EPOCH}"),
+            &format!("--tree=dir={}", tree.display()),
+        ]);
+        let theirs = theirs.expect("installed");
+        assert_eq!(commits.last().expect("ours"), theirs.trim(), "{named}");
+        // As a host has it: its checksums are those of what is read back from the disk.
+        if is_root {
+            let host = format!("--repo={}", fake.path(&format!("{named} host")).display());
+            ostree(&[&host, "init", "--mode=bare"]);
+            ostree(&[&host, "pull-local", &repo.display().to_string()]);
+            ostree(&[&host, "fsck"]);
+        }
+    }
+    let places = if is_root {
+        "`/`, `/d`, `/d/f`, `/d/l`"
+    } else {
+        "`/`, `/d`, `/d/f`"
+    };
+    assert!(fake.logged(&format!(
+        "warning[ostree-empty-xattr]: extended attributes without a value are left out of the commit, as OSTree does: those of {places}"
+    )));
+    let mut without = Fake::new();
+    let root = grown(&without, false);
+    without.roots.insert("root".into(), root);
+    commits.push(export(
+        &without,
+        &attrs(Mode::Archive),
+        &without.path("archive"),
+    ));
+    assert!(!without.logged("warning"));
+    commits.dedup();
+    assert_eq!(commits.len(), 1, "{commits:?}");
 }
 
 #[test]

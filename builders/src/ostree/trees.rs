@@ -1,4 +1,9 @@
 //! From the directories of a manifest to dirtree and dirmeta objects.
+//!
+//! Extended attributes without a value are left out, and told of: that is what a commit of libostree of the same tree has. Where it reads
+//! them from a disk it passes over those whose length is 0 (`read_xattr_name_array` in libglnx's `glnx-xattrs.c`), whatever their
+//! namespace and whatever they belong to. An object that has one would be found damaged in every repository of the mode `bare`, which
+//! is what hosts have: there, too, they are read from the disk to work out the checksum.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +15,7 @@ use sos_formats::ostree::{
 };
 
 use super::content::{Content, FileKey};
-use super::problems::Unfit;
+use super::problems::{Unfit, shown, without_value};
 use super::repository::Repository;
 use crate::build::Build;
 use crate::walk::{Visit, visit};
@@ -46,6 +51,8 @@ struct Reader<'a> {
     open: Vec<(Dir, String)>,
     unfit: Unfit,
     left_out: usize,
+    /// What has attributes without a value.
+    empty: Vec<String>,
 }
 
 /// Reads all directories of a root filesystem. What lies in `/dev` belongs to the machine and is left out.
@@ -58,18 +65,47 @@ pub(super) fn read(build: &dyn Build, root: &Root) -> Result<Found, BuilderError
             kernels: Vec::new(),
         },
         known: BTreeMap::new(),
-        open: vec![(Dir::new(&root.meta), String::new())],
+        open: Vec::new(),
         unfit: Unfit::default(),
         left_out: 0,
+        empty: Vec::new(),
     };
+    let top = reader.dir(b"", root.meta.clone());
+    reader.open.push((top, String::new()));
     visit(build.store(), b"", root.node, &mut reader)?;
     reader.unfit.finish()?;
+    if !reader.empty.is_empty() {
+        build.warn(without_value(&reader.empty));
+    }
     if reader.left_out > 0 {
         build.log(&format!("left out {} entries of /dev", reader.left_out));
     }
     let mut found = reader.found;
     found.kernels.sort();
     Ok(found)
+}
+
+impl Reader<'_> {
+    /// The attributes that a commit keeps of what is at a path.
+    fn kept(&mut self, path: &[u8], mut xattrs: Xattrs) -> Xattrs {
+        let all = xattrs.len();
+        xattrs.retain(|_, value| !value.is_empty());
+        if xattrs.len() < all {
+            self.empty.push(shown(path));
+        }
+        xattrs
+    }
+
+    fn dir(&mut self, path: &[u8], meta: Meta) -> Dir {
+        Dir {
+            uid: meta.uid,
+            gid: meta.gid,
+            mode: TYPE_DIR | u32::from(meta.mode),
+            xattrs: self.kept(path, meta.xattrs),
+            files: Vec::new(),
+            dirs: Vec::new(),
+        }
+    }
 }
 
 impl Visit for Reader<'_> {
@@ -87,7 +123,8 @@ impl Visit for Reader<'_> {
         };
         let key = match entry.kind {
             Kind::Dir { .. } => {
-                self.open.push((Dir::new(&entry.meta), name));
+                let dir = self.dir(path, entry.meta);
+                self.open.push((dir, name));
                 return Ok(true);
             }
             Kind::File { blob, size, .. } => {
@@ -96,7 +133,7 @@ impl Visit for Reader<'_> {
                     uid: entry.meta.uid,
                     gid: entry.meta.gid,
                     mode: TYPE_FILE | u32::from(entry.meta.mode),
-                    xattrs: entry.meta.xattrs,
+                    xattrs: self.kept(path, entry.meta.xattrs),
                     target: String::new(),
                     blob: Some((blob, size)),
                 }
@@ -110,7 +147,7 @@ impl Visit for Reader<'_> {
                     uid: entry.meta.uid,
                     gid: entry.meta.gid,
                     mode: MODE_SYMLINK,
-                    xattrs: entry.meta.xattrs,
+                    xattrs: self.kept(path, entry.meta.xattrs),
                     target,
                     blob: None,
                 }
@@ -174,17 +211,4 @@ pub(super) fn write(
     }
     done.pop()
         .ok_or_else(|| BuilderError::failed("the root filesystem has no top directory"))
-}
-
-impl Dir {
-    fn new(meta: &Meta) -> Self {
-        Self {
-            uid: meta.uid,
-            gid: meta.gid,
-            mode: TYPE_DIR | u32::from(meta.mode),
-            xattrs: meta.xattrs.clone(),
-            files: Vec::new(),
-            dirs: Vec::new(),
-        }
-    }
 }

@@ -181,10 +181,12 @@ fn line(step: &bootstrap::Step) -> String {
         Some(package) => format!(" -> {} (no pin)", package.file),
         None => String::new(),
     };
-    // A build is asked for by its own name.
-    let target = match step.target() {
-        target if target == step.name => String::new(),
-        target => format!(" (#{target})"),
+    // A build is asked for by its own name; one of an extension, whose passes are counted by themselves, in a longer way.
+    let target = match (step.tree.as_str(), step.target(), step.pass) {
+        ("steps", target, _) if target == step.name => String::new(),
+        ("steps", target, _) => format!(" (#{target})"),
+        (tree, target, Some(pass)) => format!(" (#{tree}.{target}.{pass})"),
+        (tree, target, None) => format!(" (#{tree}.{target})"),
     };
     format!(
         "{:>4} {:4} {:9} {}{pass}{package}{target}\n",

@@ -1,5 +1,6 @@
 //! What `sos verify` says of each derivation, to people and to programs, and what it keeps.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -23,6 +24,8 @@ pub(super) struct Report {
     pub(super) problems: Vec<Diagnostic>,
     /// Something is called equal that was built again on the day of its first build only.
     pub(super) same_date: bool,
+    /// Names of downloads that were told of: several derivations may be of one file.
+    pub(super) fixed: BTreeSet<String>,
 }
 
 /// Says what became of one derivation.
@@ -50,6 +53,7 @@ pub(super) fn tell(
             let rounds = size::count(verified.rounds.len(), "round");
             say(&format!("{name}: equal after {rounds}"))
         }
+        Verdict::Fixed if !all.fixed.insert(name.clone()) => Ok(()),
         Verdict::Fixed => say(&format!(
             "{name}: equal by its hash, which every build of it is checked against; not built again"
         )),

@@ -22,6 +22,8 @@ pub struct BuildReport {
     pub results: Vec<(StorePath, BTreeMap<String, StorePath>)>,
     /// Problems; each was also sent as an event.
     pub failures: Vec<Diagnostic>,
+    /// The derivations that failed: not those that were stopped, or never tried because of them.
+    pub failed: BTreeSet<StorePath>,
     /// What was counted.
     pub counts: Counts,
     /// How long it took.
@@ -88,6 +90,7 @@ impl Engine {
         let mut report = BuildReport {
             results: self.results(graph, wanted, &done.paths),
             failures: done.failures,
+            failed: done.failed,
             counts: done.counts,
             elapsed: self.options.spent + self.clock.monotonic().saturating_sub(since),
             cancelled: stopped.is_some(),

@@ -87,6 +87,8 @@ impl Driver<'_> {
 
     fn failed(&mut self, id: usize, mode: Mode) {
         self.done.counts.failed += 1;
+        let path = self.run.needed.nodes[id].path.clone();
+        self.done.failed.insert(path);
         self.schedule.fail(id);
         if !self.run.keep_going {
             self.schedule.narrow(mode);

@@ -82,6 +82,15 @@ fn text_is_canonical() {
 }
 
 #[test]
+fn an_image_is_taken_out() {
+    let mut lock = sample();
+    assert!(!lock.remove_image("b.example/base"));
+    assert!(lock.remove_image("a.example/base"));
+    assert_eq!(lock.image("a.example/base"), None);
+    assert!(lock.image("z.example/os/web:1").is_some());
+}
+
+#[test]
 fn empty_lock() {
     let text = SosLock::new().to_text();
     assert!(SosLock::parse(&text).unwrap().is_empty());

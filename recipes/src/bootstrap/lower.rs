@@ -11,7 +11,7 @@ use super::files::{at_source, at_text};
 use super::kaem::{Reader, Shell};
 use super::manifest::Kind;
 use super::plan::{Plan, Step};
-use super::scripts::{of_bash, of_kaem};
+use super::scripts::{next_start, of_bash, of_kaem};
 use super::sources::Distfile;
 use super::stage0::{self, Input, Stage0};
 use super::variables::Variables;
@@ -54,6 +54,7 @@ pub(crate) fn lower(
         .with("system", text(system(checkout, &arch).map_err(one)?));
     let kaem = if seeded {
         let stage0 = stage0::read(checkout, &arch, &arch_dir).map_err(one)?;
+        stage0::has_seed(checkout, &arch_dir).map_err(one)?;
         let (seed, variables) = lowerer.seed(&stage0, &arch_dir).map_err(one)?;
         set = set
             .with(
@@ -207,7 +208,7 @@ impl Lowerer<'_> {
         let entries = entries
             .map(|(name, _)| self.at(&format!("/{name}"), &format!("{}/{name}", stage0::DIR)));
         let whole = [
-            format!("/bootstrap-seeds/POSIX/{arch_dir}/kaem-optional-seed"),
+            format!("/{}", stage0::seed(arch_dir)),
             format!("/kaem.{arch}"),
         ];
         let check = stage0.answers.iter().map(|path| {
@@ -272,10 +273,7 @@ impl Lowerer<'_> {
         files.push(placed("/M2libc", &format!("{}/M2libc", stage0::DIR)));
         files.push(placed(
             "/init",
-            &format!(
-                "{}/bootstrap-seeds/POSIX/{arch_dir}/kaem-optional-seed",
-                stage0::DIR
-            ),
+            &format!("{}/{}", stage0::DIR, stage0::seed(arch_dir)),
         ));
         files.extend(self.config()?);
         let mut layers = vec![
@@ -394,6 +392,10 @@ impl Lowerer<'_> {
         // It runs the generator again, which must not find the steps after it.
         if step.kind == Kind::Improve && step.name == "reconfigure" {
             layers.push(at_text(&format!("{tree}/manifest"), "\n"));
+        }
+        if step.kind == Kind::Jump {
+            let (at, content) = next_start(step);
+            layers.push(at_text(&at, &content));
         }
         if bash && !self.seeded {
             let cfg = self.variables(step)?.to_cfg();

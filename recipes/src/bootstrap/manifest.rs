@@ -181,7 +181,7 @@ fn directive(
         }
     }
     let place = line.words[1].place.start..line.words[at - 1].place.end;
-    if words.get(at).is_some() && predicate(&words, at, variables)?.0 != "True" {
+    if words.get(at).is_some() && !last_predicate(&words, at, variables)? {
         return Ok(None);
     }
     Ok(Some(Directive {
@@ -208,11 +208,28 @@ fn define(words: &Words<'_, '_>, variables: &mut Variables) -> Result<()> {
         "(" => predicate(words, 3, variables)?,
         word => (word.to_owned(), 4),
     };
-    if words.get(rest).is_some() && predicate(words, rest, variables)?.0 != "True" {
+    if words.get(rest).is_some() && !last_predicate(words, rest, variables)? {
         return Ok(());
     }
     variables.define(name, &value);
     Ok(())
+}
+
+/// Whether what ends a line holds. Upstream's generator does not look at what comes behind it, which then means nothing to it.
+fn last_predicate(words: &Words<'_, '_>, at: usize, variables: &Variables) -> Result<bool> {
+    let (value, rest) = predicate(words, at, variables)?;
+    match words.get(rest) {
+        None => Ok(value == "True"),
+        Some(word) => {
+            let message = format!("the line goes on after its predicate, with {}", said(word));
+            let problem = words.wrong(rest, message, "this would not be looked at");
+            Err(if word == "(" {
+                Box::new(problem.help("a line has one predicate: `( A == B && C == D )`"))
+            } else {
+                problem
+            })
+        }
+    }
 }
 
 /// `( ... )`: its value, and the index of the word behind it.
@@ -223,7 +240,8 @@ fn predicate(words: &Words<'_, '_>, at: usize, variables: &Variables) -> Result<
     }
     let truth = |is: bool| if is { "True" } else { "False" }.to_owned();
     let mut terms: Vec<(String, bool)> = Vec::new();
-    let mut at = at + 1;
+    let begin = at + 1;
+    let mut at = begin;
     // Terms are kept with the operator behind them, and put together from the right.
     loop {
         let left = words.need(at, "a variable or a word")?;
@@ -265,6 +283,11 @@ fn predicate(words: &Words<'_, '_>, at: usize, variables: &Variables) -> Result<
             }
         }
         at += 1;
+    }
+    // It would be another word, and the step be left out without a word.
+    if let Some(tab) = (begin..at).find(|at| words.get(*at).is_some_and(|text| text.contains('\t')))
+    {
+        return Err(words.wrong(tab, "a tab within a predicate", "this tab"));
     }
     let (mut value, _) = terms.pop().unwrap_or_default();
     for (left, is_or) in terms.into_iter().rev() {

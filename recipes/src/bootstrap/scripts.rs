@@ -135,28 +135,9 @@ impl<'a> Writer<'a> {
                 generation += 1;
                 text.push_str(&format!("bash {next}\n"));
             } else if step.kind == Kind::Jump {
-                let script = step.script.as_deref().unwrap_or_default();
-                let n = number + 1;
-                let (before, call, name, after) = if generation > 0 {
-                    (
-                        format!("mv /init /init.bak\ncp /init.{n} /init\nchmod 755 /init\n"),
-                        format!(". /{tree}/{script}\n"),
-                        format!("init.{n}"),
-                        format!("#!/bin/bash\nbash {next}\n"),
-                    )
-                } else {
-                    (
-                        format!(
-                            "cp /kaem.run.{n} /kaem.run\ncp /usr/bin/kaem /init\nchmod 755 /init\n"
-                        ),
-                        format!("kaem --file /{tree}/{script}\n"),
-                        format!("kaem.run.{n}"),
-                        format!("set -ex\nkaem --file {next}\n"),
-                    )
-                };
-                text.push_str(&before);
-                text.push_str(&call);
-                self.files.insert(name, after);
+                let (name, after) = next_start(step);
+                self.files
+                    .insert(name.trim_start_matches('/').to_owned(), after);
             } else {
                 continue;
             }
@@ -169,7 +150,22 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// The lines of one step; those of a jump are written with the script that it leads to.
+/// What a jump puts in the place of what the machine starts with: the file that the generator leaves in the root for it, and its content,
+/// which runs the script that follows.
+pub(super) fn next_start(step: &Step) -> (String, String) {
+    let n = step.script_index + 1;
+    let next = format!("/{}/{n}.sh", step.tree);
+    if step.generation > 0 {
+        (format!("/init.{n}"), format!("#!/bin/bash\nbash {next}\n"))
+    } else {
+        (
+            format!("/kaem.run.{n}"),
+            format!("set -ex\nkaem --file {next}\n"),
+        )
+    }
+}
+
+/// The lines of one step.
 fn lines(step: &Step) -> String {
     let (tree, bash) = (&step.tree, step.generation > 0);
     let script = step.script.as_deref().unwrap_or_default();
@@ -182,7 +178,18 @@ fn lines(step: &Step) -> String {
         Kind::Improve if bash => format!(". /{tree}/{script}\n"),
         Kind::Improve => format!("kaem --file /{tree}/{script}\n"),
         Kind::Uninstall => format!("uninstall {}\n", step.name),
-        Kind::Jump => String::new(),
+        Kind::Jump => {
+            let (from, _) = next_start(step);
+            if bash {
+                format!(
+                    "mv /init /init.bak\ncp {from} /init\nchmod 755 /init\n. /{tree}/{script}\n"
+                )
+            } else {
+                format!(
+                    "cp {from} /kaem.run\ncp /usr/bin/kaem /init\nchmod 755 /init\nkaem --file /{tree}/{script}\n"
+                )
+            }
+        }
     }
 }
 
@@ -192,15 +199,7 @@ pub(super) fn of_kaem(step: &Step, variables: &Variables, env: &str) -> String {
     if step.tree != "steps" {
         header.push_str(&format!("SRCDIR=/{}\n", step.tree));
     }
-    let body = match step.kind {
-        Kind::Jump => format!(
-            "kaem --file /{}/{}\n",
-            step.tree,
-            step.script.as_deref().unwrap_or_default()
-        ),
-        _ => lines(step),
-    };
-    header + &body
+    header + &lines(step)
 }
 
 /// The same for bash. The number of jobs is set between what is read: it is of this machine, and in no file. An extension reads the
@@ -219,15 +218,7 @@ pub(super) fn of_bash(step: &Step, own_env: bool) -> String {
     let header = format!(
         "#!/bin/bash\nset -e\ncd /{tree}\n. {from}/bootstrap.cfg\n[ -z \"${{SOS_CORES}}\" ] || JOBS=${{SOS_CORES}}\nunset SOS_CORES\n. {env}/env\n{dir}. ./helpers.sh\n"
     );
-    let body = match step.kind {
-        Kind::Jump => format!(
-            ". /{}/{}\n",
-            step.tree,
-            step.script.as_deref().unwrap_or_default()
-        ),
-        _ => lines(step),
-    };
-    header + &body
+    header + &lines(step)
 }
 
 /// The strings of a text in C, those that stand side by side put together.

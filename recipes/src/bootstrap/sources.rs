@@ -174,7 +174,8 @@ fn source<'t>(words: &[(&'t str, Range<usize>)], whole: Range<usize>) -> Result<
     };
     let git = if is_git {
         let (git, place) = &words[1];
-        if !git.contains('~') {
+        let parts = git.rsplit_once('~');
+        if parts.is_none_or(|(repository, name)| repository.is_empty() || name.is_empty()) {
             let message = format!("`{git}` names no revision");
             return Err((message, place.clone(), "expected `REPOSITORY~REF`"));
         }
@@ -182,6 +183,13 @@ fn source<'t>(words: &[(&'t str, Range<usize>)], whole: Range<usize>) -> Result<
     } else {
         None
     };
+    if *url != "_" && !url.contains("://") {
+        return Err((
+            format!("`{url}` is no address"),
+            url_place.clone(),
+            "expected `SCHEME://…`, or `_` for none",
+        ));
+    }
     let is_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
     if sha256.len() != 64 || !sha256.bytes().all(is_hex) {
         let upper = sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_hexdigit());

@@ -121,6 +121,33 @@ fn fetched(checkout: &Checkout<'_>, arch: &str) -> Result<()> {
     Ok(())
 }
 
+/// The first program of all, below the directory of stage0.
+pub(super) fn seed(arch_dir: &str) -> String {
+    format!("bootstrap-seeds/POSIX/{arch_dir}/kaem-optional-seed")
+}
+
+/// Looks for the first program.
+///
+/// # Errors
+/// `bootstrap-missing`: upstream knows the directory of few architectures by itself, and takes the name of the others for that of theirs.
+pub(super) fn has_seed(checkout: &Checkout<'_>, arch_dir: &str) -> Result<()> {
+    let path = format!("{DIR}/{}", seed(arch_dir));
+    if checkout.resolve(&path)?.is_some() {
+        return Ok(());
+    }
+    let problem = checkout.missing(&path);
+    let known = checkout.list(&format!("{DIR}/bootstrap-seeds/POSIX"))?;
+    let other = known
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(arch_dir));
+    Err(Box::new(match other {
+        Some((name, _)) => problem.help(format!(
+            "`--set ARCH_DIR={name}` names the one that is there"
+        )),
+        None => problem,
+    }))
+}
+
 fn is_check(command: &Command) -> bool {
     let program = command.argv.first().and_then(|w| w.rsplit('/').next());
     program == Some("sha256sum") && command.argv.iter().any(|w| w == "-c")

@@ -42,7 +42,8 @@ pub(super) fn apply(
     for step in &plan.steps {
         match step {
             Step::Table { .. } => {}
-            Step::Mend => device.mend()?,
+            Step::Mend => device.mend(None)?,
+            Step::Identify { id } => device.mend(Some(*id))?,
             Step::Partition { name, .. } => partition(sources, spec, device, &table, plan, name)?,
             Step::Remove { path } => on_volume(spec, device, &table, |volume| volume.remove(path))?,
             Step::File { path } => {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use sos_engine::BuilderError;
 use sos_formats::gpt::{self, GptError, Partition, Table};
+use sos_formats::uuid::Uuid;
 
 use super::{claim, refused};
 use crate::filesystem::FileImage;
@@ -99,8 +100,7 @@ impl Device {
 
     /// Its partition table; none when it has none at all.
     pub(in crate::disk) fn table(&self) -> Result<Option<Table>, BuilderError> {
-        let (head, tail) = self.ends()?;
-        match Table::decode(&head, &tail, self.size / gpt::SECTOR) {
+        match self.decoded()? {
             Ok(table) => Ok(Some(table)),
             Err(GptError::Missing) => Ok(None),
             Err(error) => {
@@ -110,6 +110,12 @@ impl Device {
                     .into())
             }
         }
+    }
+
+    /// Its partition table, or why it has none that can be used.
+    pub(in crate::disk) fn decoded(&self) -> Result<Result<Table, GptError>, BuilderError> {
+        let (head, tail) = self.ends()?;
+        Ok(Table::decode(&head, &tail, self.size / gpt::SECTOR))
     }
 
     fn ends(&self) -> Result<(Vec<u8>, Vec<u8>), BuilderError> {
@@ -126,16 +132,17 @@ impl Device {
         self.size - gpt::TAIL_BYTES as u64
     }
 
-    /// What of its partition table is damaged, in words.
-    pub(in crate::disk) fn damage(&self) -> Result<Vec<&'static str>, BuilderError> {
+    /// What of its partition table is damaged or of another disk's size, in words.
+    pub(in crate::disk) fn damage(&self) -> Result<Vec<String>, BuilderError> {
         let (head, tail) = self.ends()?;
         Ok(Table::damage(&head, &tail, self.size / gpt::SECTOR))
     }
 
-    /// Writes both copies of the partition table from the sound one.
-    pub(in crate::disk) fn mend(&self) -> Result<(), BuilderError> {
+    /// Writes both copies of the partition table from the sound one, with another id of the disk where one is given.
+    pub(in crate::disk) fn mend(&self, disk: Option<Uuid>) -> Result<(), BuilderError> {
         let (head, tail) = self.ends()?;
-        let Some((head, tail)) = Table::mended(&head, &tail, self.size / gpt::SECTOR) else {
+        let sectors = self.size / gpt::SECTOR;
+        let Some((head, tail)) = Table::mended(&head, &tail, sectors, disk) else {
             return Ok(());
         };
         self.file

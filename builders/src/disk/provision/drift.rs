@@ -6,7 +6,8 @@ use std::io::Read;
 use std::os::unix::fs::FileExt as _;
 
 use sos_engine::BuilderError;
-use sos_formats::gpt::{self, Partition, Table};
+use sos_formats::gpt::{self, GptError, Partition, Table};
+use sos_formats::uuid::Uuid;
 
 use super::super::assemble;
 use super::super::esp;
@@ -43,6 +44,8 @@ pub struct Difference {
 pub(super) enum Repair {
     /// Both copies of the partition table from the sound one.
     Table,
+    /// The id of the disk, in both copies.
+    Id(Uuid),
     /// A file that all versions have in common.
     Shared(String),
     /// A file of the version, by its path on the device.
@@ -71,13 +74,26 @@ pub(super) fn drift(
 ) -> Result<Report, BuilderError> {
     let mut report = Report::default();
     let mut found = Vec::new();
-    let Some(table) = device.table()? else {
-        found.push(difference("the device", "has no partition table", LAYOUT));
-        report.differences = found;
-        return Ok(report);
+    let table = match device.decoded()? {
+        Ok(table) => table,
+        Err(error) => {
+            let how = match error {
+                GptError::Missing => "has no partition table".to_owned(),
+                error => format!("has a partition table that cannot be used: {error}"),
+            };
+            found.push(difference("the device", &how, LAYOUT));
+            report.differences = found;
+            return Ok(report);
+        }
     };
     for how in device.damage()? {
-        found.push(difference("the device", how, Repair::Table));
+        found.push(difference("the device", &how, Repair::Table));
+    }
+    if let Ok(id) = spec.uuid.parse::<Uuid>()
+        && id != table.disk
+    {
+        let how = format!("has the id {} instead of {id}", table.disk);
+        found.push(difference("the device", &how, Repair::Id(id)));
     }
     for attrs in &spec.partitions {
         match of_partition(&table, &attrs.uuid) {
@@ -308,7 +324,7 @@ fn of_ext4(
     let other = || Repair::None("what is in it may be wanted");
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&block[UUID]);
-    let uuid = sos_formats::uuid::Uuid(uuid);
+    let uuid = Uuid(uuid);
     if !attrs
         .filesystem_uuid
         .eq_ignore_ascii_case(&uuid.to_string())

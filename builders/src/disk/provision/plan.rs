@@ -8,7 +8,7 @@ use sos_formats::gpt::Table;
 use sos_formats::uuid::Uuid;
 
 use super::super::{esp, sign};
-use super::apply::of_partition;
+use super::apply::{esp_of, of_partition};
 use super::device::Device;
 use super::drift::{Difference, Repair, drift};
 use super::entries::{Entry, counted, root_of, same};
@@ -26,6 +26,11 @@ pub enum Step {
     },
     /// The copies of the partition table are written from the sound one.
     Mend,
+    /// The disk gets an id, in both copies of the partition table.
+    Identify {
+        /// Its new id.
+        id: Uuid,
+    },
     /// The content of a partition is replaced.
     Partition {
         /// Its name.
@@ -55,6 +60,12 @@ impl fmt::Display for Step {
                 f,
                 "write both copies of the partition table from the sound one"
             ),
+            Self::Identify { id } => {
+                write!(
+                    f,
+                    "give the disk the id {id} in both copies of the partition table"
+                )
+            }
             Self::Partition { name, with } => write!(f, "write {with} to the partition `{name}`"),
             Self::Remove { path } => write!(f, "remove `{path}` from the EFI system partition"),
             Self::File { path } => write!(f, "write `{path}` to the EFI system partition"),
@@ -126,7 +137,27 @@ pub(super) fn plan(
             .into());
     }
     let found = drift(sources, spec, device)?;
+    if esp_of(spec, &table).is_err()
+        && let Some(plan) = of_table(&found.differences)
+    {
+        return Ok(plan);
+    }
     update(sources, spec, device, &table, wish, &found.differences)
+}
+
+/// What can be done to a device without an EFI system partition: its partition table is repaired. None when it is sound.
+fn of_table(found: &[Difference]) -> Option<Plan> {
+    let mut plan = Plan::default();
+    for difference in found {
+        match &difference.repair {
+            Repair::Table if plan.steps.contains(&Step::Mend) => {}
+            Repair::Table => plan.steps.push(Step::Mend),
+            Repair::Id(id) => plan.steps.push(Step::Identify { id: *id }),
+            Repair::None(why) => plan.left.push(format!("{difference}; {why}")),
+            _ => {}
+        }
+    }
+    (!plan.steps.is_empty()).then_some(plan)
 }
 
 fn names(table: &Table) -> String {
@@ -175,7 +206,7 @@ fn update(
     wish: Wish<'_>,
     found: &[Difference],
 ) -> Result<Plan, BuilderError> {
-    let esp = super::apply::esp_of(spec, table)?;
+    let esp = esp_of(spec, table)?;
     let volume = Volume::open(device, esp)?;
     let entries = Entry::of(&volume, &spec.image)?;
     let id = report::id(spec);
@@ -300,6 +331,7 @@ fn repair<'f>(
     for difference in found {
         let step = match &difference.repair {
             Repair::Table => Step::Mend,
+            Repair::Id(id) => Step::Identify { id: *id },
             Repair::Shared(path) | Repair::File(path) if is_unsigned(path)? => {
                 left(
                     difference,
@@ -328,7 +360,7 @@ fn repair<'f>(
     }
     // The table first: what follows is found by it. What starts a root comes behind the root.
     plan.steps.sort_by_key(|step| match step {
-        Step::Mend => 0,
+        Step::Mend | Step::Identify { .. } => 0,
         Step::Partition { .. } => 1,
         _ => 2,
     });

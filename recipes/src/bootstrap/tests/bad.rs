@@ -96,6 +96,10 @@ fn bad_manifests_say_where() {
             18,
             "the line ends where `)`, `&&` or `||` is expected",
         ),
+        // Another word, where one may be: upstream's generator leaves the step out.
+        ("build: a ( \tA == B )\n", 12, "a tab within a predicate"),
+        ("build: a ( A == B\t )\n", 18, "a tab within a predicate"),
+        ("define: V = ( A\t )\n", 16, "a tab within a predicate"),
     ] {
         let expect = format!("steps/manifest:1:{column} bootstrap-syntax: {found}");
         check(manifest, &expect);
@@ -107,6 +111,14 @@ fn bad_manifests_say_where() {
             "{manifest:?}"
         );
     }
+    check(
+        "build: a ( A == B ) ( C == D )\n",
+        "steps/manifest:1:21 bootstrap-syntax: the line goes on after its predicate, with `(`",
+    );
+    check(
+        "define: V = ( A ) ( A == B ) x\n",
+        "steps/manifest:1:30 bootstrap-syntax: the line goes on after its predicate, with `x`",
+    );
     check(
         "build: a  ( A == B )\n",
         "steps/manifest:1:10 bootstrap-syntax: expected `(`, found a second blank",
@@ -306,6 +318,14 @@ fn bad_sources_say_where() {
     check(
         &format!("g http://h/x.git~v1 _ {DIGEST}\n"),
         "steps/a/sources:1:21 bootstrap-sources: a source without address needs a name",
+    );
+    check(
+        &format!("g http://h/x.git~ _ {DIGEST} x\n"),
+        "steps/a/sources:1:3 bootstrap-sources: `http://h/x.git~` names no revision",
+    );
+    check(
+        &format!("f y {DIGEST} x\n"),
+        "steps/a/sources:1:3 bootstrap-sources: `y` is no address",
     );
     check(
         &format!("g http://h/x.git _ {DIGEST} x\n"),

@@ -77,3 +77,95 @@ fn a_partition_without_a_name_is_told_by_its_id() {
     let told = format!("a partition without a name ({id}): is no partition of the layout");
     assert_eq!(found, [told], "{}", said(&output));
 }
+
+#[test]
+fn another_id_of_the_disk_is_told_and_given_back() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    let (own, other) = (
+        Uuid::derived("test", "disk"),
+        Uuid::derived("test", "another disk"),
+    );
+    w.device().mend(Some(other)).expect("written");
+    assert_eq!(
+        w.drift(&spec("1")),
+        [format!("the device: has the id {other} instead of {own}")]
+    );
+    let plan = w.plan(&spec("1"), "");
+    assert_eq!(plan.steps, [Step::Identify { id: own }]);
+    assert_eq!(
+        plan.steps[0].to_string(),
+        format!("give the disk the id {own} in both copies of the partition table")
+    );
+    w.apply(&spec("1"), &plan);
+    assert!(w.drift(&spec("1")).is_empty(), "{:?}", w.drift(&spec("1")));
+    w.is_sound();
+    // Beside another difference of the table, and beside that of a new version.
+    w.device().mend(Some(other)).expect("written");
+    w.change(64 * MIB - 512, &[0; 512]);
+    let steps = w.plan(&spec("2"), "").steps;
+    assert_eq!(steps[..2], [Step::Mend, Step::Identify { id: own }]);
+    w.apply(&spec("2"), &w.plan(&spec("2"), ""));
+    assert!(w.drift(&spec("2")).is_empty(), "{:?}", w.drift(&spec("2")));
+    w.is_sound();
+}
+
+#[test]
+fn a_device_that_became_larger_or_smaller_is_told() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    let resize = |bytes: u64| {
+        let file = File::options().write(true).open(&w.path);
+        file.and_then(|file| file.set_len(bytes)).expect("resized");
+    };
+    let mut before = 64 * MIB;
+    // The partitions end at 57 MiB; the second copy of the table needs 33 sectors behind them.
+    for bytes in [100 * MIB, 57 * MIB + 33 * 512, 64 * MIB] {
+        resize(bytes);
+        assert_eq!(
+            w.drift(&spec("1")),
+            [format!(
+                "the device: its partition table is of a disk of {before} bytes, so that the second copy is not at the end"
+            )]
+        );
+        let plan = w.plan(&spec("1"), "");
+        assert_eq!(plan.steps, [Step::Mend]);
+        w.apply(&spec("1"), &plan);
+        assert!(w.drift(&spec("1")).is_empty(), "{:?}", w.drift(&spec("1")));
+        w.is_sound();
+        before = bytes;
+    }
+    // Without that room nothing is written over the end of the last partition.
+    resize(57 * MIB + 32 * 512);
+    let told = w.drift(&spec("1"));
+    assert_eq!(
+        told,
+        [
+            "the device: has a partition table that cannot be used: the partition `root-b` overlaps another one or does not fit on the disk"
+        ]
+    );
+    let error = plan(&w.fake, &spec("1"), &w.device(), Wish::default()).expect_err("refused");
+    assert!(format!("{error:?}").contains("provision-table"));
+}
+
+#[test]
+fn a_table_is_repaired_where_nothing_else_can_be() {
+    let w = World::new();
+    let mut bare = spec("1");
+    // Without what firmware looks into nothing tells which version is where.
+    bare.partitions.remove(0);
+    w.apply(&bare, &w.plan(&bare, ""));
+    let refused = || {
+        let error = plan(&w.fake, &bare, &w.device(), Wish::default()).expect_err("refused");
+        assert!(format!("{error:?}").contains("provision-no-esp"));
+    };
+    refused();
+    let file = File::options().write(true).open(&w.path);
+    file.and_then(|file| file.set_len(100 * MIB))
+        .expect("resized");
+    let plan = w.plan(&bare, "");
+    assert_eq!(plan.steps, [Step::Mend]);
+    w.apply(&bare, &plan);
+    assert!(w.drift(&bare).is_empty(), "{:?}", w.drift(&bare));
+    refused();
+}
