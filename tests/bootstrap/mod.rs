@@ -5,11 +5,13 @@ mod hidden;
 mod media;
 mod mirror;
 mod own;
+mod passes;
 mod resume;
 mod small;
 mod upstream;
 mod variables;
 mod watched;
+mod whose;
 
 use std::path::PathBuf;
 
