@@ -21,7 +21,7 @@
 use std::cmp::Reverse;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -330,10 +330,12 @@ impl Trees<'_> {
         lock_choice(&self.dir, self.control)
     }
 
-    /// The slots that may be used: all but those of other id maps.
+    /// The slots that may be used: all but those of other id maps, and of root, who once made some in stores of others.
     fn slots(&self) -> Result<Vec<Slot>, SandboxError> {
         let mut slots = slots(&self.dir)?;
-        slots.retain(|slot| slot.state(self.map) != State::Foreign);
+        let us = rustix::process::geteuid().as_raw();
+        let is_ours = |slot: &Slot| fs::metadata(&slot.dir).is_ok_and(|meta| meta.uid() == us);
+        slots.retain(|slot| is_ours(slot) && slot.state(self.map) != State::Foreign);
         Ok(slots)
     }
 
