@@ -47,6 +47,8 @@ struct StepAttrs {
     user: Option<String>,
     #[serde(default)]
     epoch: i64,
+    #[serde(default)]
+    timeless: bool,
     timeout: Option<u64>,
     tmpfs: Option<Vec<String>>,
     hostname: Option<String>,
@@ -224,6 +226,7 @@ fn plan(attempt: &Attempt<'_>, attrs: StepAttrs) -> Result<StepSpec, Stop> {
     spec.layers = shown(&attrs.layers)?;
     spec.copies = shown(&attrs.copies)?;
     spec.bare = attrs.bare;
+    spec.timeless = attrs.timeless;
     if let Some(cwd) = attrs.cwd {
         spec.cwd = PathBuf::from(cwd);
     }

@@ -105,11 +105,14 @@ pub(crate) fn explain(
     if !ended || problem.class != Class::BuildFailed {
         return Stop::Problem(problem);
     }
-    let seen = if spec.watch.is_empty() && !dirs.is_empty() {
-        again(attempt, spec, dirs, &problem).unwrap_or_default()
-    } else {
-        seen
-    };
+    if !spec.watch.is_empty() || dirs.is_empty() {
+        return Stop::Problem(Box::new(told(*problem, &owned(attempt, spec, seen))));
+    }
+    let took = attempt.took();
+    if !is_run_again(took, &problem) {
+        return Stop::Problem(Box::new(unseen(*problem)));
+    }
+    let seen = again(attempt, spec, dirs, took).unwrap_or_default();
     Stop::Problem(Box::new(told(*problem, &owned(attempt, spec, seen))))
 }
 
@@ -132,21 +135,31 @@ pub(crate) fn warn(attempt: &Attempt<'_>, spec: &StepSpec, seen: Watched) {
     });
 }
 
+/// Tells whether it is worth the time to see what a step looked for that failed after `took`.
+fn is_run_again(took: Duration, problem: &Diagnostic) -> bool {
+    let tells = || {
+        let text = problem.notes.join("\n").to_lowercase();
+        TELLING.iter().any(|words| text.contains(words))
+    };
+    took <= SHORT || took <= LONG && tells()
+}
+
+/// Says that nobody has looked, and how to see it.
+fn unseen(problem: Diagnostic) -> Diagnostic {
+    let (short, long) = (SHORT.as_secs(), LONG.as_secs() / 60);
+    with_advice(problem.note(format!(
+        "whether it looked for what it was not shown is not known: it is run again for that only if it fails within {short} s, or within {long} min with a message of something that is missing"
+    )))
+    .help("`--watch-steps` says what a step looks for in vain, however long it takes; each step takes longer with it")
+}
+
 /// Runs the step once more, watched. What it writes goes nowhere, and so does its log.
 fn again(
     attempt: &Attempt<'_>,
     spec: &StepSpec,
     dirs: &[PathBuf],
-    problem: &Diagnostic,
+    took: Duration,
 ) -> Option<Watched> {
-    let took = attempt.took();
-    let tells = || {
-        let text = problem.notes.join("\n").to_lowercase();
-        TELLING.iter().any(|words| text.contains(words))
-    };
-    if took > SHORT && !(took <= LONG && tells()) {
-        return None;
-    }
     let watched = StepSpec {
         watch: dirs.to_vec(),
         keep_failed: None,
@@ -207,8 +220,25 @@ fn told(mut problem: Diagnostic, seen: &Told) -> Diagnostic {
             list(&seen.devices)
         ));
     }
-    with_advice_on_devices(problem)
+    with_advice(problem)
 }
+
+/// Says what to do about what the log of a step tells, or what was seen.
+fn with_advice(problem: Diagnostic) -> Diagnostic {
+    with_advice_on_renames(with_advice_on_devices(problem))
+}
+
+/// Says what to do for a step that cannot move something to where it seems to be on the same file system.
+fn with_advice_on_renames(problem: Diagnostic) -> Diagnostic {
+    let tells = |note: &String| note.contains("nvalid cross-device link");
+    if !problem.notes.iter().any(tells) || problem.helps.iter().any(|help| help == RENAMES) {
+        return problem;
+    }
+    problem.help(RENAMES)
+}
+
+/// What to do about renames.
+const RENAMES: &str = "a directory that an earlier step has made cannot be renamed in a later one, and `/tmp` and `/run` are file systems of their own: copy it and remove the old one, as `mv` does (`cp -a OLD NEW && rm -r OLD`), or make a new directory and move what is in the old one, file by file";
 
 /// Says what to do for a step that cannot make a device, if its log or what was seen says so.
 fn with_advice_on_devices(problem: Diagnostic) -> Diagnostic {
@@ -270,6 +300,46 @@ mod tests {
         assert_eq!(
             foreign(seen, &spec).missing,
             ["/steps/ab/run", "/external/distfiles/y"]
+        );
+    }
+
+    #[test]
+    fn who_has_not_looked_says_so() {
+        let failed = |log: &str| {
+            Diagnostic::error("build-failed", Class::BuildFailed, "no")
+                .note(format!("the end of its log:\n{log}"))
+        };
+        let (quiet, telling) = (failed("make: error 2"), failed("cc: x.h: No such file"));
+        let more = Duration::from_millis(1);
+        assert!(is_run_again(SHORT, &quiet));
+        assert!(!is_run_again(SHORT + more, &quiet));
+        assert!(is_run_again(LONG, &telling));
+        assert!(!is_run_again(LONG + more, &telling));
+        let said = unseen(quiet);
+        assert!(
+            said.notes[1].contains("within 20 s, or within 10 min"),
+            "{}",
+            said.notes[1]
+        );
+        assert!(
+            said.helps[0].contains("`--watch-steps`"),
+            "{:?}",
+            said.helps
+        );
+    }
+
+    #[test]
+    fn renames_are_explained_once() {
+        let failed = |line: &str| {
+            let failed = Diagnostic::error("build-failed", Class::BuildFailed, "no");
+            with_advice(with_advice(failed.note(format!("its log:\n{line}"))))
+        };
+        let of_rename = failed("install: cannot rename `a': Invalid cross-device link");
+        assert_eq!(of_rename.helps, [RENAMES]);
+        assert!(
+            failed("ln: failed to create `a': File exists")
+                .helps
+                .is_empty()
         );
     }
 

@@ -64,6 +64,14 @@ pub enum StoreError {
     /// Something was to be written to a store that was opened for reading.
     #[error("the store is open for reading only")]
     ReadOnly,
+    /// Something was to be written to the store of somebody else by root, whose files the owner could neither read nor remove.
+    #[error("the store at {} is of user {owner}, and root does not write there", .root.display())]
+    Foreign {
+        /// The store.
+        root: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// A store path is not valid here.
     #[error("`{path}` is not in the store")]
     NotValid {
@@ -289,6 +297,7 @@ impl StoreError {
             Self::TooNew { .. } => "store-too-new",
             Self::NotAStore { .. } => "store-not-a-store",
             Self::ReadOnly => "store-read-only",
+            Self::Foreign { .. } => "store-foreign",
             Self::NotValid { .. } => "store-path-missing",
             Self::MissingReference { .. } => "store-reference-missing",
             Self::ReferenceCycle { .. } => "store-reference-cycle",
@@ -323,6 +332,7 @@ impl StoreError {
             | Self::TooNew { .. }
             | Self::NotAStore { .. }
             | Self::ReadOnly
+            | Self::Foreign { .. }
             | Self::MissingBlob { .. }
             | Self::MissingNode { .. }
             | Self::Corrupt { .. }
@@ -351,6 +361,9 @@ impl StoreError {
             }
             Self::TooNew { .. } => "use the newer sos, or another store root".to_owned(),
             Self::ReadOnly => "open the store where it is writable".to_owned(),
+            Self::Foreign { .. } => {
+                "run it as that user, or give root a store of its own with `--store`".to_owned()
+            }
             Self::SpecialFile { .. } => "leave it out with a filter, or remove it".to_owned(),
             Self::Changed { .. } => "run the command again when nothing writes there".to_owned(),
             Self::NotALink { .. } => "remove it, or choose another place for the link".to_owned(),

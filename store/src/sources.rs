@@ -50,7 +50,7 @@ impl Store {
             return if self.is_present(&path)? {
                 Ok(path)
             } else {
-                Err(StoreError::ReadOnly)
+                Err(self.db().refusal())
             };
         }
         let known = match looked.known {

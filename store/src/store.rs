@@ -92,7 +92,8 @@ impl Store {
     }
 
     /// Opens a store; makes it when the directory is empty or absent and writing is allowed. One on a read-only mount
-    /// is opened for queries, see [`Store::is_read_only`].
+    /// is opened for queries, see [`Store::is_read_only`], and so is one of another user by root: what root left there, the owner
+    /// could neither read nor remove.
     ///
     /// # Errors
     /// [`StoreError::TooNew`] when a newer sos wrote it, [`StoreError::NotAStore`] when the directory holds
@@ -104,11 +105,17 @@ impl Store {
             read_only,
         } = options;
         let root = resolve(&root)?;
-        // A store on a read-only mount still answers what is in it.
-        let read_only = read_only || (read_version(&root)?.is_some() && on_read_only_mount(&root));
+        // A store on a read-only mount still answers what is in it, and so does one of somebody else.
+        let is_there = read_version(&root)?.is_some();
+        let foreign = if is_there {
+            foreign_owner(&root)?
+        } else {
+            None
+        };
+        let read_only = read_only || foreign.is_some() || (is_there && on_read_only_mount(&root));
         let db = if read_only {
             match read_version(&root)? {
-                Some(_) => Db::open_read_only(&root)?,
+                Some(_) => Db::open_read_only(&root, foreign)?,
                 None => {
                     return Err(StoreError::NotAStore {
                         root,
@@ -209,7 +216,7 @@ impl Store {
 
     pub(crate) fn require_writable(&self) -> Result<()> {
         if self.inner.read_only {
-            Err(StoreError::ReadOnly)
+            Err(self.db().refusal())
         } else {
             Ok(())
         }
@@ -335,6 +342,16 @@ fn resolve(root: &Path) -> Result<PathBuf> {
 
 fn is_link(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink())
+}
+
+/// Returns whose a store is, if that is not root, and root asks. Others are kept out by its mode.
+fn foreign_owner(root: &Path) -> Result<Option<u32>> {
+    use std::os::unix::fs::MetadataExt;
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let owner = std::fs::metadata(root).at("look at", root)?.uid();
+    Ok((owner != 0).then_some(owner))
 }
 
 /// Takes away the rights of others on the root: there are setuid files of root filesystems below it.

@@ -64,6 +64,39 @@ fn a_step_may_do_what_it_likes_with_its_files() {
 }
 
 #[test]
+fn a_file_is_what_the_tree_pins_whatever_was_written_there() {
+    let Some(w) = with_mirror() else { return };
+    let see = |name: &str| format!("cat ${{DISTFILES}}/one.txt > ${{PREFIX}}/{name}\n");
+    write_tree(
+        &w,
+        &[
+            (
+                "steps/manifest",
+                "build: a\nbuild: b-1.0\nbuild: c\nimprove: x\n",
+            ),
+            (
+                "steps/a/pass1.sh",
+                "mkdir -p ${DISTFILES}; echo evil > ${DISTFILES}/one.txt\n",
+            ),
+            ("steps/b-1.0/sources", &line("one.txt", TEST)),
+            (
+                "steps/b-1.0/pass1.sh",
+                &(see("b") + "rm ${DISTFILES}/one.txt\n"),
+            ),
+            ("steps/c/sources", &line("one.txt", TEST)),
+            ("steps/c/pass1.sh", &see("c")),
+            ("steps/improve/x.sh", &see("x")),
+        ],
+    );
+    let (root, _) = build(&w);
+    for (name, text) in [("b", "test"), ("c", "test"), ("x", "evil\n")] {
+        assert_eq!(content(&w, &root, &format!("usr/{name}")), text, "{name}");
+    }
+    let kept = content(&w, &root, "external/distfiles/one.txt");
+    assert_eq!(kept, "evil\n");
+}
+
+#[test]
 fn who_cleans_up_sees_what_there_is_and_what_comes_later() {
     let Some(w) = with_mirror() else { return };
     // The last one is left out, and nobody has its file.

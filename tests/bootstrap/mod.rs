@@ -6,11 +6,13 @@ mod jump;
 mod media;
 mod mirror;
 mod own;
+mod passes;
 mod resume;
 mod small;
 mod upstream;
 mod variables;
 mod watched;
+mod whose;
 
 use std::path::PathBuf;
 

@@ -110,7 +110,7 @@ fn steps_run_one_after_the_other_and_see_only_what_is_theirs() {
         .to_owned();
     assert_eq!(content(&w, &root, "usr/a"), "one\n");
     assert_eq!(content(&w, &root, "usr/x"), "x\n");
-    // What a pass leaves in its directory is there in the next one, as it left it.
+    // What a pass makes and changes in its directory is there in the next one.
     assert_eq!(content(&w, &root, "usr/a2"), "left\none\nchanged\n");
     // Other steps are not to be seen.
     let seen = content(&w, &root, "usr/seen");

@@ -169,3 +169,14 @@ fn who_makes_devices_is_told_that_nobody_can() {
         "no step can make a device",
     ]);
 }
+
+#[test]
+fn who_is_told_of_another_device_learns_what_is_one() {
+    let Some(w) = world() else { return };
+    let link = "set -e; : > /tmp/file; ln /tmp/file ${PREFIX}/file\n";
+    w.write("tree/steps/improve/x.sh", link);
+    w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
+        "nvalid cross-device link",
+        "a directory that an earlier step has made cannot be renamed in a later one",
+    ]);
+}

@@ -18,12 +18,14 @@ use super::outcome::SandboxError;
 use super::protocol::{Captured, Op, WireKind};
 use super::worker::{Worker, from_wire};
 
-/// What becomes of times: those of the run and those after the epoch are the epoch.
+/// What becomes of times: those of the run and those after the epoch are the epoch, and if it is so, all others too.
 pub(super) struct Times {
     /// The epoch of the step.
     pub(super) epoch: i64,
     /// Seconds of the clock while the step ran.
     pub(super) run: RangeInclusive<i64>,
+    /// No other time stays.
+    pub(super) all: bool,
 }
 
 impl Times {
@@ -31,7 +33,7 @@ impl Times {
     fn of(&self, secs: i64) -> i64 {
         // An epoch may lie after the clock of this machine. What is between the two and not of the run, was set on
         // purpose (by an archive, by `touch`), and is the same on every machine.
-        if self.run.contains(&secs) {
+        if self.all || self.run.contains(&secs) {
             self.epoch
         } else {
             secs.min(self.epoch)
@@ -258,7 +260,7 @@ impl Layer<'_> {
             ) => *meta == of_layer(*mode) && self.is_content(from, *size, blob)?,
             _ => false,
         };
-        Ok(is_same && self.tree.get(path)?.is_none())
+        Ok(is_same && (self.below.is_instead(path) || self.tree.get(path)?.is_none()))
     }
 
     /// Tells whether a file has this content.
@@ -369,9 +371,16 @@ mod tests {
         let (past, future) = (100, 4_000);
         let check = |epoch, secs, expect| {
             let run = 999..=1_010;
-            assert_eq!(Times { epoch, run }.of(secs), expect, "{epoch} {secs}");
+            let times = |all| Times {
+                epoch,
+                run: run.clone(),
+                all,
+            };
+            assert_eq!(times(false).of(secs), expect, "{epoch} {secs}");
+            assert_eq!(times(true).of(secs), epoch, "{epoch} {secs}");
         };
         check(past, 50, 50);
+        check(past, -50, -50);
         check(past, 1_005, past);
         check(past, 5_000, past);
         check(future, 50, 50);

@@ -3,11 +3,16 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use sos_formats::hash::Blake3;
 
 use super::outcome::SandboxError;
 
 /// Steps see the ids 0 to 65535 on every machine, no more, so that a bigger range does not show.
 pub(crate) const STEP_IDS: u32 = 65_536;
+/// Hexadecimal digits of the name of a map.
+const NAME_CHARS: usize = 16;
 /// Where distributions put the programs that write id maps.
 const PROGRAM_DIRS: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin"];
 
@@ -135,6 +140,30 @@ pub(crate) fn step_maps() -> Result<(IdMap, IdMap), SandboxError> {
         map("/etc/subuid", uid.as_raw())?,
         map("/etc/subgid", gid.as_raw())?,
     ))
+}
+
+/// Names the ids that files of steps belong to, as this machine sees them: two processes with the same name can use each other's
+/// working trees. It is what the maps say, and what the ids outside are to who wrote them.
+pub(super) fn map_name() -> Result<&'static str, SandboxError> {
+    static NAME: OnceLock<String> = OnceLock::new();
+    if let Some(name) = NAME.get() {
+        return Ok(name);
+    }
+    let (users, groups) = step_maps()?;
+    let outer = ["uid_map", "gid_map"].map(|file| {
+        let path = format!("/proc/self/{file}");
+        fs::read_to_string(&path).map_err(|e| SandboxError::io(format!("read {path}"), e))
+    });
+    let [outer_users, outer_groups] = outer;
+    let maps = [users.text(), outer_users?, groups.text(), outer_groups?];
+    Ok(NAME.get_or_init(|| name_of(&maps)))
+}
+
+/// Makes one word of maps.
+fn name_of(maps: &[String; 4]) -> String {
+    let mut name = Blake3::of(maps.join("\0").as_bytes()).to_hex();
+    name.truncate(NAME_CHARS);
+    name
 }
 
 /// Finds `newuidmap` or `newgidmap` where only root could have put it.

@@ -1,6 +1,8 @@
-//! The lowest layer of the root of a step: files that the step may change, and that are no part of the root that it began with.
+//! Files that a step may change and that are no part of the root that it began with. They lie in the lowest layer of its root, where
+//! whatever the root has at such a path counts; copies that the root has something else in the place of lie above the root.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,6 +11,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use sos_formats::manifest::Meta;
+use sos_store::StoreError;
+use sos_store::rootfs::{KindView, RootTree};
 
 use super::outcome::SandboxError;
 use super::protocol::{Op, WireKind};
@@ -18,13 +22,18 @@ use super::worker::Worker;
 /// Entries of all layers of one step.
 const MAX_ENTRIES: usize = 1 << 20;
 
-/// What the layer holds.
+/// An overlay's note that a directory hides what the layers below have.
+const OPAQUE: (&[u8], &[u8]) = (b"user.overlay.opaque", b"y");
+
+/// What the layers hold.
 #[derive(Default)]
 pub(super) struct Below {
     /// By path, without a `/` at its beginning.
     entries: BTreeMap<Vec<u8>, Held>,
     /// Places, as those, below which nothing is a part of the root, whatever the step makes of it.
     copies: BTreeSet<Vec<u8>>,
+    /// Directories, as those, that are there for the sake of a copy, in the place of something else of the root.
+    instead: BTreeSet<Vec<u8>>,
 }
 
 /// One entry of the layer. It is of user 0 and has the epoch for its time.
@@ -57,6 +66,11 @@ impl Below {
         self.copies.contains(path)
     }
 
+    /// Tells whether a path is that of a directory in the place of something else, which the root keeps.
+    pub(super) fn is_instead(&self, path: &[u8]) -> bool {
+        self.instead.contains(path)
+    }
+
     /// Tells whether a path is that of a copy of the step's own, or below it.
     pub(super) fn is_of_copy(&self, path: &[u8]) -> bool {
         let mut ends = (0..path.len()).filter(|&at| path[at] == b'/');
@@ -65,39 +79,94 @@ impl Below {
     }
 }
 
-/// Copies every file of `layers` and `copies` below `dir`, an empty directory, as files of user 0 with the usual modes; later ones
-/// take the place of earlier ones, in the order of where they are shown. Returns what is there then.
+/// Where the files of a step go, and what it begins with.
+pub(super) struct Places<'a> {
+    /// An empty directory: the lowest layer.
+    pub(super) below: &'a Path,
+    /// The directory of the layer above the root, which may have mount points.
+    pub(super) above: &'a Path,
+    /// The root.
+    pub(super) root: &'a RootTree,
+}
+
+/// Copies every file of `layers` and `copies` as files of user 0 with the usual modes, later ones in the place of earlier ones, in
+/// the order of where they are shown. Returns what is there then.
+///
+/// They go below the root, so that what an earlier step made of such a file is what the next one finds. A copy must be there
+/// whatever the root has in its place: then it goes above.
 pub(super) fn fill(
     worker: &mut Worker,
-    dir: &Path,
+    places: &Places<'_>,
     layers: &[StepMount],
     copies: &[StepMount],
     epoch: i64,
 ) -> Result<Below, SandboxError> {
-    worker.base(dir)?;
-    let mut sorted: Vec<&StepMount> = layers.iter().chain(copies).collect();
-    sorted.sort_by(|a, b| a.inside.cmp(&b.inside));
+    let mut below = Below::default();
+    let mut sorted: Vec<(&Path, &StepMount)> = layers.iter().map(|l| (relative(l), l)).collect();
+    let mut hidden = Vec::new();
+    for copy in copies {
+        let inside = relative(copy).as_os_str().as_bytes();
+        match covered(places.root, inside)? {
+            Some(place) => {
+                below.copies.insert(place.clone());
+                hidden.push((place, copy));
+            }
+            None => {
+                below.copies.insert(inside.to_vec());
+                sorted.push((relative(copy), copy));
+            }
+        }
+    }
+    sorted.sort_by_key(|(inside, _)| *inside);
+    worker.base(places.below)?;
     let mut filler = Filler {
         worker,
         epoch,
-        below: Below::default(),
+        below,
         count: 0,
+        root: None,
     };
-    let copied = copies.iter().map(|copy| {
-        let inside = copy.inside.strip_prefix("/").unwrap_or(&copy.inside);
-        inside.as_os_str().as_bytes().to_vec()
-    });
-    filler.below.copies = copied.collect();
-    for layer in sorted {
-        let inside = layer.inside.strip_prefix("/").unwrap_or(&layer.inside);
+    for (inside, layer) in sorted {
         if let Some(parent) = inside.parent() {
             filler.parents(parent)?;
         }
         filler.copy(&layer.outside, inside)?;
     }
-    let below = filler.below;
-    worker.ask(&Op::Flush)?;
-    Ok(below)
+    filler.worker.ask(&Op::Flush)?;
+    if !hidden.is_empty() {
+        filler.worker.base(places.above)?;
+        filler.root = Some(places.root);
+        for (place, copy) in hidden {
+            filler.above(&place)?;
+            filler.copy(&copy.outside, Path::new(OsStr::from_bytes(&place)))?;
+        }
+        filler.worker.ask(&Op::Flush)?;
+    }
+    Ok(filler.below)
+}
+
+fn relative(mount: &StepMount) -> &Path {
+    mount.inside.strip_prefix("/").unwrap_or(&mount.inside)
+}
+
+/// Finds where a copy lies that would not be seen below the root: the root has something there, or on the way. A link on the way is
+/// followed, as programs of the step do.
+fn covered(root: &RootTree, path: &[u8]) -> Result<Option<Vec<u8>>, SandboxError> {
+    for end in (0..path.len()).filter(|&at| path[at] == b'/') {
+        match root.get(&path[..end])?.map(|entry| entry.kind) {
+            None => return Ok(None),
+            Some(KindView::Dir) => {}
+            Some(_) => {
+                return match root.resolve_parent(path) {
+                    Ok(place) => Ok(Some(place)),
+                    // It leads nowhere.
+                    Err(StoreError::RootPath { .. }) => Ok(Some(path.to_vec())),
+                    Err(other) => Err(other.into()),
+                };
+            }
+        }
+    }
+    Ok(root.get(path)?.map(|_| path.to_vec()))
 }
 
 struct Filler<'a> {
@@ -105,9 +174,33 @@ struct Filler<'a> {
     epoch: i64,
     below: Below,
     count: usize,
+    /// The root, where what is made lies above it.
+    root: Option<&'a RootTree>,
 }
 
 impl Filler<'_> {
+    /// Makes the directories on the way to a place above the root as the root has them.
+    fn above(&mut self, place: &[u8]) -> Result<(), SandboxError> {
+        let ends = (0..place.len()).filter(|&at| place[at] == b'/');
+        for end in std::iter::once(0).chain(ends) {
+            let dir = &place[..end];
+            let found = self.root.map(|root| root.get(dir)).transpose()?.flatten();
+            match found {
+                Some(entry) if entry.kind == KindView::Dir => {
+                    self.worker.put(dir, entry.meta, WireKind::Dir, None)?;
+                }
+                found => {
+                    if found.is_some() {
+                        self.below.instead.insert(dir.to_vec());
+                    }
+                    let dir = Path::new(OsStr::from_bytes(dir));
+                    self.put(dir, 0o755, WireKind::Dir, None, Held::Dir)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn parents(&mut self, dir: &Path) -> Result<(), SandboxError> {
         let mut all: Vec<&Path> = dir.ancestors().collect();
         // The last one is the layer itself.
@@ -175,11 +268,16 @@ impl Filler<'_> {
         content: Option<&OwnedFd>,
         held: Held,
     ) -> Result<(), SandboxError> {
-        let meta = Meta {
+        let mut meta = Meta {
             mode,
             mtime_secs: self.epoch,
             ..Meta::default()
         };
+        if held == Held::Dir && self.root.is_some() {
+            // Of a copy that is a directory nothing else is to be seen.
+            let (name, value) = OPAQUE;
+            meta.xattrs.insert(name.to_vec(), value.to_vec());
+        }
         let path = path.as_os_str().as_bytes();
         self.below.entries.insert(path.to_vec(), held);
         self.worker.put(path, &meta, kind, content)

@@ -17,7 +17,7 @@ use crate::clock::{Clock, SystemClock};
 
 use super::capture::{self, Times};
 use super::converse::{Streams, converse};
-use super::layer::{self, Below};
+use super::layer::{self, Below, Places};
 use super::outcome::{Control, Exit, SandboxError};
 use super::protocol::Op;
 use super::run::run;
@@ -86,6 +86,8 @@ pub struct StepSpec {
     pub user: (u32, u32),
     /// Times after this and times of the run become this; also `SOURCE_DATE_EPOCH`.
     pub epoch: i64,
+    /// Times that the step sets before it become the epoch, too: what it writes has no other time.
+    pub timeless: bool,
     /// Directories covered with memory filesystems.
     pub tmpfs: Vec<PathBuf>,
     /// Host name.
@@ -122,6 +124,7 @@ impl StepSpec {
             cwd: PathBuf::from("/"),
             user: (0, 0),
             epoch,
+            timeless: false,
             tmpfs: vec![PathBuf::from("/tmp"), PathBuf::from("/run")],
             hostname: "localhost".to_owned(),
             network: false,
@@ -380,7 +383,7 @@ pub fn converse_in_step(
     let root = first_root(store, spec)?;
     let tree = tree::acquire(store, &root, &mut worker, control)?;
     let place = Place::with(store.temp_dir("shell")?, kept)?;
-    let exit = prepare(spec, &tree, &place, &mut worker)
+    let exit = prepare(store, spec, &root, &tree, &place, &mut worker)
         .and_then(|(plan, _)| converse(&plan, streams, control));
     let removed = worker.remove_tree(&place.overlay);
     let exit = exit?;
@@ -462,7 +465,9 @@ impl Place {
 
 /// Makes what the sandbox of a step needs, and plans it; also what lies below the root.
 fn prepare(
+    store: &Store,
     spec: &StepSpec,
+    root: &Blake3,
     tree: &WorkTree,
     place: &Place,
     worker: &mut Worker,
@@ -485,15 +490,12 @@ fn prepare(
     let mut lower = vec![place.stubs(), tree.path()];
     let mut below = Below::default();
     if !spec.layers.is_empty() || !spec.copies.is_empty() {
-        // Below the root, so that what an earlier step made of such a file is what the next one finds, and so that directories
-        // have the owners and modes of the root.
-        below = layer::fill(
-            worker,
-            &place.layer(),
-            &spec.layers,
-            &spec.copies,
-            spec.epoch,
-        )?;
+        let places = Places {
+            below: &place.layer(),
+            above: &place.stubs(),
+            root: &RootTree::load(store, root)?,
+        };
+        below = layer::fill(worker, &places, &spec.layers, &spec.copies, spec.epoch)?;
         lower.push(place.layer());
     }
     let shape = Shape::Step {
@@ -525,7 +527,7 @@ fn in_tree(
     control: &Control,
 ) -> Result<StepOutcome, SandboxError> {
     let since = clock_secs();
-    let (plan, below) = prepare(spec, tree, place, worker)?;
+    let (plan, below) = prepare(store, spec, root, tree, place, worker)?;
     let outcome = run(&plan, log, control)?;
     let mut result = StepOutcome {
         exit: outcome.exit,
@@ -554,6 +556,7 @@ fn in_tree(
             let times = Times {
                 epoch: spec.epoch,
                 run: since.saturating_sub(1)..=clock_secs(),
+                all: spec.timeless,
             };
             let (root, notes) = capture::apply(store, root, worker, &place.upper(), &below, times)?;
             result.root = Some(root);

@@ -4,11 +4,14 @@
 //! work                   0700: a setuid program in a tree would give others the caller's rights
 //!   lock                 held while slots are chosen
 //!   <n>/lock             shared: the tree is in use; exclusive: it is being changed
-//!   <n>/state            "ready-2 <root id>" or "changing <root id>"
+//!   <n>/state            "ready-2 <root id> <map>" or "changing <root id> <map>"
 //!   <n>/tree/            the files
 //!   <n>/next-<root id>/  the upper layer of a step that made that root of this one
 //!   gone-<n>/            a slot that a garbage collection removes
 //! ```
+//! The files of a tree belong to ids of this machine: `map` is the name of what leads there ([`ids::map_name`]). Who has another one
+//! leaves the tree alone, and makes one of their own.
+//!
 //! A tree is what its state says only while that is `ready-2`. Whoever is killed in the middle leaves `changing` and
 //! no lock, and the next one who takes the slot begins with an empty tree.
 //!
@@ -18,7 +21,7 @@
 use std::cmp::Reverse;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -28,6 +31,7 @@ use sos_formats::manifest::Root;
 use sos_store::Store;
 
 use super::difference;
+use super::ids;
 use super::outcome::{Control, SandboxError};
 use super::worker::Worker;
 
@@ -87,6 +91,8 @@ struct Slot {
 enum State {
     Ready(Blake3),
     Changing(Blake3),
+    /// Of another id map.
+    Foreign,
     Unknown,
 }
 
@@ -108,14 +114,14 @@ impl Slot {
         Ok(list(&self.dir)?.into_iter().filter(is_next).collect())
     }
 
-    fn state(&self) -> State {
+    fn state(&self, map: &str) -> State {
         let text = fs::read_to_string(self.dir.join("state")).unwrap_or_default();
-        parse_state(&text)
+        parse_state(&text, map)
     }
 
-    fn set_state(&self, state: &str, root: &Blake3) -> Result<(), SandboxError> {
+    fn set_state(&self, state: &str, root: &Blake3, map: &str) -> Result<(), SandboxError> {
         let (new, at) = (self.dir.join("state.new"), self.dir.join("state"));
-        fs::write(&new, format!("{state} {root}\n"))
+        fs::write(&new, format!("{state} {root} {map}\n"))
             .and_then(|()| fs::rename(&new, &at))
             .map_err(|e| SandboxError::io(format!("write {}", at.display()), e))
     }
@@ -131,11 +137,17 @@ impl Slot {
     }
 }
 
-fn parse_state(text: &str) -> State {
-    let Some((state, root)) = text.trim_end().split_once(' ') else {
+fn parse_state(text: &str, map: &str) -> State {
+    // A file that was cut short has no line.
+    let words = text
+        .strip_suffix('\n')
+        .map(|line| line.split(' ').collect());
+    let words: Vec<&str> = words.unwrap_or_default();
+    let [state, root, of] = words[..] else {
         return State::Unknown;
     };
     match (state, root.parse()) {
+        (_, Ok(Blake3(_))) if of != map => State::Foreign,
         (READY, Ok(root)) => State::Ready(root),
         ("changing", Ok(root)) => State::Changing(root),
         _ => State::Unknown,
@@ -187,6 +199,7 @@ pub(super) fn acquire(
     let trees = Trees {
         store,
         dir: store.work_dir(),
+        map: ids::map_name()?,
         control,
     };
     fs::DirBuilder::new()
@@ -307,6 +320,8 @@ fn lock_choice(work: &Path, control: &Control) -> Result<File, SandboxError> {
 struct Trees<'a> {
     store: &'a Store,
     dir: PathBuf,
+    /// The name of the id map of this process.
+    map: &'static str,
     control: &'a Control,
 }
 
@@ -315,14 +330,19 @@ impl Trees<'_> {
         lock_choice(&self.dir, self.control)
     }
 
+    /// The slots that may be used: all but those of other id maps, and of root, who once made some in stores of others.
     fn slots(&self) -> Result<Vec<Slot>, SandboxError> {
-        slots(&self.dir)
+        let mut slots = slots(&self.dir)?;
+        let us = rustix::process::geteuid().as_raw();
+        let is_ours = |slot: &Slot| fs::metadata(&slot.dir).is_ok_and(|meta| meta.uid() == us);
+        slots.retain(|slot| is_ours(slot) && slot.state(self.map) != State::Foreign);
+        Ok(slots)
     }
 
     fn choose(&self, root: &Blake3, worker: &mut Worker) -> Result<Choice, SandboxError> {
         let slots = self.slots()?;
         for slot in &slots {
-            match slot.state() {
+            match slot.state(self.map) {
                 State::Ready(id) if id == *root => {
                     let lock = slot.open_lock()?;
                     if try_lock(&lock, FlockOperation::NonBlockingLockShared)? {
@@ -357,13 +377,13 @@ impl Trees<'_> {
             }
         }
         let was_made_of = |slot: &Slot| {
-            matches!(slot.state(), State::Ready(old) if self.store.get_root(&old).is_ok())
+            matches!(slot.state(self.map), State::Ready(old) if self.store.get_root(&old).is_ok())
                 && slot.next(root).is_dir()
         };
         if let Some(at) = free.iter().position(|(slot, _)| was_made_of(slot)) {
             let (slot, lock) = free.swap_remove(at);
-            if let State::Ready(old) = slot.state() {
-                slot.set_state("changing", root)?;
+            if let State::Ready(old) = slot.state(self.map) {
+                slot.set_state("changing", root, self.map)?;
                 return Ok(Choice::Change(slot, lock, Some(old)));
             }
         }
@@ -379,16 +399,21 @@ impl Trees<'_> {
                 || cost <= difference::cost(self.store, None, &new, cost.saturating_mul(2))? / 2)
         {
             let (slot, lock) = free.swap_remove(at);
-            slot.set_state("changing", root)?;
+            slot.set_state("changing", root, self.map)?;
             return Ok(Choice::Change(slot, lock, Some(id)));
         }
         // A new tree is cheaper. Slots that hold nothing usable come first, then those not used for longest.
-        free.sort_by_key(|(slot, _)| (matches!(slot.state(), State::Ready(_)), slot.last_used()));
+        free.sort_by_key(|(slot, _)| {
+            (
+                matches!(slot.state(self.map), State::Ready(_)),
+                slot.last_used(),
+            )
+        });
         let mut free = free.into_iter();
         let mut over = (used + 1).saturating_sub(MAX_TREES);
         let mut chosen = None;
         for (slot, lock) in free.by_ref() {
-            let usable = matches!(slot.state(), State::Ready(_));
+            let usable = matches!(slot.state(self.map), State::Ready(_));
             if usable && over == 0 {
                 break;
             }
@@ -403,7 +428,7 @@ impl Trees<'_> {
             Some(chosen) => chosen,
             None => self.new_slot()?,
         };
-        slot.set_state("changing", root)?;
+        slot.set_state("changing", root, self.map)?;
         Ok(Choice::Change(slot, lock, None))
     }
 
@@ -416,7 +441,7 @@ impl Trees<'_> {
     ) -> Option<(u64, usize, Blake3)> {
         let mut best = None;
         for (at, (slot, _)) in free.iter().enumerate() {
-            let State::Ready(id) = slot.state() else {
+            let State::Ready(id) = slot.state(self.map) else {
                 continue;
             };
             // A manifest that was collected can be no starting point.
@@ -488,7 +513,7 @@ impl Trees<'_> {
         for next in slot.nexts()? {
             worker.remove_tree(&next)?;
         }
-        slot.set_state(READY, root)
+        slot.set_state(READY, root, self.map)
     }
 }
 
@@ -508,17 +533,20 @@ mod tests {
     #[test]
     fn only_whole_states_count() {
         let id = Blake3::of(b"x");
-        assert_eq!(parse_state(&format!("{READY} {id}\n")), State::Ready(id));
+        let parse = |text: &str| parse_state(text, "map");
+        let text = format!("{READY} {id} map\n");
+        assert_eq!(parse(&text), State::Ready(id));
         // Of an older sos.
-        assert_eq!(parse_state(&format!("ready {id}\n")), State::Unknown);
-        assert_eq!(
-            parse_state(&format!("changing {id}\n")),
-            State::Changing(id)
-        );
-        let text = format!("{READY} {id}");
-        for cut in 0..text.len() {
-            assert_eq!(parse_state(&text[..cut]), State::Unknown);
+        assert_eq!(parse(&format!("ready {id} map\n")), State::Unknown);
+        assert_eq!(parse(&format!("{READY} {id}\n")), State::Unknown);
+        assert_eq!(parse(&format!("changing {id} map\n")), State::Changing(id));
+        for state in [READY, "changing"] {
+            let of_others = format!("{state} {id} other\n");
+            assert_eq!(parse(&of_others), State::Foreign);
         }
-        assert_eq!(parse_state("gone x"), State::Unknown);
+        for cut in 0..text.len() {
+            assert_eq!(parse(&text[..cut]), State::Unknown);
+        }
+        assert_eq!(parse("gone x map\n"), State::Unknown);
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 mod exact;
+mod layers;
 mod nix;
 mod orphans;
 mod step;
@@ -27,7 +28,14 @@ fn main() {
         Some(orphans::ARGUMENT) => return orphans::be_killed(&arguments[1..]),
         _ => {}
     }
-    let tests: Vec<Test> = [nix::TESTS, step::TESTS, exact::TESTS, orphans::TESTS].concat();
+    let tests: Vec<Test> = [
+        nix::TESTS,
+        step::TESTS,
+        layers::TESTS,
+        exact::TESTS,
+        orphans::TESTS,
+    ]
+    .concat();
     let filters: Vec<&String> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
     let exact = arguments.iter().any(|a| a == "--exact");
     let chosen: Vec<Test> = tests

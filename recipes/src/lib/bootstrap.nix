@@ -126,6 +126,7 @@ let
       files = plan.seed.cfg;
     }}";
     inherit (plan.seed) command env;
+    timeless = true;
     layers = places plan.seed.layers;
   });
 
@@ -169,6 +170,8 @@ let
         inherit (one) script env watch;
         shell = if shell != null then shell else one.shell;
         parallel = if one.parallel then true else null;
+        # A time before the epoch is mostly that of a time zone.
+        timeless = true;
         layers = places one.layers;
         # Its own copies: it may change and remove them, and they are in no root.
         copies = inOrder root one.name (placeOf one) one.distfiles;

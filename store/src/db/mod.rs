@@ -89,6 +89,8 @@ pub(crate) struct Db {
     mode: Mode,
     writer: Mutex<Connection>,
     readers: Mutex<Vec<Connection>>,
+    /// The store and whose it is, where that is why nothing is written.
+    foreign: Option<(PathBuf, u32)>,
 }
 
 thread_local! {
@@ -140,12 +142,13 @@ impl Db {
             file,
             mode: Mode::ReadWrite,
             writer: Mutex::new(writer),
+            foreign: None,
             readers: Mutex::default(),
         })
     }
 
-    /// Opens the database for queries only; works on a read-only mount.
-    pub(crate) fn open_read_only(root: &Path) -> Result<Self> {
+    /// Opens the database for queries only; works on a read-only mount. `foreign` is whose the store is, if that is why.
+    pub(crate) fn open_read_only(root: &Path, foreign: Option<u32>) -> Result<Self> {
         let file = root.join("db/sos.sqlite");
         let mut mode = Mode::ReadOnly;
         let connection = match connect(&file, mode)
@@ -171,6 +174,7 @@ impl Db {
             file,
             mode,
             writer: Mutex::new(connection),
+            foreign: foreign.map(|owner| (root.to_owned(), owner)),
             readers: Mutex::default(),
         })
     }
@@ -241,10 +245,21 @@ impl Db {
         }
     }
 
+    /// Says why nothing is written.
+    pub(crate) fn refusal(&self) -> StoreError {
+        match &self.foreign {
+            Some((root, owner)) => StoreError::Foreign {
+                root: root.clone(),
+                owner: *owner,
+            },
+            None => StoreError::ReadOnly,
+        }
+    }
+
     /// Runs one write transaction; everything or nothing of it happens.
     pub(crate) fn write<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         if self.mode != Mode::ReadWrite {
-            return Err(StoreError::ReadOnly);
+            return Err(self.refusal());
         }
         let mut writer = lock(&self.writer);
         let write = || {
@@ -259,7 +274,7 @@ impl Db {
     /// Opens another writing connection, for a collection.
     pub(crate) fn open_for_gc(&self) -> Result<GcConnection> {
         if self.mode != Mode::ReadWrite {
-            return Err(StoreError::ReadOnly);
+            return Err(self.refusal());
         }
         self.named(connect(&self.file, Mode::ReadWrite))
             .map(GcConnection)
@@ -268,7 +283,7 @@ impl Db {
     /// Copies the write-ahead log back and cuts it, so that a full disk gets its room back.
     pub(crate) fn checkpoint(&self) -> Result<()> {
         if self.mode != Mode::ReadWrite {
-            return Err(StoreError::ReadOnly);
+            return Err(self.refusal());
         }
         let writer = lock(&self.writer);
         let done = writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
