@@ -15,6 +15,7 @@ use sos_engine::BuilderError;
 use sos_store::{PlainRemover, Remover as _};
 
 use super::directory::{failed, is_ended};
+use super::repository::sync;
 
 /// Stands between the name of what is being written and the process that writes it.
 const MARK: &[u8] = b".new-";
@@ -57,11 +58,19 @@ impl<'a> Draft<'a> {
         &self.path
     }
 
-    /// Gives what is written its name. Nothing gives way for it.
+    /// Gives what is written its name, when it is on the disk. Nothing gives way for it.
     ///
     /// # Errors
-    /// `Io` when there is something by now, or it cannot be renamed.
+    /// `Io` when there is something by now, or it cannot be written or renamed.
     pub fn finish(mut self) -> Result<(), BuilderError> {
+        let parent = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        // Without power a name must not lead to less than what it stands for. Who may write in a directory may not always read it.
+        if File::open(parent).is_ok() {
+            sync(parent)?;
+        }
         let renamed =
             rustix::fs::renameat_with(CWD, &self.path, CWD, self.dest, RenameFlags::NOREPLACE);
         let renamed = match renamed {
