@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::FallocateFlags;
 use sos_engine::BuilderError;
@@ -25,7 +25,13 @@ pub struct Device {
     /// In bytes.
     pub size: u64,
     is_block: bool,
+    /// What was written into parts, in order: where on the device, and what.
+    #[cfg(test)]
+    pub(super) written: Written,
 }
+
+#[cfg(test)]
+pub(super) type Written = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
 
 impl Device {
     /// Opens a block device or a file. To be written it is claimed, for as long as this lives: nothing else can mount a block device
@@ -94,6 +100,8 @@ impl Device {
             file: Arc::new(file),
             size: size - size % gpt::SECTOR,
             is_block,
+            #[cfg(test)]
+            written: Written::default(),
         })
     }
 
@@ -183,6 +191,10 @@ impl Device {
             start: partition.offset(),
             len: partition.size(),
             at: 0,
+            waiting: Vec::new(),
+            lost: Lost::default(),
+            #[cfg(test)]
+            written: Arc::clone(&self.written),
         }
     }
 
@@ -199,24 +211,72 @@ impl Device {
     }
 }
 
-/// A part of a file, read and written at its own position.
+/// What could not be written when nobody was there to be told.
+pub(super) type Lost = Arc<Mutex<Option<io::Error>>>;
+
+/// From so many bytes on they are written at once.
+const ONE_WRITE: usize = 512;
+
+/// A part of a file, read and written at its own position. Small writes that follow each other are one on the device: an entry of a
+/// directory, which others write field by field, is there as a whole or not at all.
 pub(in crate::disk) struct Part {
     file: Arc<File>,
     start: u64,
     len: u64,
     at: u64,
+    /// What is to be written in front of `at`.
+    waiting: Vec<u8>,
+    /// What the last write failed with, when this went away before.
+    pub(super) lost: Lost,
+    #[cfg(test)]
+    written: Written,
 }
 
 impl Part {
+    /// Waits until everything is on the disk.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.settle()?;
+        self.file.sync_data()
+    }
+
     fn room(&self, wanted: usize) -> usize {
         usize::try_from(self.len.saturating_sub(self.at))
             .unwrap_or(wanted)
             .min(wanted)
     }
+
+    fn put(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.start + at)?;
+        #[cfg(test)]
+        if let Ok(mut written) = self.written.lock() {
+            written.push((self.start + at, bytes.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// Writes what waits for more.
+    fn settle(&mut self) -> io::Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        match waiting.is_empty() {
+            true => Ok(()),
+            false => self.put(self.at - waiting.len() as u64, &waiting),
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if let Err(error) = self.settle()
+            && let Ok(mut lost) = self.lost.lock()
+        {
+            *lost = Some(error);
+        }
+    }
 }
 
 impl Read for Part {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.settle()?;
         let room = self.room(buffer.len());
         let count = self
             .file
@@ -232,12 +292,19 @@ impl Write for Part {
         if room == 0 && !bytes.is_empty() {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let count = self.file.write_at(&bytes[..room], self.start + self.at)?;
-        self.at += count as u64;
-        Ok(count)
+        if self.waiting.len() + room > ONE_WRITE {
+            self.settle()?;
+        }
+        if room >= ONE_WRITE {
+            self.put(self.at, &bytes[..room])?;
+        } else {
+            self.waiting.extend_from_slice(&bytes[..room]);
+        }
+        self.at += room as u64;
+        Ok(room)
     }
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.settle()
     }
 }
 
@@ -248,7 +315,11 @@ impl Seek for Part {
             SeekFrom::Current(by) => self.at.checked_add_signed(by),
             SeekFrom::End(by) => self.len.checked_add_signed(by),
         };
-        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        let at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        if at != self.at {
+            self.settle()?;
+            self.at = at;
+        }
         Ok(self.at)
     }
 }

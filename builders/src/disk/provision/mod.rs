@@ -6,12 +6,14 @@
 
 mod apply;
 mod claim;
+mod clusters;
 mod device;
 mod drift;
 mod entries;
 mod plan;
 mod report;
 mod room;
+mod slots;
 pub(in crate::disk) mod volume;
 
 #[cfg(test)]
