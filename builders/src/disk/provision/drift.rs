@@ -18,7 +18,7 @@ use super::entries::{Entry, same};
 use super::report::{Report, SlotState, id, next};
 use super::slots::root_id;
 use super::volume::{DAMAGED, Volume};
-use super::{Slot, Spec, room};
+use super::{Slot, Spec, room, slots};
 use crate::build::Build;
 use crate::filesystem::{FileImage, Image as _, Kind};
 
@@ -136,7 +136,7 @@ pub(super) fn drift(
             of_file(sources, &volume, path, from, repair, None, &mut found)?;
         }
     }
-    let entries = Entry::of(&volume, &spec.image)?;
+    let entries = slots::entries(spec, device, &table, &volume)?;
     for draft in entries.iter().filter(|entry| entry.is_draft) {
         let how = "is there as a draft only, which an update that was stopped has left";
         let repair = Repair::Finish(draft.path.clone());
@@ -289,7 +289,7 @@ fn not_compared(spec: &Spec, slot: Option<&Slot>, states: &[SlotState]) -> Vec<S
 }
 
 /// Whether a running system may write into the root of a slot, so that what is in it says nothing.
-fn is_written_to(spec: &Spec, slot: &Slot) -> bool {
+pub(super) fn is_written_to(spec: &Spec, slot: &Slot) -> bool {
     spec.filesystem == Kind::Ext4 && slot.images.is_empty()
 }
 

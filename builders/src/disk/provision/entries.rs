@@ -42,7 +42,7 @@ pub(super) struct Entry {
     version: String,
     /// Starts that are left; absent when nobody counts any more.
     pub(super) left: Option<u32>,
-    /// The partition that it names as root.
+    /// The partition that it names as root, or must have named.
     pub(super) root: Option<Uuid>,
     /// Other files that belong to it.
     pub(super) files: Vec<String>,
@@ -138,7 +138,6 @@ impl Entry {
     /// How much there is to lose with it: nothing when it did not start, little while it is still tried, all when it is good.
     pub(super) fn worth(&self) -> u8 {
         match self.left {
-            _ if self.is_empty => 0,
             Some(0) => 0,
             Some(_) => 1,
             None => 2,

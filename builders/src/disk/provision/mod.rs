@@ -10,6 +10,7 @@ mod clusters;
 mod device;
 mod drift;
 mod entries;
+mod kept;
 mod plan;
 mod report;
 mod room;

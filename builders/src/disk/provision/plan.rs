@@ -13,7 +13,7 @@ use super::drift::{Difference, Repair, drift};
 use super::entries::{Entry, counted, leftovers, root_of, same};
 use super::slots::{free_slot, is_blank, root_id};
 use super::volume::Volume;
-use super::{Slot, Spec, refused, report, room};
+use super::{Slot, Spec, kept, refused, report, room, slots};
 use crate::build::Build;
 
 /// One thing that is done.
@@ -186,7 +186,7 @@ fn update(
 ) -> Result<Plan, BuilderError> {
     let esp = super::apply::esp_of(spec, table)?;
     let volume = Volume::open(device, esp)?;
-    let entries = Entry::of(&volume, &spec.image)?;
+    let entries = slots::entries(spec, device, table, &volume)?;
     let id = report::id(spec);
     let is_it = |entry: &&Entry| same(&entry.id, &id);
     let running = root_of(wish.running);
@@ -200,7 +200,13 @@ fn update(
     let mut plan = Plan::default();
     let here = current.and_then(slot_of);
     let is_running = here.is_some_and(|slot| root_id(table, spec, slot) == running);
+    // What starts a root belongs to it.
+    let is_kept = is_running
+        && found
+            .iter()
+            .any(|one| matches!(one.repair, Repair::Partition(_)));
     let repairs = found.iter().filter(|one| match one.repair {
+        Repair::File(_) if is_kept => false,
         // These are of the version, which comes as a whole.
         Repair::File(_) | Repair::Partition(_) => here.is_some(),
         _ => true,
@@ -213,6 +219,7 @@ fn update(
         if !plan.steps.is_empty() {
             plan.slot = Some(slot.name.clone());
         }
+        kept::root(sources, spec, &volume, slot, &mut plan)?;
         room::of_files(sources, spec, &volume, &plan, wish.signs)?;
         return Ok(plan);
     }
@@ -330,7 +337,10 @@ fn repair<'f>(
             Repair::Shared(path) | Repair::File(path) => Step::File { path: path.clone() },
             Repair::Finish(path) => Step::Finish { path: path.clone() },
             Repair::Partition(_) if is_running => {
-                left(difference, "this machine runs from it");
+                left(
+                    difference,
+                    "this machine runs from it: raise `version`, and the recipe's goes into a free slot",
+                );
                 continue;
             }
             Repair::Partition(name) => Step::Partition {

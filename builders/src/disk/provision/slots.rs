@@ -10,6 +10,7 @@ use sos_formats::uuid::Uuid;
 use super::apply::of_partition;
 use super::device::Device;
 use super::entries::Entry;
+use super::volume::Volume;
 use super::{Slot, Spec, refused};
 
 /// The id of the partition of a slot.
@@ -19,6 +20,32 @@ pub(super) fn root_id(table: &Table, spec: &Spec, slot: &Slot) -> Option<Uuid> {
         .iter()
         .find(|partition| partition.name == slot.name)?;
     of_partition(table, &partition.uuid).map(|partition| partition.uuid)
+}
+
+/// The entries of a system. What is damaged names no root: when nothing else names one of them in which something is, that is its root.
+pub(super) fn entries(
+    spec: &Spec,
+    device: &Device,
+    table: &Table,
+    volume: &Volume,
+) -> Result<Vec<Entry>, BuilderError> {
+    let mut entries = Entry::of(volume, &spec.image)?;
+    if entries.iter().all(|entry| entry.root.is_some()) {
+        return Ok(entries);
+    }
+    let mut unnamed = Vec::new();
+    for slot in &spec.slots {
+        let root = root_id(table, spec, slot);
+        let is_named = entries.iter().any(|entry| entry.root == root);
+        if root.is_some() && !is_named && !is_blank(spec, device, table, slot)? {
+            unnamed.push(root);
+        }
+    }
+    let mut without = entries.iter_mut().filter(|entry| entry.root.is_none());
+    if let ([root], Some(entry), None) = (unnamed.as_slice(), without.next(), without.next()) {
+        entry.root = *root;
+    }
+    Ok(entries)
 }
 
 /// A slot for a new version, and the entries that go with it. The one that this machine runs from stays, else the best that has

@@ -18,6 +18,7 @@ use crate::filesystem::Kind;
 use crate::peers::{peer, said};
 
 mod device;
+mod kept;
 mod room;
 mod stopped;
 
@@ -458,7 +459,10 @@ fn what_differs_is_told_and_repaired() {
     let running = format!("root=PARTUUID={}", Uuid::derived("test", "root-b"));
     let plan = w.plan(&spec, &running);
     assert_eq!(plan.steps, [file(loader)]);
-    assert!(plan.left.len() == 1 && plan.left[0].contains("runs from it"));
+    assert!(plan.left.len() == 1 && plan.left[0].contains("runs from it: raise `version`"));
+    // And starts it with what belongs to it.
+    write(entry);
+    assert_eq!(w.plan(&spec, &running).steps, [file(loader)]);
 }
 
 #[test]

@@ -250,3 +250,23 @@ fn a_root_that_no_entry_names_is_not_taken_for_free() {
         (Some("root-a"), 1)
     );
 }
+
+/// As a power failure leaves it, or an earlier version of this program that was stopped in the middle of an entry.
+#[test]
+fn an_entry_that_names_no_root_belongs_to_the_one_that_nothing_else_names() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    let file = |path: &str| Step::File {
+        path: path.to_owned(),
+    };
+    for text in ["", "title t"] {
+        let entry = "loader/entries/t_1.conf";
+        w.on_esp(|volume| volume.write(entry, &mut text.as_bytes()).expect("written"));
+        assert_eq!(w.plan(&spec("2"), "").slot.as_deref(), Some("root-b"));
+        assert_eq!(brought(&w, &spec("1")).steps, [file(entry)], "{text}");
+    }
+    w.apply(&spec("2"), &w.plan(&spec("2"), ""));
+    let entry = "loader/entries/t_2+3.conf";
+    w.on_esp(|volume| volume.write(entry, &mut &b"title"[..]).expect("written"));
+    assert_eq!(brought(&w, &spec("2")).steps, [file(entry)]);
+}
