@@ -88,12 +88,18 @@ impl Device {
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         if size < MIN_BYTES {
             let message = format!("`{}` has {size} bytes, which is no disk", path.display());
-            return Err(refused("provision-device", message)
-                .help(format!(
+            let mut problem = refused("provision-device", message);
+            // Nobody should make a disk of a file in which something is.
+            problem = match !is_block && has_zeros_only(&file, size).map_err(failed)? {
+                true => problem.help(format!(
                     "`truncate -s 8G {}` makes a file larger",
                     path.display()
-                ))
-                .into());
+                )),
+                false => problem.help(
+                    "name a block device, or a new file: `truncate -s 8G disk.raw` makes one",
+                ),
+            };
+            return Err(problem.into());
         }
         Ok(Self {
             path: path.to_owned(),
@@ -153,12 +159,74 @@ impl Device {
             .map_err(|e| BuilderError::io(format!("cannot write `{}`", self.path.display()), e))
     }
 
-    /// Whether its first MiB is empty, so that nothing is lost with it.
+    /// Whether nothing is on it. Of a file everything is looked at, of a block device both ends, where file systems and tables have
+    /// what they are known by, and the beginning of many places between.
     pub(in crate::disk) fn is_blank(&self) -> Result<bool, BuilderError> {
-        let mut head = vec![0; 1 << 20];
-        let read = self.file.read_exact_at(&mut head, 0);
-        read.map_err(|e| BuilderError::io(format!("cannot read `{}`", self.path.display()), e))?;
-        Ok(head.iter().all(|byte| *byte == 0))
+        let unread = |e| BuilderError::io(format!("cannot read `{}`", self.path.display()), e);
+        match self.is_block {
+            true => self.is_probed_blank(),
+            false => self.is_all_blank(),
+        }
+        .map_err(unread)
+    }
+
+    fn is_probed_blank(&self) -> io::Result<bool> {
+        const END: u64 = 16 << 20;
+        const PROBES: u64 = 1024;
+        let end = END.min(self.size / 2);
+        if !self.is_zero(0, end)? || !self.is_zero(self.size - end, end)? {
+            return Ok(false);
+        }
+        // Partitions begin at whole MiB, and file systems at most 64 KiB behind.
+        let mib = self.size >> 20;
+        let step = mib.div_ceil(PROBES).max(1);
+        for at in (0..mib).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+            let at = at << 20;
+            if !self.is_zero(at, (128 << 10).min(self.size - at))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_all_blank(&self) -> io::Result<bool> {
+        use rustix::fs::{SeekFrom, seek};
+        let mut at = 0;
+        while at < self.size {
+            let start = match seek(&self.file, SeekFrom::Data(at)) {
+                Ok(start) => start,
+                Err(rustix::io::Errno::NXIO) => return Ok(true),
+                // A file system that does not tell.
+                Err(_) => at,
+            };
+            let end = seek(&self.file, SeekFrom::Hole(start)).unwrap_or(self.size);
+            let end = end.clamp(start, self.size);
+            if end == start {
+                return Ok(true);
+            }
+            if !self.is_zero(start, end - start)? {
+                return Ok(false);
+            }
+            at = end;
+        }
+        Ok(true)
+    }
+
+    /// Whether a range is zeros.
+    fn is_zero(&self, start: u64, len: u64) -> io::Result<bool> {
+        let mut piece = vec![0; 1 << 20];
+        let zeros = vec![0; 1 << 20];
+        let mut at = start;
+        while at < start + len {
+            let room = usize::try_from(start + len - at).unwrap_or(piece.len());
+            let room = room.min(piece.len());
+            self.file.read_exact_at(&mut piece[..room], at)?;
+            if piece[..room] != zeros[..room] {
+                return Ok(false);
+            }
+            at += room as u64;
+        }
+        Ok(true)
     }
 
     /// Makes a range zeros, which file systems are written over.
@@ -322,6 +390,13 @@ impl Seek for Part {
         }
         Ok(self.at)
     }
+}
+
+/// Whether nothing is in a small file.
+fn has_zeros_only(file: &File, size: u64) -> io::Result<bool> {
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes.iter().all(|byte| *byte == 0))
 }
 
 fn forbidden(path: &Path, what: &str) -> BuilderError {

@@ -11,6 +11,7 @@ mod device;
 mod drift;
 mod entries;
 mod kept;
+mod loops;
 mod plan;
 mod report;
 mod room;

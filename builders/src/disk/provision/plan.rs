@@ -142,7 +142,10 @@ fn names(table: &Table) -> String {
     let names: Vec<String> = table
         .partitions
         .iter()
-        .map(|p| format!("`{}`", p.name))
+        .map(|p| match p.name.as_str() {
+            "" => format!("a partition without a name ({})", p.uuid),
+            name => format!("`{name}`"),
+        })
         .collect();
     if names.is_empty() {
         "no partitions".to_owned()
