@@ -67,7 +67,7 @@ struct PlanArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  truncate -s 4G disk.raw && sos provision apply disk.raw .#disk --yes   a disk of its own size\n  sos provision apply /dev/sdb ./web.rootfs.toml#disk --yes             the next version, into the free slot\n  sos provision drift /dev/sdb ./web.rootfs.toml#disk                    what is different\n\nA target is a disk, or its `provision`. Mounted devices are refused. Without `--yes` the plan is shown and nothing is done. The slot with the least to lose is written over: what did not start, then what has not proven itself yet. Where the version is there already, files and read-only roots that differ are written anew."
+    after_help = "Examples:\n  truncate -s 4G disk.raw && sos provision apply disk.raw .#disk --yes   a disk of its own size\n  sos provision apply /dev/sdb ./web.rootfs.toml#disk --yes             the next version, into the free slot\n  sos provision drift /dev/sdb ./web.rootfs.toml#disk                    what is different\n\nA target is a disk, or its `provision`. Mounted devices are refused. Without `--yes` the plan is shown and nothing is done; the exit code is 2 then, unless there was nothing to do, and `done` of `--json` is false. The slot with the least to lose is written over: what did not start, then what has not proven itself yet. Where the version is there already, files and read-only roots that differ are written anew; a root that a system writes to stays, so another kernel needs a higher `version`."
 )]
 struct ApplyArgs {
     #[command(flatten)]
@@ -95,7 +95,7 @@ pub(crate) fn run(session: &Session, args: &ProvisionArgs) -> Result<(), Failure
             let spec = spec(session, &args.common)?;
             let mut plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
             plan.notes.splice(0..0, in_use(&args.common, &plan));
-            show(session, &spec, &device, &plan)
+            show(session, &spec, &device, &plan, false)
         }
         ProvisionCommand::Apply(args) => apply(session, args),
         ProvisionCommand::Drift(args) => drift(session, &args.common),
@@ -110,11 +110,20 @@ fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
     let mut plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
     if !args.yes {
         plan.notes.splice(0..0, in_use(&args.common, &plan));
-        show(session, &spec, &device, &plan)?;
-        if !plan.steps.is_empty() && !session.global.quiet && !session.global.json {
-            output::message("nothing was done; `--yes` does it");
+        let is_there = plan.steps.is_empty();
+        show(session, &spec, &device, &plan, is_there)?;
+        if is_there {
+            return Ok(());
         }
-        return Ok(());
+        let device = args.common.device.display();
+        return Err(Failure::new(
+            Diagnostic::error(
+                "provision-unconfirmed",
+                Class::Usage,
+                format!("nothing was done to `{device}`"),
+            )
+            .help("`--yes` does it; `sos provision plan` shows the same and ends well"),
+        ));
     }
     let told = |line: &str| {
         if !session.global.quiet {
@@ -133,7 +142,7 @@ fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
         told("`partprobe` or a restart makes the kernel read the new partition table");
     }
     if session.global.json {
-        return show(session, &spec, &device, &plan);
+        return show(session, &spec, &device, &plan, true);
     }
     Ok(())
 }
@@ -147,6 +156,7 @@ fn drift(session: &Session, args: &CommonArgs) -> Result<(), Failure> {
         let slots = report.slots.iter().map(|slot| {
             serde_json::json!({
                 "name": slot.name, "version": slot.version, "triesLeft": slot.left, "isRecipe": slot.is_wanted, "isNext": slot.is_next,
+                "isDraft": slot.is_draft,
             })
         });
         let differences = report.differences.iter();
@@ -257,12 +267,19 @@ fn planned(
     sources.plan(spec, device, wish).map_err(refused)
 }
 
-fn show(session: &Session, spec: &Spec, device: &Device, plan: &Plan) -> Result<(), Failure> {
+/// Tells a plan; `is_done` when the device has become what it says.
+fn show(
+    session: &Session,
+    spec: &Spec,
+    device: &Device,
+    plan: &Plan,
+    is_done: bool,
+) -> Result<(), Failure> {
     let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
     if session.global.json {
         return output::json(&serde_json::json!({
             "version": spec.version, "bytes": device.size, "wipes": plan.wipes, "slot": plan.slot, "steps": steps,
-            "notes": plan.notes, "left": plan.left,
+            "notes": plan.notes, "left": plan.left, "done": is_done,
         }));
     }
     let left = || {

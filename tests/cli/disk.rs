@@ -192,7 +192,7 @@ fn a_device_gets_one_version_after_the_other() {
         .expect("a device");
     // The plan is all that happens without `--yes`.
     w.sos(["provision", "apply", "device", ".#disk"])
-        .ok()
+        .fails(2)
         .says(&["nothing was done"]);
     let plan = w.sos(["provision", "plan", "device", ".#disk"]).ok().stdout;
     assert!(
@@ -531,6 +531,23 @@ fn a_device_in_use_is_refused() {
     assert!(planned.ok().stdout.contains(says[1]));
     drop(third);
     apply(&device.name).ok();
+    // A file has another name than the one that its loop device knows, which nobody has any more.
+    let name = |name: &str| w.project().join(name);
+    std::fs::File::create(name("one"))
+        .and_then(|file| file.set_len(200 << 20))
+        .expect("a device");
+    std::fs::hard_link(name("one"), name("two")).expect("a link");
+    let fourth = over(name("one").to_str().expect("plain"), 0);
+    std::fs::remove_file(name("one")).expect("removed");
+    for file in ["two", &fourth.name] {
+        let told = apply(file);
+        match file {
+            "two" => told.fails(4).says(&["it is behind", &fourth.name]),
+            _ => told.ok(),
+        };
+    }
+    drop(fourth);
+    apply("two").ok();
 }
 
 /// A loop device, which goes with the test.

@@ -90,7 +90,7 @@ fn drift_says_which_version_is_where() {
     );
     assert_eq!(
         told["slots"][1],
-        serde_json::json!({ "name": "root-b", "version": "2", "triesLeft": 3, "isRecipe": false, "isNext": true })
+        serde_json::json!({ "name": "root-b", "version": "2", "triesLeft": 3, "isRecipe": false, "isNext": true, "isDraft": false })
     );
     assert_eq!(told["slots"][0]["isRecipe"], true);
     assert_eq!(told["differences"][0]["what"], "version 1");
@@ -99,6 +99,77 @@ fn drift_says_which_version_is_where() {
     let help = w.sos(["provision", "drift", "--help"]).ok().stdout;
     for part in ["is in no slot", "on standard error", "Exit codes: 0"] {
         assert!(help.contains(part), "{part}: {help}");
+    }
+}
+
+/// A script can tell a plan from what was done.
+#[test]
+fn apply_without_yes_is_told_apart() {
+    let Some(w) = world() else { return };
+    device(&w, "device", LAYOUT);
+    let done = |verb: &str, yes: bool, code: i32| {
+        let mut args = vec!["provision", verb, "device", ".#disk", "--json"];
+        args.extend(yes.then_some("--yes"));
+        let told = w.sos(args);
+        assert_eq!(told.code, code, "{}", told.stderr);
+        let told: serde_json::Value = serde_json::from_str(&told.stdout).expect("JSON");
+        told["done"].as_bool().expect("a word")
+    };
+    assert!(!done("plan", false, 0));
+    assert!(!done("apply", false, 2));
+    w.sos(["provision", "apply", "device", ".#disk"])
+        .fails(2)
+        .says(&["provision-unconfirmed", "`--yes` does it"]);
+    assert!(done("apply", true, 0));
+    // There is nothing to confirm.
+    assert!(done("apply", false, 0));
+    assert!(!done("plan", false, 0));
+}
+
+#[test]
+fn another_kernel_under_the_same_version_is_refused() {
+    let Some(w) = world() else { return };
+    device(&w, "device", LAYOUT);
+    w.sos(["provision", "apply", "device", ".#disk", "--yes"])
+        .ok();
+    let recipe = std::fs::read_to_string(w.project().join("sos.nix")).expect("read");
+    w.write(
+        "sos.nix",
+        &recipe.replace("vmlinuz-6.1.0-1", "vmlinuz-6.1.0-2"),
+    );
+    for verb in [&["plan"][..], &["apply", "--yes"]] {
+        let args = [&["provision"], verb, &["device", ".#disk"]].concat();
+        w.sos(args).fails(4).says(&[
+            "provision-same-version",
+            "with the kernel 6.1.0-1",
+            "raise `version`",
+        ]);
+    }
+    w.sos(["provision", "drift", "device", ".#disk"]).fails(1);
+    // With a higher one both are there.
+    w.sos(["provision", "apply", "device", ".#next", "--yes"])
+        .ok();
+    w.sos(["provision", "drift", "device", ".#next"]).ok();
+}
+
+#[test]
+fn a_name_with_an_underscore_has_two_slots() {
+    let Some(w) = world() else { return };
+    let recipe = std::fs::read_to_string(w.project().join("sos.nix")).expect("read");
+    w.write(
+        "sos.nix",
+        &recipe.replace("name = \"test\";", "name = \"a_b\";"),
+    );
+    device(&w, "device", LAYOUT);
+    for (target, slot) in [(".#disk", "root-a"), (".#next", "root-b")] {
+        w.sos(["provision", "apply", "device", target, "--yes"])
+            .ok();
+        let told = w.sos(["provision", "drift", "device", target]).ok().stdout;
+        let version = if slot == "root-a" { 1 } else { 2 };
+        assert!(
+            told.contains(&format!("slot {slot}: version {version}, the recipe's")),
+            "{told}"
+        );
     }
 }
 

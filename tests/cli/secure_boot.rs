@@ -191,10 +191,17 @@ fn a_version_without_signatures_beside_one_with_them_is_told() {
     sos_signing(&w, &["export", ".#disk", "disk:signed"], &key).ok();
     w.sos(["export", ".#disk", "disk:unsigned"]).ok();
     for verb in ["plan", "apply"] {
-        let told = |device: &str| w.sos(["provision", verb, device, ".#next"]).ok();
+        // Without `--yes` the plan is all that happens.
+        let code = if verb == "plan" { 0 } else { 2 };
+        let told = |device: &str| {
+            let told = w.sos(["provision", verb, device, ".#next"]);
+            assert_eq!(told.code, code, "{}", told.stderr);
+            told
+        };
         assert!(told("signed").stdout.contains(warning));
         assert!(!told("unsigned").stdout.contains("is signed"));
-        let signing = sos_signing(&w, &["provision", verb, "signed", ".#next"], &key).ok();
+        let signing = sos_signing(&w, &["provision", verb, "signed", ".#next"], &key);
+        assert_eq!(signing.code, code, "{}", signing.stderr);
         assert!(!signing.stdout.contains("is signed"), "{}", signing.stdout);
     }
     // A key that cannot sign is told before anything is done.

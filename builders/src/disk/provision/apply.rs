@@ -13,7 +13,7 @@ use super::super::sign::{self, Signer};
 use super::device::Device;
 use super::entries::{same, uncounted};
 use super::plan::{Plan, Step};
-use super::volume::Volume;
+use super::volume::Change;
 use super::{Spec, refused, room};
 use crate::build::Build;
 use crate::filesystem::Window;
@@ -39,15 +39,20 @@ pub(super) fn apply(
     let table = device
         .table()?
         .ok_or_else(|| refused("provision-table", "the partition table is gone"))?;
+    // What an update left that was stopped, which may be all that there is to do.
+    if let Ok(esp) = esp_of(spec, &table) {
+        Change::of(device, esp).tidy()?;
+    }
     for step in &plan.steps {
         match step {
             Step::Table { .. } => {}
             Step::Mend => device.mend(None)?,
             Step::Identify { id } => device.mend(Some(*id))?,
             Step::Partition { name, .. } => partition(sources, spec, device, &table, plan, name)?,
-            Step::Remove { path } => on_volume(spec, device, &table, |volume| volume.remove(path))?,
+            Step::Remove { path } => Change::of(device, esp_of(spec, &table)?).remove(path)?,
+            Step::Finish { path } => Change::of(device, esp_of(spec, &table)?).finish(path)?,
             Step::File { path } => {
-                let (from, is_shared) = origin(spec, plan, path)?;
+                let from = origin(spec, plan, path)?;
                 let source = esp::source(sources, from)?;
                 let unreadable =
                     |e| BuilderError::io(format!("cannot read what becomes `{path}`"), e);
@@ -57,10 +62,7 @@ pub(super) fn apply(
                     reader.read_to_end(&mut program).map_err(unreadable)?;
                     reader = Box::new(std::io::Cursor::new(signer.sign(&program)?));
                 }
-                on_volume(spec, device, &table, |volume| match is_shared {
-                    true => volume.replace(path, &mut reader),
-                    false => volume.write(path, &mut reader),
-                })?;
+                Change::of(device, esp_of(spec, &table)?).write(path, &mut reader)?;
             }
         }
         sources.log(&step.to_string());
@@ -121,35 +123,24 @@ fn partition(
     .map(|_| ())
 }
 
-/// What a file of the EFI system partition is made of, and whether all versions have it in common.
+/// What a file of the EFI system partition is made of.
 pub(super) fn origin<'a>(
     spec: &'a Spec,
     plan: &Plan,
     path: &str,
-) -> Result<(&'a esp::FileFrom, bool), BuilderError> {
+) -> Result<&'a esp::FileFrom, BuilderError> {
     let bare = uncounted(path);
     let is_it = |plain: &String| same(plain, path) || same(plain, &bare);
     let mut slots = spec.slots.iter();
     let slot = slots.find(|slot| plan.slot.as_ref() == Some(&slot.name));
     let mut own = slot.into_iter().flat_map(|slot| &slot.files);
     if let Some((_, from)) = own.find(|(plain, _)| is_it(plain)) {
-        return Ok((from, false));
+        return Ok(from);
     }
     let mut shared = spec.partitions.iter().flat_map(|attrs| &attrs.files);
     let found = shared.find(|(plain, _)| same(plain, path));
     let none = || BuilderError::failed(format!("nothing becomes `{path}`"));
-    found.map(|(_, from)| (from, true)).ok_or_else(none)
-}
-
-fn on_volume(
-    spec: &Spec,
-    device: &Device,
-    table: &Table,
-    work: impl FnOnce(&Volume) -> Result<(), BuilderError>,
-) -> Result<(), BuilderError> {
-    let volume = Volume::open(device, esp_of(spec, table)?)?;
-    work(&volume)?;
-    volume.close()
+    found.map(|(_, from)| from).ok_or_else(none)
 }
 
 /// The EFI system partition of the layout, on the device.

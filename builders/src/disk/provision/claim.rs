@@ -6,9 +6,11 @@
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{FlockOperation, OFlags};
+
+use super::loops::Loop;
 
 /// Claims a block device that is opened with it; nothing of files.
 #[expect(
@@ -78,9 +80,11 @@ fn uses(path: &Path, meta: &Metadata, loops: &[Loop], known: &mut Vec<String>) -
             return by;
         }
     }
-    let is_of = |one: &&Loop| match one.below.file_type().is_block_device() {
-        true => ours.iter().any(|(dev, _)| *dev == number(one.below.rdev())),
-        false => (one.below.dev(), one.below.ino()) == (meta.dev(), meta.ino()),
+    let is_of = |one: &&Loop| match &one.below {
+        Some(below) if below.file_type().is_block_device() => {
+            ours.iter().any(|(dev, _)| *dev == number(below.rdev()))
+        }
+        _ => one.is_of(meta),
     };
     let mut others = loops.iter().filter(|one| !known.contains(&one.name));
     if let Some(other) = others.find(is_of) {
@@ -93,43 +97,16 @@ fn uses(path: &Path, meta: &Metadata, loops: &[Loop], known: &mut Vec<String>) -
     };
     let own = loops.iter().find(is_it)?;
     known.push(own.name.clone());
-    let by = uses(&own.backing, &own.below, loops, known).or_else(|| {
-        let is_block = own.below.file_type().is_block_device();
+    // A file without a name nobody else can have taken since.
+    let below = own.below.as_ref()?;
+    let by = uses(&own.backing, below, loops, known).or_else(|| {
+        let is_block = below.file_type().is_block_device();
         (is_block && is_claimed(&own.backing)).then(claimed)
     });
     by.map(|by| {
         let below = own.backing.display();
         format!("`{below}`, of which it is made, is in use: {by}")
     })
-}
-
-/// A loop device that is attached.
-struct Loop {
-    name: String,
-    number: String,
-    /// What it is made of: a file, or another block device.
-    backing: PathBuf,
-    below: Metadata,
-}
-
-impl Loop {
-    /// All whose files this process can see.
-    fn all() -> Vec<Self> {
-        let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-        let attached = devices.filter_map(|device| {
-            let place = device.path();
-            let backing = fs::read_to_string(place.join("loop/backing_file")).ok()?;
-            let backing = PathBuf::from(backing.trim_end_matches('\n'));
-            let number = fs::read_to_string(place.join("dev")).ok()?;
-            Some(Self {
-                name: device.file_name().to_string_lossy().into_owned(),
-                number: number.trim().to_owned(),
-                below: fs::metadata(&backing).ok()?,
-                backing,
-            })
-        });
-        attached.collect()
-    }
 }
 
 fn number(rdev: u64) -> String {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::FallocateFlags;
 use sos_engine::BuilderError;
@@ -26,7 +26,13 @@ pub struct Device {
     /// In bytes.
     pub size: u64,
     is_block: bool,
+    /// What was written into parts, in order: where on the device, and what.
+    #[cfg(test)]
+    pub(super) written: Written,
 }
+
+#[cfg(test)]
+pub(super) type Written = Arc<Mutex<Vec<(u64, Vec<u8>)>>>;
 
 impl Device {
     /// Opens a block device or a file. To be written it is claimed, for as long as this lives: nothing else can mount a block device
@@ -83,18 +89,26 @@ impl Device {
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         if size < MIN_BYTES {
             let message = format!("`{}` has {size} bytes, which is no disk", path.display());
-            return Err(refused("provision-device", message)
-                .help(format!(
+            let mut problem = refused("provision-device", message);
+            // Nobody should make a disk of a file in which something is.
+            problem = match !is_block && has_zeros_only(&file, size).map_err(failed)? {
+                true => problem.help(format!(
                     "`truncate -s 8G {}` makes a file larger",
                     path.display()
-                ))
-                .into());
+                )),
+                false => problem.help(
+                    "name a block device, or a new file: `truncate -s 8G disk.raw` makes one",
+                ),
+            };
+            return Err(problem.into());
         }
         Ok(Self {
             path: path.to_owned(),
             file: Arc::new(file),
             size: size - size % gpt::SECTOR,
             is_block,
+            #[cfg(test)]
+            written: Written::default(),
         })
     }
 
@@ -152,12 +166,74 @@ impl Device {
             .map_err(|e| BuilderError::io(format!("cannot write `{}`", self.path.display()), e))
     }
 
-    /// Whether its first MiB is empty, so that nothing is lost with it.
+    /// Whether nothing is on it. Of a file everything is looked at, of a block device both ends, where file systems and tables have
+    /// what they are known by, and the beginning of many places between.
     pub(in crate::disk) fn is_blank(&self) -> Result<bool, BuilderError> {
-        let mut head = vec![0; 1 << 20];
-        let read = self.file.read_exact_at(&mut head, 0);
-        read.map_err(|e| BuilderError::io(format!("cannot read `{}`", self.path.display()), e))?;
-        Ok(head.iter().all(|byte| *byte == 0))
+        let unread = |e| BuilderError::io(format!("cannot read `{}`", self.path.display()), e);
+        match self.is_block {
+            true => self.is_probed_blank(),
+            false => self.is_all_blank(),
+        }
+        .map_err(unread)
+    }
+
+    fn is_probed_blank(&self) -> io::Result<bool> {
+        const END: u64 = 16 << 20;
+        const PROBES: u64 = 1024;
+        let end = END.min(self.size / 2);
+        if !self.is_zero(0, end)? || !self.is_zero(self.size - end, end)? {
+            return Ok(false);
+        }
+        // Partitions begin at whole MiB, and file systems at most 64 KiB behind.
+        let mib = self.size >> 20;
+        let step = mib.div_ceil(PROBES).max(1);
+        for at in (0..mib).step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+            let at = at << 20;
+            if !self.is_zero(at, (128 << 10).min(self.size - at))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_all_blank(&self) -> io::Result<bool> {
+        use rustix::fs::{SeekFrom, seek};
+        let mut at = 0;
+        while at < self.size {
+            let start = match seek(&self.file, SeekFrom::Data(at)) {
+                Ok(start) => start,
+                Err(rustix::io::Errno::NXIO) => return Ok(true),
+                // A file system that does not tell.
+                Err(_) => at,
+            };
+            let end = seek(&self.file, SeekFrom::Hole(start)).unwrap_or(self.size);
+            let end = end.clamp(start, self.size);
+            if end == start {
+                return Ok(true);
+            }
+            if !self.is_zero(start, end - start)? {
+                return Ok(false);
+            }
+            at = end;
+        }
+        Ok(true)
+    }
+
+    /// Whether a range is zeros.
+    fn is_zero(&self, start: u64, len: u64) -> io::Result<bool> {
+        let mut piece = vec![0; 1 << 20];
+        let zeros = vec![0; 1 << 20];
+        let mut at = start;
+        while at < start + len {
+            let room = usize::try_from(start + len - at).unwrap_or(piece.len());
+            let room = room.min(piece.len());
+            self.file.read_exact_at(&mut piece[..room], at)?;
+            if piece[..room] != zeros[..room] {
+                return Ok(false);
+            }
+            at += room as u64;
+        }
+        Ok(true)
     }
 
     /// Makes a range zeros, which file systems are written over.
@@ -190,6 +266,10 @@ impl Device {
             start: partition.offset(),
             len: partition.size(),
             at: 0,
+            waiting: Vec::new(),
+            lost: Lost::default(),
+            #[cfg(test)]
+            written: Arc::clone(&self.written),
         }
     }
 
@@ -206,24 +286,72 @@ impl Device {
     }
 }
 
-/// A part of a file, read and written at its own position.
+/// What could not be written when nobody was there to be told.
+pub(super) type Lost = Arc<Mutex<Option<io::Error>>>;
+
+/// From so many bytes on they are written at once.
+const ONE_WRITE: usize = 512;
+
+/// A part of a file, read and written at its own position. Small writes that follow each other are one on the device: an entry of a
+/// directory, which others write field by field, is there as a whole or not at all.
 pub(in crate::disk) struct Part {
     file: Arc<File>,
     start: u64,
     len: u64,
     at: u64,
+    /// What is to be written in front of `at`.
+    waiting: Vec<u8>,
+    /// What the last write failed with, when this went away before.
+    pub(super) lost: Lost,
+    #[cfg(test)]
+    written: Written,
 }
 
 impl Part {
+    /// Waits until everything is on the disk.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.settle()?;
+        self.file.sync_data()
+    }
+
     fn room(&self, wanted: usize) -> usize {
         usize::try_from(self.len.saturating_sub(self.at))
             .unwrap_or(wanted)
             .min(wanted)
     }
+
+    fn put(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.start + at)?;
+        #[cfg(test)]
+        if let Ok(mut written) = self.written.lock() {
+            written.push((self.start + at, bytes.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// Writes what waits for more.
+    fn settle(&mut self) -> io::Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        match waiting.is_empty() {
+            true => Ok(()),
+            false => self.put(self.at - waiting.len() as u64, &waiting),
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if let Err(error) = self.settle()
+            && let Ok(mut lost) = self.lost.lock()
+        {
+            *lost = Some(error);
+        }
+    }
 }
 
 impl Read for Part {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.settle()?;
         let room = self.room(buffer.len());
         let count = self
             .file
@@ -239,12 +367,19 @@ impl Write for Part {
         if room == 0 && !bytes.is_empty() {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        let count = self.file.write_at(&bytes[..room], self.start + self.at)?;
-        self.at += count as u64;
-        Ok(count)
+        if self.waiting.len() + room > ONE_WRITE {
+            self.settle()?;
+        }
+        if room >= ONE_WRITE {
+            self.put(self.at, &bytes[..room])?;
+        } else {
+            self.waiting.extend_from_slice(&bytes[..room]);
+        }
+        self.at += room as u64;
+        Ok(room)
     }
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self.settle()
     }
 }
 
@@ -255,9 +390,20 @@ impl Seek for Part {
             SeekFrom::Current(by) => self.at.checked_add_signed(by),
             SeekFrom::End(by) => self.len.checked_add_signed(by),
         };
-        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        let at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        if at != self.at {
+            self.settle()?;
+            self.at = at;
+        }
         Ok(self.at)
     }
+}
+
+/// Whether nothing is in a small file.
+fn has_zeros_only(file: &File, size: u64) -> io::Result<bool> {
+    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes.iter().all(|byte| *byte == 0))
 }
 
 fn forbidden(path: &Path, what: &str) -> BuilderError {

@@ -16,10 +16,10 @@ use super::super::sign;
 use super::apply::{esp_of, of_partition};
 use super::device::Device;
 use super::entries::{Entry, same};
-use super::plan::root_id;
 use super::report::{Report, SlotState, id, next};
+use super::slots::root_id;
 use super::volume::{DAMAGED, Volume};
-use super::{Slot, Spec, room};
+use super::{Slot, Spec, room, slots};
 use crate::build::Build;
 use crate::filesystem::{FileImage, Image as _, Kind};
 
@@ -50,6 +50,8 @@ pub(super) enum Repair {
     Shared(String),
     /// A file of the version, by its path on the device.
     File(String),
+    /// A draft gets its name, which is this.
+    Finish(String),
     /// What is in a partition of the version's slot.
     Partition(String),
     /// The version in a free slot.
@@ -147,10 +149,15 @@ pub(super) fn drift(
     {
         for (path, from) in attrs.files.iter().filter(|(path, _)| !of_slots(path)) {
             let repair = Repair::Shared(path.clone());
-            of_file(sources, &volume, path, from, repair, &mut found)?;
+            of_file(sources, &volume, path, from, repair, None, &mut found)?;
         }
     }
-    let entries = Entry::of(&volume, &spec.image)?;
+    let entries = slots::entries(spec, device, &table, &volume)?;
+    for draft in entries.iter().filter(|entry| entry.is_draft) {
+        let how = "is there as a draft only, which an update that was stopped has left";
+        let repair = Repair::Finish(draft.path.clone());
+        found.push(difference(&draft.path, how, repair));
+    }
     let id = id(spec);
     // A layout that nothing starts says of no slot what is in it.
     let starts = starts(spec);
@@ -164,7 +171,7 @@ pub(super) fn drift(
         slots.find(|slot| entry.root.is_some() && root_id(&table, spec, slot) == entry.root)
     });
     if let (Some(current), Some(next)) = (current, next(&entries))
-        && current.left != Some(0)
+        && current.starts()
         && !same(&next.id, &id)
     {
         let how = format!(
@@ -298,7 +305,7 @@ fn not_compared(spec: &Spec, slot: Option<&Slot>, states: &[SlotState]) -> Vec<S
 }
 
 /// Whether a running system may write into the root of a slot, so that what is in it says nothing.
-fn is_written_to(spec: &Spec, slot: &Slot) -> bool {
+pub(super) fn is_written_to(spec: &Spec, slot: &Slot) -> bool {
     spec.filesystem == Kind::Ext4 && slot.images.is_empty()
 }
 
@@ -389,12 +396,17 @@ fn of_file(
     path: &str,
     from: &esp::FileFrom,
     repair: Repair,
+    draft: Option<&Entry>,
     found: &mut Vec<Difference>,
 ) -> Result<(), BuilderError> {
     let (Repair::Shared(place) | Repair::File(place)) = &repair else {
         return Ok(());
     };
-    let Some(there) = volume.read(place)? else {
+    let mut there = volume.read(place)?;
+    if let Some(entry) = draft.filter(|entry| entry.path == *place) {
+        there = volume.read(&entry.place())?;
+    }
+    let Some(there) = there else {
         found.push(difference(path, "is missing", repair));
         return Ok(());
     };
@@ -430,7 +442,15 @@ fn of_version(
         let is_entry = super::entries::counted(path, spec.tries).is_some();
         let place = if is_entry { &entry.path } else { path };
         let repair = Repair::File(place.clone());
-        of_file(sources, volume, path, from, repair, found)?;
+        of_file(
+            sources,
+            volume,
+            path,
+            from,
+            repair,
+            Some(entry).filter(|entry| entry.is_draft),
+            found,
+        )?;
     }
     Ok(())
 }

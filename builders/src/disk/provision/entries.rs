@@ -8,7 +8,7 @@ use sos_formats::deb;
 use sos_formats::uuid::Uuid;
 
 use super::super::pe;
-use super::volume::Volume;
+use super::volume::{DRAFT, Volume};
 
 /// Where entries are, and how their names end.
 const PLACES: [(&str, &str); 2] = [("EFI/Linux", ".efi"), ("loader/entries", ".conf")];
@@ -32,34 +32,44 @@ pub(super) fn uncounted(path: &str) -> String {
 }
 
 /// One entry of the loader.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Where it is on the EFI system partition.
+    /// Where it is on the EFI system partition, or would be if it were finished.
     pub(super) path: String,
     /// Its name without counter and suffix: `web_2`.
     pub(super) id: String,
+    /// What of the id is the version.
+    version: String,
     /// Starts that are left; absent when nobody counts any more.
     pub(super) left: Option<u32>,
-    /// The partition that it names as root.
+    /// The partition that it names as root, or must have named.
     pub(super) root: Option<Uuid>,
     /// Other files that belong to it.
     pub(super) files: Vec<String>,
+    /// Whether it is whole but has the name of a draft, because an update was stopped: the loader does not see it.
+    pub(super) is_draft: bool,
+    /// Whether nothing is in it, because an update was stopped: the loader passes over it.
+    pub(super) is_empty: bool,
 }
 
 impl Entry {
-    /// All entries of a system, by its name.
+    /// All entries of a system, by its name. Of a draft beside its entry nothing is said.
     pub(super) fn of(volume: &Volume, image: &str) -> Result<Vec<Self>, BuilderError> {
         let mut found = Vec::new();
+        let mut drafts = Vec::new();
         for (dir, suffix) in PLACES {
             for name in volume.list(dir) {
-                let Some((id, left)) = parse_name(&name, suffix) else {
+                let (whole, is_draft) = match undrafted(&name) {
+                    Some(whole) => (whole, true),
+                    None => (name.as_str(), false),
+                };
+                let Some((id, left)) = parse_name(whole, suffix) else {
                     continue;
                 };
-                if id.split_once('_').is_none_or(|(own, _)| !same(own, image)) {
+                let Some(version) = version_in(&id, image) else {
                     continue;
-                }
-                let path = format!("{dir}/{name}");
-                let bytes = volume.read(&path)?.unwrap_or_default();
+                };
+                let bytes = volume.read(&format!("{dir}/{name}"))?.unwrap_or_default();
                 let (cmdline, files) = if suffix == ".efi" {
                     let sections = pe::sections(&bytes).unwrap_or_default();
                     let line = sections.iter().find(|(name, _)| name == ".cmdline");
@@ -70,13 +80,28 @@ impl Entry {
                 } else {
                     parse_entry(&String::from_utf8_lossy(&bytes))
                 };
-                found.push(Self {
-                    path,
+                let one = Self {
+                    path: format!("{dir}/{whole}"),
+                    version: version.to_owned(),
                     id,
                     left,
                     root: cmdline.as_deref().and_then(root_of),
                     files,
-                });
+                    is_draft,
+                    is_empty: bytes.is_empty(),
+                };
+                match is_draft {
+                    true => drafts.push(one),
+                    false => found.push(one),
+                }
+            }
+        }
+        for draft in drafts {
+            let is_there = |one: &Self| same(&one.id, &draft.id) && one.root.is_some();
+            if draft.root.is_some() && !found.iter().any(is_there) {
+                // The empty file that it was to become.
+                found.retain(|one: &Self| !(same(&one.path, &draft.path) && one.is_empty));
+                found.push(draft);
             }
         }
         Ok(found)
@@ -84,7 +109,30 @@ impl Entry {
 
     /// The version behind the name of the system.
     pub(super) fn version(&self) -> &str {
-        self.id.split_once('_').map_or("", |(_, version)| version)
+        &self.version
+    }
+
+    /// System and version, for people.
+    pub(super) fn shown(&self) -> String {
+        let image = self.id.len() - self.version.len();
+        format!(
+            "{} {}",
+            self.id[..image].trim_end_matches('_'),
+            self.version
+        )
+    }
+
+    /// The file that it is in.
+    pub(super) fn place(&self) -> String {
+        match self.is_draft {
+            true => format!("{}{DRAFT}", self.path),
+            false => self.path.clone(),
+        }
+    }
+
+    /// Whether the loader would try to start it.
+    pub(super) fn starts(&self) -> bool {
+        self.left != Some(0) && !self.is_draft && !self.is_empty
     }
 
     /// How much there is to lose with it: nothing when it did not start, little while it is still tried, all when it is good.
@@ -98,11 +146,49 @@ impl Entry {
 
     /// Which of two the loader prefers: the greater one.
     pub(super) fn compare(&self, other: &Self) -> Ordering {
-        let works = |entry: &Self| entry.left != Some(0);
-        works(self)
-            .cmp(&works(other))
+        self.starts()
+            .cmp(&other.starts())
             .then_with(|| deb::version::compare(self.version(), other.version()))
     }
+}
+
+/// The name that a draft is to have; none for other files.
+pub(super) fn undrafted(name: &str) -> Option<&str> {
+    let at = name.len().checked_sub(DRAFT.len())?;
+    let whole = name.get(..at)?;
+    name[at..].eq_ignore_ascii_case(DRAFT).then_some(whole)
+}
+
+/// The version in the id of an entry of a system: what is behind its name and `_`. Both may have more of that.
+fn version_in<'i>(id: &'i str, image: &str) -> Option<&'i str> {
+    let own = id.get(..image.len()).filter(|own| same(own, image))?;
+    id[own.len()..].strip_prefix('_')
+}
+
+/// Drafts that an update has left, other than those that `entries` knows: of entries of a system, and of what is in its directory.
+pub(super) fn leftovers(volume: &Volume, image: &str, entries: &[Entry]) -> Vec<String> {
+    let mut found = Vec::new();
+    let own = format!("EFI/{image}");
+    for dir in PLACES.iter().map(|(dir, _)| *dir).chain([own.as_str()]) {
+        let suffix = PLACES.iter().find(|(place, _)| *place == dir);
+        for name in volume.list(dir) {
+            let Some(whole) = undrafted(&name) else {
+                continue;
+            };
+            let is_own = suffix.is_none_or(|(_, suffix)| {
+                parse_name(whole, suffix).is_some_and(|(id, _)| version_in(&id, image).is_some())
+            });
+            let path = format!("{dir}/{name}");
+            if is_own
+                && !entries
+                    .iter()
+                    .any(|one| one.is_draft && one.place() == path)
+            {
+                found.push(path);
+            }
+        }
+    }
+    found
 }
 
 /// The kernels on a volume that entries of the loader name, of whatever system.
@@ -133,25 +219,34 @@ fn parse_name(name: &str, suffix: &str) -> Option<(String, Option<u32>)> {
     let stem = name
         .get(..end)
         .filter(|_| name[end..].eq_ignore_ascii_case(suffix))?;
-    let Some((id, counter)) = stem.rsplit_once('+') else {
-        return Some((stem.to_owned(), None));
+    // As the loader reads it: `+LEFT` or `+LEFT-DONE`, in numbers, at the end and nowhere else.
+    let number = |text: &str| {
+        let is_number = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        is_number.then(|| text.parse::<u32>().unwrap_or(u32::MAX))
     };
-    let left = counter.split('-').next().unwrap_or_default();
-    Some(match left.parse() {
-        Ok(left) => (id.to_owned(), Some(left)),
-        Err(_) => (stem.to_owned(), None),
-    })
+    let counter = stem.rsplit_once('+').and_then(|(id, counter)| {
+        let left = match counter.split_once('-') {
+            Some((left, done)) => number(done).and(number(left))?,
+            None => number(counter)?,
+        };
+        Some((id.to_owned(), Some(left)))
+    });
+    Some(counter.unwrap_or_else(|| (stem.to_owned(), None)))
 }
 
 /// Options and other files of an entry of the first type.
 fn parse_entry(text: &str) -> (Option<String>, Vec<String>) {
-    let (mut options, mut files) = (None, Vec::new());
+    let (mut options, mut files) = (None::<String>, Vec::new());
     for line in text.lines() {
         let Some((key, value)) = line.trim().split_once(char::is_whitespace) else {
             continue;
         };
         match key {
-            "options" => options = Some(value.trim().to_owned()),
+            // There may be several, which the loader joins.
+            "options" => match &mut options {
+                Some(before) => before.extend([" ", value.trim()]),
+                None => options = Some(value.trim().to_owned()),
+            },
             "linux" | "initrd" => files.push(value.trim().trim_start_matches('/').to_owned()),
             _ => {}
         }
@@ -192,6 +287,9 @@ mod tests {
             ("web_2+3.efi", Some(("web_2", Some(3)))),
             ("web_2+0-1.EFI", Some(("web_2", Some(0)))),
             ("web_1.0+b1.efi", Some(("web_1.0+b1", None))),
+            ("a+3-b_1.efi", Some(("a+3-b_1", None))),
+            ("a+3_1+2-1.efi", Some(("a+3_1", Some(2)))),
+            ("web_2+3-.efi", Some(("web_2+3-", None))),
             ("web.conf", None),
             ("é", None),
         ] {
@@ -207,6 +305,22 @@ mod tests {
             Some("loader/entries/web_2+1.conf")
         );
         assert_eq!(counted("EFI/web/2/linux", 1), None);
+    }
+
+    #[test]
+    fn a_version_is_what_is_behind_the_name() {
+        for (id, image, version) in [
+            ("web_2", "web", Some("2")),
+            ("WEB_2", "web", Some("2")),
+            ("a_b_2", "a_b", Some("2")),
+            ("a_b_2_1", "a_b", Some("2_1")),
+            ("a+b_2", "a+b", Some("2")),
+            ("web2_1", "web", None),
+            ("we", "web", None),
+            ("ab\u{e9}_1", "abc", None),
+        ] {
+            assert_eq!(version_in(id, image), version, "{id} {image}");
+        }
     }
 
     #[test]
@@ -243,11 +357,10 @@ mod tests {
     #[test]
     fn used_up_entries_come_last() {
         let entry = |id: &str, left| Entry {
-            path: String::new(),
             id: id.to_owned(),
+            version: id[4..].to_owned(),
             left,
-            root: None,
-            files: Vec::new(),
+            ..Entry::default()
         };
         let best = [
             entry("web_1", None),

@@ -6,12 +6,16 @@
 
 mod apply;
 mod claim;
+mod clusters;
 mod device;
 mod drift;
 mod entries;
+mod kept;
+mod loops;
 mod plan;
 mod report;
 mod room;
+mod slots;
 pub(in crate::disk) mod volume;
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ use super::super::{esp, sign};
 use super::apply::{esp_of, of_partition};
 use super::device::Device;
 use super::drift::{Difference, Repair, drift};
-use super::entries::{Entry, counted, root_of, same};
+use super::entries::{Entry, counted, leftovers, root_of, same};
+use super::slots::{free_slot, is_blank, root_id};
 use super::volume::Volume;
-use super::{Slot, Spec, refused, report, room};
+use super::{Slot, Spec, kept, refused, report, room, slots};
 use crate::build::Build;
 
 /// One thing that is done.
@@ -43,6 +44,11 @@ pub enum Step {
         /// Its path.
         path: String,
     },
+    /// A file of the EFI system partition that has the name of its draft gets its own.
+    Finish {
+        /// Its path.
+        path: String,
+    },
     /// A file comes to the EFI system partition.
     File {
         /// Its path.
@@ -68,6 +74,10 @@ impl fmt::Display for Step {
             }
             Self::Partition { name, with } => write!(f, "write {with} to the partition `{name}`"),
             Self::Remove { path } => write!(f, "remove `{path}` from the EFI system partition"),
+            Self::Finish { path } => write!(
+                f,
+                "give `{path}`, of which a stopped update has left the whole draft, its name on the EFI system partition"
+            ),
             Self::File { path } => write!(f, "write `{path}` to the EFI system partition"),
         }
     }
@@ -164,7 +174,10 @@ fn names(table: &Table) -> String {
     let names: Vec<String> = table
         .partitions
         .iter()
-        .map(|p| format!("`{}`", p.name))
+        .map(|p| match p.name.as_str() {
+            "" => format!("a partition without a name ({})", p.uuid),
+            name => format!("`{name}`"),
+        })
         .collect();
     if names.is_empty() {
         "no partitions".to_owned()
@@ -208,7 +221,7 @@ fn update(
 ) -> Result<Plan, BuilderError> {
     let esp = esp_of(spec, table)?;
     let volume = Volume::open(device, esp)?;
-    let entries = Entry::of(&volume, &spec.image)?;
+    let entries = slots::entries(spec, device, table, &volume)?;
     let id = report::id(spec);
     let is_it = |entry: &&Entry| same(&entry.id, &id);
     let running = root_of(wish.running);
@@ -222,20 +235,30 @@ fn update(
     let mut plan = Plan::default();
     let here = current.and_then(slot_of);
     let is_running = here.is_some_and(|slot| root_id(table, spec, slot) == running);
+    // What starts a root belongs to it.
+    let is_kept = is_running
+        && found
+            .iter()
+            .any(|one| matches!(one.repair, Repair::Partition(_)));
     let repairs = found.iter().filter(|one| match one.repair {
+        Repair::File(_) if is_kept => false,
         // These are of the version, which comes as a whole.
         Repair::File(_) | Repair::Partition(_) => here.is_some(),
         _ => true,
     });
     repair(spec, &volume, wish, repairs, is_running, &mut plan)?;
+    let leftovers = leftovers(&volume, &spec.image, &entries).into_iter();
+    plan.steps
+        .splice(0..0, leftovers.map(|path| Step::Remove { path }));
     if let Some(slot) = here {
         if !plan.steps.is_empty() {
             plan.slot = Some(slot.name.clone());
         }
+        kept::root(sources, spec, &volume, slot, &mut plan)?;
         room::of_files(sources, spec, &volume, &plan, wish.signs)?;
         return Ok(plan);
     }
-    let (slot, mut going) = free_slot(spec, table, &entries, running)?;
+    let (slot, mut going) = free_slot(spec, device, table, &entries, running)?;
     // What else has its name would start something else under it.
     for entry in entries.iter().filter(is_it) {
         if !going.iter().any(|other| other.path == entry.path) {
@@ -244,11 +267,19 @@ fn update(
     }
     room::of_slot(sources, spec, table, slot)?;
     note_loss(&entries, &going, slot, &mut plan);
+    if going.is_empty() && !is_blank(spec, device, table, slot)? {
+        plan.notes.push(format!(
+            "warning: `{}` is written over: it is not empty, and no entry of the loader says what is in it",
+            slot.name
+        ));
+    }
     let steps = &mut plan.steps;
+    let is_going = |path: &String| going.iter().any(|entry| entry.path == *path);
+    steps.retain(|step| !matches!(step, Step::Finish { path } if is_going(path)));
     // What starts the old content goes before the content does.
     for entry in &going {
         steps.push(Step::Remove {
-            path: entry.path.clone(),
+            path: entry.place(),
         });
     }
     for entry in going_files(&entries, &going) {
@@ -340,8 +371,12 @@ fn repair<'f>(
                 continue;
             }
             Repair::Shared(path) | Repair::File(path) => Step::File { path: path.clone() },
+            Repair::Finish(path) => Step::Finish { path: path.clone() },
             Repair::Partition(_) if is_running => {
-                left(difference, "this machine runs from it");
+                left(
+                    difference,
+                    "this machine runs from it: raise `version`, and the recipe's goes into a free slot",
+                );
                 continue;
             }
             Repair::Partition(name) => Step::Partition {
@@ -375,7 +410,7 @@ fn note_loss(entries: &[Entry], going: &[&Entry], slot: &Slot, plan: &mut Plan) 
             1 => ", which has not proven itself yet",
             _ => "",
         };
-        format!("{}{how}", entry.id.replacen('_', " ", 1))
+        format!("{}{how}", entry.shown())
     };
     let listed = |all: Vec<&Entry>| {
         let all: Vec<String> = all.into_iter().map(name).collect();
@@ -397,57 +432,6 @@ fn note_loss(entries: &[Entry], going: &[&Entry], slot: &Slot, plan: &mut Plan) 
         slot.name,
         listed(going.to_vec())
     ));
-}
-
-/// The id of the partition of a slot.
-pub(super) fn root_id(table: &Table, spec: &Spec, slot: &Slot) -> Option<Uuid> {
-    let partition = spec
-        .partitions
-        .iter()
-        .find(|partition| partition.name == slot.name)?;
-    of_partition(table, &partition.uuid).map(|partition| partition.uuid)
-}
-
-/// A slot for a new version, and the entries that go with it. The one that this machine runs from stays, else the best that has
-/// proven itself, else the one that is tried next. Of the others one without anything to lose is taken first, then one that has not
-/// proven itself, then the oldest.
-fn free_slot<'a>(
-    spec: &'a Spec,
-    table: &Table,
-    entries: &'a [Entry],
-    running: Option<Uuid>,
-) -> Result<(&'a Slot, Vec<&'a Entry>), BuilderError> {
-    let mut slots: Vec<(&Slot, Uuid, Option<&Entry>)> = Vec::new();
-    for slot in &spec.slots {
-        let Some(root) = root_id(table, spec, slot) else {
-            continue;
-        };
-        let own = entries.iter().filter(|entry| entry.root == Some(root));
-        let best = own.max_by(|a, b| a.worth().cmp(&b.worth()).then_with(|| a.compare(b)));
-        slots.push((slot, root, best));
-    }
-    let worth = |best: Option<&Entry>| best.map_or(0, Entry::worth);
-    slots.sort_by(|(_, _, a), (_, _, b)| {
-        worth(*a).cmp(&worth(*b)).then_with(|| match (a, b) {
-            (Some(a), Some(b)) => a.compare(b),
-            _ => a.is_some().cmp(&b.is_some()),
-        })
-    });
-    let kept = slots
-        .iter()
-        .find(|(_, root, _)| running == Some(*root))
-        .or_else(|| slots.iter().rfind(|(_, _, best)| worth(*best) > 0))
-        .map(|(_, root, _)| *root);
-    let free = slots.iter().find(|(_, root, _)| kept != Some(*root));
-    let (slot, root, _) = free.ok_or_else(|| {
-        refused(
-            "provision-no-slot",
-            "there is no slot for another version beside the one that starts now",
-        )
-        .help("a layout with two slots has room: `slots = 2` and `root-size` in `[disk]`")
-    })?;
-    let own = entries.iter().filter(|entry| entry.root == Some(*root));
-    Ok((slot, own.collect()))
 }
 
 /// Kernels and initrds that only entries that go name.

@@ -7,7 +7,7 @@ use sos_formats::gpt::Table;
 use super::Spec;
 use super::drift::Difference;
 use super::entries::{Entry, same};
-use super::plan::root_id;
+use super::slots::root_id;
 
 /// What was found on a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct SlotState {
     pub is_wanted: bool,
     /// Whether the loader takes it next.
     pub is_next: bool,
+    /// Whether an update that was stopped has left only a draft of its entry, which the loader does not see.
+    pub is_draft: bool,
 }
 
 impl fmt::Display for SlotState {
@@ -46,6 +48,7 @@ impl fmt::Display for SlotState {
             f.write_str(", the recipe's")?;
         }
         match self.left {
+            _ if self.is_draft => f.write_str("; only a draft of its entry is there")?,
             None => {}
             Some(0) => f.write_str("; it did not start")?,
             Some(1) => f.write_str("; not proven yet, 1 start left")?,
@@ -68,6 +71,7 @@ impl SlotState {
                 name: slot.name.clone(),
                 version: best.map(|entry| entry.version().to_owned()),
                 left: best.and_then(|entry| entry.left),
+                is_draft: best.is_some_and(|entry| entry.is_draft),
                 is_wanted: best.is_some_and(|entry| same(&entry.id, &wanted)),
                 is_next: best.is_some_and(|entry| next.is_some_and(|next| next.path == entry.path)),
             })
@@ -83,6 +87,6 @@ pub(super) fn id(spec: &Spec) -> String {
 
 /// What the loader takes next.
 pub(super) fn next(entries: &[Entry]) -> Option<&Entry> {
-    let entries = entries.iter().filter(|entry| entry.left != Some(0));
+    let entries = entries.iter().filter(|entry| entry.starts());
     entries.max_by(|a, b| a.compare(b))
 }

@@ -144,17 +144,16 @@ pub(super) fn of_files(
         match step {
             Step::Remove { path } => free += volume.size(path)?.next_multiple_of(cluster),
             Step::File { path } => {
-                let (from, is_shared) = origin(spec, plan, path)?;
+                let from = origin(spec, plan, path)?;
                 let mut size = esp::source(sources, from)?.size;
                 if signs {
                     size += SIGNATURE_BYTES;
                 }
                 let old = volume.size(path)?.next_multiple_of(cluster);
-                // The old one of what all versions share stays until the new one is whole.
-                let room = if is_shared { free } else { free + old };
-                if taken(size) > room {
+                // The old one stays until the new one is whole.
+                if taken(size) > free {
                     let message = format!(
-                        "the EFI system partition has {room} bytes left for `{path}`, which needs {size}"
+                        "the EFI system partition has {free} bytes left for `{path}`, which needs {size}"
                     );
                     return Err(refused("provision-small", message)
                         .note("nothing was written")

@@ -25,7 +25,6 @@ fn a_device_is_written_by_one_at_a_time() {
     // To look at it nobody has to be asked.
     Device::open(&w.path, false).expect("for reading");
     drop(first);
-    assert_eq!(used_by(&w.path), None);
     w.device();
 }
 
@@ -168,4 +167,77 @@ fn a_table_is_repaired_where_nothing_else_can_be() {
     w.apply(&bare, &plan);
     assert!(w.drift(&bare).is_empty(), "{:?}", w.drift(&bare));
     refused();
+}
+
+#[test]
+fn what_is_behind_the_first_mib_is_seen() {
+    // Where file systems have their second superblock, where a table has its second copy, and anywhere.
+    for at in [1 << 20, 33 << 20, (64 << 20) - 512] {
+        let w = World::new();
+        w.change(at, b"data");
+        let error = plan(&w.fake, &spec("1"), &w.device(), Wish::default()).expect_err("refused");
+        assert!(
+            format!("{error:?}").contains("provision-not-blank"),
+            "{at}: {error:?}"
+        );
+        // Zeros that were written are nothing.
+        w.change(at, &[0; 512]);
+        assert!(w.plan(&spec("1"), "").wipes);
+    }
+}
+
+#[test]
+fn a_file_with_something_in_it_is_not_to_be_made_a_disk() {
+    let w = World::new();
+    let path = w.fake.path("passwd");
+    let help = |bytes: &[u8]| {
+        fs::write(&path, bytes).expect("written");
+        let error = Device::open(&path, false).expect_err("refused");
+        let BuilderError::Diagnostic(problem) = error else {
+            panic!("{error:?}");
+        };
+        problem.helps.join("\n")
+    };
+    let own = format!("truncate -s 8G {}", path.display());
+    assert!(help(b"").contains(&own));
+    assert!(help(&[0; 4096]).contains(&own));
+    let told = help(b"root:x:0:0:root:/root:/bin/sh\n");
+    assert!(
+        !told.contains(&own) && told.contains("name a block device"),
+        "{told}"
+    );
+}
+
+#[test]
+fn another_layout_with_a_nameless_partition_is_told_by_its_id() {
+    let w = World::new();
+    let mut other = spec("1");
+    for partition in &mut other.partitions {
+        partition.uuid = Uuid::derived("other", &partition.name).to_string();
+    }
+    w.apply(&other, &w.plan(&other, ""));
+    let path = w.path.to_str().expect("plain");
+    if peer("sgdisk", &["-c", "3:", path]).is_none() {
+        return;
+    }
+    let error = plan(&w.fake, &spec("1"), &w.device(), Wish::default()).expect_err("refused");
+    let id = Uuid::derived("other", "root-b");
+    let told = format!("it has `esp`, `root-a`, a partition without a name ({id})");
+    assert!(format!("{error:?}").contains(&told), "{error:?}");
+}
+
+#[test]
+fn a_damaged_esp_is_told_with_what_can_be_done() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    let esp = w.offset("esp");
+    // The number of free clusters is not known, and the table ends early.
+    w.change(esp + 512 + 488, &[0xff; 4]);
+    w.change(esp + 36, &1u32.to_le_bytes());
+    let error = plan(&w.fake, &spec("2"), &w.device(), Wish::default()).expect_err("refused");
+    let said = format!("{error:?}");
+    assert!(
+        said.contains("provision-damaged") && said.contains("`fsck.vfat` may repair it"),
+        "{said}"
+    );
 }
