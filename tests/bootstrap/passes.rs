@@ -2,6 +2,7 @@
 
 use super::small::{content, world};
 use super::write_tree;
+use crate::support::is_root;
 
 #[test]
 fn what_a_pass_removes_in_its_own_directory_is_back_in_the_next() {
@@ -51,7 +52,10 @@ fn no_step_leaves_a_time() {
     assert_eq!(content(&w, root.trim(), "usr/time"), "0\n");
     // Of all files, as upstream sets them, in whatever zone.
     let times = |zone: &str| {
-        let script = format!("TZ={zone} find / -xdev -exec touch -h -t 197001010000.00 {{}} +\n");
+        // The kernel lets nobody but root set the time of /proc.
+        let but = if is_root() { "" } else { "! -path /proc" };
+        let script =
+            format!("TZ={zone} find / -xdev {but} -exec touch -h -t 197001010000.00 {{}} +\n");
         w.write("tree/steps/improve/x.sh", &script);
         w.sos(["build", "--no-link", ".#rootfs"]).ok().stdout
     };
