@@ -226,7 +226,7 @@ impl Layout {
                 }),
             )),
             _ => Err(Box::new(self.bad("it has several images").help(format!(
-                "name one of its tags, with `tag` in `sos.oci.rootfs`, `fromTag` in `sos.oci`, and as `DIR:TAG` to a command: {}",
+                "its tags are: {}; name one with `tag` in `sos.oci.rootfs`, `fromTag` in `sos.oci`, and as `DIR:TAG` to a command",
                 tags.join(", ")
             )))),
         }
