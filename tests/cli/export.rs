@@ -329,30 +329,30 @@ fn what_is_stopped_does_not_look_finished() {
     };
     let left = names();
     assert!(
-        left.len() == 1 && left[0].starts_with("a.raw.new-"),
+        left.len() == 1 && left[0].starts_with("a.raw.sos-draft-"),
         "{left:?}"
     );
     // What is of another file, or of no process, is somebody's.
     let ended = ended();
-    w.write(&format!("a.raw2.new-{ended}"), "");
-    w.write("a.raw.new-notes", "");
+    w.write(&format!("a.raw2.sos-draft-{ended}"), "");
+    w.write("a.raw.sos-draft-notes", "");
     w.sos(["export", ".#file", "disk:a.raw"]).ok();
     assert_eq!(
         names(),
         [
             "a.raw".to_owned(),
-            "a.raw.new-notes".to_owned(),
-            format!("a.raw2.new-{ended}")
+            "a.raw.sos-draft-notes".to_owned(),
+            format!("a.raw2.sos-draft-{ended}")
         ]
     );
-    w.write(&format!("a.dir.new-{ended}/etc/motd"), "half");
+    w.write(&format!("a.dir.sos-draft-{ended}/etc/motd"), "half");
     w.sos(["export", ".#first", "dir:a.dir"]).ok();
-    assert!(!names().contains(&format!("a.dir.new-{ended}")));
+    assert!(!names().contains(&format!("a.dir.sos-draft-{ended}")));
     assert!(w.project().join("a.dir/etc/motd").is_file());
     // Of a build that is a tree, too.
-    w.write(&format!("a.tree.new-{ended}/blob"), "half");
+    w.write(&format!("a.tree.sos-draft-{ended}/blob"), "half");
     w.sos(["export", ".#tree", "dir:a.tree"]).ok();
-    assert!(!names().contains(&format!("a.tree.new-{ended}")));
+    assert!(!names().contains(&format!("a.tree.sos-draft-{ended}")));
 }
 
 #[test]

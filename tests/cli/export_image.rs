@@ -93,7 +93,7 @@ fn images_are_added_to_a_layout() {
 #[test]
 fn an_archive_is_the_same_each_time() {
     let w = world();
-    let left = w.write(&format!("one.tar.new-{}", ended()), "half of it");
+    let left = w.write(&format!("one.tar.sos-draft-{}", ended()), "half of it");
     w.sos(["export", ".#image", "oci-archive:one.tar"]).ok();
     assert!(!left.exists());
     let told = w
@@ -152,7 +152,7 @@ fn an_export_that_was_stopped_goes_on() {
         })
         .expect("a directory");
         if stage > 0 {
-            let draft = format!("{}.new-{ended}", names[0].display());
+            let draft = format!("{}.sos-draft-{ended}", names[0].display());
             std::fs::write(blobs.join(draft), "half").expect("written");
         }
         if stage > 1 {
@@ -166,7 +166,7 @@ fn an_export_that_was_stopped_goes_on() {
             w.write("dir/oci-layout", "");
         }
         if stage > 3 {
-            w.write(&format!("dir/index.json.new-{ended}"), "{");
+            w.write(&format!("dir/index.json.sos-draft-{ended}"), "{");
         }
         export().ok();
         let same = run_command(

@@ -1,6 +1,6 @@
 //! What is being written: it gets its name when it is whole, so that nothing that was stopped looks finished.
 //!
-//! A draft lies beside the place, under its name with `.new-` and the number of the process behind it. Whatever stops an export, that is
+//! A draft lies beside the place, under its name with `.sos-draft-` and the number of the process behind it. Whatever stops an export, that is
 //! all it leaves; the next export to the same place removes it.
 
 use std::ffi::OsStr;
@@ -17,8 +17,8 @@ use sos_store::{PlainRemover, Remover as _};
 use super::directory::{failed, is_ended};
 use super::repository::sync;
 
-/// Stands between the name of what is being written and the process that writes it.
-const MARK: &[u8] = b".new-";
+/// Stands between the name of what is being written and the process that writes it. What is called so is removed, thus nobody else may.
+const MARK: &[u8] = b".sos-draft-";
 
 /// A file or directory that is being written; when it is dropped before it is finished, it is removed.
 #[derive(Debug)]
