@@ -75,6 +75,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotALink`] when another kind of file is in its place.
     pub fn add_indirect_root(&self, link: &Path, path: &StorePath) -> Result<()> {
+        self.require_writable()?;
         let link = std::path::absolute(link).at("resolve", link)?;
         self.hold(std::slice::from_ref(path))?;
         let is_rootfs = self

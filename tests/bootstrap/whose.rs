@@ -18,6 +18,10 @@ fn root_leaves_nothing_in_the_store_of_a_user() {
     // Root with the home of the user: it finds what is there, and makes nothing.
     assert_eq!(content(&w, first.trim(), "usr/x"), "x\n");
     w.sos(build).ok().says(&["built 0,"]);
+    // A link that keeps it would be written down there.
+    w.sos(["build", ".#rootfs", "-o", "link"])
+        .fails(4)
+        .says(&["error[store-foreign]:"]);
     let see = "ls -lnd /usr /usr/* /bin /steps > ${PREFIX}/x\n";
     w.write("tree/steps/improve/x.sh", see);
     let store = w.store();

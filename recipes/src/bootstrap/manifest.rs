@@ -218,9 +218,11 @@ fn define(words: &Words<'_, '_>, variables: &mut Variables) -> Result<()> {
 /// Whether what ends a line holds. Upstream's generator does not look at what comes behind it, which then means nothing to it.
 fn last_predicate(words: &Words<'_, '_>, at: usize, variables: &Variables) -> Result<bool> {
     let (value, rest) = predicate(words, at, variables)?;
-    match words.get(rest) {
+    // Blanks at the end, as before a comment, are no words.
+    let mut behind = (rest..).map_while(|at| Some((at, words.get(at)?)));
+    match behind.find(|(_, word)| !word.is_empty()) {
         None => Ok(value == "True"),
-        Some(word) => {
+        Some((rest, word)) => {
             let message = format!("the line goes on after its predicate, with {}", said(word));
             let problem = words.wrong(rest, message, "this would not be looked at");
             Err(if word == "(" {

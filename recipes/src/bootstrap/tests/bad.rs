@@ -115,6 +115,18 @@ fn bad_manifests_say_where() {
         "build: a ( A == B ) ( C == D )\n",
         "steps/manifest:1:21 bootstrap-syntax: the line goes on after its predicate, with `(`",
     );
+    // Blanks at the end of a line are nothing, with a comment behind them or without.
+    for end in ["", " ", "  ", "  # why", " # why", "  #"] {
+        let tree = Tree::new(
+            &format!("build: a ( A != B ){end}\n"),
+            &[("a/pass1.kaem", "")],
+        );
+        assert_eq!(tree.plan(&[]).unwrap().steps.len(), 1, "{end:?}");
+    }
+    check(
+        "build: a ( A == B )  x\n",
+        "steps/manifest:1:22 bootstrap-syntax: the line goes on after its predicate, with `x`",
+    );
     check(
         "define: V = ( A ) ( A == B ) x\n",
         "steps/manifest:1:30 bootstrap-syntax: the line goes on after its predicate, with `x`",
