@@ -379,6 +379,17 @@ pub(in crate::disk) fn check(attrs: &DiskAttrs) -> Result<(), BuilderError> {
                 "the partition `{name}` has a `label`, and no `filesystem` that it could be of: its own name is `name`"
             )));
         }
+        // Nothing that a recipe names is left out without a word.
+        if !partition.files.is_empty() && partition.filesystem != Some(Format::Vfat) {
+            return Err(wrong(format!(
+                "the partition `{name}` has `files`, which only `filesystem = \"vfat\"` takes: those of another one are files of its `rootfs`, into which `sos.rootfs.edit` puts them"
+            )));
+        }
+        if partition.rootfs.is_some() && !matches!(partition.filesystem, Some(Format::Root(_))) {
+            return Err(wrong(format!(
+                "the partition `{name}` has a `rootfs`, and no `filesystem` that could hold its owners and modes: ext4, erofs and squashfs do"
+            )));
+        }
         let what = of(partition);
         if let Some(other) = ids.insert(parsed(&partition.uuid, &what)?, what.clone()) {
             return Err(wrong(format!("{other} and {what} have the same UUID")));

@@ -47,13 +47,34 @@ fn told(fake: &Fake, attrs: &DiskAttrs) -> String {
 #[test]
 fn what_contradicts_itself_is_refused() {
     type Change = fn(&mut DiskAttrs);
-    let cases: [(Change, &str); 15] = [
+    let cases: [(Change, &str); 18] = [
         (
             |d| {
                 d.partitions[1].filesystem = None;
                 d.partitions[1].label = "x".to_owned();
             },
             "the partition `b` has a `label`, and no `filesystem`",
+        ),
+        (
+            |d| {
+                d.partitions[1].files = [("/x".to_owned(), FileFrom::Path("x".to_owned()))].into();
+            },
+            "the partition `b` has `files`, which only",
+        ),
+        (
+            |d| {
+                d.partitions[1].filesystem = None;
+                d.partitions[1].size = Some(MIB);
+                d.partitions[1].files = [("/x".to_owned(), FileFrom::Path("x".to_owned()))].into();
+            },
+            "the partition `b` has `files`, which only",
+        ),
+        (
+            |d| {
+                d.partitions[1].filesystem = Some(Format::Vfat);
+                d.partitions[1].rootfs = Some("x".to_owned());
+            },
+            "the partition `b` has a `rootfs`, and no `filesystem`",
         ),
         (|d| d.uuid = NIL.to_owned(), "the disk: a UUID of zeros"),
         (
