@@ -61,13 +61,16 @@ struct PlanArgs {
     /// Take the device whatever is on it; all of that is lost
     #[arg(long)]
     wipe: bool,
+    /// Write the recipe's root over one that has started and differs from it: the device is damaged, and the recipe has not changed
+    #[arg(long, conflicts_with = "wipe")]
+    repair: bool,
     #[command(flatten)]
     sign: SignFlags,
 }
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  truncate -s 4G disk.raw && sos provision apply disk.raw .#disk --yes   a disk of its own size\n  sos provision apply /dev/sdb ./web.rootfs.toml#disk --yes             the next version, into the free slot\n  sos provision drift /dev/sdb ./web.rootfs.toml#disk                    what is different\n\nA target is a disk, or its `provision`. Mounted devices are refused. Without `--yes` the plan is shown and nothing is done; the exit code is 2 then, unless there was nothing to do, and `done` of `--json` is false. The slot with the least to lose is written over: what did not start, then what has not proven itself yet. Where the version is there already, files and read-only roots that differ are written anew; a root that a system writes to stays, so another kernel needs a higher `version`."
+    after_help = "Examples:\n  truncate -s 4G disk.raw && sos provision apply disk.raw .#disk --yes   a disk of its own size\n  sos provision apply /dev/sdb ./web.rootfs.toml#disk --yes             the next version, into the free slot\n  sos provision drift /dev/sdb ./web.rootfs.toml#disk                    what is different\n\nA target is a disk, or its `provision`. Mounted devices are refused. Without `--yes` the plan is shown and nothing is done; the exit code is 2 then, unless there was nothing to do, and `done` of `--json` is false. The slot with the least to lose is written over: what did not start, then what has not proven itself yet. Where the version is there already, files that differ are written anew. A root that a system writes to stays, so another kernel needs a higher `version`, as does another root in the place of one that has started."
 )]
 struct ApplyArgs {
     #[command(flatten)]
@@ -75,6 +78,9 @@ struct ApplyArgs {
     /// Take the device whatever is on it; all of that is lost
     #[arg(long)]
     wipe: bool,
+    /// Write the recipe's root over one that has started and differs from it: the device is damaged, and the recipe has not changed
+    #[arg(long, conflicts_with = "wipe")]
+    repair: bool,
     /// Do it
     #[arg(long)]
     yes: bool,
@@ -93,7 +99,13 @@ pub(crate) fn run(session: &Session, args: &ProvisionArgs) -> Result<(), Failure
             // Read as `apply` reads it: a key that cannot sign is told now.
             let signer = args.sign.signer().map_err(refused)?;
             let spec = spec(session, &args.common)?;
-            let mut plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
+            let wish = Wish {
+                wipe: args.wipe,
+                repairs: args.repair,
+                signs: signer.is_some(),
+                ..Wish::default()
+            };
+            let mut plan = planned(session, &spec, &device, wish)?;
             plan.notes.splice(0..0, in_use(&args.common, &plan));
             show(session, &spec, &device, &plan, false)
         }
@@ -107,7 +119,13 @@ fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
     let device = Device::open(&args.common.device, args.yes).map_err(refused)?;
     let signer = args.sign.signer().map_err(refused)?;
     let spec = spec(session, &args.common)?;
-    let mut plan = planned(session, &spec, &device, args.wipe, signer.is_some())?;
+    let wish = Wish {
+        wipe: args.wipe,
+        repairs: args.repair,
+        signs: signer.is_some(),
+        ..Wish::default()
+    };
+    let mut plan = planned(session, &spec, &device, wish)?;
     if !args.yes {
         plan.notes.splice(0..0, in_use(&args.common, &plan));
         let is_there = plan.steps.is_empty();
@@ -254,14 +272,12 @@ fn planned(
     session: &Session,
     spec: &Spec,
     device: &Device,
-    wipe: bool,
-    signs: bool,
+    wish: Wish<'_>,
 ) -> Result<Plan, Failure> {
     let running = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let wish = Wish {
         running: &running,
-        wipe,
-        signs,
+        ..wish
     };
     let sources = sources(session, &|_| {})?;
     sources.plan(spec, device, wish).map_err(refused)

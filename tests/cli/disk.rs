@@ -550,6 +550,46 @@ fn a_device_in_use_is_refused() {
     apply("two").ok();
 }
 
+/// Only root may ask the kernel what a loop device is made of; anybody sees how large that is.
+#[test]
+fn a_file_that_may_be_behind_a_loop_device_is_refused() {
+    let Some(mut w) = world() else { return };
+    let (Some(user), Some(losetup)) = (User::new("loop", false), peer("losetup")) else {
+        return;
+    };
+    let name = |name: &str| w.project().join(name);
+    let (first, other) = (name("first"), name("other"));
+    for (path, size) in [(&first, 200 << 20), (&other, 201 << 20)] {
+        let made = std::fs::File::create(path).and_then(|file| file.set_len(size));
+        made.expect("a device");
+    }
+    std::fs::hard_link(&first, name("second")).expect("a link");
+    let words = ["-f", "--show", first.to_str().expect("plain")];
+    let attached = run(Command::new(&losetup).args(words));
+    if attached.code != 0 {
+        skip(&format!("no loop device: {}", attached.stderr));
+        return;
+    }
+    let device = Loop {
+        losetup,
+        name: attached.stdout.trim().to_owned(),
+    };
+    std::fs::remove_file(&first).expect("removed");
+    let _copy = w.with_program_for(&user);
+    let apply = |file: &str| {
+        let args = ["provision", "apply", file, ".#disk", "--yes"];
+        run(user.becomes(&mut w.command_of(&args)))
+    };
+    apply("second").fails(4).says(&[
+        "is in use: it may be behind",
+        &device.name,
+        "only root is told",
+    ]);
+    apply("other").ok();
+    drop(device);
+    apply("second").ok();
+}
+
 /// A loop device, which goes with the test.
 struct Loop {
     losetup: PathBuf,

@@ -153,6 +153,49 @@ fn another_kernel_under_the_same_version_is_refused() {
 }
 
 #[test]
+fn another_way_to_start_or_another_root_under_the_same_version_is_refused() {
+    let Some(w) = world() else { return };
+    device(&w, "device", LAYOUT);
+    let apply = |target: &str, more: &[&str]| {
+        let args = ["provision", "apply", "device", target, "--yes"];
+        w.sos(args.iter().chain(more))
+    };
+    apply(".#disk", &[]).ok();
+    for verb in [&["plan"][..], &["apply", "--yes"]] {
+        let args = [&["provision"], verb, &["device", ".#entries"]].concat();
+        w.sos(args).fails(4).says(&[
+            "provision-same-version",
+            "`EFI/Linux/test_1.efi`",
+            "`loader/entries/test_1.conf`",
+            "raise `version`",
+        ]);
+    }
+    w.sos(["provision", "drift", "device", ".#entries"])
+        .fails(1);
+    apply(".#next-entries", &[]).ok();
+    w.sos(["provision", "drift", "device", ".#next-entries"])
+        .ok();
+    // A root to which nothing writes, and that starts.
+    let recipe = std::fs::read_to_string(w.project().join("sos.nix")).expect("read");
+    let squashed = recipe.replace(
+        "root-size =",
+        "filesystem = \"squashfs\"; initrd = \"none\"; root-size =",
+    );
+    w.write("sos.nix", &squashed);
+    apply(".#disk", &["--wipe"]).ok();
+    let other = squashed.replace("version ${version}", "version ${version}!");
+    w.write("sos.nix", &other);
+    apply(".#disk", &[]).fails(4).says(&[
+        "provision-same-version",
+        "has other content from byte",
+        "raise `version`",
+        "`--repair`",
+    ]);
+    apply(".#disk", &["--repair"]).ok();
+    w.sos(["provision", "drift", "device", ".#disk"]).ok();
+}
+
+#[test]
 fn a_name_with_an_underscore_has_two_slots() {
     let Some(w) = world() else { return };
     let recipe = std::fs::read_to_string(w.project().join("sos.nix")).expect("read");

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, OFlags};
 
-use super::loops::Loop;
+use super::loops::{Answer, Loop};
 
 /// Claims a block device that is opened with it; nothing of files.
 #[expect(
@@ -80,15 +80,22 @@ fn uses(path: &Path, meta: &Metadata, loops: &[Loop], known: &mut Vec<String>) -
             return by;
         }
     }
-    let is_of = |one: &&Loop| match &one.below {
+    let is_of = |one: &Loop| match &one.below {
         Some(below) if below.file_type().is_block_device() => {
-            ours.iter().any(|(dev, _)| *dev == number(below.rdev()))
+            let is_one = ours.iter().any(|(dev, _)| *dev == number(below.rdev()));
+            if is_one { Answer::Yes } else { Answer::No }
         }
         _ => one.is_of(meta),
     };
-    let mut others = loops.iter().filter(|one| !known.contains(&one.name));
-    if let Some(other) = others.find(is_of) {
-        return Some(format!("it is behind `/dev/{}`", other.name));
+    let others = loops.iter().filter(|one| !known.contains(&one.name));
+    let answers: Vec<_> = others.map(|one| (is_of(one), &one.name)).collect();
+    if let Some((_, name)) = answers.iter().find(|(answer, _)| *answer == Answer::Yes) {
+        return Some(format!("it is behind `/dev/{name}`"));
+    }
+    if let Some((_, name)) = answers.iter().find(|(answer, _)| *answer == Answer::Maybe) {
+        return Some(format!(
+            "it may be behind `/dev/{name}`, which is made of a file of this size whose name is gone, and whose others only root is told"
+        ));
     }
     // What a loop device is made of may be in use by others.
     let is_it = |one: &&Loop| {

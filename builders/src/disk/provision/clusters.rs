@@ -60,6 +60,15 @@ struct Walk {
     orphans: Vec<u64>,
     /// Clusters of directories, by number.
     reached: Vec<bool>,
+    /// Directories that do not begin with themselves and the one above.
+    unled: Vec<Unled>,
+}
+
+/// A directory as the library makes it: with long names for `.` and `..`, which the format does not know.
+struct Unled {
+    at: u64,
+    /// Whether it is in the root directory, which has no number above.
+    is_top: bool,
 }
 
 impl Clusters {
@@ -152,6 +161,7 @@ impl Clusters {
             names: Vec::new(),
             orphans: Vec::new(),
             reached: vec![false; fat.len()],
+            unled: Vec::new(),
         };
         let mut pending = vec![(String::new(), self.root)];
         while let Some((path, first)) = pending.pop() {
@@ -181,6 +191,10 @@ impl Clusters {
         for cluster in chain {
             let start = self.place(*cluster);
             self.read(start, &mut bytes)?;
+            if !path.is_empty() && Some(cluster) == chain.first() && is_unled(&bytes) {
+                let is_top = !path.contains('/');
+                walk.unled.push(Unled { at: start, is_top });
+            }
             for (i, entry) in bytes.chunks_exact(ENTRY).enumerate() {
                 let at = start + (i * ENTRY) as u64;
                 let mut one = [0; ENTRY];
@@ -267,7 +281,26 @@ impl Clusters {
         for at in &walk.orphans {
             self.write(*at, &[DELETED])?;
         }
+        for directory in &walk.unled {
+            self.lead(directory)?;
+        }
         self.free(&fat, &reached)
+    }
+
+    /// Makes a directory begin with itself and the one above, with one write.
+    fn lead(&mut self, directory: &Unled) -> io::Result<()> {
+        let mut head = [0; 4 * ENTRY];
+        self.read(directory.at, &mut head)?;
+        let (own, above) = (ENTRY..2 * ENTRY, 3 * ENTRY..4 * ENTRY);
+        head.copy_within(own, 0);
+        head.copy_within(above, ENTRY);
+        head[2 * ENTRY] = DELETED;
+        head[3 * ENTRY] = DELETED;
+        if directory.is_top {
+            head[ENTRY + 20..ENTRY + 22].fill(0);
+            head[ENTRY + 26..ENTRY + 28].fill(0);
+        }
+        self.write(directory.at, &head)
     }
 
     /// Frees what is not reached, and says that all is well.
@@ -323,6 +356,15 @@ impl Clusters {
         Ok(walk.names.into_iter().find(|name| same(&name.path, path)))
     }
 
+    /// All files and their first clusters, 0 of empty ones.
+    #[cfg(test)]
+    pub(super) fn firsts(&mut self) -> io::Result<Vec<(String, u32)>> {
+        let fat = self.fat()?;
+        let walk = self.walk(&fat)?.ok_or_else(damaged)?;
+        let names = walk.names.into_iter();
+        Ok(names.map(|name| (name.path, name.first)).collect())
+    }
+
     /// Takes a name away with one write; its clusters stay until [`Self::tidy`]. Says whether it was there.
     pub(super) fn forget(&mut self, path: &str) -> io::Result<bool> {
         match self.find(path)? {
@@ -331,23 +373,30 @@ impl Clusters {
         }
     }
 
-    /// Gives a name the content of another, which has that of the first afterwards. In between both lead to the same file.
-    pub(super) fn exchange(&mut self, path: &str, with: &str) -> io::Result<()> {
+    /// Gives a name the content of another, which goes, with one write. The clusters of what it had stay until [`Self::tidy`].
+    ///
+    /// The other name goes first, so that never two of them lead to one file, which any other program would call damage. Stopped in
+    /// between, the new content is lost and the old one there: where nobody has the new one a second time (`is_only`), it is the
+    /// other way round.
+    pub(super) fn replace(&mut self, path: &str, with: &str, is_only: bool) -> io::Result<()> {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let one = self.find(path)?.ok_or_else(missing)?.at;
-        let other = self.find(with)?.ok_or_else(missing)?.at;
+        let other = self.find(with)?.ok_or_else(missing)?;
         let (mut a, mut b) = ([0; ENTRY], [0; ENTRY]);
         self.read(one, &mut a)?;
-        self.read(other, &mut b)?;
+        self.read(other.at, &mut b)?;
         // The first cluster in two halves, and the size.
         for range in [20..22, 26..32] {
-            let held: Vec<u8> = a[range.clone()].to_vec();
-            a[range.clone()].copy_from_slice(&b[range.clone()]);
-            b[range].copy_from_slice(&held);
+            a[range.clone()].copy_from_slice(&b[range]);
         }
-        self.write(one, &a)?;
+        if is_only {
+            self.write(one, &a)?;
+            self.part.sync()?;
+            return self.delete(&other);
+        }
+        self.delete(&other)?;
         self.part.sync()?;
-        self.write(other, &b)
+        self.write(one, &a)
     }
 
     /// Makes room for one more name in a directory: a cluster is part of it when it is empty, and not before. Says whether it was
@@ -404,6 +453,7 @@ impl Clusters {
                     names: Vec::new(),
                     orphans: Vec::new(),
                     reached: Vec::new(),
+                    unled: Vec::new(),
                 },
             );
             self.list("", &chain, &mut walk, &mut below)?;
@@ -414,6 +464,17 @@ impl Clusters {
         }
         Ok(Some(at))
     }
+}
+
+/// Whether a directory begins with `.` and `..` behind long names.
+fn is_unled(bytes: &[u8]) -> bool {
+    let is_long = |at: usize| bytes[at] == DELETED || bytes[at + 11] & 0x3f == LONG;
+    let is = |at: usize, name: &[u8; 11]| bytes[at..at + 11] == *name;
+    bytes.len() >= 4 * ENTRY
+        && is_long(0)
+        && is(ENTRY, b".          ")
+        && is_long(2 * ENTRY)
+        && is(3 * ENTRY, b"..         ")
 }
 
 /// Marks clusters; says whether they are all there and were all unmarked.

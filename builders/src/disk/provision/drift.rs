@@ -56,6 +56,8 @@ pub(super) enum Repair {
     Partition(String),
     /// The version in a free slot.
     Version,
+    /// A higher version: under this one there is something that starts and that the recipe would not bring back.
+    Raise,
     /// No step of a plan; why not.
     None(&'static str),
 }
@@ -153,19 +155,23 @@ pub(super) fn drift(
         }
     }
     let entries = slots::entries(spec, device, &table, &volume)?;
+    let id = id(spec);
     for draft in entries.iter().filter(|entry| entry.is_draft) {
         let how = "is there as a draft only, which an update that was stopped has left";
-        let repair = Repair::Finish(draft.path.clone());
+        // Finished, it would start in the place of the version that is wanted.
+        let is_wanted = same(&draft.id, &id) || !entries.iter().any(Entry::starts);
+        let repair = match is_wanted {
+            true => Repair::Finish(draft.path.clone()),
+            false => Repair::None("`apply` with the recipe of that version finishes it"),
+        };
         found.push(difference(&draft.path, how, repair));
     }
-    let id = id(spec);
     // A layout that nothing starts says of no slot what is in it.
     let starts = starts(spec);
     if starts {
         report.slots = SlotState::all(spec, &table, &entries);
     }
-    let current = entries.iter().filter(|entry| same(&entry.id, &id));
-    let current = current.max_by_key(|entry| entry.worth());
+    let current = slots::current(spec, &entries);
     let slot = current.and_then(|entry| {
         let mut slots = spec.slots.iter();
         slots.find(|slot| entry.root.is_some() && root_id(&table, spec, slot) == entry.root)
@@ -192,7 +198,18 @@ pub(super) fn drift(
             .any(|entry| entry.root.is_some() && entry.root == root)
     };
     match (current, slot) {
-        (Some(entry), Some(slot)) => of_version(sources, spec, &volume, entry, slot, &mut found)?,
+        (Some(entry), Some(slot)) if slots::is_of_recipe(spec, entry) => {
+            of_version(sources, spec, &volume, entry, slot, &mut found)?;
+        }
+        (Some(entry), Some(slot)) => {
+            let mut files = slot.files.keys();
+            let own = files.find(|path| super::entries::place_of(path).is_some());
+            let how = match own {
+                Some(own) => format!("starts the version that the recipe starts with `{own}`"),
+                None => "starts the version, and the recipe has no entry of a loader".to_owned(),
+            };
+            found.push(difference(&entry.path, &how, Repair::Raise));
+        }
         (Some(entry), None) => found.push(difference(
             &entry.path,
             "starts a root that is none of the slots",

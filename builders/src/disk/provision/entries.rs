@@ -31,6 +31,13 @@ pub(super) fn uncounted(path: &str) -> String {
     path.to_owned()
 }
 
+/// Where the loader looks for an entry of this path; none for other files.
+pub(super) fn place_of(path: &str) -> Option<&'static str> {
+    let (dir, _) = path.rsplit_once('/')?;
+    let mut places = PLACES.iter().map(|(place, _)| *place);
+    places.find(|place| same(place, dir))
+}
+
 /// One entry of the loader.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Entry {

@@ -1,16 +1,79 @@
-//! A root that keeps the files that it has, and what is about to start it.
+//! What stays of a version that a device has, when the recipe calls something else the same version.
 
 use std::io::Read as _;
 
 use sos_engine::BuilderError;
 
 use super::super::{esp, pe};
-use super::drift::is_written_to;
-use super::entries::{same, uncounted};
+use super::drift::{Difference, Repair, is_written_to};
+use super::entries::{Entry, same, uncounted};
 use super::plan::{Plan, Step};
 use super::volume::Volume;
 use super::{Slot, Spec, refused};
 use crate::build::Build;
+
+const RAISE: &str =
+    "raise `version` in the recipe: it goes into a free slot then, and what is there stays";
+
+/// Refuses another kind of entry for a version that starts: with both there would be two of it, and in between none.
+pub(super) fn entry(
+    spec: &Spec,
+    entry: &Entry,
+    slot: &Slot,
+    found: &[Difference],
+) -> Result<(), BuilderError> {
+    match found.iter().find(|one| one.repair == Repair::Raise) {
+        None => Ok(()),
+        Some(difference) => {
+            let message = format!(
+                "version {} is in `{}`, and the recipe calls what starts in another way the same version",
+                spec.version, slot.name
+            );
+            Err(refused("provision-same-version", message)
+                .note(difference.to_string())
+                .help(format!(
+                    "{RAISE}; or give `boot` the value that `{}` was made with",
+                    entry.path
+                ))
+                .into())
+        }
+    }
+}
+
+/// Refuses to write over a root that has started and differs from the recipe's, unless it can only be damage: until the last byte is
+/// written nothing could start it.
+pub(super) fn proven(
+    spec: &Spec,
+    entry: &Entry,
+    slot: &Slot,
+    found: &[Difference],
+) -> Result<(), BuilderError> {
+    let is_proven = entry.left.is_none();
+    if !is_proven || is_written_to(spec, slot) {
+        return Ok(());
+    }
+    let mut roots = found
+        .iter()
+        .filter(|one| matches!(one.repair, Repair::Partition(_)));
+    let Some(root) = roots.next() else {
+        return Ok(());
+    };
+    // The entry of a root with hashes says of which root they are.
+    let is_entry =
+        |one: &Difference| matches!(&one.repair, Repair::File(path) if same(path, &entry.path));
+    if !slot.images.is_empty() && !found.iter().any(is_entry) {
+        return Ok(());
+    }
+    let message = format!(
+        "version {} has started from `{}`, and its root is not the recipe's",
+        spec.version, slot.name
+    );
+    Err(refused("provision-same-version", message)
+        .note(root.to_string())
+        .help(format!("if the recipe has changed, {RAISE}"))
+        .help("if the device is damaged, `--repair` writes the root of the recipe over it")
+        .into())
+}
 
 /// Refuses to put another kernel beside a root to which a system writes, and which keeps its modules, and says of other files that
 /// the root stays as it is. Files of the version are in `plan`.
@@ -56,7 +119,7 @@ pub(super) fn root(
                     "`{}` keeps the files that it has, and a kernel needs the modules that came with it",
                     slot.name
                 ))
-                .help("raise `version` in the recipe: it goes into a free slot then, and what is there stays")
+                .help(RAISE)
                 .into());
         }
     }
@@ -70,8 +133,11 @@ pub(super) fn root(
     Ok(())
 }
 
-/// The version of the kernel in a kernel image, or in a kernel alone (kernel: Documentation/arch/x86/boot.rst); none when it says none.
+/// The version of the kernel in a kernel image, or in a kernel alone (kernel: Documentation/arch/x86/boot.rst, arch/arm64/booting.rst);
+/// none when it says none, as one that is compressed as a whole.
 fn kernel_in(bytes: &[u8]) -> Option<String> {
+    const ARM64: (std::ops::Range<usize>, &[u8]) = (0x38..0x3c, b"ARM\x64");
+    const BANNER: &[u8] = b"Linux version ";
     const MAGIC: std::ops::Range<usize> = 0x202..0x206;
     const VERSION_AT: usize = 0x20e;
     const SETUP: usize = 0x200;
@@ -80,13 +146,17 @@ fn kernel_in(bytes: &[u8]) -> Option<String> {
     {
         return Some(String::from_utf8_lossy(version).trim().to_owned());
     }
-    if bytes.get(MAGIC)? != b"HdrS" {
+    let text = if bytes.get(ARM64.0)? == ARM64.1 {
+        let at = memchr::memmem::find(bytes, BANNER)?;
+        &bytes[at + BANNER.len()..]
+    } else if bytes.get(MAGIC)? == b"HdrS" {
+        let at = bytes.get(VERSION_AT..VERSION_AT + 2)?;
+        let at = usize::from(u16::from_le_bytes([at[0], at[1]]));
+        bytes.get(SETUP + at..).filter(|_| at != 0)?
+    } else {
         return None;
-    }
-    let at = bytes.get(VERSION_AT..VERSION_AT + 2)?;
-    let at = usize::from(u16::from_le_bytes([at[0], at[1]]));
-    let text = bytes.get(SETUP + at..).filter(|_| at != 0)?;
-    let text = text.split(|byte| *byte == 0).next()?;
-    let is_text = text.len() < 256 && text.iter().all(|byte| (b' '..=b'~').contains(byte));
+    };
+    let text = text.split(|byte| matches!(byte, 0 | b'\n')).next()?;
+    let is_text = text.len() < 1024 && text.iter().all(|byte| (b' '..=b'~').contains(byte));
     is_text.then(|| String::from_utf8_lossy(text).into_owned())
 }

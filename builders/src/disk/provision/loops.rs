@@ -30,12 +30,30 @@ pub(super) struct Loop {
     pub(super) backing: PathBuf,
     /// What has that name, if it is that.
     pub(super) below: Option<Metadata>,
-    /// Device and inode of what it is made of.
-    file: Option<(u64, u64)>,
+    /// What it is made of.
+    file: Made,
+}
+
+/// What a loop device is made of, as far as this process can tell.
+enum Made {
+    /// A file or device, by device and inode.
+    Of(u64, u64),
+    /// A file that has lost the name it was attached by, and may have others. It has so many bytes; none when it has any number of
+    /// them, because the device shows a part of it.
+    Nameless(Option<u64>),
+}
+
+/// Whether a loop device is made of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Yes,
+    /// Nobody but the kernel knows, and it tells root only.
+    Maybe,
+    No,
 }
 
 impl Loop {
-    /// All of which this process can see what they are made of.
+    /// All of which this process can see anything of what they are made of.
     pub(super) fn all() -> Vec<Self> {
         let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
         let attached = devices.filter_map(|device| {
@@ -52,8 +70,12 @@ impl Loop {
                     below.file_type().is_block_device() || file == (below.dev(), below.ino())
                 })
             });
-            let file = asked.or_else(|| Some((below.as_ref()?.dev(), below.as_ref()?.ino())));
-            file.is_some().then_some(Self {
+            let named = || Some((below.as_ref()?.dev(), below.as_ref()?.ino()));
+            let file = match asked.or_else(named) {
+                Some((device, inode)) => Made::Of(device, inode),
+                None => Made::Nameless(bytes_below(&place)),
+            };
+            Some(Self {
                 name,
                 number: number.trim().to_owned(),
                 backing,
@@ -65,9 +87,29 @@ impl Loop {
     }
 
     /// Whether it is made of a file.
-    pub(super) fn is_of(&self, meta: &Metadata) -> bool {
-        self.file == Some((meta.dev(), meta.ino()))
+    pub(super) fn is_of(&self, meta: &Metadata) -> Answer {
+        match self.file {
+            Made::Of(device, inode) if (device, inode) == (meta.dev(), meta.ino()) => Answer::Yes,
+            Made::Of(..) => Answer::No,
+            // Sectors are whole, the file need not be.
+            Made::Nameless(Some(bytes)) if meta.is_file() && meta.len() / 512 == bytes / 512 => {
+                Answer::Maybe
+            }
+            Made::Nameless(_) => Answer::No,
+        }
     }
+}
+
+/// How many bytes what a loop device is made of has; none when the device shows a part of it only.
+fn bytes_below(place: &std::path::Path) -> Option<u64> {
+    let number = |name: &str| -> Option<u64> {
+        let text = fs::read_to_string(place.join(name)).ok()?;
+        text.trim().parse().ok()
+    };
+    if number("loop/sizelimit")? != 0 {
+        return None;
+    }
+    Some(number("size")? * 512 + number("loop/offset")?)
 }
 
 /// Device and inode of what a loop device is made of; none when this process may not ask.

@@ -107,6 +107,8 @@ pub struct Wish<'a> {
     pub wipe: bool,
     /// Whether EFI programs will be signed as they are written.
     pub signs: bool,
+    /// Whether a root that has started is written over where it differs, because it is known to be damaged.
+    pub repairs: bool,
 }
 
 /// See [`super::Sources::plan`].
@@ -225,9 +227,7 @@ fn update(
     let id = report::id(spec);
     let is_it = |entry: &&Entry| same(&entry.id, &id);
     let running = root_of(wish.running);
-    let current = entries.iter().filter(is_it);
-    let current = current.max_by_key(|entry| entry.worth());
-    let current = current.filter(|entry| entry.worth() > 0);
+    let current = slots::current(spec, &entries).filter(|entry| entry.worth() > 0);
     let slot_of = |entry: &Entry| {
         let mut slots = spec.slots.iter();
         slots.find(|slot| entry.root.is_some() && root_id(table, spec, slot) == entry.root)
@@ -235,6 +235,12 @@ fn update(
     let mut plan = Plan::default();
     let here = current.and_then(slot_of);
     let is_running = here.is_some_and(|slot| root_id(table, spec, slot) == running);
+    if let (Some(entry), Some(slot)) = (current, here) {
+        kept::entry(spec, entry, slot, found)?;
+        if !wish.repairs && !is_running {
+            kept::proven(spec, entry, slot, found)?;
+        }
+    }
     // What starts a root belongs to it.
     let is_kept = is_running
         && found
@@ -383,7 +389,7 @@ fn repair<'f>(
                 name: name.clone(),
                 with: format!("{} {}", spec.image, spec.version),
             },
-            Repair::Version => continue,
+            Repair::Version | Repair::Raise => continue,
             Repair::None(why) => {
                 left(difference, why);
                 continue;

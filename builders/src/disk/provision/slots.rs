@@ -9,9 +9,9 @@ use sos_formats::uuid::Uuid;
 
 use super::apply::of_partition;
 use super::device::Device;
-use super::entries::Entry;
+use super::entries::{Entry, place_of, same};
 use super::volume::Volume;
-use super::{Slot, Spec, refused};
+use super::{Slot, Spec, refused, report};
 
 /// The id of the partition of a slot.
 pub(super) fn root_id(table: &Table, spec: &Spec, slot: &Slot) -> Option<Uuid> {
@@ -46,6 +46,20 @@ pub(super) fn entries(
         entry.root = *root;
     }
     Ok(entries)
+}
+
+/// The entry of the version of a recipe: of several the one with the most to lose, and then the one that the recipe would write.
+pub(super) fn current<'e>(spec: &Spec, entries: &'e [Entry]) -> Option<&'e Entry> {
+    let id = report::id(spec);
+    let own = entries.iter().filter(|entry| same(&entry.id, &id));
+    own.max_by_key(|entry| (entry.worth(), is_of_recipe(spec, entry)))
+}
+
+/// Whether an entry is of the kind that the recipe writes: a kernel image, or a text that names a kernel.
+pub(super) fn is_of_recipe(spec: &Spec, entry: &Entry) -> bool {
+    let place = place_of(&entry.path);
+    let mut files = spec.slots.iter().flat_map(|slot| slot.files.keys());
+    files.any(|path| place.is_some() && place_of(path) == place)
 }
 
 /// A slot for a new version, and the entries that go with it. The one that this machine runs from stays, else the best that has

@@ -229,11 +229,16 @@ impl<'d> Change<'d> {
             self.remove(&draft)?;
             return written;
         }
-        self.finish(path)
+        self.named(path, false)
     }
 
-    /// Gives a whole draft its name.
+    /// Gives a whole draft its name, which an update has left that was stopped.
     pub(super) fn finish(&self, path: &str) -> Result<(), BuilderError> {
+        self.named(path, true)
+    }
+
+    /// Gives a draft its name; `is_only` when nobody could write it again.
+    fn named(&self, path: &str, is_only: bool) -> Result<(), BuilderError> {
         let draft = format!("{path}{DRAFT}");
         let failed = |e| failed("rename", &draft, e);
         self.device.sync()?;
@@ -247,10 +252,10 @@ impl<'d> Change<'d> {
         self.reserve(path)?;
         self.on_volume(|volume| volume.touch(path))?;
         self.device.sync()?;
-        self.clusters(|clusters| clusters.exchange(path, &draft))
+        self.clusters(|clusters| clusters.replace(path, &draft, is_only))
             .map_err(failed)?;
         self.device.sync()?;
-        self.remove(&draft)
+        self.tidy()
     }
 
     /// Removes a file, if it is there.

@@ -26,18 +26,120 @@ fn ext4(image: &str) -> Spec {
     spec
 }
 
+/// What is said of a version that the recipe must not call the same.
+fn refused(w: &World, spec: &Spec) -> String {
+    let before = w.data();
+    let error = plan(&w.fake, spec, &w.device(), Wish::default()).expect_err("refused");
+    assert!(w.data() == before);
+    let said = format!("{error:?}");
+    assert!(said.contains("provision-same-version"), "{said}");
+    said
+}
+
+/// A kernel as the boot protocol of arm64 has it: its version is in its banner only.
+fn arm64(version: &str) -> String {
+    let banner = format!("Linux version {version} (x@y) #1\n\0");
+    format!("{}ARM\u{64}{}{banner}", "x".repeat(0x38), "x".repeat(0x400))
+}
+
+#[test]
+fn the_banner_of_a_kernel_tells_its_version() {
+    let w = World::new();
+    w.apply(
+        &ext4(&arm64("6.1.0-1")),
+        &w.plan(&ext4(&arm64("6.1.0-1")), ""),
+    );
+    let said = refused(&w, &ext4(&arm64("6.1.0-2")));
+    let part = "with the kernel 6.1.0-1 (x@y) #1, and the recipe calls one with the kernel 6.1.0-2 (x@y) #1";
+    assert!(said.contains(part), "{said}");
+}
+
+/// The same version as a kernel image, which is one file.
+fn as_image(mut spec: Spec) -> Spec {
+    let image = format!("EFI/Linux/{}_{}.efi", spec.image, spec.version);
+    for slot in &mut spec.slots {
+        slot.files = BTreeMap::from([(image.clone(), text("image"))]);
+    }
+    let loader = spec.partitions[0].files.remove("EFI/BOOT/BOOTX64.EFI");
+    spec.partitions[0].files = spec.slots[0].files.clone();
+    spec.partitions[0]
+        .files
+        .extend(loader.map(|loader| ("EFI/BOOT/BOOTX64.EFI".to_owned(), loader)));
+    spec
+}
+
+#[test]
+fn another_kind_of_entry_is_another_version() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    let told = "loader/entries/t_1.conf: starts the version that the recipe starts with `EFI/Linux/t_1.efi`";
+    assert_eq!(w.drift(&as_image(spec("1"))), [told]);
+    let said = refused(&w, &as_image(spec("1")));
+    for part in [told, "version 1 is in `root-a`", "raise `version`"] {
+        assert!(said.contains(part), "{said}");
+    }
+    // With a higher version both are there.
+    let next = as_image(spec("2"));
+    w.apply(&next, &w.plan(&next, ""));
+    assert!(
+        w.listed("EFI/Linux")
+            .iter()
+            .any(|l| l.ends_with("t_2+3.efi"))
+    );
+    assert!(
+        w.listed("loader/entries")
+            .iter()
+            .any(|l| l.ends_with("t_1.conf"))
+    );
+    w.is_sound();
+}
+
+#[test]
+fn a_root_with_hashes_is_known_to_be_damaged() {
+    let mut w = World::new();
+    for letter in ["a", "b"] {
+        let image = w.fake.path(letter);
+        fs::write(&image, letter.repeat(8192)).expect("written");
+        w.fake.trees.insert(letter.to_owned(), image);
+    }
+    let hashed = |letter: &str| {
+        let root = Uuid::derived("test", "root-a");
+        let entry = format!("options root=PARTUUID={root} roothash={letter}\n");
+        let mut spec = spec("1");
+        let slot = &mut spec.slots[0];
+        slot.images = BTreeMap::from([("root-a".to_owned(), letter.to_owned())]);
+        slot.files = BTreeMap::from([("loader/entries/t_1.conf".to_owned(), text(&entry))]);
+        spec.partitions[0].files = spec.slots[0].files.clone();
+        let root = &mut spec.partitions[1];
+        root.rootfs = None;
+        root.filesystem = None;
+        root.image = Some(letter.to_owned());
+        spec
+    };
+    let first = hashed("a");
+    w.apply(&first, &w.plan(&first, ""));
+    assert!(w.drift(&first).is_empty(), "{:?}", w.drift(&first));
+    // Its entry names the root of the recipe: what differs of it is damage.
+    w.change(w.offset("root-a") + 5, b"x");
+    let plan = w.plan(&first, "");
+    assert!(
+        matches!(&plan.steps[..], [Step::Partition { name, .. }] if name == "root-a"),
+        "{plan:?}"
+    );
+    w.apply(&first, &plan);
+    assert!(w.drift(&first).is_empty(), "{:?}", w.drift(&first));
+    let said = refused(&w, &hashed("b"));
+    assert!(said.contains("from byte 0 on"), "{said}");
+}
+
 #[test]
 fn another_kernel_does_not_come_beside_a_root_that_stays() {
     let w = World::new();
     let first = ext4(&kernel("6.1.0-1", 'x'));
     w.apply(&first, &w.plan(&first, ""));
     let other = ext4(&kernel("6.1.0-2", 'x'));
-    let before = fs::read(&w.path).expect("read");
-    let error = plan(&w.fake, &other, &w.device(), Wish::default()).expect_err("refused");
-    assert!(fs::read(&w.path).expect("read") == before);
-    let said = format!("{error:?}");
+    let said = refused(&w, &other);
     for part in [
-        "provision-same-version",
         "`root-a` with the kernel 6.1.0-1 (x) #1, and the recipe calls one with the kernel 6.1.0-2 (x) #1",
         "raise `version`",
     ] {
@@ -68,7 +170,20 @@ fn another_kernel_does_not_come_beside_a_root_that_stays() {
     w.apply(&squash("1"), &w.plan(&squash("1"), ""));
     let mut next = squash("2");
     next.root = "root 2".to_owned();
-    let plan = w.plan(&next, "");
+    let said = refused(&w, &next);
+    for part in [
+        "version 1 has started from `root-a`, and its root is not the recipe's",
+        "root-a: has other content from byte ",
+        "raise `version`",
+        "`--repair` writes the root of the recipe over it",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let repairs = Wish {
+        repairs: true,
+        ..Wish::default()
+    };
+    let plan = plan(&w.fake, &next, &w.device(), repairs).expect("a plan");
     let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
     assert_eq!(
         steps,
