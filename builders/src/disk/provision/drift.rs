@@ -52,6 +52,8 @@ pub(super) enum Repair {
     File(String),
     /// A draft gets its name, which is this.
     Finish(String),
+    /// A second entry of the version, by the file that it is in.
+    Second(String),
     /// What is in a partition of the version's slot.
     Partition(String),
     /// The version in a free slot.
@@ -172,6 +174,14 @@ pub(super) fn drift(
         report.slots = SlotState::all(spec, &table, &entries);
     }
     let current = slots::current(spec, &entries);
+    let others = entries.iter().filter(|entry| {
+        let is_current = current.is_some_and(|current| current.path == entry.path);
+        same(&entry.id, &id) && !is_current && !entry.is_draft
+    });
+    for entry in others {
+        let how = format!("is a second entry of version {}", spec.version);
+        found.push(difference(&entry.path, &how, Repair::Second(entry.place())));
+    }
     let slot = current.and_then(|entry| {
         let mut slots = spec.slots.iter();
         slots.find(|slot| entry.root.is_some() && root_id(&table, spec, slot) == entry.root)

@@ -11,7 +11,7 @@ use super::super::{esp, sign};
 use super::apply::{esp_of, of_partition};
 use super::device::Device;
 use super::drift::{Difference, Repair, drift};
-use super::entries::{Entry, counted, leftovers, root_of, same};
+use super::entries::{Entry, counted, leftovers, root_of, same, uncounted};
 use super::slots::{free_slot, is_blank, root_id};
 use super::volume::Volume;
 use super::{Slot, Spec, kept, refused, report, room, slots};
@@ -249,7 +249,7 @@ fn update(
     let repairs = found.iter().filter(|one| match one.repair {
         Repair::File(_) if is_kept => false,
         // These are of the version, which comes as a whole.
-        Repair::File(_) | Repair::Partition(_) => here.is_some(),
+        Repair::File(_) | Repair::Second(_) | Repair::Partition(_) => here.is_some(),
         _ => true,
     });
     repair(spec, &volume, wish, repairs, is_running, &mut plan)?;
@@ -261,6 +261,9 @@ fn update(
             plan.slot = Some(slot.name.clone());
         }
         kept::root(sources, spec, &volume, slot, &mut plan)?;
+        if let Some(entry) = current {
+            tried_anew(spec, entry, slot, &mut plan);
+        }
         room::of_files(sources, spec, &volume, &plan, wish.signs)?;
         return Ok(plan);
     }
@@ -320,6 +323,35 @@ fn update(
     Ok(plan)
 }
 
+/// Gives a version that has not proven itself all its starts again when something of it is written: what failed before is not what
+/// will start. The entry with the new counter is whole before the other goes.
+fn tried_anew(spec: &Spec, entry: &Entry, slot: &Slot, plan: &mut Plan) {
+    let is_of_version = |step: &Step| match step {
+        Step::Partition { .. } => true,
+        Step::File { path } => {
+            same(path, &entry.path) || slot.files.keys().any(|plain| same(plain, path))
+        }
+        _ => false,
+    };
+    let is_tried = entry.left.is_some_and(|left| left < spec.tries);
+    let plain = uncounted(&entry.path);
+    let (true, Some(path)) = (
+        is_tried && plan.steps.iter().any(is_of_version),
+        counted(&plain, spec.tries),
+    ) else {
+        return;
+    };
+    let is_entry = |step: &Step| match step {
+        Step::File { path } | Step::Finish { path } => same(path, &entry.path),
+        _ => false,
+    };
+    plan.steps.retain(|step| !is_entry(step));
+    plan.steps.push(Step::File { path });
+    plan.steps.push(Step::Remove {
+        path: entry.place(),
+    });
+}
+
 /// Says of a new version without signatures that it comes beside one with them: firmware that looks would start the old one only.
 fn unsigned(
     sources: &dyn Build,
@@ -377,6 +409,7 @@ fn repair<'f>(
                 continue;
             }
             Repair::Shared(path) | Repair::File(path) => Step::File { path: path.clone() },
+            Repair::Second(path) => Step::Remove { path: path.clone() },
             Repair::Finish(path) => Step::Finish { path: path.clone() },
             Repair::Partition(_) if is_running => {
                 left(

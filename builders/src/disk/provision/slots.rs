@@ -48,11 +48,12 @@ pub(super) fn entries(
     Ok(entries)
 }
 
-/// The entry of the version of a recipe: of several the one with the most to lose, and then the one that the recipe would write.
+/// The entry of the version of a recipe: of several the one with the most to lose, then the one that the recipe would write, then the
+/// one with the most starts left.
 pub(super) fn current<'e>(spec: &Spec, entries: &'e [Entry]) -> Option<&'e Entry> {
     let id = report::id(spec);
     let own = entries.iter().filter(|entry| same(&entry.id, &id));
-    own.max_by_key(|entry| (entry.worth(), is_of_recipe(spec, entry)))
+    own.max_by_key(|entry| (entry.worth(), is_of_recipe(spec, entry), entry.left))
 }
 
 /// Whether an entry is of the kind that the recipe writes: a kernel image, or a text that names a kernel.

@@ -229,6 +229,50 @@ fn a_whole_draft_is_finished_and_its_root_is_kept() {
     }
 }
 
+#[test]
+fn what_is_changed_before_it_has_started_gets_all_its_starts_again() {
+    let w = World::new();
+    w.apply(&spec("1"), &w.plan(&spec("1"), ""));
+    w.apply(&spec("2"), &w.plan(&spec("2"), ""));
+    let (used, whole) = ("loader/entries/t_2+1-2.conf", "loader/entries/t_2+3.conf");
+    w.rename(whole, used);
+    assert!(w.drift(&spec("2")).is_empty());
+    let mut other = spec("2");
+    for slot in &mut other.slots {
+        let kernel = text("another kernel");
+        slot.files.insert("EFI/t/2-linux".to_owned(), kernel);
+    }
+    let plan = w.plan(&other, "");
+    let file = |path: &str| Step::File {
+        path: path.to_owned(),
+    };
+    let gone = Step::Remove {
+        path: used.to_owned(),
+    };
+    assert_eq!(
+        plan.steps,
+        [file("EFI/t/2-linux"), file(whole), gone.clone()]
+    );
+    let own = text_of(&other, 1, "loader/entries/t_2.conf");
+    at_every_write(&w, &other, &plan, || {
+        has_no_twins(&w);
+        assert!(offered(&w).contains(&own));
+        let kept = w.data();
+        brought(&w, &other);
+        w.restore(&kept);
+    });
+    assert!(w.drift(&other).is_empty(), "{:?}", w.drift(&other));
+    // Two of one version: the one that was tried less stays.
+    let bytes = kernel(&w, whole);
+    w.on_esp(|volume| volume.write(used, &mut &bytes[..]).expect("written"));
+    let told = format!("{used}: is a second entry of version 2");
+    assert_eq!(w.drift(&other), [told]);
+    assert_eq!(brought(&w, &other).steps, [gone]);
+    // What starts is left as it is.
+    w.rename(whole, "loader/entries/t_2.conf");
+    assert_eq!(w.plan(&spec("2"), "").steps, [file("EFI/t/2-linux")]);
+}
+
 /// Finished, it would start in the place of the version that is asked for.
 #[test]
 fn a_draft_of_another_version_stays_one_while_something_starts() {
