@@ -1,9 +1,7 @@
 //! In what a device differs from its description.
 
 use std::fmt;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::FileExt as _;
+use std::io::Read as _;
 
 use sos_engine::BuilderError;
 use sos_formats::gpt::{self, GptError, Partition, Table};
@@ -11,7 +9,6 @@ use sos_formats::uuid::Uuid;
 
 use super::super::assemble;
 use super::super::esp;
-use super::super::input::InputFile;
 use super::super::sign;
 use super::apply::{esp_of, of_partition};
 use super::device::Device;
@@ -19,15 +16,9 @@ use super::entries::{Entry, same};
 use super::report::{Report, SlotState, id, next};
 use super::slots::root_id;
 use super::volume::{DAMAGED, Volume};
-use super::{Slot, Spec, room, slots};
+use super::{Slot, Spec, roots, slots};
 use crate::build::Build;
-use crate::filesystem::{FileImage, Image as _, Kind};
-
-/// Where ext4 keeps its superblock, and what stands where in it (kernel: Documentation/filesystems/ext4/super.rst).
-const SUPERBLOCK: u64 = 1024;
-const MAGIC: std::ops::Range<usize> = 0x38..0x3a;
-const UUID: std::ops::Range<usize> = 0x68..0x78;
-const LABEL: std::ops::Range<usize> = 0x78..0x88;
+use crate::filesystem::Kind;
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,40 +83,7 @@ pub(super) fn drift(
             return Ok(report);
         }
     };
-    for how in device.damage()? {
-        found.push(difference("the device", &how, Repair::Table));
-    }
-    if let Ok(id) = spec.uuid.parse::<Uuid>()
-        && id != table.disk
-    {
-        let how = format!("has the id {} instead of {id}", table.disk);
-        found.push(difference("the device", &how, Repair::Id(id)));
-    }
-    for attrs in &spec.partitions {
-        match of_partition(&table, &attrs.uuid) {
-            None => found.push(difference(
-                &attrs.name,
-                &format!("there is no partition with the id {}", attrs.uuid),
-                LAYOUT,
-            )),
-            Some(partition) => of_table(attrs, partition, &mut found),
-        }
-    }
-    for partition in &table.partitions {
-        let uuid = partition.uuid.to_string();
-        if !spec
-            .partitions
-            .iter()
-            .any(|attrs| attrs.uuid.eq_ignore_ascii_case(&uuid))
-        {
-            let how = "is no partition of the layout";
-            let name = match partition.name.as_str() {
-                "" => format!("a partition without a name ({uuid})"),
-                name => name.to_owned(),
-            };
-            found.push(difference(&name, how, LAYOUT));
-        }
-    }
+    of_layout(spec, device, &table, &mut found)?;
     let Ok(esp) = esp_of(spec, &table) else {
         report.differences = found;
         report.not_compared.push(
@@ -241,9 +199,9 @@ pub(super) fn drift(
         }
     }
     if let Some(slot) = slot
-        && !is_written_to(spec, slot)
+        && !roots::is_written_to(spec, slot)
     {
-        of_root(sources, spec, device, &table, slot, &mut found)?;
+        roots::of_root(sources, spec, device, &table, slot, &mut found)?;
     }
     for attrs in &spec.partitions {
         let Some(partition) = of_partition(&table, &attrs.uuid) else {
@@ -252,12 +210,15 @@ pub(super) fn drift(
         let own = spec.slots.iter().find(|slot| slot.name == attrs.name);
         let (is_ext4, repair) = match own {
             Some(own) if slot.is_some_and(|slot| slot.name == own.name) => (
-                is_written_to(spec, own),
+                roots::is_written_to(spec, own),
                 Repair::Partition(attrs.name.clone()),
             ),
             Some(own) => {
                 let why = "another version is in it, whose own recipe brings it back";
-                (is_written_to(spec, own) && is_used(own), Repair::None(why))
+                (
+                    roots::is_written_to(spec, own) && is_used(own),
+                    Repair::None(why),
+                )
             }
             None => (
                 attrs.filesystem == Some(assemble::Format::Root(Kind::Ext4)),
@@ -265,7 +226,7 @@ pub(super) fn drift(
             ),
         };
         if is_ext4 {
-            of_ext4(device, partition, attrs, repair, &mut found)?;
+            roots::of_ext4(device, partition, attrs, repair, &mut found)?;
         }
     }
     report.not_compared = not_compared(spec, slot, &report.slots);
@@ -289,7 +250,10 @@ fn not_compared(spec: &Spec, slot: Option<&Slot>, states: &[SlotState]) -> Vec<S
                 .to_owned(),
         );
     }
-    let written = spec.slots.iter().filter(|slot| is_written_to(spec, slot));
+    let written = spec
+        .slots
+        .iter()
+        .filter(|slot| roots::is_written_to(spec, slot));
     let written: Vec<&str> = written.map(|slot| slot.name.as_str()).collect();
     if !written.is_empty() {
         found.push(format!(
@@ -331,52 +295,46 @@ fn not_compared(spec: &Spec, slot: Option<&Slot>, states: &[SlotState]) -> Vec<S
     found
 }
 
-/// Whether a running system may write into the root of a slot, so that what is in it says nothing.
-pub(super) fn is_written_to(spec: &Spec, slot: &Slot) -> bool {
-    spec.filesystem == Kind::Ext4 && slot.images.is_empty()
-}
-
-/// Compares what tells an ext4 file system from another.
-fn of_ext4(
+/// Compares the partition table with the layout.
+fn of_layout(
+    spec: &Spec,
     device: &Device,
-    partition: &Partition,
-    attrs: &assemble::PartitionAttrs,
-    repair: Repair,
+    table: &Table,
     found: &mut Vec<Difference>,
 ) -> Result<(), BuilderError> {
-    let mut block = [0; 1024];
-    device
-        .file
-        .read_exact_at(&mut block, partition.offset() + SUPERBLOCK)
-        .map_err(unreadable)?;
-    if block[MAGIC] != [0x53, 0xef] {
-        let how = "has no file system ext4: its superblock is gone";
-        found.push(difference(&attrs.name, how, repair));
-        return Ok(());
+    for how in device.damage()? {
+        found.push(difference("the device", &how, Repair::Table));
     }
-    // Somebody else's data may be in it.
-    let other = || Repair::None("what is in it may be wanted");
-    let mut uuid = [0; 16];
-    uuid.copy_from_slice(&block[UUID]);
-    let uuid = Uuid(uuid);
-    if !attrs
-        .filesystem_uuid
-        .eq_ignore_ascii_case(&uuid.to_string())
+    if let Ok(id) = spec.uuid.parse::<Uuid>()
+        && id != table.disk
     {
-        let how = format!(
-            "has the file system {uuid} instead of {}",
-            attrs.filesystem_uuid
-        );
-        found.push(difference(&attrs.name, &how, other()));
+        let how = format!("has the id {} instead of {id}", table.disk);
+        found.push(difference("the device", &how, Repair::Id(id)));
     }
-    let label = block[LABEL]
-        .split(|byte| *byte == 0)
-        .next()
-        .unwrap_or_default();
-    if label != attrs.label.as_bytes() {
-        let label = String::from_utf8_lossy(label);
-        let how = format!("has the label `{label}` instead of `{}`", attrs.label);
-        found.push(difference(&attrs.name, &how, other()));
+    for attrs in &spec.partitions {
+        match of_partition(table, &attrs.uuid) {
+            None => found.push(difference(
+                &attrs.name,
+                &format!("there is no partition with the id {}", attrs.uuid),
+                LAYOUT,
+            )),
+            Some(partition) => of_table(attrs, partition, found),
+        }
+    }
+    for partition in &table.partitions {
+        let uuid = partition.uuid.to_string();
+        if !spec
+            .partitions
+            .iter()
+            .any(|attrs| attrs.uuid.eq_ignore_ascii_case(&uuid))
+        {
+            let how = "is no partition of the layout";
+            let name = match partition.name.as_str() {
+                "" => format!("a partition without a name ({uuid})"),
+                name => name.to_owned(),
+            };
+            found.push(difference(&name, how, LAYOUT));
+        }
     }
     Ok(())
 }
@@ -482,78 +440,7 @@ fn of_version(
     Ok(())
 }
 
-/// Compares a root that nothing may have written to, block by block.
-fn of_root(
-    sources: &dyn Build,
-    spec: &Spec,
-    device: &Device,
-    table: &Table,
-    slot: &Slot,
-    found: &mut Vec<Difference>,
-) -> Result<(), BuilderError> {
-    let of_name = |name: &String| {
-        let attrs = spec.partitions.iter().find(|attrs| attrs.name == *name);
-        attrs.and_then(|attrs| Some((attrs, of_partition(table, &attrs.uuid)?)))
-    };
-    if !slot.images.is_empty() {
-        for (name, path) in &slot.images {
-            if let Some((_, partition)) = of_name(name) {
-                let file = InputFile::find(sources, path)?;
-                let mut wanted = file.open().map_err(unreadable)?;
-                found.extend(compared(&mut wanted, file.size, device, partition, name)?);
-            }
-        }
-        return Ok(());
-    }
-    let Some((attrs, partition)) = of_name(&slot.name) else {
-        return Ok(());
-    };
-    let dir = sources.store().temp_dir("drift")?;
-    let path = dir.path().join("root");
-    let image = FileImage::create(&path).map_err(unreadable)?;
-    let content = room::root_in(spec, attrs);
-    let len = assemble::fill(sources, &content, None, spec.epoch, 0, &image)?;
-    image.set_len(len).map_err(unreadable)?;
-    let mut wanted = File::open(&path).map_err(unreadable)?;
-    found.extend(compared(&mut wanted, len, device, partition, &slot.name)?);
-    Ok(())
-}
-
-fn unreadable(error: std::io::Error) -> BuilderError {
-    BuilderError::io("cannot compare the root", error)
-}
-
-/// The first byte in which the beginning of a partition differs from what it was made of.
-fn compared(
-    wanted: &mut dyn Read,
-    len: u64,
-    device: &Device,
-    partition: &Partition,
-    name: &str,
-) -> Result<Option<Difference>, BuilderError> {
-    let (mut a, mut b) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-    let mut at = 0;
-    while at < len {
-        let piece = usize::try_from(len - at).unwrap_or(a.len()).min(a.len());
-        wanted.read_exact(&mut a[..piece]).map_err(unreadable)?;
-        device
-            .file
-            .read_exact_at(&mut b[..piece], partition.offset() + at)
-            .map_err(unreadable)?;
-        if a[..piece] != b[..piece] {
-            let byte = a.iter().zip(&b).position(|(a, b)| a != b).unwrap_or(0) as u64;
-            return Ok(Some(difference(
-                name,
-                &format!("has other content from byte {} on", at + byte),
-                Repair::Partition(name.to_owned()),
-            )));
-        }
-        at += piece as u64;
-    }
-    Ok(None)
-}
-
-fn difference(what: &str, how: &str, repair: Repair) -> Difference {
+pub(super) fn difference(what: &str, how: &str, repair: Repair) -> Difference {
     Difference {
         what: what.to_owned(),
         how: how.to_owned(),

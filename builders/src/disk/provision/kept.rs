@@ -5,9 +5,10 @@ use std::io::Read as _;
 use sos_engine::BuilderError;
 
 use super::super::{esp, pe};
-use super::drift::{Difference, Repair, is_written_to};
+use super::drift::{Difference, Repair};
 use super::entries::{Entry, same, uncounted};
 use super::plan::{Plan, Step};
+use super::roots::is_written_to;
 use super::volume::Volume;
 use super::{Slot, Spec, refused};
 use crate::build::Build;

@@ -15,6 +15,7 @@ mod loops;
 mod plan;
 mod report;
 mod room;
+mod roots;
 mod slots;
 pub(in crate::disk) mod volume;
 
