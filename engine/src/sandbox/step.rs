@@ -200,14 +200,16 @@ impl StepSpec {
         }
     }
 
+    /// The directories that the step finds memory in, or what the kernel shows.
+    pub(super) fn covered(&self) -> Vec<&Path> {
+        let own = self.tmpfs.iter().map(PathBuf::as_path);
+        ALWAYS_COVERED.iter().map(Path::new).chain(own).collect()
+    }
+
     /// Lists the mount points that the root filesystem may lack, and which of them are directories.
     fn mount_points(&self) -> Result<Vec<(Vec<u8>, bool)>, SandboxError> {
         let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
-        let covered: Vec<&Path> = ALWAYS_COVERED
-            .iter()
-            .map(Path::new)
-            .chain(self.tmpfs.iter().map(PathBuf::as_path))
-            .collect();
+        let covered = self.covered();
         // Below a covered directory mount points are made in memory.
         let below_covered = |path: &Path| covered.iter().any(|c| path.starts_with(c) && path != *c);
         let mut points: Vec<(Vec<u8>, bool)> = covered
@@ -495,7 +497,7 @@ fn prepare(
             above: &place.stubs(),
             root: &RootTree::load(store, root)?,
         };
-        below = layer::fill(worker, &places, &spec.layers, &spec.copies, spec.epoch)?;
+        below = layer::fill(worker, &places, spec)?;
         lower.push(place.layer());
     }
     let shape = Shape::Step {
