@@ -184,6 +184,13 @@ fn store(session: &Session) -> Vec<Row> {
         ),
         Err(e) => Row::new("locks", Health::Warning, e.to_string(), None),
     };
+    // Whoever writes nothing there needs no copies.
+    if let Err(refusal) = store.require_writable() {
+        let d = Diagnostic::from(refusal);
+        let fix = d.helps.first().cloned();
+        let unwritten = Row::new("store", Health::Warning, d.message, fix);
+        return vec![unwritten, database, locks];
+    }
     let reflink = match store.can_clone() {
         Ok(true) => Row::good("reflink", "files can share their data"),
         Ok(false) => Row::good(

@@ -341,6 +341,10 @@ impl Remover for NamespaceRemover {
     ) -> io::Result<Vec<PathBuf>> {
         tree::idle(work, before, take, &self.control).map_err(io::Error::other)
     }
+
+    fn can_remove(&self, tree: &Path) -> bool {
+        tree::can_remove(tree)
+    }
 }
 
 /// Forgets all cached working trees of a store; no step may run.
