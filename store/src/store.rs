@@ -147,6 +147,13 @@ impl Store {
         })
     }
 
+    /// Tells why no store can be made at a place where there is none: root makes none in a place of another user.
+    pub fn refusal_at(root: &Path) -> Option<StoreError> {
+        let root = resolve(root).ok()?;
+        let owner = foreign_owner(&root).ok()??;
+        Some(StoreError::Foreign { root, owner })
+    }
+
     /// Manifest nodes that were read lately.
     pub(crate) fn nodes(&self) -> &NodeCache {
         &self.inner.nodes

@@ -91,6 +91,11 @@ fn root_makes_no_store_in_a_place_of_a_user() {
     std::fs::remove_dir_all(&store).expect("that of the test whether steps can run");
     refused();
     assert!(!store.exists());
+    let seen = w.sos(["doctor"]).stdout;
+    assert!(
+        seen.contains(&format!("warn  store                {said}")),
+        "{seen}"
+    );
     std::fs::create_dir_all(&store).expect("root may do that");
     user.owns(store.parent().expect("a home"));
     refused();

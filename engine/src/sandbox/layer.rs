@@ -2,22 +2,20 @@
 //! whatever the root has at such a path counts; copies that the root has something else in the place of lie above the root.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::manifest::Meta;
 use sos_store::rootfs::RootTree;
-use sos_store::{RootPathProblem, StoreError};
 
 use super::outcome::SandboxError;
+use super::place::place_of;
 use super::protocol::{Op, WireKind};
-use super::step::{StepMount, StepSpec};
+use super::step::StepSpec;
 use super::worker::Worker;
 
 /// Entries of all layers of one step.
@@ -97,11 +95,11 @@ pub(super) fn fill(
     let mut below = Below::default();
     let mut shown = Vec::new();
     for layer in &spec.layers {
-        shown.push((place_of(places.root, layer, &[])?, layer));
+        shown.push((place_of(places.root, &layer.inside, &[])?, layer));
     }
     let (mut above, covered) = (Vec::new(), spec.covered());
     for copy in &spec.copies {
-        let place = place_of(places.root, copy, &covered)?;
+        let place = place_of(places.root, &copy.inside, &covered)?;
         let inside = place.as_os_str().as_bytes();
         below.copies.insert(inside.to_vec());
         if places.root.get(inside)?.is_some() {
@@ -136,53 +134,6 @@ pub(super) fn fill(
         filler.worker.ask(&Op::Flush)?;
     }
     Ok(filler.below)
-}
-
-/// Finds where programs of the step are led to by the path of a mount: without `/` at its beginning.
-fn place_of(
-    root: &RootTree,
-    mount: &StepMount,
-    covered: &[&Path],
-) -> Result<PathBuf, SandboxError> {
-    let inside = mount.inside.as_os_str().as_bytes();
-    let place = root.resolve_made(inside).map_err(|error| match error {
-        StoreError::RootPath { path, problem } => refused(blocked(&mount.inside, &path, problem)),
-        other => other.into(),
-    })?;
-    let place = PathBuf::from(OsString::from_vec(place));
-    let hides = |dir: &&&Path| {
-        dir.strip_prefix("/")
-            .is_ok_and(|dir| place.starts_with(dir))
-    };
-    match covered.iter().find(hides) {
-        Some(dir) => Err(refused(format!(
-            "`{}` cannot be shown to the step: it would lie in `{}`, which is covered while a step runs",
-            mount.inside.display(),
-            dir.display()
-        ))),
-        None => Ok(place),
-    }
-}
-
-/// Says what of a root is in the way of a file.
-fn blocked(inside: &Path, by: &[u8], problem: RootPathProblem) -> String {
-    let is = match problem {
-        RootPathProblem::NotADirectory => "is not a directory",
-        RootPathProblem::TooManySymlinks => "is a link that leads in a circle, or too far",
-        _ => "is missing, and a link leads over it",
-    };
-    format!(
-        "`{}` cannot be shown to the step: `/{}` of its root {is}",
-        inside.display(),
-        String::from_utf8_lossy(by)
-    )
-}
-
-fn refused(message: String) -> SandboxError {
-    let diagnostic = Diagnostic::error("build-place-blocked", Class::BuildFailed, message)
-        .note("nothing that an earlier step made is put aside for it")
-        .help("let the step that made it leave a directory there, a link to one, or nothing");
-    SandboxError::Blocked(Box::new(diagnostic))
 }
 
 struct Filler<'a> {

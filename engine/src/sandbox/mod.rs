@@ -25,6 +25,7 @@ mod namespaces;
 mod network;
 mod outcome;
 mod owners;
+mod place;
 mod prepared;
 mod protocol;
 mod root;

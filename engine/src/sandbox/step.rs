@@ -1,6 +1,7 @@
 //! One step: a root filesystem, mounts and a command give a changed root filesystem or a tree.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -19,6 +20,7 @@ use super::capture::{self, Times};
 use super::converse::{Streams, converse};
 use super::layer::{self, Below, Places};
 use super::outcome::{Control, Exit, SandboxError};
+use super::place::place_of;
 use super::protocol::Op;
 use super::run::run;
 use super::spec::{Bind, InlineFile, Limits, Shape, Spec};
@@ -478,11 +480,16 @@ fn prepare(
     place: &Place,
     worker: &mut Worker,
 ) -> Result<(Spec, Below), SandboxError> {
+    let root = RootTree::load(store, root)?;
+    let points = spec.mount_points()?;
+    for (point, _) in &points {
+        place_of(&root, Path::new(OsStr::from_bytes(point)), &[])?;
+    }
     worker.ask(&Op::Stubs {
         tree: tree.path(),
         stubs: place.stubs(),
         upper: place.upper(),
-        points: spec.mount_points()?,
+        points,
         epoch: spec.epoch,
     })?;
     // A tree may be made by any user of the step; a step that changes the root has nothing to put there.
@@ -499,7 +506,7 @@ fn prepare(
         let places = Places {
             below: &place.layer(),
             above: &place.stubs(),
-            root: &RootTree::load(store, root)?,
+            root: &root,
         };
         below = layer::fill(worker, &places, spec)?;
         lower.push(place.layer());

@@ -315,6 +315,23 @@ fn copies_blocked() {
         assert_eq!(diagnostic.message, why);
         assert_eq!(diagnostic.code, "build-place-blocked");
     }
+    // What a step is only shown is in the same way, unless it is in the place of the file itself.
+    let root = after(&lab, "echo file >/shown; busybox mkdir /dir");
+    let mounted = |inside: &str| {
+        let mut spec = lab.plan(root, &format!("busybox cat {inside}; echo >/dir/new"));
+        spec.mounts = vec![shown(inside, dir.join("x"))];
+        run_step(&lab.store, &spec, &mut |_| {}, &Control::default())
+    };
+    let blocked = mounted("/shown/x").expect_err("a file is in the way");
+    assert_eq!(
+        blocked.to_string(),
+        "`/shown/x` cannot be shown to the step: `/shown` of its root is not a directory"
+    );
+    let covered = mounted("/shown").unwrap().root.unwrap();
+    assert!(
+        lab.list(&covered)
+            .contains(&format!("shown 644 0:0 {EPOCH} file 5"))
+    );
 }
 
 fn whole_copy() {
