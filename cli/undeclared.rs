@@ -14,6 +14,8 @@ use sos_formats::store_path::{StoreDir, StorePath};
 
 /// Where steps look for files from outside.
 const DIR: &str = "/external/distfiles/";
+/// What a jump does before its script runs.
+const MOVED: &str = "mv /init /init.bak\n";
 /// The longest list of sources that is read.
 const SOURCES_BYTES_MAX: u64 = 1 << 20;
 
@@ -52,6 +54,12 @@ pub(crate) fn notes(graph: &Steps, dir: &StoreDir, failures: &[Diagnostic]) -> V
         let script = attrs["script"].as_str().and_then(script);
         if let (Some(tree), Some(script)) = (tree, &script) {
             out.push(script_note(step, tree, script));
+            let text = attrs["script"].as_str().unwrap_or_default();
+            if text.contains(MOVED) && failure.notes.iter().any(|note| note.contains("/init")) {
+                out.push(format!(
+                    "note: before it `{step}` moves `/init` to `/init.bak`, as upstream's generator writes it: a step before makes one"
+                ));
+            }
         }
         let own = script.as_deref().and_then(own);
         let named: BTreeSet<&str> = failure.notes.iter().flat_map(|n| files(n)).collect();

@@ -11,6 +11,7 @@ use sos_engine::Substituter as _;
 use sos_engine::probe::{self, Check, Health};
 use sos_engine::sandbox::Control;
 use sos_formats::diagnostic::{Class, Diagnostic};
+use sos_store::Store;
 
 use crate::failure::Failure;
 use crate::render::output;
@@ -146,7 +147,15 @@ fn clock() -> Row {
 /// What can be said of the store; nothing is made where there is none.
 fn store(session: &Session) -> Vec<Row> {
     let root = &session.config.store_dir;
+    let warning = |refusal: sos_store::StoreError| {
+        let d = Diagnostic::from(refusal);
+        let fix = d.helps.first().cloned();
+        Row::new("store", Health::Warning, d.message, fix)
+    };
     if !root.join("version").exists() {
+        if let Some(refusal) = Store::refusal_at(root) {
+            return vec![warning(refusal)];
+        }
         return vec![Row::good(
             "store",
             format!("there is none yet at {}", root.display()),
@@ -184,6 +193,10 @@ fn store(session: &Session) -> Vec<Row> {
         ),
         Err(e) => Row::new("locks", Health::Warning, e.to_string(), None),
     };
+    // Whoever writes nothing there needs no copies.
+    if let Err(refusal) = store.require_writable() {
+        return vec![warning(refusal), database, locks];
+    }
     let reflink = match store.can_clone() {
         Ok(true) => Row::good("reflink", "files can share their data"),
         Ok(false) => Row::good(

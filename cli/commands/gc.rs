@@ -36,6 +36,9 @@ pub(crate) struct GcArgs {
 /// When the store cannot be changed.
 pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     let store = session.store()?;
+    if !args.dry_run {
+        store.require_writable()?;
+    }
     let options = |dry_run| GcOptions {
         dry_run,
         max_free: args.max_free,
@@ -47,7 +50,7 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     let json = |report: &GcReport| {
         let paths: Vec<_> = report.removed.iter().map(|p| p.absolute(&dir)).collect();
         output::json(
-            &serde_json::json!({ "paths": paths, "bytes": report.freed_bytes, "unfinished": report.unfinished, "problems": report.problems }),
+            &serde_json::json!({ "paths": paths, "bytes": report.freed_bytes, "unfinished": report.unfinished, "problems": report.problems, "left": report.left }),
         )
     };
     if session.global.json && args.dry_run {
@@ -60,7 +63,7 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     }
     if args.dry_run {
         output::message(&format!("would free {}", amount(&ahead)));
-        tell_unfinished(&ahead);
+        tell_kept(&ahead);
         return Ok(());
     }
     if !session.global.quiet && !session.global.json {
@@ -74,7 +77,7 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
         json(&done)?;
     } else {
         output::message(&format!("freed {}", amount(&done)));
-        tell_unfinished(&done);
+        tell_kept(&done);
     }
     if done.problems.is_empty() {
         return Ok(());
@@ -93,8 +96,17 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     ))
 }
 
-/// Says what is kept for the next run: on a full disk it may have to go.
-fn tell_unfinished(report: &GcReport) {
+/// Says what is kept for the next run: on a full disk it may have to go. And what only somebody else can remove.
+fn tell_kept(report: &GcReport) {
+    if !report.left.is_empty() {
+        let count = size::count(report.left.len(), "tree");
+        let places = report.left.iter().map(|dir| dir.display().to_string());
+        let places: Vec<String> = places.collect();
+        output::message(&format!(
+            "left {count} with files of subordinate ids that this user does not have now; root can remove: {}",
+            places.join(", ")
+        ));
+    }
     if report.unfinished > 0 {
         let paths = size::count(report.unfinished, "path");
         output::message(&format!(

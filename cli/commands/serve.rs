@@ -350,6 +350,10 @@ fn tell(
                 format!("ref    {branch}  in http://{address}/ostree  {commit}")
             }
             Offered::File { name } => format!("file   http://{address}/{}", in_url(name)),
+            Offered::Hidden { name } => format!(
+                "warning: `{name}` is not served as a file: at http://{address}/{} is something else; give it another name",
+                in_url(name)
+            ),
             Offered::Tree => format!("path   {shown}"),
             Offered::Nothing => format!(
                 "warning: `{shown}` is a root filesystem, which no protocol here carries; serve an image (`sos.oci`) or a commit \

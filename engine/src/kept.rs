@@ -6,6 +6,9 @@
 //!   <n>-<name>/build, out    of the Nix shape: the build directory, and the store directory with the outputs
 //!   <n>-<name>/upper, private    of a step: what it changed in its root, and its `/run/sos`
 //! ```
+//! The files of a step belong to ids of this machine, as those of a working tree do (see `sandbox/tree.rs`): its state names the map that
+//! leads there, and who has another one leaves it alone.
+//!
 //! Whoever uses a state holds a lock on its directory. Without `--keep-failed` only the newest few are kept, and of one run the first
 //! that failed: a state of which a person was told is not replaced by what fails a second later.
 
@@ -22,7 +25,7 @@ use sos_formats::store_path::StorePath;
 use sos_store::Store;
 
 use crate::output::Stop;
-use crate::sandbox::{StepSpec, remove_tree};
+use crate::sandbox::{StepSpec, map_name, remove_tree};
 use crate::work::{Attempt, place_failed};
 
 /// The directory of the store that has them.
@@ -41,6 +44,17 @@ pub(crate) struct State {
     time_ms: u64,
     /// It was asked for with `--keep-failed`: it stays.
     asked: bool,
+    /// The name of the id map that its files were made under; none of a build, whose files are the caller's.
+    #[serde(default)]
+    map: Option<String>,
+}
+
+impl State {
+    /// Tells whether its files are of ids that this process has. What does not say so was kept by an older sos.
+    fn is_ours(&self) -> bool {
+        let map = self.map.as_deref();
+        map.is_none_or(|map| map_name().is_ok_and(|ours| ours == map))
+    }
 }
 
 /// A state that nobody else uses or removes while this value lives.
@@ -95,7 +109,7 @@ pub(crate) fn keep_build(attempt: &Attempt<'_>, stop: Stop) -> Stop {
         for part in ["build", "out"] {
             fs::rename(attempt.place.path().join(part), to.join(part))?;
         }
-        note(attempt, &to, &diagnostic)?;
+        note(attempt, &to, &diagnostic, None)?;
         Ok(to)
     };
     let kept: io::Result<PathBuf> = move_there();
@@ -189,7 +203,9 @@ pub(crate) fn keep_step(
         discard(kept);
         return Stop::Problem(Box::new(diagnostic));
     }
-    if let Err(error) = note(attempt, kept, &diagnostic) {
+    // The step has run, so there is one.
+    let map = map_name().ok().map(str::to_owned);
+    if let Err(error) = note(attempt, kept, &diagnostic, map) {
         tracing::warn!(%error, "the state of a failed step is not kept");
         if !asked {
             discard(kept);
@@ -226,7 +242,12 @@ fn advised(attempt: &Attempt<'_>, diagnostic: Diagnostic, state: &str) -> Diagno
 }
 
 /// Writes down whose state lies at `dir`, and removes those that it takes the place of.
-fn note(attempt: &Attempt<'_>, dir: &Path, diagnostic: &Diagnostic) -> io::Result<()> {
+fn note(
+    attempt: &Attempt<'_>,
+    dir: &Path,
+    diagnostic: &Diagnostic,
+    map: Option<String>,
+) -> io::Result<()> {
     let options = &attempt.worker.options;
     let state = State {
         drv: attempt.job.path.base(),
@@ -234,6 +255,7 @@ fn note(attempt: &Attempt<'_>, dir: &Path, diagnostic: &Diagnostic) -> io::Resul
         message: diagnostic.message.clone(),
         time_ms: attempt.worker.clock.unix_ms(),
         asked: options.keep_failed,
+        map,
     };
     let text = serde_json::to_string(&state).map_err(io::Error::other)?;
     fs::write(dir.join(STATE), text)?;
@@ -267,11 +289,12 @@ fn states(store: &Store) -> Vec<(PathBuf, State)> {
     found
 }
 
-/// Removes all but the newest `most` states that were kept without being asked for, and all but the newest of each derivation.
+/// Removes all but the newest `most` states that were kept without being asked for, and all but the newest of each derivation. Those of
+/// other id maps are not counted.
 fn prune(store: &Store, most: usize) {
     let mut kept: Vec<String> = Vec::new();
     for (dir, state) in states(store) {
-        if state.asked {
+        if state.asked || !state.is_ours() {
             continue;
         }
         if kept.len() < most && !kept.contains(&state.drv) {
@@ -311,15 +334,19 @@ fn lock(dir: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Takes the newest state of a derivation; none when there is none.
+/// Takes the newest state of a derivation that this process can use; none when there is none at all.
 pub(crate) fn take(store: &Store, drv: &StorePath) -> Result<Option<Kept>, Box<Diagnostic>> {
     let base = drv.base();
-    let Some((dir, state)) = states(store)
-        .into_iter()
-        .find(|(_, state)| state.drv == base)
-    else {
+    let mut all = states(store);
+    all.retain(|(_, state)| state.drv == base);
+    // Of those that are ours the newest, or else the newest.
+    all.sort_by_key(|(_, state)| !state.is_ours());
+    let Some((dir, state)) = all.into_iter().next() else {
         return Ok(None);
     };
+    if !state.is_ours() {
+        return Err(Box::new(foreign(&state.name)));
+    }
     match lock(&dir) {
         Ok(Some(lock)) => Ok(Some(Kept {
             dir,
@@ -343,6 +370,16 @@ pub(crate) fn take(store: &Store, drv: &StorePath) -> Result<Option<Kept>, Box<D
             format!("cannot use `{}`: {e}", dir.display()),
         ))),
     }
+}
+
+fn foreign(name: &str) -> Diagnostic {
+    Diagnostic::error(
+        "shell-state-foreign",
+        Class::Other,
+        format!("the state of the failed build of `{name}` is of other subordinate ids than this user has now"),
+    )
+    .note("its files belong to the ids that `/etc/subuid` gave this user when it was kept, or to those of another container")
+    .help("build it again: the state of that failure can be used; `sos gc` says what becomes of the old one")
 }
 
 /// Returns the derivation of that name, with or without its version, that failed last and whose state is kept.
@@ -402,6 +439,7 @@ mod tests {
             message: "it failed".to_owned(),
             time_ms,
             asked,
+            map: None,
         };
         fs::write(dir.join(STATE), serde_json::to_string(&state).unwrap()).unwrap();
     }

@@ -28,6 +28,11 @@ pub struct Mirror {
     pub(crate) options: MirrorOptions,
 }
 
+/// Tells whether the server has something of its own at `/NAME`, so that no file is found there.
+pub(crate) fn is_own(name: &str) -> bool {
+    matches!(name, "v2" | "ostree" | "nix-cache-info") || name.ends_with(".narinfo")
+}
+
 impl Mirror {
     /// Makes the mirror of a store.
     #[must_use]

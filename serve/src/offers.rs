@@ -9,6 +9,7 @@ use sos_formats::store_path::StorePath;
 use sos_store::{ObjectKind, Store, StoreError};
 
 use crate::error::{Result, ServeError};
+use crate::mirror::is_own;
 use crate::oci::{Images, is_name, name_from};
 use crate::ostree::Commits;
 
@@ -43,6 +44,11 @@ pub enum Offered {
     /// A file with its hash in its path.
     File {
         /// The name, which may hold what no URL does.
+        name: String,
+    },
+    /// The same with a name at which the server has something else.
+    Hidden {
+        /// The name.
         name: String,
     },
     /// A path of the binary cache.
@@ -130,12 +136,14 @@ impl Offers {
         let flat = info
             .ca
             .is_some_and(|ca| ca.starts_with("fixed:") && ca.split(':').count() == 3);
-        Ok(vec![if flat {
-            Offered::File {
-                name: of_store(path.name()),
-            }
+        if !flat {
+            return Ok(vec![Offered::Tree]);
+        }
+        let name = of_store(path.name());
+        Ok(vec![if is_own(&name) {
+            Offered::Hidden { name }
         } else {
-            Offered::Tree
+            Offered::File { name }
         }])
     }
 }

@@ -4,7 +4,7 @@ use sos_store::{ObjectKind, PathInfo};
 
 use crate::answer::Answer;
 use crate::distfiles;
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, is_own};
 use crate::request::Asked;
 
 /// The most rows of a table.
@@ -229,19 +229,34 @@ fn distfiles(mirror: &Mirror, host: &str) -> sos_store::Result<String> {
     let mut first = None;
     for (name, infos) in &all {
         let pins: Vec<String> = infos.iter().map(distfiles::pin).collect();
-        let bytes: Vec<String> = infos.iter().map(|info| size(info.nar_size)).collect();
+        let bytes = infos.iter().map(|info| size(file_bytes(mirror, info)));
+        let bytes: Vec<String> = bytes.collect();
         let address = format!("/{name}");
+        let is_hidden = is_own(name);
+        let shown = match is_hidden {
+            true => format!("{name} (not to be had: something else is at this address)"),
+            false => name.clone(),
+        };
         table.row(
-            Some(&address),
-            name,
+            Some(&address).filter(|_| !is_hidden).map(String::as_str),
+            &shown,
             &[("code", &pins.join("\n")), ("n", &bytes.join("\n"))],
         );
-        first.get_or_insert(encoded(name));
+        if !is_hidden {
+            first.get_or_insert(encoded(name));
+        }
     }
     out.push_str(&table.end());
-    let name = first.unwrap_or_default();
-    out.push_str(&pre(&[format!("curl -fLO -C - http://{host}/{name}")]));
+    if let Some(name) = first {
+        out.push_str(&pre(&[format!("curl -fLO -C - http://{host}/{name}")]));
+    }
     Ok(out)
+}
+
+/// The bytes of a file that is an object: its archive is larger.
+fn file_bytes(mirror: &Mirror, info: &PathInfo) -> u64 {
+    let meta = std::fs::symlink_metadata(mirror.store.physical(&info.path));
+    meta.map_or(info.nar_size, |meta| meta.len())
 }
 
 fn trees(mirror: &Mirror, host: &str) -> sos_store::Result<String> {

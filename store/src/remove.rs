@@ -19,8 +19,16 @@ pub trait Remover: Send + Sync {
     /// The first failure; what could be removed is gone then.
     fn remove_tree(&self, path: &Path) -> io::Result<()>;
 
+    /// Tells whether a tree can be removed, without removing it: its files may belong to ids that the process once had and has no
+    /// more. What is not known counts as removable.
+    fn can_remove(&self, tree: &Path) -> bool {
+        let _ = tree;
+        true
+    }
+
     /// Lists what is cached in `work` (see [`crate::Store::work_dir`]), is not in use, and was last used before `before`,
-    /// as whole directories. With `take`, first puts them where nobody finds them any more; the caller removes them then.
+    /// as whole directories. With `take`, first puts those that can be removed where nobody finds them any more; the caller removes
+    /// them then.
     /// Who keeps nothing there has nothing to say.
     ///
     /// # Errors

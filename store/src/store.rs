@@ -1,7 +1,7 @@
 //! The store itself: its directories, how it is opened, and what all its parts share.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +35,9 @@ const DIRECTORIES: &[&str] = &[
     "log",
     "work",
 ];
+
+/// Whose what belongs to nobody known seems to be, for root of a user namespace: files of the machine's root, too.
+const OVERFLOW_ID: u32 = 65_534;
 
 /// The size of the file that is given up first when the disk is full, so that a collection can start.
 pub(crate) const RESERVE_BYTES: u64 = 8 << 20;
@@ -97,7 +100,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::TooNew`] when a newer sos wrote it, [`StoreError::NotAStore`] when the directory holds
-    /// something else, and what the file system or the database says.
+    /// something else, [`StoreError::Foreign`] when root would make one in a place of another user, and what the file system or the
+    /// database says.
     pub fn open(options: OpenOptions) -> Result<Self> {
         let OpenOptions {
             root,
@@ -107,12 +111,8 @@ impl Store {
         let root = resolve(&root)?;
         // A store on a read-only mount still answers what is in it, and so does one of somebody else.
         let is_there = read_version(&root)?.is_some();
-        let foreign = if is_there {
-            foreign_owner(&root)?
-        } else {
-            None
-        };
-        let read_only = read_only || foreign.is_some() || (is_there && on_read_only_mount(&root));
+        let foreign = foreign_owner(&root)?;
+        let read_only = read_only || (is_there && (foreign.is_some() || on_read_only_mount(&root)));
         let db = if read_only {
             match read_version(&root)? {
                 Some(_) => Db::open_read_only(&root, foreign)?,
@@ -124,6 +124,9 @@ impl Store {
                 }
             }
         } else {
+            if let Some(owner) = foreign {
+                return Err(StoreError::Foreign { root, owner });
+            }
             prepare(&root)?
         };
         let directory = sys::open_dir(&root).at("open", &root)?;
@@ -142,6 +145,13 @@ impl Store {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Tells why no store can be made at a place where there is none: root makes none in a place of another user.
+    pub fn refusal_at(root: &Path) -> Option<StoreError> {
+        let root = resolve(root).ok()?;
+        let owner = foreign_owner(&root).ok()??;
+        Some(StoreError::Foreign { root, owner })
     }
 
     /// Manifest nodes that were read lately.
@@ -214,7 +224,11 @@ impl Store {
         &self.inner.cas
     }
 
-    pub(crate) fn require_writable(&self) -> Result<()> {
+    /// Tells whether the store can be written to, before anything is tried.
+    ///
+    /// # Errors
+    /// [`StoreError::Foreign`] for root in the store of another user, [`StoreError::ReadOnly`] when it was opened for reading.
+    pub fn require_writable(&self) -> Result<()> {
         if self.inner.read_only {
             Err(self.db().refusal())
         } else {
@@ -329,7 +343,7 @@ fn resolve(root: &Path) -> Result<PathBuf> {
                 return Ok(found);
             }
             // A link to nowhere is there, and nothing can be made at its place.
-            Err(err) if err.kind() == std::io::ErrorKind::NotFound && !is_link(there) => {}
+            Err(err) if err.kind() == ErrorKind::NotFound && !is_link(there) => {}
             Err(err) => return Err(StoreError::io("resolve", absolute, err)),
         }
         let (Some(parent), Some(name)) = (there.parent(), there.file_name()) else {
@@ -344,14 +358,26 @@ fn is_link(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink())
 }
 
-/// Returns whose a store is, if that is not root, and root asks. Others are kept out by its mode.
+/// Returns whose a store is, or the place of one that is to be made, if that is not root, and root asks. Others are kept out by
+/// modes. The place is that of the nearest directory that is there.
 fn foreign_owner(root: &Path) -> Result<Option<u32>> {
     use std::os::unix::fs::MetadataExt;
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
-    let owner = std::fs::metadata(root).at("look at", root)?.uid();
-    Ok((owner != 0).then_some(owner))
+    for place in root.ancestors() {
+        match std::fs::metadata(place) {
+            Ok(found) => {
+                let owner = found.uid();
+                let is_unknown = owner == OVERFLOW_ID && place != root && !sys::has_all_ids();
+                return Ok((owner != 0 && !is_unknown).then_some(owner));
+            }
+            // The error of who makes it says more than that of who looks.
+            Err(err) if matches!(err.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+            Err(err) => return Err(StoreError::io("look at", place, err)),
+        }
+    }
+    Ok(None)
 }
 
 /// Takes away the rights of others on the root: there are setuid files of root filesystems below it.
@@ -378,7 +404,7 @@ fn prepare(root: &Path) -> Result<Db> {
         std::iter::once(root.to_owned()).chain(DIRECTORIES.iter().map(|name| root.join(name)))
     {
         match std::fs::DirBuilder::new().mode(0o700).create(&dir) {
-            Err(err) if err.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(err) if err.kind() != ErrorKind::AlreadyExists => {
                 return Err(StoreError::io("make the directory", dir, err));
             }
             _ => {}
@@ -452,8 +478,8 @@ fn read_version(root: &Path) -> Result<Option<u64>> {
     let path = root.join("version");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(err) if err.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(err) if err.kind() == std::io::ErrorKind::InvalidData => String::new(),
+        Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(err) if err.kind() == ErrorKind::InvalidData => String::new(),
         Err(err) => return Err(StoreError::io("read", path, err)),
     };
     // The file is renamed into place whole; an empty or garbled one is not of our making.

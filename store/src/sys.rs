@@ -12,6 +12,12 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags, Timesp
 /// The time that every file of the store carries, in seconds: what Nix uses too.
 pub(crate) const STORE_MTIME_SECS: i64 = 1;
 
+/// Tells whether the user namespace of this process has all ids of the machine.
+pub(crate) fn has_all_ids() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// Takes an exclusive advisory lock, waiting for it.
 pub(crate) fn lock_exclusive(file: &File) -> io::Result<()> {
     retry(|| rustix::fs::flock(file, FlockOperation::LockExclusive))

@@ -127,6 +127,8 @@ pub struct SweepReport {
     pub removed: usize,
     /// Those that could not be removed, with the reason.
     pub failed: Vec<(PathBuf, String)>,
+    /// Those that only who has the ids of their files can remove.
+    pub left: Vec<PathBuf>,
 }
 
 /// Removes what dead owners have left in a directory of [`TempDir`]s.
@@ -140,6 +142,7 @@ pub(crate) fn sweep(parent: &Path, remover: &dyn Remover) -> Result<SweepReport>
         }
         match remover.remove_tree(&path) {
             Ok(()) => report.removed += 1,
+            Err(_) if !remover.can_remove(&path) => report.left.push(path),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "a leftover could not be removed");
                 report.failed.push((path, error.to_string()));
@@ -181,7 +184,8 @@ mod tests {
             report,
             SweepReport {
                 removed: 1,
-                failed: Vec::new()
+                failed: Vec::new(),
+                left: Vec::new(),
             }
         );
         assert!(owned.path().is_dir());

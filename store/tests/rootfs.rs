@@ -158,6 +158,55 @@ fn look_ups_follow_links_inside_the_root_only() {
 }
 
 #[test]
+fn who_makes_what_is_missing_is_led_to_where_links_lead() {
+    let mut tree = RootTree::empty(meta(0o755));
+    tree.mkdir_p("usr", &meta(0o755)).unwrap();
+    tree.write_file("file", *b"", meta(0o644)).unwrap();
+    for (path, target) in [
+        ("nowhere", "not/there"),
+        ("usr/far", "/nowhere/x"),
+        ("last", "usr"),
+        ("over", "gone/../usr"),
+        ("loop", "loop"),
+        ("usr/bad", "../file"),
+    ] {
+        let target = target.into();
+        tree.insert(path, spec(0o777, SpecKind::Symlink { target }))
+            .unwrap();
+    }
+    for (path, expected) in [
+        ("a/b", "a/b"),
+        ("usr/x/y", "usr/x/y"),
+        ("nowhere/x", "not/there/x"),
+        ("/usr/far/y", "not/there/x/y"),
+        ("usr/../last/x", "usr/x"),
+        // The last one is meant itself.
+        ("last", "last"),
+        ("file", "file"),
+    ] {
+        let made = tree.resolve_made(path).unwrap();
+        assert_eq!(String::from_utf8(made).unwrap(), expected, "{path}");
+    }
+    for (path, by, expected) in [
+        ("file/x/y", "file", RootPathProblem::NotADirectory),
+        ("usr/bad/y", "file", RootPathProblem::NotADirectory),
+        ("loop/x", "loop", RootPathProblem::TooManySymlinks),
+        ("over/x", "gone", RootPathProblem::Missing),
+    ] {
+        match tree.resolve_made(path) {
+            Err(StoreError::RootPath { path: at, problem }) => {
+                assert_eq!(
+                    (at.as_slice(), problem),
+                    (by.as_bytes(), expected),
+                    "{path}"
+                );
+            }
+            other => panic!("{path}: {other:?}"),
+        }
+    }
+}
+
+#[test]
 fn misuse_is_an_error_and_changes_nothing() {
     let dir = support::tempdir();
     let store = open(dir.path());

@@ -97,6 +97,53 @@ fn a_file_is_what_the_tree_pins_whatever_was_written_there() {
 }
 
 #[test]
+fn links_to_a_larger_disk_are_followed_and_stay() {
+    let Some(w) = with_mirror() else { return };
+    for link in [
+        "rm -r /external; ln -s big /external",
+        "rm -r /external/distfiles; ln -s /big/distfiles /external/distfiles",
+    ] {
+        let first = format!("{link}; echo > ${{PREFIX}}/a\n");
+        let links = "ls -ld /external /external/distfiles";
+        write_tree(
+            &w,
+            &[
+                ("steps/manifest", "build: c\nbuild: b-1.0\nimprove: x\n"),
+                ("steps/helpers.sh", "build() { cd /steps/$1; . ./$2; }\n"),
+                ("steps/c/pass1.sh", &first),
+                ("steps/b-1.0/sources", &line("one.txt", TEST)),
+                (
+                    "steps/b-1.0/pass1.sh",
+                    "cd ${DISTFILES}; cat one.txt > ${PREFIX}/b; echo own > own; rm one.txt; chmod 711 .\n",
+                ),
+                (
+                    "steps/improve/x.sh",
+                    &format!(
+                        "{links} > ${{PREFIX}}/x; cat /external/distfiles/own >> ${{PREFIX}}/x\n"
+                    ),
+                ),
+            ],
+        );
+        let (root, _) = build(&w);
+        assert_eq!(content(&w, &root, "usr/b"), "test", "{link}");
+        assert_eq!(content(&w, &root, "big/distfiles/own"), "own\n", "{link}");
+        let seen = content(&w, &root, "usr/x");
+        assert!(seen.contains(" -> "), "{link}: {seen}");
+        assert!(seen.ends_with("\nown\n"), "{link}: {seen}");
+    }
+    // A file is in the way, and is not put aside.
+    w.write(
+        "tree/steps/c/pass1.sh",
+        "rm -r /external; echo > /external\n",
+    );
+    let run = w.sos(["build", "--no-link", ".#rootfs"]).fails(100);
+    run.says(&[
+        "error[build-place-blocked]: `/external/distfiles/one.txt` cannot be shown to the step: `/external` of its root is not a directory",
+        "while building `b-1.0-pass1`",
+    ]);
+}
+
+#[test]
 fn who_cleans_up_sees_what_there_is_and_what_comes_later() {
     let Some(w) = with_mirror() else { return };
     // The last one is left out, and nobody has its file.

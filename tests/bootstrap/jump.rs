@@ -46,3 +46,19 @@ fn a_jump_puts_the_next_start_in_place_before_its_script_runs() {
     );
     assert!(shown.contains(next), "{shown}");
 }
+
+#[test]
+fn a_jump_without_a_start_before_it_says_what_it_moves() {
+    let Some(w) = world() else { return };
+    write_tree(
+        &w,
+        &[
+            ("steps/manifest", "jump: j\n"),
+            ("steps/jump/j.sh", "true\n"),
+        ],
+    );
+    w.sos(["build", "--no-link", ".#rootfs"]).fails(100).says(&[
+        "note: `jump-j` runs `tree/steps/jump/j.sh`",
+        "note: before it `jump-j` moves `/init` to `/init.bak`, as upstream's generator writes it: a step before makes one",
+    ]);
+}

@@ -573,10 +573,15 @@ fn an_extension_is_built_in_its_own_directory() {
             "BUILD_GUIX_ALSO=True",
             ".#rootfs",
         ];
-        let root = w.sos(set).ok().stdout;
-        content(&w, root.trim(), "usr/foo")
+        let run = w.sos(set).ok();
+        (content(&w, run.stdout.trim(), "usr/foo"), run.stderr)
     };
-    assert_eq!(build(), "/steps-guix/foo\nhere\n");
+    let (foo, told) = build();
+    assert_eq!(foo, "/steps-guix/foo\nhere\n");
+    // A step of that name is in both trees.
+    for name in ["improve-x", "steps-guix-improve-x", "steps-guix-foo-pass1"] {
+        assert!(told.contains(&format!(" built {name} in ")), "{told}");
+    }
     // Its steps are told from those of the main tree by what they are asked for by.
     let set = ["--set", "BUILD_GUIX_ALSO=True"];
     let shown = w.sos([&["recipe", "show", "."][..], &set].concat()).ok();
@@ -596,7 +601,76 @@ fn an_extension_is_built_in_its_own_directory() {
         "tree/steps-guix/foo/pass1.sh",
         "echo ${OWN} > ${PREFIX}/foo\n",
     );
-    assert_eq!(build(), "1\n");
+    assert_eq!(build().0, "1\n");
+}
+
+#[test]
+fn every_tree_has_the_start_that_its_jump_leaves() {
+    let Some(w) = world() else { return };
+    write_tree(
+        &w,
+        &[
+            ("steps/manifest", "jump: j\n"),
+            ("steps/jump/j.sh", "true\n"),
+            ("steps-more/manifest", "jump: j\n"),
+            ("steps-two/manifest", "jump: j\n"),
+        ],
+    );
+    let set = [
+        "--set",
+        "EXTRA_BUILDS=more,two",
+        "--shell",
+        "--scripts",
+        "tree",
+    ];
+    let shown = w.sos([&["recipe", "show"][..], &set].concat()).ok().stdout;
+    for (name, tree) in [
+        ("init.1", "steps"),
+        ("init.1 of steps-more", "steps-more"),
+        ("init.1 of steps-two", "steps-two"),
+    ] {
+        let start = format!("\n==> {name} <==\n#!/bin/bash\nbash /{tree}/1.sh\n");
+        assert!(shown.contains(&start), "no {start} in {shown}");
+    }
+}
+
+#[test]
+fn what_every_tree_has_is_no_step_of_that_name() {
+    let Some(w) = world() else { return };
+    write_tree(
+        &w,
+        &[
+            (
+                "steps/manifest",
+                "build: rootfs\nimprove: x\nbuild: improve-x\nbuild: a\n",
+            ),
+            ("steps/rootfs/pass1.sh", "true\n"),
+            ("steps/improve-x/pass1.sh", "true\n"),
+        ],
+    );
+    let drv = |attr: &str| {
+        let value = format!(".#{attr}.drvPath");
+        w.sos(["eval", "--raw", &value]).ok().stdout
+    };
+    assert_eq!(drv("rootfs"), drv("steps.a"));
+    assert_eq!(drv("rootfs.1"), drv("steps.rootfs"));
+    assert!(drv("rootfs") != drv("steps.rootfs"));
+    w.sos(["recipe", "show", "."]).ok().says(&[
+        "warning[bootstrap-name-taken]: `#rootfs` is no step, but what every tree has of that name\n --> tree/steps/manifest:1:1",
+        "`#steps.rootfs` is the step",
+        "`#improve-x` is both `improve: x` and `build: improve-x`\n --> tree/steps/manifest:3:1",
+    ]);
+}
+
+#[test]
+fn a_link_in_the_place_of_the_steps_is_told() {
+    let Some(w) = world() else { return };
+    let steps = w.project().join("tree/steps");
+    std::fs::rename(&steps, w.project().join("tree/real")).expect("a directory");
+    std::os::unix::fs::symlink("real", &steps).expect("a link");
+    w.sos(["recipe", "show", "--shell", "tree"])
+        .fails(3)
+        .says(&["error[bootstrap-bad-link]: `tree/steps` is a link, and must be a directory"]);
 }
 
 #[test]

@@ -215,5 +215,15 @@ fn the_seed_of_another_architecture_is_looked_for_before_it_is_built() {
         "POSIX/aarch64/kaem-optional-seed",
         "`--set ARCH_DIR=AArch64`",
     ]);
+    for (dir, said) in [
+        ("ARCH_DIR=", "ARCH_DIR is ``, and there is no "),
+        ("ARCH_DIR=foo", "ARCH_DIR is `foo`, and "),
+    ] {
+        plan(&["--set", dir]).fails(3).says(&[
+            said,
+            "one of `AArch64`, `AMD64`, ",
+            "`--set ARCH_DIR=AArch64`",
+        ]);
+    }
     plan(&["--set", "ARCH_DIR=AArch64"]).ok();
 }

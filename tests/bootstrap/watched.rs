@@ -106,11 +106,11 @@ fn the_script_of_an_extension_is_named() {
         w.sos(["build", "--no-link", "--set", set, ".#rootfs"])
             .fails(100)
     };
-    failed().says(&["note: `c-3-pass1` runs `tree/steps-guix/c-3/pass1.sh`"]);
+    failed().says(&["note: `steps-guix-c-3-pass1` runs `tree/steps-guix/c-3/pass1.sh`"]);
     std::fs::remove_file(w.project().join("tree/steps-guix/c-3/pass1.sh")).expect("a file");
     w.write("tree/steps-guix/c-3/notes", "");
     failed().says(&[
-        "note: `c-3-pass1` has no `tree/steps-guix/c-3/pass1.sh`: it runs the usual stages of `tree/steps/helpers.sh`",
+        "note: `steps-guix-c-3-pass1` has no `tree/steps-guix/c-3/pass1.sh`: it runs the usual stages of `tree/steps/helpers.sh`",
     ]);
     // A script that the main tree lends.
     w.write("tree/steps-guix/manifest", "improve: y\n");

@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use rustix::process::Signal;
+
 use super::Serving;
 use crate::support::server::Server;
 use crate::support::{World, peer, run};
@@ -49,6 +51,45 @@ fn curl_takes_a_file_and_goes_on_where_it_stopped() {
             "from {start}"
         );
     }
+}
+
+#[test]
+fn a_name_that_the_server_has_itself_is_told() {
+    let w = World::new();
+    for name in ["v2", "x.narinfo", "nix-cache-info", "tiny.txt"] {
+        w.write(name, "tiny\n");
+        w.sos(["store", "add", "--flat", name]).ok();
+    }
+    let serving = Serving::start(&w, &[]);
+    let page = serving.get("/", &[]).is(200).text();
+    for name in ["v2", "x.narinfo", "nix-cache-info"] {
+        let told =
+            format!("<code>{name} (not to be had: something else is at this address)</code>");
+        assert!(page.contains(&told), "{page}");
+        let linked = format!("href=\"/{name}\"");
+        assert!(!page.contains(&linked), "{page}");
+    }
+    assert!(page.contains("<a href=\"/tiny.txt\">"), "{page}");
+    assert!(
+        page.contains("/tiny.txt\n") || page.contains("/tiny.txt</pre>"),
+        "{page}"
+    );
+    // The file, and not an archive of it.
+    assert!(page.contains("<td class=\"n\">5 B</td>"), "{page}");
+    assert_eq!(serving.get("/tiny.txt", &[]).is(200).text(), "tiny\n");
+    drop(serving);
+    // A target of such a name is built, and not announced.
+    w.write("files/x.narinfo", "one");
+    let mirror = Server::start(&w.project().join("files"));
+    w.write(
+        "sos.nix",
+        &format!(
+            "{{ sos, ... }}: sos.fetchurl {{ url = \"{}/x.narinfo\"; sha256 = builtins.hashString \"sha256\" \"one\"; }}",
+            mirror.url()
+        ),
+    );
+    let told = Serving::start(&w, &["."]).stop(Signal::INT);
+    told.says(&["warning: `x.narinfo` is not served as a file: at http://"]);
 }
 
 #[test]

@@ -68,6 +68,44 @@ impl User {
         Some(user)
     }
 
+    /// Gives this user other subordinate ids than before, and returns a call that gives the first ones back.
+    pub(crate) fn gets_other_ids(&self) -> impl Fn() {
+        let of = |file: &str| {
+            let text = std::fs::read_to_string(file).expect("there are ranges");
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{}:", self.name)));
+            let (first, count) = line.and_then(|line| line.split_once(':')).expect("a range");
+            let number = |text: &str| text.parse::<u32>().expect("a number");
+            (number(first), number(count))
+        };
+        let (old, count) = of("/etc/subuid");
+        let _guard = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = free_range();
+        let change = move |name: &str, from: u32, to: u32| {
+            let range = |first: u32| format!("{first}-{}", first + count - 1);
+            let (from, to) = (range(from), range(to));
+            run(Command::new("/usr/sbin/usermod").args([
+                "--del-subuids",
+                &from,
+                "--del-subgids",
+                &from,
+                "--add-subuids",
+                &to,
+                "--add-subgids",
+                &to,
+                name,
+            ]))
+            .ok();
+        };
+        change(&self.name, old, new);
+        let name = self.name.clone();
+        move || {
+            let _guard = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+            change(&name, new, old);
+        }
+    }
+
     /// Makes a command run as this user.
     pub(crate) fn becomes<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command.uid(self.uid).gid(self.gid)

@@ -145,6 +145,7 @@ fn plan(session: &Session, tree: &Path, settings: &Settings) -> Result<Found, Fa
     let plan = bootstrap::plan(&host, &root, &shown, &settings)?;
     let mut warnings = bootstrap::undeclared(&host, &root, &shown, &plan, &extra);
     warnings.extend(bootstrap::left_behind(&host, &root, &shown, &plan));
+    warnings.extend(bootstrap::taken_names(&host, &root, &shown, &plan));
     Ok(Found {
         plan,
         warnings,

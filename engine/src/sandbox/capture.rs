@@ -260,7 +260,7 @@ impl Layer<'_> {
             ) => *meta == of_layer(*mode) && self.is_content(from, *size, blob)?,
             _ => false,
         };
-        Ok(is_same && (self.below.is_instead(path) || self.tree.get(path)?.is_none()))
+        Ok(is_same && self.tree.get(path)?.is_none())
     }
 
     /// Tells whether a file has this content.

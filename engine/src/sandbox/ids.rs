@@ -29,6 +29,15 @@ impl IdMap {
             .collect()
     }
 
+    /// Tells whether an id outside is one of the map.
+    pub(super) fn has(&self, outside: u32) -> bool {
+        self.0.iter().any(|(_, first, count)| {
+            outside
+                .checked_sub(*first)
+                .is_some_and(|offset| offset < *count)
+        })
+    }
+
     /// Returns the arguments that `newuidmap` takes after the process id.
     pub(super) fn arguments(&self) -> Vec<String> {
         self.0
@@ -143,8 +152,8 @@ pub(crate) fn step_maps() -> Result<(IdMap, IdMap), SandboxError> {
 }
 
 /// Names the ids that files of steps belong to, as this machine sees them: two processes with the same name can use each other's
-/// working trees. It is what the maps say, and what the ids outside are to who wrote them.
-pub(super) fn map_name() -> Result<&'static str, SandboxError> {
+/// working trees and states of failed steps. It is what the maps say, and what the ids outside are to who wrote them.
+pub(crate) fn map_name() -> Result<&'static str, SandboxError> {
     static NAME: OnceLock<String> = OnceLock::new();
     if let Some(name) = NAME.get() {
         return Ok(name);
@@ -197,6 +206,14 @@ mod tests {
         let map = user_map(1000, &[(1, 60_000), (100_000, 9_999)]).unwrap();
         assert_eq!(map.text(), "0 1000 1\n1 1 60000\n60001 100000 5535\n");
         assert_eq!(map.arguments().len(), 9);
+        for (outside, has) in [
+            (1000, true),
+            (60_001, false),
+            (109_999 - 4465, true),
+            (105_535, false),
+        ] {
+            assert_eq!(map.has(outside), has, "{outside}");
+        }
         assert_eq!(user_map(1000, &[(100_000, 1000)]), Err(1000));
         assert_eq!(user_map(1000, &[]), Err(0));
     }

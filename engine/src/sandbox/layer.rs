@@ -2,7 +2,6 @@
 //! whatever the root has at such a path counts; copies that the root has something else in the place of lie above the root.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,12 +10,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use sos_formats::manifest::Meta;
-use sos_store::StoreError;
-use sos_store::rootfs::{KindView, RootTree};
+use sos_store::rootfs::RootTree;
 
 use super::outcome::SandboxError;
+use super::place::place_of;
 use super::protocol::{Op, WireKind};
-use super::step::StepMount;
+use super::step::StepSpec;
 use super::worker::Worker;
 
 /// Entries of all layers of one step.
@@ -32,8 +31,6 @@ pub(super) struct Below {
     entries: BTreeMap<Vec<u8>, Held>,
     /// Places, as those, below which nothing is a part of the root, whatever the step makes of it.
     copies: BTreeSet<Vec<u8>>,
-    /// Directories, as those, that are there for the sake of a copy, in the place of something else of the root.
-    instead: BTreeSet<Vec<u8>>,
 }
 
 /// One entry of the layer. It is of user 0 and has the epoch for its time.
@@ -66,11 +63,6 @@ impl Below {
         self.copies.contains(path)
     }
 
-    /// Tells whether a path is that of a directory in the place of something else, which the root keeps.
-    pub(super) fn is_instead(&self, path: &[u8]) -> bool {
-        self.instead.contains(path)
-    }
-
     /// Tells whether a path is that of a copy of the step's own, or below it.
     pub(super) fn is_of_copy(&self, path: &[u8]) -> bool {
         let mut ends = (0..path.len()).filter(|&at| path[at] == b'/');
@@ -89,84 +81,59 @@ pub(super) struct Places<'a> {
     pub(super) root: &'a RootTree,
 }
 
-/// Copies every file of `layers` and `copies` as files of user 0 with the usual modes, later ones in the place of earlier ones, in
+/// Copies every file of the layers and copies of a step as files of user 0 with the usual modes, later ones in the place of earlier ones, in
 /// the order of where they are shown. Returns what is there then.
 ///
 /// They go below the root, so that what an earlier step made of such a file is what the next one finds. A copy must be there
-/// whatever the root has in its place: then it goes above.
+/// whatever the root has in its place: then it goes above. Links of the root are followed to where a program of the step is led,
+/// and directories that are missing there are made; nothing of the root is put aside for one.
 pub(super) fn fill(
     worker: &mut Worker,
     places: &Places<'_>,
-    layers: &[StepMount],
-    copies: &[StepMount],
-    epoch: i64,
+    spec: &StepSpec,
 ) -> Result<Below, SandboxError> {
     let mut below = Below::default();
-    let mut sorted: Vec<(&Path, &StepMount)> = layers.iter().map(|l| (relative(l), l)).collect();
-    let mut hidden = Vec::new();
-    for copy in copies {
-        let inside = relative(copy).as_os_str().as_bytes();
-        match covered(places.root, inside)? {
-            Some(place) => {
-                below.copies.insert(place.clone());
-                hidden.push((place, copy));
-            }
-            None => {
-                below.copies.insert(inside.to_vec());
-                sorted.push((relative(copy), copy));
-            }
+    let mut shown = Vec::new();
+    for layer in &spec.layers {
+        shown.push((place_of(places.root, &layer.inside, &[])?, layer));
+    }
+    let (mut above, covered) = (Vec::new(), spec.covered());
+    for copy in &spec.copies {
+        let place = place_of(places.root, &copy.inside, &covered)?;
+        let inside = place.as_os_str().as_bytes();
+        below.copies.insert(inside.to_vec());
+        if places.root.get(inside)?.is_some() {
+            above.push((place, copy));
+        } else {
+            shown.push((place, copy));
         }
     }
-    sorted.sort_by_key(|(inside, _)| *inside);
+    shown.sort_by(|(a, _), (b, _)| a.cmp(b));
     worker.base(places.below)?;
     let mut filler = Filler {
         worker,
-        epoch,
+        epoch: spec.epoch,
         below,
         count: 0,
-        root: None,
+        is_above: false,
     };
-    for (inside, layer) in sorted {
-        if let Some(parent) = inside.parent() {
+    for (place, mount) in shown {
+        if let Some(parent) = place.parent() {
             filler.parents(parent)?;
         }
-        filler.copy(&layer.outside, inside)?;
+        filler.copy(&mount.outside, &place)?;
     }
     filler.worker.ask(&Op::Flush)?;
-    if !hidden.is_empty() {
+    if !above.is_empty() {
         filler.worker.base(places.above)?;
-        filler.root = Some(places.root);
-        for (place, copy) in hidden {
-            filler.above(&place)?;
-            filler.copy(&copy.outside, Path::new(OsStr::from_bytes(&place)))?;
+        filler.is_above = true;
+        for (place, copy) in above {
+            filler.parents_above(places.root, place.as_os_str().as_bytes())?;
+            filler.copy(&copy.outside, &place)?;
         }
         filler.worker.ask(&Op::Flush)?;
     }
     Ok(filler.below)
-}
-
-fn relative(mount: &StepMount) -> &Path {
-    mount.inside.strip_prefix("/").unwrap_or(&mount.inside)
-}
-
-/// Finds where a copy lies that would not be seen below the root: the root has something there, or on the way. A link on the way is
-/// followed, as programs of the step do.
-fn covered(root: &RootTree, path: &[u8]) -> Result<Option<Vec<u8>>, SandboxError> {
-    for end in (0..path.len()).filter(|&at| path[at] == b'/') {
-        match root.get(&path[..end])?.map(|entry| entry.kind) {
-            None => return Ok(None),
-            Some(KindView::Dir) => {}
-            Some(_) => {
-                return match root.resolve_parent(path) {
-                    Ok(place) => Ok(Some(place)),
-                    // It leads nowhere.
-                    Err(StoreError::RootPath { .. }) => Ok(Some(path.to_vec())),
-                    Err(other) => Err(other.into()),
-                };
-            }
-        }
-    }
-    Ok(root.get(path)?.map(|_| path.to_vec()))
 }
 
 struct Filler<'a> {
@@ -174,28 +141,18 @@ struct Filler<'a> {
     epoch: i64,
     below: Below,
     count: usize,
-    /// The root, where what is made lies above it.
-    root: Option<&'a RootTree>,
+    /// What is made lies above the root.
+    is_above: bool,
 }
 
 impl Filler<'_> {
     /// Makes the directories on the way to a place above the root as the root has them.
-    fn above(&mut self, place: &[u8]) -> Result<(), SandboxError> {
+    fn parents_above(&mut self, root: &RootTree, place: &[u8]) -> Result<(), SandboxError> {
         let ends = (0..place.len()).filter(|&at| place[at] == b'/');
         for end in std::iter::once(0).chain(ends) {
-            let dir = &place[..end];
-            let found = self.root.map(|root| root.get(dir)).transpose()?.flatten();
-            match found {
-                Some(entry) if entry.kind == KindView::Dir => {
-                    self.worker.put(dir, entry.meta, WireKind::Dir, None)?;
-                }
-                found => {
-                    if found.is_some() {
-                        self.below.instead.insert(dir.to_vec());
-                    }
-                    let dir = Path::new(OsStr::from_bytes(dir));
-                    self.put(dir, 0o755, WireKind::Dir, None, Held::Dir)?;
-                }
+            if let Some(dir) = root.get(&place[..end])? {
+                self.worker
+                    .put(&place[..end], dir.meta, WireKind::Dir, None)?;
             }
         }
         Ok(())
@@ -273,7 +230,7 @@ impl Filler<'_> {
             mtime_secs: self.epoch,
             ..Meta::default()
         };
-        if held == Held::Dir && self.root.is_some() {
+        if held == Held::Dir && self.is_above {
             // Of a copy that is a directory nothing else is to be seen.
             let (name, value) = OPAQUE;
             meta.xattrs.insert(name.to_vec(), value.to_vec());

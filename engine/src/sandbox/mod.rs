@@ -24,6 +24,8 @@ mod layer;
 mod namespaces;
 mod network;
 mod outcome;
+mod owners;
+mod place;
 mod prepared;
 mod protocol;
 mod root;
@@ -41,6 +43,7 @@ mod worker_child;
 
 pub use converse::{Streams, Window, converse};
 pub use helper::{HELPER_ARGUMENT, child_main};
+pub(crate) use ids::map_name;
 pub use launcher::Session;
 pub(crate) use launcher::start_early;
 pub(crate) use outcome::HELPER_DIED;

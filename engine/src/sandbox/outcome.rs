@@ -104,6 +104,9 @@ pub enum SandboxError {
     /// The machine cannot make such a sandbox; the diagnostic says what to do.
     #[error("{}", .0.message)]
     Machine(Box<Diagnostic>),
+    /// The root of a step has something in the way of what it is shown; the diagnostic says what.
+    #[error("{}", .0.message)]
+    Blocked(Box<Diagnostic>),
     /// Setting up failed in this process.
     #[error("cannot {what}: {source}")]
     Io {
@@ -161,7 +164,7 @@ impl SandboxError {
     #[must_use]
     pub fn into_diagnostic(self) -> Diagnostic {
         match self {
-            Self::Machine(diagnostic) => *diagnostic,
+            Self::Machine(diagnostic) | Self::Blocked(diagnostic) => *diagnostic,
             Self::Cancelled => Diagnostic::error("interrupted", Class::Interrupted, "interrupted"),
             Self::Exec { .. } => {
                 Diagnostic::error("build-exec", Class::BuildFailed, self.to_string())

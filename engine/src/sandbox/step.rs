@@ -1,6 +1,7 @@
 //! One step: a root filesystem, mounts and a command give a changed root filesystem or a tree.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -19,6 +20,7 @@ use super::capture::{self, Times};
 use super::converse::{Streams, converse};
 use super::layer::{self, Below, Places};
 use super::outcome::{Control, Exit, SandboxError};
+use super::place::place_of;
 use super::protocol::Op;
 use super::run::run;
 use super::spec::{Bind, InlineFile, Limits, Shape, Spec};
@@ -200,14 +202,16 @@ impl StepSpec {
         }
     }
 
+    /// The directories that the step finds memory in, or what the kernel shows.
+    pub(super) fn covered(&self) -> Vec<&Path> {
+        let own = self.tmpfs.iter().map(PathBuf::as_path);
+        ALWAYS_COVERED.iter().map(Path::new).chain(own).collect()
+    }
+
     /// Lists the mount points that the root filesystem may lack, and which of them are directories.
     fn mount_points(&self) -> Result<Vec<(Vec<u8>, bool)>, SandboxError> {
         let bytes = |path: &Path| path.as_os_str().as_bytes().to_vec();
-        let covered: Vec<&Path> = ALWAYS_COVERED
-            .iter()
-            .map(Path::new)
-            .chain(self.tmpfs.iter().map(PathBuf::as_path))
-            .collect();
+        let covered = self.covered();
         // Below a covered directory mount points are made in memory.
         let below_covered = |path: &Path| covered.iter().any(|c| path.starts_with(c) && path != *c);
         let mut points: Vec<(Vec<u8>, bool)> = covered
@@ -338,6 +342,10 @@ impl Remover for NamespaceRemover {
         take: bool,
     ) -> io::Result<Vec<PathBuf>> {
         tree::idle(work, before, take, &self.control).map_err(io::Error::other)
+    }
+
+    fn can_remove(&self, tree: &Path) -> bool {
+        tree::can_remove(tree)
     }
 }
 
@@ -472,11 +480,16 @@ fn prepare(
     place: &Place,
     worker: &mut Worker,
 ) -> Result<(Spec, Below), SandboxError> {
+    let root = RootTree::load(store, root)?;
+    let points = spec.mount_points()?;
+    for (point, _) in &points {
+        place_of(&root, Path::new(OsStr::from_bytes(point)), &[])?;
+    }
     worker.ask(&Op::Stubs {
         tree: tree.path(),
         stubs: place.stubs(),
         upper: place.upper(),
-        points: spec.mount_points()?,
+        points,
         epoch: spec.epoch,
     })?;
     // A tree may be made by any user of the step; a step that changes the root has nothing to put there.
@@ -493,9 +506,9 @@ fn prepare(
         let places = Places {
             below: &place.layer(),
             above: &place.stubs(),
-            root: &RootTree::load(store, root)?,
+            root: &root,
         };
-        below = layer::fill(worker, &places, &spec.layers, &spec.copies, spec.epoch)?;
+        below = layer::fill(worker, &places, spec)?;
         lower.push(place.layer());
     }
     let shape = Shape::Step {

@@ -10,7 +10,7 @@
 //!   gone-<n>/            a slot that a garbage collection removes
 //! ```
 //! The files of a tree belong to ids of this machine: `map` is the name of what leads there ([`ids::map_name`]). Who has another one
-//! leaves the tree alone, and makes one of their own.
+//! leaves the tree alone, and makes one of their own; a garbage collection takes it if it can be removed all the same.
 //!
 //! A tree is what its state says only while that is `ready-2`. Whoever is killed in the middle leaves `changing` and
 //! no lock, and the next one who takes the slot begins with an empty tree.
@@ -33,6 +33,7 @@ use sos_store::Store;
 use super::difference;
 use super::ids;
 use super::outcome::{Control, SandboxError};
+use super::owners;
 use super::worker::Worker;
 
 /// The most trees that are kept when none of them is in use.
@@ -238,8 +239,8 @@ pub(super) fn acquire(
     }
 }
 
-/// Finds the slots below `work` that nobody uses and that were last used before `before`. With `take` they are renamed,
-/// so that they are slots no more, and with them comes what a killed taker has renamed; only one may take at a time.
+/// Finds the slots below `work` that nobody uses and that were last used before `before`. With `take` those that can be removed are
+/// renamed, so that they are slots no more, and with them comes what a killed taker has renamed; only one may take at a time.
 pub(super) fn idle(
     work: &Path,
     before: Option<SystemTime>,
@@ -259,7 +260,7 @@ pub(super) fn idle(
         if !try_lock(&lock, FlockOperation::NonBlockingLockExclusive)? {
             continue;
         }
-        if !take {
+        if !take || !can_remove(&slot.dir) {
             found.push(slot.dir);
             continue;
         }
@@ -277,6 +278,15 @@ pub(super) fn idle(
         found.push(away);
     }
     Ok(found)
+}
+
+/// Tells whether a slot, or another tree that a step has left, can be removed here.
+pub(super) fn can_remove(dir: &Path) -> bool {
+    let slot = Slot {
+        dir: dir.to_owned(),
+    };
+    let is_ours = |map| matches!(slot.state(map), State::Ready(_) | State::Changing(_));
+    ids::map_name().is_ok_and(is_ours) || owners::can_remove(dir)
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>, SandboxError> {
@@ -330,12 +340,20 @@ impl Trees<'_> {
         lock_choice(&self.dir, self.control)
     }
 
-    /// The slots that may be used: all but those of other id maps, and of root, who once made some in stores of others.
+    /// The slots that may be used: all but those of other id maps, and of root, who once made some in stores of others. A slot without
+    /// a state can be anybody's.
     fn slots(&self) -> Result<Vec<Slot>, SandboxError> {
         let mut slots = slots(&self.dir)?;
         let us = rustix::process::geteuid().as_raw();
         let is_ours = |slot: &Slot| fs::metadata(&slot.dir).is_ok_and(|meta| meta.uid() == us);
-        slots.retain(|slot| is_ours(slot) && slot.state(self.map) != State::Foreign);
+        slots.retain(|slot| {
+            is_ours(slot)
+                && match slot.state(self.map) {
+                    State::Ready(_) | State::Changing(_) => true,
+                    State::Foreign => false,
+                    State::Unknown => owners::can_remove(&slot.dir),
+                }
+        });
         Ok(slots)
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sos_engine::sandbox::StepMount;
+use sos_engine::sandbox::{Control, StepMount, run_step};
 use sos_formats::hash::Blake3;
 
 use crate::support::{EPOCH, Lab};
@@ -20,6 +20,10 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     (
         "layers::copies_are_there_whatever_leads_to_them",
         copies_behind,
+    ),
+    (
+        "layers::what_is_in_the_way_of_a_copy_is_told",
+        copies_blocked,
     ),
     ("layers::a_copy_of_a_directory_is_whole", whole_copy),
     ("layers::times_of_all_files_can_be_set", times_of_all),
@@ -220,13 +224,32 @@ fn copies_above() {
 fn copies_behind() {
     let lab = Lab::new();
     let dir = files_of(&lab, &[("x", "good")]);
-    // The directory is a link to another one, a link to nothing, a file, a loop.
-    for bad in [
-        "busybox mkdir /real; echo bad >/real/x; busybox ln -s real /lent",
-        "busybox mkdir /real; busybox ln -s real /lent",
-        "busybox ln -s nothing /lent",
-        "busybox ln -s lent /lent",
-        "echo file >/lent",
+    let e = EPOCH;
+    let real = |mode: &str| format!("real {mode} 0:0 {e} dir");
+    let deep = [
+        format!("real 755 0:0 {e} dir"),
+        format!("real/deep 711 0:0 {e} dir"),
+        format!("real/deep/own 644 0:0 {e} file 1"),
+    ];
+    // The directory is a link to another one, to one that is missing, to one in a directory that is missing.
+    for (bad, left) in [
+        (
+            "busybox mkdir /real; echo bad >/real/x; busybox ln -s real /lent",
+            vec![real("711"), format!("real/own 644 0:0 {e} file 1")],
+        ),
+        (
+            "busybox mkdir /real; busybox ln -s real /lent",
+            vec![real("711"), format!("real/own 644 0:0 {e} file 1")],
+        ),
+        (
+            "busybox ln -s real /lent",
+            vec![real("711"), format!("real/own 644 0:0 {e} file 1")],
+        ),
+        ("busybox ln -s /real/deep /lent", deep.to_vec()),
+        (
+            "busybox ln -s far /lent; busybox ln -s /real/deep /far",
+            deep.to_vec(),
+        ),
     ] {
         let root = after(&lab, bad);
         let run = |script: &str| {
@@ -242,12 +265,73 @@ fn copies_behind() {
         assert_eq!(added(&lab, &root, &changed), [""; 0], "{bad}");
         // The directory itself has another time where a file of it is removed.
         let removed = added(&lab, &root, &run("busybox cat /lent/x; busybox rm /lent/x"));
-        let real = format!("real 755 0:0 {EPOCH} dir");
         assert!(
-            removed.iter().all(|line| *line == real),
+            removed.iter().all(|line| *line == real("755")),
             "{bad}: {removed:?}"
         );
+        // What the step makes there is where it was led to, and the links stay.
+        let kept = run(
+            "busybox cat /lent/x; busybox rm /lent/x; echo >/lent/own; busybox chmod 711 /lent/",
+        );
+        assert_eq!(added(&lab, &root, &kept), left, "{bad}");
+        let links = |root: &Blake3| -> Vec<String> {
+            let all = lab.list(root).into_iter();
+            all.filter(|line| line.starts_with("lent ") || line.starts_with("far "))
+                .collect()
+        };
+        assert_eq!(links(&kept), links(&root), "{bad}");
     }
+}
+
+fn copies_blocked() {
+    let lab = Lab::new();
+    let dir = files_of(&lab, &[("x", "good")]);
+    for (bad, why) in [
+        (
+            "echo file >/lent",
+            "`/lent/x` cannot be shown to the step: `/lent` of its root is not a directory",
+        ),
+        (
+            "echo file >/file; busybox ln -s /file/deep /lent",
+            "`/lent/x` cannot be shown to the step: `/file` of its root is not a directory",
+        ),
+        (
+            "busybox ln -s lent /lent",
+            "`/lent/x` cannot be shown to the step: `/lent` of its root is a link that leads in a circle, or too far",
+        ),
+        (
+            "busybox ln -s gone/../etc /lent",
+            "`/lent/x` cannot be shown to the step: `/gone` of its root is missing, and a link leads over it",
+        ),
+        (
+            "busybox ln -s dev/shm/lent /lent",
+            "`/lent/x` cannot be shown to the step: it would lie in `/dev`, which is covered while a step runs",
+        ),
+    ] {
+        let mut spec = lab.plan(after(&lab, bad), "busybox cat /lent/x");
+        spec.copies = vec![shown("/lent/x", dir.join("x"))];
+        let error = run_step(&lab.store, &spec, &mut |_| {}, &Control::default());
+        let diagnostic = error.expect_err(bad).into_diagnostic();
+        assert_eq!(diagnostic.message, why);
+        assert_eq!(diagnostic.code, "build-place-blocked");
+    }
+    // What a step is only shown is in the same way, unless it is in the place of the file itself.
+    let root = after(&lab, "echo file >/shown; busybox mkdir /dir");
+    let mounted = |inside: &str| {
+        let mut spec = lab.plan(root, &format!("busybox cat {inside}; echo >/dir/new"));
+        spec.mounts = vec![shown(inside, dir.join("x"))];
+        run_step(&lab.store, &spec, &mut |_| {}, &Control::default())
+    };
+    let blocked = mounted("/shown/x").expect_err("a file is in the way");
+    assert_eq!(
+        blocked.to_string(),
+        "`/shown/x` cannot be shown to the step: `/shown` of its root is not a directory"
+    );
+    let covered = mounted("/shown").unwrap().root.unwrap();
+    assert!(
+        lab.list(&covered)
+            .contains(&format!("shown 644 0:0 {EPOCH} file 5"))
+    );
 }
 
 fn whole_copy() {

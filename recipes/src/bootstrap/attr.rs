@@ -1,9 +1,18 @@
 //! Attribute paths of a tree of steps, whose names have dots in them.
 
+/// What every tree has beside its steps. A step of such a name is asked for below `steps`.
+const OWN: &str = "bootstrap builder-hex0-image distfiles oci ostree payload-image pins rootfs seed stage0 steps tar";
+
+/// Tells whether every tree has something of this name.
+pub(super) fn is_own(name: &str) -> bool {
+    OWN.split(' ').any(|own| own == name)
+}
+
 /// Returns the attribute path that `attr` means, with names quoted as the language needs it. `steps` are the names below `steps`, and
 /// `sets` are other attributes of the tree with the names below them.
 ///
-/// `steps.mes-0.27.1.1` is pass 1 of `mes-0.27.1`, and `bash-2.05b` is short for `steps.bash-2.05b`: the longest name wins.
+/// `steps.mes-0.27.1.1` is pass 1 of `mes-0.27.1`, and `bash-2.05b` is short for `steps.bash-2.05b`: the longest name wins. What every
+/// tree has, as `rootfs`, is no step, also where a step has that name; with the number of a pass behind it it is.
 ///
 /// # Example
 /// ```
@@ -11,7 +20,10 @@
 /// let steps = ["mes-0.27.1", "mes-0.27"].map(str::to_owned);
 /// assert_eq!(attr_path("steps.mes-0.27.1.1", &steps, &[]), r#"steps."mes-0.27.1"."1""#);
 /// assert_eq!(attr_path("mes-0.27.oci", &steps, &[]), r#"steps."mes-0.27".oci"#);
-/// assert_eq!(attr_path("rootfs.oci", &steps, &[]), "rootfs.oci");
+/// let taken = ["rootfs".to_owned()];
+/// assert_eq!(attr_path("rootfs.oci", &taken, &[]), "rootfs.oci");
+/// assert_eq!(attr_path("rootfs.1", &taken, &[]), r#"steps."rootfs"."1""#);
+/// assert_eq!(attr_path("steps.rootfs", &taken, &[]), r#"steps."rootfs""#);
 /// let more = [("steps-more", vec!["mes-0.28".to_owned()])];
 /// assert_eq!(attr_path("steps-more.mes-0.28.1", &steps, &more), r#"steps-more."mes-0.28"."1""#);
 /// ```
@@ -19,6 +31,13 @@ pub fn attr_path(attr: &str, steps: &[String], sets: &[(&str, Vec<String>)]) -> 
     let below = |set: &str| attr.strip_prefix(set)?.strip_prefix('.');
     let mut others = sets.iter();
     let other = others.find_map(|(set, names)| Some((*set, names.as_slice(), below(set)?)));
+    let mut parts = attr.split('.');
+    let of_tree = parts.next().is_some_and(is_own);
+    let is_pass = |part: &str| part.starts_with(|c: char| c.is_ascii_digit());
+    if other.is_none() && below("steps").is_none() && of_tree && !parts.next().is_some_and(is_pass)
+    {
+        return attr.to_owned();
+    }
     let (set, names, rest) = other.unwrap_or(("steps", steps, below("steps").unwrap_or(attr)));
     let is_it = |name: &&String| {
         let rest = rest.strip_prefix(name.as_str());

@@ -87,6 +87,9 @@ impl<'h> Checkout<'h> {
     /// `bootstrap-bad-link` when links go in a circle, out of the checkout, or from a directory of steps to what is in none.
     pub(crate) fn resolve(&self, path: &str) -> Result<Option<String>> {
         let bad = |what: &str| {
+            if let Some(top) = self.linked_top(path) {
+                return Err(Box::new(top));
+            }
             let message = format!("`{}` {what}", self.shown(path));
             Err(Box::new(
                 Diagnostic::error("bootstrap-bad-link", Class::Recipe, message)
@@ -108,6 +111,22 @@ impl<'h> Checkout<'h> {
             return bad("leads out of `steps`");
         }
         Ok(inside.to_str().map(str::to_owned))
+    }
+
+    /// Says so if the directory of steps that a path begins with is itself a link.
+    fn linked_top(&self, path: &str) -> Option<Diagnostic> {
+        let top = path
+            .split('/')
+            .next()
+            .filter(|_| is_of_steps(Path::new(path)))?;
+        let place = self.root.join(top);
+        let is_link = self.host.canonicalize(&place).ok()? != place;
+        is_link.then(|| {
+            let message = format!("`{}` is a link, and must be a directory", self.shown(top));
+            Diagnostic::error("bootstrap-bad-link", Class::Recipe, message)
+                .note("steps are known by where their files are in the tree")
+                .help("put the directory itself there, or name the tree that it is in")
+        })
     }
 
     /// Returns the text of a file, or nothing when there is none.

@@ -54,7 +54,7 @@ pub(crate) fn lower(
         .with("system", text(system(checkout, &arch).map_err(one)?));
     let kaem = if seeded {
         let stage0 = stage0::read(checkout, &arch, &arch_dir).map_err(one)?;
-        stage0::has_seed(checkout, &arch_dir).map_err(one)?;
+        stage0::has_seed(checkout, &arch, &arch_dir).map_err(one)?;
         let (seed, variables) = lowerer.seed(&stage0, &arch_dir).map_err(one)?;
         set = set
             .with(
@@ -158,6 +158,19 @@ fn places(checkout: &Checkout<'_>, plan: &Plan, made: &mut Made) -> Result<Plain
 }
 
 /// The line for each package in the list of pins that its step sees: a step must not depend on the pins of others.
+/// What a step is called where one is told of: steps of extensions have the names of steps of the main tree, too.
+fn name_of(step: &Step) -> String {
+    let name = match step.kind {
+        Kind::Build => format!("{}-pass{}", step.name, step.pass.unwrap_or(1)),
+        Kind::Improve | Kind::Jump => format!("{}-{}", step.kind.as_str(), step.name),
+        Kind::Uninstall => format!("uninstall-{}", step.name.split(' ').next().unwrap_or("")),
+    };
+    match step.tree.as_str() {
+        "steps" => name,
+        tree => format!("{tree}-{name}"),
+    }
+}
+
 fn of_packages(plan: &Plan) -> BTreeMap<usize, String> {
     let pinned = plan.steps.iter().filter_map(|step| {
         let package = step.package.as_ref()?;
@@ -424,14 +437,9 @@ impl Lowerer<'_> {
         } else {
             texts([KAEM, "--verbose", "--strict", "--file"])
         };
-        let name = match step.kind {
-            Kind::Build => format!("{}-pass{}", step.name, step.pass.unwrap_or(1)),
-            Kind::Improve | Kind::Jump => format!("{}-{}", step.kind.as_str(), step.name),
-            Kind::Uninstall => format!("uninstall-{}", step.name.split(' ').next().unwrap_or("")),
-        };
         let distfiles = self.distfiles(step)?;
         Ok(Set::new()
-            .with("name", text(name))
+            .with("name", text(name_of(step)))
             .with("index", text(step.index.to_string()))
             .with("tree", text(&step.tree))
             .with("target", text(step.target()))
@@ -491,9 +499,8 @@ impl Lowerer<'_> {
                     &format!("{DISTFILES}/{}", file.name),
                     &file.sha256,
                 );
-                let name = format!("{}-pass{}", step.name, step.pass.unwrap_or(1));
                 out.push(
-                    pin.with("of", text(name))
+                    pin.with("of", text(name_of(step)))
                         .with("file", distfile(file))
                         .done(),
                 );

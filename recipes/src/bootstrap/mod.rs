@@ -19,6 +19,7 @@ mod plan;
 mod scripts;
 mod sources;
 mod stage0;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod undeclared;
@@ -35,5 +36,6 @@ pub(crate) use media::{image, payload_image};
 pub(crate) use plan::of_checkout;
 pub use plan::{Package, Plan, Settings, Step, plan};
 pub use sources::Distfile;
+pub use taken::taken_names;
 pub use undeclared::undeclared;
 pub use variables::{Mode, Variables};

@@ -20,6 +20,7 @@ const GENERATOR: &str = "seed/script-generator.c";
 
 impl Plan {
     /// Returns the texts of the generated files by path, `steps/0.sh` among them, and `steps/bootstrap.cfg` as it is afterwards.
+    /// A file that the generator writes anew for a tree that comes later, `init.1`, has the name of that tree behind its path.
     /// `root` is the checkout that the plan is of.
     ///
     /// # Errors
@@ -40,10 +41,18 @@ impl Plan {
         }
         let mut out = BTreeMap::new();
         for tree in trees {
-            Writer::new(&checkout, self, tree)
+            let files = Writer::new(&checkout, self, tree)
                 .and_then(Writer::write)
-                .map(|files| out.extend(files))
                 .map_err(one)?;
+            for (path, text) in files {
+                let again = out.contains_key(&path);
+                let path = if again {
+                    format!("{path} of {tree}")
+                } else {
+                    path
+                };
+                out.insert(path, text);
+            }
         }
         let cfg = "steps/bootstrap.cfg".to_owned();
         out.insert(cfg, self.variables.to_cfg());

@@ -140,6 +140,14 @@ fn lines<'t>(text: &'t str, problems: &mut Problems) -> Vec<Source<'t>> {
     out
 }
 
+/// Tells whether a word begins with a scheme, which says who can fetch it.
+fn is_address(word: &str) -> bool {
+    word.split_once("://").is_some_and(|(scheme, _)| {
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+        scheme.starts_with(|first: char| first.is_ascii_alphabetic()) && scheme.bytes().all(is_part)
+    })
+}
+
 type Wrong = (String, Range<usize>, &'static str);
 
 fn source<'t>(words: &[(&'t str, Range<usize>)], whole: Range<usize>) -> Result<Source<'t>, Wrong> {
@@ -175,15 +183,20 @@ fn source<'t>(words: &[(&'t str, Range<usize>)], whole: Range<usize>) -> Result<
     let git = if is_git {
         let (git, place) = &words[1];
         let parts = git.rsplit_once('~');
-        if parts.is_none_or(|(repository, name)| repository.is_empty() || name.is_empty()) {
+        let named = parts.filter(|(repository, name)| !repository.is_empty() && !name.is_empty());
+        let Some((repository, _)) = named else {
             let message = format!("`{git}` names no revision");
             return Err((message, place.clone(), "expected `REPOSITORY~REF`"));
+        };
+        if !is_address(repository) {
+            let message = format!("`{repository}` is no address of a repository");
+            return Err((message, place.clone(), "expected `SCHEME://…~REF`"));
         }
         Some(*git)
     } else {
         None
     };
-    if *url != "_" && !url.contains("://") {
+    if *url != "_" && !is_address(url) {
         return Err((
             format!("`{url}` is no address"),
             url_place.clone(),

@@ -130,18 +130,31 @@ pub(super) fn seed(arch_dir: &str) -> String {
 ///
 /// # Errors
 /// `bootstrap-missing`: upstream knows the directory of few architectures by itself, and takes the name of the others for that of theirs.
-pub(super) fn has_seed(checkout: &Checkout<'_>, arch_dir: &str) -> Result<()> {
+pub(super) fn has_seed(checkout: &Checkout<'_>, arch: &str, arch_dir: &str) -> Result<()> {
     let path = format!("{DIR}/{}", seed(arch_dir));
     if checkout.resolve(&path)?.is_some() {
         return Ok(());
     }
-    let problem = checkout.missing(&path);
+    let message = format!(
+        "ARCH_DIR is `{arch_dir}`, and there is no `{}`",
+        checkout.shown(&path)
+    );
+    let problem = Diagnostic::error("bootstrap-missing", Class::Recipe, message);
     let known = checkout.list(&format!("{DIR}/bootstrap-seeds/POSIX"))?;
-    let other = known
-        .iter()
-        .find(|(name, _)| name.eq_ignore_ascii_case(arch_dir));
-    Err(Box::new(match other {
-        Some((name, _)) => problem.help(format!(
+    let known: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
+    let is = |wanted: &str| {
+        let mut known = known.iter();
+        known.find(|name| name.eq_ignore_ascii_case(wanted))
+    };
+    let problem = match known.as_slice() {
+        [] => problem,
+        known => problem.note(format!(
+            "it names the directory of the first program, one of `{}`",
+            known.join("`, `")
+        )),
+    };
+    Err(Box::new(match is(arch_dir).or_else(|| is(arch)) {
+        Some(name) => problem.help(format!(
             "`--set ARCH_DIR={name}` names the one that is there"
         )),
         None => problem,

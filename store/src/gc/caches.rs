@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, TransactionBehavior};
 use sos_formats::store_path::StorePath;
 
-use super::Collection;
 use super::mark::{self, Marked};
+use super::{Collection, GcReport};
 use crate::built::DAYS_KEPT;
 use crate::clock;
 use crate::db;
@@ -28,19 +28,20 @@ const LOG_DAYS: u64 = 30;
 const LOGS_BYTES_MAX: u64 = 128 << 20;
 
 /// Finds directories that may go: caches that are not in use, and what failed builds have left. With `take`, they are
-/// out of the way of everybody else when this returns.
+/// out of the way of everybody else when this returns. What cannot be removed here is told in the report.
 pub(super) fn idle(
     store: &Store,
     older_than: Option<Duration>,
     take: bool,
-    problems: &mut Vec<String>,
+    report: &mut GcReport,
 ) -> Vec<PathBuf> {
     let before = older_than.map(before);
     let work = store.work_dir();
-    let mut found = match store.remover().idle_caches(&work, before, take) {
+    let remover = store.remover();
+    let mut found = match remover.idle_caches(&work, before, take) {
         Ok(found) => found,
         Err(err) => {
-            problems.push(format!("{}: {err}", work.display()));
+            report.problems.push(format!("{}: {err}", work.display()));
             Vec::new()
         }
     };
@@ -50,8 +51,11 @@ pub(super) fn idle(
             before.is_none_or(|before| kept_since(dir).is_some_and(|since| since < before))
                 && matches!(lock_dir(dir), Ok(Some(_)))
         })),
-        Err(err) => problems.push(err.to_string()),
+        Err(err) => report.problems.push(err.to_string()),
     }
+    let (found, left): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|dir| remover.can_remove(dir));
+    report.left.extend(left);
     found
 }
 
@@ -161,7 +165,7 @@ impl Collection<'_> {
     /// Removes caches that nobody uses and what failed builds have left.
     pub(super) fn free_caches(&mut self) {
         let older_than = self.options.older_than;
-        for dir in idle(self.store, older_than, true, &mut self.report.problems) {
+        for dir in idle(self.store, older_than, true, &mut self.report) {
             let bytes = disk_bytes(&dir);
             let Ok(Some(_lock)) = lock_dir(&dir) else {
                 continue;

@@ -63,6 +63,8 @@ pub struct GcReport {
     pub removed_files: usize,
     /// What could not be done, and why; the rest was.
     pub problems: Vec<String>,
+    /// Directories that stay because their files belong to ids that this process does not have; nothing is wrong with them.
+    pub left: Vec<PathBuf>,
 }
 
 /// Receives the bytes freed so far.
@@ -103,12 +105,12 @@ impl Store {
             self.give_up_reserve();
         }
         // Needs no database at all.
-        report.problems.extend(
-            self.sweep()?
-                .failed
-                .into_iter()
-                .map(|(path, why)| format!("{}: {why}", path.display())),
-        );
+        let swept = self.sweep()?;
+        let failed = swept.failed.into_iter();
+        report
+            .problems
+            .extend(failed.map(|(path, why)| format!("{}: {why}", path.display())));
+        report.left.extend(swept.left);
         let mut collection = Collection {
             store: self,
             options,
@@ -186,7 +188,7 @@ impl Store {
                 + caches::dead_logs_bytes(self, options.older_than, &marked)?,
             ..GcReport::default()
         };
-        for dir in caches::idle(self, options.older_than, false, &mut report.problems) {
+        for dir in caches::idle(self, options.older_than, false, &mut report) {
             report.freed_bytes += caches::disk_bytes(&dir);
         }
         report.removed = marked

@@ -74,6 +74,17 @@ pub(super) enum ItemKind {
     },
 }
 
+/// What a look-up does with symlinks and with what is missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Follow {
+    /// The last component is followed, too, and need not exist.
+    All,
+    /// The last component is meant itself, and need not exist.
+    Parents,
+    /// As `Parents`, but nothing needs to exist.
+    Making,
+}
+
 impl Item {
     pub(super) fn view(&self) -> EntryView<'_> {
         let kind = match &self.kind {
@@ -240,7 +251,7 @@ impl RootTree {
     /// # Errors
     /// When a directory on the way is missing or is none, or links lead in a circle.
     pub fn resolve(&self, path: impl AsRef<[u8]>) -> Result<Bytes> {
-        self.follow(path.as_ref(), true)
+        self.follow(path.as_ref(), Follow::All)
     }
 
     /// As [`RootTree::resolve`], but a symlink as the last component is meant itself.
@@ -248,31 +259,49 @@ impl RootTree {
     /// # Errors
     /// As [`RootTree::resolve`].
     pub fn resolve_parent(&self, path: impl AsRef<[u8]>) -> Result<Bytes> {
-        self.follow(path.as_ref(), false)
+        self.follow(path.as_ref(), Follow::Parents)
     }
 
-    fn follow(&self, path: &[u8], last_too: bool) -> Result<Bytes> {
-        let problem = |problem| StoreError::root_path(path, problem);
+    /// As [`RootTree::resolve_parent`], for who makes the directories on the way that are missing, those included that a symlink
+    /// leads to.
+    ///
+    /// # Errors
+    /// When something on the way is no directory, when links lead in a circle, or one leads over `..` of what is missing: the path
+    /// of the error is what is in the way.
+    pub fn resolve_made(&self, path: impl AsRef<[u8]>) -> Result<Bytes> {
+        self.follow(path.as_ref(), Follow::Making)
+    }
+
+    fn follow(&self, path: &[u8], how: Follow) -> Result<Bytes> {
+        let problem = |found: &[Bytes], problem| match how {
+            Follow::Making => StoreError::root_path(&found.join(&b'/'), problem),
+            Follow::All | Follow::Parents => StoreError::root_path(path, problem),
+        };
         // What is still to be walked, last first.
         let mut pending: Vec<Bytes> = split_reversed(path);
         let mut found: Vec<Bytes> = Vec::new();
         let mut links = 0;
+        // From here on nothing is there.
+        let mut missing = false;
         while let Some(name) = pending.pop() {
             if name == b".." {
+                if missing {
+                    return Err(problem(&found, RootPathProblem::Missing));
+                }
                 found.pop();
                 continue;
             }
             check_component(path, &name)?;
             if found.len() >= MAX_DEPTH {
-                return Err(problem(RootPathProblem::BadName));
+                return Err(problem(&found, RootPathProblem::BadName));
             }
             found.push(name);
             let names: Vec<&[u8]> = found.iter().map(Vec::as_slice).collect();
             match self.item(&names)?.map(|item| &item.kind) {
-                Some(ItemKind::Symlink { target }) if last_too || !pending.is_empty() => {
+                Some(ItemKind::Symlink { target }) if how == Follow::All || !pending.is_empty() => {
                     links += 1;
                     if links > MAX_SYMLINKS {
-                        return Err(problem(RootPathProblem::TooManySymlinks));
+                        return Err(problem(&found, RootPathProblem::TooManySymlinks));
                     }
                     if target.first() == Some(&b'/') {
                         found.clear();
@@ -283,10 +312,13 @@ impl RootTree {
                 }
                 Some(ItemKind::Dir(_)) => {}
                 Some(_) if !pending.is_empty() => {
-                    return Err(problem(RootPathProblem::NotADirectory));
+                    return Err(problem(&found, RootPathProblem::NotADirectory));
                 }
-                None if !pending.is_empty() => return Err(problem(RootPathProblem::Missing)),
-                _ => {}
+                None if !pending.is_empty() && how != Follow::Making => {
+                    return Err(problem(&found, RootPathProblem::Missing));
+                }
+                None => missing = true,
+                Some(_) => {}
             }
         }
         Ok(found.join(&b'/'))

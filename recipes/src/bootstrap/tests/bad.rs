@@ -339,6 +339,21 @@ fn bad_sources_say_where() {
         &format!("f y {DIGEST} x\n"),
         "steps/a/sources:1:3 bootstrap-sources: `y` is no address",
     );
+    for (line, message) in [
+        ("f ://h/x", "`://h/x` is no address"),
+        ("f 7z://h/x", "`7z://h/x` is no address"),
+        ("f x/http://h/x", "`x/http://h/x` is no address"),
+        ("g h/x.git~v1 _", "`h/x.git` is no address of a repository"),
+        (
+            "g ://h/x.git~v1 _",
+            "`://h/x.git` is no address of a repository",
+        ),
+    ] {
+        check(
+            &format!("{line} {DIGEST} x\n"),
+            &format!("steps/a/sources:1:3 bootstrap-sources: {message}"),
+        );
+    }
     check(
         &format!("g http://h/x.git _ {DIGEST} x\n"),
         "steps/a/sources:1:3 bootstrap-sources: `http://h/x.git` names no revision",
