@@ -247,12 +247,6 @@ pub(super) fn copy_blob(store: &Store, blob: &Blake3, path: &Path) -> Result<(),
     Ok(())
 }
 
-/// Whether there is no process of a number, as far as this one can see.
-pub(super) fn is_ended(pid: i32) -> bool {
-    let pid = rustix::process::Pid::from_raw(pid);
-    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
-}
-
 pub(super) fn failed(what: &str, path: &Path, error: io::Error) -> BuilderError {
     BuilderError::io(format!("cannot {what} `{}`", path.display()), error)
 }

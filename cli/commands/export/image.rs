@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sos_builders::export::{self, ExportedImage};
+use sos_builders::export::{self, ExportedImage, OnWait};
 use sos_builders::fetch::Fetcher;
 use sos_builders::oci;
 use sos_builders::registry::{self, Pushed, Reference};
@@ -10,7 +10,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::{ObjectKind, PathInfo};
 
 use super::place::{Above, check_place};
-use super::refused;
+use super::{refused, tell_waiting};
 use crate::failure::Failure;
 use crate::render::{output, size};
 use crate::session::Session;
@@ -72,13 +72,7 @@ impl ImageDest {
         if let Self::Archive { file, .. } = self
             && std::fs::symlink_metadata(file).is_ok()
         {
-            return Err(Failure::new(
-                bad(
-                    "export-exists",
-                    format!("`{}` is there already", place.display()),
-                )
-                .help("name a file that is not there yet"),
-            ));
+            return Err(Failure::new(export::taken(file, false)));
         }
         match self {
             Self::Archive { file, .. } => check_place(file, Above::IsThere),
@@ -96,7 +90,10 @@ impl ImageDest {
     ) -> Result<(), Failure> {
         let layout = layout_of(session, info)?;
         let exported = match self {
-            Self::Layout { dir, tag } => export::add_to_layout(&layout, dir, tag.as_deref()),
+            Self::Layout { dir, tag } => {
+                let on_wait = OnWait(Some(&|dir| tell_waiting(session, dir)));
+                export::add_to_layout(&layout, dir, tag.as_deref(), on_wait)
+            }
             Self::Archive { file, tag } => export::write_archive(&layout, file, tag.as_deref()),
             Self::Registry(reference) => {
                 let fetcher = Fetcher::new(session.mirrors(), args.offline);
