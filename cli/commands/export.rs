@@ -575,14 +575,17 @@ fn refused(error: BuilderError) -> Failure {
     match error {
         BuilderError::Diagnostic(diagnostic) => Failure::new(*diagnostic),
         BuilderError::Store(error) => error.into(),
-        BuilderError::Io { ref source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-            let problem = Diagnostic::error("export-failed", Class::Machine, error.to_string());
-            Failure::new(problem.help("name a place that you may write to"))
+        other => {
+            let problem = Diagnostic::error("export-failed", Class::Machine, other.to_string());
+            Failure::new(match &other {
+                BuilderError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                    problem.help("name a place that you may write to")
+                }
+                BuilderError::Io { source, .. } if sos_store::is_disk_full(source) => {
+                    problem.help("make room there, or name a place on another disk")
+                }
+                _ => problem,
+            })
         }
-        other => Failure::new(Diagnostic::error(
-            "export-failed",
-            Class::Machine,
-            other.to_string(),
-        )),
     }
 }
