@@ -457,7 +457,7 @@ impl Unpacker<'_> {
         let (dir, name) = split(path);
         Ok(match self.way(dir)? {
             Way::To(dir) => Some(join(&dir, name)),
-            Way::Blocked(_) | Way::Circle(_) => None,
+            Way::Blocked(_) | Way::Circle(_) | Way::Missing(_) => None,
         })
     }
 

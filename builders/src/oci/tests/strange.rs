@@ -182,6 +182,18 @@ fn entries_go_where_links_on_their_way_lead() {
         ]
     );
     assert_eq!(tree.read_file("usr/lib/link").expect("a file"), b"new");
+    // `..` is that of where a link leads.
+    let out = archive(&[
+        ("usr/lib/a", Symlink, "/usr/share/deep"),
+        ("usr/share/deep", Dir, ""),
+        ("o", Symlink, "usr/lib/a/.."),
+        ("o/x", File, "x"),
+        ("o/.wh.old", File, ""),
+    ]);
+    hand.image(&[(TAR, merged.clone()), (TAR, out)]);
+    let tree = hand.tree();
+    assert_eq!(tree.read_file("usr/share/x").expect("a file"), b"x");
+    assert!(tree.get("usr/share/old").expect("read").is_none());
     // A directory of its own takes the place of a link.
     let own = archive(&[("lib", Dir, ""), ("lib/own", File, "x")]);
     hand.image(&[(TAR, merged.clone()), (TAR, own)]);
@@ -199,6 +211,19 @@ fn entries_go_where_links_on_their_way_lead() {
         (
             vec![("a", Symlink, "b"), ("b", Symlink, "a"), ("a/x", File, "")],
             "the way to `/a/x` leads over more than 255 links",
+        ),
+        // No kernel goes there, and when there is something else in its place, it leads elsewhere.
+        (
+            vec![("o", Symlink, "usr/lib/a/.."), ("o/x", File, "")],
+            "the way to `/o/x` leads over a link to `..` of `/usr/lib/a`, which is not there",
+        ),
+        (
+            vec![
+                ("o", Symlink, "usr/lib/a/../b"),
+                ("o/x", File, ""),
+                ("usr/lib/a", Symlink, "/usr/share/old"),
+            ],
+            "the way to `/o/x` leads over a link to `..` of `/usr/lib/a`, which is not there",
         ),
     ] {
         let layer = archive(&entries);
