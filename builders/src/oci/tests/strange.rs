@@ -254,8 +254,11 @@ fn an_image_for_another_machine_is_refused() {
     assert_eq!(refused.code, "oci-arch");
     assert_eq!(
         refused.message,
-        "the image `image` is for amd64, and `arch` asks for arm64"
+        "the image `image` is for amd64, and not for arm64"
     );
+    // Who has written no `arch` is told of it.
+    let help = "write `arch = \"amd64\"`, which is \"amd64\" where it is left out; or name an image for arm64";
+    assert_eq!(refused.helps[0], help);
 }
 
 #[test]
