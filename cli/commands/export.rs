@@ -15,7 +15,7 @@ use sos_formats::hash::Blake3;
 use sos_store::{ObjectKind, PathInfo};
 
 use self::image::{ImageDest, ImageFlags};
-use self::place::{Above, check_place};
+use self::place::{Above, check_file, check_place};
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
 use crate::commands::secure_boot::SignFlags;
@@ -213,10 +213,11 @@ impl Dest {
                 check_place(repo, Above::IsThere)?;
                 export::check_repository(repo).map_err(refused)
             }
-            Self::Dir(place) | Self::Disk(place) if std::fs::symlink_metadata(place).is_ok() => {
-                Err(Failure::new(export::taken(place, matches!(self, Self::Dir(_)))))
+            Self::Disk(file) => check_file(file, "disk"),
+            Self::Dir(dir) if std::fs::symlink_metadata(dir).is_ok() => {
+                Err(Failure::new(export::taken(dir, true)))
             }
-            Self::Dir(place) | Self::Disk(place) => check_place(place, Above::IsThere),
+            Self::Dir(dir) => check_place(dir, Above::IsThere),
             Self::Image(image) => image.check(),
             Self::Sysroot { dir, .. } => check_sysroot(dir),
         }

@@ -228,6 +228,18 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
         ("disk:a/b", ["error[export-no-place]", "`mkdir -p "]),
         ("oci-archive:a/b", ["error[export-no-place]", "`mkdir -p "]),
         (
+            "disk:other/file.raw/",
+            ["error[export-no-place]", "write `disk:other/file.raw`"],
+        ),
+        (
+            "disk:other/",
+            ["it names a directory, and `disk:`", "`disk:other/NAME`"],
+        ),
+        (
+            "oci-archive:other/x.tar/",
+            ["error[export-no-place]", "write `oci-archive:other/x.tar`"],
+        ),
+        (
             "oci:other/file/a/b",
             ["error[export-no-place]", "is a file"],
         ),

@@ -119,7 +119,7 @@ fn sample_files() -> BTreeMap<String, FileFrom> {
 fn a_disk_has_the_size_that_is_asked_for() {
     let fake = Fake::new();
     let out = fake.path("disk.raw");
-    let made = |size| {
+    let made = |size, out: &Path| {
         let attrs = DiskAttrs {
             size: Some(size),
             ..disk(vec![PartitionAttrs {
@@ -130,17 +130,18 @@ fn a_disk_has_the_size_that_is_asked_for() {
                 ..PartitionAttrs::default()
             }])
         };
-        assemble::make(&fake, &attrs, &out)
+        assemble::make(&fake, &attrs, out)
     };
     // No whole MiB: partitions end at one, and the table is where the disk ends.
     let size = (8 << 20) + 512;
-    let table = made(size).expect("a disk");
+    let table = made(size, &out).expect("a disk");
     assert_eq!(fs::metadata(&out).expect("there").len(), size);
     assert_eq!(table.partitions[0].size(), 6 << 20);
     if let Some(said) = content("sgdisk", &["-v", shown(&out)]) {
         assert!(said.contains("No problems found"), "{said}");
     }
-    let told = made(size + 1).expect_err("no such disk").to_string();
+    let told = made(size + 1, &fake.path("none")).expect_err("no such disk");
+    let told = told.to_string();
     assert!(told.contains("sectors of 512 bytes"), "{told}");
 }
 

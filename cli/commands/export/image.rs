@@ -9,7 +9,7 @@ use sos_builders::registry::{self, Pushed, Reference};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::{ObjectKind, PathInfo};
 
-use super::place::{Above, check_place};
+use super::place::{Above, check_file, check_place};
 use super::{refused, tell_waiting};
 use crate::failure::Failure;
 use crate::render::{output, size};
@@ -69,13 +69,8 @@ impl ImageDest {
                     .help("write letters and digits joined by one of `-._:@/+`: `oci:DIR:latest`"),
             ));
         }
-        if let Self::Archive { file, .. } = self
-            && std::fs::symlink_metadata(file).is_ok()
-        {
-            return Err(Failure::new(export::taken(file, false)));
-        }
         match self {
-            Self::Archive { file, .. } => check_place(file, Above::IsThere),
+            Self::Archive { file, .. } => check_file(file, "oci-archive"),
             // As other tools do, the directories above a layout are made with it.
             _ => check_place(place, Above::CanBe),
         }
