@@ -44,8 +44,7 @@ impl Attributes {
             mode: meta.mode & 0o7777,
             uid: meta.uid,
             gid: meta.gid,
-            // A layer must not hold times before 1970.
-            mtime_secs: meta.mtime_secs.min(epoch).max(0),
+            mtime_secs: meta.mtime_secs.min(epoch),
             xattrs,
         }
     }
@@ -183,6 +182,7 @@ pub(super) fn arrange(mut entries: Vec<LayerEntry>) -> Result<Vec<LayerEntry>, B
     for entry in &entries {
         check_names(entry)?;
     }
+    check_times(&entries)?;
     entries.sort_by(|a, b| {
         a.path
             .split(|byte| *byte == b'/')
@@ -242,6 +242,31 @@ fn check_names(entry: &LayerEntry) -> Result<(), BuilderError> {
         );
     }
     Ok(())
+}
+
+/// Refuses times before 1970: docker and containerd make 1970 of them, so that the file would not come back as it was.
+fn check_times(entries: &[LayerEntry]) -> Result<(), BuilderError> {
+    let mut early = entries
+        .iter()
+        .filter(|entry| entry.attributes.mtime_secs < 0);
+    let Some(first) = early.next() else {
+        return Ok(());
+    };
+    let others = match early.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let path = shown(&first.path);
+    let message = format!("`/{path}`{others} cannot be stored in an image layer");
+    let seconds = -i128::from(first.attributes.mtime_secs);
+    Err(Diagnostic::error("oci-time", Class::Recipe, message)
+        .note(format!(
+            "times in layers are those since 1970, and this one is {seconds} seconds before"
+        ))
+        .help(format!(
+            "give it another one before the layer is made, with `touch -h -d @0 /{path}` in a step"
+        ))
+        .into())
 }
 
 /// Gives a path as text for people.

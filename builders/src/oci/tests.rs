@@ -340,6 +340,32 @@ fn a_name_that_means_a_whiteout_is_refused() {
     assert!(error.message.contains("/usr/.wh.x"), "{}", error.message);
 }
 
+#[test]
+fn a_time_before_1970_is_refused() {
+    let mut fake = Fake::new();
+    let mut tree = rich(&fake);
+    let early = |secs| Meta {
+        mtime_secs: secs,
+        ..meta(0o755, 0, 0)
+    };
+    dir(&mut tree, "usr/early", early(-5));
+    dir(&mut tree, "usr/later", early(i64::MIN));
+    store_root(&mut fake, "root", tree);
+    let out = fake.path("out");
+    let attrs = LayerAttrs {
+        rootfs: Some("root".into()),
+        ..attrs()
+    };
+    let error = problem(make_layer(&fake, &attrs, &out));
+    assert_eq!(error.code, "oci-time");
+    assert_eq!(
+        error.message,
+        "`/usr/early` and 1 more cannot be stored in an image layer"
+    );
+    assert!(error.notes[0].contains("5 seconds before"), "{error:?}");
+    assert!(error.helps[0].contains("-d @0 /usr/early"), "{error:?}");
+}
+
 /// The rich root, changed in every way.
 fn changed(fake: &Fake, base: &Blake3) -> RootTree {
     let mut tree = RootTree::load(&fake.store, base).expect("load");
