@@ -13,6 +13,7 @@ use sos_formats::Bytes;
 use sos_formats::hash::{Blake3, HashAlgo, Hasher};
 use sos_formats::manifest::Meta;
 use sos_formats::tar::{Entry, EntryKind, Reader};
+use sos_store::StoreError;
 use sos_store::rootfs::{FileSpec, KindView, RootTree, SpecKind};
 
 use super::archive;
@@ -112,7 +113,10 @@ pub(super) fn make_rootfs(build: &dyn Build, attrs: &RootfsAttrs) -> Result<Blak
         let found = unpacker
             .layer(&blob, layer.size)
             .map_err(|error| match error {
-                BuilderError::Io { .. } | BuilderError::Failed { .. } => layout
+                // What no root filesystem can hold is the fault of the image, too.
+                BuilderError::Io { .. }
+                | BuilderError::Failed { .. }
+                | BuilderError::Store(StoreError::RootPath { .. }) => layout
                     .bad(&format!("its layer {}: {error}", layer.digest))
                     .help("name another image: whoever made this one must mend it")
                     .into(),

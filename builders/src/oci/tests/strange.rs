@@ -235,6 +235,38 @@ fn entries_go_where_links_on_their_way_lead() {
 }
 
 #[test]
+fn what_no_root_filesystem_holds_is_a_fault_of_the_image() {
+    let hand = Hand::new();
+    let mut large = tar::Writer::new(Vec::new());
+    let mut entry = tar::Entry {
+        path: b"usr/x".to_vec(),
+        kind: EntryKind::Dir,
+        mode: 0o755,
+        ..tar::Entry::default()
+    };
+    let value = vec![b'x'; 65_537];
+    entry.xattrs.insert(b"user.x".to_vec(), value);
+    large.append_empty(&entry).expect("an entry");
+    let name = format!("usr/{}", "n".repeat(256));
+    for (layer, part) in [
+        (
+            large.finish().expect("an archive"),
+            "`usr/x` has an extended attribute of more than 65536 bytes",
+        ),
+        (
+            archive(&[(&name, EntryKind::File, "x")]),
+            "has a name that no directory can hold: they have 1 to 255 bytes",
+        ),
+    ] {
+        let digest = format!("its layer sha256:{}", Sha256::of(&layer));
+        hand.image(&[(TAR, layer)]);
+        let told = hand.refused(part);
+        assert!(told.message.contains(&digest), "{}", told.message);
+        assert!(told.helps[0].contains("whoever made this one must mend it"));
+    }
+}
+
+#[test]
 fn an_image_for_another_machine_is_refused() {
     let hand = Hand::new();
     hand.image(&[(TAR, archive(&[("f", EntryKind::File, "x")]))]);
