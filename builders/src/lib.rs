@@ -24,6 +24,7 @@ mod peers;
 pub mod registry;
 pub mod rootfs_edit;
 pub mod tree;
+mod unfit;
 mod vcs;
 mod walk;
 

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use sos_builders::disk::provision::Device;
 use sos_builders::disk::sign::{Signer, sign_directory, sign_disk};
-use sos_builders::export::{self, AddOptions, Draft, Owners, Signers};
+use sos_builders::export::{self, AddOptions, Draft, OnWait, Owners, Signers};
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
 use sos_store::{ObjectKind, PathInfo};
 
 use self::image::{ImageDest, ImageFlags};
-use self::place::{Above, check_place};
+use self::place::{Above, check_file, check_place};
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
 use crate::commands::secure_boot::SignFlags;
@@ -141,6 +141,7 @@ pub(crate) fn run(session: &Session, args: &ExportArgs) -> Result<(), Failure> {
                 signers,
                 deltas: args.deltas,
                 cores: std::thread::available_parallelism().map_or(1, usize::from),
+                on_wait: OnWait(Some(&|repo| tell_waiting(session, repo))),
             };
             to_ostree(session, info, &repo, &options)?;
             #[cfg(feature = "libostree")]
@@ -212,18 +213,11 @@ impl Dest {
                 check_place(repo, Above::IsThere)?;
                 export::check_repository(repo).map_err(refused)
             }
-            Self::Dir(dir) | Self::Disk(dir) if std::fs::symlink_metadata(dir).is_ok() => Err(Failure::new(
-                Diagnostic::error(
-                    "export-exists",
-                    Class::Usage,
-                    format!("`{}` is there already", dir.display()),
-                )
-                .help(match self {
-                    Self::Disk(_) => "name a file that is not there yet",
-                    _ => "name a directory that is not there yet",
-                }),
-            )),
-            Self::Dir(place) | Self::Disk(place) => check_place(place, Above::IsThere),
+            Self::Disk(file) => check_file(file, "disk"),
+            Self::Dir(dir) if std::fs::symlink_metadata(dir).is_ok() => {
+                Err(Failure::new(export::taken(dir, true)))
+            }
+            Self::Dir(dir) => check_place(dir, Above::IsThere),
             Self::Image(image) => image.check(),
             Self::Sysroot { dir, .. } => check_sysroot(dir),
         }
@@ -299,7 +293,7 @@ fn to_dir(
         return Err(not_signed());
     }
     if info.kind == ObjectKind::Tree {
-        let draft = Draft::beside(dir);
+        let draft = Draft::beside(dir).map_err(refused)?;
         let written = export::write_tree(&place, draft.path()).and_then(|()| {
             signer.map_or(Ok(Vec::new()), |signer| {
                 sign_directory(draft.path(), signer)
@@ -318,7 +312,7 @@ fn to_dir(
     } else {
         Owners::Caller
     };
-    let draft = Draft::beside(dir);
+    let draft = Draft::beside(dir).map_err(refused)?;
     let written = export::write_rootfs(store, root, draft.path(), owners);
     let left_out = written.map_err(|error| refused(draft.named(error)))?;
     draft.finish().map_err(refused)?;
@@ -354,7 +348,7 @@ fn to_file(
     if signer.is_some() {
         only_raw(info, &place)?;
     }
-    let draft = Draft::beside(file);
+    let draft = Draft::beside(file).map_err(refused)?;
     let written = export::write_sparse(&place, draft.path())
         .and_then(|()| signer.map_or(Ok(Vec::new()), |signer| signed(draft.path(), file, signer)));
     let signed = written.map_err(|error| refused(draft.named(error)))?;
@@ -368,6 +362,16 @@ fn tell_signed(session: &Session, signed: &[String]) {
         signed
             .iter()
             .for_each(|path| output::message(&format!("signed `{path}`")));
+    }
+}
+
+/// Says why nothing happens for now.
+fn tell_waiting(session: &Session, dir: &Path) {
+    if !session.global.quiet {
+        output::message(&format!(
+            "waiting for another export into `{}` to end",
+            dir.display()
+        ));
     }
 }
 
@@ -572,14 +576,17 @@ fn refused(error: BuilderError) -> Failure {
     match error {
         BuilderError::Diagnostic(diagnostic) => Failure::new(*diagnostic),
         BuilderError::Store(error) => error.into(),
-        BuilderError::Io { ref source, .. } if source.kind() == ErrorKind::PermissionDenied => {
-            let problem = Diagnostic::error("export-failed", Class::Machine, error.to_string());
-            Failure::new(problem.help("name a place that you may write to"))
+        other => {
+            let problem = Diagnostic::error("export-failed", Class::Machine, other.to_string());
+            Failure::new(match &other {
+                BuilderError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+                    problem.help("name a place that you may write to")
+                }
+                BuilderError::Io { source, .. } if sos_store::is_disk_full(source) => {
+                    problem.help("make room there, or name a place on another disk")
+                }
+                _ => problem,
+            })
         }
-        other => Failure::new(Diagnostic::error(
-            "export-failed",
-            Class::Machine,
-            other.to_string(),
-        )),
     }
 }

@@ -655,6 +655,18 @@ fn problems_point_at_what_the_user_wrote() {
             "size",
         ),
         (
+            format!("sos.disk {{ rootfs = {base}; boot = \"none\"; name = \"\"; }}"),
+            "name",
+        ),
+        (
+            format!("sos.ostreeDisk {{ deployments = [ {{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }} ]; name = \"\"; }}"),
+            "name",
+        ),
+        (
+            format!("sos.ostreeDisk {{ name = \"d\"; deployments = [ {{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }} ]; default = \"nope*\"; }}"),
+            "default",
+        ),
+        (
             format!("sos.erofs {{ rootfs = {base}; uuid = 5; }}"),
             "uuid",
         ),
@@ -704,6 +716,48 @@ fn problems_point_at_what_the_user_wrote() {
             .map(|l| (l.file.name.as_str(), &l.file.text[l.span.clone()]))
             .collect();
         assert_eq!(shown, [("test", at)], "{expression}");
+    }
+}
+
+/// As the loader takes it: a pattern, of whatever case.
+#[test]
+fn the_entry_that_starts_is_one_of_those_there() {
+    let p = Project::new(&[("sos.nix", "{ ... }: null")]);
+    let base = "sos.debian.rootfs { name = \"base\"; suite = \"bookworm\"; epoch = 9; }";
+    let one = format!("{{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }}");
+    let disk = |default: &str| {
+        format!(
+            "sos.ostreeDisk {{ name = \"web\"; deployments = [ {one} {one} ]; default = \"{default}\"; }}"
+        )
+    };
+    for default in [
+        "ostree-1-web.conf",
+        "OSTREE-?-*",
+        "*[1-2]-we[a-b].conf",
+        "@saved",
+        "*",
+    ] {
+        assert!(p.evaluate(&disk(default)).is_ok(), "{default}");
+    }
+    for default in [
+        "nope*",
+        "ostree-3-web.conf",
+        "ostree-1-web",
+        "",
+        "ostree-1-web[conf",
+        "ostree-.-web.conf",
+    ] {
+        let Err(told) = p.evaluate(&disk(default)) else {
+            panic!("`{default}` is taken")
+        };
+        let says = format!(
+            "`default` of sos.ostreeDisk {{ name = \"web\"; }} is `{default}`, and no entry of the loader is called so"
+        );
+        assert_eq!(told.message, says);
+        assert!(
+            told.helps[0].contains("`ostree-2-web.conf`, `ostree-1-web.conf`"),
+            "{told:?}"
+        );
     }
 }
 

@@ -222,8 +222,14 @@ pub enum RootPathProblem {
     IntoItself,
     /// Members of one hard-link group have different contents.
     UnequalLinks,
-    /// Mode, time or xattrs are outside what a manifest can hold.
+    /// Mode or time are outside what a manifest can hold.
     BadMeta,
+    /// The name of an xattr is empty, too long or holds a NUL.
+    BadXattrKey,
+    /// The value of an xattr is too large.
+    LargeXattr,
+    /// There are too many xattrs.
+    ManyXattrs,
     /// A symlink's target is empty, too long or holds a NUL.
     BadTarget,
 }
@@ -236,12 +242,21 @@ impl std::fmt::Display for RootPathProblem {
             Self::NotAFile => "is not a regular file",
             Self::IsADirectory => "is a directory",
             Self::TooManySymlinks => "leads through too many symlinks",
-            Self::BadName => "is not a usable name",
+            Self::BadName => {
+                "has a name that no directory can hold: they have 1 to 255 bytes without NUL, and are neither `.` nor `..`"
+            }
             Self::IsRoot => "is the root directory",
             Self::IntoItself => "cannot be moved below itself",
             Self::UnequalLinks => "is a hard link of a file with other contents",
-            Self::BadMeta => "has a mode, time or xattr that a manifest cannot hold",
-            Self::BadTarget => "is a symlink with a target that cannot be",
+            Self::BadMeta => "has a mode above 7777 or a time with too many nanoseconds",
+            Self::BadXattrKey => {
+                "has an extended attribute whose name is none: they have 1 to 255 bytes without NUL"
+            }
+            Self::LargeXattr => "has an extended attribute of more than 65536 bytes",
+            Self::ManyXattrs => "has more than 1024 extended attributes",
+            Self::BadTarget => {
+                "is a symlink with a target that is none: they have 1 to 4095 bytes without NUL"
+            }
         })
     }
 }

@@ -191,8 +191,8 @@ enum Large {
     Hashed,
     /// It stays where it is, and becomes part of the store.
     Taken,
-    /// It is written there.
-    Copied(std::fs::File),
+    /// It is written to a file, which has a place.
+    Copied(std::fs::File, PathBuf),
 }
 
 /// Only hashes.
@@ -281,7 +281,8 @@ impl Target for StageTarget<'_, '_, '_> {
         if self.in_place {
             Ok(Large::Taken)
         } else {
-            cas::create_private(&self.place(item)).map(Large::Copied)
+            let place = self.place(item);
+            Ok(Large::Copied(cas::create_private(&place)?, place))
         }
     }
 
@@ -559,12 +560,16 @@ fn read_file(
     target: &mut dyn Target,
 ) -> Result<()> {
     let mut file = cas::open_regular(place)?;
-    let changed = |err| match err {
-        NarError::SizeChanged { .. } => StoreError::Changed {
+    let failed = |err, copied: Option<&Path>| match (err, copied) {
+        (NarError::SizeChanged { .. }, _) => StoreError::Changed {
             path: place.to_owned(),
         },
-        NarError::Contents(source) => StoreError::io("read", place, source),
-        other => nar_error(other),
+        // Who reads has written, too: it is not the source that has no room.
+        (NarError::Contents(source), Some(to)) if sys::is_disk_full(&source) => {
+            StoreError::io("write", to, source)
+        }
+        (NarError::Contents(source), _) => StoreError::io("read", place, source),
+        (other, _) => nar_error(other),
     };
     if size <= IN_MEMORY_BYTES as u64 {
         let mut data = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
@@ -572,19 +577,19 @@ fn read_file(
             .read_to_end(&mut data)
             .at("read", place)?;
         nar.regular_buffered(executable, size, &mut data.as_slice())
-            .map_err(changed)?;
+            .map_err(|err| failed(err, None))?;
         if let Some(flat) = flat.as_mut() {
             flat.update(&data);
         }
         return target.small(index, item, executable, data);
     }
-    let mut copy = match target.large_begin(item)? {
-        Large::Copied(copy) => Some(copy),
+    let (mut copy, copied) = match target.large_begin(item)? {
+        Large::Copied(copy, to) => (Some(copy), Some(to)),
         Large::Taken => {
             early.begin(&file, size);
-            None
+            (None, None)
         }
-        Large::Hashed => None,
+        Large::Hashed => (None, None),
     };
     if let Some(clone) = copy.as_ref()
         && sys::clone_file(&file, clone).is_ok()
@@ -595,7 +600,7 @@ fn read_file(
     }
     let hash = large::read(file, copy, flat, |contents| {
         nar.regular_buffered(executable, size, contents)
-            .map_err(changed)
+            .map_err(|err| failed(err, copied.as_deref()))
     })?;
     target.large_end(index, item, executable, hash, size)
 }

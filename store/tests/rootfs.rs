@@ -261,6 +261,22 @@ fn misuse_is_an_error_and_changes_nothing() {
         problem(tree.write_file("m", *b"", meta(0o10000))),
         RootPathProblem::BadMeta
     );
+    for (key, size, number, expected) in [
+        ("", 1, 1, RootPathProblem::BadXattrKey),
+        ("user.x", 65_537, 1, RootPathProblem::LargeXattr),
+        ("user.x", 1, 1025, RootPathProblem::ManyXattrs),
+    ] {
+        let mut odd = meta(0o644);
+        for i in 0..number {
+            let key = if number == 1 {
+                key.to_owned()
+            } else {
+                format!("{key}{i}")
+            };
+            odd.xattrs.insert(key.into_bytes(), vec![b'x'; size]);
+        }
+        assert_eq!(problem(tree.write_file("m", *b"", odd)), expected);
+    }
     let empty_link = spec(0o777, SpecKind::Symlink { target: Vec::new() });
     assert_eq!(
         problem(tree.insert("l", empty_link)),

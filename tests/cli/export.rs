@@ -228,6 +228,18 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
         ("disk:a/b", ["error[export-no-place]", "`mkdir -p "]),
         ("oci-archive:a/b", ["error[export-no-place]", "`mkdir -p "]),
         (
+            "disk:other/file.raw/",
+            ["error[export-no-place]", "write `disk:other/file.raw`"],
+        ),
+        (
+            "disk:other/",
+            ["it names a directory, and `disk:`", "`disk:other/NAME`"],
+        ),
+        (
+            "oci-archive:other/x.tar/",
+            ["error[export-no-place]", "write `oci-archive:other/x.tar`"],
+        ),
+        (
             "oci:other/file/a/b",
             ["error[export-no-place]", "is a file"],
         ),
@@ -328,31 +340,63 @@ fn what_is_stopped_does_not_look_finished() {
         names
     };
     let left = names();
-    assert!(
-        left.len() == 1 && left[0].starts_with("a.raw.sos-draft-"),
-        "{left:?}"
-    );
-    // What is of another file, or of no process, is somebody's.
+    let draft = left[0].clone();
+    assert!(draft.starts_with("a.raw.sos-draft-"), "{left:?}");
+    assert_eq!(left, [draft.clone(), format!("{draft}.lock")]);
+    // What is of another file, or has no number, is somebody's. What somebody has locked is being written, whatever its number says.
     let ended = ended();
     w.write(&format!("a.raw2.sos-draft-{ended}"), "");
     w.write("a.raw.sos-draft-notes", "");
+    w.write(&format!("a.raw.sos-draft-{ended}"), "half");
+    let lock = w.write(&format!("a.raw.sos-draft-{ended}.lock"), "");
+    let lock = std::fs::File::open(lock).expect("a file");
+    lock.lock().expect("a lock");
     w.sos(["export", ".#file", "disk:a.raw"]).ok();
-    assert_eq!(
-        names(),
-        [
-            "a.raw".to_owned(),
-            "a.raw.sos-draft-notes".to_owned(),
-            format!("a.raw2.sos-draft-{ended}")
-        ]
-    );
-    w.write(&format!("a.dir.sos-draft-{ended}/etc/motd"), "half");
+    let mut stays = vec![
+        "a.raw".to_owned(),
+        format!("a.raw.sos-draft-{ended}"),
+        format!("a.raw.sos-draft-{ended}.lock"),
+        "a.raw.sos-draft-notes".to_owned(),
+        format!("a.raw2.sos-draft-{ended}"),
+    ];
+    assert_eq!(names(), stays);
+    drop(lock);
+    std::fs::remove_file(w.project().join("a.raw")).expect("removed");
+    w.sos(["export", ".#file", "disk:a.raw"]).ok();
+    stays.drain(1..3);
+    assert_eq!(names(), stays);
+    // This process has the number of one in another container that was killed.
+    let number = std::process::id();
+    w.write(&format!("a.dir.sos-draft-{number}/etc/motd"), "half");
     w.sos(["export", ".#first", "dir:a.dir"]).ok();
-    assert!(!names().contains(&format!("a.dir.sos-draft-{ended}")));
     assert!(w.project().join("a.dir/etc/motd").is_file());
     // Of a build that is a tree, too.
-    w.write(&format!("a.tree.sos-draft-{ended}/blob"), "half");
+    w.write(&format!("a.tree.sos-draft-{number}/blob"), "half");
     w.sos(["export", ".#tree", "dir:a.tree"]).ok();
-    assert!(!names().contains(&format!("a.tree.sos-draft-{ended}")));
+    stays.extend(["a.dir".to_owned(), "a.tree".to_owned()]);
+    stays.sort();
+    assert_eq!(names(), stays);
+}
+
+/// As long as file systems allow; that of what is written meanwhile is longer.
+#[test]
+fn what_can_have_its_name_can_be_exported_to() {
+    let w = world();
+    for (target, scheme) in [("file", "disk"), ("tree", "dir"), ("first", "dir")] {
+        let mut name = format!("{target}-{}", "\u{e4}".repeat(130));
+        while name.len() > 255 {
+            name.pop();
+        }
+        let target = format!(".#{target}");
+        w.sos(["export", &target, &format!("{scheme}:{name}")]).ok();
+        assert!(w.project().join(&name).exists());
+        w.sos(["export", &target, &format!("{scheme}:{name}")])
+            .fails(2)
+            .says(&["error[export-exists]"]);
+    }
+    let all = std::fs::read_dir(w.project()).expect("a directory");
+    let mut names = all.map(|one| one.expect("a file").file_name());
+    assert!(!names.any(|name| name.to_string_lossy().contains("sos-draft")));
 }
 
 #[test]
@@ -396,6 +440,48 @@ fn refs_that_cannot_be_beside_each_other_are_told() {
     w.sos(["export", ".#one", "ostree:repo:os"])
         .fails(2)
         .says(&["has the ref `os/main`", "no `os`"]);
+}
+
+#[test]
+fn an_export_says_what_it_waits_for() {
+    let w = world();
+    w.sos(["build", "--no-link", ".#one"]).ok();
+    std::fs::create_dir(w.project().join("repo")).expect("a directory");
+    let lock = std::fs::File::open(w.project().join("repo")).expect("a directory");
+    for (quiet, says) in [(false, true), (true, false)] {
+        lock.lock().expect("a lock");
+        let mut command = w.command_of(&["export", ".#one", "ostree:repo"]);
+        if quiet {
+            command.arg("--quiet");
+        }
+        let export = start(&mut command);
+        let pid = export.id();
+        while !is_waited_for(&lock, pid) {
+            std::thread::yield_now();
+        }
+        lock.unlock().expect("a lock");
+        let told = finish(export, LIMIT).ok().stderr;
+        let line = "waiting for another export into `repo` to end\n";
+        assert_eq!(told.contains(line), says, "{told}");
+        // What lies there was left by one that was killed, since nobody has the lock: it does not stay for long.
+        let left = w
+            .project()
+            .join(format!("repo/tmp/sos-{}-9", std::process::id()));
+        assert!(!left.exists());
+        std::fs::write(left, "half").expect("written");
+    }
+}
+
+/// Whether the kernel lists a process that waits for the lock of a file.
+fn is_waited_for(file: &std::fs::File, pid: u32) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let number = file.metadata().expect("metadata").ino();
+    let locks = std::fs::read_to_string("/proc/locks").expect("the locks of the machine");
+    locks.lines().any(|line| {
+        line.contains("->")
+            && line.contains(&format!(" {pid} "))
+            && line.contains(&format!(":{number} "))
+    })
 }
 
 /// The summary tells of what all of them have brought.

@@ -236,6 +236,14 @@ fn every_message_says_where_the_disk_is_full() {
             repository.display()
         ),
     );
+    w.write(
+        "path.nix",
+        &format!(
+            r#"builtins.path {{ path = {}/noise; name = "noise"; }}"#,
+            served.display()
+        ),
+    );
+    w.write("tree.nix", &format!("\"${{{}}}\"", tree.display()));
     let cases = [
         ("small", "200k", "build --no-link --file small.nix"),
         ("loud", "1m", "build --no-link --file loud.nix"),
@@ -243,6 +251,8 @@ fn every_message_says_where_the_disk_is_full() {
         ("unpinned", "2m", "eval --file unpinned.nix"),
         ("tarball", "2m", "eval --file tarball.nix"),
         ("git", "2m", "eval --file git.nix"),
+        ("path", "2m", "eval --file path.nix"),
+        ("tree", "2m", "eval --file tree.nix"),
     ];
     let store = w.store();
     std::fs::create_dir_all(&store).expect("the place of the store");
@@ -282,4 +292,46 @@ fn every_message_says_where_the_disk_is_full() {
         assert_eq!(at("-again.code"), "0\n", "{name}: {}", at("-again.err"));
         assert_eq!(at("-check.code"), "0\n", "{name}: {}", at("-check.err"));
     }
+}
+
+/// What is full then is not the store, and no collection helps.
+#[test]
+fn an_export_says_where_the_disk_is_full() {
+    let Some(w) = world_with_busybox() else {
+        return;
+    };
+    let much = "/bin/busybox yes | /bin/busybox head -c 3000000 >";
+    w.write("file.nix", &job("file", &format!("{much} $out")));
+    w.write(
+        "dir.nix",
+        &job(
+            "dir",
+            &format!("/bin/busybox mkdir $out; {much} $out/noise"),
+        ),
+    );
+    let script = "set -u
+        step() { s=$1; shift; \"$@\" >../$s.out 2>../$s.err; echo $? >../$s.code; }
+        mkdir out; mount -t tmpfs -o size=2m,mode=0700 none out
+        step dir \"$SOS\" export --file dir.nix dir:out/dir; ls -A out >../dir.left
+        step file \"$SOS\" export --file file.nix disk:out/file; ls -A out >../file.left
+        umount out
+        step again \"$SOS\" export --file file.nix disk:out/file\n";
+    let Some(mut command) = unshared(&w, &["-rm"], script) else {
+        return;
+    };
+    run(&mut command).ok();
+    let at = |file: &str| text(&w.root().join(file));
+    for (name, place) in [("dir", "out/dir/noise"), ("file", "out/file")] {
+        let said = at(&format!("{name}.err"));
+        let told = format!("error[export-failed]: cannot write `{place}`: No space left on device");
+        assert!(said.contains(&told), "{said}");
+        assert!(
+            said.contains("help: make room there, or name a place on another disk"),
+            "{said}"
+        );
+        assert!(!said.contains("sos gc"), "{said}");
+        assert_eq!(at(&format!("{name}.code")), "4\n");
+        assert_eq!(at(&format!("{name}.left")), "");
+    }
+    assert_eq!(at("again.code"), "0\n", "{}", at("again.err"));
 }

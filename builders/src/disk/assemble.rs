@@ -147,9 +147,9 @@ pub(in crate::disk) fn write(
         sectors: 0,
         partitions: Vec::new(),
     };
-    let end_of_disk = attrs.size.map(|size| size - size % gpt::ALIGN);
-    // The copy of the table at the end takes the last MiB, so that every partition ends at a whole one.
-    let end = end_of_disk.unwrap_or(MAX_BYTES).saturating_sub(gpt::ALIGN);
+    // The copy of the table at the end takes the last whole MiB and what is behind it, so that every partition ends at a whole one.
+    let whole = |size| size - size % gpt::ALIGN;
+    let end = whole(attrs.size.unwrap_or(MAX_BYTES)).saturating_sub(gpt::ALIGN);
     let mut start = gpt::ALIGN;
     for (number, partition) in attrs.partitions.iter().enumerate() {
         if build.cancelled() {
@@ -194,7 +194,7 @@ pub(in crate::disk) fn write(
         start += size;
         build.progress(number as u64 + 1, attrs.partitions.len() as u64);
     }
-    let size = end_of_disk.unwrap_or(start + gpt::ALIGN);
+    let size = attrs.size.unwrap_or(start + gpt::ALIGN);
     table.sectors = size / gpt::SECTOR;
     let (head, tail) = table.encode().map_err(|e| of_table(&e))?;
     let put = |at: u64, bytes: &[u8]| image.write_at(at, bytes);
@@ -344,6 +344,12 @@ pub(in crate::disk) fn check(attrs: &DiskAttrs) -> Result<(), BuilderError> {
     if attrs.size.is_some_and(|size| size > MAX_BYTES) {
         return Err(wrong(format!(
             "a disk cannot be larger than {MAX_BYTES} bytes"
+        )));
+    }
+    if let Some(size) = attrs.size.filter(|size| !size.is_multiple_of(gpt::SECTOR)) {
+        return Err(wrong(format!(
+            "a disk is a whole number of sectors of {} bytes, and {size} bytes are none",
+            gpt::SECTOR
         )));
     }
     let last = attrs.partitions.len() - 1;

@@ -116,6 +116,36 @@ fn sample_files() -> BTreeMap<String, FileFrom> {
 }
 
 #[test]
+fn a_disk_has_the_size_that_is_asked_for() {
+    let fake = Fake::new();
+    let out = fake.path("disk.raw");
+    let made = |size, out: &Path| {
+        let attrs = DiskAttrs {
+            size: Some(size),
+            ..disk(vec![PartitionAttrs {
+                name: "rest".to_owned(),
+                kind: "linux".to_owned(),
+                uuid: Uuid::derived("test", "rest").to_string(),
+                rest: true,
+                ..PartitionAttrs::default()
+            }])
+        };
+        assemble::make(&fake, &attrs, out)
+    };
+    // No whole MiB: partitions end at one, and the table is where the disk ends.
+    let size = (8 << 20) + 512;
+    let table = made(size, &out).expect("a disk");
+    assert_eq!(fs::metadata(&out).expect("there").len(), size);
+    assert_eq!(table.partitions[0].size(), 6 << 20);
+    if let Some(said) = content("sgdisk", &["-v", shown(&out)]) {
+        assert!(said.contains("No problems found"), "{said}");
+    }
+    let told = made(size + 1, &fake.path("none")).expect_err("no such disk");
+    let told = told.to_string();
+    assert!(told.contains("sectors of 512 bytes"), "{told}");
+}
+
+#[test]
 fn the_table_and_the_volume_are_sound() {
     let fake = Fake::new();
     let out = fake.path("disk.raw");

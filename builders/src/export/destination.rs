@@ -4,18 +4,15 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::ostree::REPOSITORY_DIRS;
 
-use super::directory::{failed, is_ended};
+use super::directory::failed;
 
-/// How the names of files begin that are being written; the process and a number follow.
+/// How the names of files begin that are being written; the process and a number follow. Of deltas `delta-` and the process do.
 pub(super) const STAGED: &str = "sos-";
-/// For how long they are left alone.
-const LEFT: Duration = Duration::from_secs(3600);
 
 /// Looks whether a ref can be beside those that are there: each is a file, and none can lie in another.
 pub(super) fn check_ref(dest: &Path, name: &str) -> Result<(), BuilderError> {
@@ -171,9 +168,9 @@ pub(super) fn prepare(dest: &Path, config: &[u8]) -> Result<(), BuilderError> {
     )
 }
 
-/// Removes what exports have left that were killed. A process that cannot be seen may still be one of another container: what has
-/// changed within the hour stays.
+/// Removes what exports have left that were killed, for who has the lock of the repository: nobody else is at work there.
 pub(super) fn clear_left(dest: &Path) {
+    let is_number = |part: &str| part.parse::<u64>().is_ok();
     for entry in fs::read_dir(dest.join("tmp"))
         .into_iter()
         .flatten()
@@ -181,11 +178,12 @@ pub(super) fn clear_left(dest: &Path) {
     {
         let name = entry.file_name();
         let left = name.to_str().and_then(|name| name.strip_prefix(STAGED));
-        let pid = left.and_then(|left| left.split_once('-')?.0.parse().ok());
-        let meta = entry.metadata().ok();
-        let age = meta.and_then(|meta| meta.modified().ok()?.elapsed().ok());
-        if pid.is_some_and(is_ended) && age.is_some_and(|age| age > LEFT) {
-            let _stays = fs::remove_file(entry.path()).is_err();
-        }
+        let _stays = match left.and_then(|left| left.split_once('-')) {
+            Some(("delta", of)) if is_number(of) => fs::remove_dir_all(entry.path()).is_err(),
+            Some((of, number)) if is_number(of) && is_number(number) => {
+                fs::remove_file(entry.path()).is_err()
+            }
+            _ => false,
+        };
     }
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use sos_engine::BuilderError;
+use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::Blake3;
 use sos_formats::manifest::{Entry, Kind, Meta};
 use sos_store::{PlainRemover, Remover as _, Store};
@@ -196,6 +197,20 @@ impl Writer<'_> {
             .map_err(|e| failed("make the device or pipe", path, e.into()))
     }
 
+    /// The error for an extended attribute that the place does not take: too large, of a kind that it has not, or on a link.
+    fn no_xattr(&self, path: &Path, key: &[u8], error: io::Error) -> BuilderError {
+        if sos_store::is_disk_full(&error) {
+            return failed("set an extended attribute of", path, error);
+        }
+        let file = path.strip_prefix(self.dest).unwrap_or(path).display();
+        let key = String::from_utf8_lossy(key);
+        let message =
+            format!("`/{file}` cannot have its extended attribute `{key}` there: {error}");
+        Diagnostic::error("export-unfit", Class::Machine, message)
+            .help(format!("name a place on a file system that keeps it, or take it away before: `setfattr -h -x {key} /{file}`"))
+            .into()
+    }
+
     fn attributes(&mut self, path: &Path, meta: &Meta, is_link: bool) -> Result<(), BuilderError> {
         let kept = |key: &[u8]| self.owners == Owners::Kept || key.starts_with(b"user.");
         let mut mode = meta.mode;
@@ -217,7 +232,7 @@ impl Writer<'_> {
         }
         for (key, value) in meta.xattrs.iter().filter(|(key, _)| kept(key)) {
             rustix::fs::lsetxattr(path, key.as_slice(), value, XattrFlags::empty())
-                .map_err(|e| failed("set an xattr of", path, e.into()))?;
+                .map_err(|e| self.no_xattr(path, key, e.into()))?;
         }
         if !is_link {
             // After the owner: giving a file away takes its setuid bit.
@@ -247,12 +262,6 @@ pub(super) fn copy_blob(store: &Store, blob: &Blake3, path: &Path) -> Result<(),
     Ok(())
 }
 
-/// Whether there is no process of a number, as far as this one can see.
-pub(super) fn is_ended(pid: i32) -> bool {
-    let pid = rustix::process::Pid::from_raw(pid);
-    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH))
-}
-
 pub(super) fn failed(what: &str, path: &Path, error: io::Error) -> BuilderError {
     BuilderError::io(format!("cannot {what} `{}`", path.display()), error)
 }
@@ -265,6 +274,32 @@ mod tests {
 
     use super::*;
     use crate::build::fake::Fake;
+
+    #[test]
+    fn an_attribute_that_cannot_be_kept_is_named() {
+        let fake = Fake::new();
+        let mut tree = RootTree::empty_in(&fake.store, Meta::default());
+        // No file system of Linux has those of users on links.
+        let mut meta = Meta::default();
+        meta.xattrs.insert(b"user.mine".to_vec(), b"x".to_vec());
+        let link = sos_store::rootfs::FileSpec {
+            meta,
+            kind: sos_store::rootfs::SpecKind::Symlink {
+                target: b"x".to_vec(),
+            },
+        };
+        tree.insert("link", link).expect("a link");
+        let root = tree.finish(&fake.store).expect("a manifest");
+        let dest = fake.path("out");
+        let error = write_rootfs(&fake.store, &root, &dest, Owners::Caller).expect_err("refused");
+        let BuilderError::Diagnostic(told) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(told.code, "export-unfit");
+        let says = "`/link` cannot have its extended attribute `user.mine` there: ";
+        assert!(told.message.starts_with(says), "{}", told.message);
+        assert!(!dest.exists());
+    }
 
     /// Who is not root cannot reach a file by its first name once the directory is closed.
     #[test]

@@ -11,7 +11,8 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::tar::{self, EntryKind};
 
 use super::directory::failed;
-use super::draft::{Draft, alone, beside, clear, of_draft};
+use super::draft::{Draft, beside, clear_all, of_draft};
+use super::lock::{Alone, OnWait};
 use super::repository::sync;
 use crate::oci::documents::{Descriptor, INDEX_TYPE, OCI_LAYOUT, REF_NAME};
 use crate::oci::source::{Closure, Layout};
@@ -81,7 +82,8 @@ impl Exportable {
 }
 
 /// Adds the image of the layout `source` to the layout in `dest`, which is made when it is not there. With `tag` it
-/// gets that name, else the one that it has; an image that had the name loses it.
+/// gets that name, else the one that it has; an image that had the name loses it. Waits for another export
+/// into `dest`, which `on_wait` is told.
 ///
 /// Blobs come first and `index.json` last, after all is on the disk: whatever stops this, `dest` is sound, and the same again goes on
 /// from there.
@@ -92,6 +94,7 @@ pub fn add_to_layout(
     source: &Path,
     dest: &Path,
     tag: Option<&str>,
+    on_wait: OnWait<'_>,
 ) -> Result<ExportedImage, BuilderError> {
     let image = Exportable::open(source)?;
     let tag = tag.or_else(|| image.tag()).map(str::to_owned);
@@ -100,7 +103,7 @@ pub fn add_to_layout(
         fs::create_dir_all(dest).map_err(|e| failed("make the directory", dest, e))?;
     }
     // The index is read, and written again with one image more.
-    let _alone = alone(dest)?;
+    let alone = Alone::of(dest, on_wait)?;
     let there = Place::look(dest)?;
     let blobs = dest.join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(|e| failed("make the directory", &blobs, e))?;
@@ -138,8 +141,8 @@ pub fn add_to_layout(
         .map_err(|error| BuilderError::failed(format!("cannot write JSON: {error}")))?;
     place(&dest.join("index.json"), |file| file.write_all(&index))?;
     sync(dest)?;
-    for dir in [dest, &blobs] {
-        clear(dir, |_| true);
+    if alone.is_certain() {
+        [dest, &blobs].into_iter().for_each(clear_all);
     }
     Ok(exported)
 }
@@ -162,7 +165,7 @@ pub fn write_archive(
     let index = with_image(None, image.described(tag.as_deref()), None);
     let index = serde_json::to_vec(&index)
         .map_err(|error| BuilderError::failed(format!("cannot write JSON: {error}")))?;
-    let draft = Draft::beside(dest);
+    let draft = Draft::beside(dest)?;
     let write = |file: &mut File| {
         let mut out = tar::Writer::new(BufWriter::with_capacity(1 << 20, file));
         let mut entry = |path: String, kind, size, data: &mut dyn io::Read| {
@@ -245,7 +248,7 @@ fn is_begun(dest: &Path) -> io::Result<bool> {
             let entry = entry?;
             let name = entry.file_name();
             let is_dir = entry.file_type()?.is_dir();
-            let name = if is_dir { &*name } else { of_draft(&name).0 };
+            let name = if is_dir { &*name } else { of_draft(&name) };
             if !name.to_str().is_some_and(|name| fits(name, is_dir)) {
                 return Ok(false);
             }
@@ -350,15 +353,15 @@ mod tests {
             layout(&place(name), name);
         }
         let dest = place("dest");
-        add_to_layout(&place("one"), &dest, None).expect("an export");
+        add_to_layout(&place("one"), &dest, None, OnWait::default()).expect("an export");
         // What the other one has done, but for its blobs.
         let both = place("both");
         for name in ["one", "two"] {
-            add_to_layout(&place(name), &both, None).expect("an export");
+            add_to_layout(&place(name), &both, None, OnWait::default()).expect("an export");
         }
         super::super::waiting::meanwhile(
             &dest,
-            || add_to_layout(&place("three"), &dest, None).expect("an export"),
+            || add_to_layout(&place("three"), &dest, None, OnWait::default()).expect("an export"),
             || {
                 fs::copy(both.join("index.json"), dest.join("index.json")).expect("copied");
             },

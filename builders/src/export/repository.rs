@@ -18,7 +18,7 @@ use sos_store::Store;
 use super::delta;
 use super::destination::{STAGED, check_ref, clear_left, config_of, prepare};
 use super::directory::{copy_blob, failed};
-use super::draft::alone;
+use super::lock::{Alone, OnWait};
 use super::sign::Signers;
 
 /// What was added to a repository.
@@ -47,9 +47,11 @@ pub struct AddOptions<'a> {
     pub deltas: bool,
     /// How many threads may work.
     pub cores: usize,
+    /// Who is told that another export is at work there.
+    pub on_wait: OnWait<'a>,
 }
 
-/// Adds everything of the repository `root` of the store to the one in `dest`, which is made when it is not there.
+/// Adds everything of the repository `root` of the store to the one in `dest`, which is made when it is not there. Waits for another export into it.
 ///
 /// Objects come before what names them and refs come last, after all is on the disk: whatever stops this, `dest` is sound.
 ///
@@ -78,9 +80,11 @@ pub fn add_to_repository(
         fs::create_dir_all(dest).map_err(|e| failed("make the directory", dest, e))?;
     }
     // The summary tells of all refs, those of other exports among them.
-    let _alone = alone(dest)?;
+    let alone = Alone::of(dest, options.on_wait)?;
     prepare(dest, &config)?;
-    clear_left(dest);
+    if alone.is_certain() {
+        clear_left(dest);
+    }
     let refs = Node {
         entries: children(store, &top, b"refs")?,
     };
@@ -363,46 +367,24 @@ mod tests {
     #[test]
     fn what_killed_exports_left_goes() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut child = std::process::Command::new("true").spawn().expect("started");
-        let ended = child.id();
-        child.wait().expect("ended");
         let tmp = dir.path().join("tmp");
-        fs::create_dir(&tmp).expect("a directory");
-        let old = std::time::SystemTime::UNIX_EPOCH;
+        fs::create_dir_all(tmp.join("sos-delta-7")).expect("a directory");
+        fs::create_dir(tmp.join("sos-delta-mine")).expect("a directory");
+        // Numbers say nothing: this process has one in another container, too.
         let own = std::process::id();
-        for (name, modified) in [
-            (format!("sos-{ended}-1"), Some(old)),
-            (format!("sos-{ended}-2"), None),
-            (format!("sos-{own}-9"), Some(old)),
-            ("sos-notes".to_owned(), Some(old)),
-            ("cache".to_owned(), Some(old)),
-        ] {
-            let file = File::create(tmp.join(name)).expect("a file");
-            if let Some(modified) = modified {
-                file.set_modified(modified).expect("a time");
-            }
+        for name in ["sos-1-1", &format!("sos-{own}-9"), "sos-notes", "cache"] {
+            fs::write(tmp.join(name), "half").expect("written");
         }
+        fs::write(tmp.join("sos-delta-7/superblock"), "half").expect("written");
         clear_left(dir.path());
         let left = || {
             let all = fs::read_dir(&tmp).expect("a directory");
-            let mut names: Vec<String> = all
-                .map(|one| {
-                    one.expect("a file")
-                        .file_name()
-                        .to_string_lossy()
-                        .into_owned()
-                })
-                .collect();
+            let names = all.map(|one| one.expect("a file").file_name());
+            let mut names: Vec<_> = names.map(|name| name.display().to_string()).collect();
             names.sort();
             names
         };
-        let mut stays = vec![
-            "cache".to_owned(),
-            format!("sos-{ended}-2"),
-            format!("sos-{own}-9"),
-            "sos-notes".to_owned(),
-        ];
-        stays.sort();
+        let stays = ["cache", "sos-delta-mine", "sos-notes"];
         assert_eq!(left(), stays);
         // An error in the middle leaves nothing of its own.
         let store = crate::build::fake::Fake::new();

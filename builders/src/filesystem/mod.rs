@@ -14,7 +14,6 @@ mod squashfs;
 #[cfg(test)]
 mod tests;
 mod tree;
-mod unfit;
 mod verity;
 
 use sos_engine::BuilderError;

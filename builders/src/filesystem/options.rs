@@ -1,5 +1,7 @@
 //! What every file system is told.
 
+use crate::unfit::Unfit;
+
 /// The kinds of file systems that can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -21,6 +23,13 @@ impl Kind {
             Self::Erofs => "erofs",
             Self::Squashfs => "squashfs",
         }
+    }
+
+    /// What will not go into a file system of this kind.
+    pub(super) fn unfit(self) -> Unfit {
+        let fix =
+            "change or remove these files before the file system is made, or choose another kind";
+        Unfit::new("filesystem-unfit", self.name(), fix)
     }
 }
 

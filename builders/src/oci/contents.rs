@@ -15,9 +15,14 @@ use sos_store::Store;
 
 use super::compress::LayerWriter;
 use crate::build::Build;
-pub(super) use crate::walk::join;
+pub(super) use crate::unfit::Unfit;
+use crate::walk::join;
 use crate::walk::walk;
 
+/// Bytes of all extended attributes of an entry: what readers of archives take for a header, without what else stands there.
+const MAX_XATTRS_BYTES: u64 = tar::MAX_EXTRA_LEN - (64 << 10);
+/// Octal digits of a header have no larger number, and there is no other way to write that of a device.
+const MAX_DEVICE: u32 = 0o7_777_777;
 /// The prefix of names that mean something else in a layer.
 const WHITEOUT: &[u8] = b".wh.";
 
@@ -44,8 +49,7 @@ impl Attributes {
             mode: meta.mode & 0o7777,
             uid: meta.uid,
             gid: meta.gid,
-            // A layer must not hold times before 1970.
-            mtime_secs: meta.mtime_secs.min(epoch).max(0),
+            mtime_secs: meta.mtime_secs.min(epoch),
             xattrs,
         }
     }
@@ -183,6 +187,7 @@ pub(super) fn arrange(mut entries: Vec<LayerEntry>) -> Result<Vec<LayerEntry>, B
     for entry in &entries {
         check_names(entry)?;
     }
+    check_rules(&entries)?;
     entries.sort_by(|a, b| {
         a.path
             .split(|byte| *byte == b'/')
@@ -242,6 +247,43 @@ fn check_names(entry: &LayerEntry) -> Result<(), BuilderError> {
         );
     }
     Ok(())
+}
+
+/// Refuses what would not come back from a layer as it was.
+fn check_rules(entries: &[LayerEntry]) -> Result<(), BuilderError> {
+    let fix = "change or remove these files before the layer is made";
+    let mut unfit = Unfit::new("oci-unfit", "an image layer", fix);
+    for entry in entries {
+        let path = &entry.path;
+        // docker and containerd make 1970 of them.
+        if entry.attributes.mtime_secs < 0 {
+            let seconds = -i128::from(entry.attributes.mtime_secs);
+            unfit.push(path, &format!("times are those since 1970, and that of this one is {seconds} seconds before; `touch -h -d @0` gives it another one"));
+        }
+        let xattrs = &entry.attributes.xattrs;
+        if let Some(key) = xattrs.keys().find(|key| key.contains(&b'=')) {
+            let key = shown(key);
+            unfit.push(path, &format!("names of extended attributes end at a `=`, and one is called `{key}`; `setfattr -x` removes it"));
+        }
+        let bytes: usize = xattrs
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
+        if bytes as u64 > MAX_XATTRS_BYTES {
+            unfit.push(path, &format!("extended attributes of a file have at most {MAX_XATTRS_BYTES} bytes, and these have {bytes}"));
+        }
+        if let Data::CharDev { major, minor } | Data::BlockDev { major, minor } = entry.data
+            && major.max(minor) > MAX_DEVICE
+        {
+            unfit.push(
+                path,
+                &format!(
+                    "numbers of devices are at most {MAX_DEVICE}, and these are {major} and {minor}"
+                ),
+            );
+        }
+    }
+    unfit.finish()
 }
 
 /// Gives a path as text for people.

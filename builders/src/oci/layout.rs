@@ -18,10 +18,11 @@ use super::documents::{
     OCI_LAYOUT, REF_NAME, RootFs, Run, RunAttrs, Strings, is_hex, oci_type,
 };
 use super::layer::LayerInfo;
+use super::machine::{other_machine, wanted};
 use super::names::{MAX_EPOCH, is_ref_name, rfc3339};
 use super::object::Layers;
 use super::settings;
-use super::unpack::{manifest_of, wanted};
+use super::unpack::manifest_of;
 use crate::build::Build;
 
 /// Where blobs lie in a layout.
@@ -201,9 +202,7 @@ impl Below {
                 "the image `{}` is for {wanted}, and the one below it for {architecture}",
                 build.name()
             );
-            return Err(Diagnostic::error("oci-arch", Class::Recipe, message)
-                .help("write the same `arch` for both")
-                .into());
+            return Err(other_machine(message, architecture, &wanted).into());
         }
         let mut layers = Vec::new();
         for layer in &manifest.layers {

@@ -1,12 +1,6 @@
-//! Tags, architectures and times as images write them.
+//! Tags and times as images write them.
 
-use sos_formats::architecture::Architecture;
 use sos_formats::calendar::Moment;
-
-/// Gives Go's name and variant of an architecture named in Go's, Debian's, the kernel's or Nix's way.
-pub(crate) fn platform(arch: &str) -> Option<(&'static str, Option<&'static str>)> {
-    Architecture::named(arch).map(|found| (found.go, found.variant))
-}
 
 /// Tells whether a tag fits the grammar of `org.opencontainers.image.ref.name`.
 pub fn is_ref_name(tag: &str) -> bool {

@@ -17,10 +17,9 @@ use sos_formats::manifest::{Entry, Kind};
 use sos_store::Store;
 
 use super::contents::{Attributes, Data, LayerEntry, missing_parents, shown};
+use super::way::{Seen, Way, follow, split};
 use crate::walk::join;
 
-/// Links followed on the way to one directory.
-const MAX_LINKS: usize = 40;
 /// Entries of one layer of placed files.
 const MAX_ENTRIES: usize = 1 << 20;
 
@@ -97,8 +96,11 @@ impl<'a> Placed<'a> {
 
     /// Adds a file or a link.
     fn leaf(&mut self, path: &[u8], source: PathBuf, meta: &Metadata) -> Result<(), BuilderError> {
-        let (dir, name) = split(path).ok_or_else(|| clash("/", "is a directory, not a file"))?;
-        let path = join(&self.resolve(dir, 0)?, name);
+        if path.is_empty() {
+            return Err(clash("/", "is a directory, not a file"));
+        }
+        let (dir, name) = split(path);
+        let path = join(&self.resolve(dir)?, name);
         let (mode, data) = if meta.is_symlink() {
             let target = fs::read_link(&source).map_err(|error| {
                 BuilderError::io(format!("cannot read `{}`", source.display()), error)
@@ -146,7 +148,7 @@ impl<'a> Placed<'a> {
 
     /// Adds a directory and gives its real path.
     fn directory(&mut self, path: &[u8]) -> Result<Bytes, BuilderError> {
-        let path = self.resolve(path, 0)?;
+        let path = self.resolve(path)?;
         if path.is_empty()
             || matches!(
                 self.entries.get(&path),
@@ -181,56 +183,33 @@ impl<'a> Placed<'a> {
     }
 
     /// Follows the base's links so that the result names a real directory, there or yet to be made.
-    fn resolve(&self, path: &[u8], links: usize) -> Result<Bytes, BuilderError> {
-        let mut real = Bytes::new();
-        let mut links = links;
-        let mut rest: Vec<Bytes> = components(path);
-        rest.reverse();
-        while let Some(name) = rest.pop() {
-            if name == b".." {
-                real = split(&real)
-                    .map(|(dir, _)| dir.to_vec())
-                    .unwrap_or_default();
-                continue;
-            }
-            let next = join(&real, &name);
-            match self.entries.get(&next).map(|entry| &entry.data) {
-                Some(Data::Dir) => {
-                    real = next;
-                    continue;
-                }
+    fn resolve(&self, path: &[u8]) -> Result<Bytes, BuilderError> {
+        let way = follow(path, |next| {
+            match self.entries.get(next).map(|entry| &entry.data) {
+                Some(Data::Dir) => return Ok(Seen::Dir),
                 Some(_) => {
-                    return Err(clash(
-                        &shown(&next),
-                        "is placed both as a file and as a directory",
-                    ));
+                    let what = "is placed both as a file and as a directory";
+                    return Err(clash(&shown(next), what));
                 }
                 None => {}
             }
-            match self.lookup(&next)?.map(|entry| entry.kind) {
-                None | Some(Kind::Dir { .. }) => real = next,
-                Some(Kind::Symlink { target }) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(clash(
-                            &shown(&next),
-                            "is a link that goes in a circle in the base",
-                        ));
-                    }
-                    if target.starts_with(b"/") {
-                        real.clear();
-                    }
-                    rest.extend(components(&target).into_iter().rev());
-                }
-                Some(_) => {
-                    return Err(clash(
-                        &shown(&next),
-                        "is a file in the base, not a directory",
-                    ));
-                }
-            }
-        }
-        Ok(real)
+            Ok(match self.lookup(next)?.map(|entry| entry.kind) {
+                None => Seen::Nothing,
+                Some(Kind::Dir { .. }) => Seen::Dir,
+                Some(Kind::Symlink { target }) => Seen::Link(target),
+                Some(_) => Seen::Other,
+            })
+        })?;
+        let (at, what) = match way {
+            Way::To(dir) => return Ok(dir),
+            Way::Blocked(at) => (at, "is a file in the base, not a directory"),
+            Way::Circle(at) => (at, "is a link that goes in a circle in the base"),
+            Way::Missing(at) => (
+                at,
+                "is not there in the base, and a link leads to `..` of it",
+            ),
+        };
+        Err(clash(&shown(&at), what))
     }
 
     /// Gives the attributes of a directory of the base.
@@ -261,17 +240,6 @@ impl<'a> Placed<'a> {
         }
         Ok(None)
     }
-}
-
-/// Splits a path into its directory and its last name.
-fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
-    if path.is_empty() {
-        return None;
-    }
-    Some(match path.iter().rposition(|byte| *byte == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
-    })
 }
 
 fn components(path: &[u8]) -> Vec<Bytes> {

@@ -340,6 +340,55 @@ fn a_name_that_means_a_whiteout_is_refused() {
     assert!(error.message.contains("/usr/.wh.x"), "{}", error.message);
 }
 
+#[test]
+fn what_would_not_come_back_is_refused_by_its_rule() {
+    let mut fake = Fake::new();
+    let mut tree = rich(&fake);
+    let early = |secs| Meta {
+        mtime_secs: secs,
+        ..meta(0o755, 0, 0)
+    };
+    dir(&mut tree, "usr/early", early(-5));
+    dir(&mut tree, "usr/first", early(i64::MIN));
+    let mut odd = meta(0o755, 0, 0);
+    odd.xattrs.insert(b"user.a=b".to_vec(), b"c".to_vec());
+    dir(&mut tree, "usr/odd", odd);
+    let mut many = meta(0o755, 0, 0);
+    for number in 0..17 {
+        let key = format!("user.{number}").into_bytes();
+        many.xattrs.insert(key, vec![b'x'; 64 << 10]);
+    }
+    dir(&mut tree, "usr/many", many);
+    let device = FileSpec {
+        meta: meta(0o600, 0, 0),
+        kind: SpecKind::CharDev {
+            major: 1,
+            minor: 2_097_152,
+        },
+    };
+    tree.insert("usr/tty", device).expect("a device");
+    store_root(&mut fake, "root", tree);
+    let out = fake.path("out");
+    let attrs = LayerAttrs {
+        rootfs: Some("root".into()),
+        ..attrs()
+    };
+    let error = problem(make_layer(&fake, &attrs, &out));
+    assert_eq!(error.code, "oci-unfit");
+    let says = [
+        "`/usr/early`: times are those since 1970, and that of this one is 5 seconds before",
+        "`/usr/first`: times are those since 1970, and that of this one is 9223372036854775808 seconds before",
+        "`/usr/many`: extended attributes of a file have at most 983040 bytes",
+        "`/usr/odd`: names of extended attributes end at a `=`, and one is called `user.a=b`",
+        "`/usr/tty`: numbers of devices are at most 2097151, and these are 1 and 2097152",
+    ];
+    assert_eq!(error.notes.len(), says.len(), "{error:?}");
+    for (note, says) in error.notes.iter().zip(says) {
+        assert!(note.starts_with(says), "{note}");
+    }
+    assert!(error.helps[0].contains("change or remove"), "{error:?}");
+}
+
 /// The rich root, changed in every way.
 fn changed(fake: &Fake, base: &Blake3) -> RootTree {
     let mut tree = RootTree::load(&fake.store, base).expect("load");

@@ -10,17 +10,15 @@ use std::path::Path;
 use serde::Deserialize;
 use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 use sos_formats::Bytes;
-use sos_formats::architecture::ARCHITECTURES;
-use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{Blake3, HashAlgo, Hasher};
 use sos_formats::manifest::Meta;
 use sos_formats::tar::{Entry, EntryKind, Reader};
+use sos_store::StoreError;
 use sos_store::rootfs::{FileSpec, KindView, RootTree, SpecKind};
 
 use super::archive;
 use super::contents::{ancestors, is_kept, shown};
-use super::documents::Platform;
-use super::names::platform;
+use super::machine::{is_for, wanted};
 use super::read::{MAX_ENTRIES, MAX_UNPACKED_BYTES, Meaning, check_link, decoded, why};
 use super::source::{Layout, ManifestDocument};
 use super::way::{Seen, Way, follow, split};
@@ -63,23 +61,6 @@ pub(super) struct RootfsAttrs {
     pub(super) arch: Option<String>,
 }
 
-/// Gives the platform that a recipe names.
-pub(super) fn wanted(arch: &str) -> Result<Platform, BuilderError> {
-    let (architecture, variant) = platform(arch).ok_or_else(|| unknown_arch(arch))?;
-    Ok(Platform {
-        architecture: architecture.to_owned(),
-        os: "linux".to_owned(),
-        variant: variant.map(str::to_owned),
-    })
-}
-
-/// The error for an architecture that has no name in images.
-pub(super) fn unknown_arch(arch: &str) -> Diagnostic {
-    let known = ARCHITECTURES.iter().map(|known| known.debian);
-    let message = format!("images have no name for the architecture `{arch}`");
-    Diagnostic::error("oci-arch", Class::Recipe, message).suggest(arch, known)
-}
-
 /// Finds the manifest that is meant: of several machines that of `arch`.
 pub(super) fn manifest_of(
     layout: &Layout,
@@ -88,21 +69,6 @@ pub(super) fn manifest_of(
 ) -> Result<ManifestDocument, BuilderError> {
     let platform = arch.map(wanted).transpose()?;
     Ok(layout.manifest(tag, platform.as_ref())?.1)
-}
-
-/// Looks whether an image is for the machine that was asked for: only indexes are searched for it, and a manifest is alone.
-fn is_for(config: &serde_json::Value, arch: &str, image: &str) -> Result<(), BuilderError> {
-    let wanted = wanted(arch)?.architecture;
-    let Some(found) = config["architecture"].as_str() else {
-        return Ok(());
-    };
-    if found == wanted {
-        return Ok(());
-    }
-    let message = format!("the image `{image}` is for {found}, and `arch` asks for {wanted}");
-    Err(Diagnostic::error("oci-arch", Class::Recipe, message)
-        .help("write the `arch` of the image, or name an image for that machine")
-        .into())
 }
 
 /// Makes the root filesystem and gives its root id.
@@ -115,7 +81,7 @@ pub(super) fn make_rootfs(build: &dyn Build, attrs: &RootfsAttrs) -> Result<Blak
     layout.has_files(&manifest)?;
     let config = layout.json(&manifest.config)?;
     if let Some(arch) = attrs.arch.as_deref() {
-        is_for(&config, arch, &attrs.image)?;
+        is_for(&config, &wanted(arch)?, &attrs.image)?;
     }
     let Some(diff_ids) = config["rootfs"]["diff_ids"].as_array() else {
         let (digest, kind) = (&manifest.config.digest, &manifest.config.media_type);
@@ -147,7 +113,10 @@ pub(super) fn make_rootfs(build: &dyn Build, attrs: &RootfsAttrs) -> Result<Blak
         let found = unpacker
             .layer(&blob, layer.size)
             .map_err(|error| match error {
-                BuilderError::Io { .. } | BuilderError::Failed { .. } => layout
+                // What no root filesystem can hold is the fault of the image, too.
+                BuilderError::Io { .. }
+                | BuilderError::Failed { .. }
+                | BuilderError::Store(StoreError::RootPath { .. }) => layout
                     .bad(&format!("its layer {}: {error}", layer.digest))
                     .help("name another image: whoever made this one must mend it")
                     .into(),
@@ -457,7 +426,7 @@ impl Unpacker<'_> {
         let (dir, name) = split(path);
         Ok(match self.way(dir)? {
             Way::To(dir) => Some(join(&dir, name)),
-            Way::Blocked(_) | Way::Circle(_) => None,
+            Way::Blocked(_) | Way::Circle(_) | Way::Missing(_) => None,
         })
     }
 

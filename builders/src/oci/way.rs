@@ -31,6 +31,8 @@ pub(super) enum Way {
     Blocked(Bytes),
     /// Over more links than are followed, the last of them this one.
     Circle(Bytes),
+    /// Out of a directory that is not there, by the `..` of a link.
+    Missing(Bytes),
 }
 
 impl Way {
@@ -46,27 +48,37 @@ impl Way {
                 "the way to `/{path}` leads over more than {MAX_LINKS} links, `/{}` among them",
                 shown(at)
             ),
+            Self::Missing(at) => format!(
+                "the way to `/{path}` leads over a link to `..` of `/{}`, which is not there",
+                shown(at)
+            ),
         }
     }
 }
 
 /// Follows the links on the way to a directory, none of which leads out of the root. `look` tells what is at a path on which there are
-/// only directories.
+/// only directories. What is not there is still to be made; no kernel goes up out of that, so that a link which does leads nowhere, and
+/// to another place when something comes there later.
 pub(super) fn follow<E>(
     dir: &[u8],
     mut look: impl FnMut(&[u8]) -> Result<Seen, E>,
 ) -> Result<Way, E> {
     let mut real = Bytes::new();
     let mut links = 0;
+    let mut is_there = true;
     let mut rest = names(dir);
     while let Some(name) = rest.pop() {
         if name == b".." {
+            if !is_there {
+                return Ok(Way::Missing(real));
+            }
             real.truncate(split(&real).0.len());
             continue;
         }
         let next = join(&real, &name);
         match look(&next)? {
-            Seen::Dir | Seen::Nothing => real = next,
+            Seen::Dir => real = next,
+            Seen::Nothing => (real, is_there) = (next, false),
             Seen::Other => return Ok(Way::Blocked(next)),
             Seen::Link(target) => {
                 links += 1;

@@ -22,7 +22,7 @@ use crate::fetch::{
 use crate::oci::documents::{
     Descriptor, INDEX_TYPE, Index, MANIFEST_TYPE, OCI_LAYOUT, Platform, Strings, is_hex,
 };
-use crate::oci::names::platform;
+use crate::oci::machine::{is_for, wanted};
 use crate::oci::source::{Document, ManifestDocument, choose};
 
 /// Every kind of document that an image can begin with.
@@ -165,15 +165,7 @@ pub(super) fn pull(
             .help("write `sha256:` and 64 digits, or leave `digest` out: `sos lock` finds it")
             .into());
     }
-    let (architecture, variant) = platform(&attrs.arch).ok_or_else(|| {
-        let message = format!("images have no name for the architecture `{}`", attrs.arch);
-        Diagnostic::error("oci-arch", Class::Recipe, message)
-    })?;
-    let wanted = Platform {
-        architecture: architecture.to_owned(),
-        os: "linux".to_owned(),
-        variant: variant.map(str::to_owned),
-    };
+    let wanted = wanted(&attrs.arch)?;
     let client = Client::new(fetcher, access, &reference, Use::Pull)?;
     let pull = Pull {
         build,
@@ -269,21 +261,7 @@ impl Pull<'_> {
         let bytes = fs::read(blobs.join(config.hex().unwrap_or_default()))
             .map_err(|error| BuilderError::io("cannot read the configuration", error))?;
         let text: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
-        let Some(found) = text["architecture"].as_str() else {
-            return Ok(());
-        };
-        if found == wanted.architecture {
-            return Ok(());
-        }
-        let message = format!(
-            "the image `{}` is for {found}, and not for {}",
-            self.client.reference, wanted.architecture
-        );
-        Err(Diagnostic::error("oci-arch", Class::Recipe, message)
-            .help(format!(
-                "write `arch = \"{found}\"`, or name an image that has both"
-            ))
-            .into())
+        is_for(&text, wanted, &self.client.reference.to_string())
     }
 
     /// Gets the manifest that the digest names, or that an index of that digest has for the machine.

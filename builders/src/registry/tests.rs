@@ -237,7 +237,7 @@ fn an_image_for_another_machine_is_not_taken() {
     assert_eq!(refused.code, "oci-arch");
     assert_eq!(
         refused.helps[0],
-        "write `arch = \"arm64\"`, or name an image that has both"
+        "write `arch = \"arm64\"`, which is \"amd64\" where it is left out; or name an image for amd64"
     );
 }
 

@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use sos_builders::export::{self, ExportedImage};
+use sos_builders::export::{self, ExportedImage, OnWait};
 use sos_builders::fetch::Fetcher;
 use sos_builders::oci;
 use sos_builders::registry::{self, Pushed, Reference};
 use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_store::{ObjectKind, PathInfo};
 
-use super::place::{Above, check_place};
-use super::refused;
+use super::place::{Above, check_file, check_place};
+use super::{refused, tell_waiting};
 use crate::failure::Failure;
 use crate::render::{output, size};
 use crate::session::Session;
@@ -69,19 +69,8 @@ impl ImageDest {
                     .help("write letters and digits joined by one of `-._:@/+`: `oci:DIR:latest`"),
             ));
         }
-        if let Self::Archive { file, .. } = self
-            && std::fs::symlink_metadata(file).is_ok()
-        {
-            return Err(Failure::new(
-                bad(
-                    "export-exists",
-                    format!("`{}` is there already", place.display()),
-                )
-                .help("name a file that is not there yet"),
-            ));
-        }
         match self {
-            Self::Archive { file, .. } => check_place(file, Above::IsThere),
+            Self::Archive { file, .. } => check_file(file, "oci-archive"),
             // As other tools do, the directories above a layout are made with it.
             _ => check_place(place, Above::CanBe),
         }
@@ -96,7 +85,10 @@ impl ImageDest {
     ) -> Result<(), Failure> {
         let layout = layout_of(session, info)?;
         let exported = match self {
-            Self::Layout { dir, tag } => export::add_to_layout(&layout, dir, tag.as_deref()),
+            Self::Layout { dir, tag } => {
+                let on_wait = OnWait(Some(&|dir| tell_waiting(session, dir)));
+                export::add_to_layout(&layout, dir, tag.as_deref(), on_wait)
+            }
             Self::Archive { file, tag } => export::write_archive(&layout, file, tag.as_deref()),
             Self::Registry(reference) => {
                 let fetcher = Fetcher::new(session.mirrors(), args.offline);

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use sos_builders::export;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
 use crate::failure::Failure;
@@ -14,6 +15,32 @@ pub(super) enum Above {
     IsThere,
     /// Nothing that is in the way of one: directories are made.
     CanBe,
+}
+
+/// Looks whether one file could be made at a place, which stands behind `scheme`.
+///
+/// # Errors
+/// `export-exists` when something is there; `export-no-place` when a directory is named, or something is missing or in the way.
+pub(super) fn check_file(place: &Path, scheme: &str) -> Result<(), Failure> {
+    let text = place.display().to_string();
+    let name = text.trim_end_matches('/');
+    if name.len() < text.len() {
+        let message = format!(
+            "`{text}` cannot be made: it names a directory, and `{scheme}:` writes one file"
+        );
+        let help = if place.is_dir() {
+            format!("name a file in it: `{scheme}:{name}/NAME`")
+        } else {
+            format!("write `{scheme}:{name}`")
+        };
+        return Err(Failure::new(
+            Diagnostic::error("export-no-place", Class::Usage, message).help(help),
+        ));
+    }
+    if std::fs::symlink_metadata(place).is_ok() {
+        return Err(Failure::new(export::taken(place, false)));
+    }
+    check_place(place, Above::IsThere)
 }
 
 /// Looks whether something could be made at a place. What can be seen before a build should not stop the end of one.

@@ -14,6 +14,26 @@ let
   # The type of partitions that firmware looks into, as a word or as its UUID.
   isEspType = type: elem type [ "esp" "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" "C12A7328-F81F-11D2-BA4B-00A0C93EC93B" ];
 
+  # Names of derivations begin with it, and so do files on the disk.
+  named = name: place:
+    if name == "" then
+      derive.refuse { message = "the `name` of a disk cannot be empty"; help = "write what the machine is called, as in `name = \"web\"`"; } [ "name" ] place
+    else name;
+
+  # Whether the loader takes the entry `id` for what it is told to start: `?` is a letter, `*` any number of them, `[a-c]` one of those,
+  # and large letters are small ones.
+  startsWhat = pattern: id:
+    let
+      upper = [ "A" "B" "C" "D" "E" "F" "G" "H" "I" "J" "K" "L" "M" "N" "O" "P" "Q" "R" "S" "T" "U" "V" "W" "X" "Y" "Z" ];
+      lower = [ "a" "b" "c" "d" "e" "f" "g" "h" "i" "j" "k" "l" "m" "n" "o" "p" "q" "r" "s" "t" "u" "v" "w" "x" "y" "z" ];
+      small = builtins.replaceStrings upper lower;
+      literal = builtins.replaceStrings [ "\\" "." "+" "(" ")" "|" "^" "$" "{" "}" "*" "?" ] [ "\\\\" "\\." "\\+" "\\(" "\\)" "\\|" "\\^" "\\$" "\\{" "\\}" ".*" "." ];
+      # Sets of letters, as they are, between what is literal.
+      parts = builtins.split "(\\[[^][!^\\]+])" (small pattern);
+      expression = concatStringsSep "" (map (part: if builtins.isList part then head part else builtins.replaceStrings [ "[" "]" ] [ "\\[" "]" ] (literal part)) parts);
+    in
+    builtins.match expression (small id) != null;
+
   # `given` is what a recipe says, read and checked; `place` is where messages point. `lacks` is what the root filesystem is known not
   # to have before it is built.
   make = place: given: { rootfs, name, epoch, arch, lacks ? { kernel = false; loader = false; } }:
@@ -81,7 +101,7 @@ let
 
       # A derivation of this disk.
       part = suffix: builder: attrs: derive.blobs ({
-        name = "${name}${suffix}";
+        name = "${named name place}${suffix}";
         builder = "builtin:${builder}";
         __place = place;
       } // attrs);
@@ -359,6 +379,18 @@ let
           (head deployments).rootfs
         else
           derive.refuse { message = "${what} needs `deployments`, a list of `{ rootfs, commit }`"; } [ "deployments" ] args;
+      # As libostree calls them: the first deployment has the last number.
+      entries = genList (i: "ostree-${toString (length deployments - i)}-${os}.conf") (length deployments);
+      started =
+        if default == null || default == "@saved" || builtins.any (startsWhat default) entries then
+          default
+        else
+          derive.refuse
+            {
+              message = "`default` of ${what} is `${default}`, and no entry of the loader is called so";
+              help = "the entries are ${concatStringsSep ", " (map (one: "`${one}`") entries)}, of the deployments in their order; without `default` the first one starts";
+            } [ "default" ]
+            args;
       # Read as those of a recipe.
       sizes = __sosDisk (builtins.intersectAttrs { size = null; esp-size = null; free = null; } args);
       platform = platforms.${machine} or (derive.refuse { message = "${what} is for ${machine}, for which there is no boot loader here"; } [ "arch" ] args);
@@ -388,12 +420,13 @@ let
       disk = derive.blobs (derive.typed what {
         name = "text";
         os = "text";
+        default = "text";
         cmdline = "texts";
         modules = "texts";
         timeout = "int";
         epoch = "int";
       } args {
-        name = "${name}.raw";
+        name = "${named name args}.raw";
         builder = "builtin:disk";
         __place = args;
         uuid = uuid "disk";
@@ -409,7 +442,7 @@ let
             files = {
               "EFI/BOOT/${platform.default}" = loaderFile;
               "loader/loader.conf".text = "timeout ${toString timeout}\neditor no\n"
-                + (if default == null then "" else "default ${default}\n");
+                + (if started == null then "" else "default ${started}\n");
               # Kernels and entries, as they are on the root.
               "" = { directory = "${sysroot}/boot"; };
             };

@@ -98,10 +98,23 @@ fn a_wrong_size_says_why_and_what_would_do() {
         );
     }
     assert!(told("[disk]\nsize = \"2M\"\n")[0].contains("expected at least \"3M\""));
-    assert_eq!(
-        told("[disk]\nsize = \"3M\"\nfree = 0\n"),
-        Vec::<String>::new()
-    );
+    for (value, next) in [
+        ("209715201", "209715712"),
+        ("\"209715713\"", "204801K"),
+        ("4194303", "4M"),
+    ] {
+        let told = told(&format!("[disk]\nsize = {value}\n"));
+        let says = format!(
+            "`size` of the disk is {value}: it is no whole number of sectors of 512 bytes [{value}: expected a multiple of 512 bytes] write `size = \"{next}\"`"
+        );
+        assert_eq!(told, [says]);
+    }
+    for sound in ["\"3M\"", "209715712"] {
+        assert_eq!(
+            told(&format!("[disk]\nsize = {sound}\nfree = 0\n")),
+            Vec::<String>::new()
+        );
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Sizes of disks and partitions, as people write them.
 
+use sos_formats::gpt::SECTOR;
+
 use super::fields::{Fields, wrong_type};
 use crate::problems::Problems;
 use crate::tree::Value;
@@ -52,6 +54,8 @@ enum Wrong {
     Negative,
     /// With the same size in whole numbers, where there is one.
     Fraction(Option<String>),
+    /// No whole number of sectors, with the next size that is one.
+    Sectors(String),
     /// A unit that is none, with the size that was meant, where it is clear.
     Unit(String, Option<String>),
     TooLarge,
@@ -67,6 +71,7 @@ impl Wrong {
             Self::NoNumber | Self::Rest => "there is no number in it".to_owned(),
             Self::Negative => "a size cannot be negative".to_owned(),
             Self::Fraction(_) => "it is no whole number".to_owned(),
+            Self::Sectors(_) => format!("it is no whole number of sectors of {SECTOR} bytes"),
             Self::Unit(unit, _) => format!("`{}` is no unit", unit.escape_debug()),
             Self::TooLarge => "no disk is so large".to_owned(),
             Self::Small { .. } => "it is too small".to_owned(),
@@ -77,15 +82,16 @@ impl Wrong {
         match self {
             Self::Small { .. } => least.expected().to_owned(),
             Self::TooLarge => "expected at most \"1024T\"".to_owned(),
+            Self::Sectors(_) => format!("expected a multiple of {SECTOR} bytes"),
             _ => format!("expected {EXPECTED}"),
         }
     }
 
     fn help(&self, name: &str, least: Least) -> Option<String> {
         match self {
-            Self::Fraction(Some(instead)) | Self::Unit(_, Some(instead)) => {
-                Some(format!("write `{name} = \"{instead}\"`"))
-            }
+            Self::Fraction(Some(instead))
+            | Self::Sectors(instead)
+            | Self::Unit(_, Some(instead)) => Some(format!("write `{name} = \"{instead}\"`")),
             Self::Small {
                 without_unit: Some(number),
             } => Some(format!(
@@ -132,6 +138,9 @@ pub(super) fn read(
             })
         }
         _ if bytes > MAX_BYTES => Err(Wrong::TooLarge),
+        _ if least == Least::Disk && !bytes.is_multiple_of(SECTOR) => {
+            Err(Wrong::Sectors(shown(bytes.next_multiple_of(SECTOR))))
+        }
         _ => Ok(bytes),
     });
     match found {
@@ -214,12 +223,17 @@ fn whole(digits: &str, part: &str, shift: u32) -> Option<String> {
         0 => bytes / scale,
         _ => (bytes / scale + 1).next_multiple_of(u128::from(MIB)),
     };
-    let unit = UNITS
-        .iter()
-        .rev()
-        .find(|(_, shift)| bytes % (1 << shift) == 0);
-    let (name, shift) = unit?;
-    (bytes > 0 && bytes <= u128::from(MAX_BYTES)).then(|| format!("{}{name}", bytes >> shift))
+    let bytes = u64::try_from(bytes).ok()?;
+    (bytes > 0 && bytes <= MAX_BYTES && bytes.is_multiple_of(1 << 10)).then(|| shown(bytes))
+}
+
+/// A size in the largest unit that leaves a whole number.
+fn shown(bytes: u64) -> String {
+    let mut units = UNITS.iter().rev();
+    match units.find(|(_, shift)| bytes.is_multiple_of(1 << shift)) {
+        Some((name, shift)) => format!("{}{name}", bytes >> shift),
+        None => bytes.to_string(),
+    }
 }
 
 #[cfg(test)]

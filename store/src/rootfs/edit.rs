@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sos_formats::hash::Blake3;
-use sos_formats::manifest::{self, Meta};
+use sos_formats::manifest::{self, ManifestError, Meta};
 
 use super::entry::{FileSpec, SpecKind};
 use super::tree::{Dir, Item, ItemKind, RootTree, components};
@@ -330,8 +330,14 @@ impl RootTree {
 }
 
 fn check_meta(path: &[u8], meta: &Meta) -> Result<()> {
+    let problem = |refused| match refused {
+        ManifestError::BadXattrKey(_) => RootPathProblem::BadXattrKey,
+        ManifestError::LargeXattr(_) => RootPathProblem::LargeXattr,
+        ManifestError::ManyXattrs(_) => RootPathProblem::ManyXattrs,
+        _ => RootPathProblem::BadMeta,
+    };
     meta.check()
-        .map_err(|_refused| StoreError::root_path(path, RootPathProblem::BadMeta))
+        .map_err(|refused| StoreError::root_path(path, problem(refused)))
 }
 
 fn check_spec(path: &[u8], spec: &FileSpec) -> Result<()> {

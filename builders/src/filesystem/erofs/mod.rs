@@ -29,7 +29,6 @@ use super::image::Image;
 use super::options::{Kind, Options, Written};
 use super::parallel::each;
 use super::tree::{Content, Inode, Tree};
-use super::unfit::Unfit;
 use crate::build::Build;
 
 const BLOCK_BYTES: usize = 4096;
@@ -116,12 +115,12 @@ fn full(size: u64, total: u64) -> Diagnostic {
 
 /// Finds what every inode needs, and where it and its end are.
 fn plan(tree: &Tree, runs: &[Vec<Run>]) -> Result<Vec<Planned>, BuilderError> {
-    let mut unfit = Unfit::new(Kind::Erofs);
+    let mut unfit = Kind::Erofs.unfit();
     let mut planned = Vec::with_capacity(tree.inodes.len());
     let mut next = FIRST_OFFSET;
     for (inode, runs) in tree.inodes.iter().zip(runs) {
         let xattrs = xattrs::encode(&inode.meta.xattrs).unwrap_or_else(|rule| {
-            unfit.push(inode, &rule);
+            unfit.push(&inode.path, &rule);
             Bytes::new()
         });
         if let Content::CharDev { major, minor } | Content::BlockDev { major, minor } =
@@ -129,7 +128,7 @@ fn plan(tree: &Tree, runs: &[Vec<Run>]) -> Result<Vec<Planned>, BuilderError> {
             && device_number(major, minor).is_none()
         {
             unfit.push(
-                inode,
+                &inode.path,
                 "device numbers are below 4096 (major) and 1048576 (minor)",
             );
         }

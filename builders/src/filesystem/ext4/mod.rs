@@ -34,8 +34,8 @@ use super::data::{BLOCK, Run, Shares, blocks, put, runs, unwritten};
 use super::image::Image;
 use super::options::{Kind, Options, Written};
 use super::tree::{Content, Inode, Tree};
-use super::unfit::Unfit;
 use crate::build::Build;
+use crate::unfit::Unfit;
 
 const BLOCK_BYTES: usize = 4096;
 const INODE_BYTES: usize = 256;
@@ -153,7 +153,7 @@ impl<'a> Writer<'a> {
         tree: &'a Tree,
         options: &'a Options,
     ) -> Result<Self, BuilderError> {
-        let mut unfit = Unfit::new(Kind::Ext4);
+        let mut unfit = Kind::Ext4.unfit();
         let own_lost = own_lost(tree);
         let mut numbers = Vec::with_capacity(tree.inodes.len());
         let mut next = FIRST_INODE;
@@ -170,10 +170,10 @@ impl<'a> Writer<'a> {
         let mut needs = Vec::with_capacity(tree.inodes.len());
         for (at, (inode, runs)) in tree.inodes.iter().zip(runs(build, tree)?).enumerate() {
             if Some(at) == own_lost && !matches!(inode.content, Content::Dir { .. }) {
-                unfit.push(inode, "`lost+found` must be a directory");
+                unfit.push(&inode.path, "`lost+found` must be a directory");
             }
             let attributes = Attributes::new(&inode.meta.xattrs).unwrap_or_else(|rule| {
-                unfit.push(inode, &rule);
+                unfit.push(&inode.path, &rule);
                 Attributes::default()
             });
             check(inode, &mut unfit);
@@ -325,9 +325,9 @@ impl<'a> Writer<'a> {
         let (names, own, above) = self.names(at);
         let found = directory(&names, own, above, self.seeds.hash, &self.sums);
         found.ok_or_else(|| {
-            let mut unfit = Unfit::new(Kind::Ext4);
+            let mut unfit = Kind::Ext4.unfit();
             unfit.push(
-                &self.tree.inodes[at],
+                &self.tree.inodes[at].path,
                 "a directory has at most some 20 million names",
             );
             match unfit.finish() {
@@ -516,21 +516,21 @@ fn own_lost(tree: &Tree) -> Option<usize> {
 /// Notes the rules that an inode breaks.
 fn check(inode: &Inode, unfit: &mut Unfit) {
     if !matches!(inode.content, Content::Dir { .. }) && inode.links > MAX_LINKS {
-        unfit.push(inode, "a file has at most 65000 names");
+        unfit.push(&inode.path, "a file has at most 65000 names");
     }
     if !(MIN_TIME..=MAX_TIME).contains(&inode.meta.mtime_secs) {
-        unfit.push(inode, "times are between the years 1901 and 2446");
+        unfit.push(&inode.path, "times are between the years 1901 and 2446");
     }
     if device(&inode.content).is_none() {
         unfit.push(
-            inode,
+            &inode.path,
             "device numbers are below 4096 (major) and 1048576 (minor)",
         );
     }
     if let Content::File { size, .. } = inode.content
         && blocks(size) > u64::from(u32::MAX)
     {
-        unfit.push(inode, "a file has less than 16 TiB");
+        unfit.push(&inode.path, "a file has less than 16 TiB");
     }
 }
 

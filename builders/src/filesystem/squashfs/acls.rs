@@ -8,8 +8,8 @@
 use sos_formats::diagnostic::{Class, Diagnostic};
 
 use super::super::tree::{Inode, Tree};
-use super::super::unfit::Unfit;
 use crate::build::Build;
+use crate::unfit::Unfit;
 
 const ACCESS: &[u8] = b"system.posix_acl_access";
 const DEFAULT: &[u8] = b"system.posix_acl_default";
@@ -32,7 +32,7 @@ pub(super) fn drop_all(build: &dyn Build, tree: &mut Tree, unfit: &mut Unfit) {
         let found = match drop_one(inode) {
             Ok(found) => found,
             Err(rule) => {
-                unfit.push(inode, rule);
+                unfit.push(&inode.path, rule);
                 continue;
             }
         };
@@ -68,7 +68,7 @@ pub(super) fn refuse_all(tree: &mut Tree, unfit: &mut Unfit) {
         let found = [xattrs.remove(ACCESS), xattrs.remove(DEFAULT)];
         if found.iter().any(Option::is_some) {
             unfit.push(
-                inode,
+                &inode.path,
                 "squashfs has no access control lists, and it has one",
             );
             unfit.help("`acls = \"drop\"` leaves the lists out: nobody may do more without them; ext4 and EROFS keep them");

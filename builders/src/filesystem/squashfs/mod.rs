@@ -32,8 +32,8 @@ use super::ext4::device_number;
 use super::image::Image;
 use super::options::{Acls, Kind, Options, Written};
 use super::tree::{Content, Inode, Tree};
-use super::unfit::Unfit;
 use crate::build::Build;
+use crate::unfit::Unfit;
 
 const MAGIC: u32 = 0x7371_7368;
 const SUPERBLOCK_BYTES: usize = 96;
@@ -61,7 +61,7 @@ pub(super) fn write(
     let mut tree = Tree::read(build, root, options.epoch)?;
     let mut attributes = Attributes::default();
     let mut owners = Owners::default();
-    let mut unfit = Unfit::new(Kind::Squashfs);
+    let mut unfit = Kind::Squashfs.unfit();
     match options.acls {
         Acls::Drop => acls::drop_all(build, &mut tree, &mut unfit),
         Acls::Refuse => acls::refuse_all(&mut tree, &mut unfit),
@@ -72,13 +72,13 @@ pub(super) fn write(
         owners.add(inode.meta.uid);
         owners.add(inode.meta.gid);
         xattrs.push(attributes.add(&inode.meta.xattrs).unwrap_or_else(|rule| {
-            unfit.push(inode, &rule);
+            unfit.push(&inode.path, &rule);
             NONE
         }));
     }
     if owners.list.len() > MAX_IDS {
         unfit.push(
-            &tree.inodes[0],
+            &tree.inodes[0].path,
             "files have at most 65535 different owners and groups",
         );
     }
@@ -199,13 +199,13 @@ fn full(size: u64, used: u64) -> Diagnostic {
 /// Notes the rules that an inode breaks.
 fn check(inode: &Inode, unfit: &mut Unfit) {
     if u32::try_from(inode.meta.mtime_secs).is_err() {
-        unfit.push(inode, "times are between the years 1970 and 2106");
+        unfit.push(&inode.path, "times are between the years 1970 and 2106");
     }
     if let Content::CharDev { major, minor } | Content::BlockDev { major, minor } = inode.content
         && device_number(major, minor).is_none()
     {
         unfit.push(
-            inode,
+            &inode.path,
             "device numbers are below 4096 (major) and 1048576 (minor)",
         );
     }

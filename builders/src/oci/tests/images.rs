@@ -4,6 +4,7 @@ use serde_json::Value;
 use sos_store::rootfs::KindView;
 
 use super::*;
+use crate::export::OnWait;
 use crate::oci::chunks::{ChunkAttrs, make_chunks};
 use crate::oci::dates::DateAttrs;
 use crate::oci::documents::Platform;
@@ -798,7 +799,8 @@ fn images_of_several_machines_are_one() {
     check_strictly(&out);
     fake.trees.insert("index".into(), out.clone());
     assert_eq!(config(&out)["architecture"], "amd64");
-    let exported = crate::export::add_to_layout(&out, &fake.path("copy"), None).expect("a copy");
+    let exported = crate::export::add_to_layout(&out, &fake.path("copy"), None, OnWait::default())
+        .expect("a copy");
     assert_eq!(exported.tag.as_deref(), Some("all"));
     check_strictly(&fake.path("copy"));
     let twice = IndexAttrs {

@@ -182,6 +182,18 @@ fn entries_go_where_links_on_their_way_lead() {
         ]
     );
     assert_eq!(tree.read_file("usr/lib/link").expect("a file"), b"new");
+    // `..` is that of where a link leads.
+    let out = archive(&[
+        ("usr/lib/a", Symlink, "/usr/share/deep"),
+        ("usr/share/deep", Dir, ""),
+        ("o", Symlink, "usr/lib/a/.."),
+        ("o/x", File, "x"),
+        ("o/.wh.old", File, ""),
+    ]);
+    hand.image(&[(TAR, merged.clone()), (TAR, out)]);
+    let tree = hand.tree();
+    assert_eq!(tree.read_file("usr/share/x").expect("a file"), b"x");
+    assert!(tree.get("usr/share/old").expect("read").is_none());
     // A directory of its own takes the place of a link.
     let own = archive(&[("lib", Dir, ""), ("lib/own", File, "x")]);
     hand.image(&[(TAR, merged.clone()), (TAR, own)]);
@@ -200,12 +212,57 @@ fn entries_go_where_links_on_their_way_lead() {
             vec![("a", Symlink, "b"), ("b", Symlink, "a"), ("a/x", File, "")],
             "the way to `/a/x` leads over more than 255 links",
         ),
+        // No kernel goes there, and when there is something else in its place, it leads elsewhere.
+        (
+            vec![("o", Symlink, "usr/lib/a/.."), ("o/x", File, "")],
+            "the way to `/o/x` leads over a link to `..` of `/usr/lib/a`, which is not there",
+        ),
+        (
+            vec![
+                ("o", Symlink, "usr/lib/a/../b"),
+                ("o/x", File, ""),
+                ("usr/lib/a", Symlink, "/usr/share/old"),
+            ],
+            "the way to `/o/x` leads over a link to `..` of `/usr/lib/a`, which is not there",
+        ),
     ] {
         let layer = archive(&entries);
         let digest = format!("its layer sha256:{}", Sha256::of(&layer));
         hand.image(&[(TAR, merged.clone()), (TAR, layer)]);
         let told = hand.refused(part);
         assert!(told.message.contains(&digest), "{}", told.message);
+    }
+}
+
+#[test]
+fn what_no_root_filesystem_holds_is_a_fault_of_the_image() {
+    let hand = Hand::new();
+    let mut large = tar::Writer::new(Vec::new());
+    let mut entry = tar::Entry {
+        path: b"usr/x".to_vec(),
+        kind: EntryKind::Dir,
+        mode: 0o755,
+        ..tar::Entry::default()
+    };
+    let value = vec![b'x'; 65_537];
+    entry.xattrs.insert(b"user.x".to_vec(), value);
+    large.append_empty(&entry).expect("an entry");
+    let name = format!("usr/{}", "n".repeat(256));
+    for (layer, part) in [
+        (
+            large.finish().expect("an archive"),
+            "`usr/x` has an extended attribute of more than 65536 bytes",
+        ),
+        (
+            archive(&[(&name, EntryKind::File, "x")]),
+            "has a name that no directory can hold: they have 1 to 255 bytes",
+        ),
+    ] {
+        let digest = format!("its layer sha256:{}", Sha256::of(&layer));
+        hand.image(&[(TAR, layer)]);
+        let told = hand.refused(part);
+        assert!(told.message.contains(&digest), "{}", told.message);
+        assert!(told.helps[0].contains("whoever made this one must mend it"));
     }
 }
 
@@ -229,8 +286,11 @@ fn an_image_for_another_machine_is_refused() {
     assert_eq!(refused.code, "oci-arch");
     assert_eq!(
         refused.message,
-        "the image `image` is for amd64, and `arch` asks for arm64"
+        "the image `image` is for amd64, and not for arm64"
     );
+    // Who has written no `arch` is told of it.
+    let help = "write `arch = \"amd64\"`, which is \"amd64\" where it is left out; or name an image for arm64";
+    assert_eq!(refused.helps[0], help);
 }
 
 #[test]

@@ -1,17 +1,18 @@
-//! What a file system cannot hold.
+//! What a file system or a layer cannot hold of a root filesystem.
 
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
-use super::options::Kind;
-use super::tree::Inode;
-
 /// Files that one message names.
 const SHOWN: usize = 10;
 
-/// Files that break a rule of a file system, with the rule.
-pub(super) struct Unfit {
-    kind: Kind,
+/// Files that break a rule of what should hold them, each with the rule.
+pub(crate) struct Unfit {
+    code: &'static str,
+    /// What should hold them, in a message.
+    holder: &'static str,
+    /// What would help.
+    fix: &'static str,
     found: Vec<String>,
     more: usize,
     /// What else would help, besides changing the files.
@@ -19,9 +20,11 @@ pub(super) struct Unfit {
 }
 
 impl Unfit {
-    pub(super) fn new(kind: Kind) -> Self {
+    pub(crate) fn new(code: &'static str, holder: &'static str, fix: &'static str) -> Self {
         Self {
-            kind,
+            code,
+            holder,
+            fix,
             found: Vec::new(),
             more: 0,
             help: None,
@@ -29,9 +32,9 @@ impl Unfit {
     }
 
     /// Notes a file and the rule that it breaks.
-    pub(super) fn push(&mut self, inode: &Inode, rule: &str) {
+    pub(crate) fn push(&mut self, path: &[u8], rule: &str) {
         if self.found.len() < SHOWN {
-            let path = String::from_utf8_lossy(&inode.path);
+            let path = String::from_utf8_lossy(path);
             self.found.push(format!("`/{path}`: {rule}"));
         } else {
             self.more += 1;
@@ -39,12 +42,12 @@ impl Unfit {
     }
 
     /// Says what would help, besides changing the files.
-    pub(super) fn help(&mut self, help: &'static str) {
+    pub(crate) fn help(&mut self, help: &'static str) {
         self.help = Some(help);
     }
 
     /// Ends with an error if anything was noted.
-    pub(super) fn finish(mut self) -> Result<(), BuilderError> {
+    pub(crate) fn finish(mut self) -> Result<(), BuilderError> {
         if self.found.is_empty() {
             return Ok(());
         }
@@ -53,17 +56,15 @@ impl Unfit {
         }
         let message = format!(
             "{} cannot hold everything that is in this root filesystem",
-            self.kind.name()
+            self.holder
         );
-        let mut problem = Diagnostic::error("filesystem-unfit", Class::Recipe, message);
+        let mut problem = Diagnostic::error(self.code, Class::Recipe, message);
         for line in self.found {
             problem = problem.note(line);
         }
         if let Some(help) = self.help {
             problem = problem.help(help);
         }
-        Err(problem
-            .help("change or remove these files before the file system is made, or choose another kind")
-            .into())
+        Err(problem.help(self.fix).into())
     }
 }
