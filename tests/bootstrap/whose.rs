@@ -14,10 +14,16 @@ fn root_leaves_nothing_in_the_store_of_a_user() {
     };
     let _program = w.with_program_for(&user);
     let build = ["build", "--no-link", ".#rootfs"];
+    let store = w.store();
     let first = run(user.becomes(&mut w.command_of(&build))).ok().stdout;
     // Root with the home of the user: it finds what is there, and makes nothing.
     assert_eq!(content(&w, first.trim(), "usr/x"), "x\n");
     w.sos(build).ok().says(&["built 0,"]);
+    // Who only looks leaves nothing there either.
+    let lock = store.join("work/lock");
+    std::fs::remove_file(&lock).expect("a lock");
+    w.sos(["gc", "--dry-run"]).ok();
+    assert!(!lock.exists());
     let collected = w.sos(["gc"]).fails(4).says(&["error[store-foreign]:"]);
     assert!(
         !collected.stderr.contains("freeing"),
@@ -35,7 +41,6 @@ fn root_leaves_nothing_in_the_store_of_a_user() {
         .says(&["error[store-foreign]:"]);
     let see = "ls -lnd /usr /usr/* /bin /steps > ${PREFIX}/x\n";
     w.write("tree/steps/improve/x.sh", see);
-    let store = w.store();
     let said = format!("the store at {} is of user ", store.display());
     w.sos(build).fails(4).says(&[
         "error[store-foreign]:",
@@ -56,6 +61,7 @@ fn root_leaves_nothing_in_the_store_of_a_user() {
             }
         }
     }
+    std::fs::write(&lock, "").expect("root may do that");
     // The user goes on, and nobody but root is in the root.
     let next = run(user.becomes(&mut w.command_of(&build))).ok().stdout;
     let seen = content(&w, next.trim(), "usr/x");
