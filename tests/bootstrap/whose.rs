@@ -3,8 +3,8 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use super::small::{content, world};
-use crate::support::run;
 use crate::support::user::User;
+use crate::support::{World, peer, run};
 
 #[test]
 fn root_leaves_nothing_in_the_store_of_a_user() {
@@ -116,6 +116,33 @@ fn root_makes_no_store_in_a_place_of_a_user() {
     let elsewhere = elsewhere.display().to_string();
     w.sos(["--store", &elsewhere, "build", "--no-link", ".#rootfs"])
         .ok();
+}
+
+#[test]
+fn root_of_a_namespace_is_who_made_it() {
+    let (mut w, Some(unshare)) = (World::new(), peer("unshare")) else {
+        return;
+    };
+    let Some(user) = User::new("inner", false) else {
+        return;
+    };
+    let _program = w.with_program_for(&user);
+    w.write("x", "x");
+    // A place below a directory of the machine's root, who is nobody known there.
+    let gone = tempfile::tempdir().expect("a directory");
+    let place = gone.path().to_owned();
+    drop(gone);
+    let shown = place.display().to_string();
+    let sos = w.command_of(&["--store", &shown, "store", "add", "x"]);
+    let mut command = std::process::Command::new(unshare);
+    command.args(["--user", "--map-root-user"]);
+    command.arg(sos.get_program()).args(sos.get_args());
+    command.current_dir(w.project()).env("HOME", w.project());
+    let added = run(user.becomes(&mut command));
+    let made = std::fs::metadata(&place).map(|meta| meta.uid());
+    drop(std::fs::remove_dir_all(&place));
+    added.ok();
+    assert_eq!(made.expect("a store"), user.ids().0);
 }
 
 #[test]
