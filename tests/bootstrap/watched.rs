@@ -115,7 +115,7 @@ fn the_script_of_an_extension_is_named() {
     // A script that the main tree lends.
     w.write("tree/steps-guix/manifest", "improve: y\n");
     w.write("tree/steps/improve/y.sh", "false\n");
-    failed().says(&["note: `improve-y` runs `tree/steps/improve/y.sh`"]);
+    failed().says(&["note: `steps-guix-improve-y` runs `tree/steps/improve/y.sh`"]);
 }
 
 #[test]

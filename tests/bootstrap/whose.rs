@@ -3,8 +3,8 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use super::small::{content, world};
-use crate::support::run;
 use crate::support::user::User;
+use crate::support::{World, peer, run};
 
 #[test]
 fn root_leaves_nothing_in_the_store_of_a_user() {
@@ -14,10 +14,16 @@ fn root_leaves_nothing_in_the_store_of_a_user() {
     };
     let _program = w.with_program_for(&user);
     let build = ["build", "--no-link", ".#rootfs"];
+    let store = w.store();
     let first = run(user.becomes(&mut w.command_of(&build))).ok().stdout;
     // Root with the home of the user: it finds what is there, and makes nothing.
     assert_eq!(content(&w, first.trim(), "usr/x"), "x\n");
     w.sos(build).ok().says(&["built 0,"]);
+    // Who only looks leaves nothing there either.
+    let lock = store.join("work/lock");
+    std::fs::remove_file(&lock).expect("a lock");
+    w.sos(["gc", "--dry-run"]).ok();
+    assert!(!lock.exists());
     let collected = w.sos(["gc"]).fails(4).says(&["error[store-foreign]:"]);
     assert!(
         !collected.stderr.contains("freeing"),
@@ -35,7 +41,6 @@ fn root_leaves_nothing_in_the_store_of_a_user() {
         .says(&["error[store-foreign]:"]);
     let see = "ls -lnd /usr /usr/* /bin /steps > ${PREFIX}/x\n";
     w.write("tree/steps/improve/x.sh", see);
-    let store = w.store();
     let said = format!("the store at {} is of user ", store.display());
     w.sos(build).fails(4).says(&[
         "error[store-foreign]:",
@@ -56,6 +61,7 @@ fn root_leaves_nothing_in_the_store_of_a_user() {
             }
         }
     }
+    std::fs::write(&lock, "").expect("root may do that");
     // The user goes on, and nobody but root is in the root.
     let next = run(user.becomes(&mut w.command_of(&build))).ok().stdout;
     let seen = content(&w, next.trim(), "usr/x");
@@ -110,6 +116,33 @@ fn root_makes_no_store_in_a_place_of_a_user() {
     let elsewhere = elsewhere.display().to_string();
     w.sos(["--store", &elsewhere, "build", "--no-link", ".#rootfs"])
         .ok();
+}
+
+#[test]
+fn root_of_a_namespace_is_who_made_it() {
+    let (mut w, Some(unshare)) = (World::new(), peer("unshare")) else {
+        return;
+    };
+    let Some(user) = User::new("inner", false) else {
+        return;
+    };
+    let _program = w.with_program_for(&user);
+    w.write("x", "x");
+    // A place below a directory of the machine's root, who is nobody known there.
+    let gone = tempfile::tempdir().expect("a directory");
+    let place = gone.path().to_owned();
+    drop(gone);
+    let shown = place.display().to_string();
+    let sos = w.command_of(&["--store", &shown, "store", "add", "x"]);
+    let mut command = std::process::Command::new(unshare);
+    command.args(["--user", "--map-root-user"]);
+    command.arg(sos.get_program()).args(sos.get_args());
+    command.current_dir(w.project()).env("HOME", w.project());
+    let added = run(user.becomes(&mut command));
+    let made = std::fs::metadata(&place).map(|meta| meta.uid());
+    drop(std::fs::remove_dir_all(&place));
+    added.ok();
+    assert_eq!(made.expect("a store"), user.ids().0);
 }
 
 #[test]

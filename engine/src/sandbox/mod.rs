@@ -21,6 +21,7 @@ pub(crate) mod ids;
 mod init;
 mod launcher;
 mod layer;
+mod lock;
 mod namespaces;
 mod network;
 mod outcome;

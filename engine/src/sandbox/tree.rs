@@ -19,11 +19,11 @@
 //! layer: to write them again would cost as much as the step did, and so would removing them.
 
 use std::cmp::Reverse;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustix::fs::FlockOperation;
 use sos_formats::hash::Blake3;
@@ -32,6 +32,7 @@ use sos_store::Store;
 
 use super::difference;
 use super::ids;
+use super::lock::{LOCK_PAUSE, check_cancelled, find_lock, open_lock, try_lock, wait_for};
 use super::outcome::{Control, SandboxError};
 use super::owners;
 use super::worker::Worker;
@@ -44,8 +45,6 @@ const READY: &str = "ready-2";
 const NEXT: &str = "next-";
 /// How the names of slots begin that are being removed.
 const TAKEN: &str = "gone-";
-/// Pause between two looks at a lock that somebody else holds.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// A difference of fewer entries than this is always cheaper than a new tree.
 const SMALL_DIFFERENCE: u64 = 500;
 
@@ -155,31 +154,6 @@ fn parse_state(text: &str, map: &str) -> State {
     }
 }
 
-fn open_lock(path: &Path) -> Result<File, SandboxError> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(|e| SandboxError::io(format!("open {}", path.display()), e))
-}
-
-fn try_lock(file: &File, operation: FlockOperation) -> Result<bool, SandboxError> {
-    match rustix::fs::flock(file, operation) {
-        Ok(()) => Ok(true),
-        Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => Ok(false),
-        Err(e) => Err(SandboxError::io("lock a working tree", e)),
-    }
-}
-
-fn check_cancelled(control: &Control) -> Result<(), SandboxError> {
-    if control.cancel.is_cancelled() {
-        Err(SandboxError::Cancelled)
-    } else {
-        Ok(())
-    }
-}
-
 /// What is to be done with a slot that was chosen.
 enum Choice {
     /// It is the tree that is wanted, and locked for use.
@@ -240,7 +214,8 @@ pub(super) fn acquire(
 }
 
 /// Finds the slots below `work` that nobody uses and that were last used before `before`. With `take` those that can be removed are
-/// renamed, so that they are slots no more, and with them comes what a killed taker has renamed; only one may take at a time.
+/// renamed, so that they are slots no more, and with them comes what a killed taker has renamed; only one may take at a time. Without it
+/// nothing is made or changed.
 pub(super) fn idle(
     work: &Path,
     before: Option<SystemTime>,
@@ -250,34 +225,47 @@ pub(super) fn idle(
     if !work.is_dir() {
         return Ok(Vec::new());
     }
-    let _choosing = lock_choice(work, control)?;
+    let open = |path: PathBuf| match take {
+        true => open_lock(&path).map(Some),
+        false => find_lock(&path),
+    };
+    let choosing = open(work.join("lock"))?;
+    if let Some(lock) = &choosing {
+        wait_for(lock, control)?;
+    }
     let mut found = taken(work)?;
     for slot in slots(work)? {
         if before.is_some_and(|before| slot.last_used() >= before) {
             continue;
         }
-        let lock = slot.open_lock()?;
-        if !try_lock(&lock, FlockOperation::NonBlockingLockExclusive)? {
+        let lock = open(slot.dir.join("lock"))?;
+        if let Some(lock) = &lock
+            && !try_lock(lock, FlockOperation::NonBlockingLockExclusive)?
+        {
             continue;
         }
-        if !take || !can_remove(&slot.dir) {
-            found.push(slot.dir);
-            continue;
-        }
-        // Whoever waits for the choice looks for slots anew; nobody else can have this one in mind.
-        let mut number = found.len();
-        let away = loop {
-            let away = work.join(format!("{TAKEN}{number}"));
-            if away.symlink_metadata().is_err() {
-                break away;
-            }
-            number += 1;
-        };
-        fs::rename(&slot.dir, &away)
-            .map_err(|e| SandboxError::io(format!("rename {}", slot.dir.display()), e))?;
-        found.push(away);
+        found.push(if take && can_remove(&slot.dir) {
+            put_away(work, &slot.dir, found.len())?
+        } else {
+            slot.dir
+        });
     }
     Ok(found)
+}
+
+/// Renames a slot, which is locked as the choice is: whoever waits for that looks for slots anew, and nobody else can have this one in
+/// mind. Numbers are tried from `number` on.
+fn put_away(work: &Path, slot: &Path, mut number: usize) -> Result<PathBuf, SandboxError> {
+    let away = loop {
+        let away = work.join(format!("{TAKEN}{number}"));
+        if away.symlink_metadata().is_err() {
+            break away;
+        }
+        number += 1;
+    };
+    fs::rename(slot, &away)
+        .map_err(|e| SandboxError::io(format!("rename {}", slot.display()), e))?;
+    Ok(away)
 }
 
 /// Tells whether a slot, or another tree that a step has left, can be removed here.
@@ -320,10 +308,7 @@ fn taken(work: &Path) -> Result<Vec<PathBuf>, SandboxError> {
 
 fn lock_choice(work: &Path, control: &Control) -> Result<File, SandboxError> {
     let lock = open_lock(&work.join("lock"))?;
-    while !try_lock(&lock, FlockOperation::NonBlockingLockExclusive)? {
-        check_cancelled(control)?;
-        std::thread::sleep(LOCK_PAUSE);
-    }
+    wait_for(&lock, control)?;
     Ok(lock)
 }
 
