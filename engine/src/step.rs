@@ -24,7 +24,7 @@ use crate::work::Attempt;
 pub(crate) const NAME: &str = "builtin:step";
 
 /// Bumped when steps change in a way that changes what they make.
-pub(crate) const REVISION: u32 = 4;
+pub(crate) const REVISION: u32 = 5;
 
 /// The attributes of a step; others, like `name` and `outputs`, are for everybody.
 #[derive(Deserialize)]
