@@ -473,6 +473,25 @@ fn an_image_whose_pull_is_stopped_is_not_pinned() {
     )]);
     assert!(!lock.exists());
     server.open();
+    // Who pins learns what it is.
+    let other =
+        serde_json::from_slice::<serde_json::Value>(&std::fs::read(&manifest).expect("a manifest"));
+    let mut other = other.expect("JSON");
+    other["config"]["mediaType"] = "application/vnd.example.thing".into();
+    std::fs::write(served.join("v2/os/web/manifests/2"), other.to_string()).expect("written");
+    w.write(
+        "other.nix",
+        &format!(
+            "{{ sos, ... }}: {{ other = sos.oci.pull {{ ref = \"{}\"; }}; }}",
+            reference.replace(":1", ":2")
+        ),
+    );
+    w.sos(["lock", "./other.nix#other"]).ok().says(&[
+        "warning: `",
+        "/os/web:2` is perhaps no image: its configuration sha256:",
+        "of the kind `application/vnd.example.thing`",
+    ]);
+    std::fs::remove_file(&lock).expect("removed");
     w.sos(["build", "--no-link", ".#web"]).ok();
     w.sos(["build", "--no-link", "--locked", ".#web"]).ok();
 }
