@@ -69,9 +69,13 @@ impl Pins for NetworkPins {
             output::message(&format!("pinning {reference}"));
         }
         let name = Reference::parse(reference)?;
+        let found = registry::resolve(&self.fetcher, &self.registries, &name)?;
+        if let Some(doubt) = found.doubt {
+            output::message(&format!("warning: `{reference}` {doubt}"));
+        }
         Ok(ImageEntry {
             reference: reference.to_owned(),
-            digest: registry::resolve(&self.fetcher, &self.registries, &name)?,
+            digest: found.digest,
         })
     }
 }

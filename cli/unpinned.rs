@@ -96,15 +96,15 @@ fn pulls(graph: &Graph, dir: &StoreDir) -> Vec<PullOf> {
 }
 
 impl Fresh {
-    /// Takes back the pins of images that could not be pulled, and says so. A pin stays when its image has come, for another
-    /// machine for example, and when nobody has tried to pull it: what failed then was something else.
+    /// Takes back the pins of images that could not be pulled, or that had not come when the build was stopped, and says so. A pin stays
+    /// when its image has come, for another machine for example, and when nobody has tried to pull it: what failed then was something else.
     pub(crate) fn take_back(self, session: &Session, store: &Store, report: &BuildReport) {
         let has_come =
             |drv: &StorePath| store.drv_outputs(drv).is_ok_and(|found| !found.is_empty());
         for (lock, pins) in self.locks {
             let bad = pins.iter().filter(|pin| {
-                pin.drvs.iter().any(|drv| report.failed.contains(drv))
-                    && !pin.drvs.iter().any(has_come)
+                let is_bad = |drv| report.cancelled || report.failed.contains(drv);
+                pin.drvs.iter().any(is_bad) && !pin.drvs.iter().any(has_come)
             });
             let bad: Vec<&str> = bad.map(|pin| pin.reference.as_str()).collect();
             if bad.is_empty() {
@@ -121,10 +121,12 @@ impl Fresh {
             if session.global.quiet || session.global.json {
                 continue;
             }
+            let why = match report.cancelled {
+                true => "it has not come",
+                false => "it could not be pulled",
+            };
             for reference in taken {
-                output::message(&format!(
-                    "`{reference}` is not pinned any more: it could not be pulled"
-                ));
+                output::message(&format!("`{reference}` is not pinned any more: {why}"));
             }
         }
     }

@@ -4,7 +4,10 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use super::export_image;
-use crate::support::{World, is_root, left_to_root, peer, run as run_command};
+use crate::support::server::Server;
+use crate::support::{
+    LIMIT, World, finish, is_root, left_to_root, peer, process, run as run_command, start,
+};
 
 /// `user:secret`, as `htpasswd -B` writes it.
 const HTPASSWD: &str = "user:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
@@ -424,6 +427,73 @@ fn an_image_that_cannot_be_pulled_is_not_pinned() {
         .says(&["none of its images has a tag"]);
     assert!(pinned().contains(&bad), "{}", pinned());
     w.sos(["build", "--no-link", "--locked", ".#bad"]).ok();
+}
+
+/// Nobody has seen what the name stands for.
+#[test]
+fn an_image_whose_pull_is_stopped_is_not_pinned() {
+    let w = export_image::world();
+    w.sos(["export", ".#image", "oci:layout"]).ok();
+    // A registry, as far as pulling goes, whose blobs do not come.
+    let served = w.root().join("served");
+    let blobs = w.project().join("layout/blobs/sha256");
+    let index = std::fs::read_to_string(w.project().join("layout/index.json")).expect("an index");
+    let index: serde_json::Value = serde_json::from_str(&index).expect("JSON");
+    let digest = index["manifests"][0]["digest"].as_str().expect("a digest");
+    let manifest = blobs.join(digest.trim_start_matches("sha256:"));
+    for dir in ["manifests", "blobs"] {
+        std::fs::create_dir_all(served.join("v2/os/web").join(dir)).expect("a directory");
+    }
+    for name in ["1", digest] {
+        let to = served.join("v2/os/web/manifests").join(name);
+        std::fs::copy(&manifest, to).expect("copied");
+    }
+    for blob in std::fs::read_dir(&blobs).expect("a directory") {
+        let blob = blob.expect("a file");
+        let name = format!("sha256:{}", blob.file_name().to_string_lossy());
+        std::fs::copy(blob.path(), served.join("v2/os/web/blobs").join(name)).expect("copied");
+    }
+    let server = Server::start(&served);
+    let reference = format!("{}/os/web:1", server.url().trim_start_matches("http://"));
+    add(
+        &w,
+        &format!("\n  web = sos.oci.pull {{ ref = \"{reference}\"; }};\n"),
+    );
+    server.hold_at("/blobs/");
+    let build = start(&mut w.command_of(&["build", "--no-link", ".#web"]));
+    while !server.asked().iter().any(|path| path.contains("/blobs/")) {
+        std::thread::yield_now();
+    }
+    let lock = w.project().join("sos.lock");
+    assert!(std::fs::read_to_string(&lock).is_ok_and(|text| text.contains(&reference)));
+    rustix::process::kill_process(process::pid(&build), rustix::process::Signal::TERM)
+        .expect("it runs");
+    finish(build, LIMIT).fails(143).says(&[&format!(
+        "`{reference}` is not pinned any more: it has not come"
+    )]);
+    assert!(!lock.exists());
+    server.open();
+    // Who pins learns what it is.
+    let other =
+        serde_json::from_slice::<serde_json::Value>(&std::fs::read(&manifest).expect("a manifest"));
+    let mut other = other.expect("JSON");
+    other["config"]["mediaType"] = "application/vnd.example.thing".into();
+    std::fs::write(served.join("v2/os/web/manifests/2"), other.to_string()).expect("written");
+    w.write(
+        "other.nix",
+        &format!(
+            "{{ sos, ... }}: {{ other = sos.oci.pull {{ ref = \"{}\"; }}; }}",
+            reference.replace(":1", ":2")
+        ),
+    );
+    w.sos(["lock", "./other.nix#other"]).ok().says(&[
+        "warning: `",
+        "/os/web:2` is perhaps no image: its configuration sha256:",
+        "of the kind `application/vnd.example.thing`",
+    ]);
+    std::fs::remove_file(&lock).expect("removed");
+    w.sos(["build", "--no-link", ".#web"]).ok();
+    w.sos(["build", "--no-link", "--locked", ".#web"]).ok();
 }
 
 /// The name of the directory that a blob of docker's registry is in.

@@ -17,8 +17,8 @@ struct State {
     asked: Mutex<Vec<String>>,
     broken: AtomicBool,
     ended: AtomicBool,
-    /// Whether answers wait.
-    held: Mutex<bool>,
+    /// Answers to paths that have this in them wait.
+    held: Mutex<Option<String>>,
     opened: Condvar,
 }
 
@@ -32,7 +32,7 @@ impl Server {
             asked: Mutex::default(),
             broken: AtomicBool::new(false),
             ended: AtomicBool::new(false),
-            held: Mutex::new(false),
+            held: Mutex::default(),
             opened: Condvar::new(),
         });
         let shared = state.clone();
@@ -65,12 +65,17 @@ impl Server {
 
     /// From now on no answer comes, until [`Server::open`].
     pub(crate) fn hold(&self) {
-        *self.state.held.lock().expect("no thread panicked") = true;
+        self.hold_at("");
+    }
+
+    /// The same for paths that have `part` in them.
+    pub(crate) fn hold_at(&self, part: &str) {
+        *self.state.held.lock().expect("no thread panicked") = Some(part.to_owned());
     }
 
     /// What was asked meanwhile is answered, and so is what comes.
     pub(crate) fn open(&self) {
-        *self.state.held.lock().expect("no thread panicked") = false;
+        *self.state.held.lock().expect("no thread panicked") = None;
         self.state.opened.notify_all();
     }
 
@@ -104,7 +109,8 @@ impl State {
             .expect("no thread of the server panicked")
             .push(path.clone());
         let held = self.held.lock().expect("no thread panicked");
-        let held = self.opened.wait_while(held, |held| *held);
+        let is_held = |held: &mut Option<String>| held.as_ref().is_some_and(|at| path.contains(at));
+        let held = self.opened.wait_while(held, is_held);
         drop(held.expect("no thread panicked"));
         let file = path.split_once('?').map_or(path.as_str(), |(file, _)| file);
         let relative = decoded(file.trim_start_matches('/'));

@@ -26,7 +26,7 @@ pub(crate) fn is_hex(text: &str) -> bool {
 }
 
 /// Gives the kind of a layer in OCI's words; nothing for one that may not be copied, and for what is no layer.
-pub(super) fn oci_type(kind: &str) -> Option<&str> {
+pub(crate) fn oci_type(kind: &str) -> Option<&str> {
     Some(match kind {
         "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
             "application/vnd.oci.image.layer.v1.tar+gzip"

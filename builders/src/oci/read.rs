@@ -393,6 +393,13 @@ mod tests {
         path
     }
 
+    fn names(files: &Snapshot) -> Vec<String> {
+        let names = files.entries.keys();
+        names
+            .map(|path| String::from_utf8_lossy(path).into_owned())
+            .collect()
+    }
+
     fn left() -> Left {
         Left {
             bytes: 1 << 20,
@@ -446,8 +453,7 @@ mod tests {
         let mut files = Snapshot::default();
         let tar = layer(dir.path(), "books", &books);
         apply(&tar, &mut files, &mut left()).unwrap();
-        let names: Vec<&Bytes> = files.entries.keys().collect();
-        assert_eq!(names, [b"a"]);
+        assert_eq!(names(&files), ["a"]);
         let is_it = |kind: &ItemKind| matches!(kind, ItemKind::File { size: 6, .. });
         assert!(is_it(&files.entries[b"a".as_slice()].kind));
         for (name, entries, what) in [
@@ -494,13 +500,8 @@ mod tests {
         let mut left = left();
         apply(&low, &mut files, &mut left).unwrap();
         apply(&high, &mut files, &mut left).unwrap();
-        let names: Vec<String> = files
-            .entries
-            .keys()
-            .map(|path| String::from_utf8_lossy(path).into_owned())
-            .collect();
         assert_eq!(
-            names,
+            names(&files),
             [
                 "f",
                 "lib",
@@ -553,12 +554,7 @@ mod tests {
         let mut left = left();
         apply(&low, &mut files, &mut left).unwrap();
         apply(&high, &mut files, &mut left).unwrap();
-        let names: Vec<String> = files
-            .entries
-            .keys()
-            .map(|path| String::from_utf8_lossy(path).into_owned())
-            .collect();
-        assert_eq!(names, ["a", "a/w", "a/y", "b", "b/n", "c"]);
+        assert_eq!(names(&files), ["a", "a/w", "a/y", "b", "b/n", "c"]);
         let Some(Item {
             kind: ItemKind::File { size: 3, content },
             ..

@@ -261,16 +261,11 @@ impl Layout {
 
     /// Looks whether the layers of an image are archives of files: registries and layouts hold other things, which only begin alike.
     pub(crate) fn has_files(&self, manifest: &ManifestDocument) -> Result<(), Box<Diagnostic>> {
-        let mut layers = manifest.layers.iter();
-        let Some(other) = layers.find(|layer| !is_of_files(&layer.media_type)) else {
+        let Some(what) = strange_layer(manifest) else {
             return Ok(());
         };
-        let what = match other.media_type.as_str() {
-            "" => "says not of what kind it is".to_owned(),
-            kind => format!("is of the kind `{kind}`, which is no archive of files that is known"),
-        };
         Err(Box::new(
-            self.bad(&format!("its layer {} {what}", other.digest))
+            self.bad(&what)
                 .note("known are those of `application/vnd.oci.image.layer.v1.tar`, as it is, `+gzip` and `+zstd`, and what Docker calls them")
                 .help("name an image that has such layers"),
         ))
@@ -313,6 +308,17 @@ impl Layout {
             .retain(|blob| once.insert(blob.digest.clone()));
         Ok(closure)
     }
+}
+
+/// Tells of the first layer of an image that is no archive of files, in words; none when all are.
+pub(crate) fn strange_layer(manifest: &ManifestDocument) -> Option<String> {
+    let mut layers = manifest.layers.iter();
+    let other = layers.find(|layer| !is_of_files(&layer.media_type))?;
+    let what = match other.media_type.as_str() {
+        "" => "says not of what kind it is".to_owned(),
+        kind => format!("is of the kind `{kind}`, which is no archive of files that is known"),
+    };
+    Some(format!("its layer {} {what}", other.digest))
 }
 
 /// Finds the image of a machine in an index, whose digest is `name`; the first that fits wins.

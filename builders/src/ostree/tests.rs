@@ -204,21 +204,25 @@ fn the_commit_is_that_of_libostree() {
         if ostree(&[repo.as_str(), "init", "--mode=archive"]).is_none() {
             return;
         }
-        let theirs = ostree(&[
-            repo.as_str(),
-            "commit",
-            "--branch=test/amd64/main",
-            "--no-bindings",
-            "--subject=a subject",
-            "--body=more\nlines",
-            "--add-metadata-string=version=1.2.3",
-            &format!("--timestamp=@{EPOCH}"),
-            &format!("--tree=dir={}", tree.display()),
-        ])
-        .expect("installed");
         let ours = export(&fake, &attrs(Mode::Archive), &fake.path("archive"));
-        assert_eq!(ours, theirs.trim(), "seed {seed}");
+        assert_eq!(ours, commit_of_peer(&repo, &tree), "seed {seed}");
     }
+}
+
+/// Commits a directory with libostree as [`attrs`] says it; `repo` is the argument that names a repository.
+fn commit_of_peer(repo: &str, tree: &Path) -> String {
+    let commit = ostree(&[
+        repo,
+        "commit",
+        "--branch=test/amd64/main",
+        "--no-bindings",
+        "--subject=a subject",
+        "--body=more\nlines",
+        "--add-metadata-string=version=1.2.3",
+        &format!("--timestamp=@{EPOCH}"),
+        &format!("--tree=dir={}", tree.display()),
+    ]);
+    commit.expect("installed").trim().to_owned()
 }
 
 /// Attributes without a value, of every namespace and of all that can have one. libostree reads none from a disk.
@@ -281,19 +285,8 @@ fn attributes_without_a_value_are_left_out_as_libostree_does() {
         if ostree(&[&peers, "init", &format!("--mode={named}")]).is_none() {
             continue;
         }
-        let theirs = ostree(&[
-            peers.as_str(),
-            "commit",
-            "--branch=test/amd64/main",
-            "--no-bindings",
-            "--subject=a subject",
-            "--body=more\nlines",
-            "--add-metadata-string=version=1.2.3",
-            &format!("--timestamp=@{EPOCH}"),
-            &format!("--tree=dir={}", tree.display()),
-        ]);
-        let theirs = theirs.expect("installed");
-        assert_eq!(commits.last().expect("ours"), theirs.trim(), "{named}");
+        let theirs = commit_of_peer(&peers, &tree);
+        assert_eq!(commits.last().expect("ours"), &theirs, "{named}");
         // As a host has it: its checksums are those of what is read back from the disk.
         if is_root {
             let host = format!("--repo={}", fake.path(&format!("{named} host")).display());

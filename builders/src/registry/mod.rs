@@ -12,6 +12,7 @@ mod pull;
 mod push;
 mod reference;
 mod referrers;
+mod resolve;
 #[cfg(test)]
 mod test_registry;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod words;
 
 pub use access::{Access, PlainHttp};
 pub use auth::AuthFiles;
-pub use pull::{OciPullBuilder, resolve};
+pub use pull::OciPullBuilder;
 pub use push::{Pushed, push};
 pub use reference::Reference;
+pub use resolve::{Resolved, resolve};

@@ -5,8 +5,8 @@ use sos_formats::diagnostic::Diagnostic;
 use sos_formats::hash::Sha256;
 
 use super::access::{Access, PlainHttp};
-use super::pull::resolve;
 use super::reference::Reference;
+use super::resolve::resolve;
 use super::test_registry::{Registry, State};
 use super::tests::{fetcher, layout, layout_with, noise, pulled, sent, to, why};
 use crate::fetch::{Download as _, Fetcher};
@@ -266,6 +266,57 @@ fn nobody_is_led_into_clear_text() {
 }
 
 #[test]
+fn what_is_pinned_says_whether_it_can_be_used() {
+    let pinned = |change: &dyn Fn(&mut Value)| {
+        let (registry, digest) = with_image(change);
+        let name = format!("{}/os/web@{digest}", registry.host);
+        let name = Reference::parse(&name).expect("a name");
+        resolve(&fetcher(), &Access::default(), &name)
+    };
+    let doubt = |change: &dyn Fn(&mut Value)| pinned(change).expect("it can be pulled").doubt;
+    assert_eq!(doubt(&|_| ()), None);
+    for (place, kind, says) in [
+        (
+            "layer",
+            "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+            "can be pulled, and no root filesystem can be made of it: its layer sha256:",
+        ),
+        (
+            "layer",
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            "can only be pulled where the registry has all of it: its layer sha256:",
+        ),
+        (
+            "config",
+            "application/vnd.oci.empty.v1+json",
+            "is perhaps no image: its configuration sha256:",
+        ),
+    ] {
+        let told = doubt(&|manifest| match place {
+            "layer" => manifest["layers"][0]["mediaType"] = kind.into(),
+            _ => manifest["config"]["mediaType"] = kind.into(),
+        });
+        let told = told.expect(kind);
+        assert!(told.starts_with(says) && told.contains(kind), "{told}");
+    }
+    assert_eq!(
+        doubt(&|manifest| manifest["config"]["mediaType"] =
+            "application/vnd.docker.container.image.v1+json".into()),
+        None
+    );
+    // What no registry could give is not pinned.
+    let refused = pinned(&|manifest| {
+        manifest["layers"][0]["digest"] = format!("sha512:{}", "0".repeat(128)).into();
+    });
+    let refused = refused.expect_err("no such digest");
+    says(
+        &refused,
+        "oci-bad-image",
+        &["cannot be pinned", "only `sha256:` and 64 digits"],
+    );
+}
+
+#[test]
 fn plain_http_is_spoken_with_whom_it_is_allowed() {
     let (registry, digest) = with_image(|_| ());
     // This machine under a name that does not say so.
@@ -282,7 +333,7 @@ fn plain_http_is_spoken_with_whom_it_is_allowed() {
         ..Access::default()
     };
     let found = resolve(&fetcher(), &allowed, &name).expect("allowed");
-    assert_eq!(format!("sha256:{found}"), digest);
+    assert_eq!(format!("sha256:{}", found.digest), digest);
     // One more than the first bytes of TLS, which are no request.
     assert!(registry.count("GET /v2/os/web/manifests") > 0 && registry.count("") > before);
     // Only under the name that was allowed, and not what it sends to.

@@ -26,7 +26,7 @@ use crate::oci::machine::{is_for, wanted};
 use crate::oci::source::{Document, ManifestDocument, choose};
 
 /// Every kind of document that an image can begin with.
-const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
+pub(super) const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
      application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 /// How deep indexes may lie in indexes.
 const MAX_INDEXES: usize = 4;
@@ -97,58 +97,6 @@ impl Observer for OfBlobs<'_> {
     }
 }
 
-/// Asks a registry what a name leads to now: the digest of a manifest or index. Without a tag, `latest` is meant.
-///
-/// # Errors
-/// When the registry cannot be reached, does not let the user in, has nothing of that name, or says another digest than that of the
-/// bytes that it gives.
-pub fn resolve(
-    fetcher: &Fetcher,
-    access: &Access,
-    reference: &Reference,
-) -> Result<Sha256, Box<Diagnostic>> {
-    let client = Client::new(fetcher, access, reference, Use::Resolve)?;
-    let name = match (&reference.digest, &reference.tag) {
-        (Some(digest), _) => digest,
-        (None, Some(tag)) => tag,
-        (None, None) => "latest",
-    };
-    let answer = client.ask(&Ask {
-        method: Method::GET,
-        url: client.url(&format!("manifests/{name}"))?,
-        headers: &[(header::ACCEPT, ACCEPT)],
-        body: Bytes::new(),
-        scope: &format!("repository:{}:pull", reference.name),
-        again: true,
-    })?;
-    if answer.status != 200 {
-        let what = format!("tell what `{reference}` is");
-        return Err(client.unexpected(&what, &answer));
-    }
-    if looks_like_html(&answer.body) {
-        return Err(web_page(reference));
-    }
-    let found = Sha256::of(&answer.body);
-    let digest = format!("sha256:{found}");
-    let stated = answer.header("docker-content-digest");
-    let mut stated = stated.into_iter().chain(reference.digest.as_deref());
-    if let Some(stated) = stated.find(|stated| *stated != digest) {
-        let size = answer.body.len() as u64;
-        return Err(other_bytes(reference, stated, &digest, size));
-    }
-    // What is pinned must be what can be pulled later.
-    match Document::parse(&answer.body) {
-        Ok(_) => Ok(found),
-        Err(what) => {
-            let message = format!("the image `{reference}` cannot be pinned: {digest}: {what}");
-            Err(Box::new(
-                Diagnostic::error("oci-bad-image", Class::Fetch, message)
-                    .help("name an image, or send this one to the registry again"),
-            ))
-        }
-    }
-}
-
 /// Makes the layout `out`, of the one image that is meant.
 pub(super) fn pull(
     build: &dyn Build,
@@ -205,6 +153,28 @@ pub(super) fn pull(
     fs::write(out.join("oci-layout"), OCI_LAYOUT).map_err(io("cannot write `oci-layout`"))
 }
 
+/// Looks whether a blob of a manifest is one that can be had.
+///
+/// # Errors
+/// Why not, in words.
+pub(super) fn may_be(blob: &Descriptor) -> Result<(), String> {
+    let Descriptor { digest, size, .. } = blob;
+    if blob.hex().is_none() {
+        let shown: String = digest.chars().take(80).collect();
+        let shown = shown.escape_debug();
+        return Err(format!(
+            "it names `{shown}`, and only `sha256:` and 64 digits are understood"
+        ));
+    }
+    if *size > MAX_BLOB_BYTES {
+        let most = MAX_BLOB_BYTES >> 30;
+        return Err(format!(
+            "its blob {digest} should have {size} bytes, and may have {most} GiB"
+        ));
+    }
+    Ok(())
+}
+
 /// The most bytes of a configuration that are looked at.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
@@ -230,21 +200,7 @@ impl Pull<'_> {
 
     /// Looks whether a blob of a manifest is one that can be had.
     fn may_be(&self, blob: &Descriptor) -> Result<(), BuilderError> {
-        let Descriptor { digest, size, .. } = blob;
-        if blob.hex().is_none() {
-            let shown: String = digest.chars().take(80).collect();
-            let shown = shown.escape_debug();
-            return Err(self.bad(&format!(
-                "it names `{shown}`, and only `sha256:` and 64 digits are understood"
-            )));
-        }
-        if *size > MAX_BLOB_BYTES {
-            let most = MAX_BLOB_BYTES >> 30;
-            return Err(self.bad(&format!(
-                "its blob {digest} should have {size} bytes, and may have {most} GiB"
-            )));
-        }
-        Ok(())
+        may_be(blob).map_err(|what| self.bad(&what))
     }
 
     /// Looks whether the configuration, which is there, says the machine that is wanted; a manifest by itself says none.

@@ -10,9 +10,10 @@ use sos_formats::hash::Sha256;
 
 use super::access::Access;
 use super::auth::AuthFiles;
-use super::pull::{PullAttrs, pull, resolve};
+use super::pull::{PullAttrs, pull};
 use super::push::{Pushed, push};
 use super::reference::Reference;
+use super::resolve::resolve;
 use super::test_registry::{Registry, State};
 use crate::build::fake::Fake;
 use crate::fetch::{Fetcher, Limits};
@@ -459,7 +460,7 @@ fn what_a_name_leads_to() {
     let ask = |name: &str| {
         let name = format!("{}/os/web{name}", registry.host);
         let found = resolve(&fetcher(), &auth, &Reference::parse(&name).expect("a name"));
-        found.map(|digest| format!("sha256:{digest}"))
+        found.map(|found| format!("sha256:{}", found.digest))
     };
     sent(&registry, &place, &auth).expect("pushed");
     assert_eq!(ask(":1.0").expect("known"), digest);
