@@ -4,12 +4,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::{is_root, left_to_root, peer, run};
 
 /// The account files have one lock, and `useradd` does not wait for it.
 static ACCOUNTS: Mutex<()> = Mutex::new(());
+/// How many users this process has asked for.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 /// A temporary user; it is removed when the value is dropped.
 pub(crate) struct User {
@@ -27,7 +30,9 @@ impl User {
         }
         let useradd = peer("useradd")?;
         let guard = ACCOUNTS.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = format!("sostest{what}{}", std::process::id());
+        // Tests may ask for users of one kind at the same time.
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("sostest{what}{}-{number}", std::process::id());
         // A user of the system range gets no subordinate ids unless they are asked for.
         run(Command::new(useradd).args([
             "--system",
