@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use sos_builders::disk::provision::{Device, Plan, Sources, Spec, Wish, used_by};
+use sos_builders::disk::sign::Signer;
 use sos_engine::BuilderError;
 use sos_formats::diagnostic::{Class, Diagnostic};
 
@@ -42,6 +43,30 @@ struct CommonArgs {
     lock: LockFlags,
 }
 
+/// How a device is changed.
+#[derive(Debug, clap::Args)]
+struct HowFlags {
+    /// Take the device whatever is on it; all of that is lost
+    #[arg(long)]
+    wipe: bool,
+    /// Write the recipe's root over one that has started and differs from it: the device is damaged, and the recipe has not changed
+    #[arg(long, conflicts_with = "wipe")]
+    repair: bool,
+    #[command(flatten)]
+    sign: SignFlags,
+}
+
+impl HowFlags {
+    fn wish(&self, signer: Option<&Signer>) -> Wish<'static> {
+        Wish {
+            wipe: self.wipe,
+            repairs: self.repair,
+            signs: signer.is_some(),
+            ..Wish::default()
+        }
+    }
+}
+
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "It is a difference when the version of the recipe is in no slot, did not start, or is there and another one starts in its place. Another version in another slot is none: that is what the slot is for.\n\nCompared are the partition table, with the id of the disk and the size that it was made for, what the recipe puts on the EFI system partition, and the root of the version if nothing may write to it; of an ext4 only which file system it is. What is not compared is said on standard error: files in roots that a running system writes to, the other slots, partitions that no update writes, and further files on the EFI system partition. Signatures of EFI programs are no difference.\n\nExit codes: 0 the device is as the recipe says, 1 it is not, 4 it cannot be read."
@@ -58,14 +83,8 @@ struct DriftArgs {
 struct PlanArgs {
     #[command(flatten)]
     common: CommonArgs,
-    /// Take the device whatever is on it; all of that is lost
-    #[arg(long)]
-    wipe: bool,
-    /// Write the recipe's root over one that has started and differs from it: the device is damaged, and the recipe has not changed
-    #[arg(long, conflicts_with = "wipe")]
-    repair: bool,
     #[command(flatten)]
-    sign: SignFlags,
+    how: HowFlags,
 }
 
 #[derive(Debug, clap::Args)]
@@ -75,17 +94,11 @@ struct PlanArgs {
 struct ApplyArgs {
     #[command(flatten)]
     common: CommonArgs,
-    /// Take the device whatever is on it; all of that is lost
-    #[arg(long)]
-    wipe: bool,
-    /// Write the recipe's root over one that has started and differs from it: the device is damaged, and the recipe has not changed
-    #[arg(long, conflicts_with = "wipe")]
-    repair: bool,
+    #[command(flatten)]
+    how: HowFlags,
     /// Do it
     #[arg(long)]
     yes: bool,
-    #[command(flatten)]
-    sign: SignFlags,
 }
 
 /// Runs the verb.
@@ -97,14 +110,9 @@ pub(crate) fn run(session: &Session, args: &ProvisionArgs) -> Result<(), Failure
         ProvisionCommand::Plan(args) => {
             let device = Device::open(&args.common.device, false).map_err(refused)?;
             // Read as `apply` reads it: a key that cannot sign is told now.
-            let signer = args.sign.signer().map_err(refused)?;
+            let signer = args.how.sign.signer().map_err(refused)?;
             let spec = spec(session, &args.common)?;
-            let wish = Wish {
-                wipe: args.wipe,
-                repairs: args.repair,
-                signs: signer.is_some(),
-                ..Wish::default()
-            };
+            let wish = args.how.wish(signer.as_ref());
             let mut plan = planned(session, &spec, &device, wish)?;
             plan.notes.splice(0..0, in_use(&args.common, &plan));
             show(session, &spec, &device, &plan, false)
@@ -117,14 +125,9 @@ pub(crate) fn run(session: &Session, args: &ProvisionArgs) -> Result<(), Failure
 fn apply(session: &Session, args: &ApplyArgs) -> Result<(), Failure> {
     // What is wrong with the device is told before anything is built for it.
     let device = Device::open(&args.common.device, args.yes).map_err(refused)?;
-    let signer = args.sign.signer().map_err(refused)?;
+    let signer = args.how.sign.signer().map_err(refused)?;
     let spec = spec(session, &args.common)?;
-    let wish = Wish {
-        wipe: args.wipe,
-        repairs: args.repair,
-        signs: signer.is_some(),
-        ..Wish::default()
-    };
+    let wish = args.how.wish(signer.as_ref());
     let mut plan = planned(session, &spec, &device, wish)?;
     if !args.yes {
         plan.notes.splice(0..0, in_use(&args.common, &plan));

@@ -446,17 +446,8 @@ fn a_device_in_use_is_refused() {
         .and_then(|file| file.set_len(200 << 20))
         .expect("a device");
     let plain = file.to_str().expect("plain");
-    let Some(losetup) = peer("losetup") else {
+    let Some(device) = Loop::of(&["-P", plain]) else {
         return;
-    };
-    let attached = run(Command::new(&losetup).args(["-f", "--show", "-P", plain]));
-    if attached.code != 0 {
-        skip(&format!("no loop device: {}", attached.stderr));
-        return;
-    }
-    let device = Loop {
-        losetup,
-        name: attached.stdout.trim().to_owned(),
     };
     // The file is the disk of somebody now.
     w.sos(["provision", "apply", plain, ".#disk", "--yes"])
@@ -469,13 +460,10 @@ fn a_device_in_use_is_refused() {
     let at = w.project().join("mounted");
     std::fs::create_dir(&at).expect("a directory");
     // As a file system of the whole device: partitions of loop devices are not everywhere.
-    let second =
-        run(Command::new(&device.losetup).args(["-f", "--show", "-o", &offset.to_string(), plain]))
-            .ok();
-    let second = Loop {
-        losetup: device.losetup.clone(),
-        name: second.stdout.trim().to_owned(),
+    let over = |of: &str, offset: u64| {
+        Loop::of(&["-o", &offset.to_string(), of]).expect("another loop device")
     };
+    let second = over(plain, offset);
     let mounted = run(Command::new("mount")
         .args(["-o", "ro", &second.name])
         .arg(&at));
@@ -496,15 +484,6 @@ fn a_device_in_use_is_refused() {
     assert_eq!(motd.expect("the kernel reads the root"), "version 1\n");
     drop(second);
     apply(&device.name).ok();
-    let over = |of: &str, offset: u64| {
-        let offset = offset.to_string();
-        let args = ["-f", "--show", "-o", &offset, of];
-        let over = run(Command::new(&device.losetup).args(args)).ok();
-        Loop {
-            losetup: device.losetup.clone(),
-            name: over.stdout.trim().to_owned(),
-        }
-    };
     let third = over(&device.name, offset);
     apply(&device.name)
         .fails(4)
@@ -554,7 +533,7 @@ fn a_device_in_use_is_refused() {
 #[test]
 fn a_file_that_may_be_behind_a_loop_device_is_refused() {
     let Some(mut w) = world() else { return };
-    let (Some(user), Some(losetup)) = (User::new("loop", false), peer("losetup")) else {
+    let Some(user) = User::new("loop", false) else {
         return;
     };
     let name = |name: &str| w.project().join(name);
@@ -564,15 +543,8 @@ fn a_file_that_may_be_behind_a_loop_device_is_refused() {
         made.expect("a device");
     }
     std::fs::hard_link(&first, name("second")).expect("a link");
-    let words = ["-f", "--show", first.to_str().expect("plain")];
-    let attached = run(Command::new(&losetup).args(words));
-    if attached.code != 0 {
-        skip(&format!("no loop device: {}", attached.stderr));
+    let Some(device) = Loop::of(&[first.to_str().expect("plain")]) else {
         return;
-    }
-    let device = Loop {
-        losetup,
-        name: attached.stdout.trim().to_owned(),
     };
     std::fs::remove_file(&first).expect("removed");
     let _copy = w.with_program_for(&user);
@@ -594,6 +566,20 @@ fn a_file_that_may_be_behind_a_loop_device_is_refused() {
 struct Loop {
     losetup: PathBuf,
     name: String,
+}
+
+impl Loop {
+    /// Attaches what the words say, where there are such devices.
+    fn of(words: &[&str]) -> Option<Self> {
+        let losetup = peer("losetup")?;
+        let attached = run(Command::new(&losetup).args(["-f", "--show"]).args(words));
+        if attached.code != 0 {
+            skip(&format!("no loop device: {}", attached.stderr));
+            return None;
+        }
+        let name = attached.stdout.trim().to_owned();
+        Some(Self { losetup, name })
+    }
 }
 
 impl Drop for Loop {
