@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -71,7 +72,7 @@ pub(crate) enum Image {
 /// # Errors
 /// When it cannot be read.
 pub(crate) fn is_payload(path: &Path) -> io::Result<bool> {
-    if path.is_dir() {
+    if !holds_bytes(path)? {
         return Ok(false);
     }
     let mut head = Vec::new();
@@ -79,6 +80,12 @@ pub(crate) fn is_payload(path: &Path) -> io::Result<bool> {
         .take(payload::MAGIC.len() as u64)
         .read_to_end(&mut head)?;
     Ok(head == payload::MAGIC)
+}
+
+/// Whether something is a file or a block device: what else can be opened may keep who reads it waiting.
+fn holds_bytes(path: &Path) -> io::Result<bool> {
+    let kind = std::fs::metadata(path)?.file_type();
+    Ok(kind.is_file() || kind.is_block_device())
 }
 
 /// A disk beside the one that is started. It is never written to.
@@ -98,6 +105,9 @@ impl Image {
         if path.is_dir() {
             let is_netboot = path.join("boot.ipxe").is_file() && path.join("vmlinuz").is_file();
             return Ok(is_netboot.then(|| Self::Netboot(path.to_owned())));
+        }
+        if !holds_bytes(path)? {
+            return Ok(None);
         }
         let mut head = Vec::new();
         File::open(path)?.take(0x8006).read_to_end(&mut head)?;
@@ -260,7 +270,9 @@ pub(crate) fn command(
             Some(file) => file.clone(),
             None => scratch.join("vars.fd"),
         };
-        if !own.exists() {
+        if own.exists() {
+            check_variables(&own)?;
+        } else {
             std::fs::copy(vars, &own).map_err(|e| {
                 let message = format!(
                     "cannot write the variables of the firmware to `{}`: {e}",
@@ -358,6 +370,34 @@ fn text(path: &Path) -> Result<String, Failure> {
         .help("move it to a path in UTF-8")
     })?;
     Ok(text.replace(',', ",,"))
+}
+
+/// Refuses to let firmware write over a file that is not of it (UEFI PI 1.8, volume 3, 3.2.1: the header of a firmware volume).
+fn check_variables(file: &Path) -> Result<(), Failure> {
+    const SIGNATURE: std::ops::Range<usize> = 40..44;
+    let unreadable = |e: io::Error| {
+        let message = format!("cannot read `{}`: {e}", file.display());
+        Diagnostic::error("boot-unreadable", Class::Machine, message)
+            .help("name a file that this user may read and write, or one that is not there yet")
+    };
+    let mut head = Vec::new();
+    if holds_bytes(file).map_err(unreadable)? {
+        let opened = File::open(file).map_err(unreadable)?;
+        opened
+            .take(SIGNATURE.end as u64)
+            .read_to_end(&mut head)
+            .map_err(unreadable)?;
+    }
+    if head.get(SIGNATURE) == Some(b"_FVH") && sos_store::store_of(file).is_none() {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}` holds no variables of a firmware that may be changed",
+        file.display()
+    );
+    Err(Diagnostic::error("boot-vars", Class::Usage, message)
+        .help("name a file that is not there yet: it begins with the variables that the firmware comes with")
+        .into())
 }
 
 fn firmware(secure_boot: bool) -> Result<(&'static str, &'static str), Failure> {

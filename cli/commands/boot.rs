@@ -241,6 +241,15 @@ fn start(session: &Session, args: &RunArgs) -> Result<(), Failure> {
 
 /// What the target is: a file of this machine, or what is built of a recipe, which is told.
 fn image(session: &Session, args: &RunArgs) -> Result<(Image, bool), Failure> {
+    let many = |many: usize| {
+        let message = format!("{many} results cannot be started at once");
+        Diagnostic::error("boot-many", Class::Usage, message).help("name one target")
+    };
+    let words = &args.target.targets;
+    let is_image = |word: &String| Path::new(word).is_file() && !Target::is_recipe(Path::new(word));
+    if words.len() > 1 && words.iter().any(is_image) {
+        return Err(Failure::new(many(words.len())));
+    }
     if let [word] = args.target.targets.as_slice()
         && args.target.file.is_none()
         && args.target.expression.is_none()
@@ -251,6 +260,9 @@ fn image(session: &Session, args: &RunArgs) -> Result<(Image, bool), Failure> {
         match Image::find(path) {
             Ok(Some(found)) if is_here => {
                 unused(args, path)?;
+                if args.write && sos_store::store_of(path).is_some() {
+                    return Err(unwritable());
+                }
                 return Ok((found, false));
             }
             // It was not meant as a recipe: that would be told of one.
@@ -263,21 +275,9 @@ fn image(session: &Session, args: &RunArgs) -> Result<(Image, bool), Failure> {
         }
     }
     if args.write {
-        return Err(Failure::new(
-            Diagnostic::error(
-                "boot-write",
-                Class::Usage,
-                "nothing may write into what was built",
-            )
-            .help(
-                "`sos export TARGET disk:FILE` makes a file of a disk; start that with `--write`",
-            ),
-        ));
+        return Err(unwritable());
     }
-    let info = export::built(session, &args.target, args.lock, "boot run", &|many| {
-        let message = format!("{many} results cannot be started at once");
-        Diagnostic::error("boot-many", Class::Usage, message).help("name one target")
-    })?;
+    let info = export::built(session, &args.target, args.lock, "boot run", &many)?;
     let store = session.store()?;
     let place = store.physical(&info.path);
     let found = if info.root.is_some() {
@@ -301,6 +301,15 @@ fn image(session: &Session, args: &RunArgs) -> Result<(Image, bool), Failure> {
         )
     })?;
     Ok((found, true))
+}
+
+fn unwritable() -> Failure {
+    let message = "nothing may write into what was built";
+    Failure::new(
+        Diagnostic::error("boot-write", Class::Usage, message).help(
+            "`sos export TARGET disk:FILE` makes a file of a disk; start that with `--write`",
+        ),
+    )
 }
 
 /// The second disk, which is a file of this machine, or built.

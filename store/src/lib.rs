@@ -63,6 +63,7 @@ mod sys;
 mod targets;
 mod temp;
 mod tree_id;
+mod within;
 
 pub use blob_writer::BlobWriter;
 pub use built::{Built, NewBuilt};
@@ -90,3 +91,4 @@ pub use store::{OpenOptions, Store};
 pub use sys::is_disk_full;
 pub use temp::{SweepReport, TempDir};
 pub use tree_id::{Known, tree_id};
+pub use within::store_of;

@@ -269,6 +269,53 @@ fn what_somebody_uses_is_left_alone() {
         .ok();
 }
 
+/// Root may write to what is in a store, and nothing else keeps it from that.
+#[test]
+fn what_is_in_a_store_or_of_somebody_else_is_not_written_over() {
+    let Some(w) = world() else { return };
+    w.sos(["build", "-o", "result", ".#disk"]).ok();
+    let hash = || {
+        let bytes = std::fs::read(w.project().join("result")).expect("read");
+        blake3::hash(&bytes)
+    };
+    let before = hash();
+    for more in [&[][..], &["--wipe"]] {
+        let args = [
+            &["provision", "apply", "result", ".#next", "--yes"][..],
+            more,
+        ]
+        .concat();
+        w.sos(args)
+            .fails(4)
+            .says(&["`result` is in the store at", "disk:FILE"]);
+    }
+    w.sos(["provision", "drift", "result", ".#disk"]).ok();
+    if peer("qemu-system-x86_64").is_some() {
+        let boot = |args: &[&str]| {
+            let words = ["boot", "run", "--expect", "x", "--timeout", "2"];
+            w.sos(words.iter().chain(args))
+        };
+        boot(&["result", "--write"])
+            .fails(2)
+            .says(&["error[boot-write]", "disk:FILE"]);
+        w.write("precious", &"data".repeat(1 << 16));
+        boot(&["result", "--vars", "precious"])
+            .fails(2)
+            .says(&["error[boot-vars]", "`precious` holds no variables"]);
+        let kept = std::fs::read(w.project().join("precious")).expect("read");
+        assert!(kept == "data".repeat(1 << 16).as_bytes());
+        boot(&["result", "precious"])
+            .fails(2)
+            .says(&["error[boot-many]", "2 results"]);
+        let pipe = w.project().join("pipe");
+        run(std::process::Command::new("mkfifo").arg(&pipe)).ok();
+        boot(&["pipe"])
+            .fails(2)
+            .says(&["`pipe` is nothing that starts"]);
+    }
+    assert_eq!(hash(), before);
+}
+
 #[test]
 fn what_does_not_start_is_told_for_what_it_is() {
     let w = World::new();

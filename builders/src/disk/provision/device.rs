@@ -68,6 +68,16 @@ impl Device {
                     .help("unmount it, or take it away from what uses it, and try again"),
             )
         };
+        if writable && let Some(store) = sos_store::store_of(path) {
+            let message = format!(
+                "`{}` is in the store at `{}`, where nothing is changed",
+                path.display(),
+                store.display()
+            );
+            return Err(refused("provision-device", message)
+                .help("`sos export TARGET disk:FILE` makes a file of a disk, which may be changed")
+                .into());
+        }
         let mut options = File::options();
         options.read(true).write(writable);
         if is_block && writable {
