@@ -798,6 +798,10 @@ fn disks_and_what_holds_others_say_what_they_are_about() {
             "its kernels cannot be in `EFI/boot`",
         ),
         (
+            "(sos.debian.rootfs { name = \"systemd\"; suite = \"bookworm\"; epoch = 5; include = [ \"linux-image-amd64\" \"systemd-boot-efi\" ]; disk.boot = \"entries\"; }).disk".to_owned(),
+            "its kernels cannot be in `EFI/systemd`",
+        ),
+        (
             "sos.ostree.checkout { repository = ./.; }".to_owned(),
             "must be what `sos.ostree` makes",
         ),
@@ -809,6 +813,13 @@ fn disks_and_what_holds_others_say_what_they_are_about() {
         let said = p.fails(&expression);
         assert!(said.contains(part), "{expression}: {said}");
     }
+    // The system has the name of the disk, whose problem is told once.
+    let (told, further) = p.evaluate_all(&ostree("").replace("name = \"d\"", "name = 5"));
+    assert!(told.is_err_and(|e| {
+        e.message
+            .starts_with("`name` of sos.ostreeDisk must be a string")
+    }));
+    assert_eq!(further.len(), 0, "{further:?}");
     // Another directory than that of the entries has no such names.
     let image = format!("sos.disk {{ rootfs = {base}; boot = \"none\"; name = \"boot\"; }}");
     assert!(p.evaluate(&image).is_ok());

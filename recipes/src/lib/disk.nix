@@ -366,7 +366,7 @@ let
   ofCommits =
     { name
     , deployments
-    , os ? name
+    , os ? null
     , cmdline ? [ ]
     , console ? "ttyS0"
     , timeout ? 0
@@ -394,18 +394,21 @@ let
           epoch = "int";
         }
         args
+        # One problem of a name is not also one of what follows from it.
         { inherit name os default arch epoch; };
+      wanted = if words.os == null then words.name else words.os;
+      nameOfIt = if os == null then "name" else "os";
       machine = if words.arch != null then words.arch else newest.arch or "amd64";
       # It is a part of paths and of entries of the loader.
       system =
-        if builtins.match "[A-Za-z0-9_][A-Za-z0-9._-]*" words.os != null then
-          words.os
+        if builtins.match "[A-Za-z0-9_][A-Za-z0-9._-]*" wanted != null then
+          wanted
         else
           derive.refuse
             {
-              message = "${if args ? os then "`os`" else "`name`"} of ${what} is ${derive.typeAndValue words.os}, which cannot be the name of an OSTree system";
-              help = "it has letters, digits and `._-`, and begins with none of `.-`" + (if args ? os then "" else "; `os` can be another name than that of the disk");
-            } [ (if args ? os then "os" else "name") ]
+              message = "`${nameOfIt}` of ${what} is ${derive.typeAndValue wanted}, which cannot be the name of an OSTree system";
+              help = "it has letters, digits and `._-`, and begins with none of `.-`" + (if os != null then "" else "; `os` can be another name than that of the disk");
+            } [ nameOfIt ]
             args;
       newest =
         if builtins.isList deployments && deployments != [ ] then
