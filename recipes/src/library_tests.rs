@@ -703,6 +703,58 @@ fn problems_point_at_what_the_user_wrote() {
             "files",
         ),
         (
+            format!("sos.ostreeDisk {{ name = \"d\"; deployments = [ {{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }} ]; cmdline = [ \"a b\" ]; }}"),
+            "cmdline",
+        ),
+        (
+            format!("sos.ostreeDisk {{ name = \"d\"; deployments = [ {{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }} ]; console = \"a\\nb\"; }}"),
+            "console",
+        ),
+        (
+            format!("sos.ostreeDisk {{ name = \"d\"; deployments = [ {{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }} ]; timeout = \"5\"; }}"),
+            "timeout",
+        ),
+        (
+            format!("sos.ostreeDisk {{ name = \"d\"; deployments = [ {{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }} ]; default = 5; }}"),
+            "default",
+        ),
+        (
+            format!("sos.ostreeDisk {{ name = \"d\"; deployments = [ {{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }} ]; os = 5; }}"),
+            "os",
+        ),
+        (
+            format!("sos.ostreeDisk {{ name = \"d\"; deployments = [ {{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }} ]; os = \"a\\nb\"; }}"),
+            "os",
+        ),
+        (
+            format!("sos.ostreeDisk {{ name = \"d\"; deployments = [ {{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }} ]; epoch = \"x\"; }}"),
+            "epoch",
+        ),
+        (
+            format!("sos.ostreeDisk {{ deployments = [ {{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }} ]; name = 5; }}"),
+            "name",
+        ),
+        (
+            format!("sos.ostreeDisk {{ name = \"d\"; deployments = [ {{ rootfs = {base}; commit = {base}; ref = \"a\\nb\"; }} ]; }}"),
+            "ref",
+        ),
+        (
+            format!("sos.disk {{ rootfs = {base}; boot = \"entries\"; loader = ./sos.nix; name = \"Boot\"; }}"),
+            "name",
+        ),
+        (
+            "sos.ostree.checkout { repository = ./.; }".to_owned(),
+            "repository",
+        ),
+        (
+            "sos.ostree.container { ref = \"x\"; repository = ./.; }".to_owned(),
+            "repository",
+        ),
+        (
+            "sos.oci.index { name = \"two\"; images = [ (sos.oci.index { name = \"one\"; images = [ ]; }) ]; }".to_owned(),
+            "images",
+        ),
+        (
             "sos.debian.rootfs ./nosuch.rootfs.toml".to_owned(),
             "sos",
         ),
@@ -717,6 +769,62 @@ fn problems_point_at_what_the_user_wrote() {
             .collect();
         assert_eq!(shown, [("test", at)], "{expression}");
     }
+}
+
+/// The words, where the place alone does not say what is wrong.
+#[test]
+fn disks_and_what_holds_others_say_what_they_are_about() {
+    let p = Project::new(&[("sos.nix", "{ ... }: null")]);
+    let base = "sos.debian.rootfs { name = \"base\"; suite = \"bookworm\"; epoch = 9; }";
+    let ostree = |more: &str| {
+        format!(
+            "sos.ostreeDisk {{ name = \"d\"; deployments = [ {{ rootfs = {base}; commit = {base} // {{ ref = \"x\"; }}; }} ]; {more} }}"
+        )
+    };
+    for (expression, part) in [
+        (ostree("cmdline = [ \"a\\nb\" ];"), "bad `cmdline`: `a\\nb`"),
+        (ostree("modules = [ \"a b\" ];"), "bad `modules`: `a b`"),
+        (ostree("seed = \"a\\nb\";"), "bad `seed`"),
+        (
+            ostree("default = 5;"),
+            "`default` of sos.ostreeDisk { name = \"d\"; } must be a string, and is a int: 5",
+        ),
+        (
+            ostree("os = \"a/b\";"),
+            "cannot be the name of an OSTree system",
+        ),
+        (
+            format!("sos.disk {{ rootfs = {base}; boot = \"entries\"; loader = ./sos.nix; name = \"boot\"; }}"),
+            "its kernels cannot be in `EFI/boot`",
+        ),
+        (
+            "(sos.debian.rootfs { name = \"systemd\"; suite = \"bookworm\"; epoch = 5; include = [ \"linux-image-amd64\" \"systemd-boot-efi\" ]; disk.boot = \"entries\"; }).disk".to_owned(),
+            "its kernels cannot be in `EFI/systemd`",
+        ),
+        (
+            "sos.ostree.checkout { repository = ./.; }".to_owned(),
+            "must be what `sos.ostree` makes",
+        ),
+        (
+            "sos.oci.index { name = \"two\"; images = [ (sos.oci.index { name = \"one\"; images = [ ]; }) ]; }".to_owned(),
+            "element 0 of `images` of sos.oci.index is an index",
+        ),
+    ] {
+        let said = p.fails(&expression);
+        assert!(said.contains(part), "{expression}: {said}");
+    }
+    // The system has the name of the disk, whose problem is told once.
+    let (told, further) = p.evaluate_all(&ostree("").replace("name = \"d\"", "name = 5"));
+    assert!(told.is_err_and(|e| {
+        e.message
+            .starts_with("`name` of sos.ostreeDisk must be a string")
+    }));
+    assert_eq!(further.len(), 0, "{further:?}");
+    // Another directory than that of the entries has no such names.
+    let image = format!("sos.disk {{ rootfs = {base}; boot = \"none\"; name = \"boot\"; }}");
+    assert!(p.evaluate(&image).is_ok());
+    let sound = ostree("cmdline = [ \"quiet\" ]; console = \"none\"; timeout = 3; os = \"web_1\";");
+    assert!(p.evaluate(&sound).is_ok());
 }
 
 /// As the loader takes it: a pattern, of whatever case.

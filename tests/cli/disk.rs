@@ -41,6 +41,28 @@ in rec {
   next-entries = of "2" { boot = "entries"; };
   next = of "2" { };
   third = of "3" { };
+  # Layouts of their own.
+  laid-out = roots: version: sos.disk {
+    name = "test";
+    rootfs = system version;
+    epoch = 1782864000;
+    inherit version;
+    loader = efi "systemd-bootx64.efi";
+    stub = efi "linuxx64.efi.stub";
+    partitions = [ { name = "esp"; type = "esp"; filesystem = "vfat"; size = "64M"; } ] ++ roots;
+  };
+  one-slot = type: laid-out [ ({ name = "root"; filesystem = "ext4"; rootfs = true; size = "32M"; } // type) ];
+  plain-root = one-slot { } "1";
+  plain-root2 = one-slot { } "2";
+  uuid-root = one-slot { type = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"; } "1";
+  uuid-root2 = one-slot { type = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"; } "2";
+  # The second is a slot by its type alone.
+  two-slots = laid-out [
+    { name = "root-a"; filesystem = "ext4"; rootfs = true; size = "24M"; }
+    { name = "root-b"; type = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"; size = "24M"; }
+  ];
+  two-slots1 = two-slots "1";
+  two-slots2 = two-slots "2";
   inherit (disk) qcow2 uki;
   # What an initrd needs is built into the kernel.
   starting = name: kernel: sos.disk {

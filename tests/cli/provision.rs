@@ -102,6 +102,46 @@ fn drift_says_which_version_is_where() {
     }
 }
 
+/// Whatever type the partition with the root filesystem has, and however it is written.
+#[test]
+fn a_partition_with_the_root_is_a_slot() {
+    let Some(w) = world() else { return };
+    for kind in ["plain-root", "uuid-root"] {
+        device(&w, kind, 98 * MIB);
+        let target = format!(".#{kind}");
+        let run = |verb: &str, more: &[&str]| {
+            let args = ["provision", verb, kind, &target];
+            w.sos(args.iter().chain(more))
+        };
+        run("apply", &["--yes"]).ok();
+        assert_eq!(
+            run("drift", &[]).ok().stdout,
+            "recipe: test version 1\nslot root: version 1, the recipe's; starts next\n",
+            "{kind}"
+        );
+        run("apply", &["--yes"]).ok();
+        let again = run("plan", &[]).ok().stdout;
+        assert_eq!(again, "test 1 is there already\n", "{kind}");
+        w.sos(["provision", "apply", kind, &format!("{target}2"), "--yes"])
+            .fails(4)
+            .says(&[
+                "provision-no-slot",
+                "no slot for another version beside the one that starts now",
+            ]);
+    }
+    device(&w, "two", LAYOUT);
+    for (target, slot) in [(".#two-slots1", "root-a"), (".#two-slots2", "root-b")] {
+        w.sos(["provision", "apply", "two", target, "--yes"]).ok();
+        let told = w.sos(["provision", "drift", "two", target]).ok().stdout;
+        assert!(
+            told.lines()
+                .any(|line| line.starts_with(&format!("slot {slot}: version"))
+                    && line.contains("the recipe's")),
+            "{target}: {told}"
+        );
+    }
+}
+
 /// A script can tell a plan from what was done.
 #[test]
 fn apply_without_yes_is_told_apart() {

@@ -11,8 +11,10 @@ let
     arm64 = { default = "BOOTAA64.EFI"; name = "aa64"; root = "root-arm64"; verity = "root-arm64-verity"; };
   };
 
-  # The type of partitions that firmware looks into, as a word or as its UUID.
-  isEspType = type: elem type [ "esp" "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" "C12A7328-F81F-11D2-BA4B-00A0C93EC93B" ];
+  # FAT and the loader do not tell large letters from small ones.
+  small = builtins.replaceStrings
+    [ "A" "B" "C" "D" "E" "F" "G" "H" "I" "J" "K" "L" "M" "N" "O" "P" "Q" "R" "S" "T" "U" "V" "W" "X" "Y" "Z" ]
+    [ "a" "b" "c" "d" "e" "f" "g" "h" "i" "j" "k" "l" "m" "n" "o" "p" "q" "r" "s" "t" "u" "v" "w" "x" "y" "z" ];
 
   # Names of derivations begin with it, and so do files on the disk.
   named = name: place:
@@ -24,9 +26,6 @@ let
   # and large letters are small ones.
   startsWhat = pattern: id:
     let
-      upper = [ "A" "B" "C" "D" "E" "F" "G" "H" "I" "J" "K" "L" "M" "N" "O" "P" "Q" "R" "S" "T" "U" "V" "W" "X" "Y" "Z" ];
-      lower = [ "a" "b" "c" "d" "e" "f" "g" "h" "i" "j" "k" "l" "m" "n" "o" "p" "q" "r" "s" "t" "u" "v" "w" "x" "y" "z" ];
-      small = builtins.replaceStrings upper lower;
       literal = builtins.replaceStrings [ "\\" "." "+" "(" ")" "|" "^" "$" "{" "}" "*" "?" ] [ "\\\\" "\\." "\\+" "\\(" "\\)" "\\|" "\\^" "\\$" "\\{" "\\}" ".*" "." ];
       # Sets of letters, as they are, between what is literal.
       parts = builtins.split "(\\[[^][!^\\]+])" (small pattern);
@@ -137,7 +136,8 @@ let
         attributes = if isReadOnly then [ "read-only" ] else [ ];
         size = given.root-size or (refuse "has two slots and needs `root-size`: both are as large as any version will ever be" [ "slots" ]);
       };
-      isEsp = one: isEspType (one.type or "linux");
+      # A type that was written as a UUID is a word by now, if there is one for it.
+      isEsp = one: one.type or "linux" == "esp";
       layout =
         if given ? partitions && boot != "none" && !(builtins.any isEsp given.partitions) then
           refuse "cannot start: it has no partition of type \"esp\", where firmware looks for what it starts; add one, or choose `boot = \"none\"`" [ "partition" "partitions" ]
@@ -154,15 +154,17 @@ let
         inherit filesystem epoch acls;
       };
       rootHashes = part "-verity" "verity" { image = "${rootImage}"; uuid = uuid "verity"; };
-      slotPartitions = filter (one: elem (one.type or "linux") [ "root" "root-arm64" ]) layout;
+      # What a version can be in: a partition for roots of this architecture, and whatever has the root filesystem, since that is what
+      # the entry of the first version starts.
+      slotPartitions = filter (one: isRoot one || one.type or "linux" == platforms.${arch}.root or null) layout;
       hashPartitions = filter (one: one.type or "linux" == platform.verity) layout;
       # The partition with the hashes of each root: the first belongs to the first, and so on.
       partners =
         if length slotPartitions != length hashPartitions then
-          refuse "has `verity`, and needs a partition of type `${platform.verity}` for each one of type `${platform.root}`, in the same order" [ "partition" "partitions" ]
+          refuse "has `verity`, and needs a partition of type `${platform.verity}` for each one with `rootfs = true` or of type `${platform.root}`, in the same order" [ "partition" "partitions" ]
         else
           listToAttrs (genList (i: { name = (elemAt slotPartitions i).name; value = elemAt hashPartitions i; }) (length slotPartitions));
-      partner = one: partners.${one.name} or (refuse "has `verity`: give the partition `${one.name}` the type `${platform.root}`" [ "partition" "partitions" ]);
+      partner = one: partners.${one.name};
       # By partition, what is copied into it.
       images =
         if !verity then { }
@@ -198,7 +200,8 @@ let
         layout;
 
       # The partition that the kernel is told of.
-      roots = filter (one: one.rootfs or false == true) layout;
+      isRoot = one: one.rootfs or false == true;
+      roots = filter isRoot layout;
       idOf = one: one.uuid or (uuid "partition ${one.name}");
       rootOf = one: {
         uuid = idOf one;
@@ -263,7 +266,15 @@ let
 
       # What starts one version of the system, with its root in a partition.
       # No directory for each version: an update then adds files to directories that the first version has made.
-      directory = "EFI/${name}";
+      directory =
+        if elem (small name) [ "boot" "linux" "systemd" ] then
+          derive.refuse
+            {
+              message = "the disk `${name}` has `boot = \"entries\"`, and its kernels cannot be in `EFI/${name}`: that directory is the loader's, whatever its case";
+              help = "give it another `name`, or leave `boot` at \"uki\"";
+            } [ "name" ]
+            place
+        else "EFI/${name}";
       linuxName = "${directory}/${version}-linux";
       initrdName = i: "${directory}/${version}-initrd${toString i}";
       systemFiles = root:
@@ -355,7 +366,7 @@ let
   ofCommits =
     { name
     , deployments
-    , os ? name
+    , os ? null
     , cmdline ? [ ]
     , console ? "ttyS0"
     , timeout ? 0
@@ -372,61 +383,93 @@ let
     }@args:
     let
       time = if epoch != null then epoch else newest.epoch or 1;
-      machine = if arch != null then arch else newest.arch or "amd64";
-      what = "sos.ostreeDisk { name = \"${name}\"; }";
+      what = if builtins.isString name then "sos.ostreeDisk { name = \"${name}\"; }" else "sos.ostreeDisk";
+      # Read before anything is made of it: a problem of the language would not say which attribute it is about.
+      words = derive.typed what
+        {
+          name = "text";
+          os = "text";
+          default = "text";
+          arch = "text";
+          epoch = "int";
+        }
+        args
+        # One problem of a name is not also one of what follows from it.
+        { inherit name os default arch epoch; };
+      wanted = if words.os == null then words.name else words.os;
+      nameOfIt = if os == null then "name" else "os";
+      machine = if words.arch != null then words.arch else newest.arch or "amd64";
+      # It is a part of paths and of entries of the loader.
+      system =
+        if builtins.match "[A-Za-z0-9_][A-Za-z0-9._-]*" wanted != null then
+          wanted
+        else
+          derive.refuse
+            {
+              message = "`${nameOfIt}` of ${what} is ${derive.typeAndValue wanted}, which cannot be the name of an OSTree system";
+              help = "it has letters, digits and `._-`, and begins with none of `.-`" + (if os != null then "" else "; `os` can be another name than that of the disk");
+            } [ nameOfIt ]
+            args;
       newest =
         if builtins.isList deployments && deployments != [ ] then
           (head deployments).rootfs
         else
           derive.refuse { message = "${what} needs `deployments`, a list of `{ rootfs, commit }`"; } [ "deployments" ] args;
-      # As libostree calls them: the first deployment has the last number.
-      entries = genList (i: "ostree-${toString (length deployments - i)}-${os}.conf") (length deployments);
-      started =
-        if default == null || default == "@saved" || builtins.any (startsWhat default) entries then
-          default
+      # What would be refused as a ref only when the repository of the disk is made.
+      refOf = one:
+        let ref = one.ref or one.commit.ref;
+        in
+        if builtins.isString ref && builtins.match "[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*" ref != null then
+          ref
         else
           derive.refuse
             {
-              message = "`default` of ${what} is `${default}`, and no entry of the loader is called so";
+              message = "`ref` of a deployment of ${what} must be a ref such as \"os/amd64/stable\", and is ${derive.typeAndValue ref}";
+            } [ "ref" ]
+            one;
+      # As libostree calls them: the first deployment has the last number.
+      entries = genList (i: "ostree-${toString (length deployments - i)}-${system}.conf") (length deployments);
+      started =
+        if words.default == null || words.default == "@saved" || builtins.any (startsWhat words.default) entries then
+          words.default
+        else
+          derive.refuse
+            {
+              message = "`default` of ${what} is `${words.default}`, and no entry of the loader is called so";
               help = "the entries are ${concatStringsSep ", " (map (one: "`${one}`") entries)}, of the deployments in their order; without `default` the first one starts";
             } [ "default" ]
             args;
       # Read as those of a recipe.
-      sizes = __sosDisk (builtins.intersectAttrs { size = null; esp-size = null; free = null; } args);
+      given = __sosDisk (builtins.intersectAttrs
+        { size = null; esp-size = null; free = null; cmdline = null; console = null; timeout = null; modules = null; seed = null; }
+        args);
+      serial = given.console or console;
       platform = platforms.${machine} or (derive.refuse { message = "${what} is for ${machine}, for which there is no boot loader here"; } [ "arch" ] args);
-      uuid = role: __sosUuid { inherit seed role; };
+      uuid = role: __sosUuid { seed = given.seed or words.name; inherit role; };
       loaderFile = if loader != null then derive.source loader else "${newest}/usr/lib/systemd/boot/efi/systemd-boot${platform.name}.efi";
       initrd = derive.blobs {
-        name = "${name}-initrd";
+        name = "${words.name}-initrd";
         builder = "builtin:initrd";
         __place = args;
         rootfs = "${newest}";
         filesystems = [ "ext4" ];
         busybox = if busybox == null then null else derive.source busybox;
-        inherit modules;
+        modules = given.modules or modules;
         epoch = time;
       };
       sysroot = derive.rootfs {
-        name = "${name}-sysroot";
+        name = "${words.name}-sysroot";
         builder = "builtin:ostree-sysroot";
         __place = args;
         initrd = "${initrd}";
         options = concatStringsSep " " ([ "root=PARTUUID=${uuid "partition root"}" "rw" ]
-          ++ (if console == "none" then [ ] else [ "console=tty0" "console=${console}" ]) ++ cmdline);
-        deployments = map (one: { rootfs = "${one.rootfs}"; repository = "${one.commit}"; ref = one.ref or one.commit.ref; }) deployments;
-        inherit os;
+          ++ (if serial == "none" then [ ] else [ "console=tty0" "console=${serial}" ]) ++ given.cmdline or cmdline);
+        deployments = map (one: { rootfs = "${one.rootfs}"; repository = "${one.commit}"; ref = refOf one; }) deployments;
+        os = system;
         epoch = time;
       };
-      disk = derive.blobs (derive.typed what {
-        name = "text";
-        os = "text";
-        default = "text";
-        cmdline = "texts";
-        modules = "texts";
-        timeout = "int";
-        epoch = "int";
-      } args {
-        name = "${named name args}.raw";
+      disk = derive.blobs {
+        name = "${named words.name args}.raw";
         builder = "builtin:disk";
         __place = args;
         uuid = uuid "disk";
@@ -438,10 +481,10 @@ let
             filesystem = "vfat";
             filesystem_uuid = uuid "filesystem esp";
             label = "ESP";
-            size = sizes.esp-size or null;
+            size = given.esp-size or null;
             files = {
               "EFI/BOOT/${platform.default}" = loaderFile;
-              "loader/loader.conf".text = "timeout ${toString timeout}\neditor no\n"
+              "loader/loader.conf".text = "timeout ${toString (given.timeout or timeout)}\neditor no\n"
                 + (if started == null then "" else "default ${started}\n");
               # Kernels and entries, as they are on the root.
               "" = { directory = "${sysroot}/boot"; };
@@ -455,16 +498,16 @@ let
             filesystem_uuid = uuid "filesystem root";
             attributes = [ "grow" ];
             rootfs = "${sysroot}";
-            free = sizes.free or 268435456;
+            free = given.free or 268435456;
           }
         ];
-        size = sizes.size or null;
+        size = given.size or null;
         epoch = time;
-      });
+      };
     in
     disk // {
       inherit sysroot initrd;
-      qcow2 = derive.blobs { name = "${name}.qcow2"; builder = "builtin:qcow2"; __place = args; disk = "${disk}"; };
+      qcow2 = derive.blobs { name = "${words.name}.qcow2"; builder = "builtin:qcow2"; __place = args; disk = "${disk}"; };
     };
 in
 {

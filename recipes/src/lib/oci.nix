@@ -203,7 +203,22 @@ let
         tag = "text";
         annotations = "textSet";
       };
+      indexes =
+        if builtins.isList images then
+          builtins.filter (i: (builtins.elemAt images i).builder or null == "builtin:oci-index") (builtins.genList (i: i) (builtins.length images))
+        else [ ];
+      sound =
+        if indexes == [ ] then
+          true
+        else
+          derive.refuse
+            {
+              message = "element ${toString (builtins.head indexes)} of `images` of sos.oci.index is an index; an index holds images and no indexes";
+              help = "name the images of that index here, one by one";
+            } [ "images" ]
+            args;
     in
+    assert sound;
     derive.blobs (derive.typed "sos.oci.index" types args {
       inherit name tag annotations;
       builder = "builtin:oci-index";

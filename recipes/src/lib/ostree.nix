@@ -1,5 +1,16 @@
 derive:
 let
+  # The path of a repository, for `what`. A directory of the project would become a tree, without what a repository has beside it.
+  repositoryPath = what: args:
+    if builtins.isPath args.repository then
+      derive.refuse
+        {
+          message = "`repository` of ${what} is a directory, and must be what `sos.ostree` makes";
+          help = "for a commit of a repository elsewhere, `sos.ostree.pull { url = \"file:///...\"; commit = \"...\"; }` is its root file system";
+        } [ "repository" ]
+        args
+    else "${args.repository}";
+
   # A repository is an object with files of its own metadata, like a root filesystem: `sos export` makes a directory of it.
   commit =
     { name
@@ -58,7 +69,7 @@ let
       inherit name ref commit;
       builder = "builtin:ostree-checkout";
       __place = args;
-      repository = "${repository}";
+      repository = repositoryPath "sos.ostree.checkout" args;
     }) // {
       epoch = repository.epoch or 1;
       arch = repository.arch or "amd64";
@@ -106,7 +117,7 @@ let
       inherit name ref tag arch layers labels cmd;
       builder = "builtin:ostree-container";
       __place = args;
-      repository = "${repository}";
+      repository = repositoryPath "sos.ostree.container" args;
     });
 in
 {

@@ -251,8 +251,11 @@ fn partition(
         if found.is_some() && found == sos_formats::gpt::type_of("esp") {
             filesystem = Some("vfat".to_owned());
         }
-        if found.is_some() || known("type", &kind, &words, problems) {
-            out.push(("type", plain(kind.value)));
+        // One way to write it, so that nothing behind this has to know the others.
+        if let Some(found) = found {
+            out.push(("type", plain(sos_formats::gpt::type_name(found))));
+        } else {
+            known("type", &kind, &words, problems);
         }
     }
     let of = format!("the partition `{name}`");

@@ -18,6 +18,38 @@ fn told(disk: &str) -> Vec<String> {
     found.into_iter().map(line).collect()
 }
 
+/// The library compares types as words.
+#[test]
+fn a_type_that_is_written_as_a_uuid_is_the_word_for_it() {
+    let own = "0d1e2f30-0000-4000-8000-00000000000a";
+    for (written, read) in [
+        ("4f68bce3-e8cd-4db1-96e7-fbcaf984b709", "root"),
+        ("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "root"),
+        ("C12A7328-f81f-11d2-ba4b-00a0c93ec93b", "esp"),
+        ("root-arm64", "root-arm64"),
+        (own, own),
+    ] {
+        let text =
+            format!("suite = \"bookworm\"\n[[partition]]\nname = \"p\"\ntype = \"{written}\"\n");
+        let file = SourceFile::new("x.rootfs.toml", &*text);
+        let (recipe, found) = super::schema::parse_file(&file, "x");
+        let Some(recipe) = recipe else {
+            panic!("{written}: {found:?}")
+        };
+        let lowered = super::disk::lower(&recipe.disk, std::path::Path::new("/recipe"));
+        let sos_lang::Plain::Attrs(disk) = lowered else {
+            panic!("a set")
+        };
+        let sos_lang::Plain::List(partitions) = &disk["partitions"] else {
+            panic!("a list")
+        };
+        let sos_lang::Plain::Attrs(partition) = &partitions[0] else {
+            panic!("a set")
+        };
+        assert_eq!(partition["type"], crate::plain::text(read), "{written}");
+    }
+}
+
 #[test]
 fn a_wrong_size_says_why_and_what_would_do() {
     for (value, parts) in [
