@@ -12,6 +12,7 @@ let
     , metadata ? { }
     , bootable ? false
     , parent ? null
+    , empty-xattrs ? "refuse"
     , epoch ? null
     }@args:
     let
@@ -19,7 +20,10 @@ let
       modes = [ "archive" "bare-user" ];
       known =
         if builtins.elem mode modes then
-          true
+          if builtins.elem empty-xattrs [ "drop" "refuse" ] then
+            true
+          else
+            derive.refuse { message = "`empty-xattrs` of sos.ostree must be one of \"drop\", \"refuse\""; } [ "empty-xattrs" ] args
         else
           derive.refuse
             {
@@ -38,7 +42,7 @@ let
       bootable = "bool";
       epoch = "int";
     } args (dates // {
-      inherit name ref mode subject body version metadata bootable;
+      inherit name ref mode subject body version metadata bootable empty-xattrs;
       builder = "builtin:ostree";
       __place = args;
       rootfs = "${rootfs}";
