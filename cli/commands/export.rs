@@ -15,7 +15,7 @@ use sos_formats::hash::Blake3;
 use sos_store::{ObjectKind, PathInfo};
 
 use self::image::{ImageDest, ImageFlags};
-use self::place::{Above, check_file, check_place};
+use self::place::{Above, check_file, check_new, check_place};
 use crate::args::{LockFlags, TargetArgs};
 use crate::commands::build;
 use crate::commands::secure_boot::SignFlags;
@@ -53,7 +53,7 @@ pub(crate) struct ExportArgs {
     /// Sign commits and the summary with the OpenPGP secret key in FILE
     #[arg(long, value_name = "FILE")]
     sign_gpg: Vec<PathBuf>,
-    /// Sign commits and the summary with the Ed25519 secret key in FILE
+    /// Sign commits and the summary with the Ed25519 secret key in FILE: PEM, or 64 bytes (seed, public key) in base 64
     #[arg(long, value_name = "FILE")]
     sign_ed25519: Vec<PathBuf>,
     /// Write static deltas of the commit too: from nothing, and from the one before
@@ -201,14 +201,19 @@ impl Dest {
             Self::Ostree {
                 branch: Some(branch),
                 ..
-            } if !sos_builders::ostree::is_ref(branch) => Err(Failure::new(
-                Diagnostic::error(
-                    "export-destination",
-                    Class::Usage,
-                    format!("`{branch}` is not a ref"),
-                )
-                .help("write letters, digits, `.`, `_` and `-`, in parts joined by `/`: `os/amd64/main`"),
-            )),
+            } if !sos_builders::ostree::is_ref(branch) => {
+                let message = format!("`{branch}` is not a ref");
+                let problem = Diagnostic::error("export-destination", Class::Usage, message);
+                let most = sos_builders::ostree::MAX_REF_BYTES;
+                Err(Failure::new(if branch.len() > most {
+                    problem.help(format!(
+                        "write a shorter one: it has {} letters, and may have {most}",
+                        branch.len()
+                    ))
+                } else {
+                    problem.help("write letters, digits, `.`, `_` and `-`, in parts joined by `/`: `os/amd64/main`")
+                }))
+            }
             Self::Ostree { repo, .. } => {
                 check_place(repo, Above::IsThere)?;
                 export::check_repository(repo).map_err(refused)
@@ -217,7 +222,7 @@ impl Dest {
             Self::Dir(dir) if std::fs::symlink_metadata(dir).is_ok() => {
                 Err(Failure::new(export::taken(dir, true)))
             }
-            Self::Dir(dir) => check_place(dir, Above::IsThere),
+            Self::Dir(dir) => check_new(dir, "dir"),
             Self::Image(image) => image.check(),
             Self::Sysroot { dir, .. } => check_sysroot(dir),
         }

@@ -635,6 +635,10 @@ fn problems_point_at_what_the_user_wrote() {
             "mode",
         ),
         (
+            format!("sos.ostree {{ rootfs = {base}; name = \"o\"; empty-xattrs = \"keep\"; }}"),
+            "empty-xattrs",
+        ),
+        (
             format!("sos.ostree {{ rootfs = {base}; name = \"o\"; bootable = 1; }}"),
             "bootable",
         ),

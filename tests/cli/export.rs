@@ -204,6 +204,9 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
         "`bare-user`",
     ]);
     w.write("other/file", "");
+    std::os::unix::fs::symlink("gone", w.project().join("nowhere")).expect("a link");
+    let long_name = format!("dir:{}", "n".repeat(256));
+    let long_ref = format!("ostree:repo:{}", "r".repeat(300));
     w.sos(["export", ".#one", "ostree:other"])
         .fails(2)
         .says(&["error[export-not-a-repository]"]);
@@ -242,6 +245,27 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
         (
             "oci:other/file/a/b",
             ["error[export-no-place]", "is a file"],
+        ),
+        ("dir:new/.", ["error[export-no-place]", "write `dir:new`"]),
+        ("disk:new/./", ["it names a directory", "write `disk:new`"]),
+        ("disk:new/.", ["error[export-no-place]", "write `disk:new`"]),
+        (
+            "oci:nowhere",
+            ["error[export-no-place]", "it is a link that leads nowhere"],
+        ),
+        (
+            long_name.as_str(),
+            [
+                "error[export-no-place]",
+                "at most 255 bytes, and this one has 256",
+            ],
+        ),
+        (
+            long_ref.as_str(),
+            [
+                "error[export-destination]",
+                "it has 300 letters, and may have 255",
+            ],
         ),
         ("sysroot:a/b", ["error[export-no-place]", "`mkdir -p "]),
     ] {
@@ -368,10 +392,12 @@ fn what_is_stopped_does_not_look_finished() {
     // This process has the number of one in another container that was killed.
     let number = std::process::id();
     w.write(&format!("a.dir.sos-draft-{number}/etc/motd"), "half");
+    w.write(&format!("a.dir.sos-draft-{number}.lock"), "");
     w.sos(["export", ".#first", "dir:a.dir"]).ok();
     assert!(w.project().join("a.dir/etc/motd").is_file());
     // Of a build that is a tree, too.
     w.write(&format!("a.tree.sos-draft-{number}/blob"), "half");
+    w.write(&format!("a.tree.sos-draft-{number}.lock"), "");
     w.sos(["export", ".#tree", "dir:a.tree"]).ok();
     stays.extend(["a.dir".to_owned(), "a.tree".to_owned()]);
     stays.sort();

@@ -89,7 +89,13 @@ impl Signer {
     /// # Errors
     /// When it is no EFI program.
     pub fn sign(&self, program: &[u8]) -> Result<Vec<u8>, BuilderError> {
-        let none = || wrong("it is no EFI program (PE32+) that can be signed");
+        let none = || {
+            let message =
+                "cannot sign for Secure Boot: it is no EFI program (PE32+) that can be signed";
+            Diagnostic::error("boot-sign", Class::Usage, message).help(
+                "name a disk, or an EFI program such as `#uki` makes: the key is not the problem",
+            )
+        };
         let layout = pe::layout(program).ok_or_else(none)?;
         let mut out = program[..layout.end].to_vec();
         // The table of signatures begins at a multiple of 8, and what fills up to it is signed too.
@@ -412,6 +418,11 @@ mod tests {
         let signer = read("a.key", "a.pem").expect("a signer");
         assert!(read("a.key", "b.pem").is_err());
         assert!(read("a.pem", "a.pem").is_err());
+        let refused = match signer.sign(b"text") {
+            Err(BuilderError::Diagnostic(refused)) => refused,
+            other => panic!("{other:?}"),
+        };
+        assert!(refused.helps[0].contains("the key is not the problem"));
         let linux = vec![7; 4099];
         let sections = [pe::Section {
             name: ".linux",

@@ -24,7 +24,7 @@ use super::directory::failed;
 use super::lock::{Lock, try_lock};
 use super::repository::sync;
 
-/// Stands between the name of what is being written and the number of the draft. What is called so is removed, thus nobody else may.
+/// Stands between the name of what is being written and the number of the draft. What is called so and has a lock is removed.
 const MARK: &[u8] = b".sos-draft-";
 /// Behind the name of a draft: the file that is locked.
 const LOCK: &str = ".lock";
@@ -135,10 +135,14 @@ struct Claim {
 }
 
 impl Claim {
-    /// Takes the draft at `path`, if nobody is at work there. What has no lock is of nobody: the lock comes first and goes last.
+    /// Takes the draft at `path`, if nobody is at work there. The lock comes first and goes last: what has none is no draft, and stays.
     fn of(path: PathBuf, asks: Asks) -> io::Result<Option<Self>> {
         let lock_path = with_ending(&path, LOCK);
         let is_new = fs::symlink_metadata(&lock_path).is_err();
+        if is_new && (asks == Asks::ToRemove || fs::symlink_metadata(&path).is_ok()) {
+            // Somebody's own file of such a name: a draft has a lock.
+            return Ok(None);
+        }
         let opened = File::options()
             .read(true)
             .write(true)
@@ -352,6 +356,25 @@ mod tests {
         ] {
             assert_eq!(parts(OsStr::new(other)), None, "{other}");
         }
+    }
+
+    #[test]
+    fn what_has_no_lock_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dest = dir.path().join("a");
+        let own = beside(&dest);
+        for name in [&own, &dir.path().join("a.sos-draft-2024")] {
+            fs::write(name, "mine").expect("written");
+        }
+        let before = names(dir.path());
+        let draft = Draft::beside(&dest).expect("a draft");
+        assert_ne!(draft.path(), own);
+        drop(draft);
+        assert_eq!(names(dir.path()), before);
+        // One that was killed has left both.
+        fs::write(dir.path().join("a.sos-draft-2024.lock"), "").expect("written");
+        drop(Draft::beside(&dest).expect("a draft"));
+        assert_eq!(names(dir.path()).len(), 1, "{:?}", names(dir.path()));
     }
 
     #[test]

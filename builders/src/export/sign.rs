@@ -31,6 +31,9 @@ const PKCS8_ED25519: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
+/// How 32 bytes become a key.
+const HALF_A_KEY: &str = "name the file with the secret key; of a seed alone, `(echo SEED | base64 -d; echo PUBLIC | base64 -d) | base64 -w0 > FILE` makes the 64 bytes";
+
 /// Keys that sign.
 #[derive(Default)]
 pub struct Signers {
@@ -79,8 +82,8 @@ impl Signers {
         Ok(())
     }
 
-    /// Adds an Ed25519 secret key: base 64 of 64 bytes (seed and public key) as libostree reads it, of the seed alone, or PKCS #8 in
-    /// PEM as `openssl genpkey` writes it.
+    /// Adds an Ed25519 secret key: base 64 of 64 bytes (seed and public key) as libostree reads it, or PKCS #8 in PEM as
+    /// `openssl genpkey` writes it. 32 bytes are no key: they would be a seed or a public key, and nobody can tell which.
     ///
     /// # Errors
     /// `Diagnostic` when the file holds no such key.
@@ -101,7 +104,15 @@ impl Signers {
             decoded.strip_prefix(&PKCS8_ED25519)
         } else {
             match decoded.len() {
-                32 | 64 => decoded.get(..32),
+                // Taken for a seed, a public key would make one whose secret everybody has.
+                32 => {
+                    return Err(unusable(
+                        file,
+                        "its 32 bytes may be a public key; a secret key is 64 bytes in base 64, the seed and its public key",
+                        HALF_A_KEY,
+                    ));
+                }
+                64 => decoded.get(..32),
                 _ => None,
             }
         };

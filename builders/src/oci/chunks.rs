@@ -48,7 +48,7 @@ impl Builder for OciChunksBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        4
+        5
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let mut attrs: ChunkAttrs = ctx.attrs_as()?;

@@ -184,9 +184,7 @@ pub(super) fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 /// A whiteout sorts like any other name: it acts on the layers below only, so its place among its siblings has no
 /// meaning, and a plain order can be checked by anybody.
 pub(super) fn arrange(mut entries: Vec<LayerEntry>) -> Result<Vec<LayerEntry>, BuilderError> {
-    for entry in &entries {
-        check_names(entry)?;
-    }
+    check_names(&entries)?;
     check_rules(&entries)?;
     entries.sort_by(|a, b| {
         a.path
@@ -222,31 +220,29 @@ pub(super) fn arrange(mut entries: Vec<LayerEntry>) -> Result<Vec<LayerEntry>, B
 }
 
 /// Refuses names that a layer gives another meaning.
-fn check_names(entry: &LayerEntry) -> Result<(), BuilderError> {
-    let path = match entry.data {
-        Data::Whiteout => entry
-            .path
-            .rsplitn(2, |byte| *byte == b'/')
-            .nth(1)
-            .unwrap_or_default(),
-        _ => &entry.path,
-    };
-    if path
-        .split(|byte| *byte == b'/')
-        .any(|name| name.starts_with(WHITEOUT))
-    {
-        let message = format!(
-            "`/{}` cannot be stored in an image layer",
-            shown(&entry.path)
-        );
-        return Err(
-            Diagnostic::error("oci-whiteout-name", Class::Recipe, message)
-                .note("names that begin with `.wh.` mark deleted files there")
-                .help("rename the file, or remove it before the layer is made")
-                .into(),
-        );
+fn check_names(entries: &[LayerEntry]) -> Result<(), BuilderError> {
+    let fix = "rename these files, or remove them before the layer is made";
+    let mut unfit = Unfit::new("oci-whiteout-name", "an image layer", fix);
+    for entry in entries {
+        let path = match entry.data {
+            Data::Whiteout => entry
+                .path
+                .rsplitn(2, |byte| *byte == b'/')
+                .nth(1)
+                .unwrap_or_default(),
+            _ => &entry.path,
+        };
+        if path
+            .split(|byte| *byte == b'/')
+            .any(|name| name.starts_with(WHITEOUT))
+        {
+            unfit.push(
+                &entry.path,
+                "names that begin with `.wh.` mark deleted files there",
+            );
+        }
     }
-    Ok(())
+    unfit.finish()
 }
 
 /// Refuses what would not come back from a layer as it was.
@@ -264,6 +260,11 @@ fn check_rules(entries: &[LayerEntry]) -> Result<(), BuilderError> {
         if let Some(key) = xattrs.keys().find(|key| key.contains(&b'=')) {
             let key = shown(key);
             unfit.push(path, &format!("names of extended attributes end at a `=`, and one is called `{key}`; `setfattr -x` removes it"));
+        }
+        // Records of a header without a value are passed over: umoci, podman and docker find no attribute there.
+        if let Some((key, _)) = xattrs.iter().find(|(_, value)| value.is_empty()) {
+            let key = shown(key);
+            unfit.push(path, &format!("extended attributes have a value, and `{key}` has none; `setfattr -x {key}` removes it"));
         }
         let bytes: usize = xattrs
             .iter()

@@ -31,7 +31,7 @@ impl Builder for OciLayerBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        5
+        6
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let mut attrs: LayerAttrs = ctx.attrs_as()?;

@@ -31,14 +31,27 @@ pub(crate) fn wanted(arch: &str) -> Result<Platform, BuilderError> {
 
 /// The error for an image of another machine than the one that is meant, which may be written nowhere: it is amd64 then. Both are Go's names.
 pub(super) fn other_machine(message: String, found: &str, wanted: &str) -> Diagnostic {
+    other_machines(message, &[found.to_owned()], wanted)
+}
+
+/// The same for an image of several machines, `found`.
+pub(crate) fn other_machines(message: String, found: &[String], wanted: &str) -> Diagnostic {
     let problem = Diagnostic::error("oci-arch", Class::Recipe, message);
     let name = format!("name an image for {wanted}");
-    problem.help(match platform(found) {
-        Some(_) => format!(
-            "write `arch = \"{found}\"`, which is \"amd64\" where it is left out; or {name}"
-        ),
-        None => name,
-    })
+    let mut words: Vec<String> = Vec::new();
+    for found in found.iter().filter(|found| platform(found).is_some()) {
+        let word = format!("`arch = \"{found}\"`");
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    if words.is_empty() {
+        return problem.help(name);
+    }
+    let words = words.join(" or ");
+    problem.help(format!(
+        "write {words}, which is \"amd64\" where it is left out; or {name}"
+    ))
 }
 
 /// Looks whether an image is for the machine that was asked for: only indexes are searched for it, and a manifest is alone. What says

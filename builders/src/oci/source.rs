@@ -11,6 +11,7 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 use sos_formats::hash::{HashAlgo, Hasher, Sha256};
 
 use super::documents::{Descriptor, Platform, REF_NAME, is_of_files};
+use super::machine::other_machines;
 use super::strict;
 
 /// The most bytes of an index, a manifest or a configuration.
@@ -250,7 +251,18 @@ impl Layout {
                 Document::Index(index) => {
                     let name = &chosen.digest;
                     let found = choose(&index, name, platform);
-                    chosen = found.map_err(|what| self.bad(&what))?;
+                    chosen = found.map_err(|why| match why {
+                        NotChosen::Unclear(what) => self.bad(&what),
+                        NotChosen::OtherMachines {
+                            what,
+                            found,
+                            wanted,
+                        } => {
+                            let message =
+                                format!("the image in `{}` cannot be used: {what}", self.shown);
+                            Box::new(other_machines(message, &found, &wanted))
+                        }
+                    })?;
                 }
             }
         }
@@ -321,15 +333,27 @@ pub(crate) fn strange_layer(manifest: &ManifestDocument) -> Option<String> {
     Some(format!("its layer {} {what}", other.digest))
 }
 
+/// Why no image of an index was found, in words.
+pub(crate) enum NotChosen {
+    /// The index is no good, or it is not said which image is meant.
+    Unclear(String),
+    /// All of them are for other machines: `found` are the names of those in Go's way, and `wanted` is the one that is meant.
+    OtherMachines {
+        what: String,
+        found: Vec<String>,
+        wanted: String,
+    },
+}
+
 /// Finds the image of a machine in an index, whose digest is `name`; the first that fits wins.
 ///
 /// # Errors
-/// Why there is none, in words.
+/// Why there is none.
 pub(crate) fn choose(
     index: &IndexDocument,
     name: &str,
     platform: Option<&Platform>,
-) -> Result<Descriptor, String> {
+) -> Result<Descriptor, NotChosen> {
     let shown = |found: &Descriptor| match &found.platform {
         Some(Platform {
             architecture,
@@ -343,14 +367,14 @@ pub(crate) fn choose(
     };
     let there = || index.manifests.iter().map(shown).collect::<Vec<_>>();
     match (platform, index.manifests.as_slice()) {
-        (_, []) => Err(format!(
+        (_, []) => Err(NotChosen::Unclear(format!(
             "its index {name} names no image: its `manifests` is empty"
-        )),
+        ))),
         (None, [one]) => Ok(one.clone()),
-        (None, _) => Err(format!(
+        (None, _) => Err(NotChosen::Unclear(format!(
             "it is for several machines, and none is named: {}",
             there().join(", ")
-        )),
+        ))),
         (Some(wanted), all) => {
             let fits = |found: &&Descriptor| {
                 found.platform.as_ref().is_some_and(|platform| {
@@ -362,14 +386,24 @@ pub(crate) fn choose(
                             || platform.variant == wanted.variant)
                 })
             };
-            all.iter().find(fits).cloned().ok_or_else(|| {
-                format!(
-                    "it has no image for {}/{}; it has {}",
-                    wanted.os,
-                    wanted.architecture,
-                    there().join(", ")
-                )
-            })
+            all.iter()
+                .find(fits)
+                .cloned()
+                .ok_or_else(|| NotChosen::OtherMachines {
+                    what: format!(
+                        "it has no image for {}/{}; it has {}",
+                        wanted.os,
+                        wanted.architecture,
+                        there().join(", ")
+                    ),
+                    found: all
+                        .iter()
+                        .filter_map(|one| one.platform.as_ref())
+                        .filter(|found| found.os == wanted.os)
+                        .map(|found| found.architecture.clone())
+                        .collect(),
+                    wanted: wanted.architecture.clone(),
+                })
         }
     }
 }

@@ -329,6 +329,7 @@ fn a_name_that_means_a_whiteout_is_refused() {
     let mut fake = Fake::new();
     let mut tree = rich(&fake);
     dir(&mut tree, "usr/.wh.x", meta(0o755, 0, 0));
+    dir(&mut tree, "usr/.wh.y", meta(0o755, 0, 0));
     store_root(&mut fake, "root", tree);
     let out = fake.path("out");
     let attrs = LayerAttrs {
@@ -337,7 +338,9 @@ fn a_name_that_means_a_whiteout_is_refused() {
     };
     let error = problem(make_layer(&fake, &attrs, &out));
     assert_eq!(error.code, "oci-whiteout-name");
-    assert!(error.message.contains("/usr/.wh.x"), "{}", error.message);
+    let rule = "names that begin with `.wh.` mark deleted files there";
+    let notes = ["x", "y"].map(|end| format!("`/usr/.wh.{end}`: {rule}"));
+    assert_eq!(error.notes, notes);
 }
 
 #[test]
@@ -353,6 +356,9 @@ fn what_would_not_come_back_is_refused_by_its_rule() {
     let mut odd = meta(0o755, 0, 0);
     odd.xattrs.insert(b"user.a=b".to_vec(), b"c".to_vec());
     dir(&mut tree, "usr/odd", odd);
+    let mut none = meta(0o755, 0, 0);
+    none.xattrs.insert(b"user.none".to_vec(), Vec::new());
+    dir(&mut tree, "usr/none", none);
     let mut many = meta(0o755, 0, 0);
     for number in 0..17 {
         let key = format!("user.{number}").into_bytes();
@@ -379,6 +385,7 @@ fn what_would_not_come_back_is_refused_by_its_rule() {
         "`/usr/early`: times are those since 1970, and that of this one is 5 seconds before",
         "`/usr/first`: times are those since 1970, and that of this one is 9223372036854775808 seconds before",
         "`/usr/many`: extended attributes of a file have at most 983040 bytes",
+        "`/usr/none`: extended attributes have a value, and `user.none` has none; `setfattr -x user.none` removes it",
         "`/usr/odd`: names of extended attributes end at a `=`, and one is called `user.a=b`",
         "`/usr/tty`: numbers of devices are at most 2097151, and these are 1 and 2097152",
     ];

@@ -42,7 +42,7 @@ impl Builder for OciRootfsBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        4
+        5
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let attrs: RootfsAttrs = ctx.attrs_as()?;

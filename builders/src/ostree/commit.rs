@@ -12,6 +12,9 @@ use super::OstreeAttrs;
 use super::trees::Found;
 use crate::build::Build;
 
+/// Bytes of a ref, at most.
+pub const MAX_REF_BYTES: usize = 255;
+
 /// Checks what can be checked before any work.
 pub(super) fn check(build: &dyn Build, attrs: &OstreeAttrs) -> Result<(), BuilderError> {
     let wrong = |what: String| -> Result<(), BuilderError> {
@@ -21,6 +24,12 @@ pub(super) fn check(build: &dyn Build, attrs: &OstreeAttrs) -> Result<(), Builde
         );
         Err(Diagnostic::error("ostree-attrs", Class::Recipe, message).into())
     };
+    if attrs.branch.len() > MAX_REF_BYTES {
+        return wrong(format!(
+            "`ref` has {} letters; it may have {MAX_REF_BYTES}",
+            attrs.branch.len()
+        ));
+    }
     if !is_ref(&attrs.branch) {
         return wrong(format!(
             "`{}` is not a ref; it must be letters, digits, `.`, `_` and `-`, in parts joined by `/`, as in `os/amd64/stable`",
@@ -55,7 +64,7 @@ pub(super) fn check(build: &dyn Build, attrs: &OstreeAttrs) -> Result<(), Builde
 /// Tells whether a text names a ref, as libostree allows them.
 #[must_use]
 pub fn is_ref(text: &str) -> bool {
-    text.len() <= 255
+    text.len() <= MAX_REF_BYTES
         && text.split('/').all(|part| {
             let mut bytes = part.bytes();
             bytes

@@ -545,6 +545,11 @@ fn bad_keys_are_refused() {
         ("", "it is no Ed25519 secret key"),
         ("!!", "it is not base 64"),
         ("AAAA", "it is no Ed25519 secret key"),
+        // A public key, or a seed: that of zeros, whose public key is another one.
+        (
+            &("A".repeat(43) + "="),
+            "its 32 bytes may be a public key; a secret key is 64 bytes in base 64",
+        ),
         (&"A".repeat(86), "it is not base 64"),
         (&("A".repeat(85) + "A=="), "its public half does not belong"),
         (

@@ -27,7 +27,7 @@ use sos_engine::{Builder, BuilderCtx, BuilderError, Pool};
 use sos_formats::hash::Blake3;
 use std::collections::BTreeMap;
 
-pub use commit::is_ref;
+pub use commit::{MAX_REF_BYTES, is_ref};
 pub use container::OstreeContainerBuilder;
 pub use import::OstreeCheckoutBuilder;
 pub use pull::OstreePullBuilder;
@@ -48,7 +48,7 @@ impl Builder for OstreeBuilder {
         Pool::Build
     }
     fn revision(&self) -> u32 {
-        6
+        7
     }
     fn build(&self, ctx: &mut BuilderCtx<'_>) -> Result<(), BuilderError> {
         let mut attrs: OstreeAttrs = ctx.attrs_as()?;
@@ -71,6 +71,17 @@ pub(crate) enum Mode {
     BareUser,
 }
 
+/// What becomes of extended attributes without a value, which no commit can hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum EmptyXattrs {
+    /// What has one is an error.
+    #[default]
+    Refuse,
+    /// They are left out, as `ostree commit` does, and the log says of which files.
+    Drop,
+}
+
 /// What a recipe says about a commit.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -85,6 +96,8 @@ struct OstreeAttrs {
     metadata: BTreeMap<String, String>,
     bootable: bool,
     parent: Option<String>,
+    #[serde(rename = "empty-xattrs")]
+    empty_xattrs: EmptyXattrs,
     epoch: i64,
 }
 
@@ -105,7 +118,7 @@ pub(crate) fn commit_for_tests(build: &dyn Build, rootfs: &str, epoch: i64) -> B
 fn make(build: &dyn Build, attrs: &OstreeAttrs) -> Result<Blake3, BuilderError> {
     commit::check(build, attrs)?;
     let root = build.store().get_root(&build.rootfs(&attrs.rootfs)?)?;
-    let found = trees::read(build, &root)?;
+    let found = trees::read(build, &root, attrs.empty_xattrs)?;
     let contents = content::describe(build, &found.files, attrs.mode)?;
     let mut repository = repository::Repository::new(build.store(), attrs.mode, attrs.epoch);
     for content in &contents {

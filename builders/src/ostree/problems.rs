@@ -48,10 +48,21 @@ impl Unfit {
     }
 }
 
-/// Tells of extended attributes that are left out.
+/// Refuses extended attributes that a commit cannot hold.
 pub(super) fn without_value(paths: &[String]) -> Diagnostic {
+    listed(
+        "ostree-empty-xattr",
+        "an OSTree commit holds extended attributes with a value only",
+        paths,
+    )
+    .help("give them a value, or remove them before the commit is made: `setfattr -x NAME FILE`")
+    .help("`empty-xattrs = \"drop\"` leaves them out, as `ostree commit` does")
+}
+
+/// Tells of extended attributes that are left out.
+pub(super) fn left_out(paths: &[String]) -> Diagnostic {
     let message = format!(
-        "extended attributes without a value are left out of the commit, as OSTree does: those of {}",
+        "extended attributes without a value are left out of the commit, as `empty-xattrs = \"drop\"` says: those of {}",
         named(paths)
     );
     Diagnostic::warning("ostree-empty-xattr", Class::Recipe, message)

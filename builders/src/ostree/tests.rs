@@ -227,7 +227,7 @@ fn commit_of_peer(repo: &str, tree: &Path) -> String {
 
 /// Attributes without a value, of every namespace and of all that can have one. libostree reads none from a disk.
 #[test]
-fn attributes_without_a_value_are_left_out_as_libostree_does() {
+fn attributes_without_a_value_are_refused_or_left_out_as_libostree_does() {
     let is_root = rustix::process::geteuid().is_root();
     let grown = |fake: &Fake, has_empty: bool| {
         let of = |mode: u16, names: &[&str]| {
@@ -277,10 +277,26 @@ fn attributes_without_a_value_are_left_out_as_libostree_does() {
     let mut buffer = [0; 100];
     let len = rustix::fs::getxattr(tree.join("d/f"), "user.z", &mut buffer);
     assert_eq!(len, Ok(0), "the tree on the disk has them");
+    let places = if is_root {
+        "`/`, `/d`, `/d/f`, `/d/l`"
+    } else {
+        "`/`, `/d`, `/d/f`"
+    };
+    let refused = match make(&fake, &attrs(Mode::Archive)) {
+        Err(BuilderError::Diagnostic(refused)) => refused,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused.code, "ostree-empty-xattr");
+    assert_eq!(refused.notes, [format!("found {places}")]);
+    assert!(refused.helps[1].starts_with("`empty-xattrs = \"drop\"` leaves them out"));
     let mut commits = Vec::new();
     for (mode, named) in [(Mode::Archive, "archive"), (Mode::BareUser, "bare-user")] {
         let repo = fake.path(named);
-        commits.push(export(&fake, &attrs(mode), &repo));
+        let attrs = OstreeAttrs {
+            empty_xattrs: EmptyXattrs::Drop,
+            ..attrs(mode)
+        };
+        commits.push(export(&fake, &attrs, &repo));
         let peers = format!("--repo={}", fake.path(&format!("{named} peer")).display());
         if ostree(&[&peers, "init", &format!("--mode={named}")]).is_none() {
             continue;
@@ -295,13 +311,8 @@ fn attributes_without_a_value_are_left_out_as_libostree_does() {
             ostree(&[&host, "fsck"]);
         }
     }
-    let places = if is_root {
-        "`/`, `/d`, `/d/f`, `/d/l`"
-    } else {
-        "`/`, `/d`, `/d/f`"
-    };
     assert!(fake.logged(&format!(
-        "warning[ostree-empty-xattr]: extended attributes without a value are left out of the commit, as OSTree does: those of {places}"
+        "warning[ostree-empty-xattr]: extended attributes without a value are left out of the commit, as `empty-xattrs = \"drop\"` says: those of {places}"
     )));
     let mut without = Fake::new();
     let root = grown(&without, false);

@@ -1,7 +1,7 @@
 //! From the directories of a manifest to dirtree and dirmeta objects.
 //!
-//! Extended attributes without a value are left out, and told of: that is what a commit of libostree of the same tree has. Where it reads
-//! them from a disk it passes over those whose length is 0 (`read_xattr_name_array` in libglnx's `glnx-xattrs.c`), whatever their
+//! Extended attributes without a value are refused, or left out and told of where the recipe says so: then it is what a commit of libostree
+//! of the same tree has. Where it reads them from a disk it passes over those whose length is 0 (`read_xattr_name_array` in libglnx's `glnx-xattrs.c`), whatever their
 //! namespace and whatever they belong to. An object that has one would be found damaged in every repository of the mode `bare`, which
 //! is what hosts have: there, too, they are read from the disk to work out the checksum.
 
@@ -14,8 +14,9 @@ use sos_formats::ostree::{
     DirTree, MODE_SYMLINK, ObjectKind, TYPE_DIR, TYPE_FILE, Xattrs, dirmeta,
 };
 
+use super::EmptyXattrs;
 use super::content::{Content, FileKey};
-use super::problems::{Unfit, shown, without_value};
+use super::problems::{Unfit, left_out, shown, without_value};
 use super::repository::Repository;
 use crate::build::Build;
 use crate::walk::{Visit, visit};
@@ -56,7 +57,14 @@ struct Reader<'a> {
 }
 
 /// Reads all directories of a root filesystem. What lies in `/dev` belongs to the machine and is left out.
-pub(super) fn read(build: &dyn Build, root: &Root) -> Result<Found, BuilderError> {
+///
+/// # Errors
+/// When something in it has no place in a commit.
+pub(super) fn read(
+    build: &dyn Build,
+    root: &Root,
+    empty_xattrs: EmptyXattrs,
+) -> Result<Found, BuilderError> {
     let mut reader = Reader {
         build,
         found: Found {
@@ -75,7 +83,10 @@ pub(super) fn read(build: &dyn Build, root: &Root) -> Result<Found, BuilderError
     visit(build.store(), b"", root.node, &mut reader)?;
     reader.unfit.finish()?;
     if !reader.empty.is_empty() {
-        build.warn(without_value(&reader.empty));
+        match empty_xattrs {
+            EmptyXattrs::Refuse => return Err(without_value(&reader.empty).into()),
+            EmptyXattrs::Drop => build.warn(left_out(&reader.empty)),
+        }
     }
     if reader.left_out > 0 {
         build.log(&format!("left out {} entries of /dev", reader.left_out));

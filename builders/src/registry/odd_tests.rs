@@ -156,8 +156,11 @@ fn an_index_says_what_it_has_and_is_held_to_it() {
     let problem = refused(&registry, &other);
     says(
         &problem,
-        "oci-bad-image",
-        &["no image for linux/amd64; it has linux/arm64"],
+        "oci-arch",
+        &[
+            "no image for linux/amd64; it has linux/arm64",
+            "write `arch = \"arm64\"`, which is \"amd64\" where it is left out; or name an image for amd64",
+        ],
     );
     let mut deep = good;
     for _ in 0..4 {
@@ -207,6 +210,11 @@ fn a_registry_that_is_ill_is_told_from_a_push() {
     registry.with(|state| state.answers = Some(("PUT", 500)));
     let problem = why(sent(&registry, &place, &Access::default()));
     assert!(problem.helps[0].contains("blobs that arrived whole are not sent again"));
+    // One that takes nothing from anybody.
+    registry.with(|state| state.answers = Some(("POST", 405)));
+    let problem = why(sent(&registry, &place, &Access::default()));
+    let parts = ["it answered 405", "this registry takes no images at all"];
+    says(&problem, "registry-failed", &parts);
 }
 
 #[test]

@@ -141,6 +141,9 @@ pub(super) fn unexpected(
         (_, Use::Push) if is_passing(status) => {
             "run the command again later; blobs that arrived whole are not sent again"
         }
+        (405, Use::Push) => {
+            "this registry takes no images at all, as a mirror or one that is read only: name another one"
+        }
         (_, Use::Push) => "the registry's own records say more: it does not take such an image",
         (_, Use::Resolve | Use::Pull) if is_passing(status) => {
             "run the command again later, or name another registry that has the image"

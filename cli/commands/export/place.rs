@@ -8,6 +8,9 @@ use sos_formats::diagnostic::{Class, Diagnostic};
 
 use crate::failure::Failure;
 
+/// Bytes that a name has at most, on every file system of Linux.
+const MAX_NAME_BYTES: usize = 255;
+
 /// What has to be above a place before something is made there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Above {
@@ -23,7 +26,7 @@ pub(super) enum Above {
 /// `export-exists` when something is there; `export-no-place` when a directory is named, or something is missing or in the way.
 pub(super) fn check_file(place: &Path, scheme: &str) -> Result<(), Failure> {
     let text = place.display().to_string();
-    let name = text.trim_end_matches('/');
+    let name = without_end(&text);
     if name.len() < text.len() {
         let message = format!(
             "`{text}` cannot be made: it names a directory, and `{scheme}:` writes one file"
@@ -43,6 +46,33 @@ pub(super) fn check_file(place: &Path, scheme: &str) -> Result<(), Failure> {
     check_place(place, Above::IsThere)
 }
 
+/// A path without what only says that it is a directory.
+fn without_end(text: &str) -> &str {
+    let mut name = text.trim_end_matches('/');
+    while let Some(above) = name.strip_suffix("/.") {
+        name = above.trim_end_matches('/');
+    }
+    name
+}
+
+/// Looks whether a new directory could be made at a place, which stands behind `scheme`. One that ends in `.` is in a directory that has to
+/// be there: then the place is, too.
+///
+/// # Errors
+/// As [`check_place`].
+pub(super) fn check_new(place: &Path, scheme: &str) -> Result<(), Failure> {
+    let text = place.display().to_string();
+    let name = without_end(&text);
+    if name == text.trim_end_matches('/') {
+        return check_place(place, Above::IsThere);
+    }
+    let message = format!("`{text}` cannot be made: it is in itself");
+    Err(Failure::new(
+        Diagnostic::error("export-no-place", Class::Usage, message)
+            .help(format!("write `{scheme}:{name}`")),
+    ))
+}
+
 /// Looks whether something could be made at a place. What can be seen before a build should not stop the end of one.
 ///
 /// # Errors
@@ -56,6 +86,32 @@ pub(super) fn check_place(place: &Path, above: Above) -> Result<(), Failure> {
             Diagnostic::error("export-no-place", Class::Usage, message).help(help),
         ))
     };
+    // Root may write there, and what a store has is known by its hash.
+    let store = sos_store::store_of(place)
+        .or_else(|| absolute.parent().and_then(sos_store::store_of));
+    if let Some(store) = store {
+        return bad(
+            format!("it is in the store at `{}`, where nothing is changed", store.display()),
+            "name a place outside of it; what is there can be added to after `sos export TARGET` has written it elsewhere".to_owned(),
+        );
+    }
+    let is_link = std::fs::symlink_metadata(place).is_ok_and(|there| there.is_symlink());
+    // Repositories have a word of their own for it, and what is to be new is told that it is there.
+    if is_link && above == Above::CanBe && !place.exists() {
+        return bad(
+            "it is a link that leads nowhere".to_owned(),
+            "remove the link, or name a place that is not there yet".to_owned(),
+        );
+    }
+    if let Some(name) = place.file_name()
+        && name.len() > MAX_NAME_BYTES
+    {
+        let len = name.len();
+        return bad(
+            format!("names of files have at most {MAX_NAME_BYTES} bytes, and this one has {len}"),
+            "name a shorter one".to_owned(),
+        );
+    }
     // What is missing is told before what is above it.
     for dir in absolute.ancestors().skip(1) {
         let shown = dir.display();

@@ -221,8 +221,15 @@ impl<R: Read> Reader<R> {
             EntryKind::Dir | EntryKind::Fifo => {}
         }
         for (key, value) in self.global.iter().chain(&extra.pax) {
-            if let Some((key, value)) = xattr(key, value)? {
-                entry.xattrs.insert(key, value);
+            match xattr(key, value)? {
+                // A record without a value takes back what was said before (POSIX, pax): there is no other way to say nothing.
+                Some((key, value)) if value.is_empty() => {
+                    entry.xattrs.remove(&key);
+                }
+                Some((key, value)) => {
+                    entry.xattrs.insert(key, value);
+                }
+                None => {}
             }
         }
         Ok(entry)

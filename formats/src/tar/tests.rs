@@ -581,6 +581,11 @@ fn malformed_pax_records() {
             "{key}={value}"
         );
     }
+    // One without a value is none, as for Go's reader.
+    for key in ["SCHILY.xattr.user.e", "LIBARCHIVE.xattr.user.e"] {
+        let read = read_all(&record(key, "")).unwrap();
+        assert!(read[0].0.xattrs.is_empty(), "{key}");
+    }
     // An empty value falls back to the header.
     assert_eq!(read_all(&record("mtime", "")).unwrap()[0].0.mtime_secs, 1);
     for (key, value) in [
@@ -690,7 +695,7 @@ fn item() -> impl Strategy<Value = Item> {
     );
     let xattrs = prop::collection::btree_map(
         "[a-z.]{1,9}".prop_map(String::into_bytes),
-        any::<Vec<u8>>(),
+        prop::collection::vec(any::<u8>(), 1..100),
         0..3,
     );
     let data = prop::collection::vec(any::<u8>(), 0..1100);

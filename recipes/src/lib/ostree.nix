@@ -23,6 +23,7 @@ let
     , metadata ? { }
     , bootable ? false
     , parent ? null
+    , empty-xattrs ? "refuse"
     , epoch ? null
     }@args:
     let
@@ -30,7 +31,10 @@ let
       modes = [ "archive" "bare-user" ];
       known =
         if builtins.elem mode modes then
-          true
+          if builtins.elem empty-xattrs [ "drop" "refuse" ] then
+            true
+          else
+            derive.refuse { message = "`empty-xattrs` of sos.ostree must be one of \"drop\", \"refuse\""; } [ "empty-xattrs" ] args
         else
           derive.refuse
             {
@@ -49,7 +53,7 @@ let
       bootable = "bool";
       epoch = "int";
     } args (dates // {
-      inherit name ref mode subject body version metadata bootable;
+      inherit name ref mode subject body version metadata bootable empty-xattrs;
       builder = "builtin:ostree";
       __place = args;
       rootfs = "${rootfs}";

@@ -53,7 +53,7 @@ impl Dice {
             made.xattrs = BTreeMap::from([
                 (b"security.capability".to_vec(), capability),
                 (b"user.a.b".to_vec(), b"x=\0y\n=\xff".to_vec()),
-                (b"user.empty".to_vec(), Vec::new()),
+                (b"user.blank".to_vec(), b" ".to_vec()),
             ]);
         }
         made

@@ -482,6 +482,21 @@ fn indexes_without_images() {
     let told = Layout::at(&hand.place).manifest(None, Some(&wanted));
     let told = told.expect_err("empty").message;
     assert!(told.ends_with("`manifests` is empty"), "{told}");
+    // Of several machines, none of which is meant: who has written no `arch` is told of it.
+    let images = ["arm64", "riscv64", "arm64"].map(|arch| {
+        let mut one = hand.put(TAR, &archive(&[]));
+        one["platform"] = json!({ "architecture": arch, "os": "linux" });
+        one
+    });
+    let several = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": images });
+    hand.index(&[hand.put(INDEX, several.to_string().as_bytes())]);
+    let told = Layout::at(&hand.place).manifest(None, Some(&wanted));
+    let told = told.expect_err("other machines");
+    assert_eq!(told.code, "oci-arch");
+    let says = "it has no image for linux/amd64; it has linux/arm64, linux/riscv64, linux/arm64";
+    assert!(told.message.ends_with(says), "{told:?}");
+    let help = "write `arch = \"arm64\"` or `arch = \"riscv64\"`, which is \"amd64\" where it is left out; or name an image for amd64";
+    assert_eq!(told.helps, [help]);
     // A tag that no image has, where none has any.
     hand.image(&[(TAR, archive(&[]))]);
     let told = Layout::at(&hand.place).manifest(Some("x"), None);

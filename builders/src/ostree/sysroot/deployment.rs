@@ -13,7 +13,7 @@ use super::{Deployment, REPO, Sysroot, dir_meta, file_meta, wrong};
 use crate::ostree::content::{self, FileKey};
 use crate::ostree::repository::Repository;
 use crate::ostree::source::{Source, missing};
-use crate::ostree::{Mode, trees};
+use crate::ostree::{EmptyXattrs, Mode, trees};
 
 impl Sysroot<'_> {
     /// Adds one system: its objects, its files, its kernel and its entry.
@@ -38,7 +38,9 @@ impl Sysroot<'_> {
                 "a root filesystem that is deployed has its configuration in `/usr/etc`, and no `/etc`",
             ));
         }
-        let found = trees::read(build, &build.store().get_root(&root)?)?;
+        // The commit was made already: that it has the same files is what is looked at.
+        let top = build.store().get_root(&root)?;
+        let found = trees::read(build, &top, EmptyXattrs::Drop)?;
         let contents = content::describe(build, &found.files, Mode::BareUser)?;
         self.is_of_commit(deployment, &commit, &found, &contents)?;
         let known: BTreeMap<&FileKey, Sha256> = found
