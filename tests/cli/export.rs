@@ -313,6 +313,24 @@ fn several_results_are_refused_before_they_are_built() {
     assert!(!w.project().join("new").exists());
 }
 
+/// Root may write there.
+#[test]
+fn nothing_is_made_in_a_store() {
+    let w = world();
+    w.sos(["build", "-o", "result", ".#one"]).ok();
+    for place in [
+        "dir:result/new",
+        "disk:result/new",
+        "oci:result",
+        "oci-archive:result/new",
+        "ostree:result",
+    ] {
+        let told = w.sos(["export", ".#two", place]).fails(2);
+        let told = told.says(&["error[export-no-place]", "it is in the store at"]);
+        assert!(!told.stderr.contains("built"), "{}", told.stderr);
+    }
+}
+
 #[test]
 fn a_root_filesystem_becomes_a_directory() {
     let w = world();

@@ -87,12 +87,16 @@ pub(super) fn check_place(place: &Path, above: Above) -> Result<(), Failure> {
         ))
     };
     // Root may write there, and what a store has is known by its hash.
-    let store = sos_store::store_of(place)
-        .or_else(|| absolute.parent().and_then(sos_store::store_of));
+    let store =
+        sos_store::store_of(place).or_else(|| absolute.parent().and_then(sos_store::store_of));
     if let Some(store) = store {
         return bad(
-            format!("it is in the store at `{}`, where nothing is changed", store.display()),
-            "name a place outside of it; what is there can be added to after `sos export TARGET` has written it elsewhere".to_owned(),
+            format!(
+                "it is in the store at `{}`, where nothing is changed",
+                store.display()
+            ),
+            "name a place outside of it: `sos export` writes what is there to one as well"
+                .to_owned(),
         );
     }
     let is_link = std::fs::symlink_metadata(place).is_ok_and(|there| there.is_symlink());
