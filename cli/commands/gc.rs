@@ -103,7 +103,7 @@ fn tell_kept(report: &GcReport) {
         let places = report.left.iter().map(|dir| dir.display().to_string());
         let places: Vec<String> = places.collect();
         output::message(&format!(
-            "left {count} with files of subordinate ids that this user does not have now; root can remove: {}",
+            "left {count} with files of subordinate ids that this user does not have now; root of the machine can remove: {}",
             places.join(", ")
         ));
     }

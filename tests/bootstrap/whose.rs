@@ -189,7 +189,7 @@ fn files_of_other_subordinate_ids_are_left_alone() {
         "build it again",
     ]);
     let kept = sos(&["gc"]).ok().says(&[
-        "with files of subordinate ids that this user does not have now; root can remove: ",
+        "with files of subordinate ids that this user does not have now; root of the machine can remove: ",
     ]);
     let left: Vec<&String> = before
         .iter()
