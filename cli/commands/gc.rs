@@ -50,7 +50,7 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     let json = |report: &GcReport| {
         let paths: Vec<_> = report.removed.iter().map(|p| p.absolute(&dir)).collect();
         output::json(
-            &serde_json::json!({ "paths": paths, "bytes": report.freed_bytes, "unfinished": report.unfinished, "problems": report.problems, "left": report.left }),
+            &serde_json::json!({ "paths": paths, "bytes": report.freed_bytes, "unfinished": report.unfinished, "failed_states": report.failed_states, "problems": report.problems, "left": report.left }),
         )
     };
     if session.global.json && args.dry_run {
@@ -63,6 +63,7 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     }
     if args.dry_run {
         output::message(&format!("would free {}", amount(&ahead)));
+        tell_states(&ahead, "would remove");
         tell_kept(&ahead);
         return Ok(());
     }
@@ -77,6 +78,7 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
         json(&done)?;
     } else {
         output::message(&format!("freed {}", amount(&done)));
+        tell_states(&done, "removed");
         tell_kept(&done);
     }
     if done.problems.is_empty() {
@@ -94,6 +96,16 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     Err(Failure::new(
         diagnostic.help("`sos store check` says what is damaged"),
     ))
+}
+
+/// Says that no shell leads to what failed builds have left any more, as their failures have promised.
+fn tell_states(report: &GcReport, what: &str) {
+    if report.failed_states > 0 {
+        let states = size::count(report.failed_states, "kept state");
+        output::message(&format!(
+            "{what} {states} of failed builds, which `sos shell NAME --at-failure` enters; the next failure keeps one again"
+        ));
+    }
 }
 
 /// Says what is kept for the next run: on a full disk it may have to go. And what only somebody else can remove.
