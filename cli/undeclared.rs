@@ -53,7 +53,7 @@ pub(crate) fn notes(graph: &Steps, dir: &StoreDir, failures: &[Diagnostic]) -> V
         let tree = tree_of(failure);
         let script = attrs["script"].as_str().and_then(script);
         if let (Some(tree), Some(script)) = (tree, &script) {
-            out.push(script_note(step, tree, script));
+            out.push(script_note(step, tree, script, &failure.notes));
             let text = attrs["script"].as_str().unwrap_or_default();
             if text.contains(MOVED) && failure.notes.iter().any(|note| note.contains("/init")) {
                 out.push(format!(
@@ -148,7 +148,18 @@ fn own(script: &str) -> Option<Own<'_>> {
 }
 
 /// Names the script of a step. What an extension does not bring is that of the main tree.
-fn script_note(step: &str, tree: &Path, script: &str) -> String {
+fn script_note(step: &str, tree: &Path, script: &str, notes: &[String]) -> String {
+    let below = tree.file_name().unwrap_or_default().to_string_lossy();
+    let inside = format!("`/{below}/{script}`");
+    // The engine says which files of a step its root had itself.
+    let is_of_root =
+        |note: &String| note.contains(" as an earlier step left them: ") && note.contains(&inside);
+    if notes.iter().any(is_of_root) {
+        return format!(
+            "note: `{step}` runs {inside} as an earlier step left it in the root, and not `{}`",
+            tree.join(script).display()
+        );
+    }
     let main = tree.with_file_name("steps");
     let is_script = own(script).is_some_and(|own| own.is_script);
     let mut files = vec![tree.join(script)];

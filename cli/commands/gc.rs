@@ -50,7 +50,7 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     let json = |report: &GcReport| {
         let paths: Vec<_> = report.removed.iter().map(|p| p.absolute(&dir)).collect();
         output::json(
-            &serde_json::json!({ "paths": paths, "bytes": report.freed_bytes, "unfinished": report.unfinished, "problems": report.problems, "left": report.left }),
+            &serde_json::json!({ "paths": paths, "bytes": report.freed_bytes, "unfinished": report.unfinished, "failed_states": report.failed_states, "problems": report.problems, "left": report.left }),
         )
     };
     if session.global.json && args.dry_run {
@@ -63,6 +63,7 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     }
     if args.dry_run {
         output::message(&format!("would free {}", amount(&ahead)));
+        tell_states(&ahead, "would remove");
         tell_kept(&ahead);
         return Ok(());
     }
@@ -77,6 +78,7 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
         json(&done)?;
     } else {
         output::message(&format!("freed {}", amount(&done)));
+        tell_states(&done, "removed");
         tell_kept(&done);
     }
     if done.problems.is_empty() {
@@ -96,6 +98,16 @@ pub(crate) fn run(session: &Session, args: &GcArgs) -> Result<(), Failure> {
     ))
 }
 
+/// Says that no shell leads to what failed builds have left any more, as their failures have promised.
+fn tell_states(report: &GcReport, what: &str) {
+    if report.failed_states > 0 {
+        let states = size::count(report.failed_states, "kept state");
+        output::message(&format!(
+            "{what} {states} of failed builds, which `sos shell NAME --at-failure` enters; the next failure keeps one again"
+        ));
+    }
+}
+
 /// Says what is kept for the next run: on a full disk it may have to go. And what only somebody else can remove.
 fn tell_kept(report: &GcReport) {
     if !report.left.is_empty() {
@@ -103,7 +115,7 @@ fn tell_kept(report: &GcReport) {
         let places = report.left.iter().map(|dir| dir.display().to_string());
         let places: Vec<String> = places.collect();
         output::message(&format!(
-            "left {count} with files of subordinate ids that this user does not have now; root can remove: {}",
+            "left {count} with files of subordinate ids that this user does not have now; root of the machine can remove: {}",
             places.join(", ")
         ));
     }

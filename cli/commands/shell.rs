@@ -225,6 +225,23 @@ fn banner(facts: &ShellFacts, is_conversation: bool) {
     output::message(&text);
 }
 
+/// The problem of who asks for the state of a failure by the name that a message had, after `sos gc`: no file is meant.
+fn state_is_gone(failure: &Failure, name: Option<&String>) -> Option<Failure> {
+    let is_missing = failure
+        .diagnostics
+        .iter()
+        .any(|d| d.code == "target-not-found");
+    let name = name.filter(|name| is_missing && !name.contains(['/', '#', '^', ':']))?;
+    let diagnostic = Diagnostic::error(
+        "shell-no-state",
+        Class::Other,
+        format!("there is no kept state of a failed build of the name `{name}`, and no recipe at a place of that name"),
+    )
+    .note("the states of the builds that failed last are kept, as many as `build.keep-failed-states` says, until `sos gc`")
+    .help("build it again, and when it has failed try again");
+    Some(Failure::new(diagnostic))
+}
+
 /// The derivation that is meant.
 struct Found {
     drv: StorePath,
@@ -270,9 +287,15 @@ fn find(session: &Session, args: &ShellArgs) -> Result<Found, Failure> {
             });
         }
     }
-    let targets = evaluate::targets(session, &args.target)?;
     let mode = Mode::building(args.lock).with_whole_graph();
-    let evaluated = build::resolve(session, &args.target, &targets, &mode)?;
+    let resolved = evaluate::targets(session, &args.target).and_then(|targets| {
+        let evaluated = build::resolve(session, &args.target, &targets, &mode)?;
+        Ok((targets, evaluated))
+    });
+    let (targets, evaluated) = resolved.map_err(|failure| {
+        let is_bare = plain && args.at_failure;
+        state_is_gone(&failure, args.target.targets.first().filter(|_| is_bare)).unwrap_or(failure)
+    })?;
     evaluate::report_locks(session, &evaluated.locks);
     let drv = match evaluated.values.into_iter().flatten().next() {
         Some(Item::Derivation { drv, .. }) => drv,

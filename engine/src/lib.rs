@@ -25,6 +25,7 @@ mod journal;
 mod kept;
 mod needed;
 mod nix_shape;
+mod of_root;
 mod options;
 mod other;
 mod output;

@@ -15,6 +15,7 @@ use crate::attributes::as_json;
 use crate::diagnose::store_failed;
 use crate::kept;
 use crate::nix_shape::{control, ended, sandbox_failed};
+use crate::of_root;
 use crate::output::{Made, Stop};
 use crate::sandbox::{StepMount, StepOutput, StepSpec, run_step};
 use crate::watched;
@@ -154,6 +155,7 @@ pub(crate) fn run(attempt: &Attempt<'_>) -> Result<BTreeMap<String, Made>, Stop>
         watched::warn(attempt, &spec, seen);
     } else {
         ended(attempt, exit, own_limit)
+            .map_err(|stop| of_root::explain(&attempt.worker.store, &spec, stop))
             .map_err(|stop| watched::explain(attempt, &spec, &watch, exit, seen, stop))
             .map_err(|stop| kept::keep_step(attempt, &spec, outcome.kept.as_deref(), stop))?;
     }

@@ -72,6 +72,16 @@ pub enum StoreError {
         /// Whose it is.
         owner: u32,
     },
+    /// Root would make a store in a place of somebody else, where it would be root's and yet in the way of the owner.
+    #[error("{} is of user {owner} and there is no store at {} yet, and root makes none there", .place.display(), .root.display())]
+    ForeignPlace {
+        /// Where the store would be.
+        root: PathBuf,
+        /// The directory that is there: that one, or the nearest one above it.
+        place: PathBuf,
+        /// Whose it is.
+        owner: u32,
+    },
     /// A store path is not valid here.
     #[error("`{path}` is not in the store")]
     NotValid {
@@ -312,7 +322,7 @@ impl StoreError {
             Self::TooNew { .. } => "store-too-new",
             Self::NotAStore { .. } => "store-not-a-store",
             Self::ReadOnly => "store-read-only",
-            Self::Foreign { .. } => "store-foreign",
+            Self::Foreign { .. } | Self::ForeignPlace { .. } => "store-foreign",
             Self::NotValid { .. } => "store-path-missing",
             Self::MissingReference { .. } => "store-reference-missing",
             Self::ReferenceCycle { .. } => "store-reference-cycle",
@@ -348,6 +358,7 @@ impl StoreError {
             | Self::NotAStore { .. }
             | Self::ReadOnly
             | Self::Foreign { .. }
+            | Self::ForeignPlace { .. }
             | Self::MissingBlob { .. }
             | Self::MissingNode { .. }
             | Self::Corrupt { .. }
@@ -378,6 +389,9 @@ impl StoreError {
             Self::ReadOnly => "open the store where it is writable".to_owned(),
             Self::Foreign { .. } => {
                 "run it as that user, or give root a store of its own with `--store`".to_owned()
+            }
+            Self::ForeignPlace { .. } => {
+                "run it as that user, or give root a place of its own: a directory that root makes itself, with `--store DIR`, or the home of root, with `sudo -H`".to_owned()
             }
             Self::SpecialFile { .. } => "leave it out with a filter, or remove it".to_owned(),
             Self::Changed { .. } => "run the command again when nothing writes there".to_owned(),

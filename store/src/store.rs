@@ -100,7 +100,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::TooNew`] when a newer sos wrote it, [`StoreError::NotAStore`] when the directory holds
-    /// something else, [`StoreError::Foreign`] when root would make one in a place of another user, and what the file system or the
+    /// something else, [`StoreError::ForeignPlace`] when root would make one in a place of another user, and what the file system or the
     /// database says.
     pub fn open(options: OpenOptions) -> Result<Self> {
         let OpenOptions {
@@ -115,7 +115,7 @@ impl Store {
         let read_only = read_only || (is_there && (foreign.is_some() || on_read_only_mount(&root)));
         let db = if read_only {
             match read_version(&root)? {
-                Some(_) => Db::open_read_only(&root, foreign)?,
+                Some(_) => Db::open_read_only(&root, foreign.map(|(owner, _)| owner))?,
                 None => {
                     return Err(StoreError::NotAStore {
                         root,
@@ -124,8 +124,8 @@ impl Store {
                 }
             }
         } else {
-            if let Some(owner) = foreign {
-                return Err(StoreError::Foreign { root, owner });
+            if let Some((owner, place)) = foreign {
+                return Err(foreign_error(root, owner, place, is_there));
             }
             prepare(&root)?
         };
@@ -150,8 +150,9 @@ impl Store {
     /// Tells why no store can be made at a place where there is none: root makes none in a place of another user.
     pub fn refusal_at(root: &Path) -> Option<StoreError> {
         let root = resolve(root).ok()?;
-        let owner = foreign_owner(&root).ok()??;
-        Some(StoreError::Foreign { root, owner })
+        let (owner, place) = foreign_owner(&root).ok()??;
+        let is_there = read_version(&root).is_ok_and(|version| version.is_some());
+        Some(foreign_error(root, owner, place, is_there))
     }
 
     /// Manifest nodes that were read lately.
@@ -359,8 +360,8 @@ fn is_link(path: &Path) -> bool {
 }
 
 /// Returns whose a store is, or the place of one that is to be made, if that is not root, and root asks. Others are kept out by
-/// modes. The place is that of the nearest directory that is there.
-fn foreign_owner(root: &Path) -> Result<Option<u32>> {
+/// modes. The place is that of the nearest directory that is there, and comes with the owner.
+fn foreign_owner(root: &Path) -> Result<Option<(u32, PathBuf)>> {
     use std::os::unix::fs::MetadataExt;
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -370,7 +371,8 @@ fn foreign_owner(root: &Path) -> Result<Option<u32>> {
             Ok(found) => {
                 let owner = found.uid();
                 let is_unknown = owner == OVERFLOW_ID && place != root && !sys::has_all_ids();
-                return Ok((owner != 0 && !is_unknown).then_some(owner));
+                let is_foreign = owner != 0 && !is_unknown;
+                return Ok(is_foreign.then(|| (owner, place.to_owned())));
             }
             // The error of who makes it says more than that of who looks.
             Err(err) if matches!(err.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
@@ -378,6 +380,14 @@ fn foreign_owner(root: &Path) -> Result<Option<u32>> {
         }
     }
     Ok(None)
+}
+
+fn foreign_error(root: PathBuf, owner: u32, place: PathBuf, is_there: bool) -> StoreError {
+    if is_there {
+        StoreError::Foreign { root, owner }
+    } else {
+        StoreError::ForeignPlace { root, place, owner }
+    }
 }
 
 /// Takes away the rights of others on the root: there are setuid files of root filesystems below it.

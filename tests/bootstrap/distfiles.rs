@@ -143,6 +143,68 @@ fn links_to_a_larger_disk_are_followed_and_stay() {
     ]);
 }
 
+/// The script of a step that is not that of the tree, since an earlier step made it.
+#[test]
+fn a_script_that_an_earlier_step_left_is_told_when_it_fails() {
+    let Some(w) = world() else { return };
+    w.write("tree/steps/manifest", "build: a\nbuild: b-1.0\n");
+    let other = "mkdir /steps/b-1.0; echo 'exit 7' > /steps/b-1.0/pass1.sh\n";
+    w.write("tree/steps/a/pass1.sh", other);
+    let failed = w.sos(["build", "--no-link", ".#rootfs"]).fails(100);
+    failed.says(&[
+        "failed with exit status 7",
+        "of the files of its own it found these as an earlier step left them: `/steps/b-1.0/pass1.sh`\n",
+        "note: `b-1.0-pass1` runs `/steps/b-1.0/pass1.sh` as an earlier step left it in the root, and not `",
+    ]);
+    w.write("tree/steps/a/pass1.sh", "");
+    w.write("tree/steps/b-1.0/pass1.sh", "exit 7\n");
+    let failed = w.sos(["build", "--no-link", ".#rootfs"]).fails(100);
+    assert!(
+        !failed.stderr.contains("earlier step left"),
+        "{}",
+        failed.stderr
+    );
+    failed.says(&["note: `b-1.0-pass1` runs `"]);
+}
+
+/// What an earlier step leaves in the place of the directory of a step.
+#[test]
+fn what_is_in_the_way_of_the_directory_of_a_step_is_told() {
+    let Some(w) = world() else { return };
+    let build = |left: &str| {
+        w.write("tree/steps/a/pass1.sh", &format!("{left}\n"));
+        w.sos(["build", "--no-link", ".#rootfs"])
+    };
+    w.write("tree/steps/manifest", "build: a\nbuild: b-1.0\n");
+    let own = "`/steps/b-1.0` cannot be shown to the step: ";
+    for (left, why) in [
+        (
+            "echo > /steps/b-1.0",
+            "`/steps/b-1.0` of its root is not a directory",
+        ),
+        ("ln -s /tmp /steps/b-1.0", "it would lie in `/tmp`"),
+        ("ln -s /dev /steps/b-1.0", "it would lie in `/dev`"),
+        (
+            "ln -s b-1.0 /steps/b-1.0",
+            "is a link that leads in a circle",
+        ),
+    ] {
+        build(left).fails(100).says(&[
+            &format!("error[build-place-blocked]: {own}"),
+            why,
+            "while building `b-1.0-pass1`",
+        ]);
+    }
+    // A link to where nothing is leads there, for its programs and for what they are shown.
+    for left in [
+        "ln -s /big/own /steps/b-1.0",
+        "mkdir -p /big/own; ln -s ../big/own /steps/b-1.0",
+    ] {
+        let root = build(left).ok().stdout;
+        assert!(content(&w, root.trim(), "usr/b").contains(" run"), "{left}");
+    }
+}
+
 #[test]
 fn who_cleans_up_sees_what_there_is_and_what_comes_later() {
     let Some(w) = with_mirror() else { return };

@@ -281,7 +281,19 @@ fn a_failed_build_can_be_entered() {
     );
     assert_eq!(w.sos(["log", "bad"]).ok().stdout, "said\n");
     left_nothing(&w, "bad-1.0");
-    w.sos(["gc"]).ok();
+    w.sos(["gc", "--dry-run"]).ok().says(&[
+        "would remove 2 kept states of failed builds, which `sos shell NAME --at-failure` enters",
+    ]);
+    w.sos(["gc"])
+        .ok()
+        .says(&["\nremoved 2 kept states of failed builds"]);
+    assert!(!w.sos(["gc"]).ok().stderr.contains("kept state"));
+    w.sos(words).fails(1).says(&["error[shell-no-state]"]);
+    // Of a derivation that is not known any more nothing but its name is left.
+    w.sos(["shell", "forgotten-1.0", "--at-failure"]).says(&[
+        "error[shell-no-state]: there is no kept state of a failed build of the name `forgotten-1.0`",
+        "build it again",
+    ]);
     w.sos(["shell", "f.nix", "--at-failure"])
         .fails(1)
         .says(&["error[shell-no-state]"]);

@@ -146,6 +146,7 @@ fn plan(session: &Session, tree: &Path, settings: &Settings) -> Result<Found, Fa
     let mut warnings = bootstrap::undeclared(&host, &root, &shown, &plan, &extra);
     warnings.extend(bootstrap::left_behind(&host, &root, &shown, &plan));
     warnings.extend(bootstrap::taken_names(&host, &root, &shown, &plan));
+    warnings.extend(bootstrap::stale_pins(&host, &root, &shown, &plan));
     Ok(Found {
         plan,
         warnings,

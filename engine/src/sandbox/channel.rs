@@ -58,10 +58,10 @@ impl Channel {
         Ok((Self::new(a), b))
     }
 
-    /// Tells the other end that nothing more comes, which asks it to stop.
-    pub(super) fn close_writing(&self) {
+    /// Ends the conversation, which asks the other end to stop. What it still has to say nobody reads: it may wait for that already.
+    pub(super) fn close(&self) {
         // Fails only when the other end is gone, which is what it asks for.
-        let _gone = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+        let _gone = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 
     pub(super) fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!((text.as_str(), fds.len()), ("with", 2));
         let (text, fds) = b.receive::<String>().unwrap().unwrap();
         assert_eq!((text.as_str(), fds.len()), ("without", 0));
-        a.close_writing();
+        a.close();
         assert!(b.receive::<String>().unwrap().is_none());
     }
 
@@ -181,7 +181,22 @@ mod tests {
         let (a, b) = Channel::pair().unwrap();
         let b = Channel::new(b);
         send(&a, &[9, 0, 0, 0, b'"'], SendFlags::NOSIGNAL).unwrap();
-        a.close_writing();
+        a.close();
         assert!(b.receive::<String>().unwrap().is_none());
+    }
+    #[test]
+    fn who_waits_for_a_reader_that_has_given_up_goes_on() {
+        let (a, b) = Channel::pair().unwrap();
+        let b = Channel::new(b);
+        let long = "x".repeat(8 << 20);
+        let error = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| b.send(&long, &[]).unwrap_err().kind());
+            // Its first bytes: it is on its way, and has no room for the rest.
+            let mut header = [0; 4];
+            assert!(a.receive_exact(&mut header, &mut Vec::new()).unwrap());
+            a.close();
+            sender.join().unwrap()
+        });
+        assert_eq!(error, io::ErrorKind::BrokenPipe);
     }
 }

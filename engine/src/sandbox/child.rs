@@ -109,7 +109,7 @@ impl Helper {
         if self.ended.is_some() {
             return;
         }
-        self.channel.close_writing();
+        self.channel.close();
         if !self.ends_within(GRACE) {
             // Fails only when it is dead already. Its end ends init, and the kernel ends the rest.
             let _dead = self.child.kill();

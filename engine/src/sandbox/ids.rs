@@ -104,6 +104,56 @@ fn user_map(caller: u32, ranges: &[Range]) -> Result<IdMap, u32> {
     Ok(IdMap(lines))
 }
 
+/// Lines of an id map, as [`IdMap`] has them, cut where the map of the namespace around it changes: the kernel takes no line that
+/// spans two of its lines. Ids that are not there at all are left out.
+fn along(lines: &[(u32, u32, u32)], around: &str) -> Vec<(u32, u32, u32)> {
+    let mut extents: Vec<Range> = around
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_whitespace();
+            let (first, count) = (fields.next()?, fields.nth(1)?);
+            Some((first.parse().ok()?, count.parse().ok()?))
+        })
+        .collect();
+    extents.sort_unstable();
+    let mut cut = Vec::new();
+    for &(inside, outside, count) in lines {
+        for &(first, length) in &extents {
+            let begin = first.max(outside);
+            let end = first.saturating_add(length).min(outside + count);
+            if begin < end {
+                cut.push((inside + (begin - outside), begin, end - begin));
+            }
+        }
+    }
+    cut
+}
+
+/// Maps the ids of steps to the same ones of a namespace with this map; the error is how many of them it has.
+fn root_map(around: &str) -> Result<IdMap, u32> {
+    let lines = along(&[(0, 0, STEP_IDS)], around);
+    match lines.iter().map(|(_, _, count)| count).sum() {
+        STEP_IDS => Ok(IdMap(lines)),
+        have => Err(have),
+    }
+}
+
+/// Returns the map of ids of steps that root has, by its own; `file` is `uid_map` or `gid_map`.
+pub(crate) fn of_root(file: &str) -> Result<IdMap, SandboxError> {
+    root_map(&own_map(file)?).map_err(|have| {
+        crate::probe::no_id_maps(&format!(
+            "/proc/self/{file} has {have} of the ids 0 to {}",
+            STEP_IDS - 1
+        ))
+    })
+}
+
+/// Reads a map of the namespace that this process is in.
+fn own_map(file: &str) -> Result<String, SandboxError> {
+    let path = format!("/proc/self/{file}");
+    fs::read_to_string(&path).map_err(|e| SandboxError::io(format!("read {path}"), e))
+}
+
 /// Finds the name of a user in the text of `/etc/passwd`.
 fn user_name(passwd: &str, uid: u32) -> Option<&str> {
     let uid = uid.to_string();
@@ -133,8 +183,7 @@ pub(crate) fn caller_name() -> String {
 pub(crate) fn step_maps() -> Result<(IdMap, IdMap), SandboxError> {
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     if uid.is_root() {
-        let all = IdMap(vec![(0, 0, STEP_IDS)]);
-        return Ok((all.clone(), all));
+        return Ok((of_root("uid_map")?, of_root("gid_map")?));
     }
     for program in ["newuidmap", "newgidmap"] {
         if find_map_program(program).is_none() {
@@ -159,12 +208,12 @@ pub(crate) fn map_name() -> Result<&'static str, SandboxError> {
         return Ok(name);
     }
     let (users, groups) = step_maps()?;
-    let outer = ["uid_map", "gid_map"].map(|file| {
-        let path = format!("/proc/self/{file}");
-        fs::read_to_string(&path).map_err(|e| SandboxError::io(format!("read {path}"), e))
-    });
-    let [outer_users, outer_groups] = outer;
-    let maps = [users.text(), outer_users?, groups.text(), outer_groups?];
+    let maps = [
+        users.text(),
+        own_map("uid_map")?,
+        groups.text(),
+        own_map("gid_map")?,
+    ];
     Ok(NAME.get_or_init(|| name_of(&maps)))
 }
 
@@ -216,5 +265,18 @@ mod tests {
         }
         assert_eq!(user_map(1000, &[(100_000, 1000)]), Err(1000));
         assert_eq!(user_map(1000, &[]), Err(0));
+    }
+    #[test]
+    fn the_map_of_root_is_cut_where_the_one_around_it_is() {
+        let text = |around: &str| root_map(around).map(|map| map.text());
+        // What names the working trees of root of a machine, so it stays.
+        assert_eq!(text("0 0 4294967295\n"), Ok("0 0 65536\n".to_owned()));
+        let container = "         0       1001          1\n         1     100000      65536\n";
+        assert_eq!(text(container), Ok("0 0 1\n1 1 65535\n".to_owned()));
+        let backwards = "1 100000 70000\n0 5 1\n";
+        assert_eq!(text(backwards), Ok("0 0 1\n1 1 65535\n".to_owned()));
+        assert_eq!(text("0 1001 1\n"), Err(1));
+        assert_eq!(text("0 1001 1\n2 100000 65536\n"), Err(65_535));
+        assert_eq!(text(""), Err(0));
     }
 }

@@ -199,7 +199,7 @@ impl Launched {
 
     /// Ends all processes of the run, and returns when they are gone, and with them its mounts.
     pub(super) fn stop(&self) {
-        self.channel.close_writing();
+        self.channel.close();
         if !self.ends_within(Some(GRACE)) {
             // Fails only when it is dead already. The kernel ends the rest with it.
             let _dead = pidfd_send_signal(&self.pidfd, Signal::KILL);

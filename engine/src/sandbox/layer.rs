@@ -13,7 +13,7 @@ use sos_formats::manifest::Meta;
 use sos_store::rootfs::RootTree;
 
 use super::outcome::SandboxError;
-use super::place::place_of;
+use super::place::{place_of, place_of_dir};
 use super::protocol::{Op, WireKind};
 use super::step::StepSpec;
 use super::worker::Worker;
@@ -93,11 +93,15 @@ pub(super) fn fill(
     spec: &StepSpec,
 ) -> Result<Below, SandboxError> {
     let mut below = Below::default();
-    let mut shown = Vec::new();
+    let (mut shown, mut above, covered) = (Vec::new(), Vec::new(), spec.covered());
     for layer in &spec.layers {
-        shown.push((place_of(places.root, &layer.inside, &[])?, layer));
+        let place = if layer.outside.is_dir() {
+            place_of_dir(places.root, &layer.inside, &covered)?
+        } else {
+            place_of(places.root, &layer.inside, &covered)?
+        };
+        shown.push((place, layer));
     }
-    let (mut above, covered) = (Vec::new(), spec.covered());
     for copy in &spec.copies {
         let place = place_of(places.root, &copy.inside, &covered)?;
         let inside = place.as_os_str().as_bytes();

@@ -20,13 +20,37 @@ pub(super) fn place_of(
     inside: &Path,
     covered: &[&Path],
 ) -> Result<PathBuf, SandboxError> {
+    let place = made(root, inside, inside)?;
+    uncovered(place, inside, covered)
+}
+
+/// As [`place_of`], for a directory: a link in its place leads to it, as it leads programs of the step.
+///
+/// # Errors
+/// As [`place_of`], also when something else than a directory is in its place.
+pub(super) fn place_of_dir(
+    root: &RootTree,
+    inside: &Path,
+    covered: &[&Path],
+) -> Result<PathBuf, SandboxError> {
+    // Of what lies in it all components of its own path are on the way.
+    let mut place = made(root, inside, &inside.join("in-it"))?;
+    place.pop();
+    uncovered(place, inside, covered)
+}
+
+/// Finds where a path leads, for who shows `inside`.
+fn made(root: &RootTree, inside: &Path, path: &Path) -> Result<PathBuf, SandboxError> {
     let place = root
-        .resolve_made(inside.as_os_str().as_bytes())
+        .resolve_made(path.as_os_str().as_bytes())
         .map_err(|error| match error {
             StoreError::RootPath { path, problem } => refused(blocked(inside, &path, problem)),
             other => other.into(),
         })?;
-    let place = PathBuf::from(OsString::from_vec(place));
+    Ok(PathBuf::from(OsString::from_vec(place)))
+}
+
+fn uncovered(place: PathBuf, inside: &Path, covered: &[&Path]) -> Result<PathBuf, SandboxError> {
     let hides = |dir: &&&Path| {
         dir.strip_prefix("/")
             .is_ok_and(|dir| place.starts_with(dir))

@@ -26,24 +26,38 @@ pub(super) fn is_own(name: &str) -> bool {
 /// assert_eq!(attr_path("steps.rootfs", &taken, &[]), r#"steps."rootfs""#);
 /// let more = [("steps-more", vec!["mes-0.28".to_owned()])];
 /// assert_eq!(attr_path("steps-more.mes-0.28.1", &steps, &more), r#"steps-more."mes-0.28"."1""#);
+/// let like_sets = ["steps-more", "stage0"].map(str::to_owned);
+/// assert_eq!(attr_path("steps-more.2", &like_sets, &more), r#"steps."steps-more"."2""#);
+/// let stage0 = [("stage0", vec!["all".to_owned()])];
+/// assert_eq!(attr_path("stage0.2", &like_sets, &stage0), r#"steps."stage0"."2""#);
 /// ```
 pub fn attr_path(attr: &str, steps: &[String], sets: &[(&str, Vec<String>)]) -> String {
     let below = |set: &str| attr.strip_prefix(set)?.strip_prefix('.');
-    let mut others = sets.iter();
-    let other = others.find_map(|(set, names)| Some((*set, names.as_slice(), below(set)?)));
+    let is_pass = |part: &str| part.starts_with(|c: char| c.is_ascii_digit());
+    let is_of = |rest: &str, name: &str| {
+        let rest = rest.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let other = sets.iter().find_map(|(set, names)| {
+        let rest = below(set)?;
+        // A step may have the name of the set: then the number is that of its pass, unless the set has such a name.
+        let is_of_step = is_pass(rest)
+            && steps.iter().any(|step| step == set)
+            && !names.iter().any(|name| is_of(rest, name));
+        (!is_of_step).then_some((*set, names.as_slice(), rest))
+    });
     let mut parts = attr.split('.');
     let of_tree = parts.next().is_some_and(is_own);
-    let is_pass = |part: &str| part.starts_with(|c: char| c.is_ascii_digit());
     if other.is_none() && below("steps").is_none() && of_tree && !parts.next().is_some_and(is_pass)
     {
         return attr.to_owned();
     }
     let (set, names, rest) = other.unwrap_or(("steps", steps, below("steps").unwrap_or(attr)));
-    let is_it = |name: &&String| {
-        let rest = rest.strip_prefix(name.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    };
-    let Some(name) = names.iter().filter(is_it).max_by_key(|name| name.len()) else {
+    let Some(name) = names
+        .iter()
+        .filter(|name| is_of(rest, name))
+        .max_by_key(|name| name.len())
+    else {
         return attr.to_owned();
     };
     let mut out = format!("{set}.\"{name}\"");

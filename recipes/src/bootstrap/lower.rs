@@ -157,7 +157,6 @@ fn places(checkout: &Checkout<'_>, plan: &Plan, made: &mut Made) -> Result<Plain
     Ok(set.done())
 }
 
-/// The line for each package in the list of pins that its step sees: a step must not depend on the pins of others.
 /// What a step is called where one is told of: steps of extensions have the names of steps of the main tree, too.
 fn name_of(step: &Step) -> String {
     let name = match step.kind {
@@ -171,6 +170,7 @@ fn name_of(step: &Step) -> String {
     }
 }
 
+/// The line for each package in the list of pins that its step sees: a step must not depend on the pins of others.
 fn of_packages(plan: &Plan) -> BTreeMap<usize, String> {
     let pinned = plan.steps.iter().filter_map(|step| {
         let package = step.package.as_ref()?;

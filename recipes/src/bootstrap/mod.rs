@@ -19,6 +19,7 @@ mod plan;
 mod scripts;
 mod sources;
 mod stage0;
+mod stale;
 mod taken;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub(crate) use media::{image, payload_image};
 pub(crate) use plan::of_checkout;
 pub use plan::{Package, Plan, Settings, Step, plan};
 pub use sources::Distfile;
+pub use stale::stale_pins;
 pub use taken::taken_names;
 pub use undeclared::undeclared;
 pub use variables::{Mode, Variables};

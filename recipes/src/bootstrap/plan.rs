@@ -137,8 +137,14 @@ pub(crate) fn of_checkout(
         generation: usize::from(settings.bash),
     };
     planner.tree("steps");
+    let mut seen = BTreeSet::new();
     for extension in extensions(&planner.variables) {
-        match known_extension(checkout, &extension) {
+        let known = if seen.insert(extension.clone()) {
+            known_extension(checkout, &extension)
+        } else {
+            Err(twice(checkout, &extension).map_or_else(|error| error, Box::new))
+        };
+        match known {
             Ok(()) => planner.tree(&extension),
             Err(problem) => planner.found.push(*problem),
         }
@@ -190,23 +196,7 @@ pub(super) fn known_extension(checkout: &Checkout<'_>, tree: &str) -> super::che
     let shown = checkout.shown(&manifest);
     let message = format!("there is no extension `{name}`: there is no `{shown}`");
     let mut problem = Diagnostic::error("bootstrap-missing", Class::Recipe, message);
-    'files: for path in ["steps/bootstrap.cfg", "steps/manifest"] {
-        let Some(file) = checkout.text(path)? else {
-            continue;
-        };
-        let mut start = 0;
-        for line in file.text.split_inclusive('\n') {
-            let asks = ["EXTRA_BUILDS=", "define: EXTRA_BUILDS = "];
-            let asks = asks.iter().find(|words| line.starts_with(**words));
-            let at = asks.and_then(|words| Some(words.len() + line[words.len()..].find(name)?));
-            if let Some(at) = at {
-                let place = start + at..start + at + name.len();
-                problem = problem.label(&file, place, "asked for here");
-                break 'files;
-            }
-            start += line.len();
-        }
-    }
+    problem = asked_for(checkout, problem, |list| list.find(name), name.len())?;
     let known_names = known.iter().map(String::as_str);
     let near = problem.clone().suggest(name, known_names);
     if near.helps.len() > problem.helps.len() {
@@ -220,6 +210,41 @@ pub(super) fn known_extension(checkout: &Checkout<'_>, tree: &str) -> super::che
         problem = problem.note("the variables EXTRA_BUILDS and BUILD_GUIX_ALSO name extensions");
     }
     Err(Box::new(problem))
+}
+
+/// Says that an extension is asked for a second time: its steps would run again, as further passes that it does not have.
+fn twice(checkout: &Checkout<'_>, tree: &str) -> super::checkout::Result<Diagnostic> {
+    let name = tree.strip_prefix("steps-").unwrap_or(tree);
+    let message = format!("the extension `{name}` is asked for twice");
+    let problem = Diagnostic::error("bootstrap-syntax", Class::Recipe, message)
+        .help(format!("name `{name}` once in EXTRA_BUILDS"));
+    asked_for(checkout, problem, |list| list.rfind(name), name.len())
+}
+
+/// Shows a problem at the line of the checkout that asks for extensions, if there is one and `find` finds the place in its list.
+fn asked_for(
+    checkout: &Checkout<'_>,
+    problem: Diagnostic,
+    find: impl Fn(&str) -> Option<usize>,
+    length: usize,
+) -> super::checkout::Result<Diagnostic> {
+    for path in ["steps/bootstrap.cfg", "steps/manifest"] {
+        let Some(file) = checkout.text(path)? else {
+            continue;
+        };
+        let mut start = 0;
+        for line in file.text.split_inclusive('\n') {
+            let asks = ["EXTRA_BUILDS=", "define: EXTRA_BUILDS = "];
+            let asks = asks.iter().find(|words| line.starts_with(**words));
+            let at = asks.and_then(|words| Some(words.len() + find(&line[words.len()..])?));
+            if let Some(at) = at {
+                let place = start + at..start + at + length;
+                return Ok(problem.label(&file, place, "asked for here"));
+            }
+            start += line.len();
+        }
+    }
+    Ok(problem)
 }
 
 pub(super) fn starting_variables(

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use sos_formats::diagnostic::{Label, SourceFile};
+use sos_formats::file_name;
+use sos_formats::store_path::MAX_NAME_LEN;
 
 use crate::problems::Problems;
 
@@ -240,6 +242,17 @@ fn source<'t>(words: &[(&'t str, Range<usize>)], whole: Range<usize>) -> Result<
     if matches!(name, "" | "_" | "." | "..") || name.contains(['/', '\\', '\0']) {
         let message = format!("`{name}` cannot be the name of a file");
         return Err((message, name_place, "the name of the file"));
+    }
+    let length = file_name::to_store(name).len();
+    if length > MAX_NAME_LEN {
+        let message = format!(
+            "the name of the file has {length} bytes as a store path has it, and at most {MAX_NAME_LEN} are possible"
+        );
+        return Err((
+            message,
+            name_place,
+            "a shorter name as the last word of the line does",
+        ));
     }
     Ok(Source {
         git,

@@ -211,6 +211,39 @@ fn a_variable_that_a_later_step_will_not_find_is_told_of() {
 }
 
 #[test]
+fn pins_that_nobody_looks_at_are_told() {
+    let digest = "0".repeat(64);
+    let pins = ["a_0", "gone-1.0_0", "stale_0", "left-out_0"];
+    let pins: String = pins
+        .iter()
+        .map(|name| format!("{digest}  {name}.tar.bz2\n"))
+        .collect();
+    let tree = Tree::new(
+        "build: bash-1\nbuild: a\nbuild: gone-1.1\nbuild: left-out ( NEVER == True )\n",
+        &[
+            ("SHA256SUMS.pkgs", &pins),
+            ("bash-1/pass1.kaem", ""),
+            ("a/pass1.sh", ""),
+            ("gone-1.1/pass1.sh", ""),
+        ],
+    );
+    let plan = tree.plan(&[]).unwrap();
+    let found = super::stale_pins(&TestHost::new(), tree.dir.path(), ".", &plan);
+    let told = found.iter().map(|d| {
+        let label = &d.labels[0];
+        let line = label.file.line_column(label.span.start).0;
+        format!("{}:{line} {}", label.file.name, d.message)
+    });
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        ["gone-1.0", "stale"].map(|name| {
+            let line = if name == "stale" { 3 } else { 2 };
+            format!("steps/SHA256SUMS.pkgs:{line} no step makes the package `{name}_0.tar.bz2`, whose digest is pinned")
+        })
+    );
+}
+
+#[test]
 fn extensions_come_after_the_main_manifest_and_count_for_themselves() {
     let tree = Tree::new(
         "build: bash-1\nbuild: a\n",

@@ -45,7 +45,8 @@ pub(super) fn idle(
             Vec::new()
         }
     };
-    match list_dir(&store.root().join("failed")) {
+    let states = store.root().join("failed");
+    match list_dir(&states) {
         Ok(failed) => found.extend(failed.into_iter().filter(|dir| {
             // A shell that looks at one has it locked.
             before.is_none_or(|before| kept_since(dir).is_some_and(|since| since < before))
@@ -56,6 +57,7 @@ pub(super) fn idle(
     let (found, left): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|dir| remover.can_remove(dir));
     report.left.extend(left);
+    report.failed_states = found.iter().filter(|dir| dir.starts_with(&states)).count();
     found
 }
 

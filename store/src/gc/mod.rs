@@ -59,6 +59,8 @@ pub struct GcReport {
     pub freed_bytes: u64,
     /// Objects that are kept only for runs that have not come to their end.
     pub unfinished: usize,
+    /// States of failed builds that are gone.
+    pub failed_states: usize,
     /// Contents and manifest nodes that are gone.
     pub removed_files: usize,
     /// What could not be done, and why; the rest was.

@@ -366,6 +366,14 @@ fn bad_sources_say_where() {
         &format!("h http://h/x {DIGEST}\n"),
         "steps/a/sources:1:1 bootstrap-sources: unknown kind of source `h`",
     );
+    let long = "x".repeat(212);
+    check(
+        &format!(
+            "f http://h/{long} {DIGEST}\nf http://h/{} {DIGEST}\n",
+            &long[1..]
+        ),
+        "steps/a/sources:1:3 bootstrap-sources: the name of the file has 212 bytes as a store path has it, and at most 211 are possible",
+    );
     check(
         &format!("f http://h/ {DIGEST}\n"),
         "steps/a/sources:1:3 bootstrap-sources: `` cannot be the name of a file",
@@ -560,6 +568,23 @@ fn an_extension_that_is_not_there_is_told_where_it_is_asked_for() {
     tree.write("steps/bootstrap.cfg", "ARCH=x86\n");
     tree.write("steps/manifest", "#\ndefine: EXTRA_BUILDS = gix\n");
     assert_eq!(tree.problems(), format!("steps/manifest:2:24 {message}"));
+}
+
+#[test]
+fn an_extension_is_asked_for_once() {
+    let tree = Tree::new("", &[]);
+    tree.write("steps-more/manifest", "");
+    tree.write("steps/bootstrap.cfg", "ARCH=x86\nEXTRA_BUILDS=more,more\n");
+    let message = "bootstrap-syntax: the extension `more` is asked for twice";
+    assert_eq!(
+        tree.problems(),
+        format!("steps/bootstrap.cfg:2:19 {message}")
+    );
+    tree.write("steps/bootstrap.cfg", "ARCH=x86\n");
+    let asked = tree.plan(&[("EXTRA_BUILDS", "more,more")]).unwrap_err();
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].message, "the extension `more` is asked for twice");
+    assert!(tree.plan(&[("EXTRA_BUILDS", "more")]).is_ok());
 }
 
 #[test]
