@@ -324,7 +324,16 @@ pub(crate) fn no_user_namespaces(error: Option<&io::Error>) -> SandboxError {
 pub(crate) fn require_step_ids() -> Result<(), Box<Diagnostic>> {
     if rustix::process::geteuid().is_root() {
         let all = ids::step_maps().map(|_maps| ());
-        return all.map_err(|error| Box::new(error.into_diagnostic()));
+        return all.map_err(|error| {
+            // Ids would be of no use then.
+            let none = sysctl_is("user.max_user_namespaces", "0");
+            let first = if none {
+                no_user_namespaces(None)
+            } else {
+                error
+            };
+            Box::new(first.into_diagnostic())
+        });
     }
     let mut missing = ["/etc/subuid", "/etc/subgid"]
         .into_iter()

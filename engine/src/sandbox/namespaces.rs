@@ -79,17 +79,18 @@ pub(super) fn give_net(kind: UsernsKind, net: OwnedFd) {
 }
 
 fn make_userns(kind: UsernsKind, exe: Option<&Path>) -> Result<OwnedFd, SandboxError> {
-    let maps = match kind {
+    let mut maps = match kind {
         UsernsKind::Single => None,
-        UsernsKind::Multi => Some(ids::step_maps()?),
+        UsernsKind::Multi => Some(ids::step_maps()),
     };
     let mut helper = Helper::spawn(exe)?;
     helper.send(&Request::HoldUserns(kind), &[])?;
     loop {
         match helper.receive() {
             Ok((Answer::NeedMaps, _)) => {
-                if let Some((users, groups)) = &maps {
-                    write_maps(helper.pid(), users, groups)?;
+                // That there are no ids is told where there is a namespace for them.
+                if let Some((users, groups)) = maps.take().transpose()? {
+                    write_maps(helper.pid(), &users, &groups)?;
                 }
                 helper.send(&MapsWritten, &[])?;
             }
