@@ -48,7 +48,8 @@ impl Project {
                 if from.is_dir() {
                     fs::create_dir(&to).unwrap();
                     copy(&from, &to);
-                } else if !from.ends_with("sos.lock") {
+                // A link to a result may lead nowhere by now.
+                } else if from.is_file() && !from.ends_with("sos.lock") {
                     fs::copy(&from, &to).unwrap();
                 }
             }
