@@ -35,7 +35,7 @@ pub(super) fn other_machine(message: String, found: &str, wanted: &str) -> Diagn
 }
 
 /// The same for an image of several machines, `found`.
-pub(crate) fn other_machines(message: String, found: &[String], wanted: &str) -> Diagnostic {
+pub(super) fn other_machines(message: String, found: &[String], wanted: &str) -> Diagnostic {
     let problem = Diagnostic::error("oci-arch", Class::Recipe, message);
     let name = format!("name an image for {wanted}");
     let mut words: Vec<String> = Vec::new();

@@ -251,18 +251,7 @@ impl Layout {
                 Document::Index(index) => {
                     let name = &chosen.digest;
                     let found = choose(&index, name, platform);
-                    chosen = found.map_err(|why| match why {
-                        NotChosen::Unclear(what) => self.bad(&what),
-                        NotChosen::OtherMachines {
-                            what,
-                            found,
-                            wanted,
-                        } => {
-                            let message =
-                                format!("the image in `{}` cannot be used: {what}", self.shown);
-                            Box::new(other_machines(message, &found, &wanted))
-                        }
-                    })?;
+                    chosen = found.map_err(|why| why.told(&self.shown, |what| self.bad(what)))?;
                 }
             }
         }
@@ -343,6 +332,23 @@ pub(crate) enum NotChosen {
         found: Vec<String>,
         wanted: String,
     },
+}
+
+impl NotChosen {
+    /// The error for the index of the image called `image`; `bad` makes the one for an index that is no good.
+    pub(crate) fn told<E: From<Diagnostic>>(self, image: &str, bad: impl FnOnce(&str) -> E) -> E {
+        match self {
+            Self::Unclear(what) => bad(&what),
+            Self::OtherMachines {
+                what,
+                found,
+                wanted,
+            } => {
+                let message = format!("the image `{image}` cannot be used: {what}");
+                other_machines(message, &found, &wanted).into()
+            }
+        }
+    }
 }
 
 /// Finds the image of a machine in an index, whose digest is `name`; the first that fits wins.

@@ -22,8 +22,8 @@ use crate::fetch::{
 use crate::oci::documents::{
     Descriptor, INDEX_TYPE, Index, MANIFEST_TYPE, OCI_LAYOUT, Platform, Strings, is_hex,
 };
-use crate::oci::machine::{is_for, other_machines, wanted};
-use crate::oci::source::{Document, ManifestDocument, NotChosen, choose};
+use crate::oci::machine::{is_for, wanted};
+use crate::oci::source::{Document, ManifestDocument, choose};
 
 /// Every kind of document that an image can begin with.
 pub(super) const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
@@ -268,17 +268,9 @@ impl Pull<'_> {
                 }
                 Document::Index(index) => {
                     let chosen = choose(&index, &digest, Some(wanted));
-                    let chosen = chosen.map_err(|why| match why {
-                        NotChosen::Unclear(what) => self.bad(&what),
-                        NotChosen::OtherMachines {
-                            what,
-                            found,
-                            wanted,
-                        } => {
-                            let image = &self.client.reference;
-                            let message = format!("the image `{image}` cannot be used: {what}");
-                            other_machines(message, &found, &wanted).into()
-                        }
+                    let chosen = chosen.map_err(|why| {
+                        let image = self.client.reference.to_string();
+                        why.told(&image, |what| self.bad(what))
                     })?;
                     self.may_be(&chosen)?;
                     (digest, size) = (chosen.digest, Some(chosen.size));
