@@ -60,12 +60,12 @@ struct Walk {
     orphans: Vec<u64>,
     /// Clusters of directories, by number.
     reached: Vec<bool>,
-    /// Directories that do not begin with themselves and the one above.
-    unled: Vec<Unled>,
+    /// Directories whose `.` and `..` have long names, which the format does not know.
+    long_dots: Vec<LongDots>,
 }
 
 /// A directory as the library makes it: with long names for `.` and `..`, which the format does not know.
-struct Unled {
+struct LongDots {
     at: u64,
     /// Whether it is in the root directory, which has no number above.
     is_top: bool,
@@ -161,7 +161,7 @@ impl Clusters {
             names: Vec::new(),
             orphans: Vec::new(),
             reached: vec![false; fat.len()],
-            unled: Vec::new(),
+            long_dots: Vec::new(),
         };
         let mut pending = vec![(String::new(), self.root)];
         while let Some((path, first)) = pending.pop() {
@@ -191,9 +191,9 @@ impl Clusters {
         for cluster in chain {
             let start = self.place(*cluster);
             self.read(start, &mut bytes)?;
-            if !path.is_empty() && Some(cluster) == chain.first() && is_unled(&bytes) {
+            if !path.is_empty() && Some(cluster) == chain.first() && has_long_dots(&bytes) {
                 let is_top = !path.contains('/');
-                walk.unled.push(Unled { at: start, is_top });
+                walk.long_dots.push(LongDots { at: start, is_top });
             }
             for (i, entry) in bytes.chunks_exact(ENTRY).enumerate() {
                 let at = start + (i * ENTRY) as u64;
@@ -281,14 +281,14 @@ impl Clusters {
         for at in &walk.orphans {
             self.write(*at, &[DELETED])?;
         }
-        for directory in &walk.unled {
-            self.lead(directory)?;
+        for directory in &walk.long_dots {
+            self.shorten_dots(directory)?;
         }
         self.free(&fat, &reached)
     }
 
     /// Makes a directory begin with itself and the one above, with one write.
-    fn lead(&mut self, directory: &Unled) -> io::Result<()> {
+    fn shorten_dots(&mut self, directory: &LongDots) -> io::Result<()> {
         let mut head = [0; 4 * ENTRY];
         self.read(directory.at, &mut head)?;
         let (own, above) = (ENTRY..2 * ENTRY, 3 * ENTRY..4 * ENTRY);
@@ -453,7 +453,7 @@ impl Clusters {
                     names: Vec::new(),
                     orphans: Vec::new(),
                     reached: Vec::new(),
-                    unled: Vec::new(),
+                    long_dots: Vec::new(),
                 },
             );
             self.list("", &chain, &mut walk, &mut below)?;
@@ -467,7 +467,7 @@ impl Clusters {
 }
 
 /// Whether a directory begins with `.` and `..` behind long names.
-fn is_unled(bytes: &[u8]) -> bool {
+fn has_long_dots(bytes: &[u8]) -> bool {
     let is_long = |at: usize| bytes[at] == DELETED || bytes[at + 11] & 0x3f == LONG;
     let is = |at: usize, name: &[u8; 11]| bytes[at..at + 11] == *name;
     bytes.len() >= 4 * ENTRY
